@@ -1,0 +1,59 @@
+"""What a user's mistake looks like: problems with a place, a path, a reason and a mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a value was written: a file with 1-based line and column, or an option (line 0)."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. ``path`` is dotted (``stages.0.losses.kd``), ``hint`` says what to write."""
+
+    message: str
+    path: str = ""
+    mark: Mark | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        head = ": ".join(str(part) for part in (self.mark, self.path, self.message) if part)
+        return f"{head}\n    hint: {self.hint}" if self.hint else head
+
+
+class KDError(Exception):
+    """A user's mistake. A command prints it without a traceback and exits with 2."""
+
+
+class ConfigError(KDError):
+    """All problems found in a config, together."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate a user most likely meant by ``name``, or None where nothing is near."""
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    """A hint: the nearest candidate, else all of them."""
+    near = nearest(name, candidates)
+    if near:
+        return f"did you mean {near!r}?"
+    return f"choose one of: {', '.join(sorted(candidates))}" if candidates else "there is none to choose from"

@@ -1,0 +1,85 @@
+"""Named things a config can ask for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from kd_core.errors import KDError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind, filled by decorators and, when a name is not there yet, by plug-ins.
+
+    ``group`` is an entry-point group (``kd.losses``, say) whose values are modules to import for what
+    they register. A plug-in is imported when a name is missing or all names are listed, never before.
+    """
+
+    def __init__(self, kind: str, group: str, check: Callable[[str, T], None] | None = None) -> None:
+        self.kind = kind
+        self.group = group
+        self._check = check
+        self._items: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
+        self._pending: list[str] | None = None
+
+    def __call__(self, name: str, *aliases: str) -> Callable[[T], T]:
+        """Decorator that registers under ``name``; KDError where a name is taken."""
+
+        def register(item: T) -> T:
+            if self._check:
+                self._check(name, item)
+            for each in (name, *aliases):
+                owner = self._items.get(self._aliases.get(each, each))
+                if owner is not None:
+                    raise KDError(f"{self.kind} {each!r} is already registered by {owner_of(owner)}, not again by {owner_of(item)}")
+            self._items[name] = item
+            self._aliases.update(dict.fromkeys(aliases, name))
+            return item
+
+        return register
+
+    def get(self, name: str) -> T:
+        """The item of that name; KDError with the nearest name where there is none."""
+        while (found := self._items.get(self._aliases.get(name, name))) is None:
+            if not self._load_next_plugin():
+                raise KDError(f"there is no {self.kind} {name!r} ({did_you_mean(name, [*self._items, *self._aliases])})")
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            self.get(name)
+        except KDError:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """Every name, aliases left out, with all plug-ins loaded."""
+        while self._load_next_plugin():
+            pass
+        return sorted(self._items)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _load_next_plugin(self) -> bool:
+        if self._pending is None:
+            self._pending = sorted({entry.value for entry in entry_points(group=self.group)}, reverse=True)
+        if not self._pending:
+            return False
+        importlib.import_module(self._pending.pop())
+        return True
+
+
+def owner_of(item: object) -> str:
+    """``module.qualname (file:line)`` of a function or class, for messages."""
+    name = f"{getattr(item, '__module__', '?')}.{getattr(item, '__qualname__', repr(item))}"
+    try:
+        return f"{name} ({inspect.getsourcefile(item)}:{inspect.getsourcelines(item)[1]})"  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        return name
