@@ -1,0 +1,1 @@
+"""CIFAR models, their published weights, and where those come from."""

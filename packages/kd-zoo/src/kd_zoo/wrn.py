@@ -1,0 +1,89 @@
+"""Wide residual networks for 32x32 images (Zagoruyko & Komodakis, BMVC 2016, arXiv 1605.07146).
+
+Module names, and so state dicts, are those of torchdistill's zoo: weights published for it load here. Like there, the
+convolution of a shortcut sees the block's input itself; in the authors' code it sees it after normalisation and ReLU.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from kd_core.errors import KDError
+from kd_core.models import MODELS
+from kd_zoo.resnet import group, initialise
+
+NAMED = ((16, 1), (16, 2), (16, 4), (16, 8), (22, 8), (28, 2), (28, 10), (28, 12), (40, 1), (40, 2), (40, 4), (40, 8))
+"""(depth, width) of the networks in the papers' tables; ``wrn`` builds every other one."""
+
+
+class WideBlock(nn.Module):
+    """Normalisation and ReLU before each of two 3x3 convolutions: (B, in_width, H, W) -> (B, width, H / stride, W / stride)."""
+
+    def __init__(self, in_width: int, width: int, stride: int, *, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_width != width:
+            self.shortcut.append(nn.Conv2d(in_width, width, 1, stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(self.relu(self.bn1(x)))
+        out = self.conv2(self.relu(self.bn2(self.dropout(out))))
+        return out + self.shortcut(x)
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width: images (B, in_channels, H, W) -> logits (B, num_classes).
+
+    ``depth`` is 6n + 4; ``width`` multiplies the widths 16, 32, 64 of the three groups, whose outputs are ``layer1`` (H, W),
+    ``layer2`` (H/2, W/2) and ``layer3`` (H/4, W/4). Any H and W work; the paper's are 32. KDError for another depth.
+    """
+
+    def __init__(self, depth: int, width: int, *, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 4, 6)
+        if rest or blocks < 1:
+            raise KDError(f"a wide ResNet has depth 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
+        if width < 1:
+            raise KDError(f"the width of a wide ResNet multiplies 16, 32 and 64: at least 1, not {width}")
+        widths = (16 * width, 32 * width, 64 * width)
+        block = partial(WideBlock, dropout=dropout)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.layer1 = group(block, blocks, 16, widths[0], stride=1)
+        self.layer2 = group(block, blocks, widths[0], widths[1], stride=2)
+        self.layer3 = group(block, blocks, widths[1], widths[2], stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[2])
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(widths[2], num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
+
+
+@MODELS("wrn", "wide_resnet")
+def wrn(*, depth: int, width: int, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3) -> WideResNet:
+    """A wide ResNet of any depth 6n + 4 and any width."""
+    return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
+
+
+def _register(depth: int, width: int) -> None:
+    @MODELS(f"wrn-{depth}-{width}", f"wide_resnet{depth}_{width}")
+    def build(*, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3) -> WideResNet:
+        return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
+
+    build.__name__ = build.__qualname__ = f"wrn_{depth}_{width}"
+    build.__doc__ = f"WRN-{depth}-{width} for 32x32 images."
+
+
+for _depth, _width in NAMED:
+    _register(_depth, _width)
