@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := packages/kd-core packages/kd-zoo packages/kd-vision
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help demo test check format bench clean
+
+help: ## these lines
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+# The packages, editable, as a user has them.
+$(VENV)/.packages: $(addsuffix /pyproject.toml,$(PACKAGES))
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	@echo 'installing the packages into $(VENV) (PyTorch is large: the first time takes minutes)'
+	$(PIP) install $(addprefix --editable ,$(PACKAGES))
+	@touch $@
+
+# ... and what the suite and the checks need: the group `dev` of pyproject.toml.
+$(VENV)/.dev: $(VENV)/.packages pyproject.toml
+	$(PIP) install --group dev
+	@touch $@
+
+demo: $(VENV)/.packages ## distil a small student on embedded data, over several seeds, and print the table
+	@$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.dev ## the test suite
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## the figures of docs/benchmarks.md, both sides in one run
+	$(BIN)/python -m pytest -q -s -m '' tests/bench
+
+clean: ## remove the environment and the caches, not the runs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

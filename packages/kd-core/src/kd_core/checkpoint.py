@@ -1,0 +1,197 @@
+"""Checkpoints that are whole or recognised as broken, and the state of every random generator."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from kd_core.errors import KDError
+from kd_core.files import atomic_file, remove_leftovers
+
+NAME = re.compile(r"(step|best)-(\d{8,})-([0-9a-f]{16})\.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file ``step-00000123-<first 16 hex digits of its SHA-256>.pt``; its name says what it must hold."""
+
+    path: Path
+    kind: str
+    step: int
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path) -> Checkpoint | None:
+        """The checkpoint that ``path`` is by its name, else None."""
+        found = NAME.fullmatch(path.name)
+        return cls(path, found[1], int(found[2]), found[3]) if found else None
+
+    def fault(self) -> str | None:
+        """What is wrong with the file, None if it is what was written."""
+        try:
+            size = self.path.stat().st_size
+            if _digest(self.path) == self.digest:
+                return None
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return "is empty" if size == 0 else f"is damaged: its {size} bytes do not have the checksum in its name"
+
+    def load(self) -> dict[str, Any]:
+        """The state, on the CPU."""
+        return torch.load(self.path, map_location="cpu", weights_only=True)
+
+
+class CheckpointStore:
+    """The checkpoints in one folder: the newest ``keep`` and the best one.
+
+    One process writes. A state is a mapping of tensors and plain values that ``torch.load(weights_only=True)``
+    reads; a step counts optimiser steps from the start of the run, over all stages.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        assert keep >= 1
+        self.folder = folder
+        self.keep = keep
+        self._broken: set[Path] = set()
+
+    def save(self, state: Mapping[str, Any], step: int) -> Path:
+        """Write ``state``, then forget older ones; KDError, with the last one intact, where it cannot be written."""
+        path = self._write("step", state, step)
+        older = [each for each in self._found("step") if each.path != path and each.path not in self._broken]
+        # A checkpoint of a later step is from before a resume that went back behind it.
+        kept = [each for each in older if each.step < step][: self.keep - 1]
+        self._remove(each.path for each in self._found("step") if each.path != path and each not in kept)
+        return path
+
+    def save_best(self, state: Mapping[str, Any], step: int) -> Path:
+        """Write ``state`` as the best one, in place of the one before."""
+        path = self._write("best", state, step)
+        self._remove(each.path for each in self._found("best") if each.path != path)
+        return path
+
+    def latest(self, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+        """The newest whole checkpoint, None where there is none; ``log`` gets a line for each broken one passed over.
+
+        KDError where there are some and all are broken.
+        """
+        return self._newest("step", log)
+
+    def best(self, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+        """The best checkpoint, as :meth:`latest` gives the newest."""
+        return self._newest("best", log)
+
+    def _newest(self, kind: str, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+        found = self._found(kind)
+        faults = []
+        for checkpoint in found:
+            fault = checkpoint.fault()
+            if fault is None:
+                return checkpoint.load(), checkpoint.path
+            self._broken.add(checkpoint.path)
+            faults.append(f"checkpoint {checkpoint.path} {fault}")
+            log(f"warning: {faults[-1]}; trying the one before")
+        if faults:
+            raise KDError("\n".join(["no checkpoint is left that can be read:", *faults]))
+        return None
+
+    def _found(self, kind: str) -> list[Checkpoint]:
+        """Newest first; of two of one step (a process was killed between writing and removing) the later written."""
+        found = [each for each in map(Checkpoint.of, self.folder.glob("*.pt")) if each and each.kind == kind]
+        return sorted(found, key=lambda each: (each.step, each.path.stat().st_mtime_ns), reverse=True)
+
+    def _write(self, kind: str, state: Mapping[str, Any], step: int) -> Path:
+        hashed = _HashingWriter()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder)
+            with atomic_file(self.folder, lambda: f"{kind}-{step:08d}-{hashed.digest()}.pt") as file:
+                hashed.file = file
+                torch.save(dict(state), hashed)
+        except (OSError, RuntimeError) as error:
+            # torch.save reports a failed write as a RuntimeError about its own archive
+            cause = hashed.error or error
+            if not isinstance(cause, OSError):
+                raise
+            last = next((f"; the last one is intact: {each.path}" for each in self._found(kind)), "")
+            raise KDError(f"cannot write a checkpoint to {self.folder}: {cause.strerror}{last}") from cause
+        path = self.folder / f"{kind}-{step:08d}-{hashed.digest()}.pt"
+        if refused := get_unsafe_globals_in_checkpoint(path):
+            path.unlink()
+            raise KDError(f"a checkpoint holds tensors and plain values only, not {', '.join(sorted(refused))}")
+        return path
+
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+class _HashingWriter:
+    """Passes on what is written, with its SHA-256, and remembers why it could not."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO
+        self.error: OSError | None = None
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self._hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()[:16]
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every generator in use, Python's, numpy's and torch's on each device, as plain values."""
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        kind, keys, *rest = np.random.get_state()
+        state["numpy"] = (kind, torch.from_numpy(keys.astype("int64")), *rest)
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Go on where :func:`rng_state` was taken. Devices that are not there any more are left out."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    for device, generator in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator, device)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+    if "numpy" in state:
+        import numpy as np
+
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype("uint32"), *rest))

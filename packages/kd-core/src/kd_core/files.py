@@ -1,0 +1,81 @@
+"""Files that are whole or absent, and JSON that every reader accepts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY = ".tmp-"
+"""How the name of a file that is still being written begins."""
+
+
+@contextmanager
+def atomic_file(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]:
+    """A file to write that appears in ``folder`` when the block ends well, and leaves nothing when it does not.
+
+    ``name`` is asked at the end, so it may depend on the content. The content is on the disk before the name is:
+    a machine that loses power has the old file or the new one.
+    """
+    temporary = folder / f"{TEMPORARY}{os.getpid()}"
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name())
+        sync_folder(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while writing left in ``folder``."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content``, all of it or nothing."""
+    with atomic_file(path.parent, lambda: path.name) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, all of it or nothing."""
+    write_bytes(path, text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk, on systems where a folder can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """``value`` as standard JSON: NaN and the infinities become null, paths and numbers of numpy or torch plain."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if hasattr(value, "tolist"):  # numpy's and torch's numbers and arrays
+        return _plain(value.tolist())
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,58 @@
+"""Stopping a run from outside: the first signal asks, the second one insists."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Stopped(Exception):
+    """A run saved its place and stopped because a signal asked it to. A command exits with ``exit_code``."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """While entered, SIGTERM and SIGINT set :attr:`number` instead of ending the process; a second one ends it.
+
+    ::
+
+        with StopRequest() as stop:
+            for batch in batches:
+                ...
+                if stop:
+                    save()
+                    raise Stopped(f"stopped; `resume {run}` goes on", stop.number)
+
+    Only the main thread may handle signals: entered in another one it never fires.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._handle) for each in self.SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.number = number
+        # os.write, because a signal may arrive in the middle of a print
+        os.write(2, b"\nstopping after this step; a second signal stops at once\n")
