@@ -1,0 +1,97 @@
+"""Losses that bring a student's tensor near a teacher's, element by element or position by position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.errors import KDError
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import positive, precise, same_shape, shape
+
+
+@LOSSES("mse")
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference.
+
+    student, teacher of one shape -> scalar, the mean over all elements. KDError where the shapes differ.
+    As FitNet's hint in HobbitLong/RepDistiller and megvii-research/mdistiller; see ``hint`` for its authors' scale.
+    """
+    return F.mse_loss(*same_shape(student, teacher))
+
+
+@LOSSES("l1")
+def l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference.
+
+    student, teacher of one shape -> scalar, the mean over all elements. KDError where the shapes differ.
+    """
+    return F.l1_loss(*same_shape(student, teacher))
+
+
+@LOSSES("smooth_l1")
+def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
+    """Mean of d^2 / (2 beta) where the difference d is below ``beta``, and of d - beta / 2 above.
+
+    student, teacher of one shape -> scalar, the mean over all elements. KDError where the shapes differ or beta is
+    not above 0.
+    """
+    positive("beta", beta)
+    return F.smooth_l1_loss(*same_shape(student, teacher), beta=beta)
+
+
+@LOSSES("cosine")
+def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim: int = -1) -> Tensor:
+    """One minus the cosine of the angle between the student's vectors and the teacher's.
+
+    student, teacher of one shape, their vectors along ``dim`` (-1: hidden states (B, L, D); 1: maps (B, D, H, W));
+    mask in that shape without ``dim``, zero where a vector (of padding) does not count -> scalar in [0, 2], the mean
+    over the vectors that count, 0 where none does. KDError where shapes do not fit.
+    Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
+    huggingface/transformers-research-projects.
+    """
+    student, teacher = (each.movedim(dim, -1) for each in same_shape(student, teacher))
+    if mask is not None and mask.shape != student.shape[:-1]:
+        raise KDError(
+            f"mask {shape(mask)} does not fit student: its vectors are laid out as {tuple(student.shape[:-1])}"
+        )
+    student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+    each = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
+    if mask is None:
+        return each.mean()
+    counts = (mask != 0).flatten()
+    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+@LOSSES("hint")
+def hint(student: Tensor, teacher: Tensor) -> Tensor:
+    """FitNet's hint: half the squared distance between the student's (regressed) features and the teacher's.
+
+    student, teacher (B, C) or (B, C, ...) -> scalar: half the sum over the channels, the mean over all else, so C / 2
+    times ``mse``. KDError where the shapes differ.
+    Romero et al., FitNets, ICLR 2015, eq. 3 (arXiv 1412.6550); checked against adri-romsor/FitNets.
+    """
+    student, teacher = same_shape(student, teacher)
+    return (student - teacher).square().sum(1).mean() / 2
+
+
+@LOSSES("attention_transfer")
+def attention_transfer(student: Tensor, teacher: Tensor, *, p: float = 2.0) -> Tensor:
+    """Squared distance of normalised attention maps.
+
+    student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar, the mean over B and H x W. Channels may differ; KDError
+    where B, H or W do.
+    Zagoruyko & Komodakis, ICLR 2017, eq. 2 (arXiv 1612.03928); checked against szagoruyko/attention-transfer.
+    """
+    positive("p", p)
+    if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
+        raise KDError(
+            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C"
+        )
+    return F.mse_loss(_attention(student, p), _attention(teacher, p))
+
+
+def _attention(features: Tensor, p: float) -> Tensor:
+    """(B, C, H, W) -> (B, H x W), each row of length 1."""
+    return F.normalize(precise(features).abs().pow(p).mean(1).flatten(1))

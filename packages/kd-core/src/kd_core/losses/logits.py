@@ -1,0 +1,85 @@
+"""Losses on a model's outputs: labels and softened outputs of a teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.errors import KDError
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import positive, precise, same_shape, shape
+
+UNLABELLED = -100
+"""The label of a sample (or pixel, or token) without one."""
+
+
+@LOSSES("cross_entropy")
+def cross_entropy(
+    student: Tensor, target: Tensor, *, label_smoothing: float = 0.0, class_weights: list[float] | None = None
+) -> Tensor:
+    """Cross-entropy with the labels, the mean over what is labelled; 0 where nothing is.
+
+    student (B, C) or (B, C, ...), target integers (B,) or (B, ...), -100 for unlabelled, or the probabilities
+    themselves in student's shape -> scalar, that of ``torch.nn.functional.cross_entropy``. With ``class_weights``
+    (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit or a label is not below C.
+    """
+    student = precise(student)
+    classes = student.shape[1] if student.ndim > 1 else 0
+    weights = None if class_weights is None else student.new_tensor(class_weights)
+    if weights is not None and len(weights) != classes:
+        raise KDError(f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes")
+    if target.is_floating_point():
+        soft = same_shape(student, target)[1].to(student.dtype)
+        return F.cross_entropy(student, soft, weights, label_smoothing=label_smoothing)
+    if not classes or target.shape != student.shape[:1] + student.shape[2:]:
+        rule = "integer labels have student's shape without its dimension 1, the classes"
+        raise KDError(f"target {shape(target)} does not fit student {shape(student)}: {rule}")
+    try:
+        return _labelled(student, target.long(), weights, label_smoothing)
+    except IndexError as reason:
+        raise KDError(f"target holds a label that is not below {classes}, student's classes: {reason}") from reason
+
+
+def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
+    """PyTorch's mean over the labelled, but 0 where it would divide 0 by 0."""
+    counts = target != UNLABELLED
+    if weights is not None:
+        counts = counts & (weights[target.clamp(min=0)] > 0)
+        target = target.where(counts.any(), UNLABELLED)  # dividing by a total weight of 0 makes NaN gradients
+    loss = F.cross_entropy(student, target, weights, ignore_index=UNLABELLED, label_smoothing=label_smoothing)
+    return torch.where(counts.any(), loss, torch.zeros_like(loss))
+
+
+@LOSSES("kd")
+def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, dim: int = 1) -> Tensor:
+    """KL divergence of the student's softened outputs from the teacher's, times the squared temperature.
+
+    student, teacher (B, C) or (B, C, ...) logits -> scalar: the sum over the classes in dimension ``dim``, the mean
+    over all others. KDError where the shapes differ or the temperature is not above 0.
+    Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
+    megvii-research/mdistiller and szagoruyko/attention-transfer.
+    """
+    student, teacher = same_shape(student, teacher)
+    positive("temperature", temperature)
+    log_student = F.log_softmax(student / temperature, dim)
+    log_teacher = F.log_softmax(teacher / temperature, dim)
+    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim)
+    return divergence.mean() * temperature**2
+
+
+@LOSSES("multilabel_kd")
+def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """KL divergence of the student's yes/no distribution of each class from the teacher's, for multi-label outputs.
+
+    student, teacher (B, C) or (B, C, ...) logits -> scalar: the sum over the classes, the mean over all else, times
+    the squared temperature. KDError where the shapes differ or the temperature is not above 0.
+    Yang et al., Multi-Label Knowledge Distillation, ICCV 2023, eq. 3 (arXiv 2308.06453), with a temperature added;
+    at 1 checked against penghui-yang/L2D, which clamps probabilities to [1e-8, 1 - 1e-8] where this takes log-sigmoids.
+    """
+    student, teacher = same_shape(student, teacher)
+    positive("temperature", temperature)
+    student, teacher = student / temperature, teacher / temperature
+    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return (yes + no).sum(1).mean() * temperature**2

@@ -1,0 +1,73 @@
+"""The registry of losses, and what a loss's signature says: which parameters are wires, which are values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kd_core.errors import KDError
+from kd_core.registry import Registry, owner_of
+from kd_core.signatures import is_open, is_value, parameters, refuse
+
+Loss = Callable[..., Tensor]
+"""A function of tensors that returns a scalar, or an ``nn.Module`` class where there are parameters or state."""
+
+
+@dataclass(frozen=True)
+class LossSignature:
+    """``wires`` are the names of the tensors a loss takes, in order; those in ``optional_wires`` may be left out.
+
+    ``values`` are its hyperparameters by name: annotation, and default where there is one.
+    """
+
+    wires: tuple[str, ...]
+    optional_wires: tuple[str, ...]
+    values: Mapping[str, inspect.Parameter]
+
+
+def signature(loss: object) -> LossSignature:
+    """What ``loss`` takes: a function, an ``nn.Module`` class, or a module already built (which takes no values).
+
+    Positional parameters of the function or of ``forward`` are wires. Values are a function's keyword-only
+    parameters, or all parameters of ``__init__``. KDError where ``forward`` takes ``*args`` or ``**kwargs``.
+    """
+    if isinstance(loss, nn.Module):
+        return _from(loss, parameters(type(loss).forward, bound=True), [])
+    if inspect.isclass(loss) and issubclass(loss, nn.Module):
+        return _from(loss, parameters(loss.forward, bound=True), parameters(loss.__init__, bound=True))
+    if not callable(loss) or inspect.isclass(loss):
+        raise KDError(f"{owner_of(loss)} is neither a function nor an nn.Module")
+    found = parameters(loss)
+    return _from(loss, [p for p in found if not is_value(p)], [p for p in found if is_value(p)])
+
+
+def _from(loss: object, wires: list[inspect.Parameter], values: list[inspect.Parameter]) -> LossSignature:
+    opened = [str(wire) for wire in wires if is_open(wire)]
+    if opened or not wires:
+        raise KDError(f"{owner_of(loss)} does not name the tensors it takes ({', '.join(opened) or 'none at all'})")
+    return LossSignature(
+        wires=tuple(wire.name for wire in wires),
+        optional_wires=tuple(wire.name for wire in wires if wire.default is not wire.empty),
+        values={value.name: value for value in values if not is_open(value)},
+    )
+
+
+def check(name: str, loss: Loss) -> None:
+    """KDError where ``loss`` cannot be named in a config. Called by every registration."""
+    if not inspect.isclass(loss):
+        refuse("loss", name, loss, parameters(loss))
+    elif issubclass(loss, nn.Module):
+        values = parameters(loss.__init__, bound=True)
+        wires = parameters(loss.forward, bound=True)
+        refuse("loss", name, loss, [*wires, *values])
+        taken = [p.name for p in values if not is_value(p) or p.name in {wire.name for wire in wires}]
+        if taken:
+            mend = "__init__ takes values, keyword-only and named unlike forward's tensors"
+            raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {mend}: {', '.join(taken)}")
+    signature(loss)
+
+
+LOSSES: Registry[Loss] = Registry("loss", "kd.losses", check)

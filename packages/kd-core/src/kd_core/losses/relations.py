@@ -1,0 +1,82 @@
+"""Losses on how the samples of a batch relate to one another. With one sample there is no relation: they are 0.
+
+Student and teacher may be of any two widths: only their batch sizes must be equal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import same_rows
+
+
+@LOSSES("similarity_preserving")
+def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the B x B matrices of inner products, each row normalised.
+
+    student (B, ...), teacher (B, ...), flattened -> scalar, divided by B squared. KDError where B differs.
+    Tung & Mori, ICCV 2019, eq. 4 (arXiv 1907.09682); checked against HobbitLong/RepDistiller (verified by the author).
+    """
+    student, teacher = same_rows(student, teacher)
+    return F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))
+
+
+@LOSSES("pkt")
+def pkt(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence between the probabilities that two samples are neighbours, from their cosine similarity.
+
+    student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B pairs. KDError where B differs.
+    Passalis & Tefas, ECCV 2018, eq. 7 (arXiv 1803.10837); checked against passalis/probabilistic_kt, its 1e-7 included.
+    """
+    student, teacher = (_neighbours(rows) for rows in same_rows(student, teacher))
+    return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).mean()
+
+
+def _neighbours(rows: Tensor) -> Tensor:
+    """(B, D) -> (B, B), each row a distribution."""
+    rows = rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-7)
+    similarity = (rows @ rows.T + 1) / 2
+    return similarity / similarity.sum(1, keepdim=True)
+
+
+@LOSSES("rkd_distance")
+def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between the distances of all pairs, each in units of its batch's mean distance.
+
+    student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B. KDError where B differs.
+    Park et al., RKD, CVPR 2019, eq. 5-8 (arXiv 1904.05068); checked against lenscloth/RKD.
+    """
+    student, teacher = (_distances(rows) for rows in same_rows(student, teacher))
+    return F.smooth_l1_loss(student, teacher)
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """(B, D) -> (B, B), divided by the mean over pairs; squared distances below 1e-12 count as that."""
+    squares = rows.square().sum(1)
+    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=1e-12).sqrt()
+    distances = distances.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0)
+    pairs = len(rows) * (len(rows) - 1)
+    return distances / (distances.sum() / pairs) if pairs else distances
+
+
+@LOSSES("rkd_angle")
+def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between the cosines of the angles that all triples of samples form.
+
+    student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B x B. KDError where B differs.
+    Park et al., RKD, CVPR 2019, eq. 9-11 (arXiv 1904.05068); checked against lenscloth/RKD.
+    Where two of a student's samples coincide, the gradient of that pair is 0 (1e12 times another in the reference).
+    """
+    student, teacher = (_angles(rows) for rows in same_rows(student, teacher))
+    return F.smooth_l1_loss(student, teacher)
+
+
+def _angles(rows: Tensor) -> Tensor:
+    """(B, D) -> (B, B, B): at [i, j, k] the cosine of the angle at sample i between samples j and k."""
+    edges = rows - rows[:, None]
+    lengths = torch.linalg.vector_norm(edges, dim=2, keepdim=True)
+    edges = edges / lengths.masked_fill(lengths < 1e-12, torch.inf)
+    return edges @ edges.mT

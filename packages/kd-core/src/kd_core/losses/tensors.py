@@ -1,0 +1,40 @@
+"""What every loss asks of its inputs: matching shapes and enough precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kd_core.errors import KDError
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, or as it is where it is float32 or float64."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def same_shape(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in full precision. KDError where their shapes differ."""
+    if student.shape != teacher.shape:
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} must have the same shape")
+    return precise(student), precise(teacher)
+
+
+def same_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (B, features) in full precision. KDError where the batch sizes differ."""
+    if student.ndim < 2 or teacher.ndim < 2 or len(student) != len(teacher):
+        raise KDError(
+            f"student {shape(student)} and teacher {shape(teacher)} must be (B, ...) with the same B, one row a sample"
+        )
+    return precise(student).flatten(1), precise(teacher).flatten(1)
+
+
+def positive(name: str, value: float) -> None:
+    """KDError where a hyperparameter is not above zero."""
+    if not value > 0:
+        raise KDError(f"{name} is {value}, but must be above 0")
+
+
+def shape(tensor: Tensor) -> str:
+    """``(2, 3)``."""
+    return str(tuple(tensor.shape))

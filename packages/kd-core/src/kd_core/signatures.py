@@ -1,0 +1,58 @@
+"""Reading a callable's parameters: the signature of a loss or an adapter is its schema."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kd_core.errors import KDError
+from kd_core.registry import owner_of
+
+RESERVED = frozenset({"loss", "weight", "module", "inputs", "like", "to", "detach"})
+"""Keys of a term or an adapter in a config: no parameter may have one of these names."""
+
+
+def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[inspect.Parameter]:
+    """The parameters of ``function``, annotations as objects where they can be resolved.
+
+    ``bound`` leaves out the first one (``self``). KDError where the callable tells nothing of its parameters.
+    """
+    try:
+        found = _signature(function)
+    except (TypeError, ValueError) as reason:
+        raise KDError(f"{owner_of(function)} tells nothing of its parameters: {reason}") from reason
+    return list(found.parameters.values())[1 if bound else 0 :]
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, AttributeError, SyntaxError):  # a name imported for type checkers only
+        return inspect.signature(function)
+
+
+def is_open(parameter: inspect.Parameter) -> bool:
+    """Whether it is ``*args`` or ``**kwargs``."""
+    return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def is_value(parameter: inspect.Parameter) -> bool:
+    """Whether it is keyword-only: a hyperparameter of a registered function."""
+    return parameter.kind is parameter.KEYWORD_ONLY
+
+
+def refuse(kind: str, name: str, item: object, found: Iterable[inspect.Parameter]) -> None:
+    """KDError with everything about ``found`` that keeps ``item`` from being registered."""
+    wrong: list[str] = []
+    for parameter in found:
+        if is_open(parameter):
+            wrong.append(f"{parameter} hides its parameters: name them")
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            wrong.append(f"{parameter.name!r} is positional-only, but a config passes it by name")
+        elif parameter.name in RESERVED:
+            wrong.append(f"{parameter.name!r} is a reserved word of the config ({', '.join(sorted(RESERVED))})")
+        elif parameter.annotation is parameter.empty:
+            wrong.append(f"{parameter.name!r} has no annotation")
+    if wrong:
+        raise KDError(f"{kind} {name!r}, {owner_of(item)}, cannot be registered: {'; '.join(wrong)}")
