@@ -65,7 +65,9 @@ class CifarResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def group(block: Callable[[int, int, int], nn.Module], blocks: int, in_width: int, width: int, stride: int) -> nn.Sequential:
+def group(
+    block: Callable[[int, int, int], nn.Module], blocks: int, in_width: int, width: int, stride: int
+) -> nn.Sequential:
     """``blocks`` blocks of one width, of which the first changes width and resolution."""
     return nn.Sequential(block(in_width, width, stride), *(block(width, width, 1) for _ in range(blocks - 1)))
 

@@ -46,7 +46,9 @@ class WideResNet(nn.Module):
     ``layer2`` (H/2, W/2) and ``layer3`` (H/4, W/4). Any H and W work; the paper's are 32. KDError for another depth.
     """
 
-    def __init__(self, depth: int, width: int, *, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(
+        self, depth: int, width: int, *, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3
+    ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:

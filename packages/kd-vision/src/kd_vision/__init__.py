@@ -1,0 +1,1 @@
+"""Image tasks: data, augmentation, metrics, models."""

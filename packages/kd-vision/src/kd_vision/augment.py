@@ -1,0 +1,124 @@
+"""Augmentation of batches of uint8 images, a pure function of (seed, epoch, sample).
+
+An operation is a function ``(images, draws, *, values...) -> images`` on uint8 tensors (B, C, H, W) that takes all its randomness
+from ``draws``. Register one with ``@AUGMENTATIONS("name")`` and name it in ``data.augment``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.errors import KDError, did_you_mean
+from kd_core.registry import Registry
+from kd_vision.draws import Draws
+
+Operation = Callable[..., Tensor]
+AUGMENTATIONS: Registry[Operation] = Registry("augmentation", "kd.vision.augmentations")
+
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "crop_flip": [{"op": "crop", "padding": 4}, {"op": "flip"}],
+}
+"""Names for lists of operations."""
+PER_IMAGE = "resized_crop_flip"
+"""The preset for folders: torchvision's random resized crop and flip, image by image."""
+
+
+@AUGMENTATIONS("crop")
+def crop(images: Tensor, draws: Draws, *, padding: int = 4) -> Tensor:
+    """A window of the images' own size, placed at random after ``padding`` black pixels on each side."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding,) * 4).numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (2, 3))  # (B, C, 2p+1, 2p+1, H, W)
+    top, left = draws.integers(2 * padding + 1), draws.integers(2 * padding + 1)
+    return torch.from_numpy(windows[np.arange(len(padded)), :, top, left])
+
+
+@AUGMENTATIONS("flip")
+def flip(images: Tensor, draws: Draws, *, p: float = 0.5) -> Tensor:
+    """Mirrored left to right, each with probability ``p``."""
+    flipped = images.numpy().copy()
+    chosen = draws.uniform() < p
+    flipped[chosen] = flipped[chosen][..., ::-1]
+    return torch.from_numpy(flipped)
+
+
+@AUGMENTATIONS("shift")
+def shift(images: Tensor, draws: Draws, *, pixels: int = 1) -> Tensor:
+    """Moved by up to ``pixels`` in each direction; what comes into view is black."""
+    return crop(images, draws, padding=pixels)
+
+
+@AUGMENTATIONS("cutout")
+def cutout(images: Tensor, draws: Draws, *, size: int = 8) -> Tensor:
+    """A black square of ``size`` pixels around a random place, cut where it leaves the image (arXiv 1708.04552)."""
+    height, width = images.shape[-2:]
+    top, left = draws.integers(height) - size // 2, draws.integers(width) - size // 2
+    rows, columns = np.arange(height) - top[:, None], np.arange(width) - left[:, None]
+    hidden = ((rows >= 0) & (rows < size))[:, :, None] & ((columns >= 0) & (columns < size))[:, None, :]
+    return images.masked_fill(torch.from_numpy(hidden)[:, None], 0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """``transforms`` of single images first, then ``operations`` on the batch."""
+
+    operations: tuple[Operation, ...] = ()
+    transforms: tuple[Callable[[Any], Any], ...] = ()
+    per_image: bool = False
+    """Whether the preset :data:`PER_IMAGE` is asked for, which needs the data's size."""
+
+    def __call__(self, images: Tensor, *, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) and rows (B,) -> uint8 (B, C, H, W)."""
+        draws = Draws(seed, epoch, index.numpy())
+        for operation in self.operations:
+            images = operation(images, draws)
+        return images
+
+
+def parse(value: str | Sequence[Any]) -> Augmentation:
+    """The augmentation a config asks for: a preset, an operation, or a list of operations and transforms.
+
+    An operation is a name or ``{op: NAME, values...}``; anything else in the list is taken for a transform of one image.
+    Raises KDError for unknown names and values.
+    """
+    if value == PER_IMAGE:
+        return Augmentation(per_image=True)
+    if isinstance(value, str):
+        value = PRESETS.get(value, [value])
+    operations: list[Operation] = []
+    transforms: list[Any] = []
+    for item in value:
+        if isinstance(item, str) and item in PRESETS:
+            operations += map(_operation, PRESETS[item])
+        elif isinstance(item, (str, Mapping)):
+            operations.append(_operation(item))
+        elif operations:
+            raise KDError("a transform of single images must stand before the named operations, which work on batches")
+        else:
+            transforms.append(item)
+    return Augmentation(tuple(operations), tuple(transforms))
+
+
+def _operation(item: str | Mapping[str, Any]) -> Operation:
+    values = {"op": item} if isinstance(item, str) else dict(item)
+    name = values.pop("op", None)
+    if not isinstance(name, str):
+        raise KDError("an operation is written as its name or as {op: NAME, ...}")
+    if name not in AUGMENTATIONS:
+        known = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
+        raise KDError(f"there is no augmentation {name!r} ({did_you_mean(name, known)})")
+    operation = AUGMENTATIONS.get(name)
+    takes = [each.name for each in inspect.signature(operation).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    for unknown in values.keys() - set(takes):
+        raise KDError(f"augmentation {name!r} takes no {unknown!r} ({did_you_mean(unknown, takes)})")
+    return partial(operation, **values) if values else operation

@@ -1,0 +1,74 @@
+"""Accuracy, loss and calibration of a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.errors import KDError
+from kd_core.task import Batch
+
+BINS = 15
+
+
+class ClassificationMetrics:
+    """top1, top5 and ece in percent, loss in nats, over the labelled samples (target not -100).
+
+    ``top5`` counts the five most likely classes, or all where there are fewer. ``ece`` is the expected calibration error with 15 bins
+    of equal width: the mean over samples of |accuracy - confidence| of a sample's bin (Guo et al., ICML 2017, eq. 3, arXiv 1706.04599).
+    All sums stay on the device until :meth:`compute`. NaN where no sample had a label.
+    """
+
+    def __init__(self, num_classes: int | None = None) -> None:
+        self.num_classes = num_classes
+        self._totals: Tensor | None = None
+        self._bins: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, output: Any, batch: Batch) -> None:
+        """Add logits (B, C) with targets (B,); KDError where the output is of another shape."""
+        logits, target = logits_of(output).float(), batch.target
+        if logits.ndim != 2 or len(logits) != len(target) or logits.shape[1] < (self.num_classes or 1):
+            raise KDError(
+                f"classification is scored on logits ({len(target)}, {self.num_classes or 'classes'}), "
+                f"the model gives {tuple(logits.shape)}"
+            )
+        labelled = target >= 0
+        probabilities = logits.softmax(1)
+        confidence = probabilities.amax(1)
+        top = logits.topk(min(5, logits.shape[1]), 1).indices == target[:, None]
+        loss = F.cross_entropy(logits, target, reduction="none", ignore_index=-100)
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64  # mps has no float64
+        per_sample = torch.stack([labelled, top[:, 0], top.any(1), loss], 1).to(wide)
+        # bins are (low, high]; a product with one-hot rows adds in the same order on every device, unlike scatter_add
+        bins = (confidence * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+        member = F.one_hot(bins, BINS).to(wide) * labelled[:, None]
+        in_bins = member.T @ torch.stack([top[:, 0].to(wide), confidence.to(wide)], 1)
+        if self._totals is None or self._bins is None:
+            self._totals, self._bins = per_sample.sum(0), in_bins
+        else:
+            self._totals += per_sample.sum(0)
+            self._bins += in_bins
+
+    def compute(self) -> dict[str, float]:
+        """The figures over everything seen so far."""
+        if self._totals is None or self._bins is None:
+            return dict.fromkeys(("top1", "top5", "loss", "ece"), float("nan"))
+        count, top1, top5, loss = self._totals.tolist()
+        gap = (self._bins[:, 0] - self._bins[:, 1]).abs().sum().item()
+        if not count:
+            return dict.fromkeys(("top1", "top5", "loss", "ece"), float("nan"))
+        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": 100 * gap / count}
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output: the output, or what it calls ``logits``."""
+    if isinstance(output, dict) and "logits" in output:
+        output = output["logits"]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, torch.Tensor):
+        raise KDError(f"classification is scored on a tensor of logits, the model gives {type(output).__name__}")
+    return output
