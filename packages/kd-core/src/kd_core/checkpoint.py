@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from kd_core.errors import KDError
-from kd_core.files import atomic_file, remove_leftovers
+from kd_core.files import remove_leftovers, write_whole
 
 NAME = re.compile(r"(step|best)-(\d{8,})-([0-9a-f]{16})\.pt")
 
@@ -109,54 +109,27 @@ class CheckpointStore:
         return sorted(found, key=lambda each: (each.step, each.path.stat().st_mtime_ns), reverse=True)
 
     def _write(self, kind: str, state: Mapping[str, Any], step: int) -> Path:
-        hashed = _HashingWriter()
+        def name(written: Path) -> str:
+            if refused := get_unsafe_globals_in_checkpoint(written):
+                raise KDError(f"a checkpoint holds tensors and plain values only, not {', '.join(sorted(refused))}")
+            return f"{kind}-{step:08d}-{_digest(written)}.pt"
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
-            with atomic_file(self.folder, lambda: f"{kind}-{step:08d}-{hashed.digest()}.pt") as file:
-                hashed.file = file
-                torch.save(dict(state), hashed)
+            return write_whole(self.folder, lambda file: torch.save(dict(state), file), name)
         except (OSError, RuntimeError) as error:
-            # torch.save reports a failed write as a RuntimeError about its own archive
-            cause = hashed.error or error
+            # torch.save turns a failed write into a RuntimeError about the archive it could not close
+            cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
             last = next((f"; the last one is intact: {each.path}" for each in self._found(kind)), "")
             raise KDError(f"cannot write a checkpoint to {self.folder}: {cause.strerror}{last}") from cause
-        path = self.folder / f"{kind}-{step:08d}-{hashed.digest()}.pt"
-        if refused := get_unsafe_globals_in_checkpoint(path):
-            path.unlink()
-            raise KDError(f"a checkpoint holds tensors and plain values only, not {', '.join(sorted(refused))}")
-        return path
 
     @staticmethod
     def _remove(paths: Iterable[Path]) -> None:
         for path in paths:
             path.unlink(missing_ok=True)
-
-
-class _HashingWriter:
-    """Passes on what is written, with its SHA-256, and remembers why it could not."""
-
-    def __init__(self) -> None:
-        self.file: BinaryIO
-        self.error: OSError | None = None
-        self._hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        try:
-            self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self._hash.update(data)
-        return len(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()[:16]
 
 
 def _digest(path: Path) -> str:
@@ -168,30 +141,28 @@ def _digest(path: Path) -> str:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of every generator in use, Python's, numpy's and torch's on each device, as plain values."""
-    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    """The state of every global generator, Python's, numpy's and torch's on each device, as plain values."""
+    kind, keys, *rest = np.random.get_state()
+    assert isinstance(keys, np.ndarray)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        kind, keys, *rest = np.random.get_state()
-        state["numpy"] = (kind, torch.from_numpy(keys.astype("int64")), *rest)
     return state
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Go on where :func:`rng_state` was taken. Devices that are not there any more are left out."""
     random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     for device, generator in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(generator, device)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
-    if "numpy" in state:
-        import numpy as np
-
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, keys.numpy().astype("uint32"), *rest))

@@ -6,8 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,23 +14,23 @@ TEMPORARY = ".tmp-"
 """How the name of a file that is still being written begins."""
 
 
-@contextmanager
-def atomic_file(folder: Path, name: Callable[[], str]) -> Iterator[BinaryIO]:
-    """A file to write that appears in ``folder`` when the block ends well, and leaves nothing when it does not.
+def write_whole(folder: Path, write: Callable[[BinaryIO], object], name: Callable[[Path], str]) -> Path:
+    """Write a file in ``folder`` that is there whole or, where anything fails, not at all; returns its path.
 
-    ``name`` is asked at the end, so it may depend on the content. The content is on the disk before the name is:
-    a machine that loses power has the old file or the new one.
+    ``name`` is given the written file under its temporary name, so the name may depend on the content. The
+    content is on the disk before the name is: a machine that loses power has the old file or the new one.
     """
     temporary = folder / f"{TEMPORARY}{os.getpid()}"
     try:
         with temporary.open("wb") as file:
-            yield file
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(folder / name())
+        path = temporary.replace(folder / name(temporary))
         sync_folder(folder)
     finally:
         temporary.unlink(missing_ok=True)
+    return path
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -42,8 +41,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content``, all of it or nothing."""
-    with atomic_file(path.parent, lambda: path.name) as file:
-        file.write(content)
+    write_whole(path.parent, lambda file: file.write(content), lambda temporary: path.name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -47,7 +48,7 @@ def plain_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def model_card(name: str, metrics: dict[str, float], description: str, command: str) -> str:
+def model_card(name: str, metrics: Mapping[str, float], description: str, command: str) -> str:
     """Markdown that says how good the student is and how to load it with plain torch."""
     rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in metrics.items())
     return f"""# {name}
