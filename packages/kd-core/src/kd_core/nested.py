@@ -1,0 +1,53 @@
+"""Tensors inside nested values: tuples, lists, mappings, dataclasses and what libraries derive from them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+TensorMap = Callable[[Tensor], Tensor]
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in ``value``, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for each in fields(value):
+            yield from tensors(getattr(value, each.name))
+
+
+def mapped(function: TensorMap, value: Any) -> Any:
+    """``value`` with ``function`` applied to every tensor in it; containers keep their type, anything else is shared."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        items = [mapped(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if type(value) is dict:
+        return {key: mapped(function, item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return _refilled(value, {key: mapped(function, item) for key, item in value.items()})
+    if is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for each in fields(value):
+            object.__setattr__(twin, each.name, mapped(function, getattr(value, each.name)))
+        return twin
+    return value
+
+
+def _refilled(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    twin: Any = copy.copy(value)
+    for key, item in items.items():
+        twin[key] = item
+    return twin
