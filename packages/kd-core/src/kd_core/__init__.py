@@ -1,0 +1,57 @@
+"""Knowledge distillation from a config: what a script needs, imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kd_core.adapters import ADAPTERS
+    from kd_core.errors import ConfigError, KDError
+    from kd_core.experiment import Experiment, evaluate, resume
+    from kd_core.losses import LOSSES
+    from kd_core.models import MODELS
+    from kd_core.registry import Registry
+    from kd_core.task import TASKS
+
+    __version__: str
+
+__all__ = [
+    "ADAPTERS",
+    "LOSSES",
+    "MODELS",
+    "TASKS",
+    "ConfigError",
+    "Experiment",
+    "KDError",
+    "Registry",
+    "__version__",
+    "evaluate",
+    "resume",
+]
+
+_HOMES = {
+    "ADAPTERS": "kd_core.adapters",
+    "LOSSES": "kd_core.losses",
+    "MODELS": "kd_core.models",
+    "TASKS": "kd_core.task",
+    "ConfigError": "kd_core.errors",
+    "Experiment": "kd_core.experiment",
+    "KDError": "kd_core.errors",
+    "Registry": "kd_core.registry",
+    "evaluate": "kd_core.experiment",
+    "resume": "kd_core.experiment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("kd-core")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kd_core' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

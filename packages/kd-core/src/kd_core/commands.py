@@ -1,0 +1,271 @@
+"""The verbs every ``kd-*`` command has, from one factory.
+
+Only click is imported here. What a verb needs, torch first of all, is imported when it runs, so that ``--help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import click
+
+from kd_core.errors import ConfigError, KDError, Mark, Problem, did_you_mean
+from kd_core.files import json_text
+from kd_core.stop import Stopped
+
+if TYPE_CHECKING:
+    from kd_core.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REGISTRIES = {
+    "losses": "kd_core.losses:LOSSES",
+    "adapters": "kd_core.adapters:ADAPTERS",
+    "models": "kd_core.models:MODELS",
+    "tasks": "kd_core.task:TASKS",
+}
+"""What ``list`` lists: ``module:registry``."""
+
+
+def make_cli(name: str, *, package: str, tasks: Sequence[str], help: str, registries: Mapping[str, str]) -> click.Group:
+    """The command ``name`` of the distribution ``package``, which runs configs of ``tasks``.
+
+    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``. A package
+    adds its own verbs to the group it gets: ``@main.command()``, with :func:`config_options` and :func:`answer`.
+    """
+    group = _Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
+    click.version_option(package_name=package, prog_name=name)(group)
+    for verb in (train, evaluate, resume, check, show, taps):
+        group.add_command(verb)
+    group.add_command(_list_command({**REGISTRIES, **registries}, tasks))
+    return group
+
+
+class _Commands(click.Group):
+    """Turns a user's mistake, a full disk or a signal into one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order they were added, as a user meets them."""
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r} ({did_you_mean(args[0], list(self.commands))})")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KDError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(2)
+        except Stopped as stop:
+            click.echo(str(stop), err=True)
+            ctx.exit(stop.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            raise  # click ends quietly: whoever read the output has seen enough
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{error.strerror or error}", err=True)
+            ctx.exit(2)
+
+
+set_option = click.option(
+    "--set", "overrides", metavar="a.b=VALUE", multiple=True, help="Replace a value of the config; repeatable."
+)
+trust_option = click.option(
+    "--trust", metavar="PREFIX", multiple=True, help="Let the config use what lies below this dotted name; repeatable."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object; all else goes to standard error."
+)
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+def config_options(command: F) -> F:
+    """``--set`` and ``--trust``, as the parameters ``overrides`` and ``trust``."""
+    return set_option(trust_option(command))
+
+
+def quiet_stdout() -> redirect_stdout[TextIO]:
+    """Standard output is for what was asked for: what libraries print meanwhile goes to standard error."""
+    return redirect_stdout(sys.stderr)
+
+
+def answer(result: Any, as_json: bool) -> None:
+    """Print a result: its metrics and, where there is one, the run folder as the last line."""
+    run, best = getattr(result, "run", None), getattr(result, "best", None)
+    if as_json:
+        facts = {"metrics": result.metrics, "best": best, "run": run}
+        click.echo(json_text({key: value for key, value in facts.items() if value is not None}))
+        return
+    for metric, value in result.metrics.items():
+        click.echo(f"{metric:<12} {value:.6g}")
+    if run is not None:
+        click.echo(str(run))
+
+
+@click.command()
+@config_argument
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder, new or empty. [runs/NAME/TIME-SEED]")
+@click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's seed.")
+@config_options
+@json_option
+def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: tuple[str, ...]) -> None:
+    """Train the student of CONFIG.
+
+    The run folder is the last line printed; the student lies in its student/.
+    """
+    with quiet_stdout():
+        from kd_core.experiment import Experiment
+
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        result = Experiment.load(config, seed=seed, **options).train(out, command=command)
+    answer(result, as_json)
+
+
+@click.command("eval")
+@click.argument("target", metavar="[CONFIG | RUN]", required=False)
+@click.option("--zoo", metavar="NAME", help="A published model, on the data of CONFIG or on its own.")
+@click.option("--data", metavar="NAME", help="Another data set.")
+@click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
+@config_options
+@json_option
+def evaluate(target: str | None, zoo: str | None, as_json: bool, **options: Any) -> None:
+    """Score on the test split: a run's student, the student of CONFIG, or a published model."""
+    if target is None and zoo is None:
+        raise click.UsageError("name a config or a run folder, or a published model with --zoo")
+    with quiet_stdout():
+        from kd_core import experiment
+
+        result = experiment.evaluate(target, zoo=zoo, **options)
+    answer(result, as_json)
+
+
+@click.command()
+@run_argument
+@trust_option
+@json_option
+def resume(run: Path, trust: tuple[str, ...], as_json: bool) -> None:
+    """Go on with a run that was stopped, as if it had not been."""
+    with quiet_stdout():
+        from kd_core import experiment
+
+        result = experiment.resume(run, trust=trust)
+    answer(result, as_json)
+
+
+@click.command()
+@click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
+@click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
+@config_options
+@json_option
+def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: tuple[str, ...]) -> None:
+    """Find every mistake that shows without data.
+
+    Opens no connection, reads no weights, and calls nothing that --trust does not name.
+    """
+    found = {str(config): _check(config, strict, **options) for config in configs}
+    broken = [file for file, (problems, _) in found.items() if problems]
+    if as_json:
+        click.echo(json_text({"ok": not broken, "files": {file: _report(*each) for file, each in found.items()}}))
+    for file, (problems, unverified) in found.items():
+        if problems:
+            click.echo("\n".join(map(str, problems)), err=True)
+        elif not as_json:
+            click.echo("\n".join([f"{file}: ok", *unverified]))
+    if broken:
+        if len(configs) > 1:
+            click.echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
+        raise SystemExit(2)
+
+
+def _check(config: Path, strict: bool, **options: tuple[str, ...]) -> tuple[list[Problem], list[str]]:
+    """The problems of a config, and what could not be verified."""
+    with quiet_stdout():
+        from kd_core.experiment import Experiment
+
+        try:
+            return [], Experiment.load(config, **options).check(strict=strict)
+        except ConfigError as error:
+            return error.problems, []
+        except KDError as error:
+            return [Problem(str(error))], []
+
+
+def _report(problems: list[Problem], unverified: list[str]) -> dict[str, Any]:
+    places = [each.mark or Mark("") for each in problems]
+    return {
+        "problems": [
+            {"file": mark.file, "line": mark.line, "column": mark.column, **asdict(each), "mark": str(mark)}
+            for mark, each in zip(places, problems, strict=True)
+        ],
+        "unverified": unverified,
+    }
+
+
+@click.command()
+@config_argument
+@config_options
+def show(config: Path, **options: tuple[str, ...]) -> None:
+    """Print CONFIG as it is run: bases merged, values replaced, defaults filled in."""
+    with quiet_stdout():
+        from kd_core.experiment import Experiment
+
+        text = Experiment.load(config, **options).resolved()
+    click.echo(text, nl=not text.endswith("\n"))
+
+
+@click.command()
+@config_argument
+@click.argument("model", default="student")
+@config_options
+def taps(config: Path, model: str, **options: tuple[str, ...]) -> None:
+    """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
+    with quiet_stdout():
+        from kd_core import experiment
+
+        rows = experiment.taps(config, model, **options)
+    columns = ("path", "type", "inputs", "outputs", "params", "calls")
+    click.echo(_table(columns, [[str(getattr(row, column)) for column in columns] for row in rows]))
+
+
+def _list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
+    @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
+    @click.argument("kind", type=click.Choice(list(registries)))
+    def list_names(kind: str) -> None:
+        with quiet_stdout():
+            from kd_core.task import TASKS
+
+            for task in tasks:
+                TASKS.get(task)  # whose package registers what is its own
+            module, _, attribute = registries[kind].partition(":")
+            registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
+            rows = [[name, _first_line(registry.get(name))] for name in registry.names()]
+        click.echo(_table((), rows))
+
+    return list_names
+
+
+def _first_line(item: object) -> str:
+    return (inspect.getdoc(item) or "").partition("\n")[0]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [header, *rows] if header else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

@@ -1,0 +1,102 @@
+"""What a run tells the person who started it: a bar on a terminal, plain lines in a pipe, all lines in its log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+EVERY = 30.0
+"""Seconds between two plain lines about one epoch."""
+
+REFRESH = 0.5
+"""Seconds between two looks at the values shown on a bar: reading one may wait for the device."""
+
+
+class Reporter:
+    """Writes to ``stream``, standard error unless told otherwise, and through to the file ``log``.
+
+    With ``silent`` (every process but the main one) it writes nothing. A stream that goes away, as a closed
+    terminal does, ends no run: the log goes on.
+    """
+
+    def __init__(self, log: Path | None = None, *, stream: TextIO | None = None, silent: bool = False) -> None:
+        self._log = None if silent else log
+        self._stream = stream or sys.stderr
+        self._silent = silent
+        self._terminal = not silent and self._stream.isatty()
+
+    def line(self, text: str) -> None:
+        """One line (or several) of text."""
+        self._echo(text)
+        self._write_log(text)
+
+    @contextmanager
+    def epoch(self, stage: str, epoch: int, epochs: int, steps: int, done: int = 0) -> Iterator[Epoch]:
+        """Shows the way through ``steps`` steps of one epoch (counted from 0), of which ``done`` are done already."""
+        title = f"{stage} {epoch + 1}/{epochs}"
+        bar: tqdm[Any] | None = None
+        if self._terminal:
+            bar = tqdm(total=steps, initial=done, desc=title, file=self._stream, leave=False, dynamic_ncols=True)
+        try:
+            yield Epoch(self, title, steps, done, bar)
+        finally:
+            if bar is not None:
+                with suppress(OSError):
+                    bar.close()
+
+    def tick(self, text: str) -> None:
+        """A line on how far an epoch is: to the log, and to the stream where no bar shows it."""
+        if not self._terminal:
+            self._echo(text)
+        self._write_log(text)
+
+    def _echo(self, text: str) -> None:
+        if self._silent:
+            return
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
+            if self._terminal:
+                tqdm.write(text, file=self._stream)
+            else:
+                print(text, file=self._stream, flush=True)
+
+    def _write_log(self, text: str) -> None:
+        if self._log is not None:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            with self._log.open("a", encoding="utf-8") as file:
+                file.writelines(f"{stamp} {each}\n" for each in text.splitlines())
+
+
+class Epoch:
+    """One epoch in progress."""
+
+    def __init__(self, reporter: Reporter, title: str, steps: int, done: int, bar: tqdm[Any] | None) -> None:
+        self._reporter = reporter
+        self._title = title
+        self._steps = steps
+        self._done = done
+        self._bar = bar
+        self._ticked = self._shown = time.monotonic()
+
+    def step(self, n: int = 1, **values: Any) -> None:
+        """``n`` more steps are done. Of ``values``, numbers or scalar tensors, only those shown are read."""
+        self._done += n
+        now = time.monotonic()
+        if self._bar is not None:
+            with suppress(OSError):
+                self._bar.update(n)
+                if now - self._shown >= REFRESH:
+                    self._shown = now
+                    self._bar.set_postfix_str(_text(values))
+        if now - self._ticked >= EVERY:
+            self._ticked = now
+            self._reporter.tick(f"{self._title}: step {self._done}/{self._steps} {_text(values)}".rstrip())
+
+
+def _text(values: dict[str, Any]) -> str:
+    return " ".join(f"{name}={float(value):.4g}" for name, value in values.items())

@@ -1,0 +1,13 @@
+"""The command ``kd-vision``."""
+
+from __future__ import annotations
+
+from kd_core.commands import make_cli
+
+main = make_cli(
+    "kd-vision",
+    package="kd-vision",
+    tasks=("image_classification",),
+    help="Train and distil image classifiers from a YAML file.",
+    registries={"data": "kd_vision.sources:SOURCES", "augmentations": "kd_vision.augment:AUGMENTATIONS"},
+)
