@@ -1,0 +1,33 @@
+"""Which tests run where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real data sets, for `realdata`"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    no_gpu = None if torch.cuda.is_available() else pytest.mark.skip(reason="needs a CUDA device")
+    data = config.getoption("--data")
+    no_data = None if data.is_dir() else pytest.mark.skip(reason=f"there is no {data}")
+    for item in items:
+        for name, skip in (("gpu", no_gpu), ("realdata", no_data)):
+            if skip and name in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def real_data(pytestconfig: pytest.Config) -> Path:
+    """The folder that holds ``cifar10`` and others."""
+    folder: Path = pytestconfig.getoption("--data")
+    return folder
