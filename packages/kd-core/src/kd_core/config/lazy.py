@@ -1,0 +1,114 @@
+"""What a config's tags stand for. All inert: nothing is imported or called before a Builder is asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_core.errors import Mark
+
+RUN_NAMES = ("steps", "steps_per_epoch", "num_samples", "num_classes", "targets")
+"""What ``!run`` can ask for: values known only when the data are read."""
+
+
+@dataclass
+class Lazy:
+    """A value to be built. Two are equal where they say the same, wherever they were written.
+
+    ``mark`` is where the tag stands (None for one made in code), ``places`` where its keyword names
+    and positional arguments stand.
+    """
+
+    mark: Mark | None = field(default=None, compare=False, repr=False, kw_only=True)
+    places: Mapping[str | int, Mark] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
+
+    def parts(self) -> dict[str | int, Any]:
+        """The values inside, under the names that paths give them."""
+        return {}
+
+
+@dataclass
+class Call(Lazy):
+    """``!call:target {kwargs}``, ``!call:target [args]``."""
+
+    target: str
+    args: list[Any] = field(default_factory=list)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def parts(self) -> dict[str | int, Any]:
+        return {**dict(enumerate(self.args)), **self.kwargs}
+
+
+@dataclass
+class Get(Lazy):
+    """``!get:target``: the object of that name, not called."""
+
+    target: str
+
+
+@dataclass
+class Run(Lazy):
+    """``!run name``: one of :data:`RUN_NAMES`."""
+
+    name: str
+
+
+@dataclass
+class Text(Lazy):
+    """``!join``, ``!pathjoin``, ``!expanduser`` or ``!abspath`` of items that are not all plain."""
+
+    how: str
+    items: list[Any]
+
+    def parts(self) -> dict[str | int, Any]:
+        return dict(enumerate(self.items))
+
+
+@dataclass
+class GetAttr(Lazy):
+    """``!getattr:name [obj, default]``; without a default (``...``) a missing attribute is an error."""
+
+    obj: Any
+    name: str
+    default: Any = ...
+
+    def parts(self) -> dict[str | int, Any]:
+        return {"obj": self.obj} if self.default is ... else {"obj": self.obj, "default": self.default}
+
+
+@dataclass
+class SetAttr(Lazy):
+    """``!setattr:name [obj, value]``: sets, and stands for ``obj``."""
+
+    obj: Any
+    name: str
+    value: Any
+
+    def parts(self) -> dict[str | int, Any]:
+        return {"obj": self.obj, "value": self.value}
+
+
+@dataclass
+class Item(Lazy):
+    """``!item [data, key]``: ``data[key]``."""
+
+    data: Any
+    key: Any
+
+    def parts(self) -> dict[str | int, Any]:
+        return {"data": self.data, "key": self.key}
+
+
+@dataclass
+class CallMethod(Lazy):
+    """``!call_method:method {obj, args, kwargs, returns_obj}``: the result, or ``obj`` where ``returns_obj``."""
+
+    obj: Any
+    method: str
+    args: list[Any] = field(default_factory=list)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    returns_obj: bool = False
+
+    def parts(self) -> dict[str | int, Any]:
+        return {"obj": self.obj, "args": self.args, "kwargs": self.kwargs}

@@ -1,0 +1,64 @@
+"""Tree of slots -> plain data and Lazy values, texts joined."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from kd_core.config.lazy import Call, Lazy, Text
+from kd_core.config.slots import Slot, Tagged, dotted
+from kd_core.errors import ConfigError, Problem
+
+
+def plain(root: Slot) -> Any:
+    """The data of a tree. One Tagged becomes one Lazy wherever it is named."""
+    return _Plain().value(root, ())
+
+
+class _Plain:
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+
+    def value(self, slot: Slot, path: tuple[str | int, ...]) -> Any:
+        value = slot.value
+        if isinstance(value, dict):
+            return {key: self.value(below, (*path, key)) for key, below in value.items()}
+        if isinstance(value, list):
+            return [self.value(below, (*path, index)) for index, below in enumerate(value)]
+        if not isinstance(value, Tagged):
+            return value
+        if id(value) not in self.made:
+            self.made[id(value)] = self.lazy(value, slot, path)
+        return self.made[id(value)]
+
+    def lazy(self, tagged: Tagged, slot: Slot, path: tuple[str | int, ...]) -> Any:
+        parts = {key: self.value(below, (*path, key)) for key, below in tagged.slots.items()}
+        places = {key: below.key or below.mark for key, below in tagged.slots.items()}
+        if tagged.kind is Text:
+            return self.text(tagged, list(parts.values()), slot, path)
+        if tagged.kind is Call:
+            args = [parts[key] for key in sorted(key for key in parts if isinstance(key, int))]
+            kwargs = {key: value for key, value in parts.items() if isinstance(key, str)}
+            return Call(args=args, kwargs=kwargs, **tagged.fixed, mark=slot.mark, places=places)
+        return tagged.kind(**tagged.fixed, **parts, mark=slot.mark, places=places)  # type: ignore[arg-type]
+
+    def text(self, tagged: Tagged, items: list[Any], slot: Slot, path: tuple[str | int, ...]) -> Any:
+        if any(isinstance(item, Lazy) for item in items):
+            return Text(items=items, **tagged.fixed, mark=slot.mark)
+        try:
+            return join(tagged.fixed["how"], items)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(Problem(f"!{tagged.fixed['how']}: {error}", dotted(path), slot.mark)) from None
+
+
+def join(how: str, items: list[Any]) -> str:
+    """What ``!how`` makes of its items; TypeError where one is neither text nor number."""
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+            raise TypeError(f"joins texts and numbers, not {item!r}")
+    texts = [str(item) for item in items]
+    if how == "join":
+        return "".join(texts)
+    if how == "abspath":
+        return os.path.abspath(texts[0])
+    return os.path.expanduser(os.path.join(*texts))

@@ -1,0 +1,44 @@
+"""What an unquoted YAML scalar means. Narrower than YAML 1.1: no surprise is worth a typed letter."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
+_PYTHON = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"} | dict.fromkeys(("None", "Null", "NULL"), "null")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
+_ZERO = re.compile(r"[-+]?0[0-9_]+")
+_DIGITS = 400
+"""More digits than any float has; Python refuses to parse thousands."""
+
+Scalar = str | int | float | bool | None
+
+
+def resolve(text: str) -> Scalar:
+    """The value of an unquoted scalar.
+
+    Raises ValueError(message, hint) for spellings that look like a value but are none here (``True``,
+    ``012``, ``1e999``): read as text they would pass silently into a call.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if text in _PYTHON:
+        raise ValueError(f"{text} is no YAML value here", f"write {_PYTHON[text]}, or '{text}' for text")
+    if text[0] not in "-+.0123456789":
+        return text
+    if _ZERO.fullmatch(text):
+        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {text.lstrip('-+0_') or 0}, or '{text}' for text")
+    if special := _SPECIAL.fullmatch(text):
+        return float(special[1] + special[2])
+    if not _FLOAT.fullmatch(text):
+        return text
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits", "quote it if it is text")
+    if _INT.fullmatch(text):
+        return int(text)
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is too large for a float", "write .inf for infinity")
+    return number
