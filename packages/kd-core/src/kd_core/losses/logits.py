@@ -74,7 +74,7 @@ def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0)
 
     student, teacher (B, C) or (B, C, ...) logits -> scalar: the sum over the classes, the mean over all else, times
     the squared temperature. KDError where the shapes differ or the temperature is not above 0.
-    Yang et al., Multi-Label Knowledge Distillation, ICCV 2023, eq. 3 (arXiv 2308.06453), with a temperature added;
+    Yang et al., Multi-Label Knowledge Distillation, ICCV 2023 (arXiv 2308.06453), with a temperature added;
     at 1 checked against penghui-yang/L2D, which clamps probabilities to [1e-8, 1 - 1e-8] where this takes log-sigmoids.
     """
     student, teacher = same_shape(student, teacher)

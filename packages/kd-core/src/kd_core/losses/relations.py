@@ -18,7 +18,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of the B x B matrices of inner products, each row normalised.
 
     student (B, ...), teacher (B, ...), flattened -> scalar, divided by B squared. KDError where B differs.
-    Tung & Mori, ICCV 2019, eq. 4 (arXiv 1907.09682); checked against HobbitLong/RepDistiller (verified by the author).
+    Tung & Mori, ICCV 2019 (arXiv 1907.09682); checked against HobbitLong/RepDistiller (verified by the author).
     """
     student, teacher = same_rows(student, teacher)
     return F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))
@@ -29,7 +29,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     """KL divergence between the probabilities that two samples are neighbours, from their cosine similarity.
 
     student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B pairs. KDError where B differs.
-    Passalis & Tefas, ECCV 2018, eq. 7 (arXiv 1803.10837); checked against passalis/probabilistic_kt, its 1e-7 included.
+    Passalis & Tefas, ECCV 2018 (arXiv 1803.10837); checked against passalis/probabilistic_kt, its 1e-7 included.
     """
     student, teacher = (_neighbours(rows) for rows in same_rows(student, teacher))
     return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).mean()
@@ -47,16 +47,18 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the distances of all pairs, each in units of its batch's mean distance.
 
     student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B. KDError where B differs.
-    Park et al., RKD, CVPR 2019, eq. 5-8 (arXiv 1904.05068); checked against lenscloth/RKD.
+    Park et al., RKD, CVPR 2019, section 3.2.1 (arXiv 1904.05068); checked against lenscloth/RKD.
     """
     student, teacher = (_distances(rows) for rows in same_rows(student, teacher))
     return F.smooth_l1_loss(student, teacher)
 
 
 def _distances(rows: Tensor) -> Tensor:
-    """(B, D) -> (B, B), divided by the mean over pairs; squared distances below 1e-12 count as that."""
-    squares = rows.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=1e-12).sqrt()
+    """(B, D) -> (B, B), divided by the mean over pairs; as in the reference no pair is nearer than 1e-6.
+
+    Sums of squared differences: inner products, as the reference takes them, lose near pairs in float32.
+    """
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=1e-6)
     distances = distances.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0)
     pairs = len(rows) * (len(rows) - 1)
     return distances / (distances.sum() / pairs) if pairs else distances
@@ -67,7 +69,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the cosines of the angles that all triples of samples form.
 
     student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B x B. KDError where B differs.
-    Park et al., RKD, CVPR 2019, eq. 9-11 (arXiv 1904.05068); checked against lenscloth/RKD.
+    Park et al., RKD, CVPR 2019, section 3.2.2 (arXiv 1904.05068); checked against lenscloth/RKD.
     Where two of a student's samples coincide, the gradient of that pair is 0 (1e12 times another in the reference).
     """
     student, teacher = (_angles(rows) for rows in same_rows(student, teacher))

@@ -1,0 +1,53 @@
+"""Each loss equals its reference code in value and gradient (made by make_losses.py)."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kd_core.losses import LOSSES
+
+HERE = Path(__file__).parent
+RECIPE = runpy.run_path(str(HERE / "make_losses.py"))
+GOLDENS = [
+    pytest.param(file.stem, golden, id=f"{file.stem}-{number}-{golden['repository'].split('/')[0]}")
+    for file in sorted((HERE / "losses").glob("*.json"))
+    for number, golden in enumerate(json.loads(file.read_text(encoding="utf-8")))
+]
+BY_TORCH = {"cross_entropy", "l1", "smooth_l1"}
+
+
+def inputs(golden: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
+    made = {name: RECIPE["Input"](**recipe).tensor().to(dtype) for name, recipe in golden["inputs"].items()}
+    return {name: each.requires_grad_(not golden["inputs"][name]["whole"]) for name, each in made.items()}
+
+
+@pytest.mark.parametrize(("name", "golden"), GOLDENS)
+def test_value_and_gradients_equal_the_reference(name: str, golden: dict[str, Any]) -> None:
+    given = inputs(golden)
+    value = LOSSES.get(name)(**given, **golden["values"])
+    assert value.shape == ()
+    assert value.item() == pytest.approx(golden["value"], rel=1e-9, abs=1e-14)
+    value.backward()
+    assert given["student"].grad is not None
+    assert given["student"].grad.isfinite().all()
+    for wire, gradient in golden["gradients"].items():
+        expected = torch.tensor(gradient, dtype=torch.float64).reshape(given[wire].shape)
+        torch.testing.assert_close(given[wire].grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "golden"), GOLDENS)
+def test_float32_stays_near_the_reference(name: str, golden: dict[str, Any]) -> None:
+    value = LOSSES.get(name)(**inputs(golden, torch.float32), **golden["values"])
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(golden["value"], rel=2e-5, abs=1e-7)
+
+
+def test_every_registered_loss_of_kd_core_has_a_golden() -> None:
+    ours = {name for name in LOSSES if LOSSES.get(name).__module__.startswith("kd_core.")}
+    assert {golden.values[0] for golden in GOLDENS} == ours - BY_TORCH
