@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,7 @@ def test_a_truncated_file_is_named_and_the_one_before_is_used(store: CheckpointS
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=40, deadline=None)
-def test_a_flipped_bit_is_noticed_anywhere(
-    tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
-) -> None:
+def test_a_flipped_bit_is_noticed_anywhere(tmp_path_factory: pytest.TempPathFactory, place: float, bit: int) -> None:
     store = CheckpointStore(tmp_path_factory.mktemp("flip"))
     store.save(state(1), 1)
     path = store.save(state(2), 2)
@@ -149,8 +148,6 @@ def test_other_files_are_left_alone_and_half_written_ones_removed(store: Checkpo
 
 def test_what_torch_would_refuse_to_load_is_refused_when_saved(store: CheckpointStore) -> None:
     with pytest.raises(KDError, match="Fraction"):
-        from fractions import Fraction
-
         store.save({"rate": Fraction(1, 3)}, 1)
     assert list(store.folder.iterdir()) == []
 

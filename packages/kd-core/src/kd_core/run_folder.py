@@ -22,6 +22,36 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MODEL_CARD = """\
+# {name}
+
+On the test split:
+
+| metric | value |
+|---|---|
+{rows}
+
+The weights, in plain PyTorch (`student/model.safetensors` holds the same tensors):
+
+```python
+import torch
+
+weights = torch.load("student/model.pt", weights_only=True)
+model.load_state_dict(weights)  # `model` is what is described below
+```
+
+What they belong to (`student/model.yaml`):
+
+```yaml
+{description}
+```
+
+In another config this student is the model `{{run: <this folder>}}`.
+
+Made by `{command}`: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
+"""
+
+
 class RunFolder:
     """``runs/<name>/<time>-<seed>/``::
 
@@ -56,15 +86,12 @@ class RunFolder:
         try:
             run = cls(_new_folder(root / name, seed) if out is None else out)
             run.path.mkdir(parents=True, exist_ok=True)
-            run.lock()
             if any(each.name != "lock" for each in run.path.iterdir()):
-                run.release()
-                raise KDError(
-                    f"the run folder {out} is not empty\n    hint: name a new one, or go on with it by `resume {out}`"
-                )
+                hint = f"name a new one, or go on with the run in it: resume {out}"
+                raise KDError(f"the run folder {out} is not empty\n    hint: {hint}")
+            return run.lock()
         except OSError as error:
             raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
-        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -105,7 +132,8 @@ class RunFolder:
         return self._result.is_file()
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result, which marks the run as finished."""
+        """Write the model card and then the result (``metrics`` and more), which marks the run as finished."""
+        write_text(self.card, self._model_card(result["metrics"]))
         write_text(self._result, json_text(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any]:
@@ -127,12 +155,17 @@ class RunFolder:
             manifest = {**session, **facts}
         write_text(self.manifest, json_text(manifest, indent=2) + "\n")
 
-    def export_student(self, module: nn.Module, description: str, metrics: Mapping[str, float], command: str) -> None:
-        """Write ``student/`` and the model card. ``description`` is YAML that rebuilds the model."""
-        from kd_core.student import model_card, write_student
+    def export_student(self, module: nn.Module, description: str) -> None:
+        """Write ``student/``, all of it or nothing; ``description`` is YAML that rebuilds the model."""
+        from kd_core.student import write_student
 
         write_student(self.student, module, description)
-        write_text(self.card, model_card(self.path.parent.name, metrics, description, command))
+
+    def _model_card(self, metrics: Mapping[str, float]) -> str:
+        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in metrics.items())
+        command = json.loads(self.manifest.read_text(encoding="utf-8"))["command"]
+        description = (self.student / "model.yaml").read_text(encoding="utf-8")
+        return MODEL_CARD.format(name=self.path.name, rows=rows, command=command, description=description.strip())
 
     def _owner(self) -> int:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -46,33 +45,3 @@ def plain_weights(module: nn.Module) -> dict[str, Tensor]:
         for name, value in module.state_dict().items()
         if isinstance(value, Tensor)
     }
-
-
-def model_card(name: str, metrics: Mapping[str, float], description: str, command: str) -> str:
-    """Markdown that says how good the student is and how to load it with plain torch."""
-    rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in metrics.items())
-    return f"""# {name}
-
-| metric | value |
-|---|---|
-{rows}
-
-The student's weights, in plain PyTorch (`student/model.safetensors` holds the same tensors):
-
-```python
-import torch
-
-weights = torch.load("student/model.pt", weights_only=True)
-model.load_state_dict(weights)  # `model` is what student/model.yaml describes
-```
-
-In another config, as a teacher or to go on from: `{{run: <this folder>}}`.
-
-`student/model.yaml`:
-
-```yaml
-{description.strip()}
-```
-
-Made by `{command}`. `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
-"""

@@ -1,0 +1,254 @@
+"""A run's folder: made once, held by one process, whole at any moment, readable without this project."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from kd_core.errors import KDError
+from kd_core.files import json_text
+from kd_core.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create("digits_kd", 3, root=tmp_path)
+
+
+def test_a_folder_is_named_by_config_time_and_seed(tmp_path: Path) -> None:
+    paths = [RunFolder.create("digits_kd", 3, root=tmp_path).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    for path in paths:
+        assert path.parent == tmp_path / "digits_kd"
+        date, time, seed, *_ = path.name.split("-")
+        assert (len(date), len(time), seed) == (8, 6, "3")
+
+
+def test_out_is_the_folder_itself(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    assert RunFolder.create("name", 0, out).path == out
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert RunFolder.create("name", 0, empty).path == empty
+
+
+def test_out_that_holds_something_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(KDError, match="is not empty"):
+        RunFolder.create("name", 0, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_out_that_is_or_lies_below_a_file_is_refused(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KDError, match="cannot make the run folder"):
+        RunFolder.create("name", 0, tmp_path / out)
+
+
+def test_what_is_no_run_folder_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(KDError, match="no run folder"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(KDError, match="is no folder"):
+        RunFolder.open(tmp_path / "missing")
+
+
+HOLD = """
+    import os, sys, time
+    from pathlib import Path
+    from kd_core.run_folder import RunFolder
+    run = RunFolder.open(Path(sys.argv[1])).lock()
+    if sys.argv[2] == "dead":  # as the workers of a killed process see it
+        (run.path / "lock").write_text("4194305")  # above the largest process id there is
+    print("held", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def holder(run: RunFolder, owner: str, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(HOLD), str(run.path), owner, str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+def test_two_processes_cannot_train_in_one_folder(run: RunFolder) -> None:
+    run.write_config("task: x\n")
+    run.release()
+    with holder(run, "alive", 60) as process:
+        with pytest.raises(KDError, match=f"process .{process.pid}"):
+            RunFolder.open(run.path).lock()
+        process.kill()
+    with RunFolder.open(run.path).lock():
+        assert (run.path / "lock").read_text().strip() == str(os.getpid())
+
+
+def test_the_lock_that_workers_of_a_dead_process_still_hold_is_waited_for(run: RunFolder) -> None:
+    run.write_config("task: x\n")
+    run.release()
+    start = time.monotonic()
+    with holder(run, "dead", 0.5):
+        RunFolder.open(run.path).lock()
+    assert time.monotonic() - start >= 0.5
+
+
+def test_locking_removes_what_a_killed_process_left_half_written(run: RunFolder) -> None:
+    (run.path / ".tmp-4711").write_text("half")
+    (run.path / ".tmp-student").mkdir()
+    (run.path / ".tmp-student" / "model.pt").write_text("half")
+    run.release()
+    run.lock()
+    assert [each.name for each in run.path.iterdir()] == ["lock"]
+
+
+def test_the_manifest_says_on_what_the_run_ran_and_grows_with_each_resume(run: RunFolder) -> None:
+    run.write_manifest(command="kd-vision train x.yaml", seed=3, data={"train": "abc"})
+    manifest = json.loads(run.manifest.read_text())
+    assert manifest["command"] == "kd-vision train x.yaml"
+    assert manifest["seed"] == 3
+    assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert manifest["hardware"]["threads"] == torch.get_num_threads()
+    assert manifest["hardware"]["cpu"]
+    assert manifest["git"] is None or len(manifest["git"]["commit"]) == 40
+    run.write_manifest(command="kd-vision resume x")
+    again = json.loads(run.manifest.read_text())
+    assert [each["command"] for each in again.pop("resumed")] == ["kd-vision resume x"]
+    assert again == manifest
+
+
+def test_metrics_are_cut_back_to_a_checkpoint(run: RunFolder) -> None:
+    assert run.metrics.offset() == 0
+    run.metrics.append({"step": 1, "loss": 0.5})
+    place = run.metrics.offset()
+    run.metrics.append({"step": 2, "loss": math.nan})
+    assert run.metrics.read() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
+    run.metrics.truncate_to(place)
+    run.metrics.append({"step": 2, "loss": 0.25})
+    assert run.metrics.read() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12])
+def test_a_torn_last_line_is_no_line(run: RunFolder, cut: int) -> None:
+    for step in (1, 2):
+        run.metrics.append({"step": step})
+    size = run.metrics.offset()
+    os.truncate(run.path / "metrics.jsonl", size - cut)
+    assert run.metrics.read() == [{"step": 1}]
+    run.metrics.truncate_to(size)  # what the checkpoint noted may not have reached the disk either
+    run.metrics.append({"step": 2})
+    assert run.metrics.read() == [{"step": 1}, {"step": 2}]
+
+
+def test_cutting_back_to_nothing_or_without_a_file_is_fine(run: RunFolder) -> None:
+    run.metrics.truncate_to(0)
+    run.metrics.append({"step": 1})
+    run.metrics.truncate_to(0)
+    assert run.metrics.read() == []
+
+
+class Tied(nn.Module):
+    """Shared weights, a view of a large storage, a non-contiguous one, a buffer, a half-precision one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.view = nn.Parameter(torch.rand(10_000, 4, generator=generator)[7])
+        self.turned = nn.Parameter(torch.rand(3, 2, generator=generator).t())
+        self.register_buffer("mean", torch.tensor(0.5, dtype=torch.float16))
+        self.norm = nn.BatchNorm2d(4)
+
+
+def test_the_student_loads_with_plain_torch_and_with_safetensors(run: RunFolder) -> None:
+    student = Tied()
+    run.export_student(student, "arch: tied\n")
+    expected = student.state_dict()
+    pickled = torch.load(run.student / "model.pt", weights_only=True)
+    for weights in (pickled, load_file(run.student / "model.safetensors")):
+        assert set(weights) == set(expected)
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+        assert all(weights[name].dtype == expected[name].dtype for name in expected)
+        Tied().load_state_dict(weights)
+    assert all(each.untyped_storage().nbytes() == each.nbytes for each in pickled.values())
+    assert (run.student / "model.yaml").read_text() == "arch: tied\n"
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    student = Tied()
+    copy = Tied()
+    copy.load_state_dict(student.state_dict())
+    runs = [RunFolder.create("x", 0, tmp_path / name) for name in ("one", "another")]
+    for run, module in zip(runs, (student, copy), strict=True):
+        run.export_student(module, "arch: tied\n")
+    one, another = (sorted(run.student.iterdir()) for run in runs)
+    assert [each.name for each in one] == ["model.pt", "model.safetensors", "model.yaml"]
+    assert [each.read_bytes() for each in one] == [each.read_bytes() for each in another]
+
+
+def test_a_second_export_replaces_the_first(run: RunFolder) -> None:
+    run.export_student(nn.Linear(2, 2), "arch: first\n")
+    run.export_student(nn.Linear(3, 3), "arch: second\n")
+    assert (run.student / "model.yaml").read_text() == "arch: second\n"
+    assert torch.load(run.student / "model.pt", weights_only=True)["weight"].shape == (3, 3)
+
+
+def test_a_full_disk_leaves_the_exported_student_as_it_was(run: RunFolder) -> None:
+    run.export_student(nn.Linear(2, 2), "arch: first\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(KDError, match="cannot write the student"):
+            run.export_student(nn.Linear(100, 100), "arch: second\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (run.student / "model.yaml").read_text() == "arch: first\n"
+    assert not list(run.path.glob(".tmp*"))
+
+
+def test_a_finished_run_has_its_result_and_a_card(run: RunFolder) -> None:
+    run.write_manifest(command="kd-vision train x.yaml --seed 3")
+    run.export_student(nn.Linear(2, 2), "arch: tiny\n")
+    assert not run.finished
+    run.finish({"metrics": {"top1": 0.84, "loss": math.inf}, "best": None})
+    assert run.finished
+    assert run.result() == {"metrics": {"top1": 0.84, "loss": None}, "best": None}
+    card = run.card.read_text()
+    for part in ("| top1 | 0.84 |", "arch: tiny", "kd-vision train x.yaml --seed 3", "student/model.pt"):
+        assert part in card
+
+
+def test_the_cards_code_runs(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    run.write_manifest(command="")
+    run.export_student(student, "arch: tiny\n")
+    run.finish({"metrics": {}})
+    code = run.card.read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run.path)
+    exec(code, {"model": model})
+    assert torch.equal(model.weight, student.weight)
+
+
+def test_json_is_what_every_reader_accepts() -> None:
+    value = {"a": math.nan, 1: (math.inf, True, None), "t": torch.tensor([1.5, -math.inf]), "p": Path("x"), "n": 2**70}
+    text = json_text(value)
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": None, "1": [None, True, None], "t": [1.5, None], "p": "x", "n": 2**70,
+    }  # fmt: skip
