@@ -56,3 +56,9 @@ def refuse(kind: str, name: str, item: object, found: Iterable[inspect.Parameter
             wrong.append(f"{parameter.name!r} has no annotation")
     if wrong:
         raise KDError(f"{kind} {name!r}, {owner_of(item)}, cannot be registered: {'; '.join(wrong)}")
+
+
+def values_of(item: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The hyperparameters of a registered function (keyword-only) or class (of ``__init__``), by name."""
+    found = parameters(item.__init__, bound=True) if inspect.isclass(item) else parameters(item)
+    return {each.name: each for each in found if is_value(each)}

@@ -51,11 +51,10 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
     huggingface/transformers-research-projects.
     """
-    student, teacher = (each.movedim(dim, -1) for each in same_shape(student, teacher))
+    student, teacher = (each.movedim(dim, -1) for each in same_shape(student, teacher, dim=dim))
     if mask is not None and mask.shape != student.shape[:-1]:
-        raise KDError(
-            f"mask {shape(mask)} does not fit student: its vectors are laid out as {tuple(student.shape[:-1])}"
-        )
+        laid_out = f"whose vectors along {dim} are laid out as {tuple(student.shape[:-1])}"
+        raise KDError(f"mask {shape(mask)} does not fit student, {laid_out}")
     student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     each = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
     if mask is None:
@@ -72,7 +71,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     times ``mse``. KDError where the shapes differ.
     Romero et al., FitNets, ICLR 2015, eq. 3 (arXiv 1412.6550); checked against adri-romsor/FitNets.
     """
-    student, teacher = same_shape(student, teacher)
+    student, teacher = same_shape(student, teacher, dim=1)
     return (student - teacher).square().sum(1).mean() / 2
 
 

@@ -30,7 +30,7 @@ def cross_entropy(
     if weights is not None and len(weights) != classes:
         raise KDError(f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes")
     if target.is_floating_point():
-        soft = same_shape(student, target)[1].to(student.dtype)
+        soft = same_shape(student, target, other="target")[1].to(student.dtype)
         return F.cross_entropy(student, soft, weights, label_smoothing=label_smoothing)
     if not classes or target.shape != student.shape[:1] + student.shape[2:]:
         rule = "integer labels have student's shape without its dimension 1, the classes"
@@ -56,12 +56,16 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, dim: int =
     """KL divergence of the student's softened outputs from the teacher's, times the squared temperature.
 
     student, teacher (B, C) or (B, C, ...) logits -> scalar: the sum over the classes in dimension ``dim``, the mean
-    over all others. KDError where the shapes differ or the temperature is not above 0.
+    over all others. KDError where the shapes differ, there is one class, or the temperature is not above 0.
     Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
     megvii-research/mdistiller and szagoruyko/attention-transfer.
     """
-    student, teacher = same_shape(student, teacher)
+    student, teacher = same_shape(student, teacher, dim=dim)
     positive("temperature", temperature)
+    if student.shape[dim] == 1:
+        raise KDError(
+            f"kd of one class, {shape(student)}, is always 0: take mse or, for a yes/no output, multilabel_kd"
+        )
     log_student = F.log_softmax(student / temperature, dim)
     log_teacher = F.log_softmax(teacher / temperature, dim)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim)
@@ -77,7 +81,7 @@ def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0)
     Yang et al., Multi-Label Knowledge Distillation, ICCV 2023 (arXiv 2308.06453), with a temperature added;
     at 1 checked against penghui-yang/L2D, which clamps probabilities to [1e-8, 1 - 1e-8] where this takes log-sigmoids.
     """
-    student, teacher = same_shape(student, teacher)
+    student, teacher = same_shape(student, teacher, dim=1)
     positive("temperature", temperature)
     student, teacher = student / temperature, teacher / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))

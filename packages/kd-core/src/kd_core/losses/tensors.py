@@ -13,10 +13,12 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def same_shape(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in full precision. KDError where their shapes differ."""
+def same_shape(student: Tensor, teacher: Tensor, *, dim: int = 0, other: str = "teacher") -> tuple[Tensor, Tensor]:
+    """Both in full precision. KDError where their shapes differ, or have no dimension ``dim``."""
     if student.shape != teacher.shape:
-        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} must have the same shape")
+        raise KDError(f"student {shape(student)} and {other} {shape(teacher)} must have the same shape")
+    if not -student.ndim <= dim < max(student.ndim, 1):
+        raise KDError(f"student and {other} {shape(student)} have no dimension {dim}")
     return precise(student), precise(teacher)
 
 
