@@ -1,4 +1,4 @@
-"""Tensors inside nested values: tuples, lists, mappings, dataclasses and what libraries derive from them."""
+"""Tensors in nested values: tuples, lists, mappings, dataclasses and what libraries derive from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
-
-TensorMap = Callable[[Tensor], Tensor]
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -27,27 +25,23 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(getattr(value, each.name))
 
 
-def mapped(function: TensorMap, value: Any) -> Any:
-    """``value`` with ``function`` applied to every tensor in it; containers keep their type, anything else is shared."""
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``value`` with ``function`` applied to every tensor in it. Containers keep their type, all else is shared."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
         items = [mapped(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if type(value) is dict:
+    if type(value) is dict:  # apart, because a compiler can follow it
         return {key: mapped(function, item) for key, item in value.items()}
     if isinstance(value, Mapping):
-        return _refilled(value, {key: mapped(function, item) for key, item in value.items()})
+        twin: Any = copy.copy(value)
+        for key, item in value.items():
+            twin[key] = mapped(function, item)
+        return twin
     if is_dataclass(value) and not isinstance(value, type):
         twin = copy.copy(value)
         for each in fields(value):
             object.__setattr__(twin, each.name, mapped(function, getattr(value, each.name)))
         return twin
     return value
-
-
-def _refilled(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    twin: Any = copy.copy(value)
-    for key, item in items.items():
-        twin[key] = item
-    return twin

@@ -2,13 +2,14 @@
 
 ::
 
-    MODEL.output[/field...]                          a model's output
-    MODEL.path[:in|:out][:CALL][/field...]           what goes into or comes out of a submodule
-    adapters.NAME[/field...]    batch.NAME[/field...]
+    MODEL.output[/field...]                       a model's output
+    MODEL.path[:in|:out][:CALL][/field...]        what goes into or comes out of a submodule
+    adapters.NAME[/field...]                      an adapter's output
+    batch.NAME[/field...]                         a part of the batch
 
-Dots separate modules and a negative number counts from a container's end (``layer1.-1.relu``); ``:CALL`` chooses among
-several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses (``student.output/logits``).
-``MODEL.output`` followed by a colon is the submodule of that name.
+Dots separate modules, and a negative number counts them from the end (``layer1.-1.relu``); ``:CALL`` chooses among
+several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses. ``MODEL.output``
+followed by a colon is a submodule of that name.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from kd_core.errors import ConfigError, Problem, did_you_mean, nearest
 
 Field = str | int
-_NUMBER = re.compile(r"-?\d+")
-_SHAPE = "MODEL.path[:in|:out][:CALL][/field]"
+_NUMBER = re.compile(r"-?[0-9]+")
+_FORMS = "MODEL.path[:in|:out][:CALL][/field], MODEL.output, adapters.NAME or batch.NAME"
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A place in one model: what leaves (``out``) or enters (``in``) the module at ``path``, in one of its calls.
+    """A place in one model: what leaves (``out``) or enters (``in``) the module at ``path`` in one of its calls.
 
     The empty path with ``out`` is the model's own output. ``call`` is None where the module runs once.
     """
@@ -39,88 +40,83 @@ class Tap:
     def __str__(self) -> str:
         if self == Tap(""):
             return "output"
-        side = ":in" if self.side == "in" else ":out" if self.path == "output" and self.call is None else ""
-        return f"{self.path}{side}" + ("" if self.call is None else f":{self.call}")
+        plain = self.side == "out" and (self.path != "output" or self.call is not None)
+        return f"{self.path}{'' if plain else f':{self.side}'}{'' if self.call is None else f':{self.call}'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A parsed wire: ``root`` is a model's name with a ``tap``, or ``adapters`` or ``batch`` with a ``name``."""
+    """A parsed wire. ``root`` is a model, and then there is a ``tap``, or ``adapters`` or ``batch``.
+
+    ``path`` is what stands between the root and the fields: an adapter's name, say.
+    """
 
     root: str
-    name: str = ""
+    path: str
     tap: Tap | None = None
     fields: tuple[Field, ...] = ()
 
     def __str__(self) -> str:
-        return "/".join([f"{self.root}.{self.tap or self.name}", *map(str, self.fields)])
+        return "/".join([f"{self.root}.{self.tap or self.path}", *map(str, self.fields)])
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a module was called with, where that is not one positional argument alone. :func:`pick` goes into it."""
+    """What a module was called with, where that is more than one positional argument. :func:`pick` goes into it."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
 
-def refuse(message: str, hint: str | None = None, path: str = "") -> NoReturn:
-    """Raise the ConfigError of one problem, to which the caller may add the place."""
-    raise ConfigError(Problem(message, path, hint=hint))
+def mistake(message: str, hint: str | None = None) -> ConfigError:
+    """The error of one problem, to whose place the caller may add."""
+    return ConfigError(Problem(message, hint=hint))
 
 
 def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = ()) -> Wire:
-    """The wire written as ``text``; whether its module exists is not looked at.
+    """The wire that ``text`` writes. Whether its module exists is not looked at.
 
     Raises ConfigError with one problem, whose hint says what to write, where the grammar or a name is wrong.
     """
-    if not isinstance(text, str):
-        refuse(f"a wire is text, not {text!r}", f"write {_SHAPE}, adapters.NAME or batch.NAME")
-    if text != "".join(text.split()) or not text:
-        refuse(f"wire {text!r} " + ("holds white space" if text else "is empty"), f"write {_SHAPE}")
-    head, *fields = text.split("/")
-    if "" in fields:
-        refuse(f"wire {text!r} has an empty field after '/'", f"write {head}/NAME or {head}/0, or leave the '/' out")
-    picked = tuple(int(each) if _NUMBER.fullmatch(each) else each for each in fields)
-    root, dot, rest = head.partition(".")
-    _check_root(text, root, models)
-    if not dot or not rest:
-        missing = {"adapters": "adapters.NAME", "batch": "batch.NAME"}.get(root, f"{root}.output")
-        refuse(f"wire {text!r} names nothing in {root!r}", "write " + "/".join([missing, *fields]))
+    if not isinstance(text, str) or not text or text.split() != [text]:
+        raise mistake(f"{text!r} is no wire", f"write {_FORMS}, without spaces")
+    head, *after = text.split("/")
+    if "" in after:
+        raise mistake(f"wire {text!r} has an empty field after '/'", f"write {head}/NAME, {head}/0 or {head}")
+    root, _, rest = head.partition(".")
+    _check_root(text, root, [*models, "adapters", "batch"])
+    if not rest:
+        missing = f"{root}.output" if root in models else f"{root}.NAME"
+        raise mistake(f"wire {text!r} names nothing in {root!r}", f"write {'/'.join([missing, *after])}")
+    inside = tuple(int(each) if _NUMBER.fullmatch(each) else each for each in after)
     if root in models:
-        return Wire(root, tap=_parse_tap(text, root, rest), fields=picked)
+        tap = _parse_tap(text, root, rest)
+        return Wire(root, tap.path or "output", tap, inside)
     if ":" in rest:
-        refuse(
-            f"wire {text!r}: ':' chooses a side or a call of a module, {root}.NAME has none",
-            f"leave out ':{rest.split(':', 1)[1]}'",
-        )
+        hint = f"write {'/'.join([head.split(':')[0], *after])}"
+        raise mistake(f"wire {text!r}: ':' chooses a side or call of a module, and this is none", hint)
     if root == "adapters" and rest not in adapters:
-        refuse(f"wire {text!r}: there is no adapter {rest!r}", did_you_mean(rest, sorted(adapters)))
-    return Wire(root, name=rest, fields=picked)
+        raise mistake(f"wire {text!r}: there is no adapter {rest!r}", did_you_mean(rest, sorted(adapters)))
+    return Wire(root, rest, None, inside)
 
 
-def _check_root(text: str, root: str, models: Collection[str]) -> None:
-    known = [*models, "adapters", "batch"]
+def _check_root(text: str, root: str, known: list[str]) -> None:
     if root in known:
         return
-    before = root.split(":")[0].split("[")[0]
+    before = re.split(r"[:\[]", root)[0]
     if before in known:
-        refuse(
-            f"wire {text!r}: {before!r} must be followed by '.'",
-            f"write {before}.{root[len(before) :].strip(':[]') or 'output'}",
-        )
-    refuse(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, known))
+        after = root[len(before) :].strip(":[]")
+        submodule = "output" if after in ("", "in", "out") or _NUMBER.fullmatch(after) else after
+        raise mistake(f"wire {text!r}: after {before!r} comes a '.'", f"write {before}.{submodule}")
+    raise mistake(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, known))
 
 
 def _parse_tap(text: str, root: str, rest: str) -> Tap:
     path, *marks = rest.split(":")
-    if "[" in path:
-        refuse(f"wire {text!r}: no brackets in a path", f"write {root}.{path.replace('[', '.').replace(']', '')}")
-    if "" in path.split("."):
-        refuse(
-            f"wire {text!r} has an empty part between dots",
-            f"write {root}.{'.'.join(filter(None, path.split('.'))) or 'output'}",
-        )
+    parts = re.split(r"[.\[\]]", path)
+    if "" in parts or "[" in path:
+        flaw = "brackets" if "[" in path else "an empty part between dots"
+        raise mistake(f"wire {text!r} has {flaw}", f"write {root}.{'.'.join(filter(None, parts)) or 'output'}")
     if path == "output" and not marks:
         return Tap("")
     side: Literal["out", "in"] = "out"
@@ -128,69 +124,60 @@ def _parse_tap(text: str, root: str, rest: str) -> Tap:
         side = "in" if marks.pop(0) == "in" else "out"
     call = int(marks.pop(0)) if marks and _NUMBER.fullmatch(marks[0]) else None
     if marks:
-        _refuse_mark(text, f"{root}.{path}", marks[0], call)
+        raise _wrong_mark(text, f"{root}.{path}", marks[0], call)
     return Tap(path, side, call)
 
 
-def _refuse_mark(text: str, head: str, mark: str, call: int | None) -> NoReturn:
+def _wrong_mark(text: str, head: str, mark: str, call: int | None) -> ConfigError:
     if mark in ("in", "out") and call is not None:
-        refuse(f"wire {text!r}: the side comes before the call", f"write {head}:{mark}:{call}")
-    meant = nearest(mark, ["in", "out", "input", "output"])
-    hint = (
-        f"did you mean ':{'in' if meant.startswith('in') else 'out'}'?"
-        if meant
-        else "write :in, :out or the number of a call, such as :0 or :-1"
-    )
-    refuse(f"wire {text!r}: ':{mark}' is neither a side nor a call", hint)
+        return mistake(f"wire {text!r}: the side comes before the call", f"write {head}:{mark}:{call}")
+    hint = "write :in or :out, then the number of a call, such as :0 or :-1"
+    if meant := nearest(mark, ["in", "out", "input", "output"]):
+        hint = f"did you mean {':in' if meant.startswith('in') else ':out'}?"
+    return mistake(f"wire {text!r}: ':{mark}' is neither a side nor a call", hint)
 
 
-def pick(value: Any, fields: Sequence[Field]) -> Any:
-    """Go from ``value`` into tuples and lists (int), mappings (key) and dataclasses (name), one field after another.
+def pick(value: Any, fields: Sequence[Field] = ()) -> Any:
+    """Go from ``value`` into tuples and lists (int), mappings (key) and dataclasses (name), field after field.
 
-    :class:`Inputs` without a field is its only positional argument; an int chooses a positional one, a name a keyword.
-    Raises ConfigError that lists what is there.
+    Into :class:`Inputs`, a name chooses a keyword argument and an int a positional one; where there is one positional
+    argument, it is the value, and an int goes into it. Raises ConfigError that lists what is there.
     """
     if isinstance(value, Inputs):
         value, fields = _enter_inputs(value, fields)
     for depth, each in enumerate(fields):
         try:
             value = _enter(value, each)
-        except (LookupError, TypeError, AttributeError):
+        except LookupError:
             there = _choices(value)
-            hint = (
-                (did_you_mean(str(each), there) if isinstance(each, str) else f"there is: {', '.join(there)}")
-                if there
-                else None
-            )
             where = "/".join(map(str, fields[:depth]))
-            refuse(f"{'/' + where if where else 'the value'} is {describe(value)} and has no field {each!r}", hint)
+            held = f"{f'/{where}' if where else 'the value'} is {describe(value)}"
+            hint = did_you_mean(str(each), there) if there else "leave the field out"
+            raise mistake(f"there is no field {str(each)!r}: {held}", hint) from None
     return value
 
 
 def _enter_inputs(value: Inputs, fields: Sequence[Field]) -> tuple[Any, Sequence[Field]]:
-    if fields and fields[0] in value.kwargs:
-        return value.kwargs[str(fields[0])], fields[1:]
+    first = fields[0] if fields else None
+    if isinstance(first, str) and first in value.kwargs:
+        return value.kwargs[first], fields[1:]
     if len(value.args) == 1:
         return value.args[0], fields
-    if fields and isinstance(fields[0], int) and -len(value.args) <= fields[0] < len(value.args):
-        return value.args[fields[0]], fields[1:]
-    there = ", ".join([*(f"/{i}" for i in range(len(value.args))), *(f"/{key}" for key in value.kwargs)])
-    lacks = f"have no {'/'.join(map(str, fields))!r}" if fields else "are not one positional argument"
-    refuse(f"the inputs {describe(value)} {lacks}", f"add one of: {there}" if there else None)
+    if isinstance(first, int) and -len(value.args) <= first < len(value.args):
+        return value.args[first], fields[1:]
+    there = [f"/{each}" for each in (*range(len(value.args)), *value.kwargs)]
+    flaw = "are not one positional argument" if first is None else f"have no {str(first)!r}"
+    raise mistake(f"the inputs {describe(value)} {flaw}", f"choose one of: {', '.join(there)}" if there else None)
 
 
 def _enter(value: Any, field: Field) -> Any:
     if isinstance(value, Mapping):
         return value[field] if field in value else value[str(field)]
-    if isinstance(value, (tuple, list)):
-        return value[field] if isinstance(field, int) else getattr(value, _only(field, getattr(value, "_fields", ())))
-    return getattr(value, _only(str(field), _choices(value)))
-
-
-def _only(name: str, allowed: Collection[str]) -> str:
-    if name not in allowed:
-        raise LookupError(name)
-    return name
+    if isinstance(value, (tuple, list)) and isinstance(field, int):
+        return value[field]
+    if field not in _choices(value):
+        raise LookupError(field)
+    return getattr(value, str(field))
 
 
 def _choices(value: Any) -> list[str]:
@@ -198,21 +185,20 @@ def _choices(value: Any) -> list[str]:
         return [str(key) for key in value]
     if isinstance(value, (tuple, list)):
         return [*getattr(value, "_fields", ()), *map(str, range(len(value)))]
-    return [each.name for each in fields(value)] if is_dataclass(value) and not isinstance(value, type) else []
+    return [each.name for each in fields(value)] if is_dataclass(value) else []
 
 
 def describe(value: Any) -> str:
-    """Shapes of what is nested in ``value``: ``(8, 3, 32, 32)``, ``[(8, 5), {'mask': (8, 5)}]``, ``Cache``."""
+    """The shapes nested in ``value``: ``(8, 3, 32, 32)``, ``[(8, 5), {mask: (8, 5)}]``; other things by their class."""
     if hasattr(value, "untyped_storage"):
         return str(tuple(value.shape))
     if isinstance(value, Inputs):
-        return ", ".join(
-            [*map(describe, value.args), *(f"{key}={describe(each)}" for key, each in value.kwargs.items())]
-        )
+        named = [f"{key}={describe(each)}" for key, each in value.kwargs.items()]
+        return ", ".join([*map(describe, value.args), *named])
+    if is_dataclass(value) and not isinstance(value, (type, Mapping)):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {describe(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(map(describe, value)) + "]"
-    if is_dataclass(value) and not isinstance(value, type):
-        return "{" + ", ".join(f"{each.name}: {describe(getattr(value, each.name))}" for each in fields(value)) + "}"
+        return f"[{', '.join(map(describe, value))}]"
     return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__

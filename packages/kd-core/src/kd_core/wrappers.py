@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kd_core.errors import did_you_mean, nearest
+from kd_core.errors import ConfigError, did_you_mean, nearest
 from kd_core.nested import mapped, tensors
-from kd_core.wires import Inputs, Tap, describe, refuse
+from kd_core.wires import Inputs, Tap, describe, mistake
 
 OUTPUT = Tap("")
-_ENGINES = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
+Mode = tuple[bool, bool, bool]
+"""Training, gradients, inference mode: what may decide whether a model changes values in place."""
 
 
 @dataclass(frozen=True)
@@ -29,56 +30,71 @@ class Capture:
 def bare(module: nn.Module) -> nn.Module:
     """The user's module inside forward wrappers, ``torch.compile`` and DDP."""
     while True:
-        if isinstance(module, ForwardWrapper):
-            module = module.module
-        elif "_orig_mod" in module._modules:
-            module = module.get_submodule("_orig_mod")
-        elif type(module).__name__ in _ENGINES and "module" in module._modules:
-            module = module.get_submodule("module")
+        if "_orig_mod" in module._modules:
+            inner = "_orig_mod"
+        elif isinstance(module, ForwardWrapper) or type(module).__name__ == "DistributedDataParallel":
+            inner = "module"
         else:
             return module
+        module = module.get_submodule(inner)
 
 
-def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a dotted ``path``, in which a negative number counts children from the end.
+def walk(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every path of ``model`` with its module, in the order of registration; a shared module comes several times."""
+    model = bare(model)
+    yield path, model
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from walk(child, f"{path}.{name}" if path else name)
 
-    Raises ConfigError with the nearest path where there is none.
+
+def steps(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """The modules along a dotted ``path``, each with its own name, from the model itself (``""``) on.
+
+    A negative number counts a module's children from the end. Raises ConfigError with the nearest path.
     """
-    found = bare(model)
-    parts = path.split(".") if path else []
-    for depth, part in enumerate(parts):
-        children = found._modules
-        if part.startswith("-") and part[1:].isdecimal() and 0 < int(part[1:]) <= len(children):
-            part = list(children)[int(part)]
-        child = children.get(part)
+    found = [("", bare(model))]
+    for name in path.split(".") if path else ():
+        children = found[-1][1]._modules
+        if name[:1] == "-" and name[1:].isdecimal() and 0 < int(name[1:]) <= len(children):
+            name = list(children)[int(name)]
+        child = children.get(name)
         if child is None:
-            _no_module(bare(model), path, ".".join(parts[:depth]), found, part)
-        found = child
+            raise _no_module(path, found, name)
+        found.append((name, bare(child)))
     return found
 
 
-def _no_module(model: nn.Module, path: str, parent_path: str, parent: nn.Module, part: str) -> NoReturn:
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted ``path``, as in :func:`steps`."""
+    return steps(model, path)[-1][1]
+
+
+def _no_module(path: str, found: list[tuple[str, nn.Module]], name: str) -> ConfigError:
+    (_, model), (_, parent) = found[0], found[-1]
+    above = "".join(f"{each}." for each, _ in found[1:])
     message = f"{type(model).__name__} has no module {path!r}"
-    within = f"{parent_path}." if parent_path else ""
-    children = [within + name for name, child in parent._modules.items() if child is not None]
-    if path.split(".")[0] == "output":
-        refuse(
-            message, f"the model's output is MODEL.output, its fields come after '/': MODEL.{path.replace('.', '/')}"
-        )
-    if isinstance(getattr(parent, part, None), Tensor):
-        refuse(message, f"{within}{part} is a tensor; only modules can be tapped")
+    children = [above + each for each, child in parent._modules.items() if child is not None]
+    if path.startswith("output."):
+        return mistake(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
+    if isinstance(getattr(parent, name, None), Tensor):
+        return mistake(message, f"{above}{name} is a tensor, not a module")
     if not children:
-        refuse(message, f"{parent_path or 'it'} ({type(parent).__name__}) has no modules inside")
-    rest = path[len(within) + len(part) :]
-    near = nearest(within + part, children) or nearest(path, [name for name, _ in model.named_modules() if name])
-    refuse(
-        message,
-        f"did you mean {near + rest if near in children else near!r}?" if near else did_you_mean(part, children),
-    )
+        return mistake(message, f"{above[:-1] or 'it'} is a {type(parent).__name__} without modules inside")
+    sibling = nearest(above + name, children)
+    if sibling:
+        return mistake(message, f"did you mean {sibling + path[len(above + name) :]!r}?")
+    near = nearest(path, [each for each, _ in walk(model)])
+    return mistake(message, f"did you mean {near!r}?" if near else did_you_mean(above + name, children))
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether any part of ``model`` is to run through torch.compile."""
+    return any(each._compiled_call_impl is not None or "_orig_mod" in each._modules for each in model.modules())
 
 
 class _Stop(BaseException):
-    """Every tap has fired. Not an Exception, so that no model's ``except Exception`` keeps it."""
+    """Every tap has what it needs. Not an Exception, so that no model's ``except Exception`` keeps it."""
 
 
 @dataclass(eq=False)
@@ -89,23 +105,16 @@ class _Pass:
     pending: int = 0  # places that must still fire before the pass stops early; 0 where it must not stop
 
 
-@dataclass
-class _Plan:
-    """What the first pass in a mode of the model, the probe, learned about one place."""
-
-    clones: bool  # something changes the value in place later
-    calls: int
-
-
 @dataclass(eq=False)
 class _Place:
     """One side of one module: its hook, and what the pass under way has put there."""
 
     now: _Pass
-    calls: list[tuple[Any, Any]] = field(default_factory=list)  # the value, and in the probe its clone
+    needed: int = 1  # calls, before a pass may stop
+    calls: list[tuple[Any, Any]] = field(default_factory=list)  # a value and, in the probe, its clone
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
-    plans: dict[Any, _Plan] = field(default_factory=dict)  # by mode
-    plan: _Plan | None = None
+    clones: bool | None = None  # whether values are changed in place after they passed; None in the probe
+    learned: dict[Mode, bool] = field(default_factory=dict)
 
     def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook."""
@@ -118,44 +127,49 @@ class _Place:
             self.take(output)
 
     def take(self, value: Any) -> None:
-        """Keep ``value`` as it is now: itself, or its clone where the probe saw it change later.
+        """Keep ``value`` as it is now: itself, or a clone where something changes it later.
 
-        The probe keeps both and decides at its end, so that its graph is that of all passes after it. A compiled graph
-        cannot watch versions: there, a capture is always a clone.
+        The first pass in a mode, the probe, keeps both and decides at its end. It needs no second run, and its graph is
+        that of all later passes. A compiled graph cannot watch for changes: there, a capture is always a clone.
         """
         if torch.compiler.is_compiling():
             self.calls.append((mapped(torch.clone, value), None))
             return
-        plan = self.plan
-        if plan is not None and plan.clones:
+        if self.clones:
             self.calls.append((mapped(torch.clone, value), None))
         else:
+            self.calls.append((value, mapped(torch.clone, value) if self.clones is None else None))
             self.versions += [(each, each._version) for each in tensors(value) if not each.is_inference()]
-            self.calls.append((value, mapped(torch.clone, value) if plan is None else None))
-        if self.now.pending and plan is not None and len(self.calls) == plan.calls:
+        if self.now.pending and len(self.calls) == self.needed:
             self.now.pending -= 1
             if not self.now.pending:
                 raise _Stop
 
-    def settle(self, mode: Any) -> bool:
-        """At the end of a pass: learn from the probe. False where a value was lost to a change the probe did not see."""
+    def begin(self, mode: Mode) -> bool:
+        """Get ready for a pass; whether it is the probe."""
+        self.clones = self.learned.get(mode)
+        return self.clones is None
+
+    def settle(self, mode: Mode) -> bool:
+        """End a pass; False where a value was lost to a change that the probe had not seen."""
         changed = any(tensor._version != version for tensor, version in self.versions)
-        if self.plan is not None:
+        if self.clones is not None:
             return not changed
-        changed |= torch.is_inference_mode_enabled()  # inference tensors have no versions
-        self.plans[mode] = _Plan(changed, len(self.calls))
-        if changed:
-            self.calls = [(value if copy is None else copy, None) for value, copy in self.calls]
+        self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
+        if self.learned[mode]:
+            self.calls = [(value if clone is None else clone, None) for value, clone in self.calls]
         return True
 
 
 class ForwardWrapper(nn.Module):
-    """Runs ``module`` and captures the values at ``taps``.
+    """Runs ``module`` and captures the values at ``taps``, each as it was when the module took or gave it.
 
-    Outputs are those of the bare module, bit for bit, and so are the state_dict's keys. ``call(module, inputs)`` is
-    the forward pass. With ``early_stop``, a pass whose taps lack the model's output ends at the deepest tap and its
-    ``output`` is None; it runs in full the first time in each mode, to learn which that is, in compiled code, under DDP
-    and where a tap counts calls from the end. Gradients flow through captures.
+    Outputs are the bare module's, bit for bit, and so are the state_dict's keys; gradients flow through captures.
+    ``call(module, inputs)`` is the forward pass.
+
+    With ``early_stop``, where no tap asks for the model's output, that is None and a pass ends at its deepest tap. It
+    runs in full the first time in each mode of the module, in compiled code, under DDP, and where a tap counts calls
+    from the end.
     """
 
     def __init__(
@@ -172,47 +186,49 @@ class ForwardWrapper(nn.Module):
         self.name = name
         self.early_stop = early_stop
         self._call = call
-        self._taps: tuple[Tap, ...] = ()
         self._now = _Pass()
+        self._taps: tuple[Tap, ...] = ()
         self._wired: dict[Tap, _Place] = {}
         self._places: list[_Place] = []
         self._handles: list[RemovableHandle] = []
-        self.register_load_state_dict_pre_hook(_add_prefix)
         self.retap(taps)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
+        """The places looked at."""
         return self._taps
 
     def retap(self, taps: Iterable[Tap]) -> None:
-        """Look at these taps from now on; ConfigError, and nothing changed, where a module does not exist."""
+        """Look at these places from now on; ConfigError, and nothing changed, where there is no such module."""
         taps = tuple(dict.fromkeys(taps))
         if taps == self._taps:
             return
         modules = {tap: module_at(self.module, tap.path) for tap in taps if tap != OUTPUT}
+        places = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
         for handle in self._handles:
             handle.remove()
-        places = {(modules[tap], tap.side): _Place(self._now) for tap in modules}
         self._taps = taps
-        self._wired = {tap: places[modules[tap], tap.side] for tap in modules}
+        self._wired = {tap: places[module, tap.side] for tap, module in modules.items()}
         self._places = list(places.values())
         self._handles = [_hook(module, side, place) for (module, side), place in places.items()]
+        for tap, place in self._wired.items():
+            place.needed = max(place.needed, (tap.call or 0) + 1)
         if places and is_compiled(self.module):
-            torch._dynamo.reset()  # what is compiled ignores hooks that came later (pytorch#117758)
+            torch._dynamo.reset()  # code that is already compiled ignores new hooks (pytorch#117758)
 
     def release(self) -> nn.Module:
-        """Remove all hooks and give the module back as it was."""
+        """Take the hooks off and give the module back as it was."""
         self.retap(())
         return self.module
 
     def forward(self, inputs: Any) -> Capture:
-        """One pass. Raises KDError where a tap did not fire, or its module ran several times and ``call`` is None."""
+        """One pass. KDError where a tap did not fire, or its module ran several times and no call is chosen."""
         asks_output = OUTPUT in self._taps or not self.early_stop
         if not (asks_output or self._places):
             return Capture(None, {})
         mode = (self.module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         try:
-            output = self._run(inputs, mode, stops=not asks_output and self._can_stop())
+            output = self._run(inputs, mode, may_stop=not asks_output and self._may_stop())
             at = self._collect(mode)
         finally:
             self._now.on = False
@@ -222,93 +238,103 @@ class ForwardWrapper(nn.Module):
             at[OUTPUT] = output
         return Capture(output if asks_output else None, at)
 
-    def _run(self, inputs: Any, mode: Any, stops: bool) -> Any:
-        for place in self._places:
-            place.plan = place.plans.get(mode)
-        self._now.pending = len(self._places) if stops else 0
+    def _may_stop(self) -> bool:
+        # DDP prepares its backward pass after the module's forward
+        return self.module is bare(self.module) and all(tap.call is None or tap.call >= 0 for tap in self._taps)
+
+    def _run(self, inputs: Any, mode: Mode, may_stop: bool) -> Any:
+        probing = [place.begin(mode) for place in self._places]
+        self._now.pending = len(probing) if may_stop and not any(probing) else 0
         self._now.on = True
         try:
-            return self._call(self.module, inputs) if self._call else self.module(inputs)
+            return self.module(inputs) if self._call is None else self._call(self.module, inputs)
         except _Stop:
             return None
 
-    def _can_stop(self) -> bool:
-        return self.module is bare(self.module) and not any((tap.call or 0) < 0 for tap in self._taps)
+    def _collect(self, mode: Mode) -> dict[Tap, Any]:
+        intact = {place: place.settle(mode) for place in self._places}
+        for tap, place in self._wired.items():
+            if not intact[place]:
+                change = "was changed in place later in this pass, and in earlier ones was not"
+                raise mistake(
+                    f"{self.name}: the value at {tap} {change}", "write the model's operation with inplace=False"
+                )
+        return {tap: self._chosen(tap, [value for value, _ in place.calls]) for tap, place in self._wired.items()}
 
-    def _collect(self, mode: Any) -> dict[Tap, Any]:
-        intact = [place.settle(mode) for place in self._places]
-        if not all(intact):
-            lost = next(tap for tap in self._wired if not intact[self._places.index(self._wired[tap])])
-            refuse(
-                f"{self.name}: the value at {lost} was changed in place by a later operation, but not in earlier passes",
-                "let the model do it always or never (inplace=False)",
-            )
-        return {tap: self._value(tap, [value for value, _ in place.calls]) for tap, place in self._wired.items()}
-
-    def _value(self, tap: Tap, calls: list[Any]) -> Any:
+    def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
+        index = 0 if tap.call is None and len(calls) == 1 else tap.call
+        if index is not None and -len(calls) <= index < len(calls):
+            return calls[index]
         if not calls:
-            self._refuse_silent(tap)
-        if tap.call is None and len(calls) == 1:
-            return calls[0]
-        if tap.call is not None and -len(calls) <= tap.call < len(calls):
-            return calls[tap.call]
+            raise self._silent(tap)
         ran = ", ".join(f":{index} {describe(each)}" for index, each in enumerate(calls))
-        times = "once" if len(calls) == 1 else f"{len(calls)} times"
-        refuse(
-            f"{self.name}: module {tap.path!r} runs {times} in a pass: {ran}",
-            f"choose a call: {self.name}.{tap.path}{':in' if tap.side == 'in' else ''}:{len(calls) - 1}",
-        )
+        hint = f"choose one: {self.name}.{tap.path}:{tap.side}:{len(calls) - 1}"
+        raise mistake(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
 
-    def _refuse_silent(self, tap: Tap) -> NoReturn:
+    def _silent(self, tap: Tap) -> ConfigError:
         kind = type(module_at(self.module, tap.path)).__name__
-        message = (
-            f"{self.name}: tap {tap} did not fire: module {tap.path!r} ({kind}) exists but was not called in this pass"
-        )
+        message = f"{self.name}: tap {tap} did not fire: the model has {tap.path!r} ({kind}), but no pass called it"
         if is_compiled(self.module):
-            refuse(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
-        refuse(
-            message,
-            "`taps` lists the modules that a pass calls; the parent may use this one's weights without calling it",
-        )
+            return mistake(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
+        return mistake(message, "`taps` lists what a pass calls; a parent may use a module's weights without a call")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the bare module."""
         return bare(self).state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what :meth:`state_dict` gave."""
         return bare(self).load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """When a parent loads: give keys of the bare module the names that they have in the tree of modules."""
+        inner = next(name for name, each in self.named_modules() if each is bare(self))
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            state_dict[f"{prefix}{inner}.{key[len(prefix) :]}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Teacher(ForwardWrapper):
     """A frozen model: no gradients, evaluation mode whatever ``train()`` says, captures without a graph.
 
-    It runs under no_grad and not inference_mode, whose tensors no student could save for backward. With ``train_mode``
-    it follows ``train()``, and its BatchNorm statistics then move. :meth:`release` gives back requires_grad and modes.
+    It runs under no_grad, not inference_mode, whose tensors no student could save for its backward pass. With
+    ``train_mode`` it follows ``train()``, and BatchNorm statistics move. :meth:`release` gives back requires_grad and
+    the modes of all modules.
     """
 
     def __init__(
-        self, module: nn.Module, taps: Iterable[Tap] = (), *, train_mode: bool = False, **options: Any
+        self,
+        module: nn.Module,
+        taps: Iterable[Tap] = (),
+        *,
+        name: str = "teacher",
+        call: Callable[[nn.Module, Any], Any] | None = None,
+        early_stop: bool = False,
+        train_mode: bool = False,
     ) -> None:
-        super().__init__(module, taps, **options)
+        super().__init__(module, taps, name=name, call=call, early_stop=early_stop)
         self.train_mode = train_mode
         self._thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._training = [each for each in module.modules() if each.training]
         module.requires_grad_(False)
-        self.train(self.training)
+        self.train()
 
     def train(self, mode: bool = True) -> Teacher:
-        super().train(mode)
-        self.module.train(mode and self.train_mode)
-        return self
+        """Evaluation mode, or with ``train_mode`` the mode asked for."""
+        return super().train(mode and self.train_mode)
 
     def forward(self, inputs: Any) -> Capture:
+        """One pass without gradients."""
         if self.module.training and not self.train_mode:
             self.module.eval()
         with torch.no_grad():
             capture = super().forward(inputs)
-        return Capture(_plain(capture.output), {tap: _plain(value) for tap, value in capture.at.items()})
+        return Capture(_detached(capture.output), {tap: _detached(value) for tap, value in capture.at.items()})
 
     def release(self) -> nn.Module:
-        self.module.eval()
+        """Take the hooks off and give the module back as it was, unfrozen."""
+        for each in self.module.modules():
+            each.training = False
         for each in self._training:
             each.training = True
         for parameter in self._thawed:
@@ -316,7 +342,8 @@ class Teacher(ForwardWrapper):
         return super().release()
 
 
-def _plain(value: Any) -> Any:
+def _detached(value: Any) -> Any:
+    # an input that needs gradients, tapped or handed through, keeps its graph under no_grad
     return mapped(Tensor.detach, value) if any(each.requires_grad for each in tensors(value)) else value
 
 
@@ -324,15 +351,3 @@ def _hook(module: nn.Module, side: str, place: _Place) -> RemovableHandle:
     if side == "in":
         return module.register_forward_pre_hook(place.entering, with_kwargs=True)
     return module.register_forward_hook(place.leaving)
-
-
-def _add_prefix(wrapper: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before a parent loads: the keys of the bare model become those of the module tree."""
-    inner = next(name for name, each in wrapper.named_modules() if each is bare(wrapper))
-    for key in [key for key in state_dict if key.startswith(prefix)]:
-        state_dict[f"{prefix}{inner}.{key[len(prefix) :]}"] = state_dict.pop(key)
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether any part of ``model`` went through torch.compile."""
-    return any(each._compiled_call_impl is not None or "_orig_mod" in each._modules for each in model.modules())
