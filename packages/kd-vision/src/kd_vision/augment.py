@@ -1,7 +1,7 @@
 """Augmentation of batches of uint8 images, a pure function of (seed, epoch, sample).
 
-An operation is a function ``(images, draws, *, values...) -> images`` on uint8 tensors (B, C, H, W) that takes all its randomness
-from ``draws``. Register one with ``@AUGMENTATIONS("name")`` and name it in ``data.augment``.
+An operation is a function ``(images, draws, *, values...) -> images`` on uint8 tensors (B, C, H, W) that takes all its
+randomness from ``draws``. Register one with ``@AUGMENTATIONS("name")`` and name it in ``data.augment``.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Augmentation:
 def parse(value: str | Sequence[Any]) -> Augmentation:
     """The augmentation a config asks for: a preset, an operation, or a list of operations and transforms.
 
-    An operation is a name or ``{op: NAME, values...}``; anything else in the list is taken for a transform of one image.
-    Raises KDError for unknown names and values.
+    An operation is a name or ``{op: NAME, values...}``; anything else in the list is a transform of one image.
+    KDError for unknown names and values.
     """
     if value == PER_IMAGE:
         return Augmentation(per_image=True)

@@ -31,8 +31,8 @@ def hashed(key: int, index: NDArray[np.int64]) -> NDArray[np.uint64]:
 class Draws:
     """Random numbers for the samples of a batch.
 
-    What sample i gets at the n-th draw is a pure function of (seed, epoch, i, n): the other samples in ``index`` (B,), their order,
-    and every random state are without influence.
+    What sample i gets at the n-th draw is a pure function of (seed, epoch, i, n): the other samples in ``index`` (B,),
+    their order, and every random state are without influence.
     """
 
     def __init__(self, seed: int, epoch: int, index: NDArray[np.int64]) -> None:

@@ -17,9 +17,9 @@ BINS = 15
 class ClassificationMetrics:
     """top1, top5 and ece in percent, loss in nats, over the labelled samples (target not -100).
 
-    ``top5`` counts the five most likely classes, or all where there are fewer. ``ece`` is the expected calibration error with 15 bins
-    of equal width: the mean over samples of |accuracy - confidence| of a sample's bin (Guo et al., ICML 2017, eq. 3, arXiv 1706.04599).
-    All sums stay on the device until :meth:`compute`. NaN where no sample had a label.
+    ``top5`` counts the five most likely classes, or all where there are fewer. ``ece`` is the expected calibration
+    error with 15 bins of equal width: the mean over samples of |accuracy - confidence| of a sample's bin (Guo et al.,
+    ICML 2017, eq. 3, arXiv 1706.04599). Sums stay on the device until :meth:`compute`. NaN where no sample had a label.
     """
 
     def __init__(self, num_classes: int | None = None) -> None:

@@ -20,8 +20,9 @@ UNLABELLED = -100
 class Pool:
     """N labelled images of a data set, or some of them.
 
-    ``images`` is the whole data set: uint8 (rows, C, H, W), or a torch ``Dataset`` of (image, label). ``index`` (N,) holds the rows that
-    belong to this pool, ``target`` (N,) their classes, -100 where there is none. ``fingerprint`` tells the data set's content.
+    ``images`` is the whole data set: uint8 (rows, C, H, W), or a torch ``Dataset`` of (image, label). ``index`` (N,)
+    holds the rows that belong to this pool, ``target`` (N,) their classes, -100 where there is none. ``fingerprint`` is
+    a hash of the data set's content.
     """
 
     images: Any
@@ -52,7 +53,8 @@ class Pool:
 
 def pool_of(images: Tensor, target: Tensor) -> Pool:
     """A pool of all rows of uint8 ``images`` (N, C, H, W) with ``target`` (N,)."""
-    assert images.dtype == torch.uint8 and len(images) == len(target)
+    assert images.dtype == torch.uint8
+    assert len(images) == len(target)
     state = hashlib.sha256(repr(tuple(images.shape)).encode())
     for tensor in (images, target):
         state.update(np.ascontiguousarray(tensor.numpy()).data)

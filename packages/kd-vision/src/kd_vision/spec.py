@@ -38,7 +38,7 @@ class Datasets(_Strict):
     test: Any = None
 
 
-class Data(_Strict):
+class DataSpec(_Strict):
     """Which images, how they are split, and what is done to them. See docs/vision.md."""
 
     name: str | None = None
@@ -77,9 +77,13 @@ class Data(_Strict):
         return augment
 
     @model_validator(mode="after")
-    def _agree(self) -> Data:
+    def _agree(self) -> DataSpec:
         if (self.name is None) == (self.dataset is None):
             raise ValueError("give one of 'name' (a known data set) and 'dataset' (your own)")
+        if self.size and self.name and SOURCES.get(self.name).shape:
+            raise ValueError(
+                f"{self.name} has images of one size; `size` in a model's `input` resizes them for that model"
+            )
         given = [key for key in ("fraction", "per_class") if getattr(self, key) is not None]
         if isinstance(self.limit, int) or (self.limit and self.limit.train):
             given.append("limit")
@@ -95,7 +99,7 @@ class Data(_Strict):
         return self.limit or Limits()
 
 
-class Input(_Strict):
+class InputSpec(_Strict):
     """What one model takes. What is left out is the data's own.
 
     ``mean`` and ``std`` normalise channels in [0, 1]; ``size`` is pixels, or [height, width]; ``channels`` is 1 or 3.

@@ -19,7 +19,7 @@ NAMED = ((16, 1), (16, 2), (16, 4), (16, 8), (22, 8), (28, 2), (28, 10), (28, 12
 
 
 class WideBlock(nn.Module):
-    """Normalisation and ReLU before each of two 3x3 convolutions: (B, in_width, H, W) -> (B, width, H / stride, W / stride)."""
+    """Two 3x3 convolutions, each after normalisation and ReLU: (B, in_width, H, W) -> (B, width, H/s, W/s)."""
 
     def __init__(self, in_width: int, width: int, stride: int, *, dropout: float) -> None:
         super().__init__()
@@ -42,8 +42,9 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-width: images (B, in_channels, H, W) -> logits (B, num_classes).
 
-    ``depth`` is 6n + 4; ``width`` multiplies the widths 16, 32, 64 of the three groups, whose outputs are ``layer1`` (H, W),
-    ``layer2`` (H/2, W/2) and ``layer3`` (H/4, W/4). Any H and W work; the paper's are 32. KDError for another depth.
+    ``depth`` is 6n + 4; ``width`` multiplies the widths 16, 32, 64 of the three groups, whose outputs are ``layer1``
+    (H, W), ``layer2`` (H/2, W/2) and ``layer3`` (H/4, W/4). Any H and W work; the paper's are 32. KDError for another
+    depth.
     """
 
     def __init__(

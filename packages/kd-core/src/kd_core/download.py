@@ -1,0 +1,108 @@
+"""Files from the web: whole, verified, in a known place, or one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
+
+from kd_core.errors import KDError
+from kd_core.files import write_text, write_whole
+
+CHUNK = 1 << 20
+TIMEOUT = 30
+"""Seconds without an answer or a byte before a download is given up."""
+
+
+def hub_folder() -> Path:
+    """Where PyTorch keeps downloaded weights: ``$TORCH_HOME/hub/checkpoints``, in ``~/.cache/torch`` by default."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def place(url: str, folder: Path | None = None) -> Path:
+    """Where :func:`fetch` keeps the file of ``url``: under its own name, in ``folder`` or the hub's."""
+    parts = urlsplit(url)
+    name = unquote(PurePosixPath(parts.path).name)
+    if parts.scheme not in ("http", "https") or not name or name == ".." or set(name) & {"/", "\\", "\0"}:
+        raise KDError(f"{url!r} is no http or https address of a file")
+    return (folder or hub_folder()) / name
+
+
+def fetch(url: str, *, sha256: str | None = None, folder: Path | None = None) -> Path:
+    """The file at ``url`` as a local one, downloaded where it is not there yet.
+
+    ``sha256`` may be its beginning only. Where it is not known, the checksum of the first sight is kept beside the file
+    and holds from then on. KDError without network, for a file that does not match, or for another URL's of that name.
+    """
+    path = place(url, folder)
+    if not path.is_file():
+        _download(url, path, sha256)
+    _verify(path, url, sha256)
+    return path
+
+
+def _download(url: str, path: Path, sha256: str | None) -> None:
+    def receive(file: BinaryIO) -> None:
+        with urlopen(url, timeout=TIMEOUT) as response:  # place() lets http and https through only
+            found = _copy(response, file, path.name)
+        if not found.startswith(sha256 or ""):
+            raise KDError(f"{url}: the file's sha256 is {found}, not {sha256}; it was not kept")
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path.parent, receive, lambda temporary: path.name)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise KDError(f"cannot download {url}: {reason}\n    hint: put the file at {path} by hand") from error
+
+
+def _copy(response: Any, file: BinaryIO, name: str) -> str:
+    """Copy a response to a file with a progress bar on a terminal; returns the sha256."""
+    from tqdm import tqdm
+
+    length = int(response.headers.get("Content-Length") or 0)
+    state, received = hashlib.sha256(), 0
+    with tqdm(total=length or None, desc=name, unit="B", unit_scale=True, disable=None) as bar:
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            state.update(chunk)
+            received += len(chunk)
+            bar.update(len(chunk))
+    if length and received < length:
+        raise OSError(f"the connection broke after {received:,} of {length:,} bytes")
+    return state.hexdigest()
+
+
+def _verify(path: Path, url: str, sha256: str | None) -> None:
+    """Compare a file with what is known of it, and keep its checksum where nothing is."""
+    record = path.with_name(f"{path.name}.sha256")
+    found = _sha256(path)
+    if record.is_file():
+        kept, _, origin = record.read_text().strip().partition("  ")
+        if origin != url:
+            raise KDError(
+                f"{path} was downloaded from {origin}, not from {url}\n    hint: move it away, or give the path"
+            )
+        sha256 = sha256 or kept
+    if not found.startswith(sha256 or ""):
+        raise KDError(
+            f"{path} is damaged: its sha256 is {found}, not {sha256}\n    hint: remove it to download it again"
+        )
+    if not record.is_file():
+        try:
+            write_text(record, f"{found}  {url}\n")
+        except OSError:
+            return  # a cache that others keep may be read-only
+
+
+def _sha256(path: Path) -> str:
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            state.update(chunk)
+    return state.hexdigest()

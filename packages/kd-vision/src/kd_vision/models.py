@@ -1,0 +1,122 @@
+"""Image classifiers for configs: a small convolutional network, and all of torchvision's with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+
+from kd_core.download import fetch
+from kd_core.errors import KDError, did_you_mean
+from kd_core.models import MODELS, ZOOS, WeightCard
+
+PREFIX = "torchvision."
+SPECIAL: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": True, "transform_input": True},
+    "inception_v3": {"init_weights": True, "transform_input": True},
+}
+"""What torchvision's builders do only when they load weights themselves: their weights want inputs scaled again."""
+
+
+class Cnn(nn.Module):
+    """``depth`` layers of 3x3 convolution, normalisation and ReLU: images (B, in_channels, H, W) -> logits (B, C).
+
+    The first layer has ``width`` channels; each further one has twice those before it and halves the resolution.
+    Outputs of the layers are ``layers.0``, ``layers.1``, ... Any H and W work.
+    """
+
+    def __init__(self, *, width: int = 16, depth: int = 3, num_classes: int = 10, in_channels: int = 1) -> None:
+        super().__init__()
+        if width < 1 or depth < 1:
+            raise KDError(f"a cnn has width and depth of at least 1, not {width} and {depth}")
+        self.layers = nn.Sequential()
+        for number in range(depth):
+            self.layers.append(convolution(in_channels, width << number, stride=2 if number else 1))
+            in_channels = width << number
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.layers(x)).flatten(1))
+
+
+def convolution(in_width: int, width: int, stride: int) -> nn.Sequential:
+    """3x3 convolution, normalisation, ReLU: (B, in_width, H, W) -> (B, width, H / stride, W / stride), rounded up."""
+    return nn.Sequential(
+        nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )
+
+
+@MODELS("cnn")
+def cnn(*, width: int = 16, depth: int = 3, num_classes: int = 10, in_channels: int = 1) -> Cnn:
+    """A small convolutional network; a wider and deeper one makes a teacher for it."""
+    return Cnn(width=width, depth=depth, num_classes=num_classes, in_channels=in_channels)
+
+
+def _register(name: str) -> None:
+    make: Callable[..., nn.Module] = torchvision_models.get_model_builder(name)
+
+    @MODELS(PREFIX + name)
+    def build(*, num_classes: int = 1000, **values: Any) -> nn.Module:
+        try:
+            return make(num_classes=num_classes, **SPECIAL.get(name, {}), **values)
+        except (TypeError, ValueError) as error:
+            raise KDError(f"{PREFIX}{name}: {error}") from error
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"torchvision's {name}, without weights."
+
+
+for _name in torchvision_models.list_models(module=torchvision_models):
+    _register(_name)
+
+
+class TorchvisionZoo:
+    """torchvision's ImageNet weights: ``torchvision.resnet50`` for the best, ``torchvision.resnet50.IMAGENET1K_V1``."""
+
+    def card(self, name: str, dataset: str | None) -> WeightCard | None:
+        """The card of that name, whatever the data set: such weights often begin a training on other images."""
+        arch, _, version = name.removeprefix(PREFIX).partition(".")
+        if not name.startswith(PREFIX) or PREFIX + arch not in MODELS:
+            return None
+        return card_of(arch, version)
+
+    def names(self) -> list[str]:
+        """Every model that has weights; each has versions, too."""
+        return [PREFIX + name for name in torchvision_models.list_models(module=torchvision_models)]
+
+    def path(self, card: WeightCard) -> Path:
+        """The weights as a local file, downloaded where missing."""
+        return fetch(card.url, sha256=card.sha256)
+
+
+def card_of(arch: str, version: str = "") -> WeightCard:
+    """The card of torchvision weights, the best where no version is named; KDError with the versions there are."""
+    versions = torchvision_models.get_model_weights(arch)
+    if version and version not in versions.__members__:
+        raise KDError(
+            f"{PREFIX}{arch} has no weights {version!r} ({did_you_mean(version, list(versions.__members__))})"
+        )
+    weights: Any = versions[version] if version else versions.DEFAULT
+    transform = weights.transforms()
+    scores = weights.meta["_metrics"]["ImageNet-1K"]
+    return WeightCard(
+        name=f"{PREFIX}{arch}.{weights.name}",
+        arch=PREFIX + arch,
+        dataset="imagenet",
+        url=weights.url,
+        sha256=Path(weights.url).stem.rpartition("-")[2],  # how PyTorch names its files
+        licence=weights.meta.get("license", "BSD-3-Clause"),
+        num_classes=1000,
+        input_size=(*transform.crop_size, *transform.crop_size)[:2],
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        published={"top1": scores["acc@1"], "top5": scores["acc@5"]},
+        source=weights.meta.get("recipe", ""),
+    )
+
+
+ZOOS("torchvision")(TorchvisionZoo())

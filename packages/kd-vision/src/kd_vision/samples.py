@@ -1,0 +1,170 @@
+"""Data sets whose images are read one by one: files, and data sets of the user's own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kd_core.errors import KDError
+from kd_core.task import SHARED, Batch
+from kd_vision.augment import Augmentation
+from kd_vision.draws import stream
+from kd_vision.pool import Pool
+
+WORKERS = 8
+"""At most so many processes read images unless the config says otherwise."""
+LINGER = 20
+"""Seconds a reading process goes on after SIGTERM, which a whole process group may get while the run still saves."""
+EVALUATION_CROP = 0.875
+"""The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""
+
+Transform = Callable[[Any], Any]
+
+
+class SampleSplit:
+    """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
+
+    def __init__(
+        self, pool: Pool, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
+    ) -> None:
+        self.pool = pool
+        self.augmentation = augmentation
+        self.size = size
+        self.workers = available_cores() if workers is None else workers
+        self.fingerprint = pool.digest()
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
+        """Batches of images (B, C, H, W). With workers, ``order`` is read ahead of what is yielded."""
+        transforms = training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
+        loader = DataLoader(
+            _Reader(self.pool, transforms, seed, epoch),
+            batch_sampler=map(Tensor.tolist, order),
+            num_workers=self.workers,
+            collate_fn=_stack,
+            worker_init_fn=_start_worker,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for images, rows in loader:
+            if isinstance(images, str):
+                raise KDError(images)
+            index = self.pool.index.index_select(0, rows)
+            if augment:
+                images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
+            yield Batch({SHARED: images}, self.pool.target.index_select(0, rows), index)
+
+
+@dataclass(frozen=True)
+class _Reader(Dataset[tuple[Any, int]]):
+    """Positions in a pool -> (transformed image, or what is wrong with it, and the position)."""
+
+    pool: Pool
+    transforms: list[Transform]
+    seed: int
+    epoch: int
+
+    def __getitem__(self, position: int) -> tuple[Tensor | str, int]:
+        row = int(self.pool.index[position])
+        with seeded(stream("sample", self.seed, self.epoch, row)):
+            try:
+                image = self.pool.images[row][0]
+                for transform in self.transforms:
+                    image = transform(image)
+                return as_tensor(image), position
+            except (KDError, OSError) as error:  # an exception would lose its type on the way out of a worker
+                return f"image {row}: {error}" if isinstance(error, OSError) else str(error), position
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """Within, the CPU random states of Python, numpy and torch start from ``number``; after, they are as before."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would reseed accelerators too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
+
+
+def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None) -> list[Transform]:
+    """What happens to one training image; without anything of the kind asked for, what happens in evaluation."""
+    if augmentation.transforms:
+        return list(augmentation.transforms)
+    if not augmentation.per_image:
+        return evaluation_transforms(size)
+    from torchvision.transforms import v2
+
+    if size is None:
+        raise KDError("data.augment: 'resized_crop_flip' needs data.size, the pixels of a crop")
+    return [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+
+
+def evaluation_transforms(size: tuple[int, int] | None) -> list[Transform]:
+    """Resize and centre crop to ``size``, or nothing without one."""
+    if size is None:
+        return []
+    from torchvision.transforms import v2
+
+    shorter = round(min(size) / EVALUATION_CROP)
+    crop = v2.Compose([v2.Resize(shorter), v2.CenterCrop(size)])
+    return [lambda image: image if size_of(image) == size else crop(image)]
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """(height, width) of a PIL image or of a tensor (C, H, W)."""
+    return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) else (image.height, image.width)
+
+
+def as_tensor(image: Any) -> Tensor:
+    """A PIL image, an array (H, W, C) or (H, W), or a tensor, as a tensor (C, H, W)."""
+    if isinstance(image, Tensor):
+        return image.as_subclass(Tensor)
+    array = np.array(image)
+    if array.ndim not in (2, 3):
+        raise KDError(f"an image is a PIL image, an array (H, W, C) or a tensor (C, H, W), not {type(image).__name__}")
+    return torch.from_numpy(array[:, :, None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
+
+
+def _stack(samples: list[tuple[Tensor | str, int]]) -> tuple[Tensor | str, Tensor]:
+    """The samples as a batch, or the first thing that is wrong with one."""
+    images = [image for image, _ in samples]
+    positions = torch.tensor([position for _, position in samples])
+    wrong = next((image for image in images if isinstance(image, str)), None)
+    if wrong is not None:
+        return wrong, positions
+    shapes = {tuple(image.shape) for image in images if isinstance(image, Tensor)}
+    if len(shapes) > 1:
+        first, second, *_ = sorted(shapes)
+        return (
+            f"images of a batch differ in shape, {first} and {second}: set data.size, or end data.augment with a crop",
+            positions,
+        )
+    return torch.stack(images), positions  # type: ignore[arg-type]  # no text is left
+
+
+def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends its workers
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
+
+
+def available_cores() -> int:
+    """Cores this process may use, at most :data:`WORKERS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(WORKERS, cores)
