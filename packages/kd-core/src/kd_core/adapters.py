@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kd_core.errors import KDError, did_you_mean
 from kd_core.registry import Registry, owner_of
-from kd_core.signatures import is_value, parameters, refuse
+from kd_core.signatures import is_open, is_value, parameters, refuse
 
 Adapter = Callable[..., nn.Module]
 """``(inputs, like, to, *, values...) -> nn.Module``: what ADAPTERS holds.
@@ -31,7 +31,7 @@ def values(builder: Adapter) -> Mapping[str, inspect.Parameter]:
 def check(name: str, builder: Adapter) -> None:
     """KDError where ``builder`` cannot be named in a config. Called by every registration."""
     found = parameters(builder)
-    given = tuple(p.name for p in found if not is_value(p))
+    given = tuple(str(p) if is_open(p) else p.name for p in found if not is_value(p))
     if given != GIVEN:
         raise KDError(
             f"adapter {name!r}, {owner_of(builder)}, must take ({', '.join(GIVEN)}, *, ...), not ({', '.join(given)})"

@@ -1,0 +1,145 @@
+"""Adapters: what a projector becomes for each pair of shapes, and what may be registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd_core import adapters
+from kd_core.adapters import ADAPTERS, check, projector
+from kd_core.errors import KDError
+from kd_core.registry import Registry
+
+Shape = tuple[int, ...]
+
+
+def build(source: Shape, like: Shape | None = None, to: int | None = None, **values: Any) -> nn.Module:
+    """From shapes alone, as ``check`` builds it."""
+    return projector(
+        [torch.empty(source, device="meta")],
+        None if like is None else torch.empty(like, device="meta"),
+        to,
+        **values,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "like", "to", "values", "layer"),
+    [
+        ((2, 3), (2, 5), None, {}, nn.Linear),
+        ((2, 7, 3), (2, 7, 5), None, {}, nn.Linear),
+        ((2, 3), None, 5, {}, nn.Linear),
+        ((2, 3, 8, 6), (2, 5, 8, 6), None, {}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 8, 6), None, {"kernel": 3}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 4, 3), None, {}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 4, 3), None, {"kernel": 1}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 4, 3), None, {"kernel": 5}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 16, 12), None, {}, nn.ConvTranspose2d),
+        ((2, 3, 8, 6), None, 5, {}, nn.Conv2d),
+    ],
+)
+def test_the_output_is_like_what_it_is_to_be_like(
+    source: Shape, like: Shape | None, to: int | None, values: dict[str, Any], layer: type
+) -> None:
+    module = build(source, like, to, **values)
+    expected = like or (source[0], 5, *source[2:])
+    assert [type(each) for each in module.children()] == [layer]
+    assert module(torch.zeros(source)).shape == expected
+
+
+def test_a_width_beside_like_wins_and_like_gives_the_size() -> None:
+    assert build((2, 3, 8, 8), (2, 5, 4, 4), 7)(torch.zeros(2, 3, 8, 8)).shape == (2, 7, 4, 4)
+
+
+def test_kernels_of_the_fitnet_regressor() -> None:
+    same, half = build((2, 3, 8, 8), (2, 5, 8, 8)), build((2, 3, 8, 8), (2, 5, 4, 4))
+    assert [same[0].kernel_size, half[0].kernel_size] == [(1, 1), (3, 3)]  # type: ignore[index]
+    double = build((2, 3, 8, 8), (2, 5, 16, 16))[0]  # type: ignore[index]
+    assert (double.kernel_size, double.stride, double.padding) == ((4, 4), (2, 2), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("source", "norm"),
+    [((2, 3), nn.BatchNorm1d), ((2, 7, 3), nn.LayerNorm), ((2, 3, 4, 4), nn.BatchNorm2d)],
+)
+def test_norm_activation_and_bias(source: Shape, norm: type) -> None:
+    module = build(source, to=5, norm=True, activation="relu", bias=False)
+    assert [type(each) for each in module.children()][1:] == [norm, nn.ReLU]
+    assert module[0].bias is None  # type: ignore[index]
+    assert (module(torch.randn(source)) >= 0).all()
+
+
+def test_projectors_differ_and_train() -> None:
+    first, second = build((2, 3), to=5), build((2, 3), to=5)
+    assert not torch.equal(first[0].weight, second[0].weight)  # type: ignore[index]
+    assert all(each.requires_grad and each.device.type == "cpu" for each in first.parameters())
+
+
+@pytest.mark.parametrize(
+    ("source", "like", "to", "values", "message"),
+    [
+        ((2, 3), None, None, {}, "needs `like:`"),
+        ((2, 3), None, 0, {}, "to is 0"),
+        ((2,), None, 5, {}, r"not \(2,\)"),
+        ((2, 3, 4, 4, 4), None, 5, {}, r"not \(2, 3, 4, 4, 4\)"),
+        ((2, 3, 4, 4), (2, 5), None, {}, r"cannot make \(2, 3, 4, 4\) like \(2, 5\)"),
+        ((2, 3), (2, 5, 4, 4), 5, {}, r"cannot make \(2, 3\) like \(2, 5, 4, 4\)"),
+        ((2, 7, 3), (2, 9, 5), None, {}, r"cannot make \(2, 7, 3\) like \(2, 9, 5\)"),
+        ((2, 3, 8, 8), (2, 5, 6, 6), None, {}, "cannot bring 8x8 to 6x6"),
+        ((2, 3, 8, 8), (2, 5, 4, 8), None, {}, "cannot bring 8x8 to 4x8"),
+        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 2}, "kernel is 2, but must be odd"),
+        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 0}, "kernel is 0, but must be odd"),
+        ((2, 3, 8, 8), (2, 5, 16, 16), None, {"kernel": 3}, "transposed convolution with kernel 4"),
+        ((2, 3), None, 5, {"kernel": 1}, r"kernel is for maps \(B, C, H, W\)"),
+        ((2, 3), None, 5, {"activation": "rellu"}, "did you mean 'relu'"),
+    ],
+)
+def test_a_projector_refuses(
+    source: Shape, like: Shape | None, to: int | None, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(KDError, match=message):
+        build(source, like, to, **values)
+
+
+def test_a_projector_takes_one_input() -> None:
+    with pytest.raises(KDError, match="one input, not 2"):
+        projector([torch.zeros(2, 3), torch.zeros(2, 3)], None, 5)
+
+
+def test_values_are_the_keyword_only_parameters() -> None:
+    assert list(adapters.values(projector)) == ["kernel", "bias", "norm", "activation"]
+    assert adapters.values(projector)["norm"].annotation is bool
+
+
+def test_documentation_has_the_signature_of_every_adapter() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    for name in ADAPTERS:
+        assert f"`{name}(*, {', '.join(map(str, adapters.values(ADAPTERS.get(name)).values()))})`" in page
+
+
+def without_to(inputs: list[Tensor], like: Tensor | None, *, width: int) -> nn.Module: ...
+def positional(inputs: list[Tensor], like: Tensor | None, to: int | None, width: int) -> nn.Module: ...
+def unannotated(inputs: list[Tensor], like: Tensor | None, to: int | None, *, width) -> nn.Module: ...  # type: ignore[no-untyped-def]
+def reserved(inputs: list[Tensor], like: Tensor | None, to: int | None, *, module: str) -> nn.Module: ...
+def keywords(inputs: list[Tensor], like: Tensor | None, to: int | None, **more: int) -> nn.Module: ...
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (without_to, r"must take \(inputs, like, to, \*, ...\), not \(inputs, like\)"),
+        (positional, r"not \(inputs, like, to, width\)"),
+        (keywords, r"not \(inputs, like, to, \*\*more: int\)"),
+        (unannotated, "'width' has no annotation"),
+        (reserved, "'module' is a reserved word"),
+    ],
+)
+def test_registration_refuses_and_names_the_culprit(builder: adapters.Adapter, message: str) -> None:
+    registry = Registry[adapters.Adapter]("adapter", "kd.none", check)
+    with pytest.raises(KDError, match=message) as caught:
+        registry("mine")(builder)
+    assert builder.__qualname__ in str(caught.value)
