@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -124,7 +123,7 @@ def answer(result: Any, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's seed.")
 @config_options
 @json_option
-def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: tuple[str, ...]) -> None:
+def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: Any) -> None:
     """Train the student of CONFIG.
 
     The run folder is the last line printed; the student lies in its student/.
@@ -173,7 +172,7 @@ def resume(run: Path, trust: tuple[str, ...], as_json: bool) -> None:
 @click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
 @config_options
 @json_option
-def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: tuple[str, ...]) -> None:
+def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any) -> None:
     """Find every mistake that shows without data.
 
     Opens no connection, reads no weights, and calls nothing that --trust does not name.
@@ -193,7 +192,7 @@ def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: tup
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, **options: tuple[str, ...]) -> tuple[list[Problem], list[str]]:
+def _check(config: Path, strict: bool, **options: Any) -> tuple[list[Problem], list[str]]:
     """The problems of a config, and what could not be verified."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
@@ -207,20 +206,19 @@ def _check(config: Path, strict: bool, **options: tuple[str, ...]) -> tuple[list
 
 
 def _report(problems: list[Problem], unverified: list[str]) -> dict[str, Any]:
-    places = [each.mark or Mark("") for each in problems]
-    return {
-        "problems": [
-            {"file": mark.file, "line": mark.line, "column": mark.column, **asdict(each), "mark": str(mark)}
-            for mark, each in zip(places, problems, strict=True)
-        ],
-        "unverified": unverified,
-    }
+    return {"problems": [_plain(each) for each in problems], "unverified": unverified}
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    mark = problem.mark or Mark("")
+    place = {"file": mark.file, "line": mark.line, "column": mark.column}
+    return {**place, "path": problem.path, "message": problem.message, "hint": problem.hint}
 
 
 @click.command()
 @config_argument
 @config_options
-def show(config: Path, **options: tuple[str, ...]) -> None:
+def show(config: Path, **options: Any) -> None:
     """Print CONFIG as it is run: bases merged, values replaced, defaults filled in."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
@@ -233,7 +231,7 @@ def show(config: Path, **options: tuple[str, ...]) -> None:
 @config_argument
 @click.argument("model", default="student")
 @config_options
-def taps(config: Path, model: str, **options: tuple[str, ...]) -> None:
+def taps(config: Path, model: str, **options: Any) -> None:
     """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
     with quiet_stdout():
         from kd_core import experiment

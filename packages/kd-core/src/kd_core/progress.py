@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Reporter:
         title = f"{stage} {epoch + 1}/{epochs}"
         bar: tqdm[Any] | None = None
         if self._terminal:
-            bar = tqdm(total=steps, initial=done, desc=title, file=self._stream, leave=False, dynamic_ncols=True)
+            bar = tqdm(total=steps, initial=done, desc=title, file=self._stream, leave=False, **_size(self._stream))
         try:
             yield Epoch(self, title, steps, done, bar)
         finally:
@@ -96,6 +97,15 @@ class Epoch:
         if now - self._ticked >= EVERY:
             self._ticked = now
             self._reporter.tick(f"{self._title}: step {self._done}/{self._steps} {_text(values)}".rstrip())
+
+
+def _size(terminal: TextIO) -> dict[str, Any]:
+    """The size of the terminal a bar is on: its own, or 80 columns where it does not say."""
+    try:
+        columns = os.get_terminal_size(terminal.fileno()).columns
+    except OSError:
+        columns = 0
+    return {"dynamic_ncols": True} if columns else {"ncols": 80, "nrows": 24}
 
 
 def _text(values: dict[str, Any]) -> str:

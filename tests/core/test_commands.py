@@ -1,0 +1,299 @@
+"""The verbs: what they hand on, what they print where, and how they end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from kd_core.commands import answer, config_options, json_option, make_cli
+from kd_core.errors import ConfigError, KDError, Mark, Problem
+
+
+@dataclass
+class Scores:
+    metrics: dict[str, float]
+    best: dict[str, Any] | None = None
+    run: Path | None = None
+
+
+@dataclass
+class Row:
+    path: str
+    type: str
+    inputs: str
+    outputs: str
+    params: int
+    calls: int
+
+
+PROBLEM = Problem("unknown key 'epoch'", "stages.0.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?")
+
+
+@dataclass
+class Backend:
+    """Stands in for ``kd_core.experiment`` and notes its calls."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    error: BaseException | None = None
+    scores: Scores = field(default_factory=lambda: Scores({"top1": 0.84}, {"top1": 0.9}, Path("runs/x/1")))
+
+    def note(self, *call: Any) -> None:
+        print("a library that prints")
+        self.calls.append(call)
+        if self.error:
+            raise self.error
+
+    def module(self) -> types.ModuleType:
+        backend = self
+
+        class Experiment:
+            def __init__(self, path: Path) -> None:
+                self.path = path
+
+            @classmethod
+            def load(cls, path: Path, **options: Any) -> Experiment:
+                backend.note("load", str(path), options)
+                if path.name == "bad.yaml":
+                    raise ConfigError([PROBLEM, Problem("second")])
+                if path.name == "missing.yaml":
+                    raise KDError("there is no missing.yaml")
+                return cls(path)
+
+            def check(self, strict: bool) -> list[str]:
+                return [f"unverified: {self.path.name} strict={strict}"]
+
+            def resolved(self) -> str:
+                return "task: x\n"
+
+            def train(self, out: Path | None, command: str) -> Scores:
+                backend.note("train", out, command)
+                return backend.scores
+
+        def evaluate(target: str | None, **options: Any) -> Scores:
+            backend.note("evaluate", target, options)
+            return Scores({"top1": 0.5, "loss": math.nan})
+
+        def resume(run: Path, **options: Any) -> Scores:
+            backend.note("resume", run, options)
+            return backend.scores
+
+        def taps(path: Path, model: str, **options: Any) -> list[Row]:
+            backend.note("taps", path, model, options)
+            return [
+                Row("layer1.0", "BasicBlock", "(2, 16, 8, 8)", "(2, 16, 8, 8)", 4672, 1),
+                Row("fc", "Linear", "(2, 64)", "(2, 10)", 650, 1),
+            ]
+
+        module = types.ModuleType("kd_core.experiment")
+        vars(module).update(Experiment=Experiment, evaluate=evaluate, resume=resume, taps=taps)
+        return module
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    backend = Backend()
+    module = backend.module()
+    monkeypatch.setitem(sys.modules, "kd_core.experiment", module)
+    monkeypatch.setattr("kd_core.experiment", module, raising=False)
+    return backend
+
+
+def cli() -> click.Group:
+    return make_cli("kd-x", package="kd-core", tasks=(), help="Runs x.", registries={})
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(backend: Backend) -> Run:
+    return lambda *arguments: CliRunner().invoke(cli(), arguments, prog_name="kd-x")
+
+
+def test_train_hands_on_its_options(run: Run, backend: Backend) -> None:
+    done = run("train", "c.yaml", "--out", "o", "--seed", "7", "--set", "a.b=1", "--set", "c=[1, 2]", "--trust", "mine")
+    assert done.exit_code == 0
+    options = {"overrides": ("a.b=1", "c=[1, 2]"), "trust": ("mine",), "seed": 7}
+    load, train = backend.calls
+    assert load == ("load", "c.yaml", options)
+    assert train[1] == Path("o")
+
+
+def test_the_run_folder_is_the_last_line_and_libraries_print_elsewhere(run: Run) -> None:
+    done = run("train", "c.yaml")
+    assert done.stdout.splitlines() == ["top1         0.84", "runs/x/1"]
+    assert "a library that prints" in done.stderr
+
+
+def test_train_in_json_is_one_object(run: Run) -> None:
+    done = run("train", "c.yaml", "--json")
+    assert json.loads(done.stdout) == {"metrics": {"top1": 0.84}, "best": {"top1": 0.9}, "run": "runs/x/1"}
+    assert done.stdout.count("\n") == 1
+
+
+def test_eval_takes_a_config_a_run_or_a_published_model(run: Run, backend: Backend) -> None:
+    done = run("eval", "runs/x", "--json", "--root", "d", "--data", "digits")
+    assert json.loads(done.stdout) == {"metrics": {"top1": 0.5, "loss": None}}
+    options = {"zoo": None, "data": "digits", "root": Path("d"), "overrides": (), "trust": ()}
+    assert backend.calls[-1] == ("evaluate", "runs/x", options)
+    assert run("eval", "--zoo", "resnet20").exit_code == 0
+    assert backend.calls[-1][1:] == (None, options | {"zoo": "resnet20", "data": None, "root": None})
+    done = run("eval")
+    assert done.exit_code == 2
+    assert "--zoo" in done.stderr
+
+
+def test_resume(run: Run, backend: Backend) -> None:
+    done = run("resume", "runs/x/1", "--trust", "mine")
+    assert done.stdout.endswith("runs/x/1\n")
+    assert backend.calls == [("resume", Path("runs/x/1"), {"trust": ("mine",)})]
+
+
+def test_check_prints_all_problems_of_all_files(run: Run) -> None:
+    done = run("check", "good.yaml", "bad.yaml", "missing.yaml", "--strict")
+    assert done.exit_code == 2
+    assert done.stdout.splitlines() == ["good.yaml: ok", "unverified: good.yaml strict=True"]
+    said = [line for line in done.stderr.splitlines() if "library" not in line]
+    assert said == [
+        "bad.yaml:12:5: stages.0.epoch: unknown key 'epoch'",
+        "    hint: did you mean 'epochs'?",
+        "second",
+        "there is no missing.yaml",
+        "2 of 3 configs have problems: bad.yaml, missing.yaml",
+    ]
+
+
+def test_check_in_json(run: Run) -> None:
+    done = run("check", "good.yaml", "bad.yaml", "--json")
+    assert done.exit_code == 2
+    found = json.loads(done.stdout)
+    assert found["ok"] is False
+    assert found["files"]["good.yaml"] == {"problems": [], "unverified": ["unverified: good.yaml strict=False"]}
+    assert found["files"]["bad.yaml"]["problems"][0] == {
+        "file": "bad.yaml",
+        "line": 12,
+        "column": 5,
+        "path": "stages.0.epoch",
+        "message": "unknown key 'epoch'",
+        "hint": "did you mean 'epochs'?",
+    }
+
+
+def test_show_and_taps(run: Run, backend: Backend) -> None:
+    assert run("show", "c.yaml", "--set", "a=1").stdout == "task: x\n"
+    lines = run("taps", "c.yaml", "teacher").stdout.splitlines()
+    assert backend.calls[-1] == ("taps", Path("c.yaml"), "teacher", {"overrides": (), "trust": ()})
+    assert lines[0].split() == ["path", "type", "inputs", "outputs", "params", "calls"]
+    assert lines[2].startswith("fc        Linear      (2, 64)")
+
+
+def test_list(run: Run) -> None:
+    done = run("list", "losses")
+    assert done.exit_code == 0
+    assert any(line.startswith("kd ") for line in done.stdout.splitlines())
+    done = run("list", "loses")
+    assert done.exit_code == 2
+    assert "losses" in done.stderr
+
+
+def test_an_empty_list_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kd_core.registry import Registry
+
+    module = types.ModuleType("empty_kinds")
+    vars(module).update(THINGS=Registry("thing", "kd.things"))
+    monkeypatch.setitem(sys.modules, "empty_kinds", module)
+    group = make_cli("kd-x", package="kd-core", tasks=(), help="", registries={"things": "empty_kinds:THINGS"})
+    assert CliRunner().invoke(group, ["list", "things"]).exit_code == 0
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError(PROBLEM), 2, str(PROBLEM)),
+        (KDError("no such thing"), 2, "no such thing"),
+        (OSError(errno.ENOSPC, "Disk full", "runs/x/log.txt"), 2, "error: runs/x/log.txt: Disk full"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_how_a_command_ends(
+    run: Run, backend: Backend, error: BaseException, code: int, said: str, json_flag: list[str]
+) -> None:
+    backend.error = error
+    done = run("train", "c.yaml", *json_flag)
+    assert done.exit_code == code
+    assert done.stdout == ""
+    assert done.stderr == f"a library that prints\n{said}\n"
+
+
+def test_a_bug_keeps_its_traceback(run: Run, backend: Backend) -> None:
+    backend.error = ZeroDivisionError("ours")
+    assert run("train", "c.yaml").exception is backend.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["train"], "Missing argument 'CONFIG'"),
+        (["train", "c.yaml", "--sed", "1"], "--seed"),
+        (["train", "c.yaml", "--seed", "-1"], "-1 is not in the range"),
+        (["train", "c.yaml", "d.yaml"], "unexpected extra argument"),
+    ],
+)
+def test_a_mistyped_command_line_is_answered(run: Run, arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_package_adds_a_verb_in_a_few_lines() -> None:
+    group = cli()
+
+    @group.command()
+    @config_options
+    @json_option
+    def predict(overrides: tuple[str, ...], trust: tuple[str, ...], as_json: bool) -> None:
+        """Label images."""
+        if trust:
+            raise KDError("trusts nobody")
+        answer(Scores({"images": len(overrides)}), as_json)
+
+    run = CliRunner().invoke
+    assert "Label images." in run(group, ["--help"]).stdout
+    assert run(group, ["predict", "--json", "--set", "a=1"]).stdout == '{"metrics": {"images": 1}}\n'
+    assert run(group, ["predict", "--trust", "x"]).exit_code == 2
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+    code = """
+        import click
+        from kd_core.commands import make_cli
+        main = make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
+        @main.command()
+        def lots():
+            while True:
+                click.echo("line")
+        main(["lots"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
