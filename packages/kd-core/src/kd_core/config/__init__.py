@@ -6,7 +6,8 @@ from kd_core.config.document import Document
 from kd_core.config.dump import dump
 from kd_core.config.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
 from kd_core.config.load import load, loads
-from kd_core.config.policy import Policy, allow, allow_package
+from kd_core.config.allowed import allow, allow_package
+from kd_core.config.policy import Policy
 
 __all__ = [
     "RUN_NAMES",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections import Counter
 from typing import Any
 
 import yaml
+from yaml.emitter import Emitter
 
 from kd_core.config.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
 from kd_core.config.scalars import resolve
 
 _SIMPLE = re.compile(r"[A-Za-z_/.~][\w./@+-]*(?: [\w./@+-]+)*", re.ASCII)
+_ELSEWHERE = re.compile("y|yes|n|no|on|off", re.IGNORECASE)
+"""Text to us, a boolean to other readers of YAML: quoted for their sake."""
 _SHORT = 8
 """Lists and mappings of so many scalars stay on one line."""
 
@@ -24,7 +28,20 @@ def dump(data: Any) -> str:
     writer = _Writer({key for key, times in shared.items() if times > 1})
     writer.add(data)
     events = [yaml.StreamStartEvent(), yaml.DocumentStartEvent(), *writer.events, yaml.DocumentEndEvent(), yaml.StreamEndEvent()]
-    return yaml.emit(events, allow_unicode=True, width=120)
+    text = io.StringIO()
+    emitter = _Emitter(text, allow_unicode=True, width=120)
+    for event in events:
+        emitter.emit(event)
+    return text.getvalue()
+
+
+class _Emitter(Emitter):
+    """Leaves the quotes off the text behind a tag (``!run steps``) where none are needed."""
+
+    def choose_scalar_style(self) -> str:
+        if self.event.tag and self.event.style is None:
+            return ""
+        return super().choose_scalar_style()
 
 
 def _count(value: Any, shared: Counter[int]) -> None:
@@ -73,7 +90,7 @@ class _Writer:
             self.scalar(value, tag, anchor)
 
     def scalar(self, value: Any, tag: str | None, anchor: str | None) -> None:
-        text, style = _spelling(value)
+        text, style = ("", None) if tag and value == "" else _spelling(value)
         if tag:
             self.events.append(yaml.ScalarEvent(anchor, tag, (False, False), text, style=style))
         else:
@@ -97,7 +114,7 @@ def _spelling(value: Any) -> tuple[str, str | None]:
     if not isinstance(value, str):
         raise TypeError(f"a config holds no {type(value).__name__}")
     try:
-        as_is = bool(_SIMPLE.fullmatch(value)) and resolve(value) == value
+        as_is = bool(_SIMPLE.fullmatch(value)) and not _ELSEWHERE.fullmatch(value) and resolve(value) == value
     except ValueError:
         as_is = False
     return value, None if as_is else "'" if value.isascii() and value.isprintable() else '"'

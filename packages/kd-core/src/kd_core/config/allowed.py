@@ -1,0 +1,161 @@
+"""Which names a config may use without ``--trust``, and which it may not use at all.
+
+It limits what a stranger's config can do; it is no sandbox.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
+
+_PACKAGES = {
+    *("kd_core", "kd_zoo", "kd_vision", "kd_seg", "kd_glue"),
+    *("torch.nn", "torch.optim", "torch.utils.data"),
+    *("torchvision.datasets", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+}
+"""Where classes of the right kind (:func:`is_kind`) may be called."""
+
+_SAFE = {
+    *("torch.nn.functional", "torch.nn.init", "torch.nn.Parameter", "torch.nn.Buffer"),
+    *("torch.nn.utils.parametrizations", "torch.nn.Embedding.from_pretrained", "torch.nn.EmbeddingBag.from_pretrained"),
+    *("torch.utils.data.random_split", "torch.utils.data.default_collate"),
+    *("torch.optim.swa_utils.get_ema_avg_fn", "torch.optim.swa_utils.get_ema_multi_avg_fn"),
+    *("torch.optim.swa_utils.get_swa_avg_fn", "torch.optim.swa_utils.get_swa_multi_avg_fn"),
+    *(f"torch.{name}" for name in ("tensor", "zeros", "ones", "full", "arange", "linspace", "eye", "Size", "device")),
+    *(f"torch.{name}" for name in ("Generator", "relu", "sigmoid", "tanh", "softmax", "log_softmax", "exp", "log", "abs", "sqrt")),
+}
+"""Functions and methods known to read and write no file and to run nothing they are given by name."""
+
+_SAFE_OBJECTS: dict[int, object] = {}
+
+NEVER = {
+    "torch.hub": "it downloads code and runs it",
+    "torch.utils.model_zoo": "it downloads and unpickles",
+    "torch.load": "it unpickles, and a pickle runs code",
+    "torch.serialization": "it unpickles, and a pickle runs code",
+    "torch.jit.load": "it loads code",
+    "torch.jit._serialization": "it loads code",
+    "torch.export.load": "it loads code",
+    "torch.package": "it loads code",
+    "torch.ops": "it loads libraries",
+    "torch._ops": "it loads libraries",
+    "torch.classes": "it loads libraries",
+    "torch._classes": "it loads libraries",
+    "torch.utils.cpp_extension": "it compiles and loads code",
+    "torch.distributed.rpc": "it runs code on other machines",
+    "torch.distributed.nn": "it runs code on other machines",
+}
+"""Refused whatever is trusted, under every name they can be reached by."""
+
+_GUARDED = {
+    *("torch.distributed", "torch.export", "torch.fx", "torch.jit", "torch.multiprocessing", "torch.onnx", "torch.testing"),
+    *("torch.utils.data.datapipes", "torch.from_file", "torch.storage"),  # open files, unpickle
+    *("torchvision.datasets.lsun", "torchvision.datasets.LSUN", "torchvision.datasets.LSUNClass"),  # unpickle a file in the data folder
+    *("builtins", "os", "posix", "nt", "subprocess", "sys", "importlib", "imp", "runpy", "code", "codeop", "ctypes", "_ctypes"),
+    *("pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "shutil", "pathlib", "io", "_io", "tempfile"),
+    *("socket", "ssl", "http", "urllib", "requests", "webbrowser", "multiprocessing", "threading", "concurrent", "asyncio"),
+    *("pty", "signal", "gc", "inspect", "types", "operator", "_operator", "posixpath", "ntpath", "site", "pdb", "timeit"),
+}
+"""Need a trust prefix that names them or something in them: trusting what surrounds or re-exports them is not enough."""
+
+_FILES = re.compile(r"(?!load_state_dict$)(save|load|open|read|write|dump|export|download|extract|from_file|tofile|to_?file)(_.*)?")
+"""Methods that read or write files."""
+
+
+@overload
+def allow(item: str) -> str: ...
+@overload
+def allow(item: T) -> T: ...
+def allow(item: Any) -> Any:
+    """Register a function or class as safe to call from any config; usable as a decorator.
+
+    A dotted name registers what has that name and, for a module or class, the functions defined in it.
+    """
+    if isinstance(item, str):
+        _SAFE.add(item)
+    else:
+        _SAFE_OBJECTS[id(item)] = item
+    return item
+
+
+def allow_package(name: str) -> None:
+    """Let configs call the Modules, Optimizers, LRSchedulers, Datasets, Samplers and transforms defined in a package."""
+    _PACKAGES.add(name)
+
+
+def under(name: str, prefixes: Iterable[str]) -> bool:
+    """Is ``name`` one of the prefixes, or in one? Whole components count: ``osx`` is not in ``os``."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def may_import(root: str) -> bool:
+    """Does anything allowed live in this top-level package?"""
+    return any(name.partition(".")[0] == root for name in (*_PACKAGES, *_SAFE))
+
+
+def import_roots() -> list[str]:
+    return sorted({name.partition(".")[0] for name in _PACKAGES})
+
+
+def in_packages(name: str) -> bool:
+    return under(name, _PACKAGES)
+
+
+def is_safe(obj: object, target: str) -> bool:
+    """Is it registered: itself, by where it is defined, or, where a built-in does not tell, by its path?"""
+    if id(obj) in _SAFE_OBJECTS or target in _SAFE:
+        return True
+    name = canonical(obj)
+    return under(name, _SAFE) or (isinstance(obj, types.BuiltinFunctionType) and under(target, _SAFE))
+
+
+def guard_of(name: str) -> str | None:
+    """The guarded prefix over ``name``."""
+    return next((prefix for prefix in _GUARDED if under(name, [prefix])), None)
+
+
+def canonical(obj: object) -> str:
+    """Where a class, function or method is defined, as a dotted name; empty for other objects."""
+    if isinstance(obj, functools.partial):
+        return canonical(obj.func)
+    if isinstance(obj, types.ModuleType):
+        return obj.__name__
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(name, str):
+        return ""
+    return f"{module}.{name}" if isinstance(module, str) else f"builtins.{name}"
+
+
+def is_kind(cls: type) -> bool:
+    """A Module, Optimizer, LRScheduler, Dataset, Sampler or torchvision transform?"""
+    if cls.__module__ in ("torchvision.transforms.transforms", "torchvision.transforms.autoaugment"):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    data = torch.utils.data
+    return issubclass(cls, (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, data.Dataset, data.Sampler))
+
+
+def is_tensor(cls: type) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and issubclass(cls, torch.Tensor) and cls.__module__.partition(".")[0] == "torch"
+
+
+def is_inert(obj: object) -> bool:
+    """A constant: nothing can be called through it."""
+    if obj is None or isinstance(obj, (bool, int, float, complex, str, enum.Enum)):
+        return True
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(obj, (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size))
+
+
+def touches_files(method: str) -> bool:
+    return bool(_FILES.fullmatch(method))
