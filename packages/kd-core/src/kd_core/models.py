@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from kd_core.errors import KDError, did_you_mean
 from kd_core.registry import Registry
+from kd_core.signatures import values_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from kd_core.config import Builder
+    from kd_core.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,127 @@ class Zoo(Protocol):
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "kd.models")
 ZOOS: Registry[Zoo] = Registry("zoo", "kd.zoos")
 StateDict = Mapping[str, "Tensor"]
+BACKBONE_WEIGHTS = ("weights", "weights_backbone", "pretrained")
+"""Parameters of model functions that would download: forced off where only the structure is wanted."""
+
+
+def find_card(name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
+    """The zoo and card of published weights; KDError with the nearest name."""
+    zoos = [ZOOS.get(each) for each in ZOOS.names()]
+    for zoo in zoos:
+        card = zoo.card(name, dataset)
+        if card is not None:
+            return zoo, card
+    known = [each for zoo in zoos for each in zoo.names()]
+    where = f" for {dataset}" if dataset else ""
+    raise KDError(f"no zoo has weights {name!r}{where}", ) if not known else KDError(f"no zoo has weights {name!r}{where} ({did_you_mean(name, known)})")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How models of one experiment are made. ``structure`` builds without weights, for checks."""
+
+    builder: Builder
+    path: str
+    dataset: str | None
+    num_classes: int | None
+    log: Callable[[str], None]
+    structure: bool = False
+
+    def make(self, name: str, spec: ModelSpec) -> nn.Module:
+        """The model, edited and with its weights; KDError naming what is wrong."""
+        from kd_core.surgery import apply_edits
+
+        model = self._bare(spec)
+        if not self.structure:
+            self._load(name, spec, model)
+        return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
+
+    def _bare(self, spec: ModelSpec) -> nn.Module:
+        if spec.call is not None:
+            return self._called(spec)
+        if spec.run is not None:
+            return self.make_from_run(Path(spec.run))
+        if spec.zoo is not None:
+            _, card = find_card(spec.zoo, self.dataset)
+            return self._architecture(card.arch, {"num_classes": card.num_classes, **spec.rest})
+        assert spec.arch is not None
+        return self._architecture(spec.arch, spec.rest)
+
+    def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
+        make = MODELS.get(arch)
+        if "num_classes" in values_of(make) and "num_classes" not in values and self.num_classes is not None:
+            values = {**values, "num_classes": self.num_classes}
+        return make(**self.builder.build(dict(values), path=self.path))
+
+    def _called(self, spec: ModelSpec) -> nn.Module:
+        from torch import nn
+
+        from kd_core.config import Call
+
+        call = spec.call
+        if self.structure and isinstance(call, Call) and (off := [key for key in BACKBONE_WEIGHTS if key in call.kwargs]):
+            call = Call(call.mark, call.target, call.args, {**call.kwargs, **dict.fromkeys(off)})
+        model = self.builder.build(call, path=self.path)
+        if not isinstance(model, nn.Module):
+            raise KDError(f"{self.path}: {type(model).__name__} is no torch.nn.Module")
+        return model
+
+    def make_from_run(self, folder: Path) -> nn.Module:
+        """The architecture of another run's student."""
+        return self._bare(described(folder))
+
+    def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
+        """Put the weights in that the spec asks for."""
+        from kd_core.weights import load_state, read_state
+
+        found = self._weights(spec)
+        if found is None:
+            return
+        path, source = found
+        self.log(f"models.{name}: weights from {source}")
+        load_state(model, read_state(path), source, new_head=spec.new_head)
+
+    def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
+        """The weight file and its name in messages, None for weights the constructor gave or random ones."""
+        given = "weights" in spec.model_fields_set
+        if given and spec.weights is None:
+            return None
+        if spec.weights not in (None, "auto"):
+            assert spec.weights is not None
+            return local(spec.weights), spec.weights
+        if spec.zoo is not None:
+            zoo, card = find_card(spec.zoo, self.dataset)
+            return zoo.path(card), card.url
+        if spec.run is not None:
+            path = Path(spec.run) / "student" / "model.safetensors"
+            return path, str(path)
+        if given:
+            raise KDError(f"{self.path}.weights: there are no published weights for {spec.source} {getattr(spec, spec.source)}; write `zoo: NAME`, a path or a URL")
+        return None
+
+
+def local(weights: str) -> Path:
+    """A path, or a URL downloaded to the hub's cache."""
+    if "://" not in weights:
+        return Path(weights).expanduser()
+    from kd_core.download import fetch
+
+    return fetch(weights)
+
+
+def described(folder: Path) -> ModelSpec:
+    """The description that a run wrote of its student; KDError where the run has none yet."""
+    from kd_core.config import load
+    from kd_core.spec import ModelSpec, Shaper
+
+    file = folder / "student" / "model.yaml"
+    if not file.is_file():
+        reason = "has no finished student" if (folder / "config.yaml").is_file() else "is no run folder"
+        raise KDError(f"{folder} {reason}: there is no {file}")
+    document = load(file)
+    shaper = Shaper(document)
+    spec = shaper.shape(ModelSpec, document.data)
+    if spec is None:
+        raise KDError("\n".join(map(str, shaper.problems)))
+    return spec

@@ -42,9 +42,12 @@ class Batch:
         """The batch with every tensor on ``device``."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def __getitem__(self, rows: slice) -> Batch:
-        """Some rows of the batch, for micro-batches."""
-        return self.map(lambda tensor: tensor[rows])
+    def chunks(self, parts: int) -> list[Batch]:
+        """The batch in at most ``parts`` micro-batches of consecutive rows, their sizes equal to within one."""
+        if parts == 1:
+            return [self]
+        cuts = [round(part * len(self) / parts) for part in range(parts + 1)]
+        return [self.map(lambda tensor, rows=slice(low, high): tensor[rows]) for low, high in zip(cuts, cuts[1:], strict=False) if high > low]
 
     def map(self, function: Any) -> Batch:
         """The batch with ``function`` applied to every tensor in it."""

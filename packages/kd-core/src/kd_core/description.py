@@ -1,0 +1,34 @@
+"""The description a run leaves of its student: what rebuilds the model without this run's config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kd_core.config import dump
+from kd_core.models import MODELS, described, find_card
+from kd_core.plan import Plan
+from kd_core.planner import STUDENT
+from kd_core.signatures import values_of
+from kd_core.spec import ModelSpec
+
+
+def describe_model(plan: Plan, num_classes: int | None) -> str:
+    """YAML of a model without weights: an architecture with its parameters or a call, its input and its edits."""
+    spec = plan.models[STUDENT]
+    if spec.run is not None:
+        from pathlib import Path
+
+        spec = described(Path(spec.run)).model_copy(update={"edit": [*described(Path(spec.run)).edit, *spec.edit]})
+    found: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(plan, spec, num_classes)
+    wants = {key: value for key, value in plan.inputs[STUDENT].model_dump().items() if value is not None}
+    return dump({**found, **({"input": wants} if wants else {}), **({"edit": spec.edit} if spec.edit else {})})
+
+
+def _architecture(plan: Plan, spec: ModelSpec, num_classes: int | None) -> dict[str, Any]:
+    """The registered name and every parameter, what the data gave included."""
+    if spec.zoo is not None:
+        _, card = find_card(spec.zoo, plan.dataset)
+        return {"arch": card.arch, "num_classes": card.num_classes, **spec.rest}
+    assert spec.arch is not None
+    inferred = {"num_classes": num_classes} if "num_classes" in values_of(MODELS.get(spec.arch)) and num_classes is not None else {}
+    return {"arch": spec.arch, **inferred, **spec.rest}

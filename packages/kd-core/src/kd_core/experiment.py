@@ -1,0 +1,226 @@
+"""The verbs: check, train, resume and evaluate experiments. Commands call these, and so may you."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd_core.checkpoint import CheckpointStore
+from kd_core.config import Builder, Document, Policy, dump, load, loads
+from kd_core.description import describe_model
+from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.models import ModelSource, find_card
+from kd_core.objective import Objective
+from kd_core.plan import Plan
+from kd_core.planner import STUDENT, plan
+from kd_core.progress import Reporter
+from kd_core.run_folder import RunFolder
+from kd_core.runner import Progress, Session, StageRunner
+from kd_core.runtime import Runtime, fast
+from kd_core.scoring import line, score
+from kd_core.seeding import seed_everything
+from kd_core.spec import ModelSpec
+from kd_core.stop import StopRequest
+from kd_core.taps import Row
+from kd_core.verify import model_taps, verify
+from kd_core.world import Data, World
+
+DEFAULT_DATA = "cifar10"
+"""What published models are scored on where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run or an evaluation came to. ``metrics`` are the test split's."""
+
+    metrics: dict[str, float]
+    best: dict[str, Any] | None = None
+    run: Path | None = None
+    published: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config that was read, shaped and planned."""
+
+    document: Document
+    policy: Policy
+    plan: Plan
+
+    @classmethod
+    def load(cls, path: str | Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), seed: int | None = None) -> Experiment:
+        """Read a config; ConfigError with all its problems. Nothing is built and no data is read."""
+        if seed is not None:
+            overrides = [*overrides, f"seed={seed}"]
+        document = load(path, overrides)
+        policy = Policy(trust)
+        return cls(document, policy, plan(document, policy))
+
+    def check(self, strict: bool = False) -> list[str]:
+        """Follow every wire through models without weights; ConfigError with what is wrong.
+
+        Returns a line for each thing that only training can verify; with ``strict`` those are errors too.
+        """
+        problems, unverified = verify(self.plan, self.policy)
+        if strict:
+            problems = problems + [Problem(f"unverified: {text}") for text in unverified]
+        if problems:
+            raise ConfigError(problems)
+        return [f"unverified: {text}" for text in unverified]
+
+    def resolved(self) -> str:
+        """The config with bases and overrides applied, as YAML that reruns it."""
+        return dump(self.document.data)
+
+    def train(self, out: Path | None = None, command: str = "") -> Result:
+        """Run all stages in a new run folder and score the student on the test split."""
+        self.check()
+        with RunFolder.create(self.plan.name, self.plan.seed, out) as folder:
+            folder.write_config(self.resolved())
+            return self._run(folder, command, resumed=False)
+
+    def resume(self, folder: RunFolder) -> Result:
+        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none."""
+        return self._run(folder, "", resumed=True)
+
+    def _run(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
+        reporter = Reporter(folder.log)
+        data = Data(self.plan, self.policy, reporter.line)
+        runtime = self._runtime(folder, data, reporter)
+        world = World(self.plan, self.policy, runtime, data, reporter.line)
+        if not resumed or not folder.manifest.exists():
+            self._describe(folder, world, command)
+        store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep)
+        with StopRequest() as stop:
+            session = Session(world, folder, store, reporter, stop, Progress())
+            runner = self._stages(session, store.latest(reporter.line) if resumed else None)
+        return self._finish(session, runner)
+
+    def _runtime(self, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:
+        """The runtime; what ``fast`` chose is written into the run's config, so that a resume repeats it."""
+        spec = self.plan.runtime
+        if self.plan.fast:
+            frozen = {name: name != STUDENT and not model.trainable for name, model in self.plan.models.items()}
+            spec = fast(frozen, sum(data.steps(stage)[1] for stage in self.plan.stages))
+            folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()}))
+            reporter.line("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
+        runtime = Runtime(spec)
+        reporter.silent = not runtime.is_main
+        return runtime
+
+    def _describe(self, folder: RunFolder, world: World, command: str) -> None:
+        _, splits = world.data.get(self.plan.data)
+        parts = {name: part for name, part in (("train", splits.train), ("val", splits.val), ("test", splits.test)) if part is not None}
+        folder.write_manifest(
+            command=command,
+            seed=self.plan.seed,
+            data={name: {"samples": len(part), "fingerprint": part.fingerprint} for name, part in parts.items()},
+            parameters={name: sum(parameter.numel() for parameter in model.parameters()) for name, model in world.models.items()},
+        )
+
+    def _stages(self, session: Session, found: tuple[dict[str, Any], Path] | None) -> StageRunner:
+        """All stages that are left; the runner of the last one."""
+        seed_everything(self.plan.seed)
+        state = None
+        if found is not None:
+            state, path = found
+            session.progress = Progress(**state["progress"])
+            session.folder.metrics.truncate_to(state["metrics"])
+            session.reporter.line(f"resuming from {path}: stage {self.plan.stages[session.progress.stage].name!r}, step {session.progress.step}")
+        else:
+            session.folder.metrics.truncate_to(0)
+        before: Objective | None = None
+        runner: StageRunner | None = None
+        for stage in self.plan.stages[session.progress.stage :]:
+            if runner is not None:
+                session.progress = Progress(stage=stage.index, total=session.progress.total)
+            runner = StageRunner(session, stage, before)
+            if state is not None:
+                runner.load(state)
+                state = None
+            runner.run()
+            before = runner.objective
+        assert runner is not None
+        return runner
+
+    def _finish(self, session: Session, runner: StageRunner) -> Result:
+        """The student that counts, its score on the test split, and the files that outlive the run."""
+        world, folder = session.world, session.folder
+        student = world.models[STUDENT]
+        best: dict[str, Any] | None = None
+        found = session.store.best(session.reporter.line) if session.progress.best is not None else None
+        if found is not None:
+            student.load_state_dict(found[0]["student"])
+            best = {"metrics": found[0]["metrics"], "stage": self.plan.stages[found[0]["stage"]].name, "epoch": found[0]["epoch"]}
+        else:
+            student.load_state_dict(runner.averaged.state_dict())
+        test = runner.splits.test
+        metrics = runner.score(student, test) if test is not None else {}
+        if metrics:
+            session.reporter.line(f"test: {line(metrics)}")
+        folder.export_student(student, describe_model(self.plan, runner.splits.num_classes))
+        result = {"metrics": metrics, "best": best, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        folder.finish(result)
+        return Result(metrics, best, folder.path)
+
+
+def resume(run: Path, *, trust: Sequence[str] = ()) -> Result:
+    """Go on with a run; one that is finished is reported."""
+    with RunFolder.open(run).lock() as folder:
+        if folder.finished:
+            result = folder.result()
+            return Result(result["metrics"], result["best"], folder.path)
+        return Experiment.load(folder.config, trust=trust).resume(folder)
+
+
+def evaluate(
+    target: str | Path | None,
+    *,
+    overrides: Sequence[str] = (),
+    trust: Sequence[str] = (),
+    zoo: str | None = None,
+    data: str | None = None,
+    root: Path | None = None,
+    task: str = "image_classification",
+) -> Result:
+    """Score, on the test split, a run's student, a config's student that has weights, or a published model."""
+    extra = [f"data.name={data}"] if data else []
+    extra += [f"data.root={root}"] if root else []
+    if zoo is not None:
+        text = f"task: {task}\ndata: {{name: {data or DEFAULT_DATA}}}\nmodels: {{student: {{zoo: {zoo}}}}}\n"
+        document = loads(text, f"--zoo {zoo}", [*extra, *overrides])
+    else:
+        assert target is not None
+        path = Path(target)
+        document = load(path / "config.yaml" if path.is_dir() else path, [*extra, *overrides])
+    policy = Policy(trust)
+    planned = plan(document, policy)
+    return _evaluate(planned, policy, Path(target) if target and Path(target).is_dir() else None)
+
+
+def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
+    spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
+    if run is None and spec.source == "arch" and spec.weights is None:
+        raise KDError("models.student has random weights: there is nothing to evaluate\n    hint: --set models.student.weights=PATH, or name a run folder")
+    reporter = Reporter()
+    built, splits = Data(planned, policy, reporter.line).get(planned.data)
+    test = splits.test
+    if test is None:
+        raise KDError("data: there is no test split to score")
+    runtime = Runtime(planned.runtime)
+    source = ModelSource(Builder(policy, {"num_classes": splits.num_classes}), "models.student", planned.dataset, splits.num_classes, reporter.line)
+    model = runtime.place(source.make(STUDENT, spec))
+    size = next((stage.spec.eval_batch_size or stage.spec.batch_size for stage in planned.stages), None) or 256
+    wants = planned.inputs[STUDENT]
+    metrics = score(planned.task, model, STUDENT, test, spec=wants, data=built, num_classes=splits.num_classes, batch_size=size, runtime=runtime)
+    published = dict(find_card(spec.zoo, planned.dataset)[1].published) if spec.zoo else {}
+    return Result(metrics, run=run, published=published)
+
+
+def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[Row]:
+    """The modules of a config's model with the shapes of what goes through them."""
+    experiment = Experiment.load(path, overrides=overrides, trust=trust)
+    return model_taps(experiment.plan, experiment.policy, model)

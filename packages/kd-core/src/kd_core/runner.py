@@ -1,0 +1,302 @@
+"""The loop: one stage of a run, from its place in a checkpoint to its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kd_core.checkpoint import CheckpointStore, rng_state, set_rng_state
+from kd_core.config import Builder
+from kd_core.errors import KDError
+from kd_core.objective import Clock, Objective, Step
+from kd_core.optim import build_optimizer, build_scheduler
+from kd_core.plan import StagePlan
+from kd_core.planner import STUDENT
+from kd_core.progress import Reporter
+from kd_core.run_folder import RunFolder
+from kd_core.scoring import line, score
+from kd_core.seeding import derive, permutation, seeded
+from kd_core.stop import Stopped, StopRequest
+from kd_core.task import Batch
+from kd_core.training import select, set_modes, wrap
+from kd_core.world import World
+
+
+@dataclass
+class Progress:
+    """The place in a run. ``batch`` counts within the epoch, ``step`` within the stage, ``total`` over all stages."""
+
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    total: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    waited: int = 0
+    stopped: bool = False
+
+
+@dataclass
+class Session:
+    """What the stages of one run share."""
+
+    world: World
+    folder: RunFolder
+    store: CheckpointStore
+    reporter: Reporter
+    stop: StopRequest
+    progress: Progress
+
+
+class StageRunner:
+    """Trains one stage. Everything that changes is in :meth:`state`, and :meth:`load` puts it back bit for bit."""
+
+    def __init__(self, session: Session, plan: StagePlan, before: Objective | None = None) -> None:
+        self.session, self.plan, self.spec = session, plan, plan.spec
+        self.world, self.progress, self.runtime = session.world, session.progress, session.world.runtime
+        self.data, self.splits = self.world.data.get(plan.data)
+        self.steps_per_epoch, self.total_steps = self.world.data.steps(plan)
+        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        values = {**self.world.values, "steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+        builder = Builder(self.world.policy, {**values, "targets": getattr(self.splits.train, "targets", None)}, self.world.log)
+        with seeded(derive(self.world.plan.seed, "losses", plan.index)):
+            self.objective = Objective(plan, self.world.adapters, builder, before).to(self.runtime.device)
+        self.root, self.trained = select(self.world, plan, self.objective)
+        self.ema = self._average() if self.spec.ema else None
+        self.learning, self.frozen = wrap(self.world, plan, self.trained)
+        self._optimise(builder)
+        self._sums = torch.zeros(len(self.objective.names) + 1, device=self.runtime.device, dtype=torch.float64 if self.runtime.device.type != "mps" else torch.float32)
+        self._rows = 0
+        self._pending: tuple[int, Tensor, Tensor] | None = None
+        self._saved = time.monotonic()
+
+    def _average(self) -> AveragedModel | None:
+        if STUDENT not in self.trained:
+            return None
+        assert self.spec.ema is not None
+        return AveragedModel(self.world.models[STUDENT], multi_avg_fn=get_ema_multi_avg_fn(self.spec.ema))
+
+    def _optimise(self, builder: Builder) -> None:
+        assert self.spec.optimizer is not None
+        self.optimizer = build_optimizer(self.spec.optimizer, self.root, builder, dotted(self.plan.path("optimizer")), fused=self.runtime.spec.fused)
+        self.scheduler, self.per = build_scheduler(self.spec.scheduler, self.optimizer, builder, dotted(self.plan.path("scheduler")))
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.step_module, self.stepper = self.runtime.prepare(Step(self.learning, self.objective), self.optimizer)
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Train from the place in ``progress`` to the end of the stage."""
+        while self.progress.step < self.total_steps and not self.progress.stopped:
+            started = time.monotonic()
+            with self.session.reporter.epoch(self.plan.name, self.progress.epoch, self.epochs, self.steps_per_epoch, done=self.progress.batch) as bar:
+                for batch in self._batches():
+                    self._step(batch)
+                    bar.step(**self._shown())
+                    self._between_steps()
+                    if self.progress.stopped or self.progress.step >= self.total_steps:
+                        break
+            self._end_epoch(time.monotonic() - started)
+        self.close()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The rest of the epoch. Modes are set here, for an evaluation may have come between."""
+        set_modes(self.learning, self.root)
+        seed, stage, epoch = self.world.plan.seed, self.plan.index, self.progress.epoch
+        assert self.spec.batch_size is not None
+        order = permutation(len(self.splits.train), seed, "order", stage, epoch).split(self.spec.batch_size)
+        rest = order[self.progress.batch : self.steps_per_epoch]
+        return self.splits.train.batches(rest, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
+
+    def _step(self, raw: Batch) -> None:
+        """One optimiser step on one batch, in ``accumulate`` micro-batches."""
+        clock = Clock(self.progress.step, self.total_steps, self.steps_per_epoch)
+        raw = raw.to(self.runtime.device)
+        parts = raw.chunks(self.spec.accumulate)
+        flags = torch.zeros_like(self._sums)
+        for position, part in enumerate(parts):
+            batch = self.runtime.format(self.world.plan.task.prepare(part, self.world.plan.inputs, self.data))
+            with self.runtime.autocast():
+                frozen = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+            share = len(part) / len(raw)
+            with self.runtime.no_sync(self.step_module, sync=position == len(parts) - 1):
+                loss, values = self.step_module(batch, frozen, clock)
+                self.runtime.backward(loss * share if share != 1 else loss)
+            flags += torch.cat([values, loss.detach().unsqueeze(0)]) * share
+        self.runtime.clip(self.parameters, self.spec.clip_norm, self.spec.clip_value)
+        self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.world.models[STUDENT])
+        if self.scheduler is not None and self.per == "step":
+            self.scheduler.step()
+        self._sums += flags * len(raw)
+        self._rows += len(raw)
+        self._check_finite()  # of the step before, whose values have arrived by now
+        self._pending = (self.progress.step, raw.index, flags)
+        self.progress.batch += 1
+        self.progress.step += 1
+        self.progress.total += 1
+
+    def _check_finite(self) -> None:
+        """KDError where the last unchecked step had a loss that is not a number or infinite."""
+        if self._pending is None:
+            return
+        step, index, values = self._pending
+        self._pending = None
+        if not bool(torch.isfinite(values).all()):
+            names = [name for name, value in zip([*self.objective.names, "the weighted sum"], values.tolist(), strict=True) if not math.isfinite(value)]
+            shown = ", ".join(map(str, index.tolist()))
+            raise KDError(f"stage {self.plan.name!r}, step {step}: {', '.join(names)} is not finite\n    the batch's indices: {shown}")
+
+    def _between_steps(self) -> None:
+        """What is due after a step: a scoring, a checkpoint, a stop."""
+        every = self.spec.evaluate.every_steps
+        if every and self.progress.step % every == 0:
+            self._score()
+            set_modes(self.learning, self.root)
+        limits = self.world.plan.checkpoint
+        due = limits.every_steps and self.progress.step % limits.every_steps == 0
+        if due or time.monotonic() - self._saved > 60 * limits.every_minutes:
+            self.save()
+        if self.session.stop:
+            self.save()
+            raise Stopped(f"stopped at step {self.progress.step} of stage {self.plan.name!r}; go on with `resume {self.session.folder.path}`", self.session.stop.number)
+
+    def _shown(self) -> dict[str, float]:
+        """The mean loss of the epoch so far, read from the device every ``log_every`` steps only."""
+        if self.progress.step % self.world.plan.log_every:
+            return {}
+        return {"loss": float(self._sums[-1]) / max(self._rows, 1)}
+
+    def _end_epoch(self, seconds: float) -> None:
+        self._check_finite()
+        self.progress.epoch += 1
+        self.progress.batch = 0
+        means = (self._sums / max(self._rows, 1)).tolist()
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        train = {"loss": means[-1], **dict(zip(self.objective.names, means, strict=False))}
+        row = {"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "lr": rates[0] if len(rates) == 1 else rates, "train": train, "seconds": round(seconds, 3)}
+        self._sums.zero_()
+        self._rows = 0
+        self.session.folder.metrics.append(row)
+        self.session.reporter.line(f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {line(train)} ({seconds:.1f} s)")
+        every = self.spec.evaluate.every_epochs
+        last = self.progress.step >= self.total_steps
+        value = self._score() if every and (self.progress.epoch % every == 0 or last) else None
+        if self.scheduler is not None and self.per == "epoch":
+            self._schedule(value)
+        self.save()
+
+    def _schedule(self, value: float | None) -> None:
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            assert self.scheduler is not None
+            self.scheduler.step()
+        elif value is not None:
+            self.scheduler.step(value)
+
+    # -- scoring
+
+    def _score(self) -> float | None:
+        """Score the student on the validation split, keep it if it is the best; the value that decides."""
+        if self.splits.val is None or STUDENT not in self.trained:
+            return None
+        metrics = self.score(self.averaged, self.splits.val)
+        name, maximise = self._goal(metrics)
+        value = metrics[name]
+        self.session.folder.metrics.append({"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "val": metrics})
+        gain = 0.0 if self.spec.early_stop is None else self.spec.early_stop.min_delta
+        better = self._better(value, maximise, 0.0)
+        waited = 0 if self._better(value, maximise, gain) else self.progress.waited + 1
+        if better:
+            self.progress.best, self.progress.best_epoch = value, self.progress.epoch
+            self.session.store.save_best({"student": self.averaged.state_dict(), "metrics": metrics, "stage": self.plan.index, "epoch": self.progress.epoch}, self.progress.total)
+        self.progress.waited = waited
+        self.progress.stopped = self.spec.early_stop is not None and waited >= self.spec.early_stop.patience
+        self.session.reporter.line(f"    validation: {line(metrics)}{' (best so far)' if better else ''}{'; stopping early' if self.progress.stopped else ''}")
+        return value
+
+    def _better(self, value: float, maximise: bool, gain: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        best = self.progress.best
+        return best is None or (value > best + gain if maximise else value < best - gain)
+
+    def _goal(self, metrics: Mapping[str, float]) -> tuple[str, bool]:
+        task, best = self.world.plan.task, self.spec.best
+        name, maximise = (best.metric, best.mode == "max") if best else (task.primary, task.maximise)
+        if name not in metrics:
+            raise KDError(f"{dotted(self.plan.path('best'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}")
+        return name, maximise
+
+    def score(self, model: nn.Module, split: Any) -> dict[str, float]:
+        """The metrics of a model in the student's place."""
+        world, size = self.world, self.spec.eval_batch_size or self.spec.batch_size
+        assert size is not None
+        return score(world.plan.task, model, STUDENT, split, spec=world.plan.inputs[STUDENT], data=self.data, num_classes=self.splits.num_classes, batch_size=size, runtime=self.runtime)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The student that counts: its moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.world.models[STUDENT]
+
+    # -- state
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit."""
+        return {
+            "progress": asdict(self.progress),
+            "models": {name: self.world.models[name].state_dict() for name in self.world.changing()},
+            "adapters": self.world.adapters.state_dict(),
+            "losses": self.objective.losses.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "scaler": self.runtime.scaler_state(),
+            "rng": rng_state(),
+            "sums": self._sums,
+            "rows": self._rows,
+            "metrics": self.session.folder.metrics.offset(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state` was taken."""
+        for name, weights in state["models"].items():
+            self.world.models[name].load_state_dict(weights)
+        self.world.adapters.load_state_dict(state["adapters"])
+        self.objective.losses.load_state_dict(state["losses"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.runtime.load_scaler_state(state["scaler"])
+        self._sums.copy_(state["sums"])
+        self._rows = state["rows"]
+        set_rng_state(state["rng"])
+
+    def save(self) -> None:
+        """Write a checkpoint; a step not yet known to be finite is checked first."""
+        self._check_finite()
+        self.session.store.save(self.state(), self.progress.total)
+        self._saved = time.monotonic()
+
+    def close(self) -> None:
+        """Take the wrappers off the models."""
+        for wrapper in (*self.learning.values(), *self.frozen.values()):
+            wrapper.release()
+        self.runtime.release()
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """A path as text."""
+    return ".".join(map(str, path))

@@ -1,0 +1,104 @@
+"""Devices, precision and processes: the one file that touches accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kd_core.errors import KDError
+from kd_core.spec import RuntimeSpec
+from kd_core.task import Batch, map_tensors
+
+COMPILE_FROM = 2000
+"""Planned steps from which compiling a frozen teacher (about a minute) pays."""
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def fast(models: Mapping[str, bool], planned_steps: int) -> RuntimeSpec:
+    """What ``runtime: fast`` comes to here: a pure function of device, models and planned steps, never of a timing.
+
+    ``models`` maps each model to whether it stays frozen; those are compiled where the run is long enough.
+    """
+    cuda = torch.cuda.is_available()
+    half = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    compiled = [name for name, frozen in models.items() if frozen] if planned_steps >= COMPILE_FROM else []
+    return RuntimeSpec(precision="bf16" if half else "fp32", channels_last=True, fused=True, compile=compiled)
+
+
+class Runtime:
+    """Where and how a run computes."""
+
+    def __init__(self, spec: RuntimeSpec) -> None:
+        self.spec = spec
+        if spec.device not in ("auto", "cpu") and not getattr(torch, spec.device).is_available():
+            raise KDError(f"runtime.device: there is no {spec.device} device here")
+        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+        self._accelerator = Accelerator(
+            cpu=spec.device == "cpu",
+            mixed_precision=PRECISIONS[spec.precision],
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.device = self._accelerator.device
+        self.is_main = self._accelerator.is_main_process
+        self.rank = self._accelerator.process_index
+        self.processes = self._accelerator.num_processes
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A model on the device, in the runtime's memory format."""
+        if self.spec.channels_last:
+            return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device)
+
+    def format(self, batch: Batch) -> Batch:
+        """A prepared batch with its images in the runtime's memory format."""
+        if not self.spec.channels_last:
+            return batch
+        return Batch(map_tensors(_channels_last, batch.inputs), batch.target, batch.index, batch.extra)
+
+    def prepare(self, step: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The step and its optimiser as accelerate wraps them (DDP or FSDP, precision, gradient scaling)."""
+        prepared: tuple[nn.Module, Optimizer] = self._accelerator.prepare(step, optimizer)
+        return prepared
+
+    def release(self) -> None:
+        """Forget the prepared objects of a stage."""
+        self._accelerator.free_memory()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision for what is not prepared: teachers and evaluation."""
+        return self._accelerator.autocast() if self.spec.precision != "fp32" else nullcontext()
+
+    def no_sync(self, step: nn.Module, *, sync: bool) -> AbstractContextManager[Any]:
+        """Without exchange of gradients unless ``sync``: all micro-batches but the last."""
+        return nullcontext() if sync else self._accelerator.no_sync(step)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a (scaled) loss."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: list[nn.Parameter], norm: float | None, value: float | None) -> None:
+        """Clip gradients in place, by their common norm or each by value."""
+        if norm is not None:
+            self._accelerator.clip_grad_norm_(parameters, norm)
+        if value is not None:
+            self._accelerator.clip_grad_value_(parameters, value)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The state of fp16's gradient scaler, empty without one."""
+        return self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else {}
+
+    def load_scaler_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`scaler_state` gave."""
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

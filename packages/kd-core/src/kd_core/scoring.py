@@ -1,0 +1,44 @@
+"""Scoring a model on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_core.errors import KDError
+from kd_core.runtime import Runtime
+from kd_core.task import Split, Task
+
+
+def in_order(length: int, batch_size: int) -> Iterator[Tensor]:
+    """Positions 0 to ``length`` in batches."""
+    yield from torch.arange(length).split(batch_size)
+
+
+def score(task: Task, model: nn.Module, name: str, split: Split, *, spec: Any, data: Any, num_classes: int | None, batch_size: int, runtime: Runtime) -> dict[str, float]:
+    """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode.
+
+    The model's mode and every random state are as before afterwards.
+    """
+    if len(split) == 0:
+        raise KDError("the split to score is empty")
+    metrics = task.metrics(num_classes)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), runtime.autocast():
+            for raw in split.batches(in_order(len(split), batch_size), epoch=0, seed=0, augment=False):
+                batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
+                metrics.update(task.call(model, batch.for_model(name)), batch)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return metrics.compute()
+
+
+def line(metrics: Mapping[str, float]) -> str:
+    """Metrics as text: ``top1 91.92, loss 0.283``."""
+    return ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())

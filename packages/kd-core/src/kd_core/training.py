@@ -1,0 +1,84 @@
+"""What a stage trains: which parameters learn, which models run, and in which mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from kd_core.errors import KDError
+from kd_core.objective import Objective
+from kd_core.plan import StagePlan
+from kd_core.planner import STUDENT
+from kd_core.surgery import matching
+from kd_core.world import World, root_module
+from kd_core.wrappers import ForwardWrapper, Teacher
+
+
+def select(world: World, stage: StagePlan, objective: Objective) -> tuple[nn.Module, set[str]]:
+    """Set what learns in a stage; the root module of its paths, and the models of which something learns.
+
+    By default the student, trainable models that the stage looks at, and all adapters and losses it uses.
+    """
+    root = root_module(world.models, world.adapters, objective.losses)
+    root.requires_grad_(False)
+    for parameter in _matched(root, _default(world, stage) if stage.spec.train is None else stage.spec.train, stage, "train"):
+        parameter.requires_grad_(True)
+    for model, spec in world.plan.models.items():
+        frozen_by_edit = [edit["freeze"] for edit in spec.edit if "freeze" in edit]
+        for pattern in (each for one in frozen_by_edit for each in ([one] if isinstance(one, str) else one)):
+            for _, parameter in matching(world.models[model], pattern):
+                parameter.requires_grad_(False)
+    for parameter in _matched(root, stage.spec.freeze, stage, "freeze"):
+        parameter.requires_grad_(False)
+    return root, {name for name, model in world.models.items() if any(parameter.requires_grad for parameter in model.parameters())}
+
+
+def _default(world: World, stage: StagePlan) -> list[str]:
+    used = world.plan.taps(stage)
+    names = [name for name, spec in world.plan.models.items() if name == STUDENT or (spec.trainable and name in used)]
+    adapters = [f"adapters.{name}" for name in stage.adapters if has_parameters(world.adapters, name)]
+    return names + adapters + ["losses"]
+
+
+def has_parameters(module: nn.Module, name: str) -> bool:
+    """Whether a child is there and has parameters: borrowed modules and pooling are not trained."""
+    child = dict(module.named_children()).get(name)
+    return child is not None and next(child.parameters(), None) is not None
+
+
+def _matched(root: nn.Module, patterns: list[str], stage: StagePlan, key: str) -> list[nn.Parameter]:
+    found: list[nn.Parameter] = []
+    for pattern in patterns:
+        if pattern == "losses":  # most losses have no parameters
+            found += root.get_submodule("losses").parameters()
+            continue
+        try:
+            found += [parameter for _, parameter in matching(root, pattern)]
+        except KDError as error:
+            raise KDError(f"stages.{stage.index}.{key}: {error}") from None
+    return found
+
+
+def wrap(world: World, stage: StagePlan, trained: set[str]) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
+    """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap."""
+    learning: dict[str, ForwardWrapper] = {}
+    frozen: dict[str, Teacher] = {}
+    for name, taps in world.plan.taps(stage).items():
+        model, call = world.models[name], world.plan.task.call
+        if name in trained:
+            learning[name] = ForwardWrapper(model, taps, name=name, call=call)
+        else:
+            keeps_statistics = world.plan.models[name].mode == "train"
+            frozen[name] = Teacher(model, taps, name=name, call=call, train_mode=keeps_statistics, early_stop=name not in world.runtime.spec.compile)
+    return learning, frozen
+
+
+def set_modes(learning: Mapping[str, nn.Module], root: nn.Module) -> None:
+    """Train mode for what learns. A module whose parameters are all frozen runs in eval mode: its statistics stay."""
+    for part in (*learning.values(), root.get_submodule("adapters"), root.get_submodule("losses")):
+        part.train()
+        for module in part.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()

@@ -1,0 +1,76 @@
+"""Reading weight files and putting them into models, with nothing missing passed over."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_core.errors import KDError
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
+"""Keys under which training scripts keep a model's state dict in a checkpoint."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors or torch file; nothing but tensors is ever unpickled.
+
+    KDError where the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise KDError(f"there is no weight file {path}")
+    try:
+        state = _read(path)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, _safetensors_error()) as error:
+        raise KDError(f"{path} is not a readable weight file: {str(error).splitlines()[0][:200]}") from None
+    for key in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise KDError(f"{path} holds no state dict (a mapping of names to tensors)")
+    prefix = "module."
+    wrapped = all(key.startswith(prefix) for key in state)
+    return {key[len(prefix) :] if wrapped else key: value for key, value in state.items()}
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head: bool = False) -> None:
+    """Copy ``state`` into ``model``; KDError with every key that does not fit.
+
+    ``new_head`` keeps the model's own values where shapes differ or keys are missing, within one module only:
+    the classifier of a model that goes to other classes.
+    """
+    own = model.state_dict()
+    wrong = {key: f"has shape {tuple(state[key].shape)}, the model {tuple(own[key].shape)}" for key in own if key in state and state[key].shape != own[key].shape}
+    wrong |= {key: "is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")}
+    unknown = [key for key in state if key not in own]
+    if new_head:
+        heads = {key.rpartition(".")[0] for key in wrong}
+        unknown = [key for key in unknown if key.rpartition(".")[0] not in heads]
+        if len(heads) == 1 and not unknown:
+            wrong = {}
+    if wrong or unknown:
+        lines = [f"{key} {what}" for key, what in wrong.items()] + [f"{key} is not in the model" for key in unknown]
+        shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+        hint = "" if new_head else "\n    hint: `new_head: true` keeps a freshly initialised last layer"
+        raise KDError(f"{source} does not fit {type(model).__name__}: {shown}{hint}")
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    model.load_state_dict(fitting, strict=False)
