@@ -58,8 +58,10 @@ def test_a_long_epoch_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     stream = Stream(terminal=False)
     with Reporter(tmp_path / "log.txt", stream=stream).epoch("distill", 1, 4, 10, done=7) as epoch:
         epoch.step()
-        epoch.step(2, loss=torch.tensor(0.123456), lr=0.1)
-    lines = ["distill 2/4: step 8/10", "distill 2/4: step 10/10 loss=0.1235 lr=0.1"]
+        epoch.step(loss=torch.tensor(0.123456), lr=0.1)
+        epoch.step()
+    last = "loss=0.1235 lr=0.1"
+    lines = ["distill 2/4: step 8/10", f"distill 2/4: step 9/10 {last}", f"distill 2/4: step 10/10 {last}"]
     assert stream.getvalue().splitlines() == lines
     assert without_stamps(tmp_path / "log.txt") == lines
 

@@ -16,7 +16,7 @@ EVERY = 30.0
 """Seconds between two plain lines about one epoch."""
 
 REFRESH = 0.5
-"""Seconds between two looks at the values shown on a bar: reading one may wait for the device."""
+"""Seconds between two looks at the values shown on a bar."""
 
 
 class Reporter:
@@ -29,7 +29,7 @@ class Reporter:
     def __init__(self, log: Path | None = None, *, stream: TextIO | None = None, silent: bool = False) -> None:
         self._log = None if silent else log
         self._stream = stream or sys.stderr
-        self._silent = silent
+        self.silent = silent
         self._terminal = not silent and self._stream.isatty()
 
     def line(self, text: str) -> None:
@@ -58,7 +58,7 @@ class Reporter:
         self._write_log(text)
 
     def _echo(self, text: str) -> None:
-        if self._silent:
+        if self.silent:
             return
         with suppress(OSError, ValueError):  # ValueError: the stream is closed
             if self._terminal:
@@ -82,21 +82,26 @@ class Epoch:
         self._steps = steps
         self._done = done
         self._bar = bar
+        self._values: dict[str, Any] = {}
         self._ticked = self._shown = time.monotonic()
 
-    def step(self, n: int = 1, **values: Any) -> None:
-        """``n`` more steps are done. Of ``values``, numbers or scalar tensors, only those shown are read."""
+    def step(self, n: int = 1, /, **values: Any) -> None:
+        """``n`` more steps are done. ``values`` are numbers or scalar tensors; the last ones given are shown.
+
+        Only those shown are read: that may wait for the device.
+        """
         self._done += n
+        self._values = values or self._values
         now = time.monotonic()
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.update(n)
                 if now - self._shown >= REFRESH:
                     self._shown = now
-                    self._bar.set_postfix_str(_text(values))
+                    self._bar.set_postfix_str(_text(self._values))
         if now - self._ticked >= EVERY:
             self._ticked = now
-            self._reporter.tick(f"{self._title}: step {self._done}/{self._steps} {_text(values)}".rstrip())
+            self._reporter.tick(f"{self._title}: step {self._done}/{self._steps} {_text(self._values)}".rstrip())
 
 
 def _size(terminal: TextIO) -> dict[str, Any]:
