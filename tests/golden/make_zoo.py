@@ -1,0 +1,94 @@
+"""Makes zoo.json: state dict keys, shapes and outputs of torchdistill's CIFAR models on weights and images by formula.
+
+    python tests/golden/make_zoo.py        where torchdistill==1.1.5 is installed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+OUTPUTS = {
+    "resnet20": ("resnet20", {}),
+    "resnet32": ("resnet32", {}),
+    "resnet44": ("resnet44", {}),
+    "resnet56": ("resnet56", {"num_classes": 100}),
+    "resnet110": ("resnet110", {}),
+    "wrn-40-4": ("wide_resnet40_4", {}),
+    "wrn-28-10": ("wide_resnet28_10", {}),
+    "wrn-16-8": ("wide_resnet16_8", {"num_classes": 100}),
+}
+"""Our name -> their name and the arguments of both."""
+
+
+def noise(name: str, count: int) -> Tensor:
+    """``count`` numbers in [0, 1), in float64, that look random and depend on the name."""
+    phase = crc32(name.encode()) % 997
+    return (torch.sin(torch.arange(count, dtype=torch.float64) * 12.9898 + phase) * 43758.5453).frac().abs()
+
+
+def fill(model: nn.Module) -> None:
+    """Give a model weights by formula under which activations neither vanish nor explode."""
+    for name, value in model.state_dict().items():
+        numbers = noise(name, value.numel()).reshape(value.shape)
+        if name.endswith("num_batches_tracked"):
+            continue
+        if value.ndim > 1:
+            numbers = (2 * numbers - 1) * (6 / value[0].numel()) ** 0.5
+        elif name.endswith("bias") or name.endswith("running_mean"):
+            numbers = 0.2 * (numbers - 0.5)
+        elif name.endswith("running_var"):
+            numbers = 1 + numbers
+        else:
+            numbers = 0.25 + numbers / 2
+        value.copy_(numbers)
+
+
+def images(count: int = 2) -> Tensor:
+    """Images (count, 3, 32, 32), normalised."""
+    return (4 * noise("images", count * 3072) - 2).reshape(count, 3, 32, 32).float()
+
+
+def shapes(model: nn.Module) -> list[str]:
+    """``key shape`` for each entry of the state dict, in order."""
+    return [f"{name} {list(value.shape)}" for name, value in model.state_dict().items()]
+
+
+def digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@torch.no_grad()
+def golden(model: nn.Module, keys: bool) -> dict[str, object]:
+    fill(model.eval())
+    lines = shapes(model)
+    logits = model(images()).double()
+    return {
+        "entries": len(lines),
+        "shapes_sha256": digest(lines),
+        "shapes": lines if keys else None,
+        "logits": [[round(value, 6) for value in row] for row in logits.tolist()],
+    }
+
+
+def main() -> None:
+    from torchdistill.models.classification import resnet, wide_resnet
+
+    made: dict[str, object] = {}
+    for ours, (theirs, arguments) in OUTPUTS.items():
+        module = wide_resnet if theirs.startswith("wide") else resnet
+        made[ours] = golden(getattr(module, theirs)(**arguments), keys=ours in ("resnet20", "wrn-16-8"))
+    lines = shapes(resnet.resnet1202())
+    made["resnet1202"] = {"entries": len(lines), "shapes_sha256": digest(lines)}
+    lines = shapes(wide_resnet.wide_resnet(16, 2, 0.0, 10, pretrained=False, progress=False))
+    made["wrn-16-2"] = {"entries": len(lines), "shapes_sha256": digest(lines)}
+    Path(__file__).with_name("zoo.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
