@@ -20,12 +20,14 @@ from click.testing import CliRunner, Result
 
 from kd_core.commands import answer, config_options, json_option, make_cli
 from kd_core.errors import ConfigError, KDError, Mark, Problem
+from kd_core.registry import Registry
 
 
 @dataclass
 class Scores:
     metrics: dict[str, float]
     best: dict[str, Any] | None = None
+    published: dict[str, Any] = field(default_factory=dict)
     run: Path | None = None
 
 
@@ -48,7 +50,7 @@ class Backend:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     error: BaseException | None = None
-    scores: Scores = field(default_factory=lambda: Scores({"top1": 0.84}, {"top1": 0.9}, Path("runs/x/1")))
+    scores: Scores = field(default_factory=lambda: Scores({"top1": 0.84}, {"top1": 0.9}, run=Path("runs/x/1")))
 
     def note(self, *call: Any) -> None:
         print("a library that prints")
@@ -84,7 +86,7 @@ class Backend:
 
         def evaluate(target: str | None, **options: Any) -> Scores:
             backend.note("evaluate", target, options)
-            return Scores({"top1": 0.5, "loss": math.nan})
+            return Scores({"top1": 0.5, "loss": math.nan}, published={"top1": 0.51} if options["zoo"] else {})
 
         def resume(run: Path, **options: Any) -> Scores:
             backend.note("resume", run, options)
@@ -112,7 +114,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 
 def cli() -> click.Group:
-    return make_cli("kd-x", package="kd-core", tasks=(), help="Runs x.", registries={})
+    return make_cli("kd-x", package="kd-core", tasks=("x",), help="Runs x.", registries={})
 
 
 Run = Callable[..., Result]
@@ -147,9 +149,9 @@ def test_train_in_json_is_one_object(run: Run) -> None:
 def test_eval_takes_a_config_a_run_or_a_published_model(run: Run, backend: Backend) -> None:
     done = run("eval", "runs/x", "--json", "--root", "d", "--data", "digits")
     assert json.loads(done.stdout) == {"metrics": {"top1": 0.5, "loss": None}}
-    options = {"zoo": None, "data": "digits", "root": Path("d"), "overrides": (), "trust": ()}
+    options = {"zoo": None, "task": "x", "data": "digits", "root": Path("d"), "overrides": (), "trust": ()}
     assert backend.calls[-1] == ("evaluate", "runs/x", options)
-    assert run("eval", "--zoo", "resnet20").exit_code == 0
+    assert run("eval", "--zoo", "resnet20").stdout.splitlines()[0] == "top1         0.5  (published: 0.51)"
     assert backend.calls[-1][1:] == (None, options | {"zoo": "resnet20", "data": None, "root": None})
     done = run("eval")
     assert done.exit_code == 2
@@ -200,23 +202,26 @@ def test_show_and_taps(run: Run, backend: Backend) -> None:
     assert lines[2].startswith("fc        Linear      (2, 64)")
 
 
-def test_list(run: Run) -> None:
-    done = run("list", "losses")
-    assert done.exit_code == 0
+@pytest.fixture
+def listing(monkeypatch: pytest.MonkeyPatch) -> click.Group:
+    module = types.ModuleType("kinds_of_things")
+    things: Registry[Any] = Registry("thing", "kd.things")
+    things("anvil")(Backend)
+    vars(module).update(THINGS=things, NOTHING=Registry("nothing", "kd.nothing"))
+    monkeypatch.setitem(sys.modules, "kinds_of_things", module)
+    registries = {"things": "kinds_of_things:THINGS", "nothing": "kinds_of_things:NOTHING"}
+    return make_cli("kd-x", package="kd-core", tasks=(), help="", registries=registries)
+
+
+def test_list(listing: click.Group) -> None:
+    done = CliRunner().invoke(listing, ["list", "things"])
+    assert done.stdout == "anvil  Stands in for ``kd_core.experiment`` and notes its calls.\n"
+    assert CliRunner().invoke(listing, ["list", "nothing"]).exit_code == 0
+    done = CliRunner().invoke(listing, ["list", "losses"])
     assert any(line.startswith("kd ") for line in done.stdout.splitlines())
-    done = run("list", "loses")
+    done = CliRunner().invoke(listing, ["list", "loses"])
     assert done.exit_code == 2
     assert "losses" in done.stderr
-
-
-def test_an_empty_list_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kd_core.registry import Registry
-
-    module = types.ModuleType("empty_kinds")
-    vars(module).update(THINGS=Registry("thing", "kd.things"))
-    monkeypatch.setitem(sys.modules, "empty_kinds", module)
-    group = make_cli("kd-x", package="kd-core", tasks=(), help="", registries={"things": "empty_kinds:THINGS"})
-    assert CliRunner().invoke(group, ["list", "things"]).exit_code == 0
 
 
 @pytest.mark.parametrize("json_flag", [[], ["--json"]])

@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -41,7 +42,7 @@ def make_cli(name: str, *, package: str, tasks: Sequence[str], help: str, regist
     ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``. A package
     adds its own verbs to the group it gets: ``@main.command()``, with :func:`config_options` and :func:`answer`.
     """
-    group = _Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
+    group = _Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
     for verb in (train, evaluate, resume, check, show, taps):
         group.add_command(verb)
@@ -105,16 +106,16 @@ def quiet_stdout() -> redirect_stdout[TextIO]:
 
 
 def answer(result: Any, as_json: bool) -> None:
-    """Print a result: its metrics and, where there is one, the run folder as the last line."""
-    run, best = getattr(result, "run", None), getattr(result, "best", None)
+    """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line."""
+    facts = {each.name: getattr(result, each.name) for each in fields(result)}
     if as_json:
-        facts = {"metrics": result.metrics, "best": best, "run": run}
-        click.echo(json_text({key: value for key, value in facts.items() if value is not None}))
+        click.echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
         return
+    published = facts.get("published", {})
     for metric, value in result.metrics.items():
-        click.echo(f"{metric:<12} {value:.6g}")
-    if run is not None:
-        click.echo(str(run))
+        click.echo(f"{metric:<12} {value:.6g}" + (f"  (published: {published[metric]})" if metric in published else ""))
+    if facts.get("run"):
+        click.echo(str(result.run))
 
 
 @click.command()
@@ -143,14 +144,15 @@ def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **opt
 @click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
 @config_options
 @json_option
-def evaluate(target: str | None, zoo: str | None, as_json: bool, **options: Any) -> None:
+@click.pass_obj
+def evaluate(tasks: Sequence[str], /, target: str | None, zoo: str | None, as_json: bool, **options: Any) -> None:
     """Score on the test split: a run's student, the student of CONFIG, or a published model."""
     if target is None and zoo is None:
         raise click.UsageError("name a config or a run folder, or a published model with --zoo")
     with quiet_stdout():
         from kd_core import experiment
 
-        result = experiment.evaluate(target, zoo=zoo, **options)
+        result = experiment.evaluate(target, zoo=zoo, task=tasks[0], **options)
     answer(result, as_json)
 
 
@@ -237,7 +239,7 @@ def taps(config: Path, model: str, **options: Any) -> None:
         from kd_core import experiment
 
         rows = experiment.taps(config, model, **options)
-    columns = ("path", "type", "inputs", "outputs", "params", "calls")
+    columns = [each.name for each in fields(rows[0])]
     click.echo(_table(columns, [[str(getattr(row, column)) for column in columns] for row in rows]))
 
 
