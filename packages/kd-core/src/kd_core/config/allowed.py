@@ -16,20 +16,20 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 _PACKAGES = {
-    *("kd_core", "kd_zoo", "kd_vision", "kd_seg", "kd_glue"),
-    *("torch.nn", "torch.optim", "torch.utils.data"),
+    *("kd_core", "kd_zoo", "kd_vision", "kd_seg", "kd_glue", "torch.nn", "torch.optim", "torch.utils.data"),
     *("torchvision.datasets", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
 }
 """Where classes of the right kind (:func:`is_kind`) may be called."""
 
 _SAFE = {
     *("torch.nn.functional", "torch.nn.init", "torch.nn.Parameter", "torch.nn.Buffer"),
-    *("torch.nn.utils.parametrizations", "torch.nn.Embedding.from_pretrained", "torch.nn.EmbeddingBag.from_pretrained"),
-    *("torch.utils.data.random_split", "torch.utils.data.default_collate"),
+    *("torch.nn.Embedding.from_pretrained", "torch.nn.EmbeddingBag.from_pretrained"),
+    *("torch.nn.utils.parametrizations", "torch.utils.data.random_split", "torch.utils.data.default_collate"),
     *("torch.optim.swa_utils.get_ema_avg_fn", "torch.optim.swa_utils.get_ema_multi_avg_fn"),
     *("torch.optim.swa_utils.get_swa_avg_fn", "torch.optim.swa_utils.get_swa_multi_avg_fn"),
-    *(f"torch.{name}" for name in ("tensor", "zeros", "ones", "full", "arange", "linspace", "eye", "Size", "device")),
-    *(f"torch.{name}" for name in ("Generator", "relu", "sigmoid", "tanh", "softmax", "log_softmax", "exp", "log", "abs", "sqrt")),
+    *("torch.Generator", "torch.Size", "torch.device", "torch.tensor", "torch.zeros", "torch.ones", "torch.full"),
+    *("torch.arange", "torch.linspace", "torch.eye", "torch.relu", "torch.sigmoid", "torch.tanh", "torch.softmax"),
+    *("torch.log_softmax", "torch.exp", "torch.log", "torch.abs", "torch.sqrt"),
 }
 """Functions and methods known to read and write no file and to run nothing they are given by name."""
 
@@ -55,17 +55,21 @@ NEVER = {
 """Refused whatever is trusted, under every name they can be reached by."""
 
 _GUARDED = {
-    *("torch.distributed", "torch.export", "torch.fx", "torch.jit", "torch.multiprocessing", "torch.onnx", "torch.testing"),
-    *("torch.utils.data.datapipes", "torch.from_file", "torch.storage"),  # open files, unpickle
-    *("torchvision.datasets.lsun", "torchvision.datasets.LSUN", "torchvision.datasets.LSUNClass"),  # unpickle a file in the data folder
-    *("builtins", "os", "posix", "nt", "subprocess", "sys", "importlib", "imp", "runpy", "code", "codeop", "ctypes", "_ctypes"),
-    *("pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "shutil", "pathlib", "io", "_io", "tempfile"),
-    *("socket", "ssl", "http", "urllib", "requests", "webbrowser", "multiprocessing", "threading", "concurrent", "asyncio"),
-    *("pty", "signal", "gc", "inspect", "types", "operator", "_operator", "posixpath", "ntpath", "site", "pdb", "timeit"),
+    *("torch.distributed", "torch.export", "torch.fx", "torch.jit", "torch.multiprocessing", "torch.onnx"),
+    *("torch.testing", "torch.from_file", "torch.storage"),
+    "torch.utils.data.datapipes",  # open files, unpickle
+    *("torchvision.datasets.lsun", "torchvision.datasets.LSUN", "torchvision.datasets.LSUNClass"),  # unpickle
+    *("builtins", "os", "posix", "nt", "subprocess", "sys", "importlib", "imp", "runpy", "code", "codeop", "ctypes"),
+    *("_ctypes", "pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "shutil", "pathlib"),
+    *("io", "_io", "tempfile", "socket", "ssl", "http", "urllib", "requests", "webbrowser", "multiprocessing"),
+    *("threading", "concurrent", "asyncio", "pty", "signal", "gc", "inspect", "types", "operator", "_operator"),
+    *("posixpath", "ntpath", "site", "pdb", "timeit"),
 }
-"""Need a trust prefix that names them or something in them: trusting what surrounds or re-exports them is not enough."""
+"""Need a trust prefix that names them or something in them; trusting what re-exports them is not enough."""
 
-_FILES = re.compile(r"(?!load_state_dict$)(save|load|open|read|write|dump|export|download|extract|from_file|tofile|to_?file)(_.*)?")
+_FILES = re.compile(
+    r"(?!load_state_dict$)(save|load|open|read|write|dump|export|download|extract|from_file|tofile|to_?file)(_.*)?"
+)
 """Methods that read or write files."""
 
 
@@ -86,7 +90,7 @@ def allow(item: Any) -> Any:
 
 
 def allow_package(name: str) -> None:
-    """Let configs call the Modules, Optimizers, LRSchedulers, Datasets, Samplers and transforms defined in a package."""
+    """Let configs call the Modules, Optimizers, LRSchedulers, Datasets, Samplers and transforms of a package."""
     _PACKAGES.add(name)
 
 
@@ -141,7 +145,9 @@ def is_kind(cls: type) -> bool:
     if torch is None:
         return False
     data = torch.utils.data
-    return issubclass(cls, (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, data.Dataset, data.Sampler))
+    return issubclass(
+        cls, (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, data.Dataset, data.Sampler)
+    )
 
 
 def is_tensor(cls: type) -> bool:
@@ -154,7 +160,9 @@ def is_inert(obj: object) -> bool:
     if obj is None or isinstance(obj, (bool, int, float, complex, str, enum.Enum)):
         return True
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(obj, (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size))
+    return torch is not None and isinstance(
+        obj, (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
+    )
 
 
 def touches_files(method: str) -> bool:

@@ -48,7 +48,11 @@ def bind(call: Call, obj: Callable[..., Any], supplied: Sequence[str] = ()) -> l
         elif name not in takes and inspect.Parameter.VAR_KEYWORD not in kinds:
             faults.append(Fault((name,), f"{call.target} takes no {name!r}", did_you_mean(name, free)))
     present = {*filled, *named, *(name for name in call.kwargs if name in takes)}
-    missing = [p.name for p in params.values() if p.default is p.empty and p.name not in present and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    missing = [
+        p.name
+        for p in params.values()
+        if p.default is p.empty and p.name not in present and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     if missing:
         faults.append(Fault((), f"{call.target} needs {', '.join(map(repr, missing))}"))
     return faults

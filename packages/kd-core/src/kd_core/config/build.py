@@ -63,7 +63,9 @@ class Builder:
         for key, part in _parts(value):
             if key == "trust_remote_code" and part not in (False, None):
                 mark = value.places.get(key) if isinstance(value, Lazy) else None
-                yield Problem("trust_remote_code is refused: it runs code of the model's author", _join(path, key), mark)
+                yield Problem(
+                    "trust_remote_code is refused: it runs code of the model's author", _join(path, key), mark
+                )
             yield from self._problems(part, (), _join(path, key), seen)
 
     def _own_problems(self, lazy: Lazy, supplied: Sequence[str], path: str) -> Iterator[Problem]:
@@ -190,7 +192,9 @@ def _parts(value: Any) -> list[tuple[str | int, Any]]:
 def _placed(lazy: Lazy, faults: Sequence[Fault], path: str) -> Iterator[Problem]:
     for fault in faults:
         mark = lazy.places.get(fault.where[0], lazy.mark) if fault.where else lazy.mark
-        yield Problem(fault.message, ".".join(map(str, (path, *fault.where) if path else fault.where)), mark, fault.hint)
+        yield Problem(
+            fault.message, ".".join(map(str, (path, *fault.where) if path else fault.where)), mark, fault.hint
+        )
 
 
 def _join(path: str, key: str | int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import yaml
 
 from kd_core.config.scalars import resolve
-from kd_core.config.slots import Slot, Tagged, kind_of
+from kd_core.config.slots import Slot, kind_of
 from kd_core.config.tags import Raw, build_tag
 from kd_core.errors import ConfigError, Mark, Problem, nearest
 
@@ -29,8 +29,9 @@ def compose(text: str, place: Place) -> Slot | None:
     ``place`` turns YAML's marks into ours. ConfigError with every problem that can be told from the text.
     """
     if bad := _FORBIDDEN.search(text):
-        mark = yaml.Mark("", bad.start(), text.count("\n", 0, bad.start()), bad.start() - text.rfind("\n", 0, bad.start()) - 1, None, None)
-        raise ConfigError(Problem(f"control character U+{ord(bad[0]):04X}", mark=place(mark), hint='write "\\x.." in double quotes'))
+        line, at = text.count("\n", 0, bad.start()), bad.start() - text.rfind("\n", 0, bad.start()) - 1
+        mark = place(yaml.Mark("", bad.start(), line, at, None, 0))
+        raise ConfigError(Problem(f"control character U+{ord(bad[0]):04X}", mark=mark, hint='write "\\x.." in quotes'))
     composer = _Composer(text, place)
     try:
         slot = composer.document()
@@ -40,7 +41,8 @@ def compose(text: str, place: Place) -> Slot | None:
         raise ConfigError([*composer.problems, _explain(error, text, place)]) from None
     except (yaml.YAMLError, ValueError, OverflowError):  # an escape such as "\UFFFFFFFF"
         here = place(composer.loader.get_mark())
-        raise ConfigError([*composer.problems, Problem("not a character: the escape is out of range", mark=here)]) from None
+        problem = Problem("not a character: the escape is out of range", mark=here)
+        raise ConfigError([*composer.problems, problem]) from None
     if composer.problems:
         raise ConfigError(composer.problems)
     return slot
@@ -65,7 +67,9 @@ class _Composer:
         self.loader.get_event()
         if not self.loader.check_event(yaml.StreamEndEvent):
             second = self.place(self.loader.peek_event().start_mark)
-            raise ConfigError(Problem("a second document starts here", mark=second, hint="a config is one document: remove the ---"))
+            raise ConfigError(
+                Problem("a second document starts here", mark=second, hint="a config is one document: remove the ---")
+            )
         return slot
 
     def node(self, depth: int) -> Slot:
@@ -92,7 +96,8 @@ class _Composer:
             self.anchors[event.anchor] = slot
         return slot
 
-    def alias(self, name: str, mark: Mark) -> Slot:
+    def alias(self, name: str | None, mark: Mark) -> Slot:
+        assert name is not None
         if name not in self.anchors:
             near = nearest(name, self.anchors)
             return self.fail(f"there is no anchor &{name} above", mark, f"did you mean *{near}?" if near else None)
@@ -121,7 +126,11 @@ class _Composer:
                     self.fail("the key '<<' is repeated", key.mark, "write <<: [*first, *second]")
                 bases = self.bases(value)
             elif not isinstance(key.value, str):
-                self.fail(f"a key must be text, not {kind_of(key.value)}", key.mark, "quote it" if kind_of(key.value) == "a number" else None)
+                self.fail(
+                    f"a key must be text, not {kind_of(key.value)}",
+                    key.mark,
+                    "quote it" if kind_of(key.value) == "a number" else None,
+                )
             elif key.value in own:
                 first = own[key.value].key
                 self.fail(f"the key {key.value!r} is repeated", key.mark, f"it is first given at {first}")
@@ -141,7 +150,9 @@ class _Composer:
     def inherit(self, own: dict[str, Slot], bases: list[dict[str, Slot]]) -> dict[str, Slot]:
         self.merged += sum(map(len, bases))
         if self.merged > MAX_VALUES and bases:
-            raise ConfigError(Problem(f"<< copies more than {MAX_VALUES} values", mark=self.place(self.loader.get_mark())))
+            raise ConfigError(
+                Problem(f"<< copies more than {MAX_VALUES} values", mark=self.place(self.loader.get_mark()))
+            )
         merged: dict[str, Slot] = {}
         for base in reversed(bases):
             merged |= base
@@ -165,7 +176,7 @@ class _Composer:
         if tag.startswith(_STANDARD):
             return self.standard(tag.removeprefix(_STANDARD), content, mark)
         if trap := _SWALLOWED.match(tag):
-            raise ConfigError(_trap(trap, tag, mark))
+            raise ConfigError(_trap(trap, mark))
         name, _, argument = tag.removeprefix("!").partition(":")
         try:
             return Slot.of(build_tag(Raw(name, argument, content, mark)), mark)
@@ -190,7 +201,7 @@ class _Composer:
         return Slot(None, mark)
 
 
-def _trap(found: re.Match[str], text: str, mark: Mark) -> Problem:
+def _trap(found: re.Match[str], mark: Mark) -> Problem:
     """A tag that took the punctuation behind it for its own."""
     name, target = found[1], found[2]
     written = f"!{name}:{target}" if target else f"!{name}"
@@ -205,8 +216,9 @@ def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> Problem:
     """A YAML error in words for somebody who does not know the parser."""
     mark = error.problem_mark or error.context_mark
     message = error.problem or "not valid YAML"
-    if error.context == "while scanning a tag" and (trap := _SWALLOWED.match(text, error.context_mark.index)):
-        return _trap(trap, text, place(error.context_mark))
+    start = error.context_mark
+    if start and error.context == "while scanning a tag" and (trap := _SWALLOWED.match(text, start.index)):
+        return _trap(trap, place(start))
     hint = None
     if "'\\t'" in message:
         message, hint = "a tab where YAML wants spaces", "indent with spaces"
@@ -214,4 +226,6 @@ def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> Problem:
         message, hint = "a second ':' in one line, or a wrong indentation", "quote text that holds ': '"
     elif error.context:
         message = f"{message} {error.context}"
-    return Problem(f"not valid YAML: {message}" if hint is None else message, mark=place(mark) if mark else None, hint=hint)
+    return Problem(
+        f"not valid YAML: {message}" if hint is None else message, mark=place(mark) if mark else None, hint=hint
+    )

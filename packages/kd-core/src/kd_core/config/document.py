@@ -28,7 +28,9 @@ class Document:
         slot, found = self._slot(path)
         return slot.key if found and slot.key else slot.mark
 
-    def problem(self, path: Sequence[str | int], message: str, hint: str | None = None, *, key: bool = False) -> Problem:
+    def problem(
+        self, path: Sequence[str | int], message: str, hint: str | None = None, *, key: bool = False
+    ) -> Problem:
         """A problem with the value at ``path``, or with its ``key``."""
         return Problem(message, dotted(path), self.key_mark(path) if key else self.mark(path), hint)
 

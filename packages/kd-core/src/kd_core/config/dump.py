@@ -27,7 +27,13 @@ def dump(data: Any) -> str:
     _count(data, shared)
     writer = _Writer({key for key, times in shared.items() if times > 1})
     writer.add(data)
-    events = [yaml.StreamStartEvent(), yaml.DocumentStartEvent(), *writer.events, yaml.DocumentEndEvent(), yaml.StreamEndEvent()]
+    events = [
+        yaml.StreamStartEvent(),
+        yaml.DocumentStartEvent(),
+        *writer.events,
+        yaml.DocumentEndEvent(),
+        yaml.StreamEndEvent(),
+    ]
     text = io.StringIO()
     emitter = _Emitter(text, allow_unicode=True, width=120)
     for event in events:
@@ -39,7 +45,8 @@ class _Emitter(Emitter):
     """Leaves the quotes off the text behind a tag (``!run steps``) where none are needed."""
 
     def choose_scalar_style(self) -> str:
-        if self.event.tag and self.event.style is None:
+        event = self.event
+        if isinstance(event, yaml.ScalarEvent) and event.tag and event.style is None:
             return ""
         return super().choose_scalar_style()
 

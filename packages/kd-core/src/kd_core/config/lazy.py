@@ -37,7 +37,8 @@ class Call(Lazy):
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> dict[str | int, Any]:
-        return {**dict(enumerate(self.args)), **self.kwargs}
+        parts: dict[str | int, Any] = dict(enumerate(self.args))
+        return parts | self.kwargs
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,23 +28,25 @@ def loads(text: str, file: str = "<string>", overrides: Sequence[str] = ()) -> D
 
 
 def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
-    reader = _Reader()
     problems: list[Problem] = []
-    root, changes = None, []
+    root: Slot | None = None
+    changes: list[options.Override] = []
     try:
-        root = reader.tree(file, None, text)
+        root = _Reader().tree(file, None, text)
     except ConfigError as error:
         problems += error.problems
     try:
         changes = options.parse_overrides(overrides)
     except ConfigError as error:
         problems += error.problems
-    for change in changes if root and not problems else ():
+    if problems or root is None:
+        raise ConfigError(problems)
+    for change in changes:
         try:
             root = options.apply(root, change)
         except ConfigError as error:
             problems += error.problems
-    if problems or root is None:
+    if problems:
         raise ConfigError(problems)
     return Document(plain(root), file, root)
 
@@ -90,7 +91,7 @@ class _Reader:
         problems: list[Problem] = []
         for name, mark in _names(bases):
             try:
-                base = self.tree(os.path.normpath(os.path.join(os.path.dirname(file), name)), mark)
+                base = self.tree(os.path.normpath(Path(file).parent / name), mark)
                 merged = base if merged is None else merge(merged, base)
             except ConfigError as error:
                 problems += error.problems
@@ -103,7 +104,9 @@ def _names(slot: Slot) -> list[tuple[str, Mark]]:
     slots = slot.value if isinstance(slot.value, list) else [slot]
     for each in slots:
         if not isinstance(each.value, str):
-            raise ConfigError(Problem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark))
+            raise ConfigError(
+                Problem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark)
+            )
     return [(each.value, each.mark) for each in slots]
 
 
@@ -112,15 +115,17 @@ def read(file: str, asked: Mark | None = None) -> str:
     where, path = asked or Mark(file), "extends" if asked else ""
     about = f"{file}: " if asked else ""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            what = "a directory" if os.path.isdir(file) else "no regular file"
+        if not Path(file).is_file() and Path(file).stat():
+            what = "a directory" if Path(file).is_dir() else "no regular file"
             raise ConfigError(Problem(f"{about}this is {what}", path, where))
-        with open(file, "rb") as stream:
+        with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(Problem(f"{about}{_reason(error)}", path, where, _neighbour(file))) from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(Problem(f"{about}larger than {MAX_BYTES // 1024} KiB", path, where, "keep data in files of their own"))
+        raise ConfigError(
+            Problem(f"{about}larger than {MAX_BYTES // 1024} KiB", path, where, "keep data in files of their own")
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -136,9 +141,9 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _neighbour(file: str) -> str | None:
-    folder, name = os.path.split(file)
+    path = Path(file)
     try:
-        near = nearest(name, os.listdir(folder or "."))
+        near = nearest(path.name, [other.name for other in path.parent.iterdir() if other.name != path.name])
     except (OSError, ValueError):
         return None
-    return f"did you mean {os.path.join(folder, near)}?" if near and near != name else None
+    return f"did you mean {path.with_name(near)}?" if near else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kd_core.config.compose import compose
+from kd_core.config.lazy import Call
 from kd_core.config.slots import Slot, Tagged, as_index, child, dotted, kind_of
 from kd_core.errors import ConfigError, Mark, Problem, did_you_mean
 
@@ -72,8 +73,7 @@ def _set(slot: Slot, override: Override, at: int) -> Slot:
         copy = [*container[:index], changed, *container[index + 1 :]]
         return Slot.of(copy, slot.mark, slot.key)
     if isinstance(container, Tagged):
-        index = as_index(key, len(container.slots))
-        container.slots[key if key in container.slots or index not in container.slots else index] = changed
+        container.slots[container.name(key)] = changed
         return Slot.of(container, slot.mark, slot.key)
     return Slot.of({**container, key: changed}, slot.mark, slot.key)
 
@@ -88,10 +88,17 @@ def _created(container: object, override: Override, at: int) -> Slot:
             raise _fail(override, here, f"{key!r} is no index of a list", f"write {where}.0")
         count = f"{len(container)} item{'s' * (len(container) != 1)}"
         raise _fail(override, here, f"there is no item {key}: the list has {count}", None)
-    if isinstance(container, Tagged) and not container.kind.__name__ == "Call":
-        raise _fail(override, here, f"{kind_of(container)} has no part {key!r}", did_you_mean(key, [str(name) for name in container.slots]))
+    if isinstance(container, Tagged) and container.kind is not Call:
+        raise _fail(
+            override,
+            here,
+            f"{kind_of(container)} has no part {key!r}",
+            did_you_mean(key, [str(name) for name in container.slots]),
+        )
     if not isinstance(container, (dict, Tagged)):
-        raise _fail(override, where, f"{kind_of(container)} has nothing inside", f"write --set '{where}={{{key}: ...}}'")
+        raise _fail(
+            override, where, f"{kind_of(container)} has nothing inside", f"write --set '{where}={{{key}: ...}}'"
+        )
     return Slot(None if last else {}, override.mark, override.mark)
 
 

@@ -11,13 +11,18 @@ from kd_core.errors import ConfigError, Problem
 
 
 def plain(root: Slot) -> Any:
-    """The data of a tree. One Tagged becomes one Lazy wherever it is named."""
-    return _Plain().value(root, ())
+    """The data of a tree. One Tagged becomes one Lazy wherever it is named. ConfigError where texts do not join."""
+    reader = _Plain()
+    data = reader.value(root, ())
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return data
 
 
 class _Plain:
     def __init__(self) -> None:
         self.made: dict[int, Any] = {}
+        self.problems: list[Problem] = []
 
     def value(self, slot: Slot, path: tuple[str | int, ...]) -> Any:
         value = slot.value
@@ -36,11 +41,11 @@ class _Plain:
         places = {key: below.key or below.mark for key, below in tagged.slots.items()}
         if tagged.kind is Text:
             return self.text(tagged, list(parts.values()), slot, path)
+        named = {key: value for key, value in parts.items() if isinstance(key, str)}
         if tagged.kind is Call:
             args = [parts[key] for key in sorted(key for key in parts if isinstance(key, int))]
-            kwargs = {key: value for key, value in parts.items() if isinstance(key, str)}
-            return Call(args=args, kwargs=kwargs, **tagged.fixed, mark=slot.mark, places=places)
-        return tagged.kind(**tagged.fixed, **parts, mark=slot.mark, places=places)  # type: ignore[arg-type]
+            return Call(args=args, kwargs=named, **tagged.fixed, mark=slot.mark, places=places)
+        return tagged.kind(**tagged.fixed, **named, mark=slot.mark, places=places)
 
     def text(self, tagged: Tagged, items: list[Any], slot: Slot, path: tuple[str | int, ...]) -> Any:
         if any(isinstance(item, Lazy) for item in items):
@@ -48,7 +53,8 @@ class _Plain:
         try:
             return join(tagged.fixed["how"], items)
         except (TypeError, ValueError) as error:
-            raise ConfigError(Problem(f"!{tagged.fixed['how']}: {error}", dotted(path), slot.mark)) from None
+            self.problems.append(Problem(f"!{tagged.fixed['how']}: {error}", dotted(path), slot.mark))
+            return ""
 
 
 def join(how: str, items: list[Any]) -> str:
@@ -60,5 +66,5 @@ def join(how: str, items: list[Any]) -> str:
     if how == "join":
         return "".join(texts)
     if how == "abspath":
-        return os.path.abspath(texts[0])
-    return os.path.expanduser(os.path.join(*texts))
+        return os.path.abspath(texts[0])  # noqa: PTH100 (resolve() would follow links)
+    return os.path.expanduser(os.path.join(*texts))  # noqa: PTH111, PTH118 (keeps `./`, `//` and unknown users)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import os
 import sys
 import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kd_core.config import allowed
@@ -104,7 +104,10 @@ class Policy:
         if not (allowed.may_import(root) or under(target, self.trust)):
             near = nearest(root, allowed.import_roots())
             hint = f"did you mean {near!r}? If not: " if near else ""
-            raise _Refusal(f"{target} is refused: {root} is no allowed package", f"{hint}--trust {root} allows it, if you trust its code")
+            raise _Refusal(
+                f"{target} is refused: {root} is no allowed package",
+                f"{hint}--trust {root} allows it, if you trust its code",
+            )
 
     def _guard(self, name: str, shown: str) -> None:
         for prefix, reason in allowed.NEVER.items():
@@ -112,7 +115,10 @@ class Policy:
                 raise _Refusal(f"{shown} is refused: {reason}")
         guard = allowed.guard_of(name)
         if guard and not any(under(prefix, [guard]) and under(name, [prefix]) for prefix in self.trust):
-            raise _Refusal(f"{shown} is refused: {guard} can do harm", f"only --trust {guard} allows it: know what the config does with it")
+            raise _Refusal(
+                f"{shown} is refused: {guard} can do harm",
+                f"only --trust {guard} allows it: know what the config does with it",
+            )
 
     # Steps: from one name to the next.
 
@@ -121,7 +127,9 @@ class Policy:
         root, *names = target.split(".")
         obj: Any = self._import(root)
         if obj is None:
-            raise _Refusal(f"{target}: there is no module {root!r}", f"is it installed? pip install {root.replace('_', '-')}")
+            raise _Refusal(
+                f"{target}: there is no module {root!r}", f"is it installed? pip install {root.replace('_', '-')}"
+            )
         so_far = root
         for index, name in enumerate(names):
             if isinstance(obj, types.ModuleType):
@@ -151,8 +159,10 @@ class Policy:
         """The module, or None where there is none of that name."""
         if name in sys.modules:
             return sys.modules[name]
-        if under(name, {prefix.partition(".")[0] for prefix in self.trust}) and not {"", os.getcwd()} & set(sys.path):
-            sys.path.append(os.getcwd())  # an installed command does not look in the folder it runs in
+        if under(name, {prefix.partition(".")[0] for prefix in self.trust}) and not {"", str(Path.cwd())} & set(
+            sys.path
+        ):
+            sys.path.append(str(Path.cwd()))  # an installed command does not look in the folder it runs in
         try:
             return importlib.import_module(name) if importlib.util.find_spec(name) else None
         except ModuleNotFoundError as error:
@@ -193,10 +203,14 @@ class Policy:
         if allowed.is_inert(obj):
             return
         if callable(obj) and not self._trusted(target):
-            return self._call(obj, target)
+            self._call(obj, target)
+            return
         self._guard(canonical(obj), target or repr(obj))
         if not (self._trusted(target) or allowed.is_safe(obj, target)):
-            raise _Refusal(f"{target} is refused: a {type(obj).__name__} is no constant", f"--trust {target} allows it, if you trust it")
+            raise _Refusal(
+                f"{target} is refused: a {type(obj).__name__} is no constant",
+                f"--trust {target} allows it, if you trust it",
+            )
 
     def _attribute(self, obj: Any, name: str) -> None:
         _name(name)

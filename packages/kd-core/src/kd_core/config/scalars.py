@@ -6,7 +6,9 @@ import math
 import re
 
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
-_PYTHON = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"} | dict.fromkeys(("None", "Null", "NULL"), "null")
+_PYTHON = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"} | dict.fromkeys(
+    ("None", "Null", "NULL"), "null"
+)
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
@@ -30,7 +32,9 @@ def resolve(text: str) -> Scalar:
     if text[0] not in "-+.0123456789":
         return text
     if _ZERO.fullmatch(text):
-        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {text.lstrip('-+0_') or 0}, or '{text}' for text")
+        raise ValueError(
+            f"{text} starts with a zero: numbers are decimal", f"write {text.lstrip('-+0_') or 0}, or '{text}' for text"
+        )
     if special := _SPECIAL.fullmatch(text):
         return float(special[1] + special[2])
     if not _FLOAT.fullmatch(text):

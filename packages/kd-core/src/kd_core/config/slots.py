@@ -24,6 +24,11 @@ class Tagged:
     fixed: dict[str, Any]
     slots: dict[str | int, Slot]
 
+    def name(self, key: str | int) -> str | int:
+        """The part that a path's component names; positional arguments also count from the end."""
+        index = as_index(key, sum(isinstance(name, int) for name in self.slots))
+        return key if index is None else index
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Slot:
@@ -58,8 +63,7 @@ def children(value: Any) -> Iterator[Slot]:
 def child(value: Any, key: str | int) -> Slot | None:
     """The edge below ``value`` that a path's component names. Indices may be text and negative."""
     if isinstance(value, Tagged):
-        index = as_index(key, sum(isinstance(name, int) for name in value.slots))
-        return value.slots.get(key if index is None else index)
+        return value.slots.get(value.name(key))
     if isinstance(value, dict):
         return value.get(str(key))
     if isinstance(value, list):

@@ -68,7 +68,8 @@ def build_tag(raw: Raw) -> Tagged:
         raw.fail(f"takes nothing behind a colon, not {raw.argument!r}", _SHORT.get(raw.name))
     known = sorted({*_WITH_ARGUMENT, *_PLAIN})
     near = nearest(raw.name, known)
-    raise ConfigError(Problem(f"unknown tag !{raw.name}", mark=raw.mark, hint=f"did you mean !{near}?" if near else f"tags are: !{', !'.join(known)}"))
+    hint = f"did you mean !{near}?" if near else f"tags are: !{', !'.join(known)}"
+    raise ConfigError(Problem(f"unknown tag !{raw.name}", mark=raw.mark, hint=hint))
 
 
 def _example(raw: Raw) -> str:
@@ -81,13 +82,12 @@ def _call(raw: Raw) -> Tagged:
 
 
 def _called(raw: Raw, target: str, content: Any) -> Tagged:
-    if content == "":
-        return Tagged(Call, {"target": target}, {})
-    if isinstance(content, list):
-        return Tagged(Call, {"target": target}, dict(enumerate(content)))
-    if isinstance(content, dict):
-        return Tagged(Call, {"target": target}, dict(content))
-    raw.fail("takes a mapping of keyword arguments or a list of positional ones", f"write !call:{target} [{content}]")
+    if isinstance(content, str) and content:
+        message = "takes a mapping of keyword arguments or a list of positional ones"
+        raw.fail(message, f"write !call:{target} [{content}]")
+    return _called_with(
+        target, content if isinstance(content, list) else [], content if isinstance(content, dict) else {}
+    )
 
 
 def _import_call(raw: Raw) -> Tagged:
@@ -109,20 +109,31 @@ def _initialised(raw: Raw, target: str) -> Tagged:
     if init is None or init.value is None:
         return Tagged(Call, {"target": target}, {})
     fields = Raw(f"{raw.name}: init", "", init.value, init.mark).fields([], ["args", "kwargs"])
-    args, kwargs = _arguments(raw, fields)
-    return Tagged(Call, {"target": target}, {**dict(enumerate(args)), **kwargs})
+    return _called_with(target, _list(raw, fields.get("args")), _mapping(raw, fields.get("kwargs")))
 
 
-def _arguments(raw: Raw, fields: dict[str, Slot]) -> tuple[list[Slot], dict[str, Slot]]:
-    """``args`` and ``kwargs`` of a long form; null stands for none."""
-    found = []
-    for name, kind in (("args", list), ("kwargs", dict)):
-        slot = fields.get(name)
-        value = kind() if slot is None or slot.value is None else slot.value
-        if not isinstance(value, kind):
-            raw.fail(f"{name} must be a {'list' if kind is list else 'mapping'}, not {kind_of(value)}", mark=slot and slot.mark)
-        found.append(value)
-    return found[0], found[1]
+def _called_with(target: str, args: list[Slot], kwargs: dict[str, Slot]) -> Tagged:
+    slots: dict[str | int, Slot] = dict(enumerate(args))
+    slots.update(kwargs)
+    return Tagged(Call, {"target": target}, slots)
+
+
+def _list(raw: Raw, slot: Slot | None) -> list[Slot]:
+    """The ``args`` of a long form; null stands for none."""
+    if slot is None or slot.value is None:
+        return []
+    if not isinstance(slot.value, list):
+        raw.fail(f"args must be a list, not {kind_of(slot.value)}", mark=slot.mark)
+    return slot.value
+
+
+def _mapping(raw: Raw, slot: Slot | None) -> dict[str, Slot]:
+    """The ``kwargs`` of a long form; null stands for none."""
+    if slot is None or slot.value is None:
+        return {}
+    if not isinstance(slot.value, dict):
+        raw.fail(f"kwargs must be a mapping, not {kind_of(slot.value)}", mark=slot.mark)
+    return slot.value
 
 
 def _get(raw: Raw) -> Tagged:
@@ -136,8 +147,10 @@ def _import_get(raw: Raw) -> Tagged:
 
 
 def _run(raw: Raw) -> Tagged:
+    if not isinstance(raw.content, str):
+        raw.fail(f"takes a name, not {kind_of(raw.content)}", f"write !run {RUN_NAMES[0]}")
     if raw.content not in RUN_NAMES:
-        raw.fail(f"there is no {raw.content!r}" if isinstance(raw.content, str) else "takes a name", did_you_mean(str(raw.content), RUN_NAMES) if isinstance(raw.content, str) and raw.content else f"choose one of: {', '.join(RUN_NAMES)}")
+        raw.fail(f"there is no {raw.content!r}", did_you_mean(raw.content, RUN_NAMES))
     return Tagged(Run, {"name": raw.content}, {})
 
 
@@ -155,7 +168,10 @@ def _text(raw: Raw) -> Tagged:
 
 def _name(raw: Raw, name: Any, mark: Mark | None = None) -> str:
     if not (isinstance(name, str) and name.isidentifier()):
-        raw.fail(f"{name!r} is not a name" if isinstance(name, str) else f"the name must be text, not {kind_of(name)}", mark=mark)
+        raw.fail(
+            f"{name!r} is not a name" if isinstance(name, str) else f"the name must be text, not {kind_of(name)}",
+            mark=mark,
+        )
     return name
 
 
@@ -191,19 +207,28 @@ def _item(raw: Raw) -> Tagged:
 def _call_method(raw: Raw) -> Tagged:
     named = [] if raw.argument else ["method_name"]
     fields = raw.fields(["obj", *named], ["args", "kwargs", "returns_obj"])
-    method = _name(raw, raw.argument) if raw.argument else _name(raw, fields["method_name"].value, fields["method_name"].mark)
+    method = (
+        _name(raw, raw.argument)
+        if raw.argument
+        else _name(raw, fields["method_name"].value, fields["method_name"].mark)
+    )
     returns = fields.get("returns_obj")
     if returns and not isinstance(returns.value, bool):
         raw.fail("returns_obj must be true or false", mark=returns.mark)
-    args, kwargs = _arguments(raw, fields)
     slots: dict[str | int, Slot] = {"obj": fields["obj"]}
-    slots["args"] = Slot.of(args, fields["args"].mark if "args" in fields else raw.mark)
-    slots["kwargs"] = Slot.of(kwargs, fields["kwargs"].mark if "kwargs" in fields else raw.mark)
+    for part, value in (("args", _list(raw, fields.get("args"))), ("kwargs", _mapping(raw, fields.get("kwargs")))):
+        slots[part] = Slot.of(value, fields[part].mark if part in fields else raw.mark)
     return Tagged(CallMethod, {"method": method, "returns_obj": bool(returns and returns.value)}, slots)
 
 
 _Maker = Callable[[Raw], Tagged]
-_WITH_ARGUMENT: dict[str, _Maker] = {"call": _call, "get": _get, "getattr": _getattr, "setattr": _setattr, "call_method": _call_method}
+_WITH_ARGUMENT: dict[str, _Maker] = {
+    "call": _call,
+    "get": _get,
+    "getattr": _getattr,
+    "setattr": _setattr,
+    "call_method": _call_method,
+}
 _PLAIN: dict[str, _Maker] = {
     "import_call": _import_call,
     "import_call_method": _import_call_method,
