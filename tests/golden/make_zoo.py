@@ -40,7 +40,7 @@ def fill(model: nn.Module) -> None:
             continue
         if value.ndim > 1:
             numbers = (2 * numbers - 1) * (6 / value[0].numel()) ** 0.5
-        elif name.endswith("bias") or name.endswith("running_mean"):
+        elif name.endswith(("bias", "running_mean")):
             numbers = 0.2 * (numbers - 0.5)
         elif name.endswith("running_var"):
             numbers = 1 + numbers

@@ -6,6 +6,7 @@ import hashlib
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
@@ -57,7 +58,10 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path.parent, receive, lambda temporary: path.name)
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = getattr(error, "reason", error)
+        if isinstance(error, HTTPError):
+            reason = f"the server answers {error.code} {error.reason}"
+            error.close()  # it is the open response, too
         raise KDError(f"cannot download {url}: {reason}\n    hint: put the file at {path} by hand") from error
 
 

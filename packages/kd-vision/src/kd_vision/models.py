@@ -17,8 +17,9 @@ PREFIX = "torchvision."
 SPECIAL: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": True, "transform_input": True},
     "inception_v3": {"init_weights": True, "transform_input": True},
+    "vit_h_14": {"image_size": 518},
 }
-"""What torchvision's builders do only when they load weights themselves: their weights want inputs scaled again."""
+"""What torchvision's builders do only when they load weights themselves: inputs scaled again, a larger image."""
 
 
 class Cnn(nn.Module):
@@ -62,7 +63,7 @@ def _register(name: str) -> None:
     @MODELS(PREFIX + name)
     def build(*, num_classes: int = 1000, **values: Any) -> nn.Module:
         try:
-            return make(num_classes=num_classes, **SPECIAL.get(name, {}), **values)
+            return make(**{"num_classes": num_classes, **SPECIAL.get(name, {}), **values})
         except (TypeError, ValueError) as error:
             raise KDError(f"{PREFIX}{name}: {error}") from error
 

@@ -1,0 +1,73 @@
+"""What every registered model keeps, whoever wrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kd_vision.models
+import kd_zoo.models  # noqa: F401
+from kd_core.models import MODELS
+from kd_vision.metrics import logits_of
+
+NEEDED: dict[str, dict[str, Any]] = {"cifar-resnet": {"depth": 8}, "wrn": {"depth": 10, "width": 1}}
+CHANNELS = {"cnn": 1}
+HEAVY = {"resnet110", "resnet1202", "wrn-28-10", "wrn-28-12", "wrn-40-8", "wrn-22-8", "wrn-16-8"}
+LIGHT_OF_TORCHVISION = {
+    "torchvision.mobilenet_v3_small",
+    "torchvision.regnet_x_400mf",
+    "torchvision.resnet18",
+    "torchvision.squeezenet1_1",
+}
+NAMES = MODELS.names()
+# torchvision computes the widths of these with tensors, which the meta device has no values for
+on_meta = [name for name in NAMES if not name.startswith("torchvision.regnet")]
+on_cpu = [
+    name
+    for name in NAMES
+    if (name in LIGHT_OF_TORCHVISION or not name.startswith("torchvision.")) and name not in HEAVY
+]
+
+
+def build(name: str, num_classes: int = 7) -> nn.Module:
+    return MODELS.get(name)(num_classes=num_classes, **NEEDED.get(name, {}))
+
+
+def images(name: str, size: int = 2) -> Tensor:
+    if not name.startswith("torchvision."):
+        return torch.rand(size, CHANNELS.get(name, 3), 32, 32)
+    height, width = kd_vision.models.card_of(name.removeprefix("torchvision.")).input_size
+    return torch.rand(size, 3, height, width)
+
+
+@pytest.mark.parametrize("name", on_meta)
+def test_builds_on_the_meta_device_and_gives_as_many_logits_as_classes(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name).eval()
+        logits = logits_of(model(images(name).to("meta")))
+    assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", on_cpu)
+def test_is_a_function_of_the_seed_and_survives_its_state_dict(name: str) -> None:
+    x = images(name, size=1)
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(build(name).eval())
+    same, again, other = models
+    expected = same(x)
+    assert torch.equal(expected, again(x))
+    assert not torch.equal(expected, other(x))
+    other.load_state_dict(same.state_dict())
+    assert torch.equal(expected, other(x))
+
+
+@pytest.mark.parametrize("name", on_cpu)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    model = build(name)
+    logits_of(model(images(name))).square().sum().backward()
+    assert [key for key, value in model.named_parameters() if value.grad is None] == []

@@ -1,0 +1,123 @@
+"""Downloads are whole, verified and in a known place, or one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kd_core.download import fetch, place
+from kd_core.errors import KDError
+
+CONTENT = bytes(range(256)) * 5000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Answer(BaseHTTPRequestHandler):
+    """/whole.bin is all there, /broken.bin stops half-way, everything else is missing."""
+
+    def do_GET(self) -> None:
+        self.server.requests += 1  # type: ignore[attr-defined]
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: len(CONTENT) // 2] if "broken" in self.path else CONTENT)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.requests = 0  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def url(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_a_file_is_downloaded_once_into_the_hub_folder(
+    server: ThreadingHTTPServer, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = fetch(f"{url}/a/whole.bin?x=1", sha256=SHA256)
+    assert path == tmp_path / "hub" / "checkpoints" / "whole.bin"
+    assert path.read_bytes() == CONTENT
+    assert fetch(f"{url}/a/whole.bin?x=1", sha256=SHA256[:8]) == path
+    assert server.requests == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256", "says"),
+    [
+        ("broken.bin", None, "bytes"),
+        ("missing.bin", None, "404"),
+        ("whole.bin", "0" * 64, "sha256"),
+    ],
+)
+def test_what_is_not_whole_is_not_kept(url: str, tmp_path: Path, name: str, sha256: str | None, says: str) -> None:
+    with pytest.raises(KDError, match=says) as caught:
+        fetch(f"{url}/{name}", sha256=sha256, folder=tmp_path)
+    assert f"{url}/{name}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_the_error_says_where_to_put_the_file(
+    url: str, server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    nobody = url.replace(str(server.server_port), "1")
+    with pytest.raises(KDError) as caught:
+        fetch(f"{nobody}/w.pt", folder=tmp_path)
+    assert f"{nobody}/w.pt" in str(caught.value)
+    assert f"put the file at {tmp_path / 'w.pt'} by hand" in str(caught.value)
+
+
+def test_a_file_put_there_by_hand_is_used_and_verified(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:1/w.pt"
+    place(address, tmp_path).write_bytes(CONTENT)
+    assert fetch(address, sha256=SHA256, folder=tmp_path).read_bytes() == CONTENT
+    with pytest.raises(KDError, match="damaged"):
+        fetch(address, sha256="1" * 64, folder=tmp_path)
+
+
+def test_the_checksum_of_the_first_sight_holds(url: str, tmp_path: Path) -> None:
+    path = fetch(f"{url}/whole.bin", folder=tmp_path)
+    path.write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(KDError, match=r"(?s)damaged.*remove it to download it again"):
+        fetch(f"{url}/whole.bin", folder=tmp_path)
+
+
+def test_another_address_with_the_same_file_name_is_told_apart(url: str, tmp_path: Path) -> None:
+    fetch(f"{url}/a/whole.bin", folder=tmp_path)
+    with pytest.raises(KDError, match="was downloaded from"):
+        fetch(f"{url}/b/whole.bin", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address", ["file:///etc/passwd", "ftp://host/x", "https://host/", "https://host/a/%2e%2e", "x"]
+)
+def test_only_files_on_the_web_are_fetched(address: str, tmp_path: Path) -> None:
+    with pytest.raises(KDError, match="no http or https address of a file"):
+        fetch(address, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(KDError, match="cannot download"):
+        fetch(f"{url}/whole.bin", folder=tmp_path / "file")

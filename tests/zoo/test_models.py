@@ -1,0 +1,55 @@
+"""What the zoo's models take and refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import kd_zoo.models  # noqa: F401
+from kd_core.errors import KDError
+from kd_core.models import MODELS
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("cifar-resnet", {"depth": 21}, "6n \\+ 2"),
+        ("cifar-resnet", {"depth": 2}, "6n \\+ 2"),
+        ("wrn", {"depth": 18, "width": 2}, "6n \\+ 4"),
+        ("wrn", {"depth": 4, "width": 2}, "6n \\+ 4"),
+        ("wrn", {"depth": 16, "width": 0}, "at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(name: str, values: dict[str, Any], says: str) -> None:
+    with pytest.raises(KDError, match=says):
+        MODELS.get(name)(**values)
+
+
+def test_any_depth_and_width_can_be_built() -> None:
+    model = MODELS.get("wrn")(depth=10, width=3, num_classes=7, in_channels=1, dropout=0.0)
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 7)
+    assert model.fc.in_features == 192
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_images_may_have_other_sizes(size: int) -> None:
+    assert MODELS.get("resnet20")()(torch.rand(2, 3, size, size)).shape == (2, 10)
+
+
+def test_groups_halve_the_resolution() -> None:
+    model = MODELS.get("wrn-16-2")().eval()
+    seen: dict[str, torch.Size] = {}
+    for name in ("layer1", "layer2", "layer3"):
+        getattr(model, name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.shape}))
+    model(torch.rand(1, 3, 32, 32))
+    assert seen == {"layer1": (1, 32, 32, 32), "layer2": (1, 64, 16, 16), "layer3": (1, 128, 8, 8)}
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = MODELS.get("wrn-16-1")(dropout=0.5)
+    x = torch.rand(4, 3, 8, 8)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), model(x))
