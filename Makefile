@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := packages/kd-core packages/kd-zoo packages/kd-vision
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: help demo test check format bench clean
 
@@ -11,16 +11,16 @@ help: ## these lines
 
 # The packages, editable, as a user has them.
 $(VENV)/.packages: $(addsuffix /pyproject.toml,$(PACKAGES))
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade 'pip>=25.1'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	@echo 'installing the packages into $(VENV) (PyTorch is large: the first time takes minutes)'
-	$(PIP) install $(addprefix --editable ,$(PACKAGES))
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install $(addprefix --editable ,$(PACKAGES))
 	@touch $@
 
 # ... and what the suite and the checks need: the group `dev` of pyproject.toml.
 $(VENV)/.dev: $(VENV)/.packages pyproject.toml
-	$(PIP) install --group dev
+	@$(PIP) install --group dev
 	@touch $@
 
 demo: $(VENV)/.packages ## distil a small student on embedded data, over several seeds, and print the table
@@ -39,7 +39,7 @@ format: $(VENV)/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev ## the figures of docs/benchmarks.md, both sides in one run
-	$(BIN)/python -m pytest -q -s -m '' tests/bench
+	$(BIN)/python -m pytest -q -s -m '' tests/bench/bench_*.py
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
