@@ -15,7 +15,7 @@ from kd_core.errors import ConfigError, KDError, did_you_mean
 from kd_core.losses import LOSSES, LossSignature, signature
 from kd_core.plan import AdapterPlan, TermPlan, Wired
 from kd_core.schedules import Schedule, parse_schedule
-from kd_core.signatures import values_of
+from kd_core.signatures import is_open, parameters, values_of
 from kd_core.spec import AdapterSpec, Path, Shaper, TermSpec, describe, words
 from kd_core.wires import Wire, parse_wire
 
@@ -62,12 +62,19 @@ class Binder:
             self.report(path, error)
             return None
 
-    def parameters(self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, known: Sequence[str]) -> None:
+    def parameters(
+        self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, known: Sequence[str]
+    ) -> None:
         """Check values against the hyperparameters of a registered thing; ``known`` are the piece's other keys."""
         takes = values_of(function)
+        open_ended = any(is_open(each) for each in parameters(function))
         for key, value in values.items():
             if key not in takes:
-                self.shaper.report((*path, key), f"{title} takes no {key!r}", did_you_mean(key, [*takes, *known]), key=True)
+                if open_ended and key not in known:
+                    continue  # **kwargs: only building would tell
+                self.shaper.report(
+                    (*path, key), f"{title} takes no {key!r}", did_you_mean(key, [*takes, *known]), key=True
+                )
             elif isinstance(value, Lazy):
                 self.calls(value, (*path, key))
             else:
@@ -103,7 +110,9 @@ class Binder:
         detach = frozenset(words(spec.detach))
         for each in sorted(detach - set(wires)):
             self.shaper.report((*path, "detach"), f"{title} has no input {each!r}", did_you_mean(each, list(wires)))
-        weight: Any = self._schedule(spec.weight, (*path, "weight")) if isinstance(spec.weight, Mapping) else spec.weight
+        weight: Any = (
+            self._schedule(spec.weight, (*path, "weight")) if isinstance(spec.weight, Mapping) else spec.weight
+        )
         return TermPlan(name, path, loss, wires, values, schedules, weight, detach)
 
     def _loss(self, spec: TermSpec, path: Path) -> tuple[Any, LossSignature | None, str] | None:
@@ -126,7 +135,11 @@ class Binder:
 
     def _schedules(self, values: dict[str, Any], takes: LossSignature, path: Path) -> dict[str, Schedule]:
         """Take the values that are schedules out of ``values``."""
-        keys = [key for key, value in values.items() if isinstance(value, Mapping) and key in takes.values and "schedule" in value]
+        keys = [
+            key
+            for key, value in values.items()
+            if isinstance(value, Mapping) and key in takes.values and "schedule" in value
+        ]
         found = {key: self._schedule(values.pop(key), (*path, key)) for key in keys}
         return {key: schedule for key, schedule in found.items() if schedule is not None}
 
@@ -137,15 +150,29 @@ class Binder:
             self.report(path, error)
             return None
 
-    def _term_values(self, loss: Any, takes: LossSignature, title: str, values: Mapping[str, Any], schedules: Mapping[str, Any], path: Path) -> None:
+    def _term_values(
+        self,
+        loss: Any,
+        takes: LossSignature,
+        title: str,
+        values: Mapping[str, Any],
+        schedules: Mapping[str, Any],
+        path: Path,
+    ) -> None:
         known = [*takes.wires, *(key for key in TermSpec.model_fields)]
         if isinstance(loss, Lazy):
             for key in values:
-                hint = f"values of a !call stand in its braces: !call:{title} {{{key}: ...}}" if key in takes.values else did_you_mean(key, known)
+                hint = (
+                    f"values of a !call stand in its braces: !call:{title} {{{key}: ...}}"
+                    if key in takes.values
+                    else did_you_mean(key, known)
+                )
                 self.shaper.report((*path, key), f"{title} has no input {key!r}", hint, key=True)
             return
         if schedules and inspect.isclass(loss):
-            self.shaper.report(path, f"{title} is built once, with fixed hyperparameters: only a loss function's can follow a schedule")
+            self.shaper.report(
+                path, f"{title} is built once, with fixed hyperparameters: only a loss function's can follow a schedule"
+            )
         self.parameters(loss, title, {**values, **dict.fromkeys(schedules, 0.0)}, path, known)
 
     def _term_wires(self, takes: LossSignature, title: str, spec: TermSpec, path: Path) -> dict[str, Wired]:
@@ -157,7 +184,11 @@ class Binder:
                 given = self._default(key) if key not in takes.optional_wires else None
             if given is None:
                 if key in spec.rest or key not in takes.optional_wires:
-                    self.shaper.report(where, f"{title} needs a wire for {key!r}", f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`")
+                    self.shaper.report(
+                        where,
+                        f"{title} needs a wire for {key!r}",
+                        f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`",
+                    )
             elif (wired := self.wired(given, where)) is not None:
                 wires[key] = wired
         return wires
@@ -213,4 +244,9 @@ class Binder:
 
     def _no_values(self, spec: AdapterSpec, path: Path, why: str) -> None:
         for key in spec.rest:
-            self.shaper.report((*path, key), f"unknown key {key!r}", f"{why}; known keys: {', '.join(AdapterSpec.model_fields)}", key=True)
+            self.shaper.report(
+                (*path, key),
+                f"unknown key {key!r}",
+                f"{why}; known keys: {', '.join(AdapterSpec.model_fields)}",
+                key=True,
+            )

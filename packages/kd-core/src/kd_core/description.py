@@ -30,5 +30,9 @@ def _architecture(plan: Plan, spec: ModelSpec, num_classes: int | None) -> dict[
         _, card = find_card(spec.zoo, plan.dataset)
         return {"arch": card.arch, "num_classes": card.num_classes, **spec.rest}
     assert spec.arch is not None
-    inferred = {"num_classes": num_classes} if "num_classes" in values_of(MODELS.get(spec.arch)) and num_classes is not None else {}
+    inferred = (
+        {"num_classes": num_classes}
+        if "num_classes" in values_of(MODELS.get(spec.arch)) and num_classes is not None
+        else {}
+    )
     return {"arch": spec.arch, **inferred, **spec.rest}

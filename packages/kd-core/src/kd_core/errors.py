@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
+SHOWN = 16
+"""How many candidates a hint names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Where a value was written: a file with 1-based line and column, or an option (line 0)."""
@@ -52,8 +56,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, candidates: Sequence[str]) -> str:
-    """A hint: the nearest candidate, else all of them."""
+    """A hint: the nearest candidate, else all of them, or the first where they are many."""
     near = nearest(name, candidates)
     if near:
         return f"did you mean {near!r}?"
-    return f"choose one of: {', '.join(sorted(candidates))}" if candidates else "there is none to choose from"
+    if not candidates:
+        return "there is none to choose from"
+    shown = sorted(candidates)[:SHOWN]
+    rest = f", ... ({len(candidates)} in all)" if len(candidates) > SHOWN else ""
+    return f"choose one of: {', '.join(shown)}{rest}"

@@ -19,7 +19,7 @@ from kd_core.planner import STUDENT, plan
 from kd_core.progress import Reporter
 from kd_core.run_folder import RunFolder
 from kd_core.runner import Progress, Session, StageRunner
-from kd_core.runtime import Runtime, fast
+from kd_core.runtime import Runtime, fast, is_main
 from kd_core.scoring import line, score
 from kd_core.seeding import seed_everything
 from kd_core.spec import ModelSpec
@@ -51,7 +51,9 @@ class Experiment:
     plan: Plan
 
     @classmethod
-    def load(cls, path: str | Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), seed: int | None = None) -> Experiment:
+    def load(
+        cls, path: str | Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), seed: int | None = None
+    ) -> Experiment:
         """Read a config; ConfigError with all its problems. Nothing is built and no data is read."""
         if seed is not None:
             overrides = [*overrides, f"seed={seed}"]
@@ -87,7 +89,7 @@ class Experiment:
         return self._run(folder, "", resumed=True)
 
     def _run(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
-        reporter = Reporter(folder.log)
+        reporter = Reporter(folder.log, silent=not is_main())
         data = Data(self.plan, self.policy, reporter.line)
         runtime = self._runtime(folder, data, reporter)
         world = World(self.plan, self.policy, runtime, data, reporter.line)
@@ -107,18 +109,22 @@ class Experiment:
             spec = fast(frozen, sum(data.steps(stage)[1] for stage in self.plan.stages))
             folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()}))
             reporter.line("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
-        runtime = Runtime(spec)
-        reporter.silent = not runtime.is_main
-        return runtime
+        return Runtime(spec)
 
     def _describe(self, folder: RunFolder, world: World, command: str) -> None:
         _, splits = world.data.get(self.plan.data)
-        parts = {name: part for name, part in (("train", splits.train), ("val", splits.val), ("test", splits.test)) if part is not None}
+        parts = {
+            name: part
+            for name, part in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+            if part is not None
+        }
         folder.write_manifest(
             command=command,
             seed=self.plan.seed,
             data={name: {"samples": len(part), "fingerprint": part.fingerprint} for name, part in parts.items()},
-            parameters={name: sum(parameter.numel() for parameter in model.parameters()) for name, model in world.models.items()},
+            parameters={
+                name: sum(parameter.numel() for parameter in model.parameters()) for name, model in world.models.items()
+            },
         )
 
     def _stages(self, session: Session, found: tuple[dict[str, Any], Path] | None) -> StageRunner:
@@ -129,14 +135,16 @@ class Experiment:
             state, path = found
             session.progress = Progress(**state["progress"])
             session.folder.metrics.truncate_to(state["metrics"])
-            session.reporter.line(f"resuming from {path}: stage {self.plan.stages[session.progress.stage].name!r}, step {session.progress.step}")
+            place = session.progress
+            name = self.plan.stages[place.stage].name
+            session.reporter.line(f"resuming from {path}: stage {name!r}, step {place.step}")
         else:
             session.folder.metrics.truncate_to(0)
         before: Objective | None = None
         runner: StageRunner | None = None
         for stage in self.plan.stages[session.progress.stage :]:
             if runner is not None:
-                session.progress = Progress(stage=stage.index, total=session.progress.total)
+                session.progress.next_stage(stage.index)
             runner = StageRunner(session, stage, before)
             if state is not None:
                 runner.load(state)
@@ -154,7 +162,11 @@ class Experiment:
         found = session.store.best(session.reporter.line) if session.progress.best is not None else None
         if found is not None:
             student.load_state_dict(found[0]["student"])
-            best = {"metrics": found[0]["metrics"], "stage": self.plan.stages[found[0]["stage"]].name, "epoch": found[0]["epoch"]}
+            best = {
+                "metrics": found[0]["metrics"],
+                "stage": self.plan.stages[found[0]["stage"]].name,
+                "epoch": found[0]["epoch"],
+            }
         else:
             student.load_state_dict(runner.averaged.state_dict())
         test = runner.splits.test
@@ -204,18 +216,35 @@ def evaluate(
 def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
     if run is None and spec.source == "arch" and spec.weights is None:
-        raise KDError("models.student has random weights: there is nothing to evaluate\n    hint: --set models.student.weights=PATH, or name a run folder")
+        mend = "name a run folder, or --set models.student.weights=PATH"
+        raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
     reporter = Reporter()
     built, splits = Data(planned, policy, reporter.line).get(planned.data)
     test = splits.test
     if test is None:
         raise KDError("data: there is no test split to score")
     runtime = Runtime(planned.runtime)
-    source = ModelSource(Builder(policy, {"num_classes": splits.num_classes}), "models.student", planned.dataset, splits.num_classes, reporter.line)
+    source = ModelSource(
+        Builder(policy, {"num_classes": splits.num_classes}),
+        "models.student",
+        planned.dataset,
+        splits.num_classes,
+        reporter.line,
+    )
     model = runtime.place(source.make(STUDENT, spec))
     size = next((stage.spec.eval_batch_size or stage.spec.batch_size for stage in planned.stages), None) or 256
     wants = planned.inputs[STUDENT]
-    metrics = score(planned.task, model, STUDENT, test, spec=wants, data=built, num_classes=splits.num_classes, batch_size=size, runtime=runtime)
+    metrics = score(
+        planned.task,
+        model,
+        STUDENT,
+        test,
+        spec=wants,
+        data=built,
+        num_classes=splits.num_classes,
+        batch_size=size,
+        runtime=runtime,
+    )
     published = dict(find_card(spec.zoo, planned.dataset)[1].published) if spec.zoo else {}
     return Result(metrics, run=run, published=published)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,7 +70,13 @@ def find_card(name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
             return zoo, card
     known = [each for zoo in zoos for each in zoo.names()]
     where = f" for {dataset}" if dataset else ""
-    raise KDError(f"no zoo has weights {name!r}{where}", ) if not known else KDError(f"no zoo has weights {name!r}{where} ({did_you_mean(name, known)})")
+    raise (
+        KDError(
+            f"no zoo has weights {name!r}{where}",
+        )
+        if not known
+        else KDError(f"no zoo has weights {name!r}{where} ({did_you_mean(name, known)})")
+    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,12 @@ class ModelSource:
         from kd_core.config import Call
 
         call = spec.call
-        if self.structure and isinstance(call, Call) and (off := [key for key in BACKBONE_WEIGHTS if key in call.kwargs]):
-            call = Call(call.mark, call.target, call.args, {**call.kwargs, **dict.fromkeys(off)})
+        if (
+            self.structure
+            and isinstance(call, Call)
+            and (off := [key for key in BACKBONE_WEIGHTS if key in call.kwargs])
+        ):
+            call = replace(call, kwargs={**call.kwargs, **dict.fromkeys(off)})
         model = self.builder.build(call, path=self.path)
         if not isinstance(model, nn.Module):
             raise KDError(f"{self.path}: {type(model).__name__} is no torch.nn.Module")
@@ -153,7 +163,9 @@ class ModelSource:
             path = Path(spec.run) / "student" / "model.safetensors"
             return path, str(path)
         if given:
-            raise KDError(f"{self.path}.weights: there are no published weights for {spec.source} {getattr(spec, spec.source)}; write `zoo: NAME`, a path or a URL")
+            what = f"{spec.source} {getattr(spec, spec.source)}"
+            hint = "write `zoo: NAME`, a path or a URL"
+            raise KDError(f"{self.path}.weights: there are no published weights for {what}\n    hint: {hint}")
         return None
 
 

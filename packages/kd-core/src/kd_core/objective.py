@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.config import Builder, Lazy
-from kd_core.errors import ConfigError, KDError
-from kd_core.plan import AdapterPlan, StagePlan, TermPlan, Wired
+from kd_core.errors import KDError
+from kd_core.plan import AdapterPlan, TermPlan, Wired
 from kd_core.schedules import Schedule
 from kd_core.task import Batch, map_tensors
 from kd_core.wires import Wire, pick
@@ -28,7 +28,11 @@ class Clock:
 
     def at(self, value: float | Schedule) -> float:
         """A number, or what a schedule says now."""
-        return value(self.step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch) if callable(value) else value
+        return (
+            value(self.step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
+            if callable(value)
+            else value
+        )
 
 
 class Values:
@@ -39,6 +43,7 @@ class Values:
         self._batch = batch
         self._adapters = adapters
         self._computed: dict[str, Any] = {}
+        self.device = batch.index.device.type
 
     def get(self, wired: Wired) -> Any:
         """The value of a wire, or of each wire of a list."""
@@ -50,6 +55,7 @@ class Values:
         elif wire.root == "batch":
             value = self._from_batch(wire.path)
         else:
+            assert wire.tap is not None
             value = self._captures[wire.root].at[wire.tap]
         return pick(value, wire.fields) if wire.fields else value
 
@@ -62,7 +68,9 @@ class Values:
         if name in ("target", "index"):
             return getattr(self._batch, name)
         if name not in self._batch.extra:
-            raise KDError(f"the batch has no {name!r}; it has: target, index{''.join(', ' + key for key in self._batch.extra)}")
+            raise KDError(
+                f"the batch has no {name!r}; it has: target, index{''.join(', ' + key for key in self._batch.extra)}"
+            )
         return self._batch.extra[name]
 
 
@@ -137,50 +145,38 @@ class Term(nn.Module):
 
 
 class Objective(nn.Module):
-    """The weighted sum of a stage's terms."""
+    """The weighted sum of a stage's terms. A term that a stage takes over from the one before keeps its state."""
 
-    def __init__(self, stage: StagePlan, adapters: Adapters, builder: Builder, before: Objective | None = None) -> None:
+    def __init__(
+        self, plans: Mapping[str, TermPlan], adapters: Adapters, builder: Builder, before: Objective | None = None
+    ) -> None:
         super().__init__()
         self.adapters = adapters
+        kept = {} if before is None else {term.plan.name: term for term in before.terms if term.plan in plans.values()}
+        self.terms: list[Term] = [kept.get(name) or Term(plan, builder) for name, plan in plans.items()]
+        self.names = list(plans)
         self.losses = nn.Module()
-        for name, plan in stage.terms.items():
-            inherited = before is not None and before.plans.get(name) is plan
-            self.losses.add_module(name, before.losses.get_submodule(name) if inherited and before else Term(plan, builder))
-        self.plans = dict(stage.terms)
-
-    @property
-    def names(self) -> list[str]:
-        """The terms, in the order of the values that :meth:`forward` returns."""
-        return list(self.plans)
+        for name, term in zip(self.names, self.terms, strict=True):
+            self.losses.add_module(name, term)
 
     def forward(self, captures: Mapping[str, Capture], batch: Batch, clock: Clock) -> tuple[Tensor, Tensor]:
         """The weighted sum, a scalar with a graph, and the unweighted terms (T,) without one."""
         values = Values(captures, batch, self.adapters)
-        total: Tensor | None = None
-        parts = []
-        for name, term in self.losses.named_children():
-            loss = self._term(name, term, values, clock)
-            weighted = loss * clock.at(self.plans[name].weight)
-            total = weighted if total is None else total + weighted
-            parts.append(loss.detach())
-        assert total is not None
-        return total, torch.stack(parts)
+        losses = [self._value(term, values, clock) for term in self.terms]
+        total = sum(loss * clock.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True))
+        assert isinstance(total, Tensor)
+        return total, torch.stack([loss.detach() for loss in losses])
 
-    def _term(self, name: str, term: nn.Module, values: Values, clock: Clock) -> Tensor:
-        for wired in term.plan.wires.values():  # adapters run under the model's precision, losses in float32
-            values.get(wired)
+    def _value(self, term: Term, values: Values, clock: Clock) -> Tensor:
+        """One loss: its adapters run under the models' precision, the loss itself in float32."""
         try:
-            with torch.autocast(batch_device(values), enabled=False):
-                return term(values, clock)
-        except ConfigError:
-            raise
+            for wired in term.plan.wires.values():
+                values.get(wired)
+            with torch.autocast(values.device, enabled=False):
+                loss: Tensor = term(values, clock)
         except KDError as error:
-            raise KDError(f"losses.{name}: {error}") from None
-
-
-def batch_device(values: Values) -> str:
-    """The device type a step computes on."""
-    return values._batch.index.device.type
+            raise KDError(f"losses.{term.plan.name}: {error}") from None
+        return loss
 
 
 def as_float(tensor: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ def trained(root: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in root.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(spec: Lazy | OptimizerSpec, root: nn.Module, builder: Builder, path: str, *, fused: bool = False) -> Optimizer:
+def build_optimizer(
+    spec: Lazy | OptimizerSpec, root: nn.Module, builder: Builder, path: str, *, fused: bool = False
+) -> Optimizer:
     """The optimiser over everything under ``root`` that learns.
 
     A parameter belongs to the first group with a pattern that matches it, else to a group of its own before
@@ -30,7 +32,11 @@ def build_optimizer(spec: Lazy | OptimizerSpec, root: nn.Module, builder: Builde
     left = trained(root)
     if not left:
         raise KDError(f"{path}: nothing is left to train: every parameter is frozen")
-    made = [group for position, each in enumerate(groups) for group in (_group(each, root, left, f"{path}.groups.{position}"),)]
+    made = [
+        group
+        for position, each in enumerate(groups)
+        for group in (_group(each, root, left, f"{path}.groups.{position}"),)
+    ]
     rest: list[Any] = [{"params": list(left.values())}] if left and made else list(left.values())
     where = f"{path}.call" if isinstance(spec, OptimizerSpec) else path
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
@@ -55,16 +61,22 @@ def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path
         raise KDError(f"{path}.match: {error}") from None
     taken = [left.pop(name) for name in dict.fromkeys(names) if name in left]
     if not taken:
-        raise KDError(f"{path}: {', '.join(words(spec.match))} matches no parameter that learns and is in no earlier group")
+        raise KDError(
+            f"{path}: {', '.join(words(spec.match))} matches no parameter that learns and is in no earlier group"
+        )
     return {"params": taken, **spec.rest}
 
 
-def build_scheduler(spec: Lazy | SchedulerSpec | None, optimizer: Optimizer, builder: Builder, path: str) -> tuple[LRScheduler | None, str]:
+def build_scheduler(
+    spec: Lazy | SchedulerSpec | None, optimizer: Optimizer, builder: Builder, path: str
+) -> tuple[LRScheduler | None, str]:
     """The scheduler and whether it steps per ``step`` or per ``epoch``."""
     if spec is None:
         return None, "epoch"
     call, per = (spec.call, spec.per) if isinstance(spec, SchedulerSpec) else (spec, "epoch")
-    scheduler = builder.build(call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path)
+    scheduler = builder.build(
+        call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
+    )
     if not isinstance(scheduler, LRScheduler):
         raise KDError(f"{path}: {type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler")
     return scheduler, per

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -62,7 +61,8 @@ class Planner:
         runtime = self._runtime(header.runtime)
         if self.shaper.problems:
             raise ConfigError(self.shaper.problems)
-        assert task is not None and runtime is not None
+        assert task is not None
+        assert runtime is not None
         return Plan(
             document=self.document,
             name=header.name or FilePath(self.document.file).stem,
@@ -83,16 +83,15 @@ class Planner:
 
     def _import(self, names: Sequence[str]) -> None:
         """Import local packages that register things, from the config's folder too; only with ``--trust``."""
+        if names and self.policy.trust:
+            folders = (str(FilePath(self.document.file).parent.resolve()), str(FilePath.cwd()))
+            sys.path += [folder for folder in folders if folder not in sys.path]
         for position, name in enumerate(names):
             path: Path = ("imports", position)
-            if not self.policy.trusts(name):
-                self.shaper.report(path, f"importing {name} runs its code", f"if you trust it, add --trust {name}")
-                continue
-            for folder in (str(FilePath(self.document.file).parent.resolve()), str(FilePath.cwd())):
-                if folder not in sys.path:
-                    sys.path.append(folder)
             try:
-                importlib.import_module(name)
+                self.policy.import_module(name)
+            except KDError as error:
+                self.binder.report(path, error)
             except Exception as error:  # a user's module may raise anything
                 self.shaper.report(path, f"importing {name} failed: {type(error).__name__}: {error}")
 
@@ -115,14 +114,20 @@ class Planner:
         spec = self.shaper.shape(RuntimeSpec, value, ("runtime",))
         for position, name in enumerate(spec.compile if spec else ()):
             if name not in self.binder.models:
-                self.shaper.report(("runtime", "compile", position), f"there is no model {name!r}", did_you_mean(name, self.binder.models))
+                self.shaper.report(
+                    ("runtime", "compile", position),
+                    f"there is no model {name!r}",
+                    did_you_mean(name, self.binder.models),
+                )
         return spec
 
     # -- models
 
     def _models(self, given: Mapping[str, Any]) -> dict[str, ModelSpec]:
         if STUDENT not in given:
-            self.shaper.report(("models",), f"needs a model named {STUDENT!r}", did_you_mean(STUDENT, list(given)) if given else None)
+            self.shaper.report(
+                ("models",), f"needs a model named {STUDENT!r}", did_you_mean(STUDENT, list(given)) if given else None
+            )
         models = {}
         for name, value in given.items():
             path: Path = ("models", name)
@@ -148,7 +153,9 @@ class Planner:
             self.binder.report((*path, spec.source), error)
         if spec.source in ("call", "run"):
             for key in spec.rest:
-                self.shaper.report((*path, key), f"unknown key {key!r}", did_you_mean(key, list(ModelSpec.model_fields)), key=True)
+                self.shaper.report(
+                    (*path, key), f"unknown key {key!r}", did_you_mean(key, list(ModelSpec.model_fields)), key=True
+                )
         if spec.arch is not None and "weights" not in spec.model_fields_set and name != STUDENT and not spec.trainable:
             hint = "give `weights: PATH`, or `weights: null` for random ones on purpose"
             self.shaper.report(path, f"{name} is a frozen model without weights", hint)
@@ -161,7 +168,10 @@ class Planner:
         """What each model wants its input to be: as written, else as published or as it was trained with."""
         if task is None:
             return {}
-        return {name: self.shaper.shape(task.Input, self._input(task, spec), ("models", name, "input")) for name, spec in models.items()}
+        return {
+            name: self.shaper.shape(task.Input, self._input(task, spec), ("models", name, "input"))
+            for name, spec in models.items()
+        }
 
     def _input(self, task: Task, spec: ModelSpec) -> dict[str, Any]:
         known: dict[str, Any] = {}
@@ -191,7 +201,9 @@ class Planner:
 
     # -- stages
 
-    def _stages(self, given: Sequence[Any], adapters: Mapping[str, AdapterPlan], task: Task | None, data: Any) -> list[StagePlan]:
+    def _stages(
+        self, given: Sequence[Any], adapters: Mapping[str, AdapterPlan], task: Task | None, data: Any
+    ) -> list[StagePlan]:
         plans: list[StagePlan] = []
         before: StageSpec | None = None
         paths: dict[str, Path] = {}
@@ -204,11 +216,17 @@ class Planner:
             given_keys = own.model_fields_set
             paths = {**paths, **{key: (*path, key) for key in given_keys}}
             whole = inherit(before, own)
-            swapped = self._data(task, whole.data, paths["data"]) if "data" in given_keys else (plans[-1].data if plans else data)
+            swapped = (
+                self._data(task, whole.data, paths["data"])
+                if "data" in given_keys
+                else (plans[-1].data if plans else data)
+            )
             fresh = "losses" in given_keys or not plans
             terms = self._terms(whole.losses, paths.get("losses", path)) if fresh else plans[-1].terms
             self._stage(whole, own, path)
-            plans.append(StagePlan(index, whole.name or f"stage{index}", whole, paths, swapped, terms, needed(terms, adapters)))
+            plans.append(
+                StagePlan(index, whole.name or f"stage{index}", whole, paths, swapped, terms, needed(terms, adapters))
+            )
             before = whole
         return plans
 
@@ -223,7 +241,9 @@ class Planner:
         if not stage.losses:
             self.shaper.report(path, "needs 'losses' with at least one term")
         if stage.batch_size and stage.accumulate > stage.batch_size:
-            self.shaper.report((*path, "accumulate"), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts")
+            self.shaper.report(
+                (*path, "accumulate"), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts"
+            )
         for key, supplied in (("optimizer", "params"), ("scheduler", "optimizer")):
             value = getattr(own, key)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, did_you_mean, nearest
 
 T = TypeVar("T")
 
@@ -37,7 +37,8 @@ class Registry(Generic[T]):
             for each in (name, *aliases):
                 owner = self._items.get(self._aliases.get(each, each))
                 if owner is not None:
-                    raise KDError(f"{self.kind} {each!r} is already registered by {owner_of(owner)}, not again by {owner_of(item)}")
+                    first = f"{self.kind} {each!r} is already registered by {owner_of(owner)}"
+                    raise KDError(f"{first}, not again by {owner_of(item)}")
             self._items[name] = item
             self._aliases.update(dict.fromkeys(aliases, name))
             return item
@@ -48,7 +49,9 @@ class Registry(Generic[T]):
         """The item of that name; KDError with the nearest name where there is none."""
         while (found := self._items.get(self._aliases.get(name, name))) is None:
             if not self._load_next_plugin():
-                raise KDError(f"there is no {self.kind} {name!r} ({did_you_mean(name, [*self._items, *self._aliases])})")
+                near = nearest(name, [*self._items, *self._aliases])
+                hint = f"did you mean {near!r}?" if near else did_you_mean(name, list(self._items))
+                raise KDError(f"there is no {self.kind} {name!r}\n    hint: {hint}")
         return found
 
     def __contains__(self, name: str) -> bool:

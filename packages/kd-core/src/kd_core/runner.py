@@ -40,9 +40,12 @@ class Progress:
     step: int = 0
     total: int = 0
     best: float | None = None
-    best_epoch: int = 0
     waited: int = 0
     stopped: bool = False
+
+    def next_stage(self, index: int) -> None:
+        """Go to the beginning of a stage. The best score so far stays until that stage scores a student it trains."""
+        self.stage, self.epoch, self.batch, self.step, self.stopped = index, 0, 0, 0, False
 
 
 @dataclass
@@ -67,14 +70,20 @@ class StageRunner:
         self.steps_per_epoch, self.total_steps = self.world.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         values = {**self.world.values, "steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
-        builder = Builder(self.world.policy, {**values, "targets": getattr(self.splits.train, "targets", None)}, self.world.log)
+        builder = Builder(
+            self.world.policy, {**values, "targets": getattr(self.splits.train, "targets", None)}, self.world.log
+        )
         with seeded(derive(self.world.plan.seed, "losses", plan.index)):
-            self.objective = Objective(plan, self.world.adapters, builder, before).to(self.runtime.device)
+            self.objective = Objective(plan.terms, self.world.adapters, builder, before).to(self.runtime.device)
         self.root, self.trained = select(self.world, plan, self.objective)
         self.ema = self._average() if self.spec.ema else None
         self.learning, self.frozen = wrap(self.world, plan, self.trained)
         self._optimise(builder)
-        self._sums = torch.zeros(len(self.objective.names) + 1, device=self.runtime.device, dtype=torch.float64 if self.runtime.device.type != "mps" else torch.float32)
+        self._sums = torch.zeros(
+            len(self.objective.names) + 1,
+            device=self.runtime.device,
+            dtype=torch.float64 if self.runtime.device.type != "mps" else torch.float32,
+        )
         self._rows = 0
         self._pending: tuple[int, Tensor, Tensor] | None = None
         self._saved = time.monotonic()
@@ -87,8 +96,12 @@ class StageRunner:
 
     def _optimise(self, builder: Builder) -> None:
         assert self.spec.optimizer is not None
-        self.optimizer = build_optimizer(self.spec.optimizer, self.root, builder, dotted(self.plan.path("optimizer")), fused=self.runtime.spec.fused)
-        self.scheduler, self.per = build_scheduler(self.spec.scheduler, self.optimizer, builder, dotted(self.plan.path("scheduler")))
+        self.optimizer = build_optimizer(
+            self.spec.optimizer, self.root, builder, dotted(self.plan.path("optimizer")), fused=self.runtime.spec.fused
+        )
+        self.scheduler, self.per = build_scheduler(
+            self.spec.scheduler, self.optimizer, builder, dotted(self.plan.path("scheduler"))
+        )
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.step_module, self.stepper = self.runtime.prepare(Step(self.learning, self.objective), self.optimizer)
 
@@ -96,12 +109,16 @@ class StageRunner:
 
     def run(self) -> None:
         """Train from the place in ``progress`` to the end of the stage."""
+        if self.progress.step == 0 and STUDENT in self.trained:
+            self.progress.best, self.progress.waited = None, 0
         while self.progress.step < self.total_steps and not self.progress.stopped:
             started = time.monotonic()
-            with self.session.reporter.epoch(self.plan.name, self.progress.epoch, self.epochs, self.steps_per_epoch, done=self.progress.batch) as bar:
+            with self.session.reporter.epoch(
+                self.plan.name, self.progress.epoch, self.epochs, self.steps_per_epoch, done=self.progress.batch
+            ) as bar:
                 for batch in self._batches():
                     self._step(batch)
-                    bar.step(**self._shown())
+                    bar.step(1, **self._shown())
                     self._between_steps()
                     if self.progress.stopped or self.progress.step >= self.total_steps:
                         break
@@ -154,9 +171,14 @@ class StageRunner:
         step, index, values = self._pending
         self._pending = None
         if not bool(torch.isfinite(values).all()):
-            names = [name for name, value in zip([*self.objective.names, "the weighted sum"], values.tolist(), strict=True) if not math.isfinite(value)]
-            shown = ", ".join(map(str, index.tolist()))
-            raise KDError(f"stage {self.plan.name!r}, step {step}: {', '.join(names)} is not finite\n    the batch's indices: {shown}")
+            names = [
+                name
+                for name, value in zip([*self.objective.names, "the weighted sum"], values.tolist(), strict=True)
+                if not math.isfinite(value)
+            ]
+            place = f"stage {self.plan.name!r}, step {step}"
+            rows = ", ".join(map(str, index.tolist()))
+            raise KDError(f"{place}: not finite: {', '.join(names)}\n    the batch's indices: {rows}")
 
     def _between_steps(self) -> None:
         """What is due after a step: a scoring, a checkpoint, a stop."""
@@ -170,7 +192,9 @@ class StageRunner:
             self.save()
         if self.session.stop:
             self.save()
-            raise Stopped(f"stopped at step {self.progress.step} of stage {self.plan.name!r}; go on with `resume {self.session.folder.path}`", self.session.stop.number)
+            place = f"step {self.progress.step} of stage {self.plan.name!r}"
+            mend = f"go on with `resume {self.session.folder.path}`"
+            raise Stopped(f"stopped and saved at {place}; {mend}", self.session.stop.number)
 
     def _shown(self) -> dict[str, float]:
         """The mean loss of the epoch so far, read from the device every ``log_every`` steps only."""
@@ -185,11 +209,20 @@ class StageRunner:
         means = (self._sums / max(self._rows, 1)).tolist()
         rates = [group["lr"] for group in self.optimizer.param_groups]
         train = {"loss": means[-1], **dict(zip(self.objective.names, means, strict=False))}
-        row = {"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "lr": rates[0] if len(rates) == 1 else rates, "train": train, "seconds": round(seconds, 3)}
+        row = {
+            "stage": self.plan.name,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "lr": rates[0] if len(rates) == 1 else rates,
+            "train": train,
+            "seconds": round(seconds, 3),
+        }
         self._sums.zero_()
         self._rows = 0
         self.session.folder.metrics.append(row)
-        self.session.reporter.line(f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {line(train)} ({seconds:.1f} s)")
+        self.session.reporter.line(
+            f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {line(train)} ({seconds:.1f} s)"
+        )
         every = self.spec.evaluate.every_epochs
         last = self.progress.step >= self.total_steps
         value = self._score() if every and (self.progress.epoch % every == 0 or last) else None
@@ -213,16 +246,27 @@ class StageRunner:
         metrics = self.score(self.averaged, self.splits.val)
         name, maximise = self._goal(metrics)
         value = metrics[name]
-        self.session.folder.metrics.append({"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "val": metrics})
+        self.session.folder.metrics.append(
+            {"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "val": metrics}
+        )
         gain = 0.0 if self.spec.early_stop is None else self.spec.early_stop.min_delta
         better = self._better(value, maximise, 0.0)
         waited = 0 if self._better(value, maximise, gain) else self.progress.waited + 1
         if better:
-            self.progress.best, self.progress.best_epoch = value, self.progress.epoch
-            self.session.store.save_best({"student": self.averaged.state_dict(), "metrics": metrics, "stage": self.plan.index, "epoch": self.progress.epoch}, self.progress.total)
+            self.progress.best = value
+            self.session.store.save_best(
+                {
+                    "student": self.averaged.state_dict(),
+                    "metrics": metrics,
+                    "stage": self.plan.index,
+                    "epoch": self.progress.epoch,
+                },
+                self.progress.total,
+            )
         self.progress.waited = waited
         self.progress.stopped = self.spec.early_stop is not None and waited >= self.spec.early_stop.patience
-        self.session.reporter.line(f"    validation: {line(metrics)}{' (best so far)' if better else ''}{'; stopping early' if self.progress.stopped else ''}")
+        remark = " (best so far)" if better else "; stopping early" if self.progress.stopped else ""
+        self.session.reporter.line(f"    validation: {line(metrics)}{remark}")
         return value
 
     def _better(self, value: float, maximise: bool, gain: float) -> bool:
@@ -235,14 +279,26 @@ class StageRunner:
         task, best = self.world.plan.task, self.spec.best
         name, maximise = (best.metric, best.mode == "max") if best else (task.primary, task.maximise)
         if name not in metrics:
-            raise KDError(f"{dotted(self.plan.path('best'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}")
+            raise KDError(
+                f"{dotted(self.plan.path('best'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}"
+            )
         return name, maximise
 
     def score(self, model: nn.Module, split: Any) -> dict[str, float]:
         """The metrics of a model in the student's place."""
         world, size = self.world, self.spec.eval_batch_size or self.spec.batch_size
         assert size is not None
-        return score(world.plan.task, model, STUDENT, split, spec=world.plan.inputs[STUDENT], data=self.data, num_classes=self.splits.num_classes, batch_size=size, runtime=self.runtime)
+        return score(
+            world.plan.task,
+            model,
+            STUDENT,
+            split,
+            spec=world.plan.inputs[STUDENT],
+            data=self.data,
+            num_classes=self.splits.num_classes,
+            batch_size=size,
+            runtime=self.runtime,
+        )
 
     @property
     def averaged(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,6 +33,11 @@ def fast(models: Mapping[str, bool], planned_steps: int) -> RuntimeSpec:
     return RuntimeSpec(precision="bf16" if half else "fp32", channels_last=True, fused=True, compile=compiled)
 
 
+def is_main() -> bool:
+    """Whether this process, of those a launcher started, is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Runtime:
     """Where and how a run computes."""
 
@@ -46,14 +52,13 @@ class Runtime:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self._accelerator.device
-        self.is_main = self._accelerator.is_main_process
         self.rank = self._accelerator.process_index
         self.processes = self._accelerator.num_processes
 
     def place(self, model: nn.Module) -> nn.Module:
         """A model on the device, in the runtime's memory format."""
         if self.spec.channels_last:
-            return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
 
     def format(self, batch: Batch) -> Batch:

@@ -18,7 +18,18 @@ def in_order(length: int, batch_size: int) -> Iterator[Tensor]:
     yield from torch.arange(length).split(batch_size)
 
 
-def score(task: Task, model: nn.Module, name: str, split: Split, *, spec: Any, data: Any, num_classes: int | None, batch_size: int, runtime: Runtime) -> dict[str, float]:
+def score(
+    task: Task,
+    model: nn.Module,
+    name: str,
+    split: Split,
+    *,
+    spec: Any,
+    data: Any,
+    num_classes: int | None,
+    batch_size: int,
+    runtime: Runtime,
+) -> dict[str, float]:
     """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode.
 
     The model's mode and every random state are as before afterwards.

@@ -6,7 +6,7 @@ no other: :class:`Shaper` collects the problems, and pieces that are sound go on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -139,7 +139,8 @@ class ModelSpec(Open):
     def _one_source(self) -> ModelSpec:
         given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call" + (f", not {' and '.join(given)}" if given else ""))
+            but = f", not {' and '.join(given)}" if given else ""
+            raise ValueError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}")
         return self
 
     @property
@@ -215,7 +216,9 @@ class Shaper:
             return None
 
 
-def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> Iterator[tuple[Path, str, str | None, bool]]:
+def explain(
+    error: ValidationError, schema: type[BaseModel], value: Any
+) -> Iterator[tuple[Path, str, str | None, bool]]:
     """(path, message, hint, concerns the key) for each place pydantic complains of, each place once."""
     wants: dict[Path, list[str]] = {}
     for item in error.errors(include_url=False):
@@ -223,7 +226,12 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> Iter
         kind = item["type"]
         if kind == "extra_forbidden":
             fields = _fields_at(schema, where[:-1])
-            yield where, f"unknown key {str(where[-1])!r}", did_you_mean(str(where[-1]), fields) if fields else None, True
+            yield (
+                where,
+                f"unknown key {str(where[-1])!r}",
+                did_you_mean(str(where[-1]), fields) if fields else None,
+                True,
+            )
         elif kind == "missing":
             name = str(item["loc"][-1])
             found = _follow(value, where)
@@ -252,7 +260,12 @@ _TYPES = {
     "none_required": "null",
     "int_from_float": "a whole number",
 }
-_BOUNDS = {"greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"), "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt")}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 
 
 def _wanted(item: Any) -> str:
@@ -279,13 +292,13 @@ def describe(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _real_path(location: Sequence[str | int], value: Any) -> Path:
+def _real_path(location: Sequence[Any], value: Any) -> Path:
     """Pydantic's location without the names of union members, which are not in the file."""
     path: list[str | int] = []
     for position, part in enumerate(location):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
             value = value[part]
         elif position == len(location) - 1:
             break
@@ -295,9 +308,9 @@ def _real_path(location: Sequence[str | int], value: Any) -> Path:
     return tuple(path)
 
 
-def _follow(value: Any, path: Path) -> Any:
+def _follow(value: Any, path: Iterable[Any]) -> Any:
     for part in path:
-        value = value[part]
+        value = value[part]  # the path was found in this very value
     return value
 
 

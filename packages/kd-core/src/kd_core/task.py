@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kd_core.registry import Registry
@@ -47,7 +48,9 @@ class Batch:
         if parts == 1:
             return [self]
         cuts = [round(part * len(self) / parts) for part in range(parts + 1)]
-        return [self.map(lambda tensor, rows=slice(low, high): tensor[rows]) for low, high in zip(cuts, cuts[1:], strict=False) if high > low]
+        return [
+            self.map(lambda tensor, rows=slice(low, high): tensor[rows]) for low, high in pairwise(cuts) if high > low
+        ]
 
     def map(self, function: Any) -> Batch:
         """The batch with ``function`` applied to every tensor in it."""

@@ -22,7 +22,9 @@ def select(world: World, stage: StagePlan, objective: Objective) -> tuple[nn.Mod
     """
     root = root_module(world.models, world.adapters, objective.losses)
     root.requires_grad_(False)
-    for parameter in _matched(root, _default(world, stage) if stage.spec.train is None else stage.spec.train, stage, "train"):
+    for parameter in _matched(
+        root, _default(world, stage) if stage.spec.train is None else stage.spec.train, stage, "train"
+    ):
         parameter.requires_grad_(True)
     for model, spec in world.plan.models.items():
         frozen_by_edit = [edit["freeze"] for edit in spec.edit if "freeze" in edit]
@@ -31,7 +33,9 @@ def select(world: World, stage: StagePlan, objective: Objective) -> tuple[nn.Mod
                 parameter.requires_grad_(False)
     for parameter in _matched(root, stage.spec.freeze, stage, "freeze"):
         parameter.requires_grad_(False)
-    return root, {name for name, model in world.models.items() if any(parameter.requires_grad for parameter in model.parameters())}
+    return root, {
+        name for name, model in world.models.items() if any(parameter.requires_grad for parameter in model.parameters())
+    }
 
 
 def _default(world: World, stage: StagePlan) -> list[str]:
@@ -70,7 +74,14 @@ def wrap(world: World, stage: StagePlan, trained: set[str]) -> tuple[dict[str, F
             learning[name] = ForwardWrapper(model, taps, name=name, call=call)
         else:
             keeps_statistics = world.plan.models[name].mode == "train"
-            frozen[name] = Teacher(model, taps, name=name, call=call, train_mode=keeps_statistics, early_stop=name not in world.runtime.spec.compile)
+            frozen[name] = Teacher(
+                model,
+                taps,
+                name=name,
+                call=call,
+                train_mode=keeps_statistics,
+                early_stop=name not in world.runtime.spec.compile,
+            )
     return learning, frozen
 
 

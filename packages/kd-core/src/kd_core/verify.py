@@ -23,8 +23,8 @@ from kd_core.spec import ModelSpec, Path
 from kd_core.taps import Row, module_table
 from kd_core.task import Batch, map_tensors
 from kd_core.wires import Tap, Wire
-from kd_core.wrappers import Capture, ForwardWrapper, module_at
 from kd_core.world import PROBE
+from kd_core.wrappers import Capture, ForwardWrapper, module_at
 
 META = torch.device("meta")
 Placed = list[tuple[Path, Wire]]
@@ -50,11 +50,16 @@ class Verifier:
         facts = self.plan.task.facts(self.plan.data)
         self.num_classes = facts.num_classes
         stand_in = 10 if facts.num_classes is None else facts.num_classes
-        self.builder = Builder(self.policy, {"num_classes": stand_in, "num_samples": 100, "steps": 10, "steps_per_epoch": 1, "targets": [0] * 100})
+        self.builder = Builder(
+            self.policy,
+            {"num_classes": stand_in, "num_samples": 100, "steps": 10, "steps_per_epoch": 1, "targets": [0] * 100},
+        )
 
     def run(self) -> None:
         """Check models, then each stage."""
-        models = {name: model for name, spec in self.plan.models.items() if (model := self._model(name, spec)) is not None}
+        models = {
+            name: model for name, spec in self.plan.models.items() if (model := self._model(name, spec)) is not None
+        }
         adapters = Adapters(self.plan.adapters)
         for stage in self.plan.stages:
             self._stage(stage, models, adapters)
@@ -65,13 +70,15 @@ class Verifier:
         if (reason := self._not_to_build(spec)) is not None:
             self.unverified.append(f"models.{name}: {reason}")
             return None
-        source = ModelSource(self.builder, f"models.{name}", self.plan.dataset, self.num_classes, lambda _: None, structure=True)
+        source = ModelSource(
+            self.builder, f"models.{name}", self.plan.dataset, self.num_classes, lambda _: None, structure=True
+        )
         try:
             return self._built(source, name, spec)
         except KDError as error:
             self._report(("models", name), error)
         except Exception as error:  # a constructor may raise anything
-            self._report(("models", name), KDError(f"it cannot be built: {type(error).__name__}: {error}"))
+            self._report(("models", name), KDError(f"it cannot be built: {reason(error)}"))
         return None
 
     @staticmethod
@@ -108,7 +115,11 @@ class Verifier:
             self.unverified.append(f"stages.{stage.index}: {error}")
             return
         places = dict(self._places(stage))
-        captures = {name: capture for name, taps in self.plan.taps(stage).items() if name in models and (capture := self._capture(name, models[name], taps, batch, places)) is not None}
+        captures = {
+            name: capture
+            for name, taps in self.plan.taps(stage).items()
+            if name in models and (capture := self._capture(name, models[name], taps, batch, places)) is not None
+        }
         if set(captures) != set(self.plan.taps(stage)):
             return
         values = Values(captures, batch.to(META), adapters)
@@ -140,7 +151,9 @@ class Verifier:
                 self._report(path, error)
         return len(self.problems) == before
 
-    def _capture(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch, places: Mapping[str, Placed]) -> Capture | None:
+    def _capture(
+        self, name: str, model: nn.Module, taps: list[Tap], batch: Batch, places: Mapping[str, Placed]
+    ) -> Capture | None:
         if not self._modules(model, places.get(name, [])):
             return None
         try:
@@ -152,7 +165,7 @@ class Verifier:
                 except KDError as error:
                     self._report(path, error)
         except Exception as error:  # not every model runs on the meta device
-            self.unverified.append(f"models.{name}: a trial run failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            self.unverified.append(f"models.{name}: a trial run failed: {reason(error)}")
         return None
 
     def _forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture:
@@ -176,7 +189,7 @@ class Verifier:
                 self._report(path, error)
                 return False
             except Exception as error:  # shapes that do not fit raise whatever the module raises
-                self._report(path, KDError(f"it cannot run: {type(error).__name__}: {str(error).splitlines()[0]}"))
+                self._report(path, KDError(f"it cannot run: {reason(error)}"))
                 return False
         return True
 
@@ -194,19 +207,29 @@ class Verifier:
         try:
             term = Term(plan, self.builder)
             real = Stand(values, batch)
-            term(real, Clock(0, 10, 1))  # type: ignore[arg-type]
+            term(real, Clock(0, 10, 1))
         except KDError as error:
             self._report(plan.path, error)
         except Exception as error:  # a torch.nn loss says what it wants in its own way
-            self._report(plan.path, KDError(f"the loss cannot take its inputs: {type(error).__name__}: {str(error).splitlines()[0]}"))
+            self._report(
+                plan.path,
+                KDError(f"the loss cannot take its inputs: {reason(error)}"),
+            )
 
     def _report(self, path: Path, error: KDError) -> None:
         if isinstance(error, ConfigError):
             for problem in error.problems:
-                self.problems.append(problem if problem.mark else self.plan.document.problem(path, problem.message, problem.hint))
+                self.problems.append(
+                    problem if problem.mark else self.plan.document.problem(path, problem.message, problem.hint)
+                )
         else:
             message, _, hint = str(error).partition("\n    hint: ")
             self.problems.append(self.plan.document.problem(path, message, hint or None))
+
+
+def reason(error: Exception) -> str:
+    """An error of someone else's code in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
 
 
 class Stand:
@@ -256,14 +279,14 @@ def calls_in(value: Any) -> Iterator[Call]:
         yield from calls_in(item)
 
 
-
-
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     """The table of a model's modules, from made-up samples through the model without weights."""
     if name not in plan.models:
         raise KDError(f"there is no model {name!r} ({did_you_mean(name, list(plan.models))})")
     verifier = Verifier(plan, policy)
-    source = ModelSource(verifier.builder, f"models.{name}", plan.dataset, verifier.num_classes, lambda _: None, structure=True)
+    source = ModelSource(
+        verifier.builder, f"models.{name}", plan.dataset, verifier.num_classes, lambda _: None, structure=True
+    )
     model = source.make(name, plan.models[name])
     batch = plan.task.prepare(plan.task.example(plan.data, PROBE), plan.inputs, plan.data)
     return module_table(model, batch.for_model(name), plan.task.call)

@@ -25,7 +25,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise KDError(f"there is no weight file {path}")
     try:
         state = _read(path)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, _safetensors_error()) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        pickle.UnpicklingError,
+        _safetensors_error(),
+    ) as error:
         raise KDError(f"{path} is not a readable weight file: {str(error).splitlines()[0][:200]}") from None
     for key in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -59,7 +67,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     the classifier of a model that goes to other classes.
     """
     own = model.state_dict()
-    wrong = {key: f"has shape {tuple(state[key].shape)}, the model {tuple(own[key].shape)}" for key in own if key in state and state[key].shape != own[key].shape}
+    wrong = {
+        key: f"has shape {tuple(state[key].shape)}, the model {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    }
     wrong |= {key: "is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")}
     unknown = [key for key in state if key not in own]
     if new_head:

@@ -64,7 +64,9 @@ class World:
         _, first = data.get(plan.data)
         self.values: dict[str, Any] = {"num_classes": first.num_classes, "num_samples": rows(first)}
         builder = Builder(policy, self.values, log)
-        self.models = {name: runtime.place(model) for name, model in build_models(plan, builder, first.num_classes, log).items()}
+        self.models = {
+            name: runtime.place(model) for name, model in build_models(plan, builder, first.num_classes, log).items()
+        }
         self.adapters = Adapters(plan.adapters).to(runtime.device)
         for stage in plan.stages:
             probe(plan, stage, self.models, self.adapters, self._sample(stage), builder)
@@ -83,7 +85,12 @@ class World:
 
         def changes(name: str) -> bool:
             spec = self.plan.models[name]
-            return name == STUDENT or spec.trainable or spec.mode == "train" or any(fnmatch(name, each) for each in patterns)
+            return (
+                name == STUDENT
+                or spec.trainable
+                or spec.mode == "train"
+                or any(fnmatch(name, each) for each in patterns)
+            )
 
         return [name for name in self.models if changes(name)]
 
@@ -94,7 +101,9 @@ def rows(splits: Splits) -> int:
     return sum(len(part) for part in parts)
 
 
-def build_models(plan: Plan, builder: Builder, num_classes: int | None, log: Callable[[str], None]) -> dict[str, nn.Module]:
+def build_models(
+    plan: Plan, builder: Builder, num_classes: int | None, log: Callable[[str], None]
+) -> dict[str, nn.Module]:
     """Every model of the plan."""
     models = {}
     for name, spec in plan.models.items():
@@ -104,7 +113,9 @@ def build_models(plan: Plan, builder: Builder, num_classes: int | None, log: Cal
     return models
 
 
-def probe(plan: Plan, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, batch: Batch, builder: Builder) -> Values:
+def probe(
+    plan: Plan, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, batch: Batch, builder: Builder
+) -> Values:
     """Run what a stage looks at once, in eval mode without gradients, and build its adapters from what comes by."""
     captures: dict[str, Capture] = {}
     with torch.no_grad():
