@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,7 @@ class RunFolder:
         self.card = path / "README.md"
         self._result = path / "result.json"
         self._lock = FileLock(path / "lock")
+        self._new = False
 
     @classmethod
     def create(cls, name: str, seed: int, out: Path | None = None, *, root: Path = Path("runs")) -> RunFolder:
@@ -89,6 +91,7 @@ class RunFolder:
             if any(each.name != "lock" for each in run.path.iterdir()):
                 hint = f"name a new one, or go on with the run in it: resume {out}"
                 raise KDError(f"the run folder {out} is not empty\n    hint: {hint}")
+            run._new = True
             return run.lock()
         except OSError as error:
             raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
@@ -124,6 +127,9 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Release the folder. One that was created and failed before its manifest was written goes again."""
+        if error is not None and self._new and not self.manifest.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 
     @property
