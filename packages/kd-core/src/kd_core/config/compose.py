@@ -14,10 +14,10 @@ from kd_core.config.tags import Raw, build_tag
 from kd_core.errors import ConfigError, Mark, Problem, nearest
 
 MAX_DEPTH = 64
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _INVISIBLE = re.compile("[\0\ud800-\udfff]")
-_SWALLOWED = re.compile(r"!([A-Za-z_]\w*)(?::([\w.]*))?[^\w\s:.]")
+_SWALLOWED = re.compile(r"!([A-Za-z_]\w*)(?::([^\s,\[\]{}()]*))?[,\[\]{}()]")
 _STANDARD = "tag:yaml.org,2002:"
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None), "seq": list, "map": dict}
 Place = Callable[["yaml.Mark"], Mark]

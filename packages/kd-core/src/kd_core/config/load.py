@@ -40,7 +40,7 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
     except ConfigError as error:
         problems += error.problems
     if problems or root is None:
-        raise ConfigError(problems)
+        raise ConfigError(dict.fromkeys(problems))
     for change in changes:
         try:
             root = options.apply(root, change)
@@ -60,7 +60,7 @@ class _Reader:
 
     def tree(self, file: str, asked: Mark | None, text: str | None = None) -> Slot:
         """The tree of ``file`` on top of its bases. ``asked`` is where another file names it."""
-        name = os.path.realpath(file)
+        name = _identity(file)
         if name in self.open:
             chain = " -> ".join([*self.open[self.open.index(name) :], name])
             raise ConfigError(Problem(f"extends goes in a circle: {chain}", "extends", asked))
@@ -100,6 +100,13 @@ class _Reader:
         return own_root if merged is None else merge(merged, own_root)
 
 
+def _identity(file: str) -> str:
+    try:
+        return os.path.realpath(file)
+    except (OSError, ValueError):  # no file has such a name: reading it will say so
+        return file
+
+
 def _names(slot: Slot) -> list[tuple[str, Mark]]:
     slots = slot.value if isinstance(slot.value, list) else [slot]
     for each in slots:
@@ -107,6 +114,8 @@ def _names(slot: Slot) -> list[tuple[str, Mark]]:
             raise ConfigError(
                 Problem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark)
             )
+    if len(slots) > MAX_BASES:
+        raise ConfigError(Problem(f"names more than {MAX_BASES} files", "extends", slot.mark))
     return [(each.value, each.mark) for each in slots]
 
 

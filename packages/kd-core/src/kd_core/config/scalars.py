@@ -12,7 +12,7 @@ _PYTHON = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"} |
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
-_ZERO = re.compile(r"[-+]?0[0-9_]+")
+_ZERO = re.compile(r"([-+]?)(0[0-9_]+)")
 _DIGITS = 400
 """More digits than any float has; Python refuses to parse thousands."""
 
@@ -31,10 +31,9 @@ def resolve(text: str) -> Scalar:
         raise ValueError(f"{text} is no YAML value here", f"write {_PYTHON[text]}, or '{text}' for text")
     if text[0] not in "-+.0123456789":
         return text
-    if _ZERO.fullmatch(text):
-        raise ValueError(
-            f"{text} starts with a zero: numbers are decimal", f"write {text.lstrip('-+0_') or 0}, or '{text}' for text"
-        )
+    if zero := _ZERO.fullmatch(text):
+        number = f"{zero[1]}{zero[2].lstrip('0_') or 0}"
+        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {number}, or '{text}' for text")
     if special := _SPECIAL.fullmatch(text):
         return float(special[1] + special[2])
     if not _FLOAT.fullmatch(text):

@@ -6,10 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd_core.config.lazy import Lazy
+from kd_core.config.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
 from kd_core.errors import Mark
 
-Path = tuple[str | int, ...]
+_TAGS: dict[type[Lazy], str] = {
+    Call: "!call",
+    CallMethod: "!call_method",
+    Get: "!get",
+    GetAttr: "!getattr",
+    Item: "!item",
+    Run: "!run",
+    SetAttr: "!setattr",
+    Text: "!join",
+}
 
 
 @dataclass(eq=False, slots=True)
@@ -98,7 +107,7 @@ def dotted(path: Sequence[str | int]) -> str:
 def kind_of(value: Any) -> str:
     """What a value is, in a user's words."""
     if isinstance(value, Tagged):
-        return f"a {value.kind.__name__}"
+        return f"a {_TAGS[value.kind]}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number"}

@@ -52,7 +52,7 @@ class Raw:
     def items(self, spelling: str, least: int, most: int) -> list[Slot]:
         """The content as a list of ``least`` to ``most`` items."""
         if not isinstance(self.content, list) or not least <= len(self.content) <= most:
-            found = f"{len(self.content)} items" if isinstance(self.content, list) else kind_of(self.content)
+            found = f"{len(self.content)} item{'s' * (len(self.content) != 1)}" if isinstance(self.content, list) else kind_of(self.content)
             self.fail(f"takes {spelling}, not {found}")
         return self.content
 
@@ -159,7 +159,8 @@ def _text(raw: Raw) -> Tagged:
         items = raw.items("a list of texts and numbers", 0 if raw.name == "join" else 1, 1000)
         for item in items:
             if item.value is None or isinstance(item.value, (bool, list, dict)):
-                raw.fail(f"joins texts and numbers, not {kind_of(item.value)}", mark=item.mark)
+                hint = "a bare ~ is null, quote it: '~'" if item.value is None else None
+                raw.fail(f"joins texts and numbers, not {kind_of(item.value)}", hint, item.mark)
         return Tagged(Text, {"how": raw.name}, dict(enumerate(items)))
     if not isinstance(raw.content, str) or not raw.content:
         raw.fail(f"takes a path, not {kind_of(raw.content) if raw.content else 'nothing'}")
