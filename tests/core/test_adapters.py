@@ -110,6 +110,13 @@ def test_a_projector_takes_one_input() -> None:
         projector([torch.zeros(2, 3), torch.zeros(2, 3)], None, 5)
 
 
+def test_a_projector_takes_tensors() -> None:
+    with pytest.raises(KDError, match="input is a tuple, not a tensor"):
+        projector([(torch.zeros(2, 3),)], None, 5)  # type: ignore[list-item]
+    with pytest.raises(KDError, match="like is a dict, not a tensor"):
+        projector([torch.zeros(2, 3)], {}, 5)  # type: ignore[arg-type]
+
+
 def test_values_are_the_keyword_only_parameters() -> None:
     assert list(adapters.values(projector)) == ["kernel", "bias", "norm", "activation"]
     assert adapters.values(projector)["norm"].annotation is bool

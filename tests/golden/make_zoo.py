@@ -1,6 +1,6 @@
 """Makes zoo.json: state dict keys, shapes and outputs of torchdistill's CIFAR models on weights and images by formula.
 
-    python tests/golden/make_zoo.py        where torchdistill==1.1.5 is installed
+python tests/golden/make_zoo.py        where torchdistill==1.1.5 is installed
 """
 
 from __future__ import annotations

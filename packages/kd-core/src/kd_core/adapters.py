@@ -71,10 +71,16 @@ def projector(
     if len(inputs) != 1:
         raise KDError(f"projector takes one input, not {len(inputs)}")
     source = inputs[0]
+    for name, each in (("input", source), ("like", like)):
+        if each is not None and not isinstance(each, Tensor):
+            raise KDError(
+                f"projector's {name} is a {type(each).__name__}, not a tensor\n    hint: take one out of it with /FIELD"
+            )
     if not 2 <= source.ndim <= 4:
         raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {_shape(source)}")
     if activation is not None and activation not in ACTIVATIONS:
-        raise KDError(f"there is no activation {activation!r} ({did_you_mean(activation, list(ACTIVATIONS))})")
+        hint = did_you_mean(activation, list(ACTIVATIONS))
+        raise KDError(f"there is no activation {activation!r}\n    hint: {hint}")
     width = _width(source, like, to)
     layers = [
         _convolution(source, like, width, kernel, bias)
@@ -92,15 +98,15 @@ def _width(source: Tensor, like: Tensor | None, to: int | None) -> int:
     """The number of features (dimension 1 of a map, else the last) to come out."""
     if like is not None and like.ndim != source.ndim:
         raise KDError(
-            f"projector cannot make {_shape(source)} like {_shape(like)}: bring them to the same number of dimensions "
-            "first, with an adapter that pools or flattens"
+            f"projector cannot make {_shape(source)} like {_shape(like)}: the number of dimensions differs"
+            "\n    hint: pool or flatten first, for one with `module: !call:torch.nn.Flatten {}`"
         )
     if to is not None:
         if to < 1:
             raise KDError(f"to is {to}, but must be a width of at least 1")
         return to
     if like is None:
-        raise KDError("projector needs `like:` (a wire to be like) or `to:` (a width)")
+        raise KDError("projector knows no width\n    hint: write `like:` (a wire to be like) or `to:` (a number)")
     return like.shape[1] if like.ndim == 4 else like.shape[-1]
 
 
@@ -130,8 +136,8 @@ def _convolution(source: Tensor, like: Tensor | None, width: int, kernel: int | 
             )
         return nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=bias)
     raise KDError(
-        f"projector keeps, halves or doubles height and width: it cannot bring {height}x{wide} to {size[0]}x{size[1]}; "
-        "resize first, for one with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`"
+        f"projector keeps, halves or doubles height and width: it cannot bring {height}x{wide} to {size[0]}x{size[1]}"
+        "\n    hint: resize first, for one with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`"
     )
 
 
