@@ -19,6 +19,11 @@ class ArraySplit:
         self.augmentation = augmentation
         self.fingerprint = pool.digest()
 
+    @property
+    def rows(self) -> int:
+        """Rows of the unsplit data set, among which ``Batch.index`` counts."""
+        return len(self.pool.images)
+
     def __len__(self) -> int:
         return len(self.pool)
 

@@ -7,7 +7,7 @@ randomness from ``draws``. Register one with ``@AUGMENTATIONS("name")`` and name
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,8 +85,8 @@ class Augmentation:
         return images
 
 
-def parse(value: str | Sequence[Any]) -> Augmentation:
-    """The augmentation a config asks for: a preset, an operation, or a list of operations and transforms.
+def parse(value: Any) -> Augmentation:
+    """The augmentation a config asks for: a preset, an operation, a transform, or a list of operations and transforms.
 
     An operation is a name or ``{op: NAME, values...}``; anything else in the list is a transform of one image.
     KDError for unknown names and values.
@@ -94,16 +94,20 @@ def parse(value: str | Sequence[Any]) -> Augmentation:
     if value == PER_IMAGE:
         return Augmentation(per_image=True)
     if isinstance(value, str):
-        value = PRESETS.get(value, [value])
+        value = PRESETS.get(value, value)
     operations: list[Operation] = []
     transforms: list[Any] = []
-    for item in value:
+    for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str) and item in PRESETS:
             operations += map(_operation, PRESETS[item])
         elif isinstance(item, (str, Mapping)):
             operations.append(_operation(item))
         elif operations:
             raise KDError("a transform of single images must stand before the named operations, which work on batches")
+        elif item is None or isinstance(item, (bool, int, float, list)):
+            raise KDError(
+                f"{item} is neither the name of an operation, nor {{op: NAME, ...}}, nor a !call of a transform"
+            )
         else:
             transforms.append(item)
     return Augmentation(tuple(operations), tuple(transforms))

@@ -24,11 +24,11 @@ LABELS = ("targets", "labels", "_labels", "y")
 def read_called(data: DataSpec) -> Parts:
     """``data.dataset``: torch data sets of (image, label) with labels 0, 1, ...; a negative label is none."""
     assert data.dataset is not None
-    train = dataset_pool(data.dataset.train, "data.dataset.train")
-    val = None if data.dataset.val is None else dataset_pool(data.dataset.val, "data.dataset.val")
-    test = None if data.dataset.test is None else dataset_pool(data.dataset.test, "data.dataset.test")
-    names = getattr(data.dataset.train, "classes", None)
-    count = max(int(pool.target.max()) + 1 for pool in (train, val, test) if pool)
+    given = {key: dataset for key, dataset in data.dataset.items() if dataset is not None}
+    pools = {key: dataset_pool(dataset, f"data.dataset.{key}") for key, dataset in given.items()}
+    train, val, test = pools["train"], pools.get("val"), pools.get("test")
+    names = getattr(given["train"], "classes", None)
+    count = max(int(pool.target.max()) + 1 for pool in pools.values())
     if isinstance(names, (list, tuple)) and len(names) >= count:
         return Parts(train, val, test, tuple(map(str, names)))
     return Parts(train, val, test, tuple(map(str, range(max(count, data.num_classes or 0)))))

@@ -43,6 +43,11 @@ class SampleSplit:
         self.workers = available_cores() if workers is None else workers
         self.fingerprint = pool.digest()
 
+    @property
+    def rows(self) -> int:
+        """Rows of the unsplit data set, among which ``Batch.index`` counts."""
+        return len(self.pool.images)
+
     def __len__(self) -> int:
         return len(self.pool)
 

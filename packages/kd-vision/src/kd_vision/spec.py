@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from kd_core.errors import KDError
+from kd_core.errors import KDError, did_you_mean
 from kd_vision.augment import parse
 from kd_vision.sources import SOURCES
 
+SPLITS = ("train", "val", "test")
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -30,19 +31,11 @@ class Limits(_Strict):
     test: Positive | None = None
 
 
-class Datasets(_Strict):
-    """Data sets of the user's own, each a ``!call`` of a torch ``Dataset`` of (image, label) pairs."""
-
-    train: Any
-    val: Any = None
-    test: Any = None
-
-
 class DataSpec(_Strict):
     """Which images, how they are split, and what is done to them. See docs/vision.md."""
 
     name: str | None = None
-    dataset: Datasets | None = None
+    dataset: dict[str, Any] | None = None
     root: str = "data"
     download: bool = True
     unlabelled: str | None = None
@@ -67,11 +60,20 @@ class DataSpec(_Strict):
             _as_value_error(SOURCES.get, name)
         return name
 
+    @field_validator("dataset")
+    @classmethod
+    def _splits(cls, dataset: dict[str, Any] | None) -> dict[str, Any] | None:
+        if dataset is None:
+            return None
+        for unknown in dataset.keys() - set(SPLITS):
+            raise ValueError(f"unknown key {unknown!r} ({did_you_mean(unknown, SPLITS)})")
+        if dataset.get("train") is None:
+            raise ValueError("needs a key 'train': a !call of a data set of (image, label) pairs")
+        return dataset
+
     @field_validator("augment")
     @classmethod
     def _parses(cls, augment: Any) -> Any:
-        if augment is not None and not isinstance(augment, (str, list)):
-            raise ValueError("must be the name of an augmentation or a list of operations and transforms")
         if augment is not None:
             _as_value_error(parse, augment)
         return augment

@@ -1,0 +1,145 @@
+"""Which images train, validate and test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kd_core.errors import KDError
+from kd_vision.pool import UNLABELLED, Pool, pool_of, stratified
+from kd_vision.sources import Parts
+from kd_vision.spec import DataSpec
+from kd_vision.splitting import split
+
+SIZES = [50, 30, 20]
+
+
+def pool(sizes: list[int] = SIZES) -> Pool:
+    target = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    return pool_of(torch.zeros(len(target), 1, 2, 2, dtype=torch.uint8), target)
+
+
+def parts(val: Pool | None = None) -> Parts:
+    return Parts(pool(), val, pool([5, 3, 2]), ("ant", "bee", "cat"))
+
+
+def choose(seed: int = 0, given: Parts | None = None, **values: Any) -> Parts:
+    return split(given or parts(), DataSpec(name="digits", **values), seed)
+
+
+def rows(part: Pool | None) -> set[int]:
+    assert part is not None
+    assert len(part.index.unique()) == len(part)
+    return set(part.index.tolist())
+
+
+def counts(part: Pool | None) -> list[int]:
+    assert part is not None
+    return torch.bincount(part.target, minlength=3).tolist()
+
+
+def test_a_tenth_validates_unless_something_else_is_said() -> None:
+    made = choose()
+    assert rows(made.train) | rows(made.val) == set(range(100))
+    assert counts(made.val) == [5, 3, 2]
+    assert counts(choose(val=40).val) == [20, 12, 8]
+    assert counts(choose(val=0.5).train) == [25, 15, 10]
+    assert choose(val=0).val is None
+    assert len(choose(val=0).train) == 100
+
+
+def test_choices_are_a_function_of_the_seed() -> None:
+    assert rows(choose(seed=1).val) == rows(choose(seed=1).val)
+    assert rows(choose(seed=1).val) != rows(choose(seed=2).val)
+
+
+def test_a_validation_split_of_its_own_is_used_and_no_share_taken() -> None:
+    own = pool([3, 3, 3])
+    made = choose(given=parts(val=own))
+    assert made.val is own
+    assert len(made.train) == 100
+    with pytest.raises(KDError, match="validation split of its own"):
+        choose(given=parts(val=own), val=0.1)
+    assert counts(choose(given=parts(val=own), limit={"val": 3}).val) == [1, 1, 1]
+
+
+def test_limits_keep_the_shares_of_classes() -> None:
+    made = choose(limit=10, val=0)
+    assert counts(made.train) == [5, 3, 2]
+    assert len(made.test or ()) == 10
+    made = choose(limit={"train": 50, "test": 5}, val=0.2)
+    assert (len(made.train), len(made.val or ()), len(made.test or ())) == (40, 10, 5)
+    assert counts(choose(fraction=0.2, val=0).train) == [10, 6, 4]
+    assert counts(choose(per_class=7, val=0).train) == [7, 7, 7]
+    assert len(choose(limit=1000, val=0).train) == 100
+
+
+def test_hidden_labels_stay_images() -> None:
+    made = choose(labelled=20, val=0.5)
+    assert len(made.train) == 50
+    assert counts(replace(made.train, target=made.train.target[made.train.target >= 0])) == [10, 6, 4]
+    assert (made.train.target == UNLABELLED).sum() == 30
+    assert made.val is not None
+    assert (made.val.target >= 0).all()
+    assert (choose(labelled=0).train.target == UNLABELLED).all()
+
+
+@pytest.mark.parametrize("classes", [["cat", "ant"], [2, 0], ["cat", 0]])
+def test_some_classes_are_numbered_anew(classes: list[str | int]) -> None:
+    made = choose(classes=classes, val=0)
+    assert made.classes == ("cat", "ant")
+    assert counts(made.train)[:2] == [20, 50]
+    assert rows(made.train) == {*range(50), *range(80, 100)}
+    assert counts(made.test)[:2] == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"classes": ["ant", "bea"]}, "did you mean 'bee'"),
+        ({"classes": [0, 3]}, "no class 3"),
+        ({"classes": [0, -1]}, "no class -1"),
+        ({"classes": [0, "ant"]}, "named twice"),
+        ({"per_class": 21}, "class 2 has 20"),
+        ({"labelled": 91}, "91 images are asked for, there are 90"),
+        ({"val": 100}, "leave none to train on"),
+        ({"num_classes": 4}, "says 4, the data set has 3"),
+    ],
+)
+def test_what_the_data_cannot_give_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(KDError, match=says):
+        choose(**values)
+
+
+labels = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(torch.tensor)
+
+
+@settings(max_examples=100, deadline=None)
+@given(labels, st.floats(0, 1), st.integers(0, 2**60))
+def test_every_class_keeps_its_share_to_within_one(target: Tensor, share: float, seed: int) -> None:
+    count = round(share * len(target))
+    chosen = stratified(target, count, seed=seed, purpose="val")
+    assert len(chosen) == len(chosen.unique()) == count
+    assert torch.equal(chosen, chosen.sort().values)
+    exact = torch.bincount(target, minlength=5) * (count / len(target))
+    assert (torch.bincount(target[chosen], minlength=5) - exact).abs().max() < 1
+
+
+def test_choices_for_two_purposes_differ() -> None:
+    target = pool().target
+    one, other = (stratified(target, 50, seed=0, purpose=purpose) for purpose in ("val", "labelled"))
+    assert not torch.equal(one, other)
+
+
+def test_a_fingerprint_tells_content_choice_and_labels_apart() -> None:
+    whole = pool()
+    other = pool_of(torch.ones_like(whole.images), whole.target)
+    digests = [whole, other, whole.take(torch.arange(99)), whole.hide_labels(torch.arange(3))]
+    assert len({each.digest() for each in digests}) == 4
+    assert whole.digest() == pool().digest()
