@@ -22,7 +22,7 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
     """Apply ``edits`` in order to ``model``, in place, and return it. ``build`` makes modules of what configs hold.
 
     - ``{truncate: PATH}``: the output of PATH (of its first call) becomes the model's, and the modules registered
-      after it are dropped;
+      after it are dropped, with their parameters;
     - ``{replace: PATH, with: MODULE}``;
     - ``{insert: MODULE, after: PATH}``: the new module, ``PATH.inserted``, takes the output of PATH, and what it gives
       takes that output's place;
@@ -58,17 +58,30 @@ def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
 def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     path = str(edit["truncate"])
     along = steps(model, path)
-    if len(along) == 1:
-        raise mistake("a model cannot be truncated after itself", "name one of its modules")
-    dropped = []
-    for (_, parent), (kept, _) in pairwise(along):
+    _refuse_whole(along, "truncated")
+    _refuse_uncalled(along[-1][1], path)
+    for depth, ((_, parent), (kept, _)) in enumerate(pairwise(along)):
+        above = "".join(f"{name}." for name, _ in along[1 : depth + 1])
         names = list(parent._modules)
         for name in names[names.index(kept) + 1 :]:
-            dropped.append(name)
-            delattr(parent, name)
-    cut = _Cut(model, path, tuple(dropped))
+            setattr(parent, name, Dropped(above + name, path))
+    cut = _Cut(model, path)
     along[-1][1].register_forward_hook(cut.reach)
     model.forward = cut.run
+
+
+class Dropped(nn.Module):
+    """Stands for a module that truncation dropped: forward passes may mention it on their way, but not run it."""
+
+    def __init__(self, path: str, end: str) -> None:
+        super().__init__()
+        self.path = path
+        self.end = end
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ConfigError."""
+        message = f"truncate dropped {self.path!r}, which the model runs before {self.end!r}"
+        raise mistake(message, "truncate at a later or a larger module")
 
 
 class _Reached(BaseException):
@@ -83,13 +96,12 @@ class _Reached(BaseException):
 class _Cut:
     """The forward pass of a truncated model: that of its class, as far as the module at ``path``.
 
-    An exception ends it, so any model can be cut, whatever its forward does. torch.compile and torch.export follow it
-    without a graph break, and as plain objects it pickles and copies along with the model.
+    An exception ends it, so that any model can be cut, whatever its forward does. torch.compile follows it without a
+    graph break, as does ``torch.export.export(strict=True)``; it pickles and copies along with the model.
     """
 
     model: nn.Module
     path: str
-    dropped: tuple[str, ...]
     running: bool = False
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,12 +113,6 @@ class _Cut:
             if reached.cut is not self:
                 raise
             return reached.output
-        except AttributeError as error:
-            gone = next((name for name in self.dropped if f"no attribute '{name}'" in str(error)), None)
-            if gone is None:
-                raise
-            message = f"truncate dropped {gone!r}, which the model uses before {self.path!r}"
-            raise mistake(message, "truncate at a later module") from error
         finally:
             self.running = False
         raise mistake(f"truncate: no pass calls {self.path!r}", "truncate at a module that the model calls")
@@ -116,19 +122,19 @@ class _Cut:
         if self.running:
             raise _Reached(self, output)
 
+    reach.ends_pass = True  # type: ignore[attr-defined]
+
 
 def _replace(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     along = steps(model, str(edit["replace"]))
-    if len(along) == 1:
-        raise mistake("a model cannot be replaced whole", "name one of its modules")
+    _refuse_whole(along, "replaced")
     name, old = along[-1]
     setattr(along[-2][1], name, _built(build, edit["with"], old.training))
 
 
 def _insert(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     host = module_at(model, str(edit["after"]))
-    if isinstance(host, (nn.ModuleList, nn.ModuleDict)):
-        raise mistake(f"nothing comes out of {edit['after']!r}, a {type(host).__name__}", "name a module inside it")
+    _refuse_uncalled(host, edit["after"])
     number = sum(each.startswith("inserted") for each in host._modules)
     name = f"inserted{number + 1}" if number else "inserted"
     host.add_module(name, _built(build, edit["insert"], host.training))
@@ -144,6 +150,16 @@ class _RunChild:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         return module._modules[self.name](output)  # type: ignore[misc]
+
+
+def _refuse_whole(along: Sequence[tuple[str, nn.Module]], done: str) -> None:
+    if len(along) == 1:
+        raise mistake(f"a model cannot be {done} as a whole", "name one of its modules")
+
+
+def _refuse_uncalled(module: nn.Module, path: str) -> None:
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        raise mistake(f"nothing comes out of {path!r}, a {type(module).__name__}", "name a module inside it")
 
 
 def _built(build: Build, value: Any, training: bool) -> nn.Module:

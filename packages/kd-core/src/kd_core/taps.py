@@ -11,7 +11,7 @@ from torch import nn
 
 from kd_core.nested import tensors
 from kd_core.wires import Inputs, describe
-from kd_core.wrappers import bare, walk
+from kd_core.wrappers import bare, hook_output, walk
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     seen = {module: _Seen() for module in model.modules()}
     training = [module for module in seen if module.training]
     handles = [module.register_forward_pre_hook(each.entering, with_kwargs=True) for module, each in seen.items()]
-    handles += [module.register_forward_hook(each.leaving) for module, each in seen.items()]
+    handles += [hook_output(module, each.leaving) for module, each in seen.items()]
     try:
         with torch.no_grad():
             call(model.eval(), example_inputs)

@@ -273,10 +273,11 @@ class ForwardWrapper(nn.Module):
 
     def _silent(self, tap: Tap) -> ConfigError:
         kind = type(module_at(self.module, tap.path)).__name__
-        message = f"{self.name}: tap {tap} did not fire: the model has {tap.path!r} ({kind}), but no pass called it"
+        missed = "called it" if tap.side == "in" else "finished a call of it"
+        message = f"{self.name}: tap {tap} did not fire: the model has {tap.path!r} ({kind}), but no pass {missed}"
         if is_compiled(self.module):
             return mistake(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
-        return mistake(message, "`taps` lists what a pass calls; a parent may use a module's weights without a call")
+        return mistake(message, "`taps` lists what a pass calls; a module's parent may use its weights alone")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """That of the bare module."""
@@ -350,4 +351,12 @@ def _detached(value: Any) -> Any:
 def _hook(module: nn.Module, side: str, place: _Place) -> RemovableHandle:
     if side == "in":
         return module.register_forward_pre_hook(place.entering, with_kwargs=True)
-    return module.register_forward_hook(place.leaving)
+    return hook_output(module, place.leaving)
+
+
+def hook_output(module: nn.Module, hook: Callable[..., None]) -> RemovableHandle:
+    """Register a forward hook that runs after all others but those that end the pass (``ends_pass``)."""
+    handle = module.register_forward_hook(hook)
+    for key in [key for key, each in module._forward_hooks.items() if hasattr(each, "ends_pass")]:
+        module._forward_hooks[key] = module._forward_hooks.pop(key)
+    return handle
