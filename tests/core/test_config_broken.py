@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from kd_core.config import load, loads
 from kd_core.errors import ConfigError
 
 DEEP = 200
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
-MERGE_BOMB = (
-    "base: &base {" + ", ".join(f"k{n}: 0" for n in range(2000)) + "}\nlist:\n" + "- {<<: *base}\n" * 60
-)
+MERGE_BOMB = "base: &base {" + ", ".join(f"k{n}: 0" for n in range(2000)) + "}\nlist:\n" + "- {<<: *base}\n" * 60
 CHAIN = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 90))
 
 # text -> place, part of the message, part of the hint

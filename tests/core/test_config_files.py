@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from kd_core.config import Call, Get, Run, load, loads
 from kd_core.errors import ConfigError
 
@@ -81,13 +82,13 @@ def test_extends_problems(folder) -> None:
     )
     assert problems("itself.yaml")[0].startswith("itself.yaml:1:10: extends: extends goes in a circle: ")
     assert problems("one.yaml")[0].startswith("two.yaml:1:10: extends: extends goes in a circle: ")
-    assert problems("chain0.yaml") == ["chain31.yaml:1:10: extends: more than 32 files extend each other"]
+    assert problems("chain0.yaml") == ["chain32.yaml:1:10: extends: more than 32 files extend each other"]
     assert problems("top.yaml") == [
         "broken.yaml:1:4: True is no YAML value here\n    hint: write true, or 'True' for text",
-        "top.yaml:2:24: extends: nowhere.yaml: no such file",
+        "top.yaml:2:24: extends: nowhere.yaml: no such file\n    hint: did you mean one.yaml?",
         "empty.yaml:1:1: the file is empty",
-        "top.yaml:2:65: extends: .: this is a directory",
-        "top.yaml:2:68: extends: brken.yaml: no such file\n    hint: did you mean broken.yaml?",
+        "top.yaml:2:63: extends: .: this is a directory",
+        "top.yaml:2:66: extends: brken.yaml: no such file\n    hint: did you mean broken.yaml?",
     ]
 
 
@@ -129,10 +130,13 @@ get: !getattr:fc [!call:m.N {w: 1}]
         ("name=[1, {a: b}]", ("name",), [1, {"a": "b"}]),
         ("name=!run steps", ("name",), Run("steps")),
         ("name=!get:torch.float32", ("name",), Get("torch.float32")),
-        ("stages.0.optimizer=!call:torch.optim.Adam {lr: 1}", ("stages", 0, "optimizer"), Call("torch.optim.Adam", kwargs={"lr": 1})),
+        (
+            "stages.0.optimizer=!call:torch.optim.Adam {lr: 1}",
+            ("stages", 0, "optimizer"),
+            Call("torch.optim.Adam", kwargs={"lr": 1}),
+        ),
         ("new.deep.key=1", ("new", "deep", "key"), 1),
         ("plain.y.new=1", ("plain", "y", "new"), 1),
-        ("path.1=c", ("path",), "a/c"),
         ("stages=[]", ("stages",), []),
     ],
 )
@@ -145,6 +149,12 @@ def test_set(option: str, path: tuple, value: object) -> None:
     assert found == value
     assert type(found) is type(value)
     assert str(document.mark(path)) == f"--set {option}"
+
+
+def test_set_a_part_of_a_text() -> None:
+    assert loads(CONFIG, overrides=["path.1=c"]).data["path"] == "a/c"
+    with pytest.raises(ConfigError, match=r"^<string>:8:7: path: !pathjoin: joins texts and numbers, not \['c'\]$"):
+        loads(CONFIG, overrides=["path.1=[c]"])
 
 
 def test_set_in_order() -> None:
@@ -167,9 +177,9 @@ def test_set_in_an_alias() -> None:
         ("stages.-3.epochs=1", "stages.-3: there is no item -3: the list has 2 items"),
         ("stages.2=1", "stages.2: there is no item 2: the list has 2 items"),
         ("stages.x=1", "stages.x: 'x' is no index of a list\n    hint: write stages.0"),
-        ("name.x=1", "name: text has nothing inside\n    hint: write --set 'name={x: ...}'"),
-        ("none.x=1", "none: null has nothing inside"),
-        ("stages.0.epochs.x=1", "stages.0.epochs: a number has nothing inside"),
+        ("name.x=1", "name: this is text, with nothing inside\n    hint: write --set 'name={x: ...}'"),
+        ("none.x=1", "none: this is null, with nothing inside"),
+        ("stages.0.epochs.x=1", "stages.0.epochs: this is a number, with nothing inside"),
         ("path.3=1", "path.3: a !join has no part '3'"),
         ("get.ob.w=1", "get.ob: a !getattr has no part 'ob'\n    hint: did you mean 'obj'?"),
         ("name", "no '=' between a path and a value\n    hint: write --set stages.0.epochs=1"),

@@ -8,6 +8,7 @@ import os
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from kd_core.config import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Run, SetAttr, Text, dump, loads
 from kd_core.errors import Mark
 
@@ -18,13 +19,27 @@ from kd_core.errors import Mark
         *[("true", True), ("false", False), ("null", None), ("~", None), ("", None)],
         *[("yes", "yes"), ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"), ("N", "N"), ("tRue", "tRue")],
         *[("0", 0), ("12", 12), ("-3", -3), ("+3", 3), ("1_000", 1000), ("-0", 0)],
-        *[("1e-3", 1e-3), ("1E5", 1e5), ("1.0e-4", 1e-4), (".5", 0.5), ("1.", 1.0), ("-1.5", -1.5), ("1_000.5", 1000.5)],
+        *[
+            ("1e-3", 1e-3),
+            ("1E5", 1e5),
+            ("1.0e-4", 1e-4),
+            (".5", 0.5),
+            ("1.", 1.0),
+            ("-1.5", -1.5),
+            ("1_000.5", 1000.5),
+        ],
         *[(".inf", math.inf), ("-.inf", -math.inf), ("0.0", 0.0), ("00.5", 0.5)],
         *[("3:0", "3:0"), ("1:30:00", "1:30:00"), ("0x1F", "0x1F"), ("0o17", "0o17"), ("0b11", "0b11")],
         *[("1_", "1_"), ("1__0", "1__0"), ("_1", "_1"), ("1e", "1e"), ("e3", "e3"), (".", "."), ("+", "+")],
         *[("2020-01-01", "2020-01-01"), ("1.2.3", "1.2.3"), ("inf", "inf"), ("nan", "nan"), ("=", "="), ("<<", "<<")],
         *[("'1'", "1"), ('"true"', "true"), ("''", ""), ("! 1", "1"), ("!!str 1", "1"), ("!!int '3'", 3)],
-        *[("!!float 1", 1.0), ("!!null ''", None), ("!!seq [1]", [1]), ("!!map {a: 1}", {"a": 1}), ("| \n  x\n", "x\n")],
+        *[
+            ("!!float 1", 1.0),
+            ("!!null ''", None),
+            ("!!seq [1]", [1]),
+            ("!!map {a: 1}", {"a": 1}),
+            ("| \n  x\n", "x\n"),
+        ],
     ],
 )
 def test_scalars(text: str, value: object) -> None:
@@ -116,7 +131,9 @@ def test_equal_calls_are_not_one_object() -> None:
 
 
 def test_merge_keys() -> None:
-    document = loads("a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: [*a, *b], x: 9}\nd: !call:k.K {<<: *b}\n'<<': 1\n")
+    document = loads(
+        "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: [*a, *b], x: 9}\nd: !call:k.K {<<: *b}\n'<<': 1\n"
+    )
     assert document.data["c"] == {"x": 9, "y": 2, "z": 4}
     assert document.data["d"] == Call("k.K", kwargs={"y": 3, "z": 4})
     assert str(document.mark(["c", "z"])) == "<string>:2:17"
@@ -156,7 +173,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 names = st.from_regex(r"[a-z]\w{0,5}(\.[A-Z]\w{0,5}){0,2}", fullmatch=True)
 words = st.from_regex(r"[a-z][a-z_]{0,5}", fullmatch=True)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
-arguments = st.sampled_from(["true", "no", "1e3", "012", "0x1", "~", "<<", "=", "- a", "a: b", "!x", "&a", "*a", "None", "3:0"])
+arguments = st.sampled_from(
+    ["true", "no", "1e3", "012", "0x1", "~", "<<", "=", "- a", "a: b", "!x", "&a", "*a", "None", "3:0"]
+)
 
 
 def lazies(inner: st.SearchStrategy) -> st.SearchStrategy:

@@ -59,13 +59,24 @@ _GUARDED = {
     *("torch.testing", "torch.from_file", "torch.storage"),
     "torch.utils.data.datapipes",  # open files, unpickle
     *("torchvision.datasets.lsun", "torchvision.datasets.LSUN", "torchvision.datasets.LSUNClass"),  # unpickle
-    *("builtins", "os", "posix", "nt", "subprocess", "sys", "importlib", "imp", "runpy", "code", "codeop", "ctypes"),
-    *("_ctypes", "pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "shutil", "pathlib"),
-    *("io", "_io", "tempfile", "socket", "ssl", "http", "urllib", "requests", "webbrowser", "multiprocessing"),
-    *("threading", "concurrent", "asyncio", "pty", "signal", "gc", "inspect", "types", "operator", "_operator"),
-    *("posixpath", "ntpath", "site", "pdb", "timeit"),
+    *("builtins", "os", "subprocess", "sys", "importlib", "imp", "runpy", "code", "codeop", "ctypes", "pickle"),
+    *("marshal", "shelve", "dill", "cloudpickle", "joblib", "shutil", "pathlib", "io", "tempfile", "socket", "ssl"),
+    *("http", "urllib", "requests", "webbrowser", "multiprocessing", "threading", "concurrent", "asyncio", "pty"),
+    *("signal", "gc", "inspect", "types", "operator", "site", "pdb", "timeit"),
 }
 """Need a trust prefix that names them or something in them; trusting what re-exports them is not enough."""
+
+_FRONTS = {
+    **dict.fromkeys(("posix", "nt", "posixpath", "ntpath"), "os"),
+
+        "_io": "io",
+        "_pickle": "pickle",
+        "_ctypes": "ctypes",
+        "_operator": "operator",
+        "_frozen_importlib": "importlib"
+    ,
+}
+"""The modules that users know by another name."""
 
 _FILES = re.compile(
     r"(?!load_state_dict$)(save|load|open|read|write|dump|export|download|extract|from_file|tofile|to_?file)(_.*)?"
@@ -131,10 +142,14 @@ def canonical(obj: object) -> str:
         return canonical(obj.func)
     if isinstance(obj, types.ModuleType):
         return obj.__name__
-    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    name = getattr(obj, "__qualname__", None)
     if not isinstance(name, str):
         return ""
-    return f"{module}.{name}" if isinstance(module, str) else f"builtins.{name}"
+    module = getattr(obj, "__module__", None)
+    if module is None:  # a method written in C
+        owner = getattr(obj, "__objclass__", getattr(obj, "__self__", None))
+        module = owner.__module__ if isinstance(owner, type) else "builtins"
+    return f"{_FRONTS.get(module, module)}.{name}"
 
 
 def is_kind(cls: type) -> bool:

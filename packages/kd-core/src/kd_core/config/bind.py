@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from kd_core.config.lazy import Call
 from kd_core.errors import did_you_mean
+
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Fault(NamedTuple):
@@ -28,34 +30,41 @@ def bind(call: Call, obj: Callable[..., Any], supplied: Sequence[str] = ()) -> l
     if signature is None:
         return []
     leading, named = split(signature, supplied)
-    params = signature.parameters
-    slots = [p for p in params.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    kinds = {p.kind for p in params.values()}
-    given = len(leading) + len(call.args)
-    filled = {p.name for p in slots[:given]}
-    faults = []
-    if given > len(slots) and inspect.Parameter.VAR_POSITIONAL not in kinds:
-        most = len(slots) - len(leading)
-        few = f"at most {most} positional argument{'s' * (most != 1)}" if most > 0 else "no positional arguments"
-        faults.append(Fault((max(most, 0),), f"{call.target} takes {few}, not {len(call.args)}"))
-    takes = [p.name for p in params.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    free = [name for name in takes if name not in filled and name not in named]
+    params = list(signature.parameters.values())
+    places = [p.name for p in params if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    filled = places[: len(leading) + len(call.args)]
+    faults = _too_many(call, params, len(places) - len(leading))
     for name in call.kwargs:
         if name in leading or name in named:
             faults.append(Fault((name,), f"{name!r} is supplied to {call.target} already", "remove it"))
-        elif name in takes and name in filled:
-            faults.append(Fault((name,), f"{call.target} gets {name!r} twice", "it is also given by position"))
-        elif name not in takes and inspect.Parameter.VAR_KEYWORD not in kinds:
-            faults.append(Fault((name,), f"{call.target} takes no {name!r}", did_you_mean(name, free)))
-    present = {*filled, *named, *(name for name in call.kwargs if name in takes)}
-    missing = [
-        p.name
-        for p in params.values()
-        if p.default is p.empty and p.name not in present and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+        elif fault := _keyword(call, name, params, {*filled, *named}):
+            faults.append(fault)
+    given = {*filled, *named, *call.kwargs}
+    missing = [repr(p.name) for p in params if p.name not in given and p.default is p.empty and p.kind not in _REST]
     if missing:
-        faults.append(Fault((), f"{call.target} needs {', '.join(map(repr, missing))}"))
+        faults.append(Fault((), f"{call.target} needs {', '.join(missing)}"))
     return faults
+
+
+def _too_many(call: Call, params: Sequence[inspect.Parameter], most: int) -> list[Fault]:
+    if len(call.args) <= most or any(p.kind is p.VAR_POSITIONAL for p in params):
+        return []
+    few = f"at most {most} positional argument{'s' * (most != 1)}" if most > 0 else "no positional arguments"
+    return [Fault((max(most, 0),), f"{call.target} takes {few}, not {len(call.args)}")]
+
+
+def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: Collection[str]) -> Fault | None:
+    """What is wrong with giving ``name`` by keyword."""
+    takes = [p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if name in takes:
+        twice = f"{call.target} gets {name!r} twice"
+        return Fault((name,), twice, "it is also given by position") if name in taken else None
+    if any(p.kind is p.VAR_KEYWORD for p in params):
+        return None
+    if any(p.name == name and p.kind is p.POSITIONAL_ONLY for p in params):
+        return Fault((name,), f"{call.target} takes {name!r} by position only")
+    free = [each for each in takes if each not in taken]
+    return Fault((name,), f"{call.target} takes no {name!r}", did_you_mean(name, free))
 
 
 def signature_of(obj: Callable[..., Any]) -> inspect.Signature | None:

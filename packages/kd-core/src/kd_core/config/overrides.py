@@ -97,7 +97,10 @@ def _created(container: object, override: Override, at: int) -> Slot:
         )
     if not isinstance(container, (dict, Tagged)):
         raise _fail(
-            override, where, f"{kind_of(container)} has nothing inside", f"write --set '{where}={{{key}: ...}}'"
+            override,
+            where,
+            f"this is {kind_of(container)}, with nothing inside",
+            f"write --set '{where}={{{key}: ...}}'",
         )
     return Slot(None if last else {}, override.mark, override.mark)
 

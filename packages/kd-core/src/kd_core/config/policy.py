@@ -135,6 +135,7 @@ class Policy:
             if isinstance(obj, types.ModuleType):
                 obj = self._in_module(obj, name, last=index == len(names) - 1)
             elif isinstance(obj, type):
+                self._guard(canonical(obj), target)
                 obj = _in_class(obj, name, so_far)
             else:
                 raise _Refusal(f"{target} is refused: {so_far} is neither a module nor a class")

@@ -52,7 +52,11 @@ class Raw:
     def items(self, spelling: str, least: int, most: int) -> list[Slot]:
         """The content as a list of ``least`` to ``most`` items."""
         if not isinstance(self.content, list) or not least <= len(self.content) <= most:
-            found = f"{len(self.content)} item{'s' * (len(self.content) != 1)}" if isinstance(self.content, list) else kind_of(self.content)
+            found = (
+                f"{len(self.content)} item{'s' * (len(self.content) != 1)}"
+                if isinstance(self.content, list)
+                else kind_of(self.content)
+            )
             self.fail(f"takes {spelling}, not {found}")
         return self.content
 
