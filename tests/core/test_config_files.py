@@ -108,6 +108,7 @@ name: abc
 none: null
 path: !pathjoin [a, b]
 get: !getattr:fc [!call:m.N {w: 1}]
+run: !call_method:m {obj: x, kwargs: {a: 1}}
 """
 
 
@@ -121,6 +122,8 @@ get: !getattr:fc [!call:m.N {w: 1}]
         ("stages.0.optimizer.groups.-1=7", ("stages", 0, "optimizer", "groups", 1), 7),
         ("stages.1.model.0=9", ("stages", 1, "model", 0), 9),
         ("stages.1.model.w=9", ("stages", 1, "model", "w"), 9),
+        ("run.kwargs.a=2", ("run", "kwargs", "a"), 2),
+        ("run.obj=[1]", ("run", "obj"), [1]),
         ("get.obj.w=2", ("get", "obj", "w"), 2),
         ("name=null", ("name",), None),
         ("name=", ("name",), None),
@@ -182,6 +185,8 @@ def test_set_in_an_alias() -> None:
         ("stages.0.epochs.x=1", "stages.0.epochs: this is a number, with nothing inside"),
         ("path.3=1", "path.3: a !join has no part '3'"),
         ("get.ob.w=1", "get.ob: a !getattr has no part 'ob'\n    hint: did you mean 'obj'?"),
+        ("run.kwargs=3", "run.kwargs: this must stay a mapping, not a number"),
+        ("run.args={}", "run.args: this must stay a list, not a mapping"),
         ("name", "no '=' between a path and a value\n    hint: write --set stages.0.epochs=1"),
         ("", "no '=' between"),
         ("=1", "an empty name in the path ''"),

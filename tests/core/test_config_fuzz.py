@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kd_core.config import Builder, Policy, dump, load, loads
-from kd_core.errors import ConfigError
+from kd_core.config import Builder, Document, Policy, dump, load, loads
+from kd_core.errors import ConfigError, Problem
 
 CONFIG = """\
 base: &base {lr: 1e-3, name: "x"}
@@ -52,12 +54,21 @@ PIECES = [
 bounded = settings(max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def answer(text: str, overrides: tuple[str, ...] = ()) -> None:
+def loaded(action: Callable[[], Document]) -> Document | None:
+    """The document, or None where a ConfigError with places is raised; any other exception fails the test."""
+    problems: list[Problem] = []
     try:
-        document = loads(text, overrides=overrides)
+        return action()
     except ConfigError as error:
-        assert error.problems
-        assert all(problem.mark for problem in error.problems)
+        problems = error.problems
+    assert problems
+    assert all(problem.mark for problem in problems)
+    return None
+
+
+def answer(text: str, overrides: tuple[str, ...] = ()) -> None:
+    document = loaded(lambda: loads(text, overrides=overrides))
+    if document is None:
         return
     assert Builder(Policy()).check(document.data) is not None
     if "nan" not in (written := dump(document.data)):
@@ -77,10 +88,7 @@ def test_any_text(text: str) -> None:
 def test_any_bytes(tmp_path_factory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(data)
-    try:
-        load(path)
-    except ConfigError as error:
-        assert error.problems
+    loaded(lambda: load(path))
 
 
 @bounded

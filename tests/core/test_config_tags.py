@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 from hypothesis import example, given, settings
@@ -105,7 +104,7 @@ def test_texts_are_joined(monkeypatch, tmp_path) -> None:
         "name": "epoch3_0.5",
         "file": "/home/me/data/cifar10/x",
         "home": "/home/me/x",
-        "abs": os.path.join(os.getcwd(), "b"),
+        "abs": str(tmp_path / "b"),
         "none": "",
     }
 

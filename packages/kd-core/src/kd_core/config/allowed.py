@@ -68,13 +68,11 @@ _GUARDED = {
 
 _FRONTS = {
     **dict.fromkeys(("posix", "nt", "posixpath", "ntpath"), "os"),
-
-        "_io": "io",
-        "_pickle": "pickle",
-        "_ctypes": "ctypes",
-        "_operator": "operator",
-        "_frozen_importlib": "importlib"
-    ,
+    "_io": "io",
+    "_pickle": "pickle",
+    "_ctypes": "ctypes",
+    "_operator": "operator",
+    "_frozen_importlib": "importlib",
 }
 """The modules that users know by another name."""
 

@@ -10,6 +10,7 @@ from kd_core.config.bind import Fault, bind, signature_of, split
 from kd_core.config.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
 from kd_core.config.plain import join
 from kd_core.config.policy import Policy
+from kd_core.config.slots import dotted
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Builder:
         if isinstance(lazy, Call):
             obj = self.policy.locate(lazy.target, lazy.mark, path)
             self.policy.judge_call(obj, lazy.mark, path, lazy.target)
-            yield from _placed(lazy, bind(lazy, obj, supplied), path)
+            yield from (_placed(lazy, fault, path) for fault in bind(lazy, obj, supplied))
         elif isinstance(lazy, Get):
             self.policy.judge_get(self.policy.locate(lazy.target, lazy.mark, path), lazy.mark, path, lazy.target)
         elif isinstance(lazy, (GetAttr, SetAttr)):
@@ -95,7 +96,9 @@ class Builder:
         method = inspect.getattr_static(cls, lazy.method, None) if isinstance(cls, type) else None
         if inspect.isfunction(method):
             call = Call(f"{cls.__name__}.{lazy.method}", lazy.args, lazy.kwargs)
-            yield from _placed(lazy, bind(call, method, ("self",)), path)
+            for fault in bind(call, method, ("self",)):
+                part = () if not fault.where else ("kwargs",) if isinstance(fault.where[0], str) else ("args",)
+                yield _placed(lazy, fault, path, part)
 
     # Building
 
@@ -189,12 +192,9 @@ def _parts(value: Any) -> list[tuple[str | int, Any]]:
     return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
 
 
-def _placed(lazy: Lazy, faults: Sequence[Fault], path: str) -> Iterator[Problem]:
-    for fault in faults:
-        mark = lazy.places.get(fault.where[0], lazy.mark) if fault.where else lazy.mark
-        yield Problem(
-            fault.message, ".".join(map(str, (path, *fault.where) if path else fault.where)), mark, fault.hint
-        )
+def _placed(lazy: Lazy, fault: Fault, path: str, inside: tuple[str, ...] = ()) -> Problem:
+    mark = lazy.places.get(fault.where[0], lazy.mark) if fault.where else lazy.mark
+    return Problem(fault.message, dotted([*([path] if path else []), *inside, *fault.where]), mark, fault.hint)
 
 
 def _join(path: str, key: str | int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kd_core.config.compose import compose
-from kd_core.config.lazy import Call
+from kd_core.config.lazy import Call, CallMethod
 from kd_core.config.slots import Slot, Tagged, as_index, child, dotted, kind_of
 from kd_core.errors import ConfigError, Mark, Problem, did_you_mean
 
@@ -73,6 +73,9 @@ def _set(slot: Slot, override: Override, at: int) -> Slot:
         copy = [*container[:index], changed, *container[index + 1 :]]
         return Slot.of(copy, slot.mark, slot.key)
     if isinstance(container, Tagged):
+        if container.kind is CallMethod and key != "obj" and type(changed.value) is not type(below.value):
+            message = f"this must stay {kind_of(below.value)}, not {kind_of(changed.value)}"
+            raise _fail(override, dotted(override.path[: at + 1]), message, None)
         container.slots[container.name(key)] = changed
         return Slot.of(container, slot.mark, slot.key)
     return Slot.of({**container, key: changed}, slot.mark, slot.key)

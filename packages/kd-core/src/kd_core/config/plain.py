@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from kd_core.config.lazy import Call, Lazy, Text
+from kd_core.config.lazy import Call, CallMethod, Lazy, Text
 from kd_core.config.slots import Slot, Tagged, dotted
-from kd_core.errors import ConfigError, Problem
+from kd_core.errors import ConfigError, Mark, Problem
 
 
 def plain(root: Slot) -> Any:
@@ -38,7 +38,7 @@ class _Plain:
 
     def lazy(self, tagged: Tagged, slot: Slot, path: tuple[str | int, ...]) -> Any:
         parts = {key: self.value(below, (*path, key)) for key, below in tagged.slots.items()}
-        places = {key: below.key or below.mark for key, below in tagged.slots.items()}
+        places = _places(tagged)
         if tagged.kind is Text:
             return self.text(tagged, list(parts.values()), slot, path)
         named = {key: value for key, value in parts.items() if isinstance(key, str)}
@@ -55,6 +55,14 @@ class _Plain:
         except (TypeError, ValueError) as error:
             self.problems.append(Problem(f"!{tagged.fixed['how']}: {error}", dotted(path), slot.mark))
             return ""
+
+
+def _places(tagged: Tagged) -> dict[str | int, Mark]:
+    """Where keyword names and positional arguments stand."""
+    slots = dict(tagged.slots)
+    if tagged.kind is CallMethod:
+        slots = {**dict(enumerate(slots["args"].value)), **slots["kwargs"].value, **slots}
+    return {key: below.key or below.mark for key, below in slots.items()}
 
 
 def join(how: str, items: list[Any]) -> str:

@@ -32,8 +32,8 @@ def resolve(text: str) -> Scalar:
     if text[0] not in "-+.0123456789":
         return text
     if zero := _ZERO.fullmatch(text):
-        number = f"{zero[1]}{zero[2].lstrip('0_') or 0}"
-        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {number}, or '{text}' for text")
+        plain = f"{zero[1]}{zero[2].lstrip('0_') or 0}"
+        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {plain}, or '{text}' for text")
     if special := _SPECIAL.fullmatch(text):
         return float(special[1] + special[2])
     if not _FLOAT.fullmatch(text):
