@@ -47,6 +47,13 @@ def test_groups_halve_the_resolution() -> None:
     assert seen == {"layer1": (1, 32, 32, 32), "layer2": (1, 64, 16, 16), "layer3": (1, 128, 8, 8)}
 
 
+def test_convolutions_start_with_the_variance_that_keeps_gradients() -> None:
+    torch.manual_seed(0)
+    model = MODELS.get("resnet20")()
+    assert model.layer2[0].conv1.weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.03)
+    assert model.layer2[0].downsample[0].weight.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.1)
+
+
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     model = MODELS.get("wrn-16-1")(dropout=0.5)

@@ -34,7 +34,7 @@ def read_called(data: DataSpec) -> Parts:
     return Parts(train, val, test, tuple(map(str, range(max(count, data.num_classes or 0)))))
 
 
-CALLED = Source(read_called)
+CALLED = Source("data sets of your own", read_called)
 """The data sets of ``data.dataset``, of which nothing is known before they are built."""
 
 

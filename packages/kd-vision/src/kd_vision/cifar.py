@@ -167,6 +167,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 SOURCES("cifar10")(
     Source(
+        "50,000 + 10,000 images of 32x32 pixels, 10 classes; downloaded (163 MB)",
         partial(read_cifar, CIFAR10),
         num_classes=10,
         shape=(3, 32, 32),
@@ -177,6 +178,7 @@ SOURCES("cifar10")(
 )
 SOURCES("cifar100")(
     Source(
+        "50,000 + 10,000 images of 32x32 pixels, 100 classes; downloaded (161 MB)",
         partial(read_cifar, CIFAR100),
         num_classes=100,
         shape=(3, 32, 32),

@@ -83,4 +83,11 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
 
 
-SOURCES("image_folder", "imagenet")(Source(read_folders, size=224, augment="resized_crop_flip"))
+SOURCES("image_folder", "imagenet")(
+    Source(
+        "images in folders: root/train/CLASS, root/val/CLASS, as of ImageNet",
+        read_folders,
+        size=224,
+        augment="resized_crop_flip",
+    )
+)

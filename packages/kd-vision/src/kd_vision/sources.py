@@ -30,13 +30,14 @@ class Parts:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set. ``read`` raises KDError where files are missing or broken.
+    """A data set. ``about`` is one line on it, for lists; ``read`` raises KDError where files are missing or broken.
 
     ``shape`` (C, H, W) is None where only reading tells; where images differ in size, ``size`` is what they are brought
     to unless the config says otherwise. ``mean`` and ``std`` normalise channels in [0, 1]; ``augment`` is what training
     images undergo by default.
     """
 
+    about: str
     read: Callable[[DataSpec], Parts]
     num_classes: int | None = None
     shape: tuple[int, int, int] | None = None
@@ -44,6 +45,9 @@ class Source:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     augment: str = "none"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__doc__", self.about)  # where `kd-vision list data` looks
 
 
 SOURCES: Registry[Source] = Registry("data set", "kd.vision.data")
@@ -64,4 +68,14 @@ def read_digits(data: DataSpec) -> Parts:
     return Parts(everything.take(train), None, everything.take(test), tuple("0123456789"))
 
 
-SOURCES("digits")(Source(read_digits, num_classes=10, shape=(1, 8, 8), mean=(0.3053,), std=(0.3761,), augment="shift"))
+SOURCES("digits")(
+    Source(
+        "1,797 handwritten digits of 8x8 pixels, 10 classes; comes with scikit-learn",
+        read_digits,
+        num_classes=10,
+        shape=(1, 8, 8),
+        mean=(0.3053,),
+        std=(0.3761,),
+        augment="shift",
+    )
+)
