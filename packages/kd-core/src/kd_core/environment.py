@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 
+SOURCE = Path(__file__).parent
+
+
 def environment() -> dict[str, Any]:
-    """Plain values for ``manifest.json``."""
+    """Plain values for ``manifest.json``. ``git`` is the tree of the working folder, ``source`` that of this code."""
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions(),
         "git": git_state(Path.cwd()),
+        "source": None if "site-packages" in SOURCE.parts else git_state(SOURCE),
         "hardware": hardware(),
     }
 
