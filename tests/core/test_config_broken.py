@@ -30,7 +30,8 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     # characters
     "a: \x00": ("1:4", "control character U+0000", ""),
     "a: 1\nb: \x1b[31m": ("2:4", "control character U+001B", ""),
-    'a: "\\0"': ("1:4", "text with a NUL", ""),
+    'a: "\\0"': ("1:4", "text with a control character", ""),
+    '"\\e[31m": 1': ("1:1", "text with a control character", ""),
     'a: "\\uD800"': ("1:4", "half a surrogate pair", ""),
     'a: "\\UFFFFFFFF"': ("1:", "the escape is out of range", ""),
     'a: "\\q"': ("1:6", "not valid YAML: found unknown escape character 'q'", ""),

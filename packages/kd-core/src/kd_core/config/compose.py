@@ -15,8 +15,9 @@ from kd_core.errors import ConfigError, Mark, Problem, nearest
 
 MAX_DEPTH = 64
 MAX_VALUES = 50_000
+MAX_PROBLEMS = 100
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_INVISIBLE = re.compile("[\0\ud800-\udfff]")
+_INVISIBLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _SWALLOWED = re.compile(r"!([A-Za-z_]\w*)(?::([^\s,\[\]{}()]*))?[,\[\]{}()]")
 _STANDARD = "tag:yaml.org,2002:"
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None), "seq": list, "map": dict}
@@ -99,7 +100,7 @@ class _Composer:
     def alias(self, name: str | None, mark: Mark) -> Slot:
         assert name is not None
         if name not in self.anchors:
-            near = nearest(name, self.anchors)
+            near = nearest(name, list(self.anchors)[-MAX_PROBLEMS:])
             return self.fail(f"there is no anchor &{name} above", mark, f"did you mean *{near}?" if near else None)
         slot = self.anchors[name]
         if slot is None:
@@ -160,7 +161,7 @@ class _Composer:
 
     def scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Slot:
         if _INVISIBLE.search(event.value):
-            return self.fail("text with a NUL or half a surrogate pair", mark)
+            return self.fail("text with a control character or half a surrogate pair", mark)
         if not event.implicit[0] and event.tag not in (None, "!"):
             return self.tagged(event.tag, event.value, mark)
         if event.tag == "!" or not event.implicit[0]:
@@ -181,8 +182,7 @@ class _Composer:
         try:
             return Slot.of(build_tag(Raw(name, argument, content, mark)), mark)
         except ConfigError as error:
-            self.problems += error.problems
-            return Slot(None, mark)
+            return self.report(error.problems, mark)
 
     def standard(self, name: str, content: object, mark: Mark) -> Slot:
         """YAML's own tags (``!!str``): they may say what a scalar is, never make an object."""
@@ -197,7 +197,14 @@ class _Composer:
         return Slot.of(value, mark) if type(value) is kind else self.fail(f"!!{name}: this is {kind_of(value)}", mark)
 
     def fail(self, message: str, mark: Mark, hint: str | None = None) -> Slot:
-        self.problems.append(Problem(message, mark=mark, hint=hint))
+        return self.report([Problem(message, mark=mark, hint=hint)], mark)
+
+    def report(self, problems: list[Problem], mark: Mark) -> Slot:
+        """Note the problems, and go on with a value in place of what is wrong."""
+        self.problems += problems
+        if len(self.problems) > MAX_PROBLEMS:
+            del self.problems[MAX_PROBLEMS:]
+            raise ConfigError(Problem(f"more than {MAX_PROBLEMS} problems", mark=mark))
         return Slot(None, mark)
 
 

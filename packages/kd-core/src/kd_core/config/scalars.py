@@ -13,8 +13,9 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 _ZERO = re.compile(r"([-+]?)(0[0-9_]+)")
-_DIGITS = 400
-"""More digits than any float has; Python refuses to parse thousands."""
+_DIGITS = re.compile(r"[-+]?[0-9._]+")
+_LONGEST = 400
+"""More characters than any float has. Python refuses to parse thousands of digits."""
 
 Scalar = str | int | float | bool | None
 
@@ -31,6 +32,10 @@ def resolve(text: str) -> Scalar:
         raise ValueError(f"{text} is no YAML value here", f"write {_PYTHON[text]}, or '{text}' for text")
     if text[0] not in "-+.0123456789":
         return text
+    if len(text) > _LONGEST:
+        if _DIGITS.fullmatch(text):
+            raise ValueError(f"a number of {len(text)} digits", "quote it if it is text")
+        return text
     if zero := _ZERO.fullmatch(text):
         plain = f"{zero[1]}{zero[2].lstrip('0_') or 0}"
         raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {plain}, or '{text}' for text")
@@ -38,8 +43,6 @@ def resolve(text: str) -> Scalar:
         return float(special[1] + special[2])
     if not _FLOAT.fullmatch(text):
         return text
-    if len(text) > _DIGITS:
-        raise ValueError(f"a number of {len(text)} digits", "quote it if it is text")
     if _INT.fullmatch(text):
         return int(text)
     if math.isinf(number := float(text)):
