@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kd_core.config import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Run, SetAttr, Text, dump, loads
+from kd_core.config import (
+    RUN_NAMES,
+    Builder,
+    Call,
+    CallMethod,
+    Get,
+    GetAttr,
+    Item,
+    Policy,
+    Run,
+    SetAttr,
+    Text,
+    dump,
+    loads,
+)
+from kd_core.config.compose import MAX_DEPTH, MAX_VALUES
+from kd_core.config.load import MAX_BYTES
 from kd_core.errors import Mark
 
 
@@ -224,3 +242,13 @@ stages:
 def test_dump_refuses_objects() -> None:
     with pytest.raises(TypeError, match="a config holds no object"):
         dump({"a": object()})
+
+
+def test_the_documentation_holds() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert Builder(Policy()).check(loads(block).data["models"]) == []
+    for name in ("call", "import_call", "import_call_method", "get", "import_get", "call_method", "getattr", "setattr"):
+        assert f"`!{name}" in text
+    limits = f"at most {MAX_BYTES // 1024} KiB, at most {MAX_DEPTH} levels deep, and holds at most {MAX_VALUES} values"
+    assert limits in " ".join(text.split())
