@@ -82,7 +82,7 @@ def test_projectors_differ_and_train() -> None:
 @pytest.mark.parametrize(
     ("source", "like", "to", "values", "message"),
     [
-        ((2, 3), None, None, {}, "needs `like:`"),
+        ((2, 3), None, None, {}, "write `like:`"),
         ((2, 3), None, 0, {}, "to is 0"),
         ((2,), None, 5, {}, r"not \(2,\)"),
         ((2, 3, 4, 4, 4), None, 5, {}, r"not \(2, 3, 4, 4, 4\)"),

@@ -63,13 +63,11 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, dim: int =
     student, teacher = same_shape(student, teacher, dim=dim)
     positive("temperature", temperature)
     if student.shape[dim] == 1:
-        raise KDError(
-            f"kd of one class, {shape(student)}, is always 0: take mse or, for a yes/no output, multilabel_kd"
-        )
+        hint = "take multilabel_kd for a yes/no output, else mse"
+        raise KDError(f"kd of one class, {shape(student)}, is always 0\n    hint: {hint}")
     log_student = F.log_softmax(student / temperature, dim)
-    log_teacher = F.log_softmax(teacher / temperature, dim)
-    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim)
-    return divergence.mean() * temperature**2
+    divergence = F.kl_div(log_student, F.softmax(teacher / temperature, dim), reduction="sum")
+    return divergence / (student.numel() // student.shape[dim]) * temperature**2
 
 
 @LOSSES("multilabel_kd")

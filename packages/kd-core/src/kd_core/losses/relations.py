@@ -49,19 +49,17 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B. KDError where B differs.
     Park et al., RKD, CVPR 2019, section 3.2.1 (arXiv 1904.05068); checked against lenscloth/RKD.
     """
-    student, teacher = (_distances(rows) for rows in same_rows(student, teacher))
-    return F.smooth_l1_loss(student, teacher)
+    apart = F.smooth_l1_loss(*(_distances(rows) for rows in same_rows(student, teacher)), reduction="sum")
+    return apart * 2 / len(student) ** 2  # each pair stands for two, and a sample's distance from itself adds 0
 
 
 def _distances(rows: Tensor) -> Tensor:
-    """(B, D) -> (B, B), divided by the mean over pairs; as in the reference no pair is nearer than 1e-6.
+    """(B, D) -> (B (B - 1) / 2,), divided by their mean; as in the reference no pair is nearer than 1e-6.
 
     Sums of squared differences: inner products, as the reference takes them, lose near pairs in float32.
     """
-    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=1e-6)
-    distances = distances.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0)
-    pairs = len(rows) * (len(rows) - 1)
-    return distances / (distances.sum() / pairs) if pairs else distances
+    distances = F.pdist(rows).clamp(min=1e-6)
+    return distances / distances.mean()
 
 
 @LOSSES("rkd_angle")
