@@ -12,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ def train(which: str, seed: int, *options: str) -> dict[str, Any]:
     arguments = ["train", f"configs/vision/digits_{which}.yaml", "--seed", str(seed), *options]
     print(f"$ {shlex.join(['kd-vision', *arguments])}", flush=True)
     command = shutil.which("kd-vision", path=Path(sys.executable).parent) or "kd-vision"
-    done = subprocess.run([command, *arguments, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    start = time.monotonic()
+    done = subprocess.run([command, *arguments, "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(done.returncode)
+        sys.exit(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout)
+    print(
+        f"  top-1 {result['metrics']['top1']:.2f} after {time.monotonic() - start:.0f} s, in {result['run']}",
+        flush=True,
+    )
     return result
 
 
@@ -48,7 +54,7 @@ def main() -> None:
     for seed in range(parser.parse_args().seeds):
         teacher = train("teacher", seed)
         alone = train("alone", seed)
-        distilled = train("kd", seed, "--set", f"models.teacher.run={teacher['run']}")
+        distilled = train("kd", seed, "--set", f"models.teacher.weights={teacher['run']}/student/model.safetensors")
         for which, result in zip(NAMES, (teacher, alone, distilled), strict=True):
             scores[which].append(result["metrics"]["top1"])
     print(f"\n{table(scores)}")
