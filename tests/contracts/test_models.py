@@ -15,21 +15,25 @@ from kd_vision.metrics import logits_of
 
 NEEDED: dict[str, dict[str, Any]] = {"cifar-resnet": {"depth": 8}, "wrn": {"depth": 10, "width": 1}}
 CHANNELS = {"cnn": 1}
-HEAVY = {"resnet110", "resnet1202", "wrn-28-10", "wrn-28-12", "wrn-40-8", "wrn-22-8", "wrn-16-8"}
-LIGHT_OF_TORCHVISION = {
-    "torchvision.mobilenet_v3_small",
-    "torchvision.regnet_x_400mf",
-    "torchvision.resnet18",
-    "torchvision.squeezenet1_1",
+LARGE = {"resnet110", "resnet1202", "wrn-28-10", "wrn-28-12", "wrn-40-8", "wrn-22-8", "wrn-16-8"}
+TORCHVISION = "torchvision."
+SMALL = {TORCHVISION + name for name in ("mobilenet_v3_small", "regnet_x_400mf", "resnet18", "squeezenet1_1")}
+ONE_OF_EACH = SMALL | {
+    TORCHVISION + name
+    for name in (
+        *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t"),
+        *("mnasnet0_5", "mobilenet_v2", "shufflenet_v2_x0_5", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16"),
+    )
 }
 NAMES = MODELS.names()
-# torchvision computes the widths of these with tensors, which the meta device has no values for
-on_meta = [name for name in NAMES if not name.startswith("torchvision.regnet")]
-on_cpu = [
-    name
+OURS = [name for name in NAMES if not name.startswith(TORCHVISION)]
+ON_META = [
+    pytest.param(name, marks=[] if name in ONE_OF_EACH or name in OURS else pytest.mark.slow)
     for name in NAMES
-    if (name in LIGHT_OF_TORCHVISION or not name.startswith("torchvision.")) and name not in HEAVY
+    # torchvision computes the widths of these with tensors, which the meta device has no values for
+    if not name.startswith("torchvision.regnet")
 ]
+ON_CPU = sorted({*OURS, *SMALL} - LARGE)
 
 
 def build(name: str, num_classes: int = 7) -> nn.Module:
@@ -37,21 +41,21 @@ def build(name: str, num_classes: int = 7) -> nn.Module:
 
 
 def images(name: str, size: int = 2) -> Tensor:
-    if not name.startswith("torchvision."):
+    if name in OURS:
         return torch.rand(size, CHANNELS.get(name, 3), 32, 32)
-    height, width = kd_vision.models.card_of(name.removeprefix("torchvision.")).input_size
+    height, width = kd_vision.models.card_of(name.removeprefix(TORCHVISION)).input_size
     return torch.rand(size, 3, height, width)
 
 
-@pytest.mark.parametrize("name", on_meta)
+@pytest.mark.parametrize("name", ON_META)
 def test_builds_on_the_meta_device_and_gives_as_many_logits_as_classes(name: str) -> None:
     with torch.device("meta"):
         model = build(name).eval()
-        logits = logits_of(model(images(name).to("meta")))
+        logits = logits_of(model(images(name)))
     assert logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", on_cpu)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_is_a_function_of_the_seed_and_survives_its_state_dict(name: str) -> None:
     x = images(name, size=1)
     models = []
@@ -66,7 +70,7 @@ def test_is_a_function_of_the_seed_and_survives_its_state_dict(name: str) -> Non
     assert torch.equal(expected, other(x))
 
 
-@pytest.mark.parametrize("name", on_cpu)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = build(name)
     logits_of(model(images(name))).square().sum().backward()

@@ -132,7 +132,7 @@ def test_without_augmentation_images_are_as_they_were() -> None:
     [
         ("crop_flop", "did you mean 'crop_flip'"),
         (["crops"], "did you mean 'crop'"),
-        ([{"op": "crop", "paddin": 4}], "takes no 'paddin'.*did you mean 'padding'"),
+        ([{"op": "crop", "paddin": 4}], "(?s)takes no 'paddin'.*did you mean 'padding'"),
         ([{"padding": 4}], "{op: NAME, ...}"),
         ([{"op": 3}], "{op: NAME, ...}"),
         (["crop", abs], "before the named operations"),

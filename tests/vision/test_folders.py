@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,17 @@ def test_a_damaged_image_is_named(root: Path, workers: int, content: bytes | Non
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
     with pytest.raises(KDError, match=rf"^{file}: is no readable image"):
         views(load(root, workers=workers))
+
+
+def test_a_signal_to_the_whole_group_does_not_stop_reading(root: Path) -> None:
+    batches = load(root, workers=2).train.batches(torch.arange(12).split(1), epoch=0, seed=0, augment=True)
+    seen = [next(batches)]
+    for child in active_children():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child.pid or 0, number)
+    seen += batches
+    assert [each.index.item() for each in seen] == list(range(12))
+    assert active_children() == []
 
 
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:

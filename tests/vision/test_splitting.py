@@ -88,6 +88,9 @@ def test_hidden_labels_stay_images() -> None:
     assert made.val is not None
     assert (made.val.target >= 0).all()
     assert (choose(labelled=0).train.target == UNLABELLED).all()
+    few = parts()
+    few = replace(few, train=few.train.hide_labels(torch.arange(5)))
+    assert (choose(given=few, labelled=5, val=0).train.target >= 0).nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("classes", [["cat", "ant"], [2, 0], ["cat", 0]])

@@ -120,9 +120,9 @@ def _operation(item: str | Mapping[str, Any]) -> Operation:
         raise KDError("an operation is written as its name or as {op: NAME, ...}")
     if name not in AUGMENTATIONS:
         known = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
-        raise KDError(f"there is no augmentation {name!r} ({did_you_mean(name, known)})")
+        raise KDError(f"there is no augmentation {name!r}\n    hint: {did_you_mean(name, known)}")
     operation = AUGMENTATIONS.get(name)
     takes = [each.name for each in inspect.signature(operation).parameters.values() if each.kind is each.KEYWORD_ONLY]
-    for unknown in values.keys() - set(takes):
-        raise KDError(f"augmentation {name!r} takes no {unknown!r} ({did_you_mean(unknown, takes)})")
+    for unknown in sorted(values.keys() - set(takes)):
+        raise KDError(f"augmentation {name!r} takes no {unknown!r}\n    hint: {did_you_mean(unknown, takes)}")
     return partial(operation, **values) if values else operation

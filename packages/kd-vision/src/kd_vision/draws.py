@@ -40,9 +40,6 @@ class Draws:
         self._index = index
         self._drawn = 0
 
-    def __len__(self) -> int:
-        return len(self._index)
-
     def bits(self) -> NDArray[np.uint64]:
         """(B,) 64 random bits each."""
         self._drawn += 1

@@ -65,8 +65,8 @@ class DataSpec(_Strict):
     def _splits(cls, dataset: dict[str, Any] | None) -> dict[str, Any] | None:
         if dataset is None:
             return None
-        for unknown in dataset.keys() - set(SPLITS):
-            raise ValueError(f"unknown key {unknown!r} ({did_you_mean(unknown, SPLITS)})")
+        for unknown in sorted(dataset.keys() - set(SPLITS)):
+            raise ValueError(f"unknown key {unknown!r}\n    hint: {did_you_mean(unknown, SPLITS)}")
         if dataset.get("train") is None:
             raise ValueError("needs a key 'train': a !call of a data set of (image, label) pairs")
         return dataset

@@ -24,7 +24,9 @@ def split(parts: Parts, data: DataSpec, seed: int) -> Parts:
         parts = keep_classes(parts, data.classes)
     train, val = split_off(choose_train(parts.train, data, seed), parts.val, data, seed)
     if data.labelled is not None:
-        train = train.hide_labels(stratified(train.target, data.labelled, seed=seed, purpose="labelled"))
+        labelled = (train.target >= 0).nonzero().flatten()
+        chosen = stratified(train.target[labelled], data.labelled, seed=seed, purpose="labelled")
+        train = train.hide_labels(labelled[chosen])
     limits = data.limits
     val, test = at_most(val, limits.val, seed, "limit.val"), at_most(parts.test, limits.test, seed, "limit.test")
     return replace(parts, train=train, val=val, test=test)
@@ -35,15 +37,18 @@ def keep_classes(parts: Parts, wanted: list[str | int]) -> Parts:
     numbers: list[int] = []
     for item in wanted:
         if isinstance(item, str) and item not in parts.classes:
-            raise KDError(f"data.classes: there is no class {item!r} ({did_you_mean(item, parts.classes)})")
+            raise KDError(f"data.classes: there is no class {item!r}\n    hint: {did_you_mean(item, parts.classes)}")
         number = parts.classes.index(item) if isinstance(item, str) else item
         if not 0 <= number < len(parts.classes):
             raise KDError(f"data.classes: there is no class {item}; they are 0 .. {len(parts.classes) - 1}")
         numbers.append(number)
     if len(set(numbers)) < len(numbers):
         raise KDError("data.classes: a class is named twice")
+    train = only_classes(parts.train, numbers)
+    if not len(train):
+        raise KDError("data.classes: there are no training images of these classes")
     return Parts(
-        only_classes(parts.train, numbers),
+        train,
         parts.val and only_classes(parts.val, numbers),
         parts.test and only_classes(parts.test, numbers),
         tuple(parts.classes[number] for number in numbers),

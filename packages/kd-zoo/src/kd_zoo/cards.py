@@ -61,7 +61,7 @@ def card(name: str, dataset: str = "cifar10") -> WeightCard:
     if found is None:
         known = [each.name for each in CARDS if each.dataset == dataset]
         hint = did_you_mean(name, known) if known else f"there are some for {' and '.join(NUM_CLASSES)}"
-        raise KDError(f"no weights were published for {name!r} on {dataset!r} ({hint})")
+        raise KDError(f"no weights were published for {name!r} on {dataset!r}\n    hint: {hint}")
     return found
 
 
