@@ -43,7 +43,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "a: {b: 1\n": ("2:1", "not valid YAML", ""),
     'a: "open\n': ("2:1", "not valid YAML: found unexpected end of stream", ""),
     "a: 1\n  b: 2\n": ("2:4", "or a wrong indentation", "quote text that holds ': '"),
-    "a: @x\n": ("1:4", "not valid YAML: found character '@'", ""),
+    "a: @x\n": ("1:4", "not valid YAML: found character '@'", "quote text that starts with it"),
     "a: `x`\n": ("1:4", "not valid YAML: found character '`'", ""),
     "a: %x\n": ("1:4", "not valid YAML: found character '%'", ""),
     "a: ]\n": ("1:4", "not valid YAML", ""),

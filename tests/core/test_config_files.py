@@ -199,6 +199,8 @@ def test_set_in_an_alias() -> None:
         ("name={a: !call:X}", "YAML takes the '}' behind !call:X"),
         ("name=*p", "there is no anchor &p above"),
         ("name=\x00", "control character U+0000"),
+        (".".join("a" * 65) + "=1", "a path of 65 names: at most 64"),
+        ("plain.x=" + "[" * 64 + "]" * 64, "this makes the config too deep or too large"),
         ("extends=x.yaml", "extends: extends is read before options are"),
     ],
 )

@@ -162,9 +162,9 @@ class _Composer:
     def scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Slot:
         if _INVISIBLE.search(event.value):
             return self.fail("text with a control character or half a surrogate pair", mark)
-        if not event.implicit[0] and event.tag not in (None, "!"):
+        if event.tag not in (None, "!"):
             return self.tagged(event.tag, event.value, mark)
-        if event.tag == "!" or not event.implicit[0]:
+        if event.tag == "!" or not event.implicit[0]:  # `! 1`, '1' and "1" are text
             return Slot(event.value, mark)
         try:
             return Slot(resolve(event.value), mark)
@@ -221,18 +221,16 @@ def _trap(found: re.Match[str], mark: Mark) -> Problem:
 
 def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> Problem:
     """A YAML error in words for somebody who does not know the parser."""
-    mark = error.problem_mark or error.context_mark
-    message = error.problem or "not valid YAML"
-    start = error.context_mark
+    start, mark = error.context_mark, error.problem_mark or error.context_mark
     if start and error.context == "while scanning a tag" and (trap := _SWALLOWED.match(text, start.index)):
         return _trap(trap, place(start))
-    hint = None
-    if "'\\t'" in message:
+    said = error.problem or "it ends too early"
+    if "'\\t'" in said:
         message, hint = "a tab where YAML wants spaces", "indent with spaces"
-    elif "mapping values are not allowed" in message:
+    elif "mapping values are not allowed" in said:
         message, hint = "a second ':' in one line, or a wrong indentation", "quote text that holds ': '"
-    elif error.context:
-        message = f"{message} {error.context}"
-    return Problem(
-        f"not valid YAML: {message}" if hint is None else message, mark=place(mark) if mark else None, hint=hint
-    )
+    elif "cannot start any token" in said:
+        message, hint = f"not valid YAML: {said}", "quote text that starts with it"
+    else:
+        message, hint = " ".join(filter(None, ("not valid YAML:", said, error.context))), None
+    return Problem(message, mark=place(mark) if mark else None, hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kd_core.config.compose import compose
+from kd_core.config.compose import MAX_DEPTH, MAX_VALUES, compose
 from kd_core.config.lazy import Call, CallMethod
 from kd_core.config.slots import Slot, Tagged, as_index, child, dotted, kind_of
 from kd_core.errors import ConfigError, Mark, Problem, did_you_mean
@@ -45,6 +45,8 @@ def _parse(option: str) -> Override:
         raise ConfigError(Problem("no '=' between a path and a value", mark=mark, hint=example))
     if not all(path):
         raise ConfigError(Problem(f"an empty name in the path {name.strip()!r}", mark=mark, hint=example))
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(Problem(f"a path of {len(path)} names: at most {MAX_DEPTH}", mark=mark))
     if path[0] == "extends":
         raise ConfigError(Problem("extends is read before options are", "extends", mark, "set the values themselves"))
     return Override(path, compose(text, lambda _: mark) or Slot(None, mark))
@@ -56,7 +58,10 @@ def apply(root: Slot, override: Override) -> Slot:
     Plain containers are copied along the path, so that another alias of them keeps its value; a call is
     changed in place, since its aliases are one object. Raises ConfigError where the path leads nowhere.
     """
-    return _set(root, override, 0)
+    changed = _set(root, override, 0)
+    if changed.depth > MAX_DEPTH or changed.size > MAX_VALUES:
+        raise ConfigError(Problem("this makes the config too deep or too large", mark=override.mark))
+    return changed
 
 
 def _set(slot: Slot, override: Override, at: int) -> Slot:

@@ -160,10 +160,9 @@ class Policy:
         """The module, or None where there is none of that name."""
         if name in sys.modules:
             return sys.modules[name]
-        if under(name, {prefix.partition(".")[0] for prefix in self.trust}) and not {"", str(Path.cwd())} & set(
-            sys.path
-        ):
-            sys.path.append(str(Path.cwd()))  # an installed command does not look in the folder it runs in
+        here = str(Path.cwd())
+        if under(name, {prefix.partition(".")[0] for prefix in self.trust}) and not {"", here} & set(sys.path):
+            sys.path.append(here)  # an installed command does not look in the folder it runs in
         try:
             return importlib.import_module(name) if importlib.util.find_spec(name) else None
         except ModuleNotFoundError as error:
@@ -239,6 +238,8 @@ class Policy:
             self._attribute(value.__self__, value.__name__)
         elif isinstance(value, _CODE):
             self._get(value, canonical(value))
+        elif callable(value):
+            self._object(value, "the call")
 
 
 def _loose(function: Any) -> bool:
