@@ -125,6 +125,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "a: !import_call {key: X, init: {args: 1}}": ("1:39", "args must be a list, not a number", ""),
     "a: !import_call {key: X, init: {kwargs: [1]}}": ("1:41", "kwargs must be a mapping, not a list", ""),
     "a: !import_call {key: 3}": ("1:23", "3 is not a dotted path", ""),
+    "a: !import_call {key: null, package: a}": ("1:23", "None is not a dotted path", ""),
     "a: !import_call_method {package: x}": ("1:4", "method_name missing", ""),
     "a: !import_get {key: [1]}": ("1:22", "is not a dotted path", ""),
     "a: !run step": ("1:4", "!run: there is no 'step'", "did you mean 'steps'?"),

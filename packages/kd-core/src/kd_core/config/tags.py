@@ -104,7 +104,8 @@ def _import_call_method(raw: Raw) -> Tagged:
 
 
 def _target(raw: Raw, fields: dict[str, Slot], names: Sequence[str]) -> str:
-    given = [fields[name] for name in names if name in fields and fields[name].value is not None]
+    """The fields of these names joined; null stands for none, except for the last."""
+    given = [fields[name] for name in names if name == names[-1] or (name in fields and fields[name].value is not None)]
     return ".".join(raw.target(slot.value, slot.mark) for slot in given)
 
 
