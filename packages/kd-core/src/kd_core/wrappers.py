@@ -111,7 +111,8 @@ class _Place:
 
     now: _Pass
     needed: int = 1  # calls, before a pass may stop
-    calls: list[tuple[Any, Any]] = field(default_factory=list)  # a value and, in the probe, its clone
+    calls: list[Any] = field(default_factory=list)
+    copies: dict[int, Any] = field(default_factory=dict)  # of ``calls``, in the probe
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
     clones: bool | None = None  # whether values are changed in place after they passed; None in the probe
     learned: dict[Mode, bool] = field(default_factory=dict)
@@ -133,32 +134,37 @@ class _Place:
         that of all later passes. A compiled graph cannot watch for changes: there, a capture is always a clone.
         """
         if torch.compiler.is_compiling():
-            self.calls.append((mapped(torch.clone, value), None))
+            self.calls.append(mapped(torch.clone, value))
             return
         if self.clones:
-            self.calls.append((mapped(torch.clone, value), None))
+            value = mapped(torch.clone, value)
         else:
-            self.calls.append((value, mapped(torch.clone, value) if self.clones is None else None))
-            self.versions += [(each, each._version) for each in tensors(value) if not each.is_inference()]
+            for each in (value,) if type(value) is Tensor else tensors(value):
+                if not each.is_inference():
+                    self.versions.append((each, each._version))
+            if self.clones is None:
+                self.copies[len(self.calls)] = mapped(torch.clone, value)
+        self.calls.append(value)
         if self.now.pending and len(self.calls) == self.needed:
             self.now.pending -= 1
             if not self.now.pending:
                 raise _Stop
 
-    def begin(self, mode: Mode) -> bool:
-        """Get ready for a pass; whether it is the probe."""
-        self.clones = self.learned.get(mode)
-        return self.clones is None
-
     def settle(self, mode: Mode) -> bool:
         """End a pass; False where a value was lost to a change that the probe had not seen."""
-        changed = any(tensor._version != version for tensor, version in self.versions)
+        changed = False
+        for tensor, version in self.versions:
+            changed |= tensor._version != version
         if self.clones is not None:
             return not changed
         self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
         if self.learned[mode]:
-            self.calls = [(value if clone is None else clone, None) for value, clone in self.calls]
+            self.calls = [self.copies.get(index, value) for index, value in enumerate(self.calls)]
         return True
+
+    def clear(self) -> None:
+        """Let go of what the pass put here."""
+        self.calls, self.copies, self.versions = [], {}, []
 
 
 class ForwardWrapper(nn.Module):
@@ -190,6 +196,8 @@ class ForwardWrapper(nn.Module):
         self._taps: tuple[Tap, ...] = ()
         self._wired: dict[Tap, _Place] = {}
         self._places: list[_Place] = []
+        self._asks_output = not early_stop
+        self._stops = False
         self._handles: list[RemovableHandle] = []
         self.retap(taps)
 
@@ -208,6 +216,9 @@ class ForwardWrapper(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._taps = taps
+        self._asks_output = OUTPUT in taps or not self.early_stop
+        # DDP prepares its backward pass after the module's forward: that is not cut short
+        self._stops = self.early_stop and self.module is bare(self.module) and all((tap.call or 0) >= 0 for tap in taps)
         self._wired = {tap: places[module, tap.side] for tap, module in modules.items()}
         self._places = list(places.values())
         self._handles = [_hook(module, side, place) for (module, side), place in places.items()]
@@ -223,52 +234,53 @@ class ForwardWrapper(nn.Module):
 
     def forward(self, inputs: Any) -> Capture:
         """One pass. KDError where a tap did not fire, or its module ran several times and no call is chosen."""
-        asks_output = OUTPUT in self._taps or not self.early_stop
-        if not (asks_output or self._places):
+        if not (self._asks_output or self._places):
             return Capture(None, {})
-        mode = (self.module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        module = self.module
+        mode = (module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         try:
-            output = self._run(inputs, mode, may_stop=not asks_output and self._may_stop())
+            output = self._run(module, inputs, mode)
             at = self._collect(mode)
         finally:
             self._now.on = False
             for place in self._places:
-                place.calls, place.versions = [], []
+                place.clear()
         if OUTPUT in self._taps:
             at[OUTPUT] = output
-        return Capture(output if asks_output else None, at)
+        return Capture(output if self._asks_output else None, at)
 
-    def _may_stop(self) -> bool:
-        # DDP prepares its backward pass after the module's forward
-        return self.module is bare(self.module) and all(tap.call is None or tap.call >= 0 for tap in self._taps)
-
-    def _run(self, inputs: Any, mode: Mode, may_stop: bool) -> Any:
-        probing = [place.begin(mode) for place in self._places]
-        self._now.pending = len(probing) if may_stop and not any(probing) else 0
+    def _run(self, module: nn.Module, inputs: Any, mode: Mode) -> Any:
+        probing = False
+        for place in self._places:
+            place.clones = place.learned.get(mode)
+            probing |= place.clones is None
+        self._now.pending = len(self._places) if self._stops and not (self._asks_output or probing) else 0
         self._now.on = True
         try:
-            return self.module(inputs) if self._call is None else self._call(self.module, inputs)
+            return module(inputs) if self._call is None else self._call(module, inputs)
         except _Stop:
             return None
 
     def _collect(self, mode: Mode) -> dict[Tap, Any]:
         intact = {place: place.settle(mode) for place in self._places}
+        at = {}
         for tap, place in self._wired.items():
             if not intact[place]:
                 change = "was changed in place later in this pass, and in earlier ones was not"
                 raise mistake(
                     f"{self.name}: the value at {tap} {change}", "write the model's operation with inplace=False"
                 )
-        return {tap: self._chosen(tap, [value for value, _ in place.calls]) for tap, place in self._wired.items()}
+            calls = place.calls
+            at[tap] = calls[0] if tap.call is None and len(calls) == 1 else self._chosen(tap, calls)
+        return at
 
     def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
-        index = 0 if tap.call is None and len(calls) == 1 else tap.call
-        if index is not None and -len(calls) <= index < len(calls):
-            return calls[index]
+        if tap.call is not None and -len(calls) <= tap.call < len(calls):
+            return calls[tap.call]
         if not calls:
             raise self._silent(tap)
         ran = ", ".join(f":{index} {describe(each)}" for index, each in enumerate(calls))
-        hint = f"choose one: {self.name}.{tap.path}:{tap.side}:{len(calls) - 1}"
+        hint = f"choose one, such as {self.name}.{Tap(tap.path, tap.side, len(calls) - 1)}"
         raise mistake(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
 
     def _silent(self, tap: Tap) -> ConfigError:
@@ -318,7 +330,7 @@ class Teacher(ForwardWrapper):
         self._thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._training = [each for each in module.modules() if each.training]
         module.requires_grad_(False)
-        self.train()
+        self.train(module.training)
 
     def train(self, mode: bool = True) -> Teacher:
         """Evaluation mode, or with ``train_mode`` the mode asked for."""
