@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torchvision.transforms import v2
 
 from kd_core.errors import KDError
 from kd_core.task import SHARED, Splits
+from kd_vision.samples import _Reader, evaluation_transforms
 from kd_vision.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification
 
@@ -85,6 +87,7 @@ def test_evaluation_resizes_and_crops_the_centre(root: Path) -> None:
 
 AUGMENTS: list[Any] = [
     None,
+    ["resized_crop_flip", "cutout"],
     "crop_flip",
     [v2.RandomCrop(16), v2.RandomHorizontalFlip(), v2.RandAugment(), {"op": "cutout", "size": 4}],
 ]
@@ -202,6 +205,31 @@ def test_float_images_are_taken_as_they_are() -> None:
     assert torch.equal(batch.inputs[SHARED], images)
     data = DataSpec(dataset={"train": Own()}, mean=[0.0], std=[1.0])
     assert torch.equal(TASK.prepare(batch, {"student": InputSpec()}, data).inputs[SHARED], images)
+
+
+def test_pictures_with_palettes_and_arrays_with_a_size_are_read_as_they_look() -> None:
+    image = picture(1).convert("P")
+    splits = own([(image, 0)])
+    [batch] = splits.train.batches([torch.arange(1)], epoch=0, seed=0, augment=False)
+    assert torch.equal(batch.inputs[SHARED][0], v2.functional.pil_to_tensor(image.convert("RGB")))
+    assert views(own([(np.array(picture(1)), 0)], size=8))[0].shape == (3, 8, 8)
+
+
+def test_what_readers_get_can_be_sent_to_processes_that_are_not_forked(root: Path) -> None:
+    reader = _Reader(load(root).train.pool, evaluation_transforms((8, 8)), 0, 0)  # type: ignore[attr-defined]
+    assert torch.equal(pickle.loads(pickle.dumps(reader))[3][0], reader[3][0])  # type: ignore[arg-type]
+
+
+class Dicts(Own):
+    targets = [0] * 9
+
+    def __getitem__(self, row: int) -> Any:
+        return {"image": torch.rand(3, 4, 4)}
+
+
+def test_samples_that_are_no_pairs_are_refused() -> None:
+    with pytest.raises(KDError, match="no pair of an image and a label but dict"):
+        views(own(Dicts()))
 
 
 @pytest.mark.parametrize("kind", ["pil", "array", "grey array", "uint8"])

@@ -154,6 +154,7 @@ def test_facts_need_no_file(values: dict[str, Any], expected: Facts) -> None:
         ({"name": "digits", "augment": "mixup"}, "no augmentation 'mixup'"),
         ({"name": "digits", "augment": 3}, "neither the name"),
         ({"name": "digits", "augment": [None]}, "neither the name"),
+        ({"name": "digits", "num_classes": 9}, "has 10 classes, not 9"),
         ({"name": "digits", "roots": "x"}, "Extra inputs"),
         ({"name": "digits", "std": [0.0]}, "greater than 0"),
     ],

@@ -87,8 +87,8 @@ def _verify(path: Path, url: str, sha256: str | None) -> None:
     record = path.with_name(f"{path.name}.sha256")
     found = _sha256(path)
     if record.is_file():
-        kept, _, origin = record.read_text().strip().partition("  ")
-        if origin != url:
+        kept, _, origin = record.read_text(errors="replace").strip().partition("  ")
+        if "://" in origin and origin != url:
             raise KDError(
                 f"{path} was downloaded from {origin}, not from {url}\n    hint: move it away, or give the path"
             )

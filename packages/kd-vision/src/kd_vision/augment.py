@@ -1,7 +1,8 @@
 """Augmentation of batches of uint8 images, a pure function of (seed, epoch, sample).
 
 An operation is a function ``(images, draws, *, values...) -> images`` on uint8 tensors (B, C, H, W) that takes all its
-randomness from ``draws``. Register one with ``@AUGMENTATIONS("name")`` and name it in ``data.augment``.
+randomness from ``draws``. Register one with ``@AUGMENTATIONS("name")`` and name it in ``data.augment``. The annotations
+of its values are their schema.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +24,8 @@ from kd_core.registry import Registry
 from kd_vision.draws import Draws
 
 Operation = Callable[..., Tensor]
+Pixels = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 AUGMENTATIONS: Registry[Operation] = Registry("augmentation", "kd.vision.augmentations")
 
 PRESETS: dict[str, list[dict[str, Any]]] = {
@@ -34,7 +38,7 @@ PER_IMAGE = "resized_crop_flip"
 
 
 @AUGMENTATIONS("crop")
-def crop(images: Tensor, draws: Draws, *, padding: int = 4) -> Tensor:
+def crop(images: Tensor, draws: Draws, *, padding: Pixels = 4) -> Tensor:
     """A window of the images' own size, placed at random after ``padding`` black pixels on each side."""
     height, width = images.shape[-2:]
     padded = F.pad(images, (padding,) * 4).numpy()
@@ -44,7 +48,7 @@ def crop(images: Tensor, draws: Draws, *, padding: int = 4) -> Tensor:
 
 
 @AUGMENTATIONS("flip")
-def flip(images: Tensor, draws: Draws, *, p: float = 0.5) -> Tensor:
+def flip(images: Tensor, draws: Draws, *, p: Probability = 0.5) -> Tensor:
     """Mirrored left to right, each with probability ``p``."""
     flipped = images.numpy().copy()
     chosen = draws.uniform() < p
@@ -53,13 +57,13 @@ def flip(images: Tensor, draws: Draws, *, p: float = 0.5) -> Tensor:
 
 
 @AUGMENTATIONS("shift")
-def shift(images: Tensor, draws: Draws, *, pixels: int = 1) -> Tensor:
+def shift(images: Tensor, draws: Draws, *, pixels: Pixels = 1) -> Tensor:
     """Moved by up to ``pixels`` in each direction; what comes into view is black."""
     return crop(images, draws, padding=pixels)
 
 
 @AUGMENTATIONS("cutout")
-def cutout(images: Tensor, draws: Draws, *, size: int = 8) -> Tensor:
+def cutout(images: Tensor, draws: Draws, *, size: Pixels = 8) -> Tensor:
     """A black square of ``size`` pixels around a random place, cut where it leaves the image (arXiv 1708.04552)."""
     height, width = images.shape[-2:]
     top, left = draws.integers(height) - size // 2, draws.integers(width) - size // 2
@@ -91,15 +95,15 @@ def parse(value: Any) -> Augmentation:
     An operation is a name or ``{op: NAME, values...}``; anything else in the list is a transform of one image.
     KDError for unknown names and values.
     """
-    if value == PER_IMAGE:
-        return Augmentation(per_image=True)
-    if isinstance(value, str):
-        value = PRESETS.get(value, value)
     operations: list[Operation] = []
     transforms: list[Any] = []
-    for item in value if isinstance(value, list) else [value]:
+    items = value if isinstance(value, list) else [value]
+    per_image = items[:1] == [PER_IMAGE]
+    for item in items[per_image:]:
         if isinstance(item, str) and item in PRESETS:
             operations += map(_operation, PRESETS[item])
+        elif item == PER_IMAGE:
+            raise KDError(f"{PER_IMAGE!r} works on single images: it must stand first")
         elif isinstance(item, (str, Mapping)):
             operations.append(_operation(item))
         elif operations:
@@ -110,7 +114,7 @@ def parse(value: Any) -> Augmentation:
             )
         else:
             transforms.append(item)
-    return Augmentation(tuple(operations), tuple(transforms))
+    return Augmentation(tuple(operations), tuple(transforms), per_image)
 
 
 def _operation(item: str | Mapping[str, Any]) -> Operation:
@@ -123,6 +127,12 @@ def _operation(item: str | Mapping[str, Any]) -> Operation:
         raise KDError(f"there is no augmentation {name!r}\n    hint: {did_you_mean(name, known)}")
     operation = AUGMENTATIONS.get(name)
     takes = [each.name for each in inspect.signature(operation).parameters.values() if each.kind is each.KEYWORD_ONLY]
-    for unknown in sorted(values.keys() - set(takes)):
-        raise KDError(f"augmentation {name!r} takes no {unknown!r}\n    hint: {did_you_mean(unknown, takes)}")
+    schemas = get_type_hints(operation, include_extras=True)
+    for key, value in values.items():
+        if key not in takes:
+            raise KDError(f"augmentation {name!r} takes no {key!r}\n    hint: {did_you_mean(key, takes)}")
+        try:
+            TypeAdapter(schemas.get(key, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise KDError(f"augmentation {name!r}: {key}: {error.errors()[0]['msg']}, not {value!r}") from error
     return partial(operation, **values) if values else operation

@@ -85,12 +85,22 @@ class _Reader(Dataset[tuple[Any, int]]):
         row = int(self.pool.index[position])
         with seeded(stream("sample", self.seed, self.epoch, row)):
             try:
-                image = self.pool.images[row][0]
+                image = first_of(self.pool.images[row])
                 for transform in self.transforms:
                     image = transform(image)
                 return as_tensor(image), position
             except (KDError, OSError) as error:  # an exception would lose its type on the way out of a worker
                 return f"image {row}: {error}" if isinstance(error, OSError) else str(error), position
+
+
+def first_of(sample: Any) -> Any:
+    """The image of a sample, as what transforms take: a tensor (C, H, W) or a PIL image of grey or RGB."""
+    if not isinstance(sample, (tuple, list)):
+        raise KDError(f"a sample of the data set is no pair of an image and a label but {type(sample).__name__}")
+    image = sample[0]
+    if isinstance(image, (Tensor, np.ndarray)):
+        return as_tensor(image)
+    return image.convert("RGB") if getattr(image, "mode", "RGB") not in ("RGB", "L") else image
 
 
 @contextmanager
@@ -123,24 +133,31 @@ def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None
 
 def evaluation_transforms(size: tuple[int, int] | None) -> list[Transform]:
     """Resize and centre crop to ``size``, or nothing without one."""
-    if size is None:
-        return []
-    from torchvision.transforms import v2
-
-    shorter = round(min(size) / EVALUATION_CROP)
-    crop = v2.Compose([v2.Resize(shorter), v2.CenterCrop(size)])
-    return [lambda image: image if size_of(image) == size else crop(image)]
+    return [] if size is None else [CentreCrop(size)]
 
 
-def size_of(image: Any) -> tuple[int, int]:
-    """(height, width) of a PIL image or of a tensor (C, H, W)."""
-    return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) else (image.height, image.width)
+@dataclass(frozen=True)
+class CentreCrop:
+    """The centre of an image resized so that :data:`EVALUATION_CROP` of its shorter side is kept.
+
+    An image that has the size (height, width) already is left as it is.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, image: Any) -> Any:
+        from torchvision.transforms.v2 import functional
+
+        if tuple(functional.get_size(image)) == self.size:
+            return image
+        shorter = round(min(self.size) / EVALUATION_CROP)
+        return functional.center_crop(functional.resize(image, [shorter]), list(self.size))
 
 
 def as_tensor(image: Any) -> Tensor:
     """A PIL image, an array (H, W, C) or (H, W), or a tensor, as a tensor (C, H, W)."""
     if isinstance(image, Tensor):
-        return image.as_subclass(Tensor)
+        return image.as_subclass(Tensor)  # a transform may give a subclass
     array = np.array(image)
     if array.ndim not in (2, 3):
         raise KDError(f"an image is a PIL image, an array (H, W, C) or a tensor (C, H, W), not {type(image).__name__}")

@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Shades = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
-Spreads = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+Spreads = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -82,9 +82,14 @@ class DataSpec(_Strict):
     def _agree(self) -> DataSpec:
         if (self.name is None) == (self.dataset is None):
             raise ValueError("give one of 'name' (a known data set) and 'dataset' (your own)")
-        if self.size and self.name and SOURCES.get(self.name).shape:
+        source = SOURCES.get(self.name) if self.name else None
+        if source and source.shape and self.size:
             raise ValueError(
                 f"{self.name} has images of one size; `size` in a model's `input` resizes them for that model"
+            )
+        if source and source.num_classes and self.num_classes not in (None, source.num_classes):
+            raise ValueError(
+                f"{self.name} has {source.num_classes} classes, not {self.num_classes}: leave num_classes out"
             )
         given = [key for key in ("fraction", "per_class") if getattr(self, key) is not None]
         if isinstance(self.limit, int) or (self.limit and self.limit.train):

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from kd_core.errors import KDError
 from kd_vision.folders import files_pool, image_files
 from kd_vision.pool import UNLABELLED, Pool
-from kd_vision.samples import as_tensor, evaluation_transforms
+from kd_vision.samples import CentreCrop, as_tensor
 
 
 def with_unlabelled(train: Pool, folder: Path) -> Pool:
@@ -41,6 +41,6 @@ def with_unlabelled(train: Pool, folder: Path) -> Pool:
 def in_memory(pool: Pool, shape: torch.Size) -> Tensor:
     """All images of a pool of files, uint8 (N, C, H, W) of the given ``shape`` (C, H, W)."""
     channels, height, width = shape
-    [resize] = evaluation_transforms((height, width))
+    crop = CentreCrop((height, width))
     mode = "L" if channels == 1 else "RGB"
-    return torch.stack([as_tensor(resize(pool.images[row][0].convert(mode))) for row in range(len(pool))])
+    return torch.stack([as_tensor(crop(pool.images[row][0].convert(mode))) for row in range(len(pool))])
