@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real data sets, for `realdata`"
-    )
+    default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data"))
+    parser.addoption("--data", type=Path, default=default, help="folder of real data sets, for `realdata`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
