@@ -89,7 +89,7 @@ class RunFolder:
             run = cls(_new_folder(root / name, seed) if out is None else out)
             run.path.mkdir(parents=True, exist_ok=True)
             if any(each.name != "lock" for each in run.path.iterdir()):
-                hint = f"name a new one, or go on with the run in it: resume {out}"
+                hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty\n    hint: {hint}")
             run._new = True
             return run.lock()
