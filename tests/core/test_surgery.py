@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from kd_core.errors import ConfigError
+from kd_core.errors import ConfigError, Mark, Problem
 from kd_core.surgery import Dropped, apply_edits, matching
 from kd_core.wires import Tap
 from kd_core.wrappers import ForwardWrapper, module_at
@@ -193,6 +193,23 @@ def test_insert_several_after_one_leaf(image: Tensor) -> None:
     for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         twin(image).sum().backward()
     assert torch.equal(model(image), expected)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_insert_where_the_model_ends(model: nn.Module, image: Tensor, order: tuple[int, int]) -> None:
+    expected = 2 * at(model, "layer1.0.conv1", image)
+    edits = {"insert": "double", "after": "layer1.0.conv1"}, {"truncate": "layer1.0.conv1"}
+    edit(model, *(edits[each] for each in order))
+    assert torch.equal(model(image), expected)
+    assert torch.equal(at(model, "layer1.0.conv1", image), expected)
+
+
+def test_an_error_of_the_builder_keeps_its_place(model: nn.Module) -> None:
+    def build(value: Any) -> nn.Module:
+        raise ConfigError(Problem("no", "in_features", Mark("a.yaml", 3, 4)))
+
+    with pytest.raises(ConfigError, match=r"a\.yaml:3:4: in_features: no"):
+        apply_edits(model, [{"replace": "fc", "with": 1}], build)
 
 
 # --- freeze and patterns --------------------------------------------------------------------------------------------

@@ -681,14 +681,14 @@ def compiling() -> Iterator[None]:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["in place", "wrapped", "ran before"])
 def test_under_compile(backend: str, way: str) -> None:
-    model = Small()
+    model = Small().double()  # a compiler rounds otherwise
     plain = ForwardWrapper(copy.deepcopy(model), COMPILED_TAPS)
     compiled: Any = model
     if way == "in place":
         model.compile(backend=backend, fullgraph=True)
     else:
         compiled = torch.compile(model, backend=backend, fullgraph=True)
-    x = torch.randn(6, 4)
+    x = torch.randn(6, 4, dtype=torch.float64)
     if way == "ran before":  # in the same mode, or the code is compiled anew anyway
         compiled(x)
         plain.module(x)

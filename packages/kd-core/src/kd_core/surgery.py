@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from kd_core.errors import ConfigError, Problem, did_you_mean, nearest
+from kd_core.errors import ConfigError, did_you_mean, nearest
 from kd_core.wires import mistake
-from kd_core.wrappers import bare, module_at, steps, walk
+from kd_core.wrappers import bare, hook_output, module_at, steps, walk
 
 Build = Callable[[Any], nn.Module]
 _CLASS = "class:"
@@ -34,14 +34,13 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
         kind = next((each for each in _EDITS if each in edit), None)
         try:
             if kind is None:
-                raise mistake(
-                    f"an edit is one of {', '.join(_EDITS)}", did_you_mean(next(iter(edit), ""), list(_EDITS))
-                )
+                near = did_you_mean(next(iter(edit), ""), list(_EDITS))
+                raise mistake(f"an edit is one of {', '.join(_EDITS)}", near)
             _check_keys(edit, kind)
             _EDITS[kind](bare(model), edit, build)
-        except ConfigError as error:
+        except ConfigError as error:  # one from ``build`` has its own place
             path = f"{index}.{kind}" if kind else str(index)
-            raise ConfigError(Problem(each.message, path, each.mark, each.hint) for each in error.problems) from None
+            raise ConfigError(replace(each, path=each.path or path) for each in error.problems) from None
     return model
 
 
@@ -139,7 +138,7 @@ def _insert(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     name = f"inserted{number + 1}" if number else "inserted"
     host.add_module(name, _built(build, edit["insert"], host.training))
     if type(host).forward is not nn.Sequential.forward:  # which runs its last child by itself
-        host.register_forward_hook(_RunChild(name))
+        hook_output(host, _RunChild(name))
 
 
 @dataclass(frozen=True)
@@ -170,9 +169,10 @@ def _built(build: Build, value: Any, training: bool) -> nn.Module:
 
 
 def _freeze(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
-    patterns = [edit["freeze"]] if isinstance(edit["freeze"], str) else edit["freeze"]
-    for _, parameter in (each for pattern in patterns for each in matching(model, pattern)):
-        parameter.requires_grad_(False)
+    given = edit["freeze"]
+    for pattern in given if isinstance(given, list) else [given]:
+        for _, parameter in matching(model, str(pattern)):
+            parameter.requires_grad_(False)
 
 
 _EDITS: dict[str, Callable[[nn.Module, Mapping[str, Any], Build], None]] = {
@@ -224,9 +224,8 @@ def _of_class(modules: Mapping[str, nn.Module], pattern: str) -> set[str]:
     found = {path for path, names in classes.items() if name in names}
     if not found or name in ("Module", "object"):
         there = {type(module).__name__ for module in modules.values()}
-        raise mistake(
-            f"{type(modules['']).__name__} has no module of class {name!r}", did_you_mean(name, sorted(there))
-        )
+        message = f"{type(modules['']).__name__} has no module of class {name!r}"
+        raise mistake(message, did_you_mean(name, sorted(there)))
     return found
 
 

@@ -366,7 +366,7 @@ def _hook(module: nn.Module, side: str, place: _Place) -> RemovableHandle:
     return hook_output(module, place.leaving)
 
 
-def hook_output(module: nn.Module, hook: Callable[..., None]) -> RemovableHandle:
+def hook_output(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
     """Register a forward hook that runs after all others but those that end the pass (``ends_pass``)."""
     handle = module.register_forward_hook(hook)
     for key in [key for key, each in module._forward_hooks.items() if hasattr(each, "ends_pass")]:
