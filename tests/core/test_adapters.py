@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_core import adapters
-from kd_core.adapters import ADAPTERS, check, projector
+from kd_core.adapters import ADAPTERS, Adapter, check, projector
 from kd_core.errors import KDError
 from kd_core.registry import Registry
+from kd_core.signatures import values_of
 
 Shape = tuple[int, ...]
 
@@ -118,14 +118,14 @@ def test_a_projector_takes_tensors() -> None:
 
 
 def test_values_are_the_keyword_only_parameters() -> None:
-    assert list(adapters.values(projector)) == ["kernel", "bias", "norm", "activation"]
-    assert adapters.values(projector)["norm"].annotation is bool
+    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation"]
+    assert values_of(projector)["norm"].annotation is bool
 
 
 def test_documentation_has_the_signature_of_every_adapter() -> None:
     page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
     for name in ADAPTERS:
-        assert f"`{name}(*, {', '.join(map(str, adapters.values(ADAPTERS.get(name)).values()))})`" in page
+        assert f"`{name}(*, {', '.join(map(str, values_of(ADAPTERS.get(name)).values()))})`" in page
 
 
 def without_to(inputs: list[Tensor], like: Tensor | None, *, width: int) -> nn.Module: ...
@@ -145,8 +145,8 @@ def keywords(inputs: list[Tensor], like: Tensor | None, to: int | None, **more: 
         (reserved, "'module' is a reserved word"),
     ],
 )
-def test_registration_refuses_and_names_the_culprit(builder: adapters.Adapter, message: str) -> None:
-    registry = Registry[adapters.Adapter]("adapter", "kd.none", check)
+def test_registration_refuses_and_names_the_culprit(builder: Adapter, message: str) -> None:
+    registry = Registry[Adapter]("adapter", "kd.none", check)
     with pytest.raises(KDError, match=message) as caught:
         registry("mine")(builder)
     assert builder.__qualname__ in str(caught.value)

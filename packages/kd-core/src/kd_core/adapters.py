@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -21,11 +20,6 @@ module's ``forward`` takes the inputs one by one.
 
 GIVEN = ("inputs", "like", "to")
 """A builder's positional parameters."""
-
-
-def values(builder: Adapter) -> Mapping[str, inspect.Parameter]:
-    """An adapter's hyperparameters by name: annotation, and default where there is one."""
-    return {p.name: p for p in parameters(builder) if is_value(p)}
 
 
 def check(name: str, builder: Adapter) -> None:

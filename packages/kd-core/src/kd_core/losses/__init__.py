@@ -4,6 +4,7 @@ from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, s
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
+from kd_core.losses.tensors import same_rows, same_shape
 
 __all__ = [
     "LOSSES",
@@ -20,6 +21,8 @@ __all__ = [
     "pkt",
     "rkd_angle",
     "rkd_distance",
+    "same_rows",
+    "same_shape",
     "signature",
     "similarity_preserving",
     "smooth_l1",

@@ -55,7 +55,7 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     if mask is not None and mask.shape != student.shape[:-1]:
         laid_out = f"whose vectors along {dim} are laid out as {tuple(student.shape[:-1])}"
         raise KDError(f"mask {shape(mask)} does not fit student, {laid_out}")
-    student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+    student, teacher = (each.reshape(-1, each.shape[-1]) for each in (student, teacher))
     each = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
     if mask is None:
         return each.mean()

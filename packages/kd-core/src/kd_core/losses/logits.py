@@ -24,6 +24,8 @@ def cross_entropy(
     themselves in student's shape -> scalar, that of ``torch.nn.functional.cross_entropy``. With ``class_weights``
     (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit or a label is not below C.
     """
+    if not 0 <= label_smoothing <= 1:
+        raise KDError(f"label_smoothing is {label_smoothing}, but must lie between 0 and 1")
     student = precise(student)
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else student.new_tensor(class_weights)
@@ -66,7 +68,10 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, dim: int =
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0\n    hint: {hint}")
     log_student = F.log_softmax(student / temperature, dim)
-    divergence = F.kl_div(log_student, F.softmax(teacher / temperature, dim), reduction="sum")
+    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
+    # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.
+    soft = F.softmax(teacher / temperature, dim).clamp(min=torch.finfo(teacher.dtype).tiny)
+    divergence = F.kl_div(log_student, soft, reduction="sum")
     return divergence / (student.numel() // student.shape[dim]) * temperature**2
 
 

@@ -1,0 +1,116 @@
+"""What a loss's signature says, and which losses may be registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd_core import losses
+from kd_core.errors import KDError
+from kd_core.losses import signature
+from kd_core.losses.registry import check
+from kd_core.registry import Registry
+
+
+class Learned(nn.Module):
+    def __init__(self, *, width: int, rate: float = 0.1) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((width,), rate))
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        return (self.scale * (student - teacher)).mean()
+
+
+def test_signature_of_a_function() -> None:
+    found = signature(losses.kd)
+    assert (found.wires, found.optional_wires, list(found.values)) == (
+        ("student", "teacher"),
+        (),
+        ["temperature", "dim"],
+    )
+    assert found.values["temperature"].annotation is float
+    assert found.values["temperature"].default == 4.0
+
+
+def test_signature_of_a_module_class_and_of_a_module() -> None:
+    wires = ("student", "teacher", "mask")
+    found = signature(Learned)
+    assert (found.wires, found.optional_wires, list(found.values)) == (wires, ("mask",), ["width", "rate"])
+    found = signature(Learned(width=3))
+    assert (found.wires, found.optional_wires, list(found.values)) == (wires, ("mask",), [])
+
+
+@pytest.mark.parametrize("name", sorted(name for name in dir(nn) if name.endswith("Loss")))
+def test_signature_of_every_torch_loss(name: str) -> None:
+    loss = getattr(nn, name)
+    assert len(signature(loss).wires) >= 2
+    if all(value.default is not value.empty for value in signature(loss).values.values()):
+        assert signature(loss()).wires == signature(loss).wires
+
+
+def test_signature_refuses_what_hides_its_tensors() -> None:
+    class Hidden(nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return tensors[0]
+
+    for loss in (Hidden, Hidden(), nn.Module(), lambda *, p: p, 3, dict):
+        with pytest.raises(KDError):
+            signature(loss)
+    with pytest.raises(KDError, match=r"Hidden.*\*tensors"):
+        signature(Hidden)
+
+
+def reserved(student: Tensor, *, weight: float) -> Tensor: ...
+def unannotated(student: Tensor, teacher) -> Tensor: ...  # type: ignore[no-untyped-def]
+def variadic(*tensors: Tensor) -> Tensor: ...
+def keywords(student: Tensor, **more: float) -> Tensor: ...
+def positional(student: Tensor, /) -> Tensor: ...
+def valueless(*, temperature: float) -> Tensor: ...
+
+
+class PositionalValues(nn.Module):
+    def __init__(self, width: int) -> None: ...
+    def forward(self, student: Tensor) -> Tensor: ...
+
+
+class Ambiguous(nn.Module):
+    def __init__(self, *, student: int) -> None: ...
+    def forward(self, student: Tensor) -> Tensor: ...
+
+
+class ReservedWire(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor: ...
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (reserved, "'weight' is a reserved word"),
+        (unannotated, "'teacher' has no annotation"),
+        (variadic, r"\*tensors"),
+        (keywords, r"\*\*more"),
+        (positional, "'student' is positional-only"),
+        (valueless, "does not name the tensors it takes"),
+        (PositionalValues, "keyword-only.*: width"),
+        (Ambiguous, "named unlike forward's tensors: student"),
+        (ReservedWire, "'inputs' is a reserved word"),
+    ],
+)
+def test_registration_refuses_and_names_the_culprit(loss: Callable[..., Tensor], message: str) -> None:
+    registry = Registry[Callable[..., Tensor]]("loss", "kd.none", check)
+    with pytest.raises(KDError, match=message) as caught:
+        registry("mine")(loss)
+    assert loss.__qualname__ in str(caught.value)
+    assert "mine" not in registry
+
+
+def test_registration_accepts_functions_and_modules() -> None:
+    registry = Registry[Callable[..., Tensor]]("loss", "kd.none", check)
+    registry("learned")(Learned)
+    registry("kd")(losses.kd)
+    assert registry.names() == ["kd", "learned"]
+    with pytest.raises(KDError, match=r"(?s)'kd_'.*did you mean 'kd'"):
+        registry.get("kd_")
