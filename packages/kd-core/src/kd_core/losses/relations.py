@@ -49,10 +49,9 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     student (B, ...), teacher (B, ...), flattened -> scalar, the mean over B x B. KDError where B differs.
     Park et al., RKD, CVPR 2019, section 3.2.1 (arXiv 1904.05068); checked against lenscloth/RKD.
     """
-    batch = len(student)
-    student, teacher = (_distances(rows) for rows in same_rows(student, teacher))
-    # Each pair stands for two of the B x B, and a sample's distance from itself adds 0.
-    return 2 * F.smooth_l1_loss(student, teacher, reduction="sum") / batch**2
+    student, teacher = same_rows(student, teacher)
+    apart = F.smooth_l1_loss(_distances(student), _distances(teacher), reduction="sum")
+    return 2 * apart / len(student) ** 2  # each pair stands for two of the B x B; the diagonal adds 0
 
 
 def _distances(rows: Tensor) -> Tensor:
