@@ -140,6 +140,11 @@ def test_choices_for_two_purposes_differ() -> None:
     assert not torch.equal(one, other)
 
 
+def test_a_limit_leaves_the_images_whose_labels_another_run_keeps() -> None:
+    made = choose(labelled=20, val=0).train
+    assert rows(choose(limit={"train": 20}, val=0).train) == set(made.index[made.target >= 0].tolist())
+
+
 def test_a_fingerprint_tells_content_choice_and_labels_apart() -> None:
     whole = pool()
     other = pool_of(torch.ones_like(whole.images), whole.target)

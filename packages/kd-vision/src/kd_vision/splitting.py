@@ -62,7 +62,8 @@ def choose_train(train: Pool, data: DataSpec, seed: int) -> Pool:
         return train.take(stratified(train.target, count, seed=seed, purpose="fraction"))
     if data.per_class is not None:
         return train.take(equally(train.target, data.per_class, seed=seed))
-    return at_most(train, data.limits.train, seed, "limit.train") or train
+    # the images that `labelled` would choose, so that a student alone sees the labels a distilled one does
+    return at_most(train, data.limits.train, seed, "labelled") or train
 
 
 def split_off(train: Pool, val: Pool | None, data: DataSpec, seed: int) -> tuple[Pool, Pool | None]:
