@@ -1,4 +1,4 @@
-"""Small trainable modules between a tap and a loss, their widths read off a probe batch."""
+"""The projector: a linear map of features onto another width."""
 
 from __future__ import annotations
 
@@ -6,34 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from kd_core.adapters.registry import ADAPTERS, shape, tensors
 from kd_core.errors import KDError, did_you_mean
-from kd_core.registry import Registry, owner_of
-from kd_core.signatures import is_open, is_value, parameters, refuse
-
-Adapter = Callable[..., nn.Module]
-"""``(inputs, like, to, *, values...) -> nn.Module``: what ADAPTERS holds.
-
-``inputs`` are the probe batch's tensors at the adapter's wires, in order; ``like`` is the tensor whose shape the output
-is to have (None: not given) and ``to`` its width. Only shapes may be read: a probe can lie on the meta device. The
-module's ``forward`` takes the inputs one by one.
-"""
-
-GIVEN = ("inputs", "like", "to")
-"""A builder's positional parameters."""
-
-
-def check(name: str, builder: Adapter) -> None:
-    """KDError where ``builder`` cannot be named in a config. Called by every registration."""
-    found = parameters(builder)
-    given = tuple(str(p) if is_open(p) else p.name for p in found if not is_value(p))
-    if given != GIVEN:
-        raise KDError(
-            f"adapter {name!r}, {owner_of(builder)}, must take ({', '.join(GIVEN)}, *, ...), not ({', '.join(given)})"
-        )
-    refuse("adapter", name, builder, [p for p in found if is_value(p)])
-
-
-ADAPTERS: Registry[Adapter] = Registry("adapter", "kd.adapters", check)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -62,16 +36,9 @@ def projector(
     transposed one with kernel 4. ``norm`` adds batch norm (for (B, L, D): layer norm), then comes ``activation``.
     KDError where inputs, ranks or sizes do not fit. Sizes as the FitNet regressor of megvii-research/mdistiller.
     """
-    if len(inputs) != 1:
-        raise KDError(f"projector takes one input, not {len(inputs)}")
-    source = inputs[0]
-    for name, each in (("input", source), ("like", like)):
-        if each is not None and not isinstance(each, Tensor):
-            raise KDError(
-                f"projector's {name} is a {type(each).__name__}, not a tensor\n    hint: take one out of it with /FIELD"
-            )
+    (source,) = tensors("projector", inputs, like)
     if not 2 <= source.ndim <= 4:
-        raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {_shape(source)}")
+        raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {shape(source)}")
     if activation is not None and activation not in ACTIVATIONS:
         hint = did_you_mean(activation, list(ACTIVATIONS))
         raise KDError(f"there is no activation {activation!r}\n    hint: {hint}")
@@ -92,7 +59,7 @@ def _width(source: Tensor, like: Tensor | None, to: int | None) -> int:
     """The number of features (dimension 1 of a map, else the last) to come out."""
     if like is not None and like.ndim != source.ndim:
         raise KDError(
-            f"projector cannot make {_shape(source)} like {_shape(like)}: the number of dimensions differs"
+            f"projector cannot make {shape(source)} like {shape(like)}: the number of dimensions differs"
             "\n    hint: pool or flatten first, for one with `module: !call:torch.nn.Flatten {}`"
         )
     if to is not None:
@@ -106,9 +73,9 @@ def _width(source: Tensor, like: Tensor | None, to: int | None) -> int:
 
 def _linear(source: Tensor, like: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
     if kernel is not None:
-        raise KDError(f"kernel is for maps (B, C, H, W), and the input is {_shape(source)}")
+        raise KDError(f"kernel is for maps (B, C, H, W), and the input is {shape(source)}")
     if like is not None and like.shape[1:-1] != source.shape[1:-1]:
-        raise KDError(f"projector changes the last dimension only: it cannot make {_shape(source)} like {_shape(like)}")
+        raise KDError(f"projector changes the last dimension only: it cannot make {shape(source)} like {shape(like)}")
     return nn.Linear(source.shape[-1], width, bias=bias)
 
 
@@ -133,7 +100,3 @@ def _convolution(source: Tensor, like: Tensor | None, width: int, kernel: int | 
         f"projector keeps, halves or doubles height and width: it cannot bring {height}x{wide} to {size[0]}x{size[1]}"
         "\n    hint: resize first, for one with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`"
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))

@@ -1,0 +1,84 @@
+"""Heads on a model's features: CRD's embedding, SSKD's projection head, SimKD's projector."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
+from kd_core.errors import KDError
+
+EMBEDDING = 128
+"""The width of CRD's embeddings unless a config says otherwise."""
+
+
+class Normalise(nn.Module):
+    """(B, D) -> (B, D), rows of length 1."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows)
+
+
+@ADAPTERS("embedding")
+def embedding(inputs: list[Tensor], like: Tensor | None, to: int | None) -> nn.Module:
+    """A linear layer on flattened features, its outputs scaled to length 1: what CRD contrasts.
+
+    (B, ...) -> (B, ``to``), 128 where not given. Tian et al., CRD, ICLR 2020 (arXiv 1910.10699).
+    """
+    (source,) = tensors("embedding", inputs, like)
+    width = EMBEDDING if to is None and like is None else width_of("embedding", like, to)
+    return nn.Sequential(nn.Flatten(), nn.Linear(flat(source), width), Normalise())
+
+
+@ADAPTERS("projection_head")
+def projection_head(inputs: list[Tensor], like: Tensor | None, to: int | None) -> nn.Module:
+    """Two linear layers with ReLU between on flattened features: what self-supervision compares.
+
+    (B, ...) -> (B, ``to``), the width D of the features where not given. Xu et al., SSKD, ECCV 2020 (arXiv 2006.07114).
+    """
+    (source,) = tensors("projection_head", inputs, like)
+    width = flat(source)
+    out = width if to is None and like is None else width_of("projection_head", like, to)
+    return nn.Sequential(nn.Flatten(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+
+
+@ADAPTERS("simkd_projector")
+def simkd_projector(inputs: list[Tensor], like: Tensor | None, to: int | None, *, factor: int = 2) -> nn.Module:
+    """SimKD's bottleneck from a student's map to a teacher's: 1x1, 3x3 and 1x1 convolutions with batch norm and ReLU.
+
+    (B, C, H, W) -> (B, ``to`` or the channels of ``like``, H, W); where ``like`` is smaller, H and W become its by
+    average pooling. The bottleneck has 1 / ``factor`` of the output's channels. KDError where the input is no map, or
+    ``like`` is larger. Chen et al., SimKD, CVPR 2022 (arXiv 2203.14001); checked against DefangChen/SimKD.
+    """
+    (source,) = tensors("simkd_projector", inputs, like)
+    width = width_of("simkd_projector", like, to)
+    if not 1 <= factor <= width:
+        raise KDError(f"factor is {factor}, but must be from 1 to the {width} channels to come out")
+    layers = pooling(feature_map("simkd_projector", source), like)
+    channels = source.shape[1]
+    for out, kernel in ((width // factor, 1), (width // factor, 3), (width, 1)):
+        layers += [nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        channels = out
+    return nn.Sequential(*layers)
+
+
+def pooling(source: Tensor, like: Tensor | None) -> list[nn.Module]:
+    """Average pooling to the height and width of ``like`` where they are smaller; none where they are equal."""
+    if like is None or like.shape[2:] == source.shape[2:]:
+        return []
+    (height, width), (high, wide) = source.shape[2:], feature_map("simkd_projector", like).shape[2:]
+    if high > height or wide > width:
+        raise KDError(
+            f"simkd_projector cannot bring {height}x{width} to {high}x{wide}"
+            "\n    hint: pool the teacher's map with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`"
+        )
+    return [nn.AdaptiveAvgPool2d((high, wide))]
+
+
+def flat(source: Tensor) -> int:
+    """The number of features of a sample."""
+    if source.ndim < 2:
+        raise KDError(f"features are (B, ...), not {tuple(source.shape)}")
+    return prod(source.shape[1:])

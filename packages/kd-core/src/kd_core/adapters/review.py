@@ -1,0 +1,64 @@
+"""Knowledge review's adapter: attention-based fusion of a stage's features with those of all deeper ones.
+
+Chen, Liu, Zhao & Jia, *Distilling Knowledge via Knowledge Review*, CVPR 2021 (arXiv 2104.09044); checked against
+dvlab-research/ReviewKD.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
+from kd_core.errors import KDError
+
+WIDEST = 512
+"""The most channels that are handed from level to level unless a config says otherwise."""
+
+
+class Fusion(nn.Module):
+    """One level of a review: features (B, C, H, W), and what the deeper level handed on -> ``output`` and ``residual``.
+
+    ``residual`` (B, width, H, W) goes to the next shallower level, ``output`` (B, out, H, W) to the loss. Both have the
+    height and width ``size`` where it is given.
+    """
+
+    def __init__(self, channels: int, width: int, out: int, *, fuse: bool, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.size = size
+        self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
+        self.expand = nn.Sequential(nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+        for layer in (self.reduce[0], self.expand[0]):
+            nn.init.kaiming_uniform_(layer.weight, a=1)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, residual: Tensor | None = None) -> dict[str, Tensor]:
+        fused: Tensor = self.reduce(features)
+        if self.attention is not None:
+            assert residual is not None
+            residual = F.interpolate(residual, fused.shape[-2:])
+            own, handed = self.attention(torch.cat([fused, residual], dim=1)).split(1, dim=1)
+            fused = fused * own + residual * handed
+        if self.size is not None:
+            fused = F.interpolate(fused, self.size)
+        return {"output": self.expand(fused), "residual": fused}
+
+
+@ADAPTERS("fusion")
+def fusion(inputs: list[Tensor], like: Tensor | None, to: int | None, *, width: int | None = None) -> nn.Module:
+    """A level of knowledge review: fields ``output``, for the loss, and ``residual``, for the next shallower level.
+
+    (B, C, H, W) and, but for the deepest level, the deeper one's ``residual`` (B, M, h, w) -> {output: like ``like``,
+    or with ``to`` channels, residual: (B, M, H, W)}. M is ``width``; else, as in the authors' code, that of the
+    residual or C, at most 512. KDError where an input is no map or widths do not fit.
+    """
+    first, *deeper = (feature_map("fusion", each) for each in tensors("fusion", inputs, like, most=2))
+    handed = deeper[0].shape[1] if deeper else None
+    if width is not None and handed not in (None, width):
+        raise KDError(f"width is {width}, but the residual has {handed} channels: leave it out")
+    between = width or handed or min(WIDEST, first.shape[1])
+    out = width_of("fusion", None if like is None else feature_map("fusion", like), to)
+    resized = like is not None and like.shape[2:] != first.shape[2:]
+    size = (like.shape[2], like.shape[3]) if like is not None and resized else None
+    return Fusion(first.shape[1], between, out, fuse=bool(deeper), size=size)
