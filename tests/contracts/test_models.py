@@ -13,9 +13,23 @@ import kd_zoo.models  # noqa: F401
 from kd_core.models import MODELS
 from kd_vision.metrics import logits_of
 
-NEEDED: dict[str, dict[str, Any]] = {"cifar-resnet": {"depth": 8}, "wrn": {"depth": 10, "width": 1}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "cifar-resnet": {"depth": 8},
+    "densenet-bc": {"growth": 4, "depth": 10},
+    "wrn": {"depth": 10, "width": 1},
+}
 CHANNELS = {"cnn": 1}
-LARGE = {"resnet110", "resnet1202", "wrn-28-10", "wrn-28-12", "wrn-40-8", "wrn-22-8", "wrn-16-8"}
+LARGE = {
+    "densenet-bc-k24-d250",
+    "densenet-bc-k40-d190",
+    "resnet110",
+    "resnet1202",
+    "wrn-28-10",
+    "wrn-28-12",
+    "wrn-40-8",
+    "wrn-22-8",
+    "wrn-16-8",
+}
 TORCHVISION = "torchvision."
 SMALL = {TORCHVISION + name for name in ("mobilenet_v3_small", "regnet_x_400mf", "resnet18", "squeezenet1_1")}
 ONE_OF_EACH = SMALL | {

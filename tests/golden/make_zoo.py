@@ -22,6 +22,7 @@ OUTPUTS = {
     "wrn-40-4": ("wide_resnet40_4", {}),
     "wrn-28-10": ("wide_resnet28_10", {}),
     "wrn-16-8": ("wide_resnet16_8", {"num_classes": 100}),
+    "densenet-bc-k12-d100": ("densenet_bc_k12_depth100", {"num_classes": 100}),
 }
 """Our name -> their name and the arguments of both."""
 
@@ -77,16 +78,19 @@ def golden(model: nn.Module, keys: bool) -> dict[str, object]:
 
 
 def main() -> None:
-    from torchdistill.models.classification import resnet, wide_resnet
+    from torchdistill.models.classification import densenet, resnet, wide_resnet
 
     made: dict[str, object] = {}
     for ours, (theirs, arguments) in OUTPUTS.items():
-        module = wide_resnet if theirs.startswith("wide") else resnet
+        (module,) = (each for each in (densenet, resnet, wide_resnet) if hasattr(each, theirs))
         made[ours] = golden(getattr(module, theirs)(**arguments), keys=ours in ("resnet20", "wrn-16-8"))
     lines = shapes(resnet.resnet1202())
     made["resnet1202"] = {"entries": len(lines), "shapes_sha256": digest(lines)}
     lines = shapes(wide_resnet.wide_resnet(16, 2, 0.0, 10, pretrained=False, progress=False))
     made["wrn-16-2"] = {"entries": len(lines), "shapes_sha256": digest(lines)}
+    for growth, depth in ((24, 250), (40, 190)):
+        lines = shapes(getattr(densenet, f"densenet_bc_k{growth}_depth{depth}")())
+        made[f"densenet-bc-k{growth}-d{depth}"] = {"entries": len(lines), "shapes_sha256": digest(lines)}
     Path(__file__).with_name("zoo.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 

@@ -20,6 +20,9 @@ from kd_core.models import MODELS
         ("wrn", {"depth": 18, "width": 2}, "6n \\+ 4"),
         ("wrn", {"depth": 4, "width": 2}, "6n \\+ 4"),
         ("wrn", {"depth": 16, "width": 0}, "at least 1"),
+        ("densenet-bc", {"growth": 12, "depth": 40 + 2}, "6n \\+ 4"),
+        ("densenet-bc", {"growth": 12, "depth": 4}, "6n \\+ 4"),
+        ("densenet-bc", {"growth": 0, "depth": 40}, "at least 1"),
     ],
 )
 def test_impossible_sizes_are_refused(name: str, values: dict[str, Any], says: str) -> None:
@@ -60,3 +63,43 @@ def test_dropout_acts_in_training_only() -> None:
     x = torch.rand(4, 3, 8, 8)
     assert not torch.equal(model(x), model(x))
     assert torch.equal(model.eval()(x), model(x))
+
+
+def test_dense_blocks_add_growth_and_transitions_halve() -> None:
+    model = MODELS.get("densenet-bc")(growth=6, depth=22, num_classes=5).eval()
+    seen: dict[str, torch.Size] = {}
+    for name, module in model.features.named_children():
+        module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.shape}))
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 5)
+    assert seen["denseblock1"] == (1, 12 + 3 * 6, 32, 32)
+    assert seen["denseblock2"] == (1, 15 + 3 * 6, 16, 16)
+    assert seen["denseblock3"] == (1, 16 + 3 * 6, 8, 8)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_memory_efficient_computes_the_same(dropout: float) -> None:
+    models = []
+    for efficient in (False, True):
+        torch.manual_seed(0)
+        model = MODELS.get("densenet-bc")(growth=4, depth=16, dropout=dropout, memory_efficient=efficient)
+        loss = model(torch.rand(4, 3, 16, 16)).square().sum()
+        loss.backward()
+        models.append((loss, model))
+    (loss, plain), (again, efficient) = models
+    assert torch.equal(loss, again)
+    for (name, ours), theirs in zip(plain.named_parameters(), efficient.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    for (name, ours), theirs in zip(plain.named_buffers(), efficient.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name  # the second pass is no second look at the batch
+
+
+def test_memory_efficient_keeps_less() -> None:
+    kept: dict[bool, int] = {}
+    for efficient in (False, True):
+        model = MODELS.get("densenet-bc")(growth=4, depth=100, memory_efficient=efficient)
+        sizes: list[int] = []
+        keep = torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x)
+        with keep:
+            model(torch.rand(2, 3, 16, 16))  # activations outweigh parameters
+        kept[efficient] = sum(sizes)
+    assert kept[True] < kept[False] / 2
