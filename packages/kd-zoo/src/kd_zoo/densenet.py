@@ -98,8 +98,8 @@ class DenseNet(nn.Module):
     """DenseNet-BC of three blocks: images (B, in_channels, H, W) -> logits (B, num_classes).
 
     ``depth`` is 6n + 4, ``growth`` the maps each layer adds (k in the paper). The blocks' outputs are
-    ``features.denseblock1`` (H, W), ``features.denseblock2`` (H/2, W/2) and ``features.denseblock3`` (H/4, W/4). H and W
-    are at least 4; the paper's are 32. KDError for another depth.
+    ``features.denseblock1`` (H, W), ``features.denseblock2`` (H/2, W/2) and ``features.denseblock3`` (H/4, W/4). H and
+    W are at least 4; the paper's are 32. KDError for another depth.
     """
 
     def __init__(
