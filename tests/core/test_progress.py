@@ -53,6 +53,13 @@ def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     assert without_stamps(tmp_path / "log.txt") == ["stage distill", "epoch 1/2: top1 0.5", "saved"]
 
 
+def test_a_note_is_in_the_log_alone(tmp_path: Path) -> None:
+    stream = Stream(terminal=False)
+    Reporter(tmp_path / "log.txt", stream=stream).note("built stages.0.optimizer")
+    assert stream.getvalue() == ""
+    assert without_stamps(tmp_path / "log.txt") == ["built stages.0.optimizer"]
+
+
 def test_a_long_epoch_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     stream = Stream(terminal=False)

@@ -90,9 +90,10 @@ class Experiment:
 
     def _run(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
         reporter = Reporter(folder.log, silent=not is_main())
-        data = Data(self.plan, self.policy, reporter.line)
+        reporter.line(f"run folder: {folder.path}")
+        data = Data(self.plan, self.policy, reporter.note)
         runtime = self._runtime(folder, data, reporter)
-        world = World(self.plan, self.policy, runtime, data, reporter.line)
+        world = World(self.plan, self.policy, runtime, data, reporter)
         if not resumed or not folder.manifest.exists():
             self._describe(folder, world, command)
         store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep)
@@ -219,7 +220,7 @@ def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
         mend = "name a run folder, or --set models.student.weights=PATH"
         raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
     reporter = Reporter()
-    built, splits = Data(planned, policy, reporter.line).get(planned.data)
+    built, splits = Data(planned, policy, reporter.note).get(planned.data)
     test = splits.test
     if test is None:
         raise KDError("data: there is no test split to score")

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from kd_core.files import append
+
 EVERY = 30.0
 """Seconds between two plain lines about one epoch."""
 
@@ -35,6 +37,10 @@ class Reporter:
     def line(self, text: str) -> None:
         """One line (or several) of text."""
         self._echo(text)
+        self._write_log(text)
+
+    def note(self, text: str) -> None:
+        """A line for the log alone: what only a search for a mistake wants to know."""
         self._write_log(text)
 
     @contextmanager
@@ -69,8 +75,7 @@ class Reporter:
     def _write_log(self, text: str) -> None:
         if self._log is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            with self._log.open("a", encoding="utf-8") as file:
-                file.writelines(f"{stamp} {each}\n" for each in text.splitlines())
+            append(self._log, "".join(f"{stamp} {each}\n" for each in text.splitlines()))
 
 
 class Epoch:

@@ -17,6 +17,7 @@ from kd_core.models import ModelSource
 from kd_core.objective import Adapters, Values
 from kd_core.plan import Plan, StagePlan
 from kd_core.planner import STUDENT
+from kd_core.progress import Reporter
 from kd_core.runtime import Runtime
 from kd_core.seeding import derive, seeded
 from kd_core.task import Batch, Splits
@@ -59,14 +60,13 @@ class World:
     """The built experiment. Each model's initial weights depend on (seed, name) alone; the student's are those
     of ``torch.manual_seed(seed)`` followed by its constructor."""
 
-    def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, log: Callable[[str], None]) -> None:
-        self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, log
+    def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, reporter: Reporter) -> None:
+        self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.note
         _, first = data.get(plan.data)
         self.values: dict[str, Any] = {"num_classes": first.num_classes, "num_samples": rows(first)}
-        builder = Builder(policy, self.values, log)
-        self.models = {
-            name: runtime.place(model) for name, model in build_models(plan, builder, first.num_classes, log).items()
-        }
+        builder = Builder(policy, self.values, self.log)
+        models = build_models(plan, builder, first.num_classes, reporter.line)
+        self.models = {name: runtime.place(model) for name, model in models.items()}
         self.adapters = Adapters(plan.adapters).to(runtime.device)
         for stage in plan.stages:
             probe(plan, stage, self.models, self.adapters, self._sample(stage), builder)

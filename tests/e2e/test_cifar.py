@@ -1,0 +1,89 @@
+"""Every CIFAR config on real images: it trains, leaves its teachers alone, and goes on after SIGKILL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kd_core.config import load
+from kd_core.experiment import Experiment, evaluate
+from kd_core.models import MODELS
+from kd_core.runner import StageRunner
+
+from .conftest import student_bytes
+from .test_resume import command, wait_for
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "vision").glob("cifar10_*.yaml"))
+KD = next(path for path in CONFIGS if path.stem == "cifar10_kd_resnet20_resnet56")
+
+pytestmark = pytest.mark.realdata
+
+
+def small(config: Path, data: Path, images: int = 16) -> list[str]:
+    """Overrides for an epoch of few images in every stage, with teachers of random weights."""
+    given = load(config).data
+    stages = [f"stages.{number}.epochs=1" for number in range(len(given["stages"]))]
+    models = [f"models.{name}.weights=null" for name, model in given["models"].items() if "zoo" in model]
+    limits = [f"data.limit={{train: {images}, test: 8}}", "data.val=0", "stages.0.batch_size=8"]
+    return [f"data.root={data / 'cifar10'}", *limits, *stages, *models]
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """What no stage may change: the state of the frozen models before and after each."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    def look(before: Callable[[StageRunner], None]) -> Callable[[StageRunner], None]:
+        def looking(self: StageRunner) -> None:
+            names = set(self.world.models) - set(self.learning)
+            modules = {name: self.world.models[name].state_dict() for name in names}
+            states.append({f"{name}.{key}": value.clone() for name in names for key, value in modules[name].items()})
+            before(self)
+
+        return looking
+
+    for name in ("run", "close"):
+        monkeypatch.setattr(StageRunner, name, look(getattr(StageRunner, name)))
+    return states
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_it_trains_its_student_and_no_teacher(
+    config: Path, real_data: Path, tmp_path: Path, frozen: list[dict[str, torch.Tensor]]
+) -> None:
+    experiment = Experiment.load(config, overrides=small(config, real_data))
+    result = experiment.train(tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2] * len(experiment.plan.stages)
+    assert set(result.metrics) == {"top1", "top5", "loss", "ece"}
+    assert evaluate(tmp_path / "run").metrics == result.metrics
+    torch.manual_seed(0)
+    begun = MODELS.get(str(experiment.plan.models["student"].arch))().state_dict()
+    ended = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    assert ended.keys() == begun.keys()
+    assert all(not torch.equal(ended[key], begun[key]) for key in begun if begun[key].dim() == 4)
+    for before, after in zip(frozen[::2], frozen[1::2], strict=True):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_killed_in_an_epoch_of_augmented_images_it_ends_the_same(real_data: Path, tmp_path: Path) -> None:
+    overrides = [*small(KD, real_data, images=80), "stages.0.epochs=2", "checkpoint={every_steps: 1, keep: 2}"]
+    options: list[Any] = [part for each in overrides for part in ("--set", each)]
+    killed = command("train", KD, "--out", tmp_path / "killed", *options)
+    wait_for(tmp_path / "killed" / "checkpoints", "step-0000000[4-9]*", killed)
+    killed.kill()
+    killed.communicate(timeout=60)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    resumed = command("resume", tmp_path / "killed")
+    _, errors = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, errors.decode()
+    assert "stage 'stage0', step" in errors.decode()
+    Experiment.load(KD, overrides=overrides).train(tmp_path / "whole")
+    assert student_bytes(tmp_path / "killed") == student_bytes(tmp_path / "whole")
