@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,34 @@ import torch
 
 import kd_zoo.models  # noqa: F401
 from kd_core.errors import KDError
-from kd_core.models import MODELS, find_card
+from kd_core.models import MODELS, StateDict, WeightCard, builder_of, find_card
+from kd_core.registry import Registry
 from kd_core.weights import load_state, read_state
 from kd_zoo.cards import CARDS, card, download, weights_path
 
 
 def test_every_published_file_has_a_card() -> None:
-    files = {each.url.rpartition("/")[2] for each in CARDS}
-    assert files == {
-        *(f"cifar10-resnet{depth}.pt" for depth in (20, 32, 44, 56, 110)),
-        *(f"cifar{n}-wide_resnet{name}.pt" for n in (10, 100) for name in ("40_4", "28_10", "16_8")),
-    }
-    assert len(CARDS) == len(files)
+    files = [each.url.rpartition("/")[2] for each in CARDS]
+    assert sorted(files) == sorted(
+        [
+            *(f"cifar10-resnet{depth}.pt" for depth in (20, 32, 44, 56, 110)),
+            *(f"cifar{n}-wide_resnet{name}.pt" for n in (10, 100) for name in ("40_4", "28_10", "16_8")),
+            *(f"cifar{n}-densenet_bc_k12_depth100.pt" for n in (10, 100)),
+            "ilsvrc2012-resnet18_from_resnet34.pt",
+            "coco2017-lraspp_mobilenet_v3_large_from_deeplabv3_resnet50.pt",
+            "pascal_voc2012-deeplabv3_resnet50.pt",
+            "pascal_voc2012-deeplabv3_resnet101.pt",
+        ]
+    )
+
+
+@pytest.mark.parametrize("each", CARDS, ids=lambda each: f"{each.dataset}-{each.name}")
+def test_a_card_says_where_from_and_under_which_terms(each: WeightCard) -> None:
+    assert each.url.startswith("https://github.com/yoshitomo-matsubara/torchdistill/releases/download/v0.")
+    assert (each.licence, len(each.mean), len(each.std)) == ("MIT", 3, 3)
+    assert set(each.published) >= ({"top1"} if each.package != "kd-seg" else {"miou", "pixel_accuracy"})
+    assert "2310.17644" in each.source
+    assert ("original" in each.source) == any(key.endswith("_original") for key in each.published)
 
 
 def test_cards_are_found_by_our_name_and_the_ancestors() -> None:
@@ -30,37 +47,82 @@ def test_cards_are_found_by_our_name_and_the_ancestors() -> None:
     assert ours.published == {"top1": 81.27, "top1_original": 80.75}
     assert find_card("resnet20", None)[1] is card("resnet20")
     assert find_card("resnet20", "cifar10")[1] is card("resnet20")
+    assert card("densenet-bc-k12-d100") is card("densenet_bc_k12_depth100", "cifar10")
+
+
+@pytest.mark.parametrize("dataset", [None, "cifar10", "digits"])
+@pytest.mark.parametrize("name", ["cifar100-wrn-28-10", "cifar100-wide_resnet28_10"])
+def test_a_name_may_say_its_data_set(name: str, dataset: str | None) -> None:
+    assert card(name, dataset) is card("wrn-28-10", "cifar100")
+
+
+def test_weights_published_for_one_data_set_begin_training_on_any() -> None:
+    wanted = card("resnet18-kr", "image_folder")
+    assert wanted is card("resnet18_from_resnet34") is card("ilsvrc2012-resnet18_from_resnet34", "cifar10")
+    assert (wanted.arch, wanted.dataset, wanted.num_classes) == ("torchvision.resnet18", "imagenet", 1000)
 
 
 @pytest.mark.parametrize(
     ("name", "dataset", "says"),
     [
         ("resnet-20", "cifar10", "did you mean 'resnet20'"),
-        ("resnet20", "cifar100", "on 'cifar100'"),
-        ("resnet20", "svhn", "cifar10 and cifar100"),
+        ("resnet1202", None, "for no data set"),
+        ("resnet20", "cifar100", "for cifar100, only for cifar10\n.*cifar10-resnet20"),
+        ("cifar100-resnet20", None, "only for cifar10\n"),
+        ("wrn-28-10", "svhn", "for svhn, only for cifar10 and cifar100\n"),
     ],
 )
-def test_weights_that_do_not_exist_are_an_error(name: str, dataset: str, says: str) -> None:
-    with pytest.raises(KDError, match=says):
-        card(name, dataset)
+def test_weights_that_do_not_exist_are_an_error(name: str, dataset: str | None, says: str) -> None:
+    for find in (card, find_card):
+        with pytest.raises(KDError, match=says):
+            find(name, dataset)
 
 
-@pytest.mark.parametrize("layout", ["plain", "model", "data parallel"])
+@pytest.mark.parametrize("name", ["deeplabv3-resnet50", "lraspp-mobilenet-v3-large-ktaad"])
+def test_an_architecture_of_another_package_is_named_with_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd_core.models.MODELS", Registry("model", "kd.none"))
+    with pytest.raises(KDError, match="which the package kd-seg holds"):
+        builder_of(card(name))
+
+
+def layouts(state: StateDict) -> dict[str, object]:
+    """How the ancestor's files keep a state dict: alone, wrapped for several GPUs, or in its whole checkpoint."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    checkpoint = {
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "best_value": 91.92,
+        "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [91, 136]).state_dict(),
+        "args": argparse.Namespace(config="resnet20.yaml", device="cuda", world_size=1, seed=None),
+    }
+    return {
+        "plain": state,
+        "data parallel": {f"module.{key}": value for key, value in state.items()},
+        "ckpt": checkpoint,
+    }
+
+
+@pytest.mark.parametrize("layout", ["plain", "data parallel", "ckpt"])
 def test_a_file_in_the_cache_loads_in_every_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     wanted = card("resnet20")
     trained = MODELS.get(wanted.arch)(num_classes=wanted.num_classes)
-    state = trained.state_dict()
-    if layout == "data parallel":
-        state = {f"module.{key}": value for key, value in state.items()}
     weights_path(wanted).parent.mkdir(parents=True)
-    torch.save({"model": state, "best_value": 1.0} if layout == "model" else state, weights_path(wanted))
+    torch.save(layouts(trained.state_dict())[layout], weights_path(wanted))
     fresh = MODELS.get(wanted.arch)(num_classes=wanted.num_classes)
     load_state(fresh, read_state(download(wanted)), wanted.url)
     for key, value in fresh.state_dict().items():
         assert torch.equal(value, trained.state_dict()[key]), key
+
+
+def test_a_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"model": {"w": torch.zeros(1)}, "args": argparse.ArgumentParser}, path)
+    with pytest.raises(KDError, match=r"it holds argparse\.ArgumentParser"):
+        read_state(path)
 
 
 def test_without_the_file_and_network_one_error_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

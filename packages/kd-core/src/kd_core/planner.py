@@ -11,7 +11,7 @@ from typing import Any
 from kd_core.binding import Binder
 from kd_core.config import Document, Lazy, Policy
 from kd_core.errors import ConfigError, KDError, did_you_mean
-from kd_core.models import MODELS, described, find_card
+from kd_core.models import MODELS, builder_of, described, find_card
 from kd_core.plan import AdapterPlan, Plan, StagePlan, TermPlan, flat
 from kd_core.spec import (
     AdapterSpec,
@@ -148,7 +148,7 @@ class Planner:
                 self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.rest, path, list(ModelSpec.model_fields))
             elif spec.zoo is not None:
                 card = find_card(spec.zoo, self._dataset())[1]
-                self.binder.parameters(MODELS.get(card.arch), card.arch, spec.rest, path, list(ModelSpec.model_fields))
+                self.binder.parameters(builder_of(card), card.arch, spec.rest, path, list(ModelSpec.model_fields))
         except KDError as error:
             self.binder.report((*path, spec.source), error)
         if spec.source in ("call", "run"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or torch file; nothing but tensors is ever unpickled.
+    """The state dict in a .safetensors or torch file; nothing but tensors and plain values is ever unpickled.
 
     KDError where the file is missing, damaged, or holds something else.
     """
@@ -34,7 +36,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         pickle.UnpicklingError,
         _safetensors_error(),
     ) as error:
-        raise KDError(f"{path} is not a readable weight file: {str(error).splitlines()[0][:200]}") from None
+        raise KDError(f"{path} is not a readable weight file: {_reason(error)}") from None
     for key in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -51,7 +53,14 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([Namespace]):  # training scripts keep their arguments beside the weights
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or what torch refused to unpickle."""
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it holds {refused[1]}, not only tensors and plain values" if refused else str(error).splitlines()[0][:200]
 
 
 def _safetensors_error() -> type[Exception]:

@@ -85,6 +85,10 @@ class TorchvisionZoo:
             return None
         return card_of(arch, version)
 
+    def datasets(self, name: str) -> list[str]:
+        """None beside the one that :meth:`card` finds."""
+        return []
+
     def names(self) -> list[str]:
         """Every model that has weights; each has versions, too."""
         return [PREFIX + name for name in torchvision_models.list_models(module=torchvision_models)]
@@ -117,6 +121,7 @@ def card_of(arch: str, version: str = "") -> WeightCard:
         std=tuple(transform.std),
         published={"top1": scores["acc@1"], "top5": scores["acc@5"]},
         source=weights.meta.get("recipe", ""),
+        package="kd-vision",
     )
 
 

@@ -1,45 +1,48 @@
-"""Weights published for the zoo's models, as cards: what they are, where they lie, what they score."""
+"""Published weights, as cards: what they are, where they lie, what they score."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kd_core.download import fetch, place
-from kd_core.errors import KDError, did_you_mean
-from kd_core.models import ZOOS, WeightCard
+from kd_core.models import ZOOS, WeightCard, card_among
 
-RELEASE = "https://github.com/yoshitomo-matsubara/torchdistill/releases/download/v0.1.1"
-SOURCE = "top1: Matsubara, NLP-OSS 2023 (arXiv 2310.17644), section 4.2; top1_original: the authors of the model"
+RELEASES = "https://github.com/yoshitomo-matsubara/torchdistill/releases/download"
+SOURCE = "Matsubara, NLP-OSS 2023 (arXiv 2310.17644)"
+RESNET = "He et al., CVPR 2016 (arXiv 1512.03385), table 6"
+WRN = "Zagoruyko & Komodakis, BMVC 2016 (arXiv 1605.07146), table 5"
+DENSENET = "Huang et al., CVPR 2017 (arXiv 1608.06993), table 2"
+REVIEW = "Chen et al., CVPR 2021 (arXiv 2104.09044)"
+DEEPLAB = "Chen et al. 2017 (arXiv 1706.05587)"
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 MEAN = {"cifar10": (0.49139968, 0.48215841, 0.44653091), "cifar100": (0.5070754, 0.48655024, 0.44091907)}
 STD = {"cifar10": (0.24703223, 0.24348513, 0.26158784), "cifar100": (0.26733398, 0.25643876, 0.2761503)}
-TOP1 = (
-    ("cifar10", "resnet20", 91.92, 91.25),
-    ("cifar10", "resnet32", 93.03, 92.49),
-    ("cifar10", "resnet44", 93.20, 92.83),
-    ("cifar10", "resnet56", 93.57, 93.03),
-    ("cifar10", "resnet110", 93.50, 93.57),
-    ("cifar10", "wrn-40-4", 95.24, 95.47),
-    ("cifar10", "wrn-28-10", 95.53, 96.00),
-    ("cifar10", "wrn-16-8", 94.76, 95.73),
-    ("cifar100", "wrn-40-4", 79.44, 79.82),
-    ("cifar100", "wrn-28-10", 81.27, 80.75),
-    ("cifar100", "wrn-16-8", 79.26, 79.57),
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR = (
+    ("cifar10", "resnet20", 91.92, 91.25, RESNET),
+    ("cifar10", "resnet32", 93.03, 92.49, RESNET),
+    ("cifar10", "resnet44", 93.20, 92.83, RESNET),
+    ("cifar10", "resnet56", 93.57, 93.03, RESNET),
+    ("cifar10", "resnet110", 93.50, 93.57, RESNET),
+    ("cifar10", "wrn-40-4", 95.24, 95.47, WRN),
+    ("cifar10", "wrn-28-10", 95.53, 96.00, WRN),
+    ("cifar10", "wrn-16-8", 94.76, 95.73, WRN),
+    ("cifar10", "densenet-bc-k12-d100", 95.53, 95.49, DENSENET),
+    ("cifar100", "wrn-40-4", 79.44, 78.82, WRN),  # Matsubara quotes 79.82; the table has an error of 21.18
+    ("cifar100", "wrn-28-10", 81.27, 80.75, WRN),
+    ("cifar100", "wrn-16-8", 79.26, 79.57, WRN),
+    ("cifar100", "densenet-bc-k12-d100", 77.14, 77.73, DENSENET),
 )
-"""Data set, model, percent of the test images these weights get right, and the percentage its authors report."""
+"""Data set, model, percent of test images these weights get right, the same by the model's authors, and where."""
 
 
-def their_name(arch: str) -> str:
-    """torchdistill's name of a model: wrn-28-10 is wide_resnet28_10."""
-    return arch.replace("wrn-", "wide_resnet").replace("-", "_")
-
-
-def _card(dataset: str, arch: str, top1: float, original: float) -> WeightCard:
+def _cifar(dataset: str, arch: str, top1: float, original: float, paper: str) -> WeightCard:
+    theirs = arch.replace("wrn-", "wide_resnet").replace("-d", "_depth").replace("-", "_")
     return WeightCard(
         name=arch,
         arch=arch,
         dataset=dataset,
-        url=f"{RELEASE}/{dataset}-{their_name(arch)}.pt",
+        url=f"{RELEASES}/v0.1.1/{dataset}-{theirs}.pt",
         sha256=None,
         licence="MIT",
         num_classes=NUM_CLASSES[dataset],
@@ -47,22 +50,112 @@ def _card(dataset: str, arch: str, top1: float, original: float) -> WeightCard:
         mean=MEAN[dataset],
         std=STD[dataset],
         published={"top1": top1, "top1_original": original},
-        source=SOURCE,
+        source=f"{SOURCE}, section 4.2; original: {paper}",
+        package="kd-zoo",
     )
 
 
-CARDS = tuple(_card(*row) for row in TOP1)
+def _large(name: str, arch: str, dataset: str, file: str, published: dict[str, float], source: str) -> WeightCard:
+    image_classifier = dataset == "imagenet"
+    return WeightCard(
+        name=name,
+        arch=arch,
+        dataset=dataset,
+        url=f"{RELEASES}/{file}",
+        sha256=None,
+        licence="MIT",
+        num_classes=1000 if image_classifier else 21,
+        input_size=(224, 224) if image_classifier else (),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        published=published,
+        source=f"{SOURCE}, {source}",
+        package="kd-vision" if image_classifier else "kd-seg",
+    )
+
+
+CARDS = (
+    *(_cifar(*row) for row in CIFAR),
+    _large(
+        "resnet18-kr",
+        "torchvision.resnet18",
+        "imagenet",
+        "v0.2.5/ilsvrc2012-resnet18_from_resnet34.pt",
+        {"top1": 71.64, "top1_original": 71.61},
+        f"table 4: distilled from ResNet-34 by knowledge review; original: {REVIEW}",
+    ),
+    _large(
+        "lraspp-mobilenet-v3-large-ktaad",
+        "torchvision.lraspp_mobilenet_v3_large",
+        "coco2017",
+        "v0.2.6/coco2017-lraspp_mobilenet_v3_large_from_deeplabv3_resnet50.pt",
+        {"miou": 58.2, "pixel_accuracy": 92.1},
+        "section 6: distilled from DeepLabv3 with ResNet-50 by KTAAD",
+    ),
+    _large(
+        "deeplabv3-resnet50",
+        "torchvision.deeplabv3_resnet50",
+        "voc2012",
+        "v0.2.8/pascal_voc2012-deeplabv3_resnet50.pt",
+        {"miou": 80.6, "pixel_accuracy": 95.7},
+        "section 6",
+    ),
+    _large(
+        "deeplabv3-resnet101",
+        "torchvision.deeplabv3_resnet101",
+        "voc2012",
+        "v0.2.8/pascal_voc2012-deeplabv3_resnet101.pt",
+        {"miou": 82.4, "pixel_accuracy": 96.2, "miou_original": 82.70},
+        f"section 6; original, the best of the authors' ResNet-101: {DEEPLAB}",
+    ),
+)
 """Every card, CIFAR-10's first."""
 
 
-def card(name: str, dataset: str = "cifar10") -> WeightCard:
+def names_of(card: WeightCard) -> tuple[str, str]:
+    """Our name and torchdistill's: wrn-28-10 and wide_resnet28_10."""
+    return card.name, PurePosixPath(card.url).stem.partition("-")[2]
+
+
+class KDZoo:
+    """The cards of this module, for configs and commands."""
+
+    def card(self, name: str, dataset: str | None) -> WeightCard | None:
+        """The card of that name, by our name or torchdistill's, CIFAR-10's where no data set is given.
+
+        A name that begins with a data set (``cifar100-wrn-28-10``) has that one's weights on any data, and so have
+        models that were published for one data set other than CIFAR: such weights often begin a training on other data.
+        """
+        for card in CARDS:
+            for each in names_of(card):
+                if name == f"{card.dataset}-{each}" or PurePosixPath(card.url).stem == name:
+                    return card
+                if name == each and (dataset in (None, card.dataset) or card.dataset not in NUM_CLASSES):
+                    return card
+        return None
+
+    def datasets(self, name: str) -> list[str]:
+        """The data sets that a model has weights for; ``name`` may begin with one that it has none for."""
+        for dataset in NUM_CLASSES:
+            name = name.removeprefix(f"{dataset}-")
+        return [card.dataset for card in CARDS if name in names_of(card)]
+
+    def names(self) -> list[str]:
+        """The models that have weights."""
+        return list(dict.fromkeys(card.name for card in CARDS))
+
+    def path(self, card: WeightCard) -> Path:
+        """The weights as a local file, downloaded where missing."""
+        return download(card)
+
+
+ZOO = KDZoo()
+ZOOS("kd-zoo")(ZOO)
+
+
+def card(name: str, dataset: str | None = None) -> WeightCard:
     """The card of a model, by our name or torchdistill's; KDError where no weights were published."""
-    found = CifarZoo().card(name, dataset)
-    if found is None:
-        known = [each.name for each in CARDS if each.dataset == dataset]
-        hint = did_you_mean(name, known) if known else f"there are some for {' and '.join(NUM_CLASSES)}"
-        raise KDError(f"no weights were published for {name!r} on {dataset!r}\n    hint: {hint}")
-    return found
+    return card_among([ZOO], name, dataset)[1]
 
 
 def weights_path(card: WeightCard) -> Path:
@@ -73,24 +166,3 @@ def weights_path(card: WeightCard) -> Path:
 def download(card: WeightCard) -> Path:
     """The weights of a card as a verified local file; KDError without network, saying where to put it by hand."""
     return fetch(card.url, sha256=card.sha256)
-
-
-class CifarZoo:
-    """The cards of this module, for configs and commands."""
-
-    def card(self, name: str, dataset: str | None) -> WeightCard | None:
-        """The card of that name; CIFAR-10's where no data set is given."""
-        wanted = dataset or "cifar10"
-        found = (each for each in CARDS if each.dataset == wanted and name in (each.name, their_name(each.name)))
-        return next(found, None)
-
-    def names(self) -> list[str]:
-        """The models that have weights."""
-        return list(dict.fromkeys(each.name for each in CARDS))
-
-    def path(self, card: WeightCard) -> Path:
-        """The weights as a local file, downloaded where missing."""
-        return download(card)
-
-
-ZOOS("cifar")(CifarZoo())
