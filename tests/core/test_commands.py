@@ -158,6 +158,11 @@ def test_eval_takes_a_config_a_run_or_a_published_model(run: Run, backend: Backe
     assert "--zoo" in done.stderr
 
 
+def test_a_metric_that_is_not_a_number_is_printed_as_such(run: Run, backend: Backend) -> None:
+    backend.scores = Scores({"top1": math.nan, "loss": None})  # type: ignore[dict-item]  # as read from result.json
+    assert run("resume", "runs/x").stdout.splitlines() == ["top1         nan", "loss         nan"]
+
+
 def test_resume(run: Run, backend: Backend) -> None:
     done = run("resume", "runs/x/1", "--trust", "mine")
     assert done.stdout.endswith("runs/x/1\n")

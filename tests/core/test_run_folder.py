@@ -10,7 +10,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ from kd_core.run_folder import RunFolder
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create("digits_kd", 3, root=tmp_path)
+
+
+@contextmanager
+def disk_full(limit: int) -> Iterator[None]:
+    """No file may grow beyond ``limit`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_folder_is_named_by_config_time_and_seed(tmp_path: Path) -> None:
@@ -85,13 +97,20 @@ def test_what_is_no_run_folder_cannot_be_opened(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "missing")
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "..", "", "a\0b", "x" * 300])
+def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KDError, match="name"):
+        RunFolder.create(name, 0, root=tmp_path / "runs")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 HOLD = """
     import os, sys, time
     from pathlib import Path
     from kd_core.run_folder import RunFolder
     run = RunFolder.open(Path(sys.argv[1])).lock()
     if sys.argv[2] == "dead":  # as the workers of a killed process see it
-        (run.path / "lock").write_text("4194305")  # above the largest process id there is
+        (run.path / ".pid").write_text("4194305")  # above the largest process id there is
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))
 """
@@ -114,7 +133,7 @@ def test_two_processes_cannot_train_in_one_folder(run: RunFolder) -> None:
             RunFolder.open(run.path).lock()
         process.kill()
     with RunFolder.open(run.path).lock():
-        assert (run.path / "lock").read_text().strip() == str(os.getpid())
+        assert (run.path / ".pid").read_text() == str(os.getpid())
 
 
 def test_the_lock_that_workers_of_a_dead_process_still_hold_is_waited_for(run: RunFolder) -> None:
@@ -132,7 +151,7 @@ def test_locking_removes_what_a_killed_process_left_half_written(run: RunFolder)
     (run.path / ".tmp-student" / "model.pt").write_text("half")
     run.release()
     run.lock()
-    assert [each.name for each in run.path.iterdir()] == ["lock"]
+    assert sorted(each.name for each in run.path.iterdir()) == [".lock", ".pid"]
 
 
 def test_the_manifest_says_on_what_the_run_ran_and_grows_with_each_resume(run: RunFolder) -> None:
@@ -171,6 +190,11 @@ def test_a_torn_last_line_is_no_line(run: RunFolder, cut: int) -> None:
     run.metrics.truncate_to(size)  # what the checkpoint noted may not have reached the disk either
     run.metrics.append({"step": 2})
     assert run.metrics.read() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_full_disk_is_named(run: RunFolder) -> None:
+    with disk_full(10), pytest.raises(KDError, match=r"cannot write .*metrics.jsonl: File too large"):
+        run.metrics.append({"step": 123456})
 
 
 def test_cutting_back_to_nothing_or_without_a_file_is_fine(run: RunFolder) -> None:
@@ -231,13 +255,8 @@ def test_a_second_export_replaces_the_first(run: RunFolder) -> None:
 
 def test_a_full_disk_leaves_the_exported_student_as_it_was(run: RunFolder) -> None:
     run.export_student(nn.Linear(2, 2), "arch: first\n")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(KDError, match="cannot write the student"):
-            run.export_student(nn.Linear(100, 100), "arch: second\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with disk_full(10_000), pytest.raises(KDError, match="cannot write the student"):
+        run.export_student(nn.Linear(100, 100), "arch: second\n")
     assert (run.student / "model.yaml").read_text() == "arch: first\n"
     assert not list(run.path.glob(".tmp*"))
 

@@ -113,7 +113,8 @@ def answer(result: Any, as_json: bool) -> None:
         return
     published = facts.get("published", {})
     for metric, value in result.metrics.items():
-        click.echo(f"{metric:<12} {value:.6g}" + (f"  (published: {published[metric]})" if metric in published else ""))
+        shown = "nan" if value is None else f"{value:.6g}"  # result.json, being JSON, has no NaN
+        click.echo(f"{metric:<12} {shown}" + (f"  (published: {published[metric]})" if metric in published else ""))
     if facts.get("run"):
         click.echo(str(result.run))
 

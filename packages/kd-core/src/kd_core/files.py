@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from kd_core.errors import KDError
+
 TEMPORARY = ".tmp-"
 """How the name of a file that is still being written begins."""
 
@@ -47,6 +49,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, all of it or nothing."""
     write_bytes(path, text.encode())
+
+
+def append(path: Path, text: str) -> None:
+    """Add ``text`` at the end; KDError where the disk does not take it."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise KDError(f"cannot write {path}: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,11 +18,13 @@ from filelock import FileLock, Timeout
 
 from kd_core.environment import environment
 from kd_core.errors import KDError
-from kd_core.files import json_text, remove_leftovers, write_text
+from kd_core.files import append, json_text, remove_leftovers, write_text
 
 if TYPE_CHECKING:
     from torch import nn
 
+PATIENCE = 15.0
+"""Seconds that the workers of a process that died are waited for: they look for it every few seconds."""
 
 MODEL_CARD = """\
 # {name}
@@ -79,16 +82,17 @@ class RunFolder:
         self.student = path / "student"
         self.card = path / "README.md"
         self._result = path / "result.json"
-        self._lock = FileLock(path / "lock")
+        self._lock = FileLock(path / ".lock")
+        self._pid = path / ".pid"
         self._new = False
 
     @classmethod
     def create(cls, name: str, seed: int, out: Path | None = None, *, root: Path = Path("runs")) -> RunFolder:
         """A new, locked folder: ``out`` itself, else one below ``root``; KDError where ``out`` holds anything."""
         try:
-            run = cls(_new_folder(root / name, seed) if out is None else out)
+            run = cls(_new_folder(root, name, seed) if out is None else out)
             run.path.mkdir(parents=True, exist_ok=True)
-            if any(each.name != "lock" for each in run.path.iterdir()):
+            if any(each.name not in (".lock", ".pid") for each in run.path.iterdir()):
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty\n    hint: {hint}")
             run._new = True
@@ -109,13 +113,13 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            owner = self._owner()
+            owner = int(self._pid.read_text()) if self._pid.exists() else -1
             try:
                 # The lock of a dead process is its worker processes', which leave within seconds.
-                self._lock.acquire(timeout=0 if _alive(owner) else 15)
+                self._lock.acquire(timeout=0 if psutil.pid_exists(owner) else PATIENCE)
             except Timeout:
                 raise KDError(f"another process ({owner}) is training in {self.path}") from None
-        (self.path / "lock").write_text(f"{os.getpid()}\n")
+        write_text(self._pid, str(os.getpid()))
         remove_leftovers(self.path)
         return self
 
@@ -173,24 +177,21 @@ class RunFolder:
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
         return MODEL_CARD.format(name=self.path.name, rows=rows, command=command, description=description.strip())
 
-    def _owner(self) -> int:
-        try:
-            return int((self.path / "lock").read_text() or 0)
-        except (OSError, ValueError):
-            return 0
 
-
-def _new_folder(parent: Path, seed: int) -> Path:
-    """A folder that did not exist, named by the time and the seed."""
+def _new_folder(root: Path, name: str, seed: int) -> Path:
+    """A folder that did not exist, named by the time and the seed; KDError where ``name`` leads out of ``root``."""
+    if not re.fullmatch(r"\w[^/\\\0]*", name):
+        raise KDError(f"name: {name!r} is not the name of a folder")
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
-    parent.mkdir(parents=True, exist_ok=True)
-    for path in (parent / (f"{stem}-{again}" if again else stem) for again in itertools.count()):
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for again in itertools.count():
+        path = root / name / (f"{stem}-{again}" if again else stem)
         try:
             path.mkdir()
+            break
         except FileExistsError:
             continue
-        return path
-    raise AssertionError
+    return path
 
 
 class MetricsLog:
@@ -201,8 +202,7 @@ class MetricsLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json_text(record) + "\n")
+        append(self.path, json_text(record) + "\n")
 
     def offset(self) -> int:
         """The size in bytes, once all of it is on the disk: what a checkpoint notes."""
@@ -226,7 +226,3 @@ class MetricsLog:
             return []
         text = self.path.read_text(encoding="utf-8")
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _alive(pid: int) -> bool:
-    return pid > 0 and psutil.pid_exists(pid)
