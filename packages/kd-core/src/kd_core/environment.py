@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, distributions, requires, ve
 from pathlib import Path
 from typing import Any
 
-
 SOURCE = Path(__file__).parent
 
 
