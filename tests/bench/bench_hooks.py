@@ -4,14 +4,13 @@
 
     python tests/bench/bench_hooks.py [--rounds 100] [--model resnet18|small]
 
-Prints the mean of each side's fastest quarter of steps, which other work on the machine disturbs least, and the ratio
+Prints the mean processor time of each side's fastest quarter of steps, which other work disturbs least, and the ratio
 of the two. ``small`` has steps of a fraction of a millisecond and so shows the hooks' own time.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -37,16 +36,16 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)), torch.randn(256, 64)
 
 
-def stepper(model: nn.Module, forward: Callable[[Tensor], Tensor], batch: Tensor) -> Callable[[], float]:
-    """One training step, which returns its seconds."""
+def stepper(model: nn.Module, batch: Tensor) -> Callable[[Callable[[Tensor], Tensor]], float]:
+    """A training step by any forward pass of the model, which gives the processor's seconds."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step(forward: Callable[[Tensor], Tensor]) -> float:
+        start = time.process_time()
         optimizer.zero_grad()
         forward(batch).square().mean().backward()
         optimizer.step()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return step
 
@@ -56,20 +55,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--model", choices=TAPS, default="resnet18")
     options = parser.parse_args()
-    bare, batch = make(options.model)
-    wrapper = ForwardWrapper(copy.deepcopy(bare), TAPS[options.model])
-    plain = stepper(bare, bare, batch)
-    tapped = stepper(wrapper, lambda x: wrapper(x).output, batch)
-    for _ in range(5):
-        plain(), tapped()
-    pairs = []
-    for number in range(options.rounds):  # who goes first alternates
-        first, second = (plain, tapped) if number % 2 else (tapped, plain)
-        times = first(), second()
-        pairs.append(times if number % 2 else times[::-1])
-    without, with_taps = (fastest_quarter(each) for each in zip(*pairs, strict=True))
-    print(f"{options.model}: {without * 1e3:.3f} ms bare, {with_taps * 1e3:.3f} ms with {len(wrapper.taps)} taps")
-    print(f"ratio {with_taps / without:.4f} ({options.rounds} rounds)")
+    model, batch = make(options.model)
+    wrapper = ForwardWrapper(model)
+    step = stepper(model, batch)
+    seconds: dict[str, list[float]] = {"bare": [], "tapped": []}
+    for number in range(2 * options.rounds):
+        wrapper.retap(TAPS[options.model] if number % 2 else [])
+        step(lambda x: wrapper(x).output)  # the probe pass
+        if number % 2:
+            seconds["tapped"].append(step(lambda x: wrapper(x).output))
+        else:
+            seconds["bare"].append(step(model))
+    bare, tapped = map(fastest_quarter, seconds.values())
+    print(f"{options.model}: {bare * 1e3:.3f} ms bare, {tapped * 1e3:.3f} ms with {len(TAPS[options.model])} taps")
+    print(f"ratio {tapped / bare:.4f} ({options.rounds} rounds)")
 
 
 def fastest_quarter(seconds: Sequence[float]) -> float:
