@@ -595,7 +595,7 @@ def test_module_at(path: str, kind: str) -> None:
         ("layer1.0.con1", "did you mean 'layer1.0.conv1'?"),
         ("bn2", "did you mean 'bn1'?"),
         ("layer1.-3", "did you mean 'layer1.1'?"),
-        ("downsample.0", "did you mean 'layer4.0.downsample.0'?"),
+        ("downsample.0", ".0.downsample.0'?"),  # of several as near
         ("xyz", "choose one of: avgpool, bn1, conv1, fc, layer1, layer2, layer3, layer4, maxpool, relu"),
         ("fc.weight", "fc.weight is a tensor, not a module"),
         ("bn1.relu", "bn1 is a BatchNorm2d without modules inside"),
