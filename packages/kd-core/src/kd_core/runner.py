@@ -75,7 +75,7 @@ class StageRunner:
         )
         with seeded(derive(self.world.plan.seed, "losses", plan.index)):
             self.objective = Objective(plan.terms, self.world.adapters, builder, before).to(self.runtime.device)
-        self.root, self.trained = select(self.world, plan, self.objective)
+        self.root, self.trained = select(self.world, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
         self.learning, self.frozen = wrap(self.world, plan, self.trained)
         self._optimise(builder)
@@ -117,7 +117,8 @@ class StageRunner:
                 self.plan.name, self.progress.epoch, self.epochs, self.steps_per_epoch, done=self.progress.batch
             ) as bar:
                 for batch in self._batches():
-                    self._step(batch)
+                    with self.runtime.compiled(usual=len(batch) == self.spec.batch_size):
+                        self._step(batch)
                     bar.step(1, **self._shown())
                     self._between_steps()
                     if self.progress.stopped or self.progress.step >= self.total_steps:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kd_core.errors import KDError
+from kd_core.folding import folded, halve
 from kd_core.spec import RuntimeSpec
 from kd_core.task import Batch, map_tensors
+from kd_core.wires import Tap
 
-COMPILE_FROM = 2000
+COMPILE_FROM = 1000
 """Planned steps from which compiling a frozen teacher (about a minute) pays."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -30,7 +32,8 @@ def fast(models: Mapping[str, bool], planned_steps: int) -> RuntimeSpec:
     cuda = torch.cuda.is_available()
     half = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     compiled = [name for name, frozen in models.items() if frozen] if planned_steps >= COMPILE_FROM else []
-    return RuntimeSpec(precision="bf16" if half else "fp32", channels_last=True, fused=True, compile=compiled)
+    precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
+    return RuntimeSpec(precision=precision, channels_last=True, fused=True, fold=True, compile=compiled)
 
 
 def is_main() -> bool:
@@ -60,6 +63,19 @@ class Runtime:
         if self.spec.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
+
+    def cheapened(self, model: nn.Module, taps: Collection[Tap]) -> nn.Module:
+        """A frozen model as it is run: with ``fold`` a copy with folded batch norms and weights in the precision."""
+        if not self.spec.fold:
+            return model
+        cheap = folded(model, taps)
+        if self.spec.precision == "bf16":
+            halve(cheap)
+        return self.place(cheap)
+
+    def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
+        """With compiled code for batches of the usual size; others are not worth compiling for."""
+        return torch.compiler.set_stance("force_eager") if self.spec.compile and not usual else nullcontext()
 
     def format(self, batch: Batch) -> Batch:
         """A prepared batch with its images in the runtime's memory format."""

@@ -40,7 +40,7 @@ def score(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), runtime.autocast():
+        with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             for raw in split.batches(in_order(len(split), batch_size), epoch=0, seed=0, augment=False):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
                 metrics.update(task.call(model, batch.for_model(name)), batch)

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
 
 from torch import nn
 
-from kd_core.errors import KDError
-from kd_core.objective import Objective
-from kd_core.plan import StagePlan
+from kd_core.errors import ConfigError, KDError, problems_of
+from kd_core.objective import Adapters
+from kd_core.plan import Plan, StagePlan
 from kd_core.planner import STUDENT
 from kd_core.surgery import matching
 from kd_core.world import World, root_module
 from kd_core.wrappers import ForwardWrapper, Teacher
 
 
-def select(world: World, stage: StagePlan, objective: Objective) -> tuple[nn.Module, set[str]]:
+class Parts(Protocol):
+    """What a stage can train, beside its losses."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def models(self) -> Mapping[str, nn.Module]: ...
+    @property
+    def adapters(self) -> Adapters: ...
+
+
+def select(world: Parts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module, set[str]]:
     """Set what learns in a stage; the root module of its paths, and the models of which something learns.
 
     By default the student, trainable models that the stage looks at, and all adapters and losses it uses.
     """
-    root = root_module(world.models, world.adapters, objective.losses)
+    root = root_module(world.models, world.adapters, losses)
     root.requires_grad_(False)
     for parameter in _matched(
         root, _default(world, stage) if stage.spec.train is None else stage.spec.train, stage, "train"
@@ -38,7 +51,7 @@ def select(world: World, stage: StagePlan, objective: Objective) -> tuple[nn.Mod
     }
 
 
-def _default(world: World, stage: StagePlan) -> list[str]:
+def _default(world: Parts, stage: StagePlan) -> list[str]:
     used = world.plan.taps(stage)
     names = [name for name, spec in world.plan.models.items() if name == STUDENT or (spec.trainable and name in used)]
     adapters = [f"adapters.{name}" for name in stage.adapters if has_parameters(world.adapters, name)]
@@ -53,14 +66,15 @@ def has_parameters(module: nn.Module, name: str) -> bool:
 
 def _matched(root: nn.Module, patterns: list[str], stage: StagePlan, key: str) -> list[nn.Parameter]:
     found: list[nn.Parameter] = []
-    for pattern in patterns:
+    for position, pattern in enumerate(patterns):
         if pattern == "losses":  # most losses have no parameters
             found += root.get_submodule("losses").parameters()
             continue
         try:
             found += [parameter for _, parameter in matching(root, pattern)]
         except KDError as error:
-            raise KDError(f"stages.{stage.index}.{key}: {error}") from None
+            path = ".".join(map(str, (*stage.path(key), position)))
+            raise ConfigError(replace(each, path=path) for each in problems_of(error)) from None
     return found
 
 
@@ -73,15 +87,13 @@ def wrap(world: World, stage: StagePlan, trained: set[str]) -> tuple[dict[str, F
         if name in trained:
             learning[name] = ForwardWrapper(model, taps, name=name, call=call)
         else:
-            keeps_statistics = world.plan.models[name].mode == "train"
-            frozen[name] = Teacher(
-                model,
-                taps,
-                name=name,
-                call=call,
-                train_mode=keeps_statistics,
-                early_stop=name not in world.runtime.spec.compile,
-            )
+            moves = world.plan.models[name].mode == "train"
+            cheap = model if moves else world.runtime.cheapened(model, taps)
+            stops = name not in world.runtime.spec.compile
+            frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
+    for name in world.runtime.spec.compile:
+        if name in learning or name in frozen:
+            {**learning, **frozen}[name].module.compile(dynamic=False)
     return learning, frozen
 
 
