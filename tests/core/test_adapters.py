@@ -125,7 +125,8 @@ def test_values_are_the_keyword_only_parameters() -> None:
 def test_documentation_has_the_signature_of_every_adapter() -> None:
     page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
     for name in ADAPTERS:
-        assert f"`{name}(*, {', '.join(map(str, values_of(ADAPTERS.get(name)).values()))})`" in page
+        values = values_of(ADAPTERS.get(name)).values()
+        assert f"`{name}({', '.join(['*', *map(str, values)] if values else [])})`" in page
 
 
 def without_to(inputs: list[Tensor], like: Tensor | None, *, width: int) -> nn.Module: ...
@@ -150,3 +151,72 @@ def test_registration_refuses_and_names_the_culprit(builder: Adapter, message: s
     with pytest.raises(KDError, match=message) as caught:
         registry("mine")(builder)
     assert builder.__qualname__ in str(caught.value)
+
+
+def from_shapes(
+    name: str, *sources: Shape, like: Shape | None = None, to: int | None = None, **values: Any
+) -> nn.Module:
+    """A registered adapter, from shapes alone."""
+    shape_of = None if like is None else torch.empty(like, device="meta")
+    return ADAPTERS.get(name)([torch.empty(each, device="meta") for each in sources], shape_of, to, **values)
+
+
+def test_a_paraphraser_gives_factors_and_the_features_again() -> None:
+    features = torch.randn(2, 6, 5, 4)
+    for how, width in (({}, 3), ({"rate": 0.2}, 1), ({"to": 4}, 4), ({"like": (2, 5, 3, 3)}, 5)):
+        output = from_shapes("paraphraser", (2, 6, 5, 4), **how)(features)  # type: ignore[arg-type]
+        assert output["factor"].shape == (2, width, 5, 4)
+        assert output["reconstruction"].shape == features.shape
+
+
+def test_a_translator_is_a_paraphrasers_encoder() -> None:
+    whole, half = (
+        from_shapes("paraphraser", (2, 6, 5, 4), norm=True),
+        from_shapes("translator", (2, 6, 5, 4), to=3, norm=True),
+    )
+    half.load_state_dict(whole.get_submodule("encoder").state_dict())
+    features = torch.randn(2, 6, 5, 4)
+    assert torch.equal(half(features), whole(features)["factor"])
+
+
+def test_fusions_form_a_chain_of_one_width() -> None:
+    deep = from_shapes("fusion", (2, 7, 2, 2), like=(2, 9, 2, 2))
+    handed = deep(torch.randn(2, 7, 2, 2))
+    assert (handed["output"].shape, handed["residual"].shape) == ((2, 9, 2, 2), (2, 7, 2, 2))
+    shallow = from_shapes("fusion", (2, 5, 4, 6), (2, 7, 2, 2), like=(2, 3, 8, 12))
+    output = shallow(torch.randn(2, 5, 4, 6), handed["residual"])
+    assert (output["output"].shape, output["residual"].shape) == ((2, 3, 8, 12), (2, 7, 8, 12))
+    assert from_shapes("fusion", (2, 600, 1, 1), to=3)(torch.randn(2, 600, 1, 1))["residual"].shape[1] == 512
+    with pytest.raises(KDError, match="the residual has 7 channels"):
+        from_shapes("fusion", (2, 5, 4, 4), (2, 7, 2, 2), to=3, width=8)
+
+
+def test_embeddings_have_length_one() -> None:
+    made = from_shapes("embedding", (3, 4, 2, 2))(torch.randn(3, 4, 2, 2))
+    assert made.shape == (3, 128)
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(3))
+    assert from_shapes("embedding", (3, 4), to=5)(torch.zeros(3, 4)).shape == (3, 5)
+
+
+def test_a_projection_head_keeps_the_width() -> None:
+    assert from_shapes("projection_head", (3, 4, 2, 1))(torch.randn(3, 4, 2, 1)).shape == (3, 8)
+    assert from_shapes("projection_head", (3, 4), to=5)(torch.randn(3, 4)).shape == (3, 5)
+
+
+def test_simkds_projector_pools_to_a_smaller_teacher_and_refuses_a_larger_one() -> None:
+    for like in ((2, 6, 8, 8), (2, 6, 4, 4)):
+        assert from_shapes("simkd_projector", (2, 3, 8, 8), like=like)(torch.randn(2, 3, 8, 8)).shape == like
+    with pytest.raises(KDError, match="cannot bring 8x8 to 9x9"):
+        from_shapes("simkd_projector", (2, 3, 8, 8), like=(2, 6, 9, 9))
+
+
+@pytest.mark.parametrize("name", ["paraphraser", "translator", "fusion", "simkd_projector"])
+def test_adapters_of_maps_refuse_anything_else(name: str) -> None:
+    with pytest.raises(KDError, match=rf"{name} takes maps \(B, C, H, W\), not \(2, 3\)"):
+        from_shapes(name, (2, 3), to=4)
+
+
+@pytest.mark.parametrize("name", ["translator", "fusion", "simkd_projector"])
+def test_adapters_without_a_width_say_so(name: str) -> None:
+    with pytest.raises(KDError, match=f"{name} knows no width"):
+        from_shapes(name, (2, 3, 4, 4))

@@ -12,7 +12,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -28,7 +28,10 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor by formula. ``twins``: the second row is a copy of the first. ``whole``: rounded down."""
+    """A tensor by formula. ``twins``: the second row is a copy of the first. ``whole``: rounded down.
+
+    ``numbers`` are whole numbers in the place of random ones.
+    """
 
     shape: tuple[int, ...]
     seed: int
@@ -36,8 +39,11 @@ class Input:
     high: float = 2.0
     twins: bool = False
     whole: bool = False
+    numbers: Sequence[int] = ()
 
     def tensor(self) -> Tensor:
+        if self.numbers:
+            return torch.tensor(self.numbers).reshape(self.shape)
         random = Random(self.seed)
         span = self.high - self.low
         flat = [self.low + span * random.random() for _ in range(prod(self.shape))]
@@ -67,6 +73,15 @@ class Case:
     inputs: dict[str, Input]
     values: dict[str, Any]
     gradients: bool = True
+
+
+def weigh(module: nn.Module, seed: int) -> None:
+    """Parameters by formula, in their order: those that scale around 1, all others around 0."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            values = Input(tuple(parameter.shape), seed, low=-0.5, high=0.5).tensor()
+            parameter.data = values + 1 if isinstance(part, nn.BatchNorm2d) and name == "weight" else values
+            seed += 1
 
 
 def distilbert(distiller: Any, given: Tensors, values: dict[str, Any], key: str) -> Tensor:
@@ -328,9 +343,8 @@ def load(reference: Reference, repos: Path) -> Any:
         return getattr(module, reference.symbol)
 
 
-def record(case: Case, code: Any) -> dict[str, Any]:
+def record(case: Case, code: Any, reference: Reference) -> dict[str, Any]:
     """One case with its value and gradients, as JSON keeps it."""
-    reference = REFERENCES[case.reference]
     given = {name: each.tensor().requires_grad_(not each.whole) for name, each in case.inputs.items()}
     value = reference.call(code, given, case.values).sum()
     value.backward()
@@ -350,7 +364,8 @@ def record(case: Case, code: Any) -> dict[str, Any]:
 def main(repos: Path) -> None:
     torch.set_default_dtype(torch.float64)
     for loss, cases in CASES.items():
-        lines = [json.dumps(record(case, load(REFERENCES[case.reference], repos))) for case in cases]
+        references = [REFERENCES[case.reference] for case in cases]
+        lines = [json.dumps(record(case, load(r, repos), r)) for case, r in zip(cases, references, strict=True)]
         file = Path(__file__).parent / "losses" / f"{loss}.json"
         file.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
         print(file.name, len(cases))

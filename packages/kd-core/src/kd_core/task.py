@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SHARED = ""
 """The key of :attr:`Batch.inputs` that serves every model without an entry of its own."""
+ABSENT = -1
+"""In :attr:`Splits.targets`: the row does not train."""
 
 
 @dataclass(frozen=True)

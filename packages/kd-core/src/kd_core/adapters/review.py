@@ -28,8 +28,8 @@ class Fusion(nn.Module):
         super().__init__()
         self.size = size
         self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
-        self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
         self.expand = nn.Sequential(nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+        self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
         for layer in (self.reduce[0], self.expand[0]):
             nn.init.kaiming_uniform_(layer.weight, a=1)  # type: ignore[arg-type]
 

@@ -1,18 +1,25 @@
 """Losses: pure functions of tensors, registered by name. One file per family."""
 
+from kd_core.losses.contrastive import CRD
+from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
+from kd_core.losses.review import hierarchical_context
+from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
 from kd_core.losses.tensors import same_rows, same_shape
 
 __all__ = [
+    "CRD",
     "LOSSES",
     "Loss",
     "LossSignature",
     "attention_transfer",
     "cosine",
     "cross_entropy",
+    "factor_transfer",
+    "hierarchical_context",
     "hint",
     "kd",
     "l1",
@@ -23,7 +30,10 @@ __all__ = [
     "rkd_distance",
     "same_rows",
     "same_shape",
+    "self_supervised_kd",
     "signature",
     "similarity_preserving",
     "smooth_l1",
+    "transformed_kd",
+    "view_contrast",
 ]

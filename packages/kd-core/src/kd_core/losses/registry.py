@@ -12,7 +12,7 @@ from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
 from kd_core.signatures import is_open, is_value, parameters, refuse
 
-Loss = Callable[..., Tensor]
+Loss = Callable[..., Tensor] | type[nn.Module]
 """A function of tensors that returns a scalar, or an ``nn.Module`` class where there are parameters or state."""
 
 

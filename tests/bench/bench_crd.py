@@ -1,0 +1,130 @@
+"""CRD's step against the ancestor's, in turn: forward and backward pass and the update of both memories.
+
+::
+
+    python tests/bench/bench_crd.py [--ancestor PYTHON] [--rounds 10] [--batch 64] [--samples 50000] [--negatives 16384]
+
+PYTHON is an interpreter that has torchdistill 1.1.5; without it only our side runs. Both sides get the same embeddings
+of width 128 and labels, work on one thread in processes of their own, and take turns step by step. The ancestor is
+handed its contrast rows, drawn beforehand and not counted, because its own way to draw them fails; ours draws within
+the step. Prints the median step of each side and the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+Step = Callable[[], float]
+WIDTH, CLASSES = 128, 10
+
+
+def batches(options: argparse.Namespace) -> Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Embeddings of student and teacher, which want gradients, and the samples' rows."""
+    random = torch.Generator().manual_seed(0)
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows = torch.randperm(options.samples, generator=random)[: options.batch]
+        made = [F.normalize(torch.randn(options.batch, WIDTH, generator=random)) for _ in range(2)]
+        return made[0].requires_grad_(), made[1].requires_grad_(), rows
+
+    return batch
+
+
+def ours(options: argparse.Namespace) -> Step:
+    from kd_core.losses import CRD
+
+    targets = torch.arange(options.samples) % CLASSES
+    loss = CRD(num_samples=options.samples, targets=targets.tolist(), dim=WIDTH, negatives=options.negatives)
+    batch = batches(options)
+
+    def step() -> float:
+        given = batch()
+        start = time.perf_counter()
+        loss(*given).backward()
+        return time.perf_counter() - start
+
+    return step
+
+
+def ancestor(options: argparse.Namespace) -> Step:
+    from torchdistill.losses.mid_level import CRDLoss
+
+    loss = CRDLoss("norm", "empty", "norm", WIDTH, options.samples, options.negatives, options.samples)
+    batch = batches(options)
+
+    def step() -> float:
+        student, teacher, index = batch()
+        rows = torch.randint(options.samples, (options.batch, options.negatives + 1))
+        rows[:, 0] = index
+        start = time.perf_counter()
+        scores = loss.contrast_memory(student, teacher, index, rows)
+        sum(loss.compute_contrast_loss(each) for each in scores).sum().backward()
+        return time.perf_counter() - start
+
+    return step
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Make a step for every line that comes in, and print its seconds."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    step = {"ours": ours, "ancestor": ancestor}[options.serve](options)
+    for _ in sys.stdin:
+        print(step(), flush=True)
+
+
+def started(side: str, python: str, arguments: list[str]) -> subprocess.Popen[str]:
+    command = [python, __file__, *arguments, "--serve", side]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        try:
+            return float(line)
+        except ValueError:
+            continue  # what a library prints
+    raise SystemExit(f"the process ended: {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ancestor", metavar="PYTHON")
+    for name, default in (("rounds", 10), ("batch", 64), ("samples", 50000), ("negatives", 16384)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--serve", choices=["ours", "ancestor"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options)
+        return
+    sides = {"ours": sys.executable, **({"ancestor": options.ancestor} if options.ancestor else {})}
+    processes = {side: started(side, python, sys.argv[1:]) for side, python in sides.items()}
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(options.rounds + 2):
+        for side, process in processes.items():
+            seconds = ask(process)
+            if number >= 2:  # the first steps allocate
+                times[side].append(seconds)
+    for process in processes.values():
+        process.communicate()
+    medians = {side: statistics.median(each) for side, each in times.items()}
+    shape = f"batch {options.batch}, {options.negatives} negatives of {options.samples}"
+    print(f"{shape}: {', '.join(f'{side} {median * 1e3:.0f} ms' for side, median in medians.items())} a step")
+    if options.ancestor:
+        print(f"ratio {medians['ancestor'] / medians['ours']:.2f} ({options.rounds} rounds)")
+
+
+if __name__ == "__main__":
+    main()
