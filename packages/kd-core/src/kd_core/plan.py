@@ -9,7 +9,8 @@ from typing import Any
 from kd_core.config import Document, Lazy
 from kd_core.schedules import Schedule
 from kd_core.spec import AdapterSpec, CheckpointSpec, ModelSpec, Path, RuntimeSpec, StageSpec
-from kd_core.task import Task
+from kd_core.task import Batch, Task
+from kd_core.views import as_it_is
 from kd_core.wires import Tap, Wire
 
 Wired = Wire | list[Wire]
@@ -69,6 +70,8 @@ class StagePlan:
     terms: Mapping[str, TermPlan]
     adapters: tuple[str, ...]
     """The adapters its terms need, those that feed others first."""
+    views: Callable[[Batch], Batch] = as_it_is
+    """What becomes of a training batch before the models see it."""
 
     def path(self, key: str) -> Path:
         """Where the value of ``key`` was written."""

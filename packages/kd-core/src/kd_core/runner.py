@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.checkpoint import CheckpointStore, rng_state, set_rng_state
 from kd_core.config import Builder
+from kd_core.distributed import Share, divide, everyones, on_main, processes, rank, share_buffers, summed
 from kd_core.errors import KDError
 from kd_core.objective import Clock, Objective, Step
 from kd_core.optim import build_optimizer, build_scheduler
@@ -27,7 +28,7 @@ from kd_core.seeding import derive, permutation, seeded
 from kd_core.stop import Stopped, StopRequest
 from kd_core.task import Batch
 from kd_core.training import select, set_modes, wrap
-from kd_core.world import World
+from kd_core.world import World, run_values
 
 
 @dataclass
@@ -58,6 +59,8 @@ class Session:
     reporter: Reporter
     stop: StopRequest
     progress: Progress
+    best: dict[str, Any] | None = None
+    """The best student so far with its scores: in every checkpoint, so that one file is enough to go on."""
 
 
 class StageRunner:
@@ -69,10 +72,8 @@ class StageRunner:
         self.data, self.splits = self.world.data.get(plan.data)
         self.steps_per_epoch, self.total_steps = self.world.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        values = {**self.world.values, "steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
-        builder = Builder(
-            self.world.policy, {**values, "targets": getattr(self.splits.train, "targets", None)}, self.world.log
-        )
+        steps = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+        builder = Builder(self.world.policy, {**run_values(self.splits), **steps}, self.world.log)
         with seeded(derive(self.world.plan.seed, "losses", plan.index)):
             self.objective = Objective(plan.terms, self.world.adapters, builder, before).to(self.runtime.device)
         self.root, self.trained = select(self.world, plan, self.objective.losses)
@@ -110,15 +111,15 @@ class StageRunner:
     def run(self) -> None:
         """Train from the place in ``progress`` to the end of the stage."""
         if self.progress.step == 0 and STUDENT in self.trained:
-            self.progress.best, self.progress.waited = None, 0
+            self.progress.best, self.progress.waited, self.session.best = None, 0, None
         while self.progress.step < self.total_steps and not self.progress.stopped:
             started = time.monotonic()
             with self.session.reporter.epoch(
                 self.plan.name, self.progress.epoch, self.epochs, self.steps_per_epoch, done=self.progress.batch
             ) as bar:
-                for batch in self._batches():
-                    with self.runtime.compiled(usual=len(batch) == self.spec.batch_size):
-                        self._step(batch)
+                for batch, shares in self._batches():
+                    with self.runtime.compiled(usual=shares[0].total == self.spec.batch_size):
+                        self._step(batch, shares)
                     bar.step(1, **self._shown())
                     self._between_steps()
                     if self.progress.stopped or self.progress.step >= self.total_steps:
@@ -126,30 +127,29 @@ class StageRunner:
             self._end_epoch(time.monotonic() - started)
         self.close()
 
-    def _batches(self) -> Iterator[Batch]:
-        """The rest of the epoch. Modes are set here, for an evaluation may have come between."""
+    def _batches(self) -> Iterator[tuple[Batch, list[Share]]]:
+        """The rest of the epoch, this process's rows. Modes are set here: an evaluation may have come between."""
         set_modes(self.learning, self.root)
         seed, stage, epoch = self.world.plan.seed, self.plan.index, self.progress.epoch
         assert self.spec.batch_size is not None
         order = permutation(len(self.splits.train), seed, "order", stage, epoch).split(self.spec.batch_size)
-        rest = order[self.progress.batch : self.steps_per_epoch]
-        return self.splits.train.batches(rest, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
+        own = [divide(each, self.spec.accumulate) for each in order[self.progress.batch : self.steps_per_epoch]]
+        rows = (torch.cat(positions) for positions, _ in own)
+        batches = self.splits.train.batches(rows, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
+        yield from zip(batches, (shares for _, shares in own), strict=True)
 
-    def _step(self, raw: Batch) -> None:
+    def _step(self, raw: Batch, shares: list[Share]) -> None:
         """One optimiser step on one batch, in ``accumulate`` micro-batches."""
         clock = Clock(self.progress.step, self.total_steps, self.steps_per_epoch)
-        raw = raw.to(self.runtime.device)
-        parts = raw.chunks(self.spec.accumulate)
         flags = torch.zeros_like(self._sums)
-        for position, part in enumerate(parts):
+        for position, (part, share) in enumerate(zip(raw.to(self.runtime.device).parts(shares), shares, strict=True)):
             batch = self.runtime.format(self.world.plan.task.prepare(part, self.world.plan.inputs, self.data))
             with self.runtime.autocast():
                 frozen = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
-            share = len(part) / len(raw)
-            with self.runtime.no_sync(self.step_module, sync=position == len(parts) - 1):
-                loss, values = self.step_module(batch, frozen, clock)
-                self.runtime.backward(loss * share if share != 1 else loss)
-            flags += torch.cat([values, loss.detach().unsqueeze(0)]) * share
+            with self.runtime.no_sync(self.step_module, sync=position == len(shares) - 1):
+                loss, values = self.step_module(batch, frozen, clock, share)
+                self.runtime.backward(loss)
+            flags += torch.cat([values, loss.detach().unsqueeze(0)])
         self.runtime.clip(self.parameters, self.spec.clip_norm, self.spec.clip_value)
         self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
@@ -157,8 +157,9 @@ class StageRunner:
             self.ema.update_parameters(self.world.models[STUDENT])
         if self.scheduler is not None and self.per == "step":
             self.scheduler.step()
-        self._sums += flags * len(raw)
-        self._rows += len(raw)
+        flags = summed(flags) / processes()
+        self._sums += flags * shares[0].total
+        self._rows += shares[0].total
         self._check_finite()  # of the step before, whose values have arrived by now
         self._pending = (self.progress.step, raw.index, flags)
         self.progress.batch += 1
@@ -178,7 +179,7 @@ class StageRunner:
                 if not math.isfinite(value)
             ]
             place = f"stage {self.plan.name!r}, step {step}"
-            rows = ", ".join(map(str, index.tolist()))
+            rows = ", ".join(str(row) for part in everyones(index.tolist()) for row in part)
             raise KDError(f"{place}: not finite: {', '.join(names)}\n    the batch's indices: {rows}")
 
     def _between_steps(self) -> None:
@@ -188,14 +189,14 @@ class StageRunner:
             self._score()
             set_modes(self.learning, self.root)
         limits = self.world.plan.checkpoint
-        due = limits.every_steps and self.progress.step % limits.every_steps == 0
-        if due or time.monotonic() - self._saved > 60 * limits.every_minutes:
+        late = time.monotonic() - self._saved > 60 * limits.every_minutes
+        late, number = max(everyones((late, self.session.stop.number)))
+        if number or late or (limits.every_steps and self.progress.step % limits.every_steps == 0):
             self.save()
-        if self.session.stop:
-            self.save()
+        if number:
             place = f"step {self.progress.step} of stage {self.plan.name!r}"
             mend = f"go on with `resume {self.session.folder.path}`"
-            raise Stopped(f"stopped and saved at {place}; {mend}", self.session.stop.number)
+            raise Stopped(f"stopped and saved at {place}; {mend}", number)
 
     def _shown(self) -> dict[str, float]:
         """The mean loss of the epoch so far, read from the device every ``log_every`` steps only."""
@@ -220,7 +221,7 @@ class StageRunner:
         }
         self._sums.zero_()
         self._rows = 0
-        self.session.folder.metrics.append(row)
+        self._record(row)
         self.session.reporter.line(
             f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {line(train)} ({seconds:.1f} s)"
         )
@@ -230,6 +231,10 @@ class StageRunner:
         if self.scheduler is not None and self.per == "epoch":
             self._schedule(value)
         self.save()
+
+    def _record(self, row: dict[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        on_main(lambda: self.session.folder.metrics.append(row))
 
     def _schedule(self, value: float | None) -> None:
         if not isinstance(self.scheduler, ReduceLROnPlateau):
@@ -244,10 +249,11 @@ class StageRunner:
         """Score the student on the validation split, keep it if it is the best; the value that decides."""
         if self.splits.val is None or STUDENT not in self.trained:
             return None
+        share_buffers([self.averaged])
         metrics = self.score(self.averaged, self.splits.val)
         name, maximise = self._goal(metrics)
         value = metrics[name]
-        self.session.folder.metrics.append(
+        self._record(
             {"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "val": metrics}
         )
         gain = 0.0 if self.spec.early_stop is None else self.spec.early_stop.min_delta
@@ -255,20 +261,19 @@ class StageRunner:
         waited = 0 if self._better(value, maximise, gain) else self.progress.waited + 1
         if better:
             self.progress.best = value
-            self.session.store.save_best(
-                {
-                    "student": self.averaged.state_dict(),
-                    "metrics": metrics,
-                    "stage": self.plan.index,
-                    "epoch": self.progress.epoch,
-                },
-                self.progress.total,
-            )
+            self.session.best = self._keep(metrics)
         self.progress.waited = waited
         self.progress.stopped = self.spec.early_stop is not None and waited >= self.spec.early_stop.patience
         remark = " (best so far)" if better else "; stopping early" if self.progress.stopped else ""
         self.session.reporter.line(f"    validation: {line(metrics)}{remark}")
         return value
+
+    def _keep(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """The student as it is now, also written as the best one."""
+        weights = {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
+        kept = {"student": weights, "metrics": metrics, "stage": self.plan.index, "epoch": self.progress.epoch}
+        on_main(lambda: self.session.store.save_best(kept, self.progress.total))
+        return kept
 
     def _better(self, value: float, maximise: bool, gain: float) -> bool:
         if not math.isfinite(value):
@@ -319,7 +324,8 @@ class StageRunner:
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "scaler": self.runtime.scaler_state(),
-            "rng": rng_state(),
+            "rng": everyones(rng_state()),
+            "best": self.session.best,
             "sums": self._sums,
             "rows": self._rows,
             "metrics": self.session.folder.metrics.offset(),
@@ -339,12 +345,15 @@ class StageRunner:
         self.runtime.load_scaler_state(state["scaler"])
         self._sums.copy_(state["sums"])
         self._rows = state["rows"]
-        set_rng_state(state["rng"])
+        self.session.best = state["best"]
+        set_rng_state(state["rng"][rank() % len(state["rng"])])
 
     def save(self) -> None:
         """Write a checkpoint; a step not yet known to be finite is checked first."""
         self._check_finite()
-        self.session.store.save(self.state(), self.progress.total)
+        share_buffers(self.world.models[name] for name in self.world.changing())
+        state = self.state()
+        on_main(lambda: self.session.store.save(state, self.progress.total))
         self._saved = time.monotonic()
 
     def close(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kd_core.registry import Registry
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
     from torch import Tensor, nn
+
+    from kd_core.distributed import Share
 
 SHARED = ""
 """The key of :attr:`Batch.inputs` that serves every model without an entry of its own."""
@@ -45,14 +47,12 @@ class Batch:
         """The batch with every tensor on ``device``."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def chunks(self, parts: int) -> list[Batch]:
-        """The batch in at most ``parts`` micro-batches of consecutive rows, their sizes equal to within one."""
-        if parts == 1:
+    def parts(self, shares: Sequence[Share]) -> list[Batch]:
+        """The batch in micro-batches of this process's rows."""
+        if len(shares) == 1:
             return [self]
-        cuts = [round(part * len(self) / parts) for part in range(parts + 1)]
-        return [
-            self.map(lambda tensor, rows=slice(low, high): tensor[rows]) for low, high in pairwise(cuts) if high > low
-        ]
+        ends = list(accumulate((share.present for share in shares), initial=0))
+        return [self.map(lambda tensor, rows=slice(low, high): tensor[rows]) for low, high in pairwise(ends)]
 
     def map(self, function: Any) -> Batch:
         """The batch with ``function`` applied to every tensor in it."""
@@ -103,6 +103,10 @@ class Splits:
     val: Split | None
     test: Split | None
     num_classes: int | None = None
+    rows: int | None = None
+    """Rows of the unsplit training data, among which :attr:`Batch.index` counts; None where there is no such thing."""
+    targets: Tensor | None = None
+    """(rows,) the label of each row that trains, -100 where it has none, and :data:`ABSENT` for all other rows."""
 
 
 @dataclass(frozen=True)

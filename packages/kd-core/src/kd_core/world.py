@@ -63,8 +63,7 @@ class World:
     def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, reporter: Reporter) -> None:
         self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.note
         _, first = data.get(plan.data)
-        self.values: dict[str, Any] = {"num_classes": first.num_classes, "num_samples": rows(first)}
-        builder = Builder(policy, self.values, self.log)
+        builder = Builder(policy, run_values(first), self.log)
         models = build_models(plan, builder, first.num_classes, reporter.line)
         self.models = {name: runtime.place(model) for name, model in models.items()}
         self.adapters = Adapters(plan.adapters).to(runtime.device)
@@ -77,7 +76,8 @@ class World:
         spec, splits = self.data.get(stage.data)
         positions = torch.arange(min(PROBE, len(splits.train)))
         raw = next(iter(splits.train.batches([positions], epoch=0, seed=0, augment=False)))
-        return self.runtime.format(self.plan.task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec))
+        batch = self.plan.task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec)
+        return self.runtime.format(stage.views(batch))
 
     def changing(self) -> list[str]:
         """The models whose weights or statistics the run may change: what a checkpoint must hold."""
@@ -95,10 +95,10 @@ class World:
         return [name for name in self.models if changes(name)]
 
 
-def rows(splits: Splits) -> int:
-    """Rows of the unsplit training data: one more than the largest ``batch.index``."""
-    parts = [split for split in (splits.train, splits.val) if split is not None]
-    return sum(len(part) for part in parts)
+def run_values(splits: Splits) -> dict[str, Any]:
+    """What ``!run`` stands for as far as the data tell, by name."""
+    known = {"num_classes": splits.num_classes, "num_samples": splits.rows, "targets": splits.targets}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def build_models(
@@ -136,9 +136,13 @@ def probe(
     return values
 
 
+class Experiment(nn.Module):
+    """Everything a run is made of; errors about patterns call it by this name."""
+
+
 def root_module(models: Mapping[str, nn.Module], adapters: nn.Module, losses: nn.Module | None = None) -> nn.Module:
     """One module over everything, in which patterns such as ``student.layer1`` or ``adapters.*`` are looked up."""
-    root = nn.Module()
+    root = Experiment()
     for name, model in models.items():
         root.add_module(name, model)
     root.add_module("adapters", adapters)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_core.errors import KDError
+from kd_core.task import ABSENT
 from kd_vision.draws import hashed, stream
 
 UNLABELLED = -100
@@ -42,6 +43,12 @@ class Pool:
         target = torch.full_like(self.target, UNLABELLED)
         target[keep] = self.target[keep]
         return replace(self, target=target)
+
+    def target_of_rows(self) -> Tensor:
+        """(rows,): the class of each row of the whole data set, -1 for those that are not in this pool."""
+        target = torch.full((len(self.images),), ABSENT)
+        target[self.index] = self.target
+        return target
 
     def digest(self) -> str:
         """A hash of content, choice and labels."""

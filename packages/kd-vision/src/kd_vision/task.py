@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import kd_vision.cifar
-import kd_vision.folders  # noqa: F401  both register data sets
+import kd_vision.folders
+import kd_vision.rotations  # noqa: F401  what they register: data sets, and views
 from kd_core.errors import KDError
 from kd_core.task import SHARED, TASKS, Batch, Facts, Split, Splits
 from kd_vision.arrays import ArraySplit
@@ -63,7 +64,12 @@ class ImageClassification:
             return as_split(pool, augmentation, data, source) if pool else None
 
         return Splits(
-            as_split(train, augmentation, data, source), readable(parts.val), readable(parts.test), len(parts.classes)
+            as_split(train, augmentation, data, source),
+            readable(parts.val),
+            readable(parts.test),
+            len(parts.classes),
+            rows=len(train.images),
+            targets=train.target_of_rows(),
         )
 
     def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec) -> Batch:

@@ -1,0 +1,28 @@
+"""Rotations as views of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kd_core.errors import KDError
+from kd_core.task import Batch, map_tensors
+from kd_core.views import VIEWS, views_of
+
+QUARTERS = 4
+
+
+@VIEWS("rotations")
+def rotations(batch: Batch) -> Batch:
+    """Each image as it is, then turned to the left by 90, 180 and 270 degrees: B samples become 4B rows.
+
+    KDError where images are not square. What SSKD (Xu et al., ECCV 2020, arXiv 2006.07114) learns from.
+    """
+    return views_of(batch, [map_tensors(lambda each, by=by: turned(each, by), batch.inputs) for by in range(QUARTERS)])
+
+
+def turned(images: Tensor, quarters: int) -> Tensor:
+    """Images (B, C, H, W) turned to the left by so many quarters."""
+    if images.shape[-1] != images.shape[-2]:
+        raise KDError(f"rotations take square images, not {tuple(images.shape[1:])}\n    hint: set data.size")
+    return torch.rot90(images, quarters, (-2, -1))
