@@ -42,7 +42,7 @@ def make_cli(name: str, *, package: str, tasks: Sequence[str], help: str, regist
     ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``. A package
     adds its own verbs to the group it gets: ``@main.command()``, with :func:`config_options` and :func:`answer`.
     """
-    group = _Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
+    group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
     for verb in (train, evaluate, resume, check, show, taps):
         group.add_command(verb)
@@ -50,8 +50,8 @@ def make_cli(name: str, *, package: str, tasks: Sequence[str], help: str, regist
     return group
 
 
-class _Commands(click.Group):
-    """Turns a user's mistake, a full disk or a signal into one message and an exit code."""
+class Commands(click.Group):
+    """A group of commands that turns a user's mistake, a full disk or a signal into one message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order they were added, as a user meets them."""
@@ -114,7 +114,9 @@ def answer(result: Any, as_json: bool) -> None:
     published = facts.get("published", {})
     for metric, value in result.metrics.items():
         shown = "nan" if value is None else f"{value:.6g}"  # result.json, being JSON, has no NaN
-        click.echo(f"{metric:<12} {shown}" + (f"  (published: {published[metric]})" if metric in published else ""))
+        beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
+        figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
+        click.echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
     if facts.get("run"):
         click.echo(str(result.run))
 
@@ -241,7 +243,7 @@ def taps(config: Path, model: str, **options: Any) -> None:
 
         rows = experiment.taps(config, model, **options)
     columns = [each.name for each in fields(rows[0])]
-    click.echo(_table(columns, [[str(getattr(row, column)) for column in columns] for row in rows]))
+    click.echo(table(columns, [[str(getattr(row, column)) for column in columns] for row in rows]))
 
 
 def _list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
@@ -256,7 +258,7 @@ def _list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.
             module, _, attribute = registries[kind].partition(":")
             registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
             rows = [[name, _first_line(registry.get(name))] for name in registry.names()]
-        click.echo(_table((), rows))
+        click.echo(table((), rows))
 
     return list_names
 
@@ -265,7 +267,7 @@ def _first_line(item: object) -> str:
     return (inspect.getdoc(item) or "").partition("\n")[0]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, two spaces apart."""
     lines = [header, *rows] if header else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -82,9 +82,19 @@ def _copy(response: Any, file: BinaryIO, name: str) -> str:
     return state.hexdigest()
 
 
+def recorded(path: Path) -> str | None:
+    """The sha256 that was kept beside a file when it was first seen."""
+    record = _record_of(path)
+    return record.read_text(errors="replace").partition(" ")[0] if record.is_file() else None
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _verify(path: Path, url: str, sha256: str | None) -> None:
     """Compare a file with what is known of it, and keep its checksum where nothing is."""
-    record = path.with_name(f"{path.name}.sha256")
+    record = _record_of(path)
     found = _sha256(path)
     if record.is_file():
         kept, _, origin = record.read_text(errors="replace").strip().partition("  ")

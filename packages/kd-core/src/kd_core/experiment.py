@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from kd_core.checkpoint import CheckpointStore
 from kd_core.config import Builder, Document, Policy, dump, load, loads
 from kd_core.description import describe_model
 from kd_core.errors import ConfigError, KDError, Problem
-from kd_core.models import ModelSource, find_card
+from kd_core.models import ModelSource, WeightCard, builder_of, find_card
 from kd_core.objective import Objective
 from kd_core.plan import Plan
 from kd_core.planner import STUDENT, plan
@@ -28,18 +29,20 @@ from kd_core.taps import Row
 from kd_core.verify import model_taps, verify
 from kd_core.world import Data, World
 
-DEFAULT_DATA = "cifar10"
-"""What published models are scored on where nothing is said."""
-
 
 @dataclass(frozen=True)
 class Result:
-    """What a run or an evaluation came to. ``metrics`` are the test split's."""
+    """What a run or an evaluation came to. ``metrics`` are the test split's, of ``samples`` samples.
+
+    ``published`` and ``source`` are those of the card of a published model (:class:`~kd_core.models.WeightCard`).
+    """
 
     metrics: dict[str, float]
     best: dict[str, Any] | None = None
     run: Path | None = None
+    samples: int | None = None
     published: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,31 +202,42 @@ def evaluate(
     root: Path | None = None,
     task: str = "image_classification",
 ) -> Result:
-    """Score, on the test split, a run's student, a config's student that has weights, or a published model."""
+    """Score, on the test split, a run's student, a config's student that has weights, or a published model.
+
+    A published model is scored on the data of ``target`` where there is one, else on ``data`` or those of its card.
+    """
     extra = [f"data.name={data}"] if data else []
     extra += [f"data.root={root}"] if root else []
-    if zoo is not None:
-        text = f"task: {task}\ndata: {{name: {data or DEFAULT_DATA}}}\nmodels: {{student: {{zoo: {zoo}}}}}\n"
-        document = loads(text, f"--zoo {zoo}", [*extra, *overrides])
-    else:
-        assert target is not None
+    run: Path | None = None
+    if target is not None:
         path = Path(target)
+        run = path if path.is_dir() and zoo is None else None
+        extra += [f"models.student={{zoo: {json.dumps(zoo)}}}"] if zoo is not None else []
         document = load(path / "config.yaml" if path.is_dir() else path, [*extra, *overrides])
+    else:
+        assert zoo is not None
+        card = find_card(zoo, data)[1]
+        builder_of(card)
+        text = f"task: {task}\ndata: {{name: {card.dataset}}}\nmodels: {{student: {{zoo: {json.dumps(zoo)}}}}}\n"
+        document = loads(text, f"--zoo {zoo}", [*extra, *overrides])
     policy = Policy(trust)
-    planned = plan(document, policy)
-    return _evaluate(planned, policy, Path(target) if target and Path(target).is_dir() else None)
+    return _evaluate(plan(document, policy), policy, run)
 
 
 def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
-    if run is None and spec.source == "arch" and spec.weights is None:
+    if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
         mend = "name a run folder, or --set models.student.weights=PATH"
         raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
+    card = _published(spec, planned)
     reporter = Reporter()
     built, splits = Data(planned, policy, reporter.note).get(planned.data)
     test = splits.test
     if test is None:
         raise KDError("data: there is no test split to score")
+    if card is not None and not spec.rest and not spec.edit and card.num_classes != splits.num_classes:
+        their = f"the {card.num_classes} classes of {card.dataset}"
+        raise KDError(f"{card.name} tells {their} apart, and these data have {splits.num_classes}")
     runtime = Runtime(planned.runtime)
     source = ModelSource(
         Builder(policy, {"num_classes": splits.num_classes}),
@@ -246,8 +260,18 @@ def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
         batch_size=size,
         runtime=runtime,
     )
-    published = dict(find_card(spec.zoo, planned.dataset)[1].published) if spec.zoo else {}
-    return Result(metrics, run=run, published=published)
+    if card is None:
+        return Result(metrics, run=run, samples=len(test))
+    return Result(metrics, samples=len(test), published=dict(card.published), source=card.source)
+
+
+def _published(spec: ModelSpec, planned: Plan) -> WeightCard | None:
+    """The card of a model with published weights, which are there then: without them no data need be read."""
+    if spec.zoo is None or spec.weights not in (None, "auto"):
+        return None
+    zoo, card = find_card(spec.zoo, planned.dataset)
+    zoo.path(card)
+    return card
 
 
 def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[Row]:

@@ -87,7 +87,7 @@ def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo
             f"    hint: `arch:` has the model without weights; {others[0]}-{name} is the name of these on any data"
         )
     known = [each for zoo in zoos for each in zoo.names()]
-    raise KDError(f"no weights {name!r} were published, for no data set\n    hint: {did_you_mean(name, known)}")
+    raise KDError(f"no weights {name!r} were published for any data set\n    hint: {did_you_mean(name, known)}")
 
 
 def builder_of(card: WeightCard) -> Callable[..., nn.Module]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from kd_core.download import fetch, place
-from kd_core.models import ZOOS, WeightCard, card_among
+from kd_core.errors import KDError
+from kd_core.models import ZOOS, WeightCard, builder_of, card_among
 
 RELEASES = "https://github.com/yoshitomo-matsubara/torchdistill/releases/download"
 SOURCE = "Matsubara, NLP-OSS 2023 (arXiv 2310.17644)"
@@ -156,6 +157,24 @@ ZOOS("kd-zoo")(ZOO)
 def card(name: str, dataset: str | None = None) -> WeightCard:
     """The card of a model, by our name or torchdistill's; KDError where no weights were published."""
     return card_among([ZOO], name, dataset)[1]
+
+
+def all_named(name: str, dataset: str | None = None) -> list[WeightCard]:
+    """Every card of a model, or the one for a data set; KDError where there is none."""
+    found = [each for each in CARDS if name in names_of(each)]
+    return found if found and dataset is None else [card(name, dataset)]
+
+
+def parameters(card: WeightCard) -> int | None:
+    """How many parameters the model has, None where the package that holds it is not installed."""
+    import torch
+
+    try:
+        build = builder_of(card)
+    except KDError:
+        return None
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(num_classes=card.num_classes).parameters())
 
 
 def weights_path(card: WeightCard) -> Path:

@@ -171,9 +171,9 @@ def _register(growth: int, depth: int) -> None:
     def build(
         *, dropout: float = 0.0, memory_efficient: bool = False, num_classes: int = 10, in_channels: int = 3
     ) -> DenseNet:
-        return densenet_bc(
-            growth=growth,
-            depth=depth,
+        return DenseNet(
+            growth,
+            depth,
             dropout=dropout,
             memory_efficient=memory_efficient,
             num_classes=num_classes,
