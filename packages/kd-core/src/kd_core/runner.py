@@ -143,7 +143,8 @@ class StageRunner:
         clock = Clock(self.progress.step, self.total_steps, self.steps_per_epoch)
         flags = torch.zeros_like(self._sums)
         for position, (part, share) in enumerate(zip(raw.to(self.runtime.device).parts(shares), shares, strict=True)):
-            batch = self.runtime.format(self.world.plan.task.prepare(part, self.world.plan.inputs, self.data))
+            prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data)
+            batch = self.runtime.format(self.plan.views(prepared))
             with self.runtime.autocast():
                 frozen = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
             with self.runtime.no_sync(self.step_module, sync=position == len(shares) - 1):
