@@ -154,8 +154,8 @@ def test_supplied_by_name_where_it_is_not_next_in_line() -> None:
 
 def test_build_names_what_fails(monkeypatch) -> None:
     with pytest.raises(ConfigError) as caught:
-        built("[!call:torch.nn.Linear {in_features: x, out_features: 3}]")
-    assert str(caught.value).startswith("<string>:1:5: a.0: torch.nn.Linear failed: TypeError: empty()")
+        built("[!call:torch.nn.Linear {in_features: -1, out_features: 3}]")
+    assert str(caught.value).startswith("<string>:1:5: a.0: torch.nn.Linear failed: RuntimeError: Trying to create")
     with pytest.raises(ConfigError, match=r"^<string>:1:4: a: item 5 failed: IndexError: list index out of range$"):
         built("!item [[1], 5]")
     with pytest.raises(

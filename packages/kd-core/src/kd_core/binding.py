@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,18 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from kd_core.adapters import ADAPTERS
-from kd_core.config import Builder, Call, Lazy, Policy
-from kd_core.errors import ConfigError, KDError, did_you_mean
+from kd_core.config import Builder, Call, Get, Lazy, Policy, Run, Text
+from kd_core.errors import KDError, did_you_mean, problems_of
 from kd_core.losses import LOSSES, LossSignature, signature
-from kd_core.plan import AdapterPlan, TermPlan, Wired
+from kd_core.plan import RESERVED, STUDENT, AdapterPlan, TermPlan, Wired
 from kd_core.schedules import Schedule, parse_schedule
+from kd_core.shaping import Shaper, describe, wanted_of
 from kd_core.signatures import is_open, parameters, values_of
-from kd_core.spec import AdapterSpec, Path, Shaper, TermSpec, describe, words
+from kd_core.spec import AdapterSpec, Path, TermSpec, words
 from kd_core.wires import Wire, parse_wire
 
 DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "teacher.output"}
-BATCH_WIRES = ("target", "mask", "index")
+BATCH_WIRES = ("target", "mask", "index", "view")
 
 
 class Binder:
@@ -31,27 +33,38 @@ class Binder:
         self.policy = policy
         self.builder = Builder(policy)
         data = shaper.document.data
-        self.models = list(data["models"]) if isinstance(data.get("models"), Mapping) else []
+        models = list(data["models"]) if isinstance(data.get("models"), Mapping) else []
+        self.models = [name for name in dict.fromkeys([*models, STUDENT]) if name not in RESERVED]
         self.adapters = list(data["adapters"]) if isinstance(data.get("adapters"), Mapping) else []
 
-    def report(self, path: Path, error: KDError) -> None:
-        """Keep an error that knows no place as a problem at ``path``."""
-        if isinstance(error, ConfigError):
-            for problem in error.problems:
-                self.shaper.report(path, problem.message, problem.hint)
+    def calls(self, value: Any, path: Path, supplied: Sequence[str] = (), *, kind: type | None = None) -> bool:
+        """Locate and bind every call in ``value``; whether all is well. ``kind`` is what the outermost is to make."""
+        problems = self.builder.check(value, supplied, ".".join(map(str, path)))
+        self.shaper.problems += problems
+        if kind is None or problems:
+            return not problems
+        if isinstance(value, Call):
+            target = self.policy.locate(value.target)
+            if not inspect.isclass(target) or issubclass(target, kind):
+                return True
+            self.shaper.report(path, f"{value.target} makes no {kind.__name__}")
+        elif isinstance(value, (Get, Run, Text)):
+            self.shaper.report(path, f"{describe(value)} makes no {kind.__name__}", "write !call:dotted.path {}")
         else:
-            message, _, hint = str(error).partition("\n    hint: ")
-            self.shaper.report(path, message, hint or None)
+            return True  # only building would tell
+        return False
 
-    def calls(self, value: Any, path: Path, supplied: Sequence[str] = ()) -> None:
-        """Locate and bind every call in ``value``."""
-        self.shaper.problems += self.builder.check(value, supplied, ".".join(map(str, path)))
-
-    def name(self, name: Any, path: Path, what: str, reserved: Sequence[str] = ()) -> bool:
+    def name(self, name: str, path: Path, what: str, reserved: Sequence[str] = ()) -> bool:
         """Whether a key can name a model, an adapter or a term."""
-        if isinstance(name, str) and name.isidentifier() and name not in reserved and not hasattr(nn.Module, name):
+        if name in reserved:
+            why = f"the words {', '.join(reserved)} are taken"
+        elif hasattr(nn.Module, name):
+            why = "every torch.nn.Module has an attribute of that name"
+        elif not name.isidentifier():
+            why = "a name is letters, digits and _, and begins with no digit"
+        else:
             return True
-        self.shaper.report(path, f"{name!r} cannot name {what}", "take another word of letters, digits and _", key=True)
+        self.shaper.report(path, f"{name!r} cannot name {what}: {why}", key=True)
         return False
 
     def wire(self, text: str, path: Path) -> Wire | None:
@@ -59,7 +72,7 @@ class Binder:
         try:
             return parse_wire(text, self.models, self.adapters)
         except KDError as error:
-            self.report(path, error)
+            self.shaper.keep(path, error)
             return None
 
     def parameters(
@@ -86,10 +99,13 @@ class Binder:
     def _value(self, parameter: inspect.Parameter, title: str, value: Any, path: Path) -> None:
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
             return  # written for type checkers only
+        if isinstance(value, float) and math.isnan(value):
+            self.shaper.report(path, f"{title} takes {parameter.name!r} as a number, not .nan")
+            return
         try:
             TypeAdapter(parameter.annotation).validate_python(value, strict=True)
-        except ValidationError:
-            wanted = inspect.formatannotation(parameter.annotation).replace("typing.", "")
+        except ValidationError as error:
+            wanted = wanted_of(error.errors(include_url=False))
             self.shaper.report(path, f"{title} takes {parameter.name!r} as {wanted}, not {describe(value)}")
 
     # -- terms
@@ -120,17 +136,17 @@ class Binder:
         try:
             if isinstance(spec.loss, str):
                 return LOSSES.get(spec.loss), signature(LOSSES.get(spec.loss)), spec.loss
-            self.calls(spec.loss, (*path, "loss"))
-            if not isinstance(spec.loss, Call):
+            if not self.calls(spec.loss, (*path, "loss")):
+                return None
+            if not isinstance(spec.loss, (Call, Get)):
                 return spec.loss, None, "the loss"
-            target = self.policy.locate(spec.loss.target, spec.loss.mark)
-            takes = signature(target) if inspect.isclass(target) and issubclass(target, nn.Module) else None
-            return spec.loss, takes, spec.loss.target
-        except ConfigError as error:
-            if isinstance(spec.loss, str):
-                self.report((*path, "loss"), error)
+            target = self.policy.locate(spec.loss.target)
+            if inspect.isclass(target) and not issubclass(target, nn.Module):
+                raise KDError(f"{spec.loss.target} is no loss\n    hint: name a function or a torch.nn.Module")
+            known = isinstance(spec.loss, Get) != inspect.isclass(target)
+            return spec.loss, signature(target) if known else None, spec.loss.target
         except KDError as error:
-            self.report((*path, "loss"), error)
+            self.shaper.keep((*path, "loss"), error)
         return None
 
     def _schedules(self, values: dict[str, Any], takes: LossSignature, path: Path) -> dict[str, Schedule]:
@@ -147,7 +163,7 @@ class Binder:
         try:
             return parse_schedule(value)
         except KDError as error:
-            self.report(path, error)
+            self.shaper.keep(path, error)
             return None
 
     def _term_values(
@@ -184,11 +200,10 @@ class Binder:
                 given = self._default(key) if key not in takes.optional_wires else None
             if given is None:
                 if key in spec.rest or key not in takes.optional_wires:
-                    self.shaper.report(
-                        where,
-                        f"{title} needs a wire for {key!r}",
-                        f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`",
-                    )
+                    hint = f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`"
+                    if key in DEFAULTS and key not in spec.rest:
+                        hint = f"there is no model {DEFAULTS[key].split('.')[0]!r}: {hint}"
+                    self.shaper.report(where, f"{title} needs a wire for {key!r}", hint)
             elif (wired := self.wired(given, where)) is not None:
                 wires[key] = wired
         return wires
@@ -227,7 +242,7 @@ class Binder:
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
         """The builder of an adapter, or the wire of the module it borrows."""
         if isinstance(spec.module, Lazy):
-            self.calls(spec.module, (*path, "module"))
+            self.calls(spec.module, (*path, "module"), kind=nn.Module)
             self._no_values(spec, path, "values of a !call stand in its braces")
             return spec.module, None
         if spec.module.split(".")[0] in self.models:
@@ -237,7 +252,9 @@ class Binder:
         try:
             builder = ADAPTERS.get(spec.module)
         except KDError as error:
-            self.report((*path, "module"), KDError(f"{error}; or write a module to borrow as MODEL.path"))
+            (problem,) = problems_of(error)
+            hint = did_you_mean(spec.module.split(".")[0], self.models) if "." in spec.module else problem.hint
+            self.shaper.report((*path, "module"), problem.message, hint)
             return None
         self.parameters(builder, spec.module, spec.rest, path, list(AdapterSpec.model_fields))
         return builder, None

@@ -6,8 +6,7 @@ from typing import Any
 
 from kd_core.config import dump
 from kd_core.models import MODELS, described, find_card
-from kd_core.plan import Plan
-from kd_core.planner import STUDENT
+from kd_core.plan import STUDENT, Plan
 from kd_core.signatures import values_of
 from kd_core.spec import ModelSpec
 

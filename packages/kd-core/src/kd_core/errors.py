@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-
 SHOWN = 16
 """How many candidates a hint names."""
 
@@ -49,9 +48,30 @@ class ConfigError(KDError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, those of a file in the order of its lines."""
+    first: dict[str, int] = {}
+    found = list(dict.fromkeys(problems))
+    marks = [problem.mark or Mark("") for problem in found]
+    for mark in marks:
+        first.setdefault(mark.file, len(first))
+    order = [(first[mark.file], mark.line, mark.column) for mark in marks]
+    return [found[each] for each in sorted(range(len(found)), key=order.__getitem__)]
+
+
+def problems_of(error: KDError) -> list[Problem]:
+    """What an error says, as problems; a hint in its text becomes the hint."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    message, _, hint = str(error).partition("\n    hint: ")
+    return [Problem(message, hint=hint or None)]
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate a user most likely meant by ``name``, or None where nothing is near."""
-    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    known = list(candidates)
+    found = [each for each in known if each.endswith(f".{name}")]
+    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from typing import Any
 from kd_core.checkpoint import CheckpointStore
 from kd_core.config import Builder, Document, Policy, dump, load, loads
 from kd_core.description import describe_model
-from kd_core.errors import ConfigError, KDError, Problem
-from kd_core.models import ModelSource, WeightCard, builder_of, find_card
+from kd_core.distributed import on_main, rank, share_buffers
+from kd_core.errors import ConfigError, KDError, Problem, in_order
+from kd_core.models import ModelSource, WeightCard, builder_of, find_card, missing_files
 from kd_core.objective import Objective
-from kd_core.plan import Plan
-from kd_core.planner import STUDENT, plan
+from kd_core.plan import STUDENT, Plan
+from kd_core.planner import Planner, plan
 from kd_core.progress import Reporter
 from kd_core.run_folder import RunFolder
 from kd_core.runner import Progress, Session, StageRunner
-from kd_core.runtime import Runtime, fast, is_main
+from kd_core.runtime import Runtime, fast, is_main, join
 from kd_core.scoring import line, score
-from kd_core.seeding import seed_everything
+from kd_core.seeding import derive, seed_everything
+from kd_core.shaping import places
 from kd_core.spec import ModelSpec
 from kd_core.stop import StopRequest
 from kd_core.taps import Row
@@ -62,7 +65,12 @@ class Experiment:
             overrides = [*overrides, f"seed={seed}"]
         document = load(path, overrides)
         policy = Policy(trust)
-        return cls(document, policy, plan(document, policy))
+        planner = Planner(document, policy)
+        made = planner.plan()
+        if planner.problems or made is None:
+            further = verify(made, policy, whole=False)[0] if made is not None else []
+            raise ConfigError(in_order([*planner.problems, *further]))
+        return cls(document, policy, made)
 
     def check(self, strict: bool = False) -> list[str]:
         """Follow every wire through models without weights; ConfigError with what is wrong.
@@ -73,7 +81,7 @@ class Experiment:
         if strict:
             problems = problems + [Problem(f"unverified: {text}") for text in unverified]
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(in_order(problems))
         return [f"unverified: {text}" for text in unverified]
 
     def resolved(self) -> str:
@@ -83,22 +91,36 @@ class Experiment:
     def train(self, out: Path | None = None, command: str = "") -> Result:
         """Run all stages in a new run folder and score the student on the test split."""
         self.check()
-        with RunFolder.create(self.plan.name, self.plan.seed, out) as folder:
-            folder.write_config(self.resolved())
+        self._ready()
+        join(self.plan.runtime.device)
+        with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
+            on_main(lambda: folder.write_config(self.resolved()))
             return self._run(folder, command, resumed=False)
 
-    def resume(self, folder: RunFolder) -> Result:
+    def _ready(self) -> None:
+        """ConfigError for what training needs and a check does not ask for."""
+        problems = [problem for name, spec in self.plan.models.items() for problem in missing_files(name, spec)]
+        if not self.plan.stages:
+            problems.append(Problem("there is nothing to train: write at least one stage", "stages"))
+        if problems:
+            with places(self.document):
+                raise ConfigError(problems)
+
+    def resume(self, folder: RunFolder, command: str = "") -> Result:
         """Go on in a run folder from its newest whole checkpoint, or from the start where there is none."""
-        return self._run(folder, "", resumed=True)
+        return self._run(folder, command, resumed=True)
 
     def _run(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
+        with places(self.document):
+            return self._all(folder, command, resumed=resumed)
+
+    def _all(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
         reporter = Reporter(folder.log, silent=not is_main())
         reporter.line(f"run folder: {folder.path}")
         data = Data(self.plan, self.policy, reporter.note)
         runtime = self._runtime(folder, data, reporter)
         world = World(self.plan, self.policy, runtime, data, reporter)
-        if not resumed or not folder.manifest.exists():
-            self._describe(folder, world, command)
+        on_main(lambda: self._describe(folder, world, command))
         store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep)
         with StopRequest() as stop:
             session = Session(world, folder, store, reporter, stop, Progress())
@@ -111,7 +133,7 @@ class Experiment:
         if self.plan.fast:
             frozen = {name: name != STUDENT and not model.trainable for name, model in self.plan.models.items()}
             spec = fast(frozen, sum(data.steps(stage)[1] for stage in self.plan.stages))
-            folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()}))
+            on_main(lambda: folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()})))
             reporter.line("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
         return Runtime(spec)
 
@@ -133,17 +155,16 @@ class Experiment:
 
     def _stages(self, session: Session, found: tuple[dict[str, Any], Path] | None) -> StageRunner:
         """All stages that are left; the runner of the last one."""
-        seed_everything(self.plan.seed)
+        seed_everything(derive(self.plan.seed, "process", rank()) if rank() else self.plan.seed)
         state = None
         if found is not None:
             state, path = found
             session.progress = Progress(**state["progress"])
-            session.folder.metrics.truncate_to(state["metrics"])
+            session.best = state["best"]
             place = session.progress
             name = self.plan.stages[place.stage].name
             session.reporter.line(f"resuming from {path}: stage {name!r}, step {place.step}")
-        else:
-            session.folder.metrics.truncate_to(0)
+        on_main(lambda: session.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
         before: Objective | None = None
         runner: StageRunner | None = None
         for stage in self.plan.stages[session.progress.stage :]:
@@ -162,34 +183,46 @@ class Experiment:
         """The student that counts, its score on the test split, and the files that outlive the run."""
         world, folder = session.world, session.folder
         student = world.models[STUDENT]
-        best: dict[str, Any] | None = None
-        found = session.store.best(session.reporter.line) if session.progress.best is not None else None
-        if found is not None:
-            student.load_state_dict(found[0]["student"])
-            best = {
-                "metrics": found[0]["metrics"],
-                "stage": self.plan.stages[found[0]["stage"]].name,
-                "epoch": found[0]["epoch"],
-            }
-        else:
-            student.load_state_dict(runner.averaged.state_dict())
+        best = session.best
+        student.load_state_dict(runner.averaged.state_dict() if best is None else best["student"])
+        if best is not None:
+            stage = self.plan.stages[best["stage"]].name
+            best = {"metrics": best["metrics"], "stage": stage, "epoch": best["epoch"]}
         test = runner.splits.test
+        share_buffers([student])
         metrics = runner.score(student, test) if test is not None else {}
         if metrics:
             session.reporter.line(f"test: {line(metrics)}")
-        folder.export_student(student, describe_model(self.plan, runner.splits.num_classes))
         result = {"metrics": metrics, "best": best, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
-        folder.finish(result)
+        on_main(lambda: folder.export_student(student, describe_model(self.plan, runner.splits.num_classes)))
+        on_main(lambda: folder.finish(result))
         return Result(metrics, best, folder.path)
 
 
-def resume(run: Path, *, trust: Sequence[str] = ()) -> Result:
+@contextmanager
+def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
+    """The run folder that the first process makes and locks, in every process."""
+    made: list[RunFolder] = []
+
+    def locked() -> Path:
+        made.append(make())
+        return made[0].path
+
+    path = on_main(locked)
+    with made[0] if made else RunFolder(path) as folder:
+        yield folder
+
+
+def resume(run: Path, *, trust: Sequence[str] = (), command: str = "") -> Result:
     """Go on with a run; one that is finished is reported."""
-    with RunFolder.open(run).lock() as folder:
-        if folder.finished:
-            result = folder.result()
-            return Result(result["metrics"], result["best"], folder.path)
-        return Experiment.load(folder.config, trust=trust).resume(folder)
+    folder = RunFolder.open(run)
+    if folder.finished:
+        result = folder.result()
+        return Result(result["metrics"], result["best"], folder.path)
+    experiment = Experiment.load(folder.config, trust=trust)
+    join(experiment.plan.runtime.device)
+    with shared(lambda: RunFolder.open(run).lock()) as folder:
+        return experiment.resume(folder, command)
 
 
 def evaluate(
@@ -221,7 +254,8 @@ def evaluate(
         text = f"task: {task}\ndata: {{name: {card.dataset}}}\nmodels: {{student: {{zoo: {json.dumps(zoo)}}}}}\n"
         document = loads(text, f"--zoo {zoo}", [*extra, *overrides])
     policy = Policy(trust)
-    return _evaluate(plan(document, policy), policy, run)
+    with places(document):
+        return _evaluate(plan(document, policy), policy, run)
 
 
 def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
 from kd_core.registry import Registry
 from kd_core.signatures import values_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kd_core.config import Builder
+    from kd_core.config import Builder, Policy
     from kd_core.spec import ModelSpec
 
 
@@ -118,7 +120,10 @@ class ModelSource:
         model = self._bare(spec)
         if not self.structure:
             self._load(name, spec, model)
-        return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
+        try:
+            return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
+        except ConfigError as error:
+            raise ConfigError(replace(each, path=f"{self.path}.edit.{each.path}") for each in error.problems) from None
 
     def _bare(self, spec: ModelSpec) -> nn.Module:
         if spec.call is not None:
@@ -141,18 +146,10 @@ class ModelSource:
     def _called(self, spec: ModelSpec) -> nn.Module:
         from torch import nn
 
-        from kd_core.config import Call
-
-        call = spec.call
-        if (
-            self.structure
-            and isinstance(call, Call)
-            and (off := [key for key in BACKBONE_WEIGHTS if key in call.kwargs])
-        ):
-            call = replace(call, kwargs={**call.kwargs, **dict.fromkeys(off)})
+        call = without_weights(spec.call, self.builder.policy, {}) if self.structure else spec.call
         model = self.builder.build(call, path=self.path)
         if not isinstance(model, nn.Module):
-            raise KDError(f"{self.path}: {type(model).__name__} is no torch.nn.Module")
+            raise ConfigError(Problem(f"{type(model).__name__} is no torch.nn.Module", self.path))
         return model
 
     def make_from_run(self, folder: Path) -> nn.Module:
@@ -185,10 +182,45 @@ class ModelSource:
             path = Path(spec.run) / "student" / "model.safetensors"
             return path, str(path)
         if given:
-            what = f"{spec.source} {getattr(spec, spec.source)}"
             hint = "write `zoo: NAME`, a path or a URL"
-            raise KDError(f"{self.path}.weights: there are no published weights for {what}\n    hint: {hint}")
+            raise ConfigError(Problem("there are no published weights", f"{self.path}.weights", hint=hint))
         return None
+
+
+def missing_files(name: str, spec: ModelSpec) -> list[Problem]:
+    """The files of a model that training would not find."""
+    found = []
+    if spec.weights not in (None, "auto") and "://" not in str(spec.weights) and not local(str(spec.weights)).is_file():
+        found.append(Problem(f"there is no weight file {spec.weights}", f"models.{name}.weights"))
+    if spec.run is not None:
+        try:
+            described(Path(spec.run))
+        except KDError as error:
+            found += [replace(each, path=f"models.{name}.run") for each in problems_of(error)]
+    return found
+
+
+def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
+    """``value`` with published weights forced off in every call in it; ``done`` keeps aliases of a call one call."""
+    from kd_core.config import Call
+
+    if isinstance(value, list):
+        return [without_weights(each, policy, done) for each in value]
+    if isinstance(value, dict):
+        return {key: without_weights(each, policy, done) for key, each in value.items()}
+    if not isinstance(value, Call):
+        return value
+    if id(value) not in done:
+        with suppress(TypeError, ValueError):  # a callable that tells nothing of its parameters
+            takes = inspect.signature(policy.locate(value.target)).parameters
+            given = {key: each for key, each in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
+            off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
+            done[id(value)] = replace(
+                value,
+                args=without_weights(value.args, policy, done),
+                kwargs={**without_weights(given, policy, done), **off},
+            )
+    return done.get(id(value), value)
 
 
 def local(weights: str) -> Path:
@@ -203,7 +235,8 @@ def local(weights: str) -> Path:
 def described(folder: Path) -> ModelSpec:
     """The description that a run wrote of its student; KDError where the run has none yet."""
     from kd_core.config import load
-    from kd_core.spec import ModelSpec, Shaper
+    from kd_core.shaping import Shaper
+    from kd_core.spec import ModelSpec
 
     file = folder / "student" / "model.yaml"
     if not file.is_file():

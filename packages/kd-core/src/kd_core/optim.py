@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Builder, Call, Lazy
-from kd_core.errors import KDError
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
 from kd_core.spec import GroupSpec, OptimizerSpec, SchedulerSpec, words
 from kd_core.surgery import matching
 
@@ -31,7 +34,7 @@ def build_optimizer(
     call, groups = (spec.call, spec.groups) if isinstance(spec, OptimizerSpec) else (spec, [])
     left = trained(root)
     if not left:
-        raise KDError(f"{path}: nothing is left to train: every parameter is frozen")
+        raise ConfigError(Problem("nothing is left to train: every parameter is frozen", path))
     made = [
         group
         for position, each in enumerate(groups)
@@ -42,8 +45,25 @@ def build_optimizer(
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
     optimizer = builder.build(call, {"params": [*rest, *made], **extra}, where)
     if not isinstance(optimizer, Optimizer):
-        raise KDError(f"{path}: {type(optimizer).__name__} is no torch.optim.Optimizer")
+        raise ConfigError(Problem(f"{type(optimizer).__name__} is no torch.optim.Optimizer", path))
+    if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
+        message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
+        raise ConfigError(Problem(message, path))
+    _check_options(optimizer, groups, path)
     return optimizer
+
+
+def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str) -> None:
+    """ConfigError for what PyTorch would take without a word."""
+    known = list(optimizer.defaults)
+    for position, spec in enumerate(groups):
+        for key in spec.rest:
+            if key not in known:
+                message, hint = f"{type(optimizer).__name__} takes no {key!r}", did_you_mean(key, known)
+                raise ConfigError(Problem(message, f"{path}.groups.{position}.{key}", hint=hint))
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
+            raise ConfigError(Problem(f"{group['lr']!r} is no learning rate", path))
 
 
 def has_fused(call: Lazy, builder: Builder) -> bool:
@@ -58,12 +78,11 @@ def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path
     try:
         names = [name for pattern in words(spec.match) for name, _ in matching(root, pattern)]
     except KDError as error:
-        raise KDError(f"{path}.match: {error}") from None
+        raise ConfigError(replace(each, path=f"{path}.match") for each in problems_of(error)) from None
     taken = [left.pop(name) for name in dict.fromkeys(names) if name in left]
     if not taken:
-        raise KDError(
-            f"{path}: {', '.join(words(spec.match))} matches no parameter that learns and is in no earlier group"
-        )
+        message = f"{', '.join(words(spec.match))} matches no parameter that learns and is in no earlier group"
+        raise ConfigError(Problem(message, f"{path}.match"))
     return {"params": taken, **spec.rest}
 
 
@@ -78,5 +97,5 @@ def build_scheduler(
         call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
     )
     if not isinstance(scheduler, LRScheduler):
-        raise KDError(f"{path}: {type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler")
+        raise ConfigError(Problem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
     return scheduler, per

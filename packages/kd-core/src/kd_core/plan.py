@@ -14,6 +14,9 @@ from kd_core.views import as_it_is
 from kd_core.wires import Tap, Wire
 
 Wired = Wire | list[Wire]
+STUDENT = "student"
+RESERVED = ("adapters", "batch", "losses")
+"""Roots of wires and of paths that no model may be named by."""
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from kd_core.binding import Binder
 from kd_core.config import Document, Lazy, Policy
-from kd_core.errors import ConfigError, KDError, did_you_mean
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest
 from kd_core.models import MODELS, builder_of, described, find_card
-from kd_core.plan import AdapterPlan, Plan, StagePlan, TermPlan, flat
+from kd_core.plan import RESERVED, STUDENT, AdapterPlan, Plan, StagePlan, TermPlan, flat
+from kd_core.shaping import Shaper
 from kd_core.spec import (
     AdapterSpec,
     Header,
@@ -21,20 +27,22 @@ from kd_core.spec import (
     Path,
     RuntimeSpec,
     SchedulerSpec,
-    Shaper,
     StageSpec,
     TermSpec,
+    ViewSpec,
     inherit,
 )
-from kd_core.task import TASKS, Task
-
-STUDENT = "student"
-RESERVED = ("adapters", "batch", "losses")
+from kd_core.task import TASKS, Batch, Task
+from kd_core.views import VIEWS, as_it_is
 
 
 def plan(document: Document, policy: Policy) -> Plan:
     """Shape and check a document; ConfigError with all its problems."""
-    return Planner(document, policy).plan()
+    planner = Planner(document, policy)
+    made = planner.plan()
+    if planner.problems or made is None:
+        raise ConfigError(planner.problems)
+    return made
 
 
 class Planner:
@@ -46,23 +54,28 @@ class Planner:
         self.shaper = Shaper(document)
         self.binder = Binder(self.shaper, policy)
 
-    def plan(self) -> Plan:
-        """The plan; ConfigError with all problems."""
-        header = self.shaper.shape(Header, self.document.data)
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong, as far as :meth:`plan` has come."""
+        return self.shaper.problems
+
+    def plan(self) -> Plan | None:
+        """The plan of what is sound; None where too little is."""
+        header, lost = self.shaper.salvage(Header, self.document.data, task="", data={}, models={})
         if header is None:
-            raise ConfigError(self.shaper.problems)
+            return None
         self._import(header.imports)
-        task = self._task(header.task)
-        data = self._data(task, header.data, ("data",))
+        task = None if "task" in lost else self._task(header.task)
+        data = None if "data" in lost else self._data(task, header.data, ("data",))
+        if "models" in lost:
+            return None
         models = self._models(header.models)
         inputs = self._inputs(task, models)
         adapters = self._adapters(header.adapters)
         stages = self._stages(header.stages, adapters, task, data)
         runtime = self._runtime(header.runtime)
-        if self.shaper.problems:
-            raise ConfigError(self.shaper.problems)
-        assert task is not None
-        assert runtime is not None
+        if task is None or data is None or runtime is None:
+            return None
         return Plan(
             document=self.document,
             name=header.name or FilePath(self.document.file).stem,
@@ -91,7 +104,7 @@ class Planner:
             try:
                 self.policy.import_module(name)
             except KDError as error:
-                self.binder.report(path, error)
+                self.shaper.keep(path, error)
             except Exception as error:  # a user's module may raise anything
                 self.shaper.report(path, f"importing {name} failed: {type(error).__name__}: {error}")
 
@@ -99,7 +112,7 @@ class Planner:
         try:
             return TASKS.get(name)()
         except KDError as error:
-            self.binder.report(("task",), error)
+            self.shaper.keep(("task",), error)
             return None
 
     def _data(self, task: Task | None, value: Any, path: Path) -> Any:
@@ -124,39 +137,54 @@ class Planner:
     # -- models
 
     def _models(self, given: Mapping[str, Any]) -> dict[str, ModelSpec]:
+        meant = None if STUDENT in given else nearest(STUDENT, given)
         if STUDENT not in given:
-            self.shaper.report(
-                ("models",), f"needs a model named {STUDENT!r}", did_you_mean(STUDENT, list(given)) if given else None
-            )
+            hint = f"is {meant!r} meant to be {STUDENT!r}?" if meant else "write {student: {arch: NAME}}"
+            self.shaper.report(("models",), f"needs a model named {STUDENT!r}", hint, key=True)
         models = {}
         for name, value in given.items():
             path: Path = ("models", name)
             if not self.binder.name(name, path, "a model", RESERVED):
                 continue
-            spec = self.shaper.shape(ModelSpec, {"call": value} if isinstance(value, Lazy) else value, path)
+            bare = isinstance(value, Lazy)
+            spec, lost = self.shaper.salvage(ModelSpec, {"call": value} if bare else value, path)
             if spec is not None:
-                self._model(name, spec, path, bare=isinstance(value, Lazy))
+                self._model(spec, path, bare=bare)
+                if name not in (STUDENT, meant) and "weights" not in lost:
+                    self._frozen(name, spec, path)
+            if spec is not None and not lost:
                 models[name] = spec
         return models
 
-    def _model(self, name: str, spec: ModelSpec, path: Path, *, bare: bool) -> None:
+    def _model(self, spec: ModelSpec, path: Path, *, bare: bool) -> None:
         self.binder.calls(spec.edit, (*path, "edit"))
         if spec.call is not None:
-            self.binder.calls(spec.call, path if bare else (*path, "call"))
+            self.binder.calls(spec.call, path if bare else (*path, "call"), kind=nn.Module)
+        known = list(ModelSpec.model_fields)
         try:
             if spec.arch is not None:
-                self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.rest, path, list(ModelSpec.model_fields))
+                self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.rest, path, known)
             elif spec.zoo is not None:
                 card = find_card(spec.zoo, self._dataset())[1]
-                self.binder.parameters(builder_of(card), card.arch, spec.rest, path, list(ModelSpec.model_fields))
+                self.binder.parameters(builder_of(card), card.arch, spec.rest, path, known)
         except KDError as error:
-            self.binder.report((*path, spec.source), error)
+            self.shaper.keep((*path, spec.source), error)
         if spec.source in ("call", "run"):
             for key in spec.rest:
-                self.shaper.report(
-                    (*path, key), f"unknown key {key!r}", did_you_mean(key, list(ModelSpec.model_fields)), key=True
-                )
-        if spec.arch is not None and "weights" not in spec.model_fields_set and name != STUDENT and not spec.trainable:
+                self.shaper.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
+        classes = spec.rest.get("num_classes")
+        if isinstance(classes, int) and not isinstance(classes, bool) and classes < 1:
+            self.shaper.report((*path, "num_classes"), f"must be at least 1, not {classes}")
+        if spec.weights == "auto" and spec.source in ("arch", "call"):
+            message = (
+                f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"
+            )
+            self.shaper.report((*path, "weights"), message.rstrip(), "write `zoo: NAME`, a path or a URL")
+
+    def _frozen(self, name: str, spec: ModelSpec, path: Path) -> None:
+        """A teacher learned somewhere: to have it random must be said."""
+        given = "weights" in spec.model_fields_set or any(nearest(key, ["weights"]) for key in spec.rest)
+        if spec.arch is not None and not given and not spec.trainable:
             hint = "give `weights: PATH`, or `weights: null` for random ones on purpose"
             self.shaper.report(path, f"{name} is a frozen model without weights", hint)
 
@@ -168,10 +196,11 @@ class Planner:
         """What each model wants its input to be: as written, else as published or as it was trained with."""
         if task is None:
             return {}
-        return {
+        shaped = {
             name: self.shaper.shape(task.Input, self._input(task, spec), ("models", name, "input"))
             for name, spec in models.items()
         }
+        return {name: value for name, value in shaped.items() if value is not None}
 
     def _input(self, task: Task, spec: ModelSpec) -> dict[str, Any]:
         known: dict[str, Any] = {}
@@ -191,12 +220,12 @@ class Planner:
             path: Path = ("adapters", name)
             if not self.binder.name(name, path, "an adapter"):
                 continue
-            spec = self.shaper.shape(AdapterSpec, value, path)
+            spec, _ = self.shaper.salvage(AdapterSpec, value, path)
             if spec is not None and (made := self.binder.adapter(name, spec, path)) is not None:
                 plans[name] = made
         for name, adapter in plans.items():
             if name in reach(name, plans):
-                self.shaper.report(adapter.path, f"adapters.{name} feeds itself")
+                self.shaper.report((*adapter.path, "inputs"), f"adapters.{name} feeds itself")
         return plans
 
     # -- stages
@@ -207,49 +236,64 @@ class Planner:
         plans: list[StagePlan] = []
         before: StageSpec | None = None
         paths: dict[str, Path] = {}
+        wrong: frozenset[str] = frozenset()
+        terms: dict[str, TermPlan] = {}
         for index, value in enumerate(given):
             path: Path = ("stages", index)
-            own = self.shaper.shape(StageSpec, value, path)
+            own, lost = self.shaper.salvage(StageSpec, value, path)
             if own is None:
-                self._terms(value.get("losses"), (*path, "losses"))  # for what else is wrong
                 continue
-            given_keys = own.model_fields_set
-            paths = {**paths, **{key: (*path, key) for key in given_keys}}
+            keys = own.model_fields_set
+            wrong = (wrong - keys) | lost
+            paths = {**paths, **{key: (*path, key) for key in keys}}
             whole = inherit(before, own)
-            swapped = (
-                self._data(task, whole.data, paths["data"])
-                if "data" in given_keys
-                else (plans[-1].data if plans else data)
-            )
-            fresh = "losses" in given_keys or not plans
-            terms = self._terms(whole.losses, paths.get("losses", path)) if fresh else plans[-1].terms
-            self._stage(whole, own, path)
-            plans.append(
-                StagePlan(index, whole.name or f"stage{index}", whole, paths, swapped, terms, needed(terms, adapters))
-            )
+            if "data" in keys:
+                data = self._data(task, whole.data, paths["data"])
+            if "losses" in keys:
+                terms = self._terms(whole.losses, paths["losses"])
+            wrong |= self._stage(whole, own, path, wrong)
+            views = self._views(whole.views, paths.get("views", path))
+            name = whole.name or f"stage{index}"
+            plans.append(StagePlan(index, name, whole, paths, data, terms, needed(terms, adapters), views))
             before = whole
         return plans
 
-    def _stage(self, stage: StageSpec, own: StageSpec, path: Path) -> None:
-        if stage.epochs is None and stage.steps is None:
-            self.shaper.report(path, "needs 'epochs' or 'steps'")
+    def _stage(self, stage: StageSpec, own: StageSpec, path: Path, wrong: Set[str]) -> set[str]:
+        """The keys a stage lacks. Those that are ``wrong`` have been reported, and are not missed."""
+        lacks = {key for key in ("batch_size", "optimizer", "losses") if not getattr(stage, key)}
+        if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
+            self.shaper.report(path, "needs a key 'epochs' or 'steps'")
+            lacks |= {"epochs", "steps"}
         if {"epochs", "steps"} <= own.model_fields_set:
             self.shaper.report((*path, "steps"), "give 'epochs' or 'steps', not both", key=True)
-        for key in ("batch_size", "optimizer"):
-            if getattr(stage, key) is None:
+        for key in sorted(lacks & {"batch_size", "optimizer", "losses"} - wrong):
+            if key in own.model_fields_set:
+                self.shaper.report((*path, key), "needs at least one term" if key == "losses" else "must not be null")
+            else:
                 self.shaper.report(path, f"needs a key {key!r}")
-        if not stage.losses:
-            self.shaper.report(path, "needs 'losses' with at least one term")
-        if stage.batch_size and stage.accumulate > stage.batch_size:
-            self.shaper.report(
-                (*path, "accumulate"), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts"
-            )
-        for key, supplied in (("optimizer", "params"), ("scheduler", "optimizer")):
+        cut = stage.batch_size and stage.accumulate > stage.batch_size
+        if cut and {"accumulate", "batch_size"} & own.model_fields_set:
+            key = "accumulate" if "accumulate" in own.model_fields_set else "batch_size"
+            self.shaper.report((*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts")
+        for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
             value = getattr(own, key)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):
-                self.binder.calls(value.call, (*path, key, "call"), (supplied,))
+                self.binder.calls(value.call, (*path, key, "call"), (supplied,), kind=kind)
             elif value is not None:
-                self.binder.calls(value, (*path, key), (supplied,))
+                self.binder.calls(value, (*path, key), (supplied,), kind=kind)
+        return lacks
+
+    def _views(self, given: str | ViewSpec | None, path: Path) -> Callable[[Batch], Batch]:
+        if given is None:
+            return as_it_is
+        name, values = (given, {}) if isinstance(given, str) else (given.view, given.rest)
+        try:
+            view = VIEWS.get(name)
+        except KDError as error:
+            self.shaper.keep(path if isinstance(given, str) else (*path, "view"), error)
+            return as_it_is
+        self.binder.parameters(view, name, values, path, ["view"])
+        return partial(view, **values)
 
     def _terms(self, given: Any, path: Path) -> dict[str, TermPlan]:
         plans = {}
@@ -257,7 +301,7 @@ class Planner:
             where = (*path, name)
             if not self.binder.name(name, where, "a term"):
                 continue
-            spec = self.shaper.shape(TermSpec, value, where)
+            spec, _ = self.shaper.salvage(TermSpec, value, where)
             if spec is not None and (made := self.binder.term(name, spec, where)) is not None:
                 plans[name] = made
         return plans

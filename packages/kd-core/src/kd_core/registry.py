@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from kd_core.errors import KDError, did_you_mean, nearest
@@ -72,6 +71,8 @@ class Registry(Generic[T]):
 
     def _load_next_plugin(self) -> bool:
         if self._pending is None:
+            from importlib.metadata import entry_points  # slow to import, and not needed for `--help`
+
             self._pending = sorted({entry.value for entry in entry_points(group=self.group)}, reverse=True)
         if not self._pending:
             return False

@@ -19,8 +19,7 @@ from kd_core.distributed import Share, divide, everyones, on_main, processes, ra
 from kd_core.errors import KDError
 from kd_core.objective import Clock, Objective, Step
 from kd_core.optim import build_optimizer, build_scheduler
-from kd_core.plan import StagePlan
-from kd_core.planner import STUDENT
+from kd_core.plan import STUDENT, StagePlan
 from kd_core.progress import Reporter
 from kd_core.run_folder import RunFolder
 from kd_core.scoring import line, score

@@ -1,25 +1,22 @@
 """The schema of a config: frozen, strict, unknown keys forbidden.
 
-A file is shaped piece by piece (each model, adapter, stage and term by itself), so that one mistake hides
-no other: :class:`Shaper` collects the problems, and pieces that are sound go on to be checked.
+Pieces of a file (each model, adapter, stage and term) are shaped by themselves: see :mod:`kd_core.shaping`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kd_core.config import Document, Lazy
-from kd_core.errors import Problem, did_you_mean, nearest
+from kd_core.config import Lazy
+from kd_core.errors import KDError, nearest
 
 Path = tuple[str | int, ...]
-M = TypeVar("M", bound=BaseModel)
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Words = str | list[str]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Words = str | Annotated[list[str], Field(min_length=1)]
 
 
 class Strict(BaseModel):
@@ -46,6 +43,7 @@ class RuntimeSpec(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     fused: bool = False
+    fold: bool = False
     compile: list[str] = []
 
 
@@ -53,7 +51,7 @@ class CheckpointSpec(Strict):
     """When to save: each epoch always, and between by steps or minutes."""
 
     every_steps: Positive | None = None
-    every_minutes: Annotated[float, Field(gt=0)] = 10.0
+    every_minutes: Above0 = 10.0
     keep: Positive = 3
 
 
@@ -81,7 +79,7 @@ class EarlyStopSpec(Strict):
     """Stop the stage after ``patience`` scorings without a gain of more than ``min_delta``."""
 
     patience: Positive
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class GroupSpec(Open):
@@ -109,7 +107,13 @@ class TermSpec(Open):
 
     loss: str | Lazy
     weight: Number | dict[str, Any] = 1.0
-    detach: Words = []
+    detach: str | list[str] = []
+
+
+class ViewSpec(Open):
+    """Views of training batches, with their hyperparameters."""
+
+    view: str
 
 
 class AdapterSpec(Open):
@@ -140,7 +144,11 @@ class ModelSpec(Open):
         given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
             but = f", not {' and '.join(given)}" if given else ""
-            raise ValueError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}")
+            near = next(
+                (f"is {key!r} meant to be {each!r}?" for key in self.rest if (each := nearest(key, MODEL_SOURCES))), ""
+            )
+            hint = f"\n    hint: {near}" if near and not given else ""
+            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}{hint}"))
         return self
 
     @property
@@ -162,14 +170,15 @@ class StageSpec(Strict):
     eval_batch_size: Positive | None = None
     drop_last: bool = False
     data: dict[str, Any] | None = None
+    views: str | ViewSpec | None = None
     losses: dict[str, Any] = {}
     train: list[str] | None = None
     freeze: list[str] = []
     optimizer: Lazy | OptimizerSpec | None = None
     scheduler: Lazy | SchedulerSpec | None = None
     accumulate: Positive = 1
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    clip_value: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Above0 | None = None
+    clip_value: Above0 | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stop: EarlyStopSpec | None = None
     evaluate: EvaluateSpec = EvaluateSpec(every_epochs=1)
@@ -180,7 +189,7 @@ class Header(Strict):
     """The top level, its parts still unshaped."""
 
     task: str
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     imports: list[str] = []
     data: dict[str, Any]
@@ -190,144 +199,6 @@ class Header(Strict):
     runtime: Literal["default", "fast"] | dict[str, Any] = "default"
     checkpoint: CheckpointSpec = CheckpointSpec()
     log_every: Positive = 50
-
-
-class Shaper:
-    """Validates pieces of a document and keeps what is wrong with them."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems: list[Problem] = []
-
-    def report(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> None:
-        """Keep a problem at ``path``."""
-        self.problems.append(self.document.problem(path, message, hint, key=key))
-
-    def shape(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
-        """``value`` as ``schema``, or None with its problems kept."""
-        if not isinstance(value, Mapping):
-            self.report(path, f"must be a mapping, not {describe(value)}")
-            return None
-        try:
-            return schema.model_validate(dict(value))
-        except ValidationError as error:
-            for where, message, hint, key in explain(error, schema, value):
-                self.report((*path, *where), message, hint, key=key)
-            return None
-
-
-def explain(
-    error: ValidationError, schema: type[BaseModel], value: Any
-) -> Iterator[tuple[Path, str, str | None, bool]]:
-    """(path, message, hint, concerns the key) for each place pydantic complains of, each place once."""
-    wants: dict[Path, list[str]] = {}
-    for item in error.errors(include_url=False):
-        where = _real_path(item["loc"], value)
-        kind = item["type"]
-        if kind == "extra_forbidden":
-            fields = _fields_at(schema, where[:-1])
-            yield (
-                where,
-                f"unknown key {str(where[-1])!r}",
-                did_you_mean(str(where[-1]), fields) if fields else None,
-                True,
-            )
-        elif kind == "missing":
-            name = str(item["loc"][-1])
-            found = _follow(value, where)
-            near = nearest(name, [str(key) for key in found]) if isinstance(found, Mapping) else None
-            yield where, f"needs a key {name!r}", f"is {near!r} meant to be {name!r}?" if near else None, False
-        elif kind == "value_error":
-            yield where, str(item["ctx"]["error"]), None, False
-        else:
-            wants.setdefault(where, []).append(_wanted(item))
-    for where, wanted in wants.items():
-        yield where, f"must be {' or '.join(dict.fromkeys(wanted))}, not {describe(_follow(value, where))}", None, False
-
-
-_TYPES = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "is_instance_of": "a !call",
-    "none_required": "null",
-    "int_from_float": "a whole number",
-}
-_BOUNDS = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("more than", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("less than", "lt"),
-}
-
-
-def _wanted(item: Any) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind in _BOUNDS:
-        words, key = _BOUNDS[kind]
-        return f"{words} {context[key]}"
-    if kind == "literal_error":
-        return f"one of {context['expected']}"
-    return _TYPES.get(kind) or item["msg"][:1].lower() + item["msg"][1:]
-
-
-def describe(value: Any) -> str:
-    """A value in a message: short, and by its YAML type."""
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value) if isinstance(value, (str, int, float)) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _real_path(location: Sequence[Any], value: Any) -> Path:
-    """Pydantic's location without the names of union members, which are not in the file."""
-    path: list[str | int] = []
-    for position, part in enumerate(location):
-        if (isinstance(value, Mapping) and part in value) or (
-            isinstance(value, list) and isinstance(part, int) and part < len(value)
-        ):
-            value = value[part]
-        elif position == len(location) - 1:
-            break
-        else:
-            continue
-        path.append(part)
-    return tuple(path)
-
-
-def _follow(value: Any, path: Iterable[Any]) -> Any:
-    for part in path:
-        value = value[part]  # the path was found in this very value
-    return value
-
-
-def _fields_at(schema: Any, path: Path) -> list[str]:
-    """The keys the schema knows at a path: its own, or those of the nested schemas."""
-    schemas = [schema]
-    for part in path:
-        if isinstance(part, str):
-            fields = [each.model_fields[part].annotation for each in schemas if part in each.model_fields]
-            schemas = [found for field in fields for found in _schemas_in(field)]
-    return [name for each in schemas for name in each.model_fields]
-
-
-def _schemas_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _schemas_in(inner)]
 
 
 def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
@@ -341,6 +212,6 @@ def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
     return StageSpec.model_construct(given | set(taken), **{**dict(this), **taken})
 
 
-def words(value: Words) -> list[str]:
+def words(value: str | list[str]) -> list[str]:
     """One word or a list of them, as a list."""
     return [value] if isinstance(value, str) else list(value)

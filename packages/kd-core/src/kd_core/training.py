@@ -10,8 +10,7 @@ from torch import nn
 
 from kd_core.errors import ConfigError, KDError, problems_of
 from kd_core.objective import Adapters
-from kd_core.plan import Plan, StagePlan
-from kd_core.planner import STUDENT
+from kd_core.plan import STUDENT, Plan, StagePlan
 from kd_core.surgery import matching
 from kd_core.world import World, root_module
 from kd_core.wrappers import ForwardWrapper, Teacher
@@ -31,7 +30,7 @@ class Parts(Protocol):
 def select(world: Parts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module, set[str]]:
     """Set what learns in a stage; the root module of its paths, and the models of which something learns.
 
-    By default the student, trainable models that the stage looks at, and all adapters and losses it uses.
+    By default the student and trainable models, where the stage looks at them, and all adapters and losses it uses.
     """
     root = root_module(world.models, world.adapters, losses)
     root.requires_grad_(False)
@@ -53,7 +52,7 @@ def select(world: Parts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module
 
 def _default(world: Parts, stage: StagePlan) -> list[str]:
     used = world.plan.taps(stage)
-    names = [name for name, spec in world.plan.models.items() if name == STUDENT or (spec.trainable and name in used)]
+    names = [name for name, spec in world.plan.models.items() if name in used and (name == STUDENT or spec.trainable)]
     adapters = [f"adapters.{name}" for name in stage.adapters if has_parameters(world.adapters, name)]
     return names + adapters + ["losses"]
 

@@ -6,35 +6,44 @@ tells) is reported as unverified, not as right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from kd_core.config import Builder, Call, Lazy, Policy
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
+from kd_core.config import Builder, Policy
+from kd_core.errors import KDError, Problem, did_you_mean, problems_of
 from kd_core.models import ModelSource, described
 from kd_core.objective import Adapters, Clock, Term, Values
-from kd_core.plan import AdapterPlan, Plan, StagePlan, TermPlan
+from kd_core.optim import build_optimizer, build_scheduler
+from kd_core.plan import STUDENT, AdapterPlan, Plan, StagePlan, TermPlan
 from kd_core.spec import ModelSpec, Path
 from kd_core.taps import Row, module_table
 from kd_core.task import Batch, map_tensors
+from kd_core.training import select
+from kd_core.trial import Parts, Stand, has, needs_values, reason, stand_in, trusted_only, try_step
 from kd_core.wires import Tap, Wire
+from kd_core.wires import describe as shapes
 from kd_core.world import PROBE
 from kd_core.wrappers import Capture, ForwardWrapper, module_at
 
 META = torch.device("meta")
+LARGE = 300_000_000
+"""Parameters of a model that a check does not build with values."""
 Placed = list[tuple[Path, Wire]]
 
 
-def verify(plan: Plan, policy: Policy) -> tuple[list[Problem], list[str]]:
-    """The problems that building and running everything on made-up samples shows, and what could not be verified."""
+def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[Problem], list[str]]:
+    """The problems that building and running everything on made-up samples shows, and what could not be verified.
+
+    Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
+    """
     verifier = Verifier(plan, policy)
-    verifier.run()
-    return verifier.problems, list(dict.fromkeys(verifier.unverified))
+    verifier.run(whole)
+    return list(dict.fromkeys(verifier.problems)), list(dict.fromkeys(verifier.unverified))
 
 
 @dataclass
@@ -49,46 +58,52 @@ class Verifier:
     def __post_init__(self) -> None:
         facts = self.plan.task.facts(self.plan.data)
         self.num_classes = facts.num_classes
-        stand_in = 10 if facts.num_classes is None else facts.num_classes
-        self.builder = Builder(
-            self.policy,
-            {"num_classes": stand_in, "num_samples": 100, "steps": 10, "steps_per_epoch": 1, "targets": [0] * 100},
-        )
+        classes = 10 if facts.num_classes is None else facts.num_classes
+        numbers = {"num_samples": 100, "steps": 10, "steps_per_epoch": 1}
+        self.run_values = {**numbers, "num_classes": classes, "targets": [row % classes for row in range(100)]}
+        self.builder = Builder(self.policy, self.run_values)
 
-    def run(self) -> None:
+    def run(self, whole: bool = True) -> None:
         """Check models, then each stage."""
         models = {
             name: model for name, spec in self.plan.models.items() if (model := self._model(name, spec)) is not None
         }
         adapters = Adapters(self.plan.adapters)
         for stage in self.plan.stages:
-            self._stage(stage, models, adapters)
+            if whole:
+                self._stage(stage, models, adapters)
+            else:
+                self._paths_only(stage, models)
 
     # -- models
 
     def _model(self, name: str, spec: ModelSpec) -> nn.Module | None:
-        if (reason := self._not_to_build(spec)) is not None:
-            self.unverified.append(f"models.{name}: {reason}")
+        if (why := self._not_to_build(spec)) is not None:
+            self.unverified.append(f"models.{name}: {why}")
             return None
-        source = ModelSource(
-            self.builder, f"models.{name}", self.plan.dataset, self.num_classes, lambda _: None, structure=True
-        )
         try:
-            return self._built(source, name, spec)
+            return self._built(name, spec)
         except KDError as error:
             self._report(("models", name), error)
         except Exception as error:  # a constructor may raise anything
             self._report(("models", name), KDError(f"it cannot be built: {reason(error)}"))
         return None
 
-    @staticmethod
-    def _built(source: ModelSource, name: str, spec: ModelSpec) -> nn.Module:
-        """On the meta device, else, where a constructor needs values, on the CPU and then moved."""
+    def _built(self, name: str, spec: ModelSpec) -> nn.Module:
+        """On the meta device, else, where a constructor reads values, on the CPU and then moved."""
         try:
             with META:
-                return source.make(name, spec).to(META)
-        except (NotImplementedError, RuntimeError, TypeError):
-            return source.make(name, spec).to(META)
+                return self.source(name).make(name, spec).to(META)
+        except Exception as error:
+            if not needs_values(error):
+                raise
+            return self.source(name).make(name, spec).to(META)
+
+    def source(self, name: str) -> ModelSource:
+        """How a model is made without weights."""
+        builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
+        path = f"models.{name}"
+        return ModelSource(builder, path, self.plan.dataset, self.num_classes, lambda _: None, structure=True)
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
@@ -97,22 +112,18 @@ class Verifier:
                 return self._not_to_build(described(FilePath(spec.run)))
             except KDError as error:
                 return str(error)
-        for call in calls_in([spec.call, spec.rest, spec.edit]):
-            try:
-                Policy().locate(call.target, call.mark)
-            except KDError:
-                return f"{call.target} is built in training only, for it is not a known package's"
-        return None
+        return trusted_only([spec.call, spec.rest, spec.edit])
 
     # -- a stage
 
     def _stage(self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters) -> None:
         try:
             raw = self.plan.task.example(stage.data, PROBE)
-            batch = self.plan.task.prepare(raw, self.plan.inputs, stage.data)
-        except KDError as error:
+        except KDError as error:  # only reading the data would tell
             self._paths_only(stage, models)
             self.unverified.append(f"stages.{stage.index}: {error}")
+            return
+        if (batch := self._prepared(raw, stage)) is None:
             return
         places = dict(self._places(stage))
         captures = {
@@ -120,12 +131,29 @@ class Verifier:
             for name, taps in self.plan.taps(stage).items()
             if name in models and (capture := self._capture(name, models[name], taps, batch, places)) is not None
         }
-        if set(captures) != set(self.plan.taps(stage)):
-            return
-        values = Values(captures, batch.to(META), adapters)
-        if self._adapters(stage, values, models, adapters) and self._fields(stage, values):
-            for term in stage.terms.values():
-                self._term(term, values, batch)
+        if set(captures) == set(self.plan.taps(stage)):
+            values = Values(captures, batch.to(META), adapters)
+            if self._adapters(stage, values, models, adapters) and self._fields(stage, values):
+                terms = [self._term(term, values, batch) for term in stage.terms.values()]
+                if all(terms) and set(models) == set(self.plan.models):
+                    self._training(stage, models, adapters, [term for term in terms if term is not None])
+            self._metric(stage, models, batch)
+
+    def _prepared(self, raw: Batch, stage: StagePlan) -> Batch | None:
+        """Samples as the models take them, None where one of them cannot."""
+        before = len(self.problems)
+        for name, wants in self.plan.inputs.items():
+            try:
+                self.plan.task.prepare(raw, {name: wants}, stage.data)
+            except KDError as error:
+                self._report(("models", name), error, data=stage.paths.get("data", ("data",)))
+        if len(self.problems) > before:
+            return None
+        try:
+            return stage.views(self.plan.task.prepare(raw, self.plan.inputs, stage.data))
+        except KDError as error:
+            self._report(stage.path("views"), error)
+            return None
 
     def _places(self, stage: StagePlan) -> Iterator[tuple[str, Placed]]:
         """For each model, its wires with the places they are written in."""
@@ -164,9 +192,25 @@ class Verifier:
                     self._forward(name, model, [wire.tap] if wire.tap else [], batch)
                 except KDError as error:
                     self._report(path, error)
-        except Exception as error:  # not every model runs on the meta device
-            self.unverified.append(f"models.{name}: a trial run failed: {reason(error)}")
+        except Exception:  # it does not take such samples, or does not run on the meta device
+            return self._real_forward(name, model, taps, batch)
         return None
+
+    def _real_forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture | None:
+        """A pass on the CPU with made-up weights, whose errors say what is wrong."""
+        if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+            self.unverified.append(f"models.{name}: it does not run on the meta device, and is too large to try")
+            return None
+        try:
+            real = self.source(name).make(name, self.plan.models[name]).eval()
+            with torch.no_grad():
+                capture = ForwardWrapper(real, taps, name=name, call=self.plan.task.call)(batch.for_model(name))
+        except Exception as error:
+            what = f"it cannot take {shapes(batch.for_model(name))}: {reason(error)}"
+            self._report(("models", name), error if isinstance(error, KDError) else KDError(what))
+            return None
+        to_meta = {tap: map_tensors(lambda each: each.to(META), value) for tap, value in capture.at.items()}
+        return replace(capture, at=to_meta)
 
     def _forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture:
         wrapper = ForwardWrapper(model.eval(), taps, name=name, call=self.plan.task.call)
@@ -189,7 +233,8 @@ class Verifier:
                 self._report(path, error)
                 return False
             except Exception as error:  # shapes that do not fit raise whatever the module raises
-                self._report(path, KDError(f"it cannot run: {reason(error)}"))
+                given = ", ".join(shapes(values.get(wired)) for wired in self.plan.adapters[name].inputs)
+                self._report(path, KDError(f"it cannot take {given}: {reason(error)}"))
                 return False
         return True
 
@@ -202,56 +247,74 @@ class Verifier:
                 self._report(path, error)
         return len(self.problems) == before
 
-    def _term(self, plan: TermPlan, values: Values, batch: Batch) -> None:
-        """Try a loss on values of the right shapes."""
+    def _term(self, plan: TermPlan, values: Values, batch: Batch) -> Term | None:
+        """The loss, tried on values of the right shapes."""
+        if (why := trusted_only([plan.loss, plan.values])) is not None:
+            self.unverified.append(f"{'.'.join(map(str, plan.path))}: {why}")
+            return None
+        stand = Stand(values, batch)
         try:
             term = Term(plan, self.builder)
-            real = Stand(values, batch)
-            term(real, Clock(0, 10, 1))
+            term(stand, Clock(0, 10, 1))
+            return term
         except KDError as error:
             self._report(plan.path, error)
         except Exception as error:  # a torch.nn loss says what it wants in its own way
-            self._report(
-                plan.path,
-                KDError(f"the loss cannot take its inputs: {reason(error)}"),
-            )
+            given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
+            self._report(plan.path, KDError(f"the loss cannot take {given or 'nothing'}: {reason(error)}"))
+        return None
 
-    def _report(self, path: Path, error: KDError) -> None:
-        if isinstance(error, ConfigError):
-            for problem in error.problems:
-                self.problems.append(
-                    problem if problem.mark else self.plan.document.problem(path, problem.message, problem.hint)
-                )
-        else:
-            message, _, hint = str(error).partition("\n    hint: ")
-            self.problems.append(self.plan.document.problem(path, message, hint or None))
+    def _training(
+        self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, terms: Sequence[Term]
+    ) -> None:
+        """What learns, its optimiser and its scheduler."""
+        if (why := trusted_only([stage.spec.optimizer, stage.spec.scheduler])) is not None:
+            self.unverified.append(f"stages.{stage.index}: {why}")
+            return
+        losses = nn.Module()
+        for term in terms:
+            losses.add_module(term.plan.name, term)
+        assert stage.spec.optimizer is not None
+        try:
+            root, _ = select(Parts(self.plan, models, adapters), stage, losses)
+            where = ".".join(map(str, stage.path("optimizer")))
+            optimizer = build_optimizer(stage.spec.optimizer, root, self.builder, where)
+            where = ".".join(map(str, stage.path("scheduler")))
+            scheduler, _ = build_scheduler(stage.spec.scheduler, optimizer, self.builder, where)
+            if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+                try_step(scheduler, where)
+        except KDError as error:
+            self._report((), error)
 
+    def _metric(self, stage: StagePlan, models: Mapping[str, nn.Module], batch: Batch) -> None:
+        """Whether the task has the metric that chooses the best checkpoint."""
+        if stage.spec.best is None or STUDENT not in models:
+            return
+        try:
+            output = self._forward(STUDENT, models[STUDENT], [], batch).output
+            metrics = self.plan.task.metrics(self.num_classes)
+            metrics.update(map_tensors(stand_in, output), batch)
+            known = list(metrics.compute())
+        except Exception as error:  # metrics of outputs that are not the task's
+            self.unverified.append(f"stages.{stage.index}.best: a trial of the metrics failed: {reason(error)}")
+            return
+        if (name := stage.spec.best.metric) not in known:
+            path = (*stage.path("best"), "metric")
+            self._report(path, KDError(f"there is no metric {name!r}\n    hint: {did_you_mean(name, known)}"))
 
-def reason(error: Exception) -> str:
-    """An error of someone else's code in one line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
-
-
-class Stand:
-    """Values on the CPU in the place of those on the meta device: small random numbers of the same shapes."""
-
-    def __init__(self, values: Values, batch: Batch) -> None:
-        self._values, self._batch = values, batch
-
-    def get(self, wired: Any) -> Any:
-        """As :meth:`Values.get`; what comes from the batch is the batch's own."""
-        if isinstance(wired, list):
-            return [self.get(wire) for wire in wired]
-        if wired.root == "batch":
-            return Values({}, self._batch, Adapters({})).get(wired)
-        return map_tensors(stand_in, self._values.get(wired))
-
-
-def stand_in(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape and type with values."""
-    if not tensor.is_floating_point():
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype)
+    def _report(self, path: Path, error: KDError, data: Path = ("data",)) -> None:
+        """Keep an error that may know its own place, in full or below ``path``; ``data`` is where the data are."""
+        document = self.plan.document
+        for problem in problems_of(error):
+            if problem.mark is not None:
+                self.problems.append(problem)
+                continue
+            below = tuple(problem.path.split(".")) if problem.path else ()
+            whole: Path = below if below[: len(path)] == tuple(map(str, path)) else (*path, *below)
+            if not below and (key := problem.message.partition(" ")[0]) and has(document.data, (*path, key)):
+                whole = (*path, key)  # "temperature is 0, but ..."
+            whole = (*data, *below[1:]) if below[:1] == ("data",) else whole
+            self.problems.append(document.problem(whole, problem.message, problem.hint))
 
 
 def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
@@ -269,24 +332,10 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
             yield (*adapter.path, "like"), adapter.like
 
 
-def calls_in(value: Any) -> Iterator[Call]:
-    """Every call nested in a value."""
-    if isinstance(value, Call):
-        yield value
-    if isinstance(value, Lazy):
-        value = value.parts()
-    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
-        yield from calls_in(item)
-
-
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     """The table of a model's modules, from made-up samples through the model without weights."""
     if name not in plan.models:
-        raise KDError(f"there is no model {name!r} ({did_you_mean(name, list(plan.models))})")
-    verifier = Verifier(plan, policy)
-    source = ModelSource(
-        verifier.builder, f"models.{name}", plan.dataset, verifier.num_classes, lambda _: None, structure=True
-    )
-    model = source.make(name, plan.models[name])
+        raise KDError(f"there is no model {name!r}\n    hint: {did_you_mean(name, list(plan.models))}")
+    model = Verifier(plan, policy).source(name).make(name, plan.models[name])
     batch = plan.task.prepare(plan.task.example(plan.data, PROBE), plan.inputs, plan.data)
     return module_table(model, batch.for_model(name), plan.task.call)

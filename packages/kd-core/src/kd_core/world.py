@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from torch import nn
 
 from kd_core.config import Builder, Lazy, Policy
+from kd_core.distributed import main_first
 from kd_core.errors import KDError
 from kd_core.models import ModelSource
 from kd_core.objective import Adapters, Values
-from kd_core.plan import Plan, StagePlan
-from kd_core.planner import STUDENT
+from kd_core.plan import STUDENT, Plan, StagePlan
 from kd_core.progress import Reporter
 from kd_core.runtime import Runtime
 from kd_core.seeding import derive, seeded
@@ -40,7 +40,8 @@ class Data:
             if known is spec or known == spec:
                 return built, splits
         built = build_fields(spec, Builder(self._policy, {}, self._log))
-        splits = self._plan.task.load(built, seed=self._plan.seed)
+        with main_first():
+            splits = self._plan.task.load(built, seed=self._plan.seed)
         if len(splits.train) == 0:
             raise KDError("data: the training split is empty")
         self._read.append((spec, built, splits))

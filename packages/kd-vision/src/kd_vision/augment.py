@@ -19,8 +19,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
 from kd_core.registry import Registry
+from kd_core.shaping import describe, wanted_of
 from kd_vision.draws import Draws
 
 Operation = Callable[..., Tensor]
@@ -99,13 +100,15 @@ def parse(value: Any) -> Augmentation:
     transforms: list[Any] = []
     items = value if isinstance(value, list) else [value]
     per_image = items[:1] == [PER_IMAGE]
-    for item in items[per_image:]:
+    for position, item in enumerate(items):
+        if position == 0 and per_image:
+            continue
         if isinstance(item, str) and item in PRESETS:
-            operations += map(_operation, PRESETS[item])
+            operations += [_operation(each) for each in PRESETS[item]]
         elif item == PER_IMAGE:
             raise KDError(f"{PER_IMAGE!r} works on single images: it must stand first")
         elif isinstance(item, (str, Mapping)):
-            operations.append(_operation(item))
+            operations.append(_operation(item, f"{position}." if isinstance(value, list) else ""))
         elif operations:
             raise KDError("a transform of single images must stand before the named operations, which work on batches")
         elif item is None or isinstance(item, (bool, int, float, list)):
@@ -117,22 +120,26 @@ def parse(value: Any) -> Augmentation:
     return Augmentation(tuple(operations), tuple(transforms), per_image)
 
 
-def _operation(item: str | Mapping[str, Any]) -> Operation:
+def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
+    """The operation with its values; ConfigError below the path ``where``."""
     values = {"op": item} if isinstance(item, str) else dict(item)
     name = values.pop("op", None)
     if not isinstance(name, str):
-        raise KDError("an operation is written as its name or as {op: NAME, ...}")
+        raise ConfigError(Problem("an operation is written as its name or as {op: NAME, ...}", where.rstrip(".")))
     if name not in AUGMENTATIONS:
         known = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
-        raise KDError(f"there is no augmentation {name!r}\n    hint: {did_you_mean(name, known)}")
+        place = f"{where}op" if isinstance(item, Mapping) else where.rstrip(".")
+        raise ConfigError(Problem(f"there is no augmentation {name!r}", place, hint=did_you_mean(name, known)))
     operation = AUGMENTATIONS.get(name)
     takes = [each.name for each in inspect.signature(operation).parameters.values() if each.kind is each.KEYWORD_ONLY]
     schemas = get_type_hints(operation, include_extras=True)
     for key, value in values.items():
         if key not in takes:
-            raise KDError(f"augmentation {name!r} takes no {key!r}\n    hint: {did_you_mean(key, takes)}")
+            message, hint = f"augmentation {name!r} takes no {key!r}", did_you_mean(key, [*takes, "op"])
+            raise ConfigError(Problem(message, where + key, hint=hint))
         try:
             TypeAdapter(schemas.get(key, Any)).validate_python(value, strict=True)
         except ValidationError as error:
-            raise KDError(f"augmentation {name!r}: {key}: {error.errors()[0]['msg']}, not {value!r}") from error
+            message = f"{key!r} of {name} must be {wanted_of(error.errors())}, not {describe(value)}"
+            raise ConfigError(Problem(message, where + key)) from error
     return partial(operation, **values) if values else operation

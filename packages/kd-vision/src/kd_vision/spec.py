@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from kd_core.errors import KDError, did_you_mean
+from kd_core.config import Lazy
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
 from kd_vision.augment import parse
 from kd_vision.sources import SOURCES
 
@@ -65,10 +67,17 @@ class DataSpec(_Strict):
     def _splits(cls, dataset: dict[str, Any] | None) -> dict[str, Any] | None:
         if dataset is None:
             return None
-        for unknown in sorted(dataset.keys() - set(SPLITS)):
-            raise ValueError(f"unknown key {unknown!r}\n    hint: {did_you_mean(unknown, SPLITS)}")
-        if dataset.get("train") is None:
-            raise ValueError("needs a key 'train': a !call of a data set of (image, label) pairs")
+        wrong = [
+            Problem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS))
+            if key not in SPLITS
+            else Problem("must be a !call of a data set of (image, label) pairs", key)
+            for key, value in dataset.items()
+            if key not in SPLITS or not isinstance(value, (Lazy, NoneType))
+        ]
+        if dataset.get("train") is None and not wrong:
+            wrong = [Problem("needs a key 'train': a !call of a data set of (image, label) pairs")]
+        if wrong:
+            raise ValueError(ConfigError(wrong))
         return dataset
 
     @field_validator("augment")
@@ -122,7 +131,7 @@ def _as_value_error(function: Any, value: Any) -> None:
     try:
         function(value)
     except KDError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(error) from None
 
 
 def pixels(size: int | list[int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.errors import KDError
+from kd_core.errors import ConfigError, Problem
 from kd_vision.sources import Source
 from kd_vision.spec import DataSpec, InputSpec, pixels
 
@@ -43,20 +43,23 @@ def view_of(spec: InputSpec, data: DataSpec, source: Source, shape: torch.Size) 
     have, height, width = shape[-3:]
     channels = spec.channels or have
     if channels != have and {channels, have} != {1, 3}:
-        raise KDError(f"input.channels: images of {have} channels cannot become {channels}")
-    mean = fit(spec.mean or data.mean or source.mean, channels, "mean")
-    std = fit(spec.std or data.std or source.std, channels, "std")
+        raise ConfigError(Problem(f"images of {have} channels cannot become {channels}", "input.channels"))
+    mean = fit(spec.mean or data.mean or source.mean, channels, "input.mean" if spec.mean else "data.mean")
+    std = fit(spec.std or data.std or source.std, channels, "input.std" if spec.std else "data.std")
     return View(channels, pixels(spec.size) if spec.size else (height, width), mean, std)
 
 
-def fit(values: tuple[float, ...] | list[float], channels: int, key: str) -> tuple[float, ...]:
-    """``values`` for that many channels: one is repeated, three of colours make one of grey."""
+def fit(values: tuple[float, ...] | list[float], channels: int, path: str) -> tuple[float, ...]:
+    """``values`` for that many channels: one is repeated, three of colours make one of grey.
+
+    ConfigError, saying that they stand at ``path``, where they do not fit.
+    """
     if len(values) == 1:
         return tuple(values) * channels
     if channels == 1 and len(values) == 3:
         return (sum(share * value for share, value in zip(LUMINANCE, values, strict=True)),)
     if len(values) != channels:
-        raise KDError(f"input.{key}: {len(values)} values for {channels} channels")
+        raise ConfigError(Problem(f"{len(values)} values for images of {channels} channels", path))
     return tuple(values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -56,9 +57,10 @@ def _too_many(call: Call, params: Sequence[inspect.Parameter], most: int) -> lis
 def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: Collection[str]) -> Fault | None:
     """What is wrong with giving ``name`` by keyword."""
     takes = [p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if name in takes and name not in taken:
+        return _mistyped(call, name, next(p for p in params if p.name == name))
     if name in takes:
-        twice = f"{call.target} gets {name!r} twice"
-        return Fault((name,), twice, "it is also given by position") if name in taken else None
+        return Fault((name,), f"{call.target} gets {name!r} twice", "it is also given by position")
     if any(p.kind is p.VAR_KEYWORD for p in params):
         return None
     if any(p.name == name and p.kind is p.POSITIONAL_ONLY for p in params):
@@ -67,12 +69,28 @@ def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: 
     return Fault((name,), f"{call.target} takes no {name!r}", did_you_mean(name, free))
 
 
+def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:
+    """Text or true where the annotation asks for a number. All else is left to the callee."""
+    value = call.kwargs[name]
+    members = set(typing.get_args(param.annotation)) or {param.annotation}
+    names = {getattr(each, "__name__", "") for each in members}
+    numbers = bool(names & {"int", "float"}) and names <= {"int", "float", "Tensor", "NoneType"}
+    if numbers and isinstance(value, (str, bool)):
+        shown = repr(value) if isinstance(value, str) else str(value).lower()
+        return Fault((name,), f"{call.target} takes a number as {name!r}, not {shown}")
+    if names <= {"bool", "NoneType"} and "bool" in names and isinstance(value, str):
+        return Fault((name,), f"{call.target} takes true or false as {name!r}, not {value!r}")
+    return None
+
+
 def signature_of(obj: Callable[..., Any]) -> inspect.Signature | None:
     """None where there is none to read, as with many built-in functions."""
-    try:
-        return inspect.signature(obj)
-    except (ValueError, TypeError):
-        return None
+    for evaluate in (True, False):  # annotations may name what is there for type checkers only
+        try:
+            return inspect.signature(obj, eval_str=evaluate)
+        except (ValueError, TypeError, NameError, AttributeError, SyntaxError):
+            continue
+    return None
 
 
 def split(signature: inspect.Signature | None, supplied: Sequence[str]) -> tuple[list[str], list[str]]:
