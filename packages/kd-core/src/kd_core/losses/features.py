@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import positive, precise, same_shape, shape
+from kd_core.losses.tensors import counted, positive, precise, same_shape, shape
 
 
 @LOSSES("mse")
@@ -51,15 +51,12 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
     huggingface/transformers-research-projects.
     """
-    student, teacher = (each.movedim(dim, -1) for each in same_shape(student, teacher, dim=dim))
-    if mask is not None and mask.shape != student.shape[:-1]:
-        laid_out = f"whose vectors along {dim} are laid out as {tuple(student.shape[:-1])}"
-        raise KDError(f"mask {shape(mask)} does not fit student, {laid_out}")
-    student, teacher = (each.reshape(-1, each.shape[-1]) for each in (student, teacher))
+    student, teacher = same_shape(student, teacher, dim=dim)
+    counts = None if mask is None else counted(mask, student, dim).flatten()
+    student, teacher = (each.movedim(dim, -1).reshape(-1, each.shape[dim]) for each in (student, teacher))
     each = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
-    if mask is None:
+    if counts is None:
         return each.mean()
-    counts = (mask != 0).flatten()
     return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
 
 

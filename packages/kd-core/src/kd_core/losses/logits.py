@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import positive, precise, same_shape, shape
+from kd_core.losses.tensors import counted, positive, precise, same_shape, shape
 
 UNLABELLED = -100
 """The label of a sample (or pixel, or token) without one."""
@@ -54,11 +54,14 @@ def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smo
 
 
 @LOSSES("kd")
-def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, dim: int = 1) -> Tensor:
+def kd(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 4.0, dim: int = 1
+) -> Tensor:
     """KL divergence of the student's softened outputs from the teacher's, times the squared temperature.
 
-    student, teacher (B, C) or (B, C, ...) logits -> scalar: the sum over the classes in dimension ``dim``, the mean
-    over all others. KDError where the shapes differ, there is one class, or the temperature is not above 0.
+    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or pixel, or
+    token) does not count -> scalar: the sum over the classes in dimension ``dim``, the mean over all others that count,
+    0 where nothing does. KDError where shapes do not fit, there is one class, or the temperature is not above 0.
     Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
     megvii-research/mdistiller and szagoruyko/attention-transfer.
     """
@@ -71,8 +74,12 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, dim: int =
     # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
     # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.
     soft = F.softmax(teacher / temperature, dim).clamp(min=torch.finfo(teacher.dtype).tiny)
-    divergence = F.kl_div(log_student, soft, reduction="sum")
-    return divergence / (student.numel() // student.shape[dim]) * temperature**2
+    if mask is None:
+        divergence = F.kl_div(log_student, soft, reduction="sum")
+        return divergence / (student.numel() // student.shape[dim]) * temperature**2
+    counts = counted(mask, student, dim)
+    each = F.kl_div(log_student, soft, reduction="none").sum(dim)
+    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1) * temperature**2
 
 
 @LOSSES("multilabel_kd")

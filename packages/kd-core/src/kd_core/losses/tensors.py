@@ -31,6 +31,15 @@ def same_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return precise(student).flatten(1), precise(teacher).flatten(1)
 
 
+def counted(mask: Tensor, student: Tensor, dim: int) -> Tensor:
+    """Where ``mask`` is not zero. KDError where it is not laid out as student's vectors along ``dim``."""
+    laid_out = student.movedim(dim, -1).shape[:-1]
+    if mask.shape != laid_out:
+        vectors = f"whose vectors along {dim} are laid out as {tuple(laid_out)}"
+        raise KDError(f"mask {shape(mask)} does not fit student, {vectors}")
+    return mask != 0
+
+
 def positive(name: str, value: float) -> None:
     """KDError where a hyperparameter is not above zero."""
     if not value > 0:
