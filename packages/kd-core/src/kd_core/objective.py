@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.config import Builder, Lazy
+from kd_core.distributed import ALONE, Share, gather
 from kd_core.errors import KDError
 from kd_core.plan import AdapterPlan, TermPlan, Wired
 from kd_core.schedules import Schedule
@@ -57,7 +58,7 @@ class Values:
         else:
             assert wire.tap is not None
             value = self._captures[wire.root].at[wire.tap]
-        return pick(value, wire.fields) if wire.fields else value
+        return pick(value, wire.fields)
 
     def _adapted(self, name: str) -> Any:
         if name not in self._computed:
@@ -120,6 +121,7 @@ class Term(nn.Module):
         self.plan = plan
         self.module: nn.Module | None = None
         self._hyperparameters: dict[str, Any] = {}
+        self.over_batch: bool = getattr(plan.loss, "over_batch", False)
         where = ".".join(map(str, plan.path))
         if isinstance(plan.loss, Lazy):
             self.module = builder.build(plan.loss, path=f"{where}.loss")
@@ -128,9 +130,11 @@ class Term(nn.Module):
         else:
             self._hyperparameters = builder.build(dict(plan.values), path=where)
 
-    def forward(self, values: Values, clock: Clock) -> Tensor:
+    def forward(self, values: Values, clock: Clock, share: Share = ALONE) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
+        if self.over_batch:
+            inputs = gather(inputs, share.rows)
         if self.module is not None:
             loss = self.module(**inputs)
         else:
@@ -159,21 +163,30 @@ class Objective(nn.Module):
         for name, term in zip(self.names, self.terms, strict=True):
             self.losses.add_module(name, term)
 
-    def forward(self, captures: Mapping[str, Capture], batch: Batch, clock: Clock) -> tuple[Tensor, Tensor]:
-        """The weighted sum, a scalar with a graph, and the unweighted terms (T,) without one."""
+    def forward(
+        self, captures: Mapping[str, Capture], batch: Batch, clock: Clock, share: Share = ALONE
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum, a scalar with a graph, and the unweighted terms (T,) without one.
+
+        Each counts what this micro-batch's ``share`` says: a loss over pairs of samples sees those of all processes.
+        """
         values = Values(captures, batch, self.adapters)
-        losses = [self._value(term, values, clock) for term in self.terms]
+        losses = []
+        for term in self.terms:
+            factor = share.whole if term.over_batch else share.own
+            loss = self._value(term, values, clock, share)
+            losses.append(loss * factor if factor != 1 else loss)
         total = sum(loss * clock.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True))
         assert isinstance(total, Tensor)
         return total, torch.stack([loss.detach() for loss in losses])
 
-    def _value(self, term: Term, values: Values, clock: Clock) -> Tensor:
+    def _value(self, term: Term, values: Values, clock: Clock, share: Share) -> Tensor:
         """One loss: its adapters run under the models' precision, the loss itself in float32."""
         try:
             for wired in term.plan.wires.values():
                 values.get(wired)
             with torch.autocast(values.device, enabled=False):
-                loss: Tensor = term(values, clock)
+                loss: Tensor = term(values, clock, share)
         except KDError as error:
             raise KDError(f"losses.{term.plan.name}: {error}") from None
         return loss
@@ -202,7 +215,9 @@ class Step(nn.Module):
         self.models = nn.ModuleDict(dict(models))
         self.objective = objective
 
-    def forward(self, batch: Batch, frozen: Mapping[str, Capture], clock: Clock) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, frozen: Mapping[str, Capture], clock: Clock, share: Share
+    ) -> tuple[Tensor, Tensor]:
         """Run the trained models and the objective on one micro-batch."""
         captures = {name: model(batch.for_model(name)) for name, model in self.models.items()}
-        return self.objective({**frozen, **captures}, batch, clock)
+        return self.objective({**frozen, **captures}, batch, clock, share)

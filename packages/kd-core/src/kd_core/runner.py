@@ -141,6 +141,7 @@ class StageRunner:
         """One optimiser step on one batch, in ``accumulate`` micro-batches."""
         clock = Clock(self.progress.step, self.total_steps, self.steps_per_epoch)
         flags = torch.zeros_like(self._sums)
+        self.stepper.zero_grad()
         for position, (part, share) in enumerate(zip(raw.to(self.runtime.device).parts(shares), shares, strict=True)):
             prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data)
             batch = self.runtime.format(self.plan.views(prepared))
@@ -152,7 +153,6 @@ class StageRunner:
             flags += torch.cat([values, loss.detach().unsqueeze(0)])
         self.runtime.clip(self.parameters, self.spec.clip_norm, self.spec.clip_value)
         self.stepper.step()
-        self.stepper.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update_parameters(self.world.models[STUDENT])
         if self.scheduler is not None and self.per == "step":
@@ -357,7 +357,8 @@ class StageRunner:
         self._saved = time.monotonic()
 
     def close(self) -> None:
-        """Take the wrappers off the models."""
+        """Take the wrappers off the models, and let go of the last step's gradients."""
+        self.stepper.zero_grad()
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
         self.runtime.release()

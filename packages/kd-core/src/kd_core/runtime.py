@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -41,6 +41,17 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def on_cpu(device: str) -> bool:
+    """Whether a ``device:`` comes to the CPU here; accelerate joins processes only where it is told so."""
+    return device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def join(device: str) -> None:
+    """Meet the other processes of this run, if a launcher (torchrun, accelerate launch) started any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        PartialState(cpu=on_cpu(device))
+
+
 class Runtime:
     """Where and how a run computes."""
 
@@ -50,13 +61,11 @@ class Runtime:
             raise KDError(f"runtime.device: there is no {spec.device} device here")
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self._accelerator = Accelerator(
-            cpu=spec.device == "cpu",
+            cpu=on_cpu(spec.device),
             mixed_precision=PRECISIONS[spec.precision],
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self._accelerator.device
-        self.rank = self._accelerator.process_index
-        self.processes = self._accelerator.num_processes
 
     def place(self, model: nn.Module) -> nn.Module:
         """A model on the device, in the runtime's memory format."""
@@ -84,9 +93,12 @@ class Runtime:
         return Batch(map_tensors(_channels_last, batch.inputs), batch.target, batch.index, batch.extra)
 
     def prepare(self, step: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """The step and its optimiser as accelerate wraps them (DDP or FSDP, precision, gradient scaling)."""
-        prepared: tuple[nn.Module, Optimizer] = self._accelerator.prepare(step, optimizer)
-        return prepared
+        """The step as accelerate wraps it (DDP or FSDP, precision), and its optimiser, wrapped if gradients are scaled.
+
+        Accelerate's wrapper of an optimiser looks for installed packages in each step, which takes a millisecond.
+        """
+        module, wrapped = self._accelerator.prepare(step, optimizer)
+        return module, wrapped if self._accelerator.scaler is not None else wrapped.optimizer
 
     def release(self) -> None:
         """Forget the prepared objects of a stage."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_core.distributed import divide, gather
 from kd_core.errors import KDError
 from kd_core.runtime import Runtime
 from kd_core.task import Split, Task
@@ -41,9 +42,13 @@ def score(
     model.eval()
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
-            for raw in split.batches(in_order(len(split), batch_size), epoch=0, seed=0, augment=False):
+            own = [divide(positions, 1) for positions in in_order(len(split), batch_size)]
+            rows = (positions for (positions,), _ in own)
+            batches = split.batches(rows, epoch=0, seed=0, augment=False)
+            for raw, (_, (share,)) in zip(batches, own, strict=True):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
-                metrics.update(task.call(model, batch.for_model(name)), batch)
+                output = gather(task.call(model, batch.for_model(name)), share.rows)
+                metrics.update(output, batch.map(lambda tensor, share=share: gather(tensor, share.rows)))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES
+from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.losses.sampling import ContrastRows
 from kd_core.losses.tensors import positive, same_shape, shape
 
@@ -21,6 +21,7 @@ DENSE = 32
 
 
 @LOSSES("crd")
+@over_batch
 class CRD(nn.Module):
     """Noise-contrastive estimation of which memory row belongs to a sample, student against teacher and back.
 

@@ -71,3 +71,12 @@ def check(name: str, loss: Loss) -> None:
 
 
 LOSSES: Registry[Loss] = Registry("loss", "kd.losses", check)
+
+
+def over_batch(loss: Loss) -> Loss:
+    """Mark a loss that is no mean over samples, but looks at pairs of them or keeps a memory.
+
+    Under several processes its inputs are gathered, with gradients, and every process computes all of it.
+    """
+    loss.over_batch = True  # type: ignore[union-attr]
+    return loss

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.losses.registry import LOSSES
+from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.losses.tensors import same_rows
 
 
 @LOSSES("similarity_preserving")
+@over_batch
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of the B x B matrices of inner products, each row normalised.
 
@@ -25,6 +26,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("pkt")
+@over_batch
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     """KL divergence between the probabilities that two samples are neighbours, from their cosine similarity.
 
@@ -43,6 +45,7 @@ def _neighbours(rows: Tensor) -> Tensor:
 
 
 @LOSSES("rkd_distance")
+@over_batch
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the distances of all pairs, each in units of its batch's mean distance.
 
@@ -64,6 +67,7 @@ def _distances(rows: Tensor) -> Tensor:
 
 
 @LOSSES("rkd_angle")
+@over_batch
 def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the cosines of the angles that all triples of samples form.
 

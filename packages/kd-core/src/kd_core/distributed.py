@@ -1,0 +1,172 @@
+"""Several processes working on one batch: who has which rows, and how values come together.
+
+With one process every function here is the identity. Collective functions must be reached by all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kd_core.errors import KDError
+from kd_core.task import map_tensors
+
+T = TypeVar("T")
+
+
+def processes() -> int:
+    """How many processes work on this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def cuts(total: int, parts: int) -> list[slice]:
+    """``range(total)`` in ``parts`` consecutive slices whose sizes are equal to within one; some may be empty."""
+    bounds = [round(part * total / parts) for part in range(parts + 1)]
+    return [slice(low, high) for low, high in pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process's micro-batch counts in its batch: ``rows`` of each process, ``total`` rows in all.
+
+    A process without rows of its own computes on one that counts nothing, so that it takes part in every exchange.
+    """
+
+    rows: tuple[int, ...]
+    total: int
+
+    @property
+    def present(self) -> int:
+        """The rows that this process computes on."""
+        return max(self.rows[rank()], 1)
+
+    @property
+    def own(self) -> float:
+        """The factor of a mean over this process's rows; the mean over processes is taken with the gradients."""
+        return self.rows[rank()] / self.total * len(self.rows)
+
+    @property
+    def whole(self) -> float:
+        """The factor of a loss that every process computes over the rows of all."""
+        return sum(self.rows) / self.total
+
+
+ALONE = Share((1,), 1)
+"""One process, one micro-batch."""
+
+
+def divide(positions: Tensor, accumulate: int) -> tuple[list[Tensor], list[Share]]:
+    """This process's rows of each micro-batch of a batch, and what they count."""
+    own, shares = [], []
+    for micro in (positions[part] for part in cuts(len(positions), accumulate)):
+        if len(micro):
+            slices = cuts(len(micro), processes())
+            mine = micro[slices[rank()]]
+            own.append(mine if len(mine) else micro[:1])
+            shares.append(Share(tuple(each.stop - each.start for each in slices), len(positions)))
+    return own, shares
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes in order; the gradient of a row comes from every process's use of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.sizes, ctx.given = sizes, len(tensor)
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        padded[: sizes[rank()]] = tensor[: sizes[rank()]]
+        found = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(found, padded)
+        return torch.cat([each[:size] for each, size in zip(found, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        start, size = sum(ctx.sizes[: rank()]), ctx.sizes[rank()]
+        own = gradient.new_zeros(ctx.given, *gradient.shape[1:])
+        own[:size] = gradient[start : start + size]
+        return own, None
+
+
+def gather(value: Any, sizes: Sequence[int]) -> Any:
+    """Tensors nested in ``value`` with the rows of all processes, of which each has ``sizes``; gradients flow."""
+    if processes() == 1:
+        return value
+    return map_tensors(lambda tensor: _Gather.apply(tensor, sizes) if tensor.dim() else tensor, value)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over processes, in place."""
+    if processes() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def share_buffers(modules: Iterable[nn.Module]) -> None:
+    """Give every process the first one's buffers: batch statistics are each one's own while it trains."""
+    if processes() > 1:
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def everyones(value: T) -> list[T]:
+    """The value of every process, by its number."""
+    if processes() == 1:
+        return [value]
+    found: list[Any] = [None] * processes()
+    dist.all_gather_object(found, value)
+    return found
+
+
+@contextmanager
+def peers(mend: str) -> Iterator[None]:
+    """KDError saying ``mend`` where another process of the run is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's errors have no class of their own
+        if processes() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise KDError(f"another process of this run is gone; {mend}") from error
+        raise
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The first process does it before the others begin: what it downloads is there for them."""
+    if processes() > 1 and rank():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if processes() > 1 and not rank():
+            dist.barrier()
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """The result of a function that only the first process calls; a KDError there is one everywhere."""
+    if processes() == 1:
+        return function()
+    box: list[Any] = [None]
+    if rank() == 0:
+        try:
+            box = [(function(), None)]
+        except KDError as error:
+            box = [(None, str(error))]
+    dist.broadcast_object_list(box)
+    result, problem = box[0]
+    if problem is not None:
+        raise KDError(problem)
+    return result  # type: ignore[no-any-return]

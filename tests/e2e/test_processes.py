@@ -1,0 +1,109 @@
+"""Two processes against one: the same losses, weights and memory, and a run that resumes when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kd_core.distributed import Share, cuts, divide
+from kd_core.experiment import Experiment
+
+CONFIG = """
+task: image_classification
+data: {name: digits, limit: 205, augment: shift}
+models:
+  student: !call:torch.nn.Sequential
+    - !call:torch.nn.Flatten {}
+    - !call:torch.nn.Linear [64, 32]
+    - !call:torch.nn.Tanh {}
+    - !call:torch.nn.Linear [32, 10]
+  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
+adapters:
+  proj: {module: projector, inputs: student.1, to: 16}
+stages:
+  - epochs: 2
+    batch_size: 32
+    accumulate: 2
+    eval_batch_size: 7
+    losses:
+      ce: {loss: cross_entropy}
+      kd: {loss: kd, temperature: 4.0}
+      sp: {loss: similarity_preserving, student: student.1, teacher: teacher.avgpool, weight: 100.0}
+      rkd: {loss: rkd_distance, student: adapters.proj, teacher: teacher.output, weight: 0.1}
+    optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
+"""
+
+
+def test_slices_cover_a_batch() -> None:
+    for total in range(1, 20):
+        for parts in range(1, 6):
+            assert [row for part in cuts(total, parts) for row in range(total)[part]] == list(range(total))
+    positions, shares = divide(torch.arange(10), 3)
+    assert torch.equal(torch.cat(positions), torch.arange(10))
+    assert sum(share.own for share in shares) == pytest.approx(1)
+    assert Share((3, 0), 3).whole == 1
+
+
+def launch(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Two processes of the command on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command += ["-m", "kd_vision", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def rows(run: Path) -> list[dict[str, dict[str, float]]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path: Path) -> None:
+    path = config(CONFIG)
+    alone = Experiment.load(path).train(tmp_path / "one")
+    both = launch("train", path, "--out", tmp_path / "two", "--json")
+    out, errors = both.communicate(timeout=240)
+    assert both.returncode == 0, errors
+    answers = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert len(answers) == 1
+    assert answers[0]["metrics"]["top1"] == alone.metrics["top1"]
+    assert answers[0]["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for kind in {"train", "val"} & set(one):
+            assert two[kind] == pytest.approx(one[kind], rel=1e-4)
+    weights = [load_file(tmp_path / each / "student" / "model.safetensors") for each in ("one", "two")]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+
+
+def test_a_killed_process_ends_the_run_which_resumes(config: Callable[..., Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.0.epochs=60", "--set", "data.val=0")
+    deadline = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("step-*")):
+        assert both.poll() is None, both.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{both.pid}/task/{both.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, errors = both.communicate(timeout=120)
+    assert both.returncode != 0
+    assert f"another process of this run is gone; go on with `resume {run}`" in errors
+    assert "Traceback" not in errors.split("another process")[0]
+    assert not (run / "result.json").exists()
+    again = launch("resume", run)
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert "resuming from" in errors
+    assert (run / "result.json").exists()
