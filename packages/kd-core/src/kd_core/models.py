@@ -115,11 +115,14 @@ class ModelSource:
 
     def make(self, name: str, spec: ModelSpec) -> nn.Module:
         """The model, edited and with its weights; KDError naming what is wrong."""
-        from kd_core.surgery import apply_edits
-
         model = self._bare(spec)
         if not self.structure:
             self._load(name, spec, model)
+        return self._edited(model, spec)
+
+    def _edited(self, model: nn.Module, spec: ModelSpec) -> nn.Module:
+        from kd_core.surgery import apply_edits
+
         try:
             return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
         except ConfigError as error:
@@ -153,8 +156,9 @@ class ModelSource:
         return model
 
     def make_from_run(self, folder: Path) -> nn.Module:
-        """The architecture of another run's student."""
-        return self._bare(described(folder))
+        """The architecture of another run's student, edits included."""
+        spec = described(folder)
+        return self._edited(self._bare(spec), spec)
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""

@@ -1,7 +1,7 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
 from kd_core.adapters.factors import paraphraser, translator
-from kd_core.adapters.heads import embedding, projection_head, simkd_projector
+from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, check
 from kd_core.adapters.review import fusion
@@ -9,6 +9,7 @@ from kd_core.adapters.review import fusion
 __all__ = [
     "ADAPTERS",
     "Adapter",
+    "SimKDProjector",
     "check",
     "embedding",
     "fusion",

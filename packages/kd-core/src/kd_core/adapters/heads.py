@@ -44,24 +44,35 @@ def projection_head(inputs: list[Tensor], like: Tensor | None, to: int | None) -
     return nn.Sequential(nn.Flatten(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
 
 
+class SimKDProjector(nn.Sequential):
+    """(B, channels, H, W) -> (B, to, H, W): 1x1, 3x3 and 1x1 convolutions, batch norm and ReLU, 1 / ``factor`` as wide.
+
+    What a student has ``insert:``ed before the classifier that it borrows from its teacher. Chen et al., SimKD, CVPR
+    2022 (arXiv 2203.14001); checked against DefangChen/SimKD. KDError where ``factor`` leaves no width.
+    """
+
+    def __init__(self, *, channels: int, to: int, factor: int = 2) -> None:
+        if not 1 <= factor <= to:
+            raise KDError(f"factor is {factor}, but must be from 1 to the {to} channels to come out")
+        layers: list[nn.Module] = []
+        for out, kernel in ((to // factor, 1), (to // factor, 3), (to, 1)):
+            convolution = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        super().__init__(*layers)
+
+
 @ADAPTERS("simkd_projector")
 def simkd_projector(inputs: list[Tensor], like: Tensor | None, to: int | None, *, factor: int = 2) -> nn.Module:
     """SimKD's bottleneck from a student's map to a teacher's: 1x1, 3x3 and 1x1 convolutions with batch norm and ReLU.
 
     (B, C, H, W) -> (B, ``to`` or the channels of ``like``, H, W); where ``like`` is smaller, H and W become its by
     average pooling. The bottleneck has 1 / ``factor`` of the output's channels. KDError where the input is no map, or
-    ``like`` is larger. Chen et al., SimKD, CVPR 2022 (arXiv 2203.14001); checked against DefangChen/SimKD.
+    ``like`` is larger.
     """
     (source,) = tensors("simkd_projector", inputs, like)
-    width = width_of("simkd_projector", like, to)
-    if not 1 <= factor <= width:
-        raise KDError(f"factor is {factor}, but must be from 1 to the {width} channels to come out")
-    layers = pooling(feature_map("simkd_projector", source), like)
-    channels = source.shape[1]
-    for out, kernel in ((width // factor, 1), (width // factor, 3), (width, 1)):
-        layers += [nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-        channels = out
-    return nn.Sequential(*layers)
+    channels, width = feature_map("simkd_projector", source).shape[1], width_of("simkd_projector", like, to)
+    return nn.Sequential(*pooling(source, like), SimKDProjector(channels=channels, to=width, factor=factor))
 
 
 def pooling(source: Tensor, like: Tensor | None) -> list[nn.Module]:
