@@ -1,4 +1,4 @@
-"""Every CIFAR config on real images: it trains, leaves its teachers alone, and goes on after SIGKILL."""
+"""The CIFAR configs of resnet20 on real images: it trains, leaves its teachers alone, and goes on after SIGKILL."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from kd_core.runner import StageRunner
 from .conftest import student_bytes
 from .test_resume import command, wait_for
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "vision").glob("cifar10_*.yaml"))
-KD = next(path for path in CONFIGS if path.stem == "cifar10_kd_resnet20_resnet56")
+FOLDER = Path(__file__).parents[2] / "configs" / "vision"
+KD = FOLDER / "cifar10_kd_resnet20_resnet56.yaml"
+CONFIGS = sorted({KD, *FOLDER.glob("cifar10_*resnet20.yaml"), *FOLDER.glob("cifar10_*resnet20_resnet*.yaml")})
+"""Those of the small student: the wide and dense networks take minutes on a CPU."""
 
 pytestmark = pytest.mark.realdata
 
@@ -29,7 +31,9 @@ def small(config: Path, data: Path, images: int = 16) -> list[str]:
     """Overrides for an epoch of few images in every stage, with teachers of random weights."""
     given = load(config).data
     stages = [f"stages.{number}.epochs=1" for number in range(len(given["stages"]))]
-    models = [f"models.{name}.weights=null" for name, model in given["models"].items() if "zoo" in model]
+    models = [
+        f"models.{name}.weights=null" for name, model in given["models"].items() if {"zoo", "weights"} & set(model)
+    ]
     limits = [f"data.limit={{train: {images}, test: 8}}", "data.val=0", "stages.0.batch_size=8"]
     return [f"data.root={data / 'cifar10'}", *limits, *stages, *models]
 
@@ -66,7 +70,7 @@ def test_it_trains_its_student_and_no_teacher(
     torch.manual_seed(0)
     begun = MODELS.get(str(experiment.plan.models["student"].arch))().state_dict()
     ended = load_file(tmp_path / "run" / "student" / "model.safetensors")
-    assert ended.keys() == begun.keys()
+    assert ended.keys() >= begun.keys()  # an edit may add some
     assert all(not torch.equal(ended[key], begun[key]) for key in begun if begun[key].dim() == 4)
     for before, after in zip(frozen[::2], frozen[1::2], strict=True):
         assert before.keys() == after.keys()
