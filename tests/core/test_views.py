@@ -62,7 +62,8 @@ def test_the_order_of_rows_does_not_matter() -> None:
     student, teacher = rows(5, 0), rows(5, 1)
     for loss, given in (
         (view_contrast, (student,)),
-        (partial(self_supervised_kd, keep=0.0), (student, teacher)),
+        (self_supervised_kd, (student, teacher)),
+        (partial(transformed_kd, keep=0.5), (student, teacher, TARGET)),
         (transformed_kd, (student, teacher, TARGET)),
     ):
         here = loss(*given, INDEX, VIEW)  # type: ignore[operator]

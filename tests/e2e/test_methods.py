@@ -18,6 +18,7 @@ from kd_core.experiment import Experiment, Result, evaluate, resume
 from kd_core.runner import StageRunner
 
 from .conftest import student_bytes
+from .test_processes import launch, rows
 from .test_resume import train_until
 
 HEAD = """
@@ -211,3 +212,34 @@ def test_views_that_are_not_there_are_named(config: Config) -> None:
     ):
         with pytest.raises(KDError, match=message):
             Experiment.load(config(METHODS["sskd"].replace("views: rotations", wrong))).check()
+
+
+PLAIN = """
+task: image_classification
+data: {name: digits, limit: 205, augment: shift}
+models:
+  student: !call:torch.nn.Sequential
+    - !call:torch.nn.Flatten {}
+    - !call:torch.nn.Linear [64, 32]
+    - !call:torch.nn.Tanh {}
+    - !call:torch.nn.Linear [32, 10]
+  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
+"""
+"""Without batch statistics and dropout, which differ between one process and two."""
+
+
+@pytest.mark.parametrize("method", ["crd", "sskd"])
+def test_two_processes_train_what_one_does(method: str, config: Config, tmp_path: Path) -> None:
+    text = PLAIN + METHODS[method].removeprefix(HEAD).replace("student.avgpool", "student.2").replace(
+        "student.fc", "student.3"
+    )
+    path = config(text)
+    Experiment.load(path).train(tmp_path / "one")
+    both = launch("train", path, "--out", tmp_path / "two")
+    _, errors = both.communicate(timeout=240)
+    assert both.returncode == 0, errors
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for kind in {"train", "val"} & set(one):
+            assert two[kind] == pytest.approx(one[kind], rel=1e-4)
+    for one, two in zip(tensors(state_of(tmp_path / "one")), tensors(state_of(tmp_path / "two")), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)

@@ -102,10 +102,18 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(value: Any, sizes: Sequence[int]) -> Any:
-    """Tensors nested in ``value`` with the rows of all processes, of which each has ``sizes``; gradients flow."""
+    """Tensors nested in ``value`` with the rows of all processes, which have ``sizes`` samples; gradients flow.
+
+    Where a stage has views, a sample has several rows.
+    """
     if processes() == 1:
         return value
-    return map_tensors(lambda tensor: _Gather.apply(tensor, sizes) if tensor.dim() else tensor, value)
+
+    def gathered(tensor: Tensor) -> Tensor:
+        views = len(tensor) // max(sizes[rank()], 1) if tensor.dim() else 0
+        return _Gather.apply(tensor, [size * views for size in sizes]) if views else tensor
+
+    return map_tensors(gathered, value)
 
 
 def summed(tensor: Tensor) -> Tensor:

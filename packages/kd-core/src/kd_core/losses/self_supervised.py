@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES
+from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.losses.tensors import positive, precise, same_rows, same_shape, shape
 
 FAR = -1e4
@@ -20,6 +20,7 @@ FAR = -1e4
 
 
 @LOSSES("view_contrast")
+@over_batch
 def view_contrast(input: Tensor, index: Tensor, view: Tensor) -> Tensor:
     """Cross-entropy of finding, for each transformed view, the sample it is a view of.
 
@@ -34,6 +35,7 @@ def view_contrast(input: Tensor, index: Tensor, view: Tensor) -> Tensor:
 
 
 @LOSSES("self_supervised_kd")
+@over_batch
 def self_supervised_kd(
     student: Tensor, teacher: Tensor, index: Tensor, view: Tensor, *, temperature: float = 0.5, keep: float = 0.75
 ) -> Tensor:
@@ -47,11 +49,12 @@ def self_supervised_kd(
     student, teacher = same_rows(student, teacher)
     _, index, view = _rows("student", student, index, view)
     student, teacher = _similarity(student, view), _similarity(teacher, view)
-    counts = _kept(_rank(teacher, _own(index, view)), view != 0, keep)
+    counts = _kept(_rank(teacher, _own(index, view)), index, view, keep)
     return _mean(_divergence(student, teacher, temperature), counts)
 
 
 @LOSSES("transformed_kd")
+@over_batch
 def transformed_kd(
     student: Tensor,
     teacher: Tensor,
@@ -74,7 +77,7 @@ def transformed_kd(
     _, index, view = _rows("student", student, index, view)
     labels = _of_each_row("target", target, student)[_own(index, view)]
     rank = torch.where(labels < 0, 0, _rank(teacher, labels.clamp(min=0)))
-    return _mean(_divergence(student, teacher, temperature), _kept(rank, view != 0, keep))
+    return _mean(_divergence(student, teacher, temperature), _kept(rank, index, view, keep))
 
 
 def _rows(name: str, rows: Tensor, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,13 +110,19 @@ def _rank(scores: Tensor, chosen: Tensor) -> Tensor:
     return (scores > scores.gather(1, chosen[:, None])).sum(1)
 
 
-def _kept(rank: Tensor, candidates: Tensor, keep: float) -> Tensor:
-    """(B,): the candidates of rank 0, and of the others, lowest rank first, a share ``keep`` rounded down."""
+def _kept(rank: Tensor, index: Tensor, view: Tensor, keep: float) -> Tensor:
+    """(B,): transformed views of rank 0, and of the others, lowest rank first, a share ``keep`` rounded down.
+
+    Among equal ranks the sample of lower index is first, then the lower view: the order of rows does not matter.
+    """
     if not 0 <= keep <= 1:
         raise KDError(f"keep is {keep}, but must be a share from 0 to 1")
+    candidates = view != 0
     wrong = (candidates & (rank > 0)).sum()
     quota = candidates.sum() - wrong + (wrong * keep).floor()
-    order = torch.where(candidates, rank, torch.iinfo(rank.dtype).max).argsort(stable=True)
+    order = view.argsort(stable=True)
+    for key in (index, torch.where(candidates, rank, torch.iinfo(rank.dtype).max)):
+        order = order[key[order].argsort(stable=True)]
     return candidates & (order.argsort() < quota)
 
 
