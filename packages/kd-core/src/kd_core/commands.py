@@ -32,6 +32,7 @@ REGISTRIES = {
     "adapters": "kd_core.adapters:ADAPTERS",
     "models": "kd_core.models:MODELS",
     "tasks": "kd_core.task:TASKS",
+    "views": "kd_core.views:VIEWS",
 }
 """What ``list`` lists: ``module:registry``."""
 
