@@ -1,0 +1,198 @@
+"""Images a second of distilling resnet20 from resnet56 on CIFAR-10: torchdistill's DistillationBox against ours.
+
+Both sides train on the same images with crop and flip, batch 128, the same terms (cross-entropy 0.9, softened outputs
+0.1, temperature 4), in processes of their own with the same number of threads, in turn, for several rounds::
+
+    python tests/bench/bench_speed.py --ancestor PYTHON     # PYTHON has torchdistill==1.1.5 and torchvision
+
+``--ancestor`` is left out to measure our sides alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BATCH, WARM = 128, 6
+CONFIG = """
+task: image_classification
+data: {{name: cifar10, root: {data}, val: 0}}
+models:
+  student: {{arch: resnet20}}
+  teacher: {{arch: resnet56, weights: null}}
+runtime: {runtime}
+stages:
+  - epochs: 182
+    batch_size: 128
+    losses:
+      ce: {{loss: cross_entropy, weight: 0.9}}
+      kd: {{loss: kd, weight: 0.1, temperature: 4.0}}
+    optimizer: !call:torch.optim.SGD {{lr: 0.1, momentum: 0.9, weight_decay: 1.0e-4}}
+"""
+
+
+class Enough(Exception):
+    """The steps to measure are done."""
+
+
+def ours(data: Path, steps: int, runtime: str) -> float:
+    """Seconds a step of the stage runner, as a user's command runs it."""
+    from kd_core.experiment import Experiment
+    from kd_core.runner import StageRunner
+
+    times: list[float] = []
+    before = StageRunner._between_steps
+
+    def note(self: StageRunner) -> None:
+        before(self)
+        times.append(time.perf_counter())
+        if len(times) == WARM + steps:
+            raise Enough
+
+    StageRunner._between_steps = note  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speed.yaml"
+        path.write_text(CONFIG.format(data=data, runtime=runtime))
+        try:
+            Experiment.load(path).train(Path(folder) / "run")
+        except Enough:
+            return (times[-1] - times[WARM - 1]) / steps
+    raise AssertionError("the run ended early")
+
+
+def ancestor(data: Path, steps: int) -> float:
+    """Seconds a step of torchdistill's loop as its image classification example writes it."""
+    import torch
+    import torchdistill.losses
+    from PIL import Image
+    from torch.utils.data import Dataset, RandomSampler
+    from torchdistill.core.distillation import DistillationBox
+    from torchdistill.models.classification.resnet import resnet20, resnet56
+    from torchvision import transforms
+
+    class Cifar(Dataset):  # type: ignore[type-arg]
+        """What torchvision's CIFAR10 does, without its checksums: the images are a subset."""
+
+        def __init__(self) -> None:
+            files = [data / "cifar-10-batches-py" / f"data_batch_{number}" for number in range(1, 6)]
+            parts = [pickle.loads(file.read_bytes(), encoding="latin1") for file in files]  # our own benchmark data
+            self.images = [row.reshape(3, 32, 32).transpose(1, 2, 0) for part in parts for row in part["data"]]
+            self.labels = [label for part in parts for label in part["labels"]]
+            mean, std = (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)
+            self.transform = transforms.Compose(
+                [
+                    transforms.RandomCrop(32, padding=4),
+                    transforms.RandomHorizontalFlip(),
+                    transforms.ToTensor(),
+                    transforms.Normalize(mean, std),
+                ]
+            )
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, index: int) -> tuple[object, int]:
+            return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+    assert torchdistill.losses  # importing it registers KDLoss
+    kd = {
+        "key": "KDLoss",
+        "kwargs": {
+            "student_module_path": ".",
+            "student_module_io": "output",
+            "teacher_module_path": ".",
+            "teacher_module_io": "output",
+            "temperature": 4.0,
+            "alpha": 0.9,
+            "reduction": "batchmean",
+        },
+    }
+    config = {
+        "num_epochs": 1,
+        "train_data_loader": {
+            "dataset_id": "train",
+            "sampler": {"class_or_func": RandomSampler},
+            "kwargs": {"batch_size": BATCH, "num_workers": int(os.environ.get("WORKERS", "0")), "drop_last": True},
+        },
+        "val_data_loader": {},
+        "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
+        "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
+        "optimizer": {"key": "SGD", "kwargs": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}},
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}},
+            "func2extract_model_loss": None,
+        },
+    }
+    device = torch.device("cpu")
+    models = resnet56(num_classes=10), resnet20(num_classes=10)
+    box = DistillationBox(*models, {"train": Cifar()}, config, device, None, False, 1)
+    times: list[float] = []
+    while True:
+        box.pre_epoch_process(epoch=0)
+        for images, labels, extra in box.train_data_loader:
+            box.pre_forward_process()
+            loss = box.forward_process(images, targets=labels, supp_dict=extra)
+            box.post_forward_process(loss=loss)
+            times.append(time.perf_counter())
+            if len(times) == WARM + steps:
+                return (times[-1] - times[WARM - 1]) / steps
+        box.post_epoch_process()
+
+
+SIDES = {
+    "ancestor": ancestor,
+    "ours, default": lambda data, steps: ours(data, steps, "default"),
+    "ours, fast": lambda data, steps: ours(data, steps, "fast"),
+}
+
+
+def measure(side: str, python: str, data: Path, steps: int, threads: int) -> float:
+    """Images a second of one side, in a process of its own."""
+    command = [python, __file__, "--side", side, "--data", str(data), "--steps", str(steps)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return BATCH / float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data")) / "cifar10"
+    parser.add_argument("--ancestor", metavar="PYTHON")
+    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(SIDES[arguments.side](arguments.data.resolve(), arguments.steps))
+        return
+    pythons = {"ancestor": arguments.ancestor} if arguments.ancestor else {}
+    pythons |= {"ours, default": sys.executable, "ours, fast": sys.executable}
+    speeds: dict[str, list[float]] = {side: [] for side in pythons}
+    for number in range(arguments.rounds):
+        for side, python in pythons.items():
+            speeds[side].append(measure(side, python, arguments.data, arguments.steps, arguments.threads))
+            print(f"round {number + 1}: {side:<14} {speeds[side][-1]:8.1f} images/s", flush=True)
+    base = next(iter(speeds))
+    for side, values in speeds.items():
+        ratios = [value / reference for value, reference in zip(values, speeds[base], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(
+            f"{side:<14} {statistics.median(values):8.1f} images/s, {statistics.median(ratios):.2f} x {base} ({spread})"
+        )
+
+
+if __name__ == "__main__":
+    main()
