@@ -177,4 +177,4 @@ def on_main(function: Callable[[], T]) -> T:
     result, problem = box[0]
     if problem is not None:
         raise KDError(problem)
-    return result  # type: ignore[no-any-return]
+    return result

@@ -215,9 +215,7 @@ class Step(nn.Module):
         self.models = nn.ModuleDict(dict(models))
         self.objective = objective
 
-    def forward(
-        self, batch: Batch, frozen: Mapping[str, Capture], clock: Clock, share: Share
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, frozen: Mapping[str, Capture], clock: Clock, share: Share) -> tuple[Tensor, Tensor]:
         """Run the trained models and the objective on one micro-batch."""
         captures = {name: model(batch.for_model(name)) for name, model in self.models.items()}
         return self.objective({**frozen, **captures}, batch, clock, share)
