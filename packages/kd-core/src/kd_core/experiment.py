@@ -146,6 +146,7 @@ class Experiment:
         }
         folder.write_manifest(
             command=command,
+            folder=str(Path(self.document.file).parent.resolve()),
             seed=self.plan.seed,
             data={name: {"samples": len(part), "fingerprint": part.fingerprint} for name, part in parts.items()},
             parameters={

@@ -18,6 +18,7 @@ from kd_core.config import Document, Lazy, Policy
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest
 from kd_core.models import MODELS, builder_of, described, find_card
 from kd_core.plan import RESERVED, STUDENT, AdapterPlan, Plan, StagePlan, TermPlan, flat
+from kd_core.run_folder import local_folders
 from kd_core.shaping import Shaper
 from kd_core.spec import (
     AdapterSpec,
@@ -95,10 +96,9 @@ class Planner:
     # -- the parts of the top level
 
     def _import(self, names: Sequence[str]) -> None:
-        """Import local packages that register things, from the config's folder too; only with ``--trust``."""
-        if names and self.policy.trust:
-            folders = (str(FilePath(self.document.file).parent.resolve()), str(FilePath.cwd()))
-            sys.path += [folder for folder in folders if folder not in sys.path]
+        """Import local packages that register things. With ``--trust`` only are local ones looked for, by calls too."""
+        if self.policy.trust:
+            sys.path += [each for each in local_folders(FilePath(self.document.file)) if each not in sys.path]
         for position, name in enumerate(names):
             path: Path = ("imports", position)
             try:

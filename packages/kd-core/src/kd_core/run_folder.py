@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,14 @@ class RunFolder:
         command = json.loads(self.manifest.read_text(encoding="utf-8"))["command"]
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
         return MODEL_CARD.format(name=self.path.name, rows=rows, command=command, description=description.strip())
+
+
+def local_folders(config: Path) -> list[str]:
+    """Where local packages may lie: beside a config, beside the one that a run was made from, in the working folder."""
+    here, made_from = str(Path.cwd()), None
+    with suppress(OSError, ValueError, LookupError):
+        made_from = json.loads((config.parent / "manifest.json").read_text(encoding="utf-8"))["folder"]
+    return [str(config.parent.resolve()), made_from or here, here]
 
 
 def _new_folder(root: Path, name: str, seed: int) -> Path:
