@@ -128,7 +128,8 @@ class Policy:
         obj: Any = self._import(root)
         if obj is None:
             raise _Refusal(
-                f"{target}: there is no module {root!r}", f"is it installed? pip install {root.replace('_', '-')}"
+                f"{target}: there is no module {root!r}",
+                f"is it in this folder, or installed? pip install {root.replace('_', '-')}",
             )
         so_far = root
         for index, name in enumerate(names):
