@@ -1,0 +1,54 @@
+"""Whether a run's memory stays flat: the resident set after each epoch of a small distillation.
+
+::
+
+    python tests/bench/bench_memory.py [--epochs 20]
+
+Prints MB per epoch, and by how much the last one differs from the third, when all caches are filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from kd_core.experiment import Experiment
+from kd_core.runner import StageRunner
+
+CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "digits_kd.yaml"
+STEPS_PER_EPOCH = 23
+SETTLED = 3
+"""The epoch after which nothing new is to be kept."""
+
+
+def resident() -> float:
+    """This process's resident set in MB."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=20)
+    epochs = parser.parse_args().epochs
+    sizes: list[float] = []
+    before = StageRunner._end_epoch
+
+    def measure(self: StageRunner, seconds: float) -> None:
+        before(self, seconds)
+        sizes.append(resident())
+        print(f"epoch {len(sizes):>3}  {sizes[-1]:8.1f} MB", flush=True)
+
+    StageRunner._end_epoch = measure  # type: ignore[method-assign]
+    overrides = ["models.teacher.weights=null", f"stages.0.steps={epochs * STEPS_PER_EPOCH}"]
+    with tempfile.TemporaryDirectory() as folder:
+        Experiment.load(CONFIG, overrides=overrides).train(Path(folder))
+    print(f"from epoch {SETTLED} to {epochs}: {sizes[-1] - sizes[SETTLED - 1]:+.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

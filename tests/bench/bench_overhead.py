@@ -1,0 +1,154 @@
+"""What the framework costs: a step of `kd-vision train` against a step of a hand-written loop, in turn, in one run.
+
+::
+
+    python tests/bench/bench_overhead.py [--rounds 60]
+
+Both distil resnet20 from resnet56 on made-up images of CIFAR's size, batch 128, with crop and flip, SGD, the same order
+and the same weights; that their losses agree is asserted. The framework's step is all of its loop: the next batch, the
+step, the progress bar, what is due after a step. Printed are wall and CPU time, which other work on the machine
+disturbs less, as the mean of each side's fastest quarter of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from kd_core.experiment import Experiment
+from kd_core.models import MODELS
+from kd_core.runner import StageRunner
+from kd_core.seeding import derive, permutation, seeded
+from kd_core.task import SHARED, Batch
+from kd_vision.pool import pool_of
+from kd_vision.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, Parts, Source
+from kd_vision.spec import DataSpec
+
+CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "cifar10_kd_resnet20_resnet56.yaml"
+BATCH = 128
+WARM_UP = 5
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+Clock = tuple[float, float]
+"""Wall and CPU seconds."""
+between_steps = StageRunner._between_steps
+
+
+def read_noise(data: DataSpec) -> Parts:
+    """As many images as ``limit`` says."""
+    assert data.limits.train is not None
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (data.limits.train, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Parts(pool_of(images, torch.arange(len(images)) % 10), None, None, tuple("0123456789"))
+
+
+def now() -> Clock:
+    return time.perf_counter(), time.process_time()
+
+
+class HandWritten:
+    """The loop one would write for this one experiment."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        torch.manual_seed(0)
+        self.student = MODELS.get("resnet20")(num_classes=10).train()
+        with seeded(derive(0, "model", "teacher")):
+            self.teacher = MODELS.get("resnet56")(num_classes=10).eval().requires_grad_(False)
+        self.optimizer = torch.optim.SGD(self.student.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        self.batches = batches
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        batch = next(self.batches)
+        images = (batch.inputs[SHARED].float().div_(255) - MEAN).div_(STD)
+        with torch.no_grad():
+            soft = F.softmax(self.teacher(images) / 4, 1)
+        logits = self.student(images)
+        kl = F.kl_div(F.log_softmax(logits / 4, 1), soft, reduction="batchmean")
+        loss = 0.1 * F.cross_entropy(logits, batch.target) + 0.9 * 16 * kl
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+
+class Race:
+    """Runs a hand-written step after each of the framework's, and keeps the time of both."""
+
+    def __init__(self) -> None:
+        self.framework: list[Clock] = []
+        self.hand: list[Clock] = []
+        self.losses: list[float] = []
+        self._rival: HandWritten | None = None
+        self._begun = now()
+
+    def after_step(self, runner: StageRunner) -> None:
+        """Takes the place of ``_between_steps``."""
+        between_steps(runner)
+        ended = now()
+        if self._rival is None:
+            self._rival = rival(runner)
+        else:
+            self.framework.append(elapsed(self._begun, ended))
+        assert runner._pending is not None
+        self.losses.append(float(runner._pending[2][-1]))
+        begun = now()
+        self._rival.step()
+        self.hand.append(elapsed(begun, now()))
+        assert abs(self.losses[-1] - self._rival.losses[-1]) < 1e-4 or len(self.losses) > 20, "not the same settings"
+        self._begun = now()
+
+
+def rival(runner: StageRunner) -> HandWritten:
+    """The hand-written loop on the same images in the same order."""
+    train = runner.splits.train
+    order = permutation(len(train), 0, "order", 0, 0).split(BATCH)
+    return HandWritten(train.batches(order, epoch=0, seed=derive(0, "augment", 0), augment=True))
+
+
+def elapsed(begun: Clock, ended: Clock) -> Clock:
+    return ended[0] - begun[0], ended[1] - begun[1]
+
+
+def fastest_quarter(seconds: Sequence[float]) -> float:
+    """The mean of the fastest quarter."""
+    return statistics.mean(sorted(seconds)[: max(1, len(seconds) // 4)])
+
+
+def report(name: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+    """One line: both sides, their ratio, and the middle half of the rounds' ratios."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
+    mean, by_hand = fastest_quarter(ours), fastest_quarter(theirs)
+    print(f"{name}: {mean * 1e3:.1f} ms/step, by hand {by_hand * 1e3:.1f} ms/step, ratio {mean / by_hand:.4f}")
+    print(f"           ratio round by round: median {middle:.4f}, middle half {low:.4f} to {high:.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60)
+    rounds = parser.parse_args().rounds
+    SOURCES("noise")(Source("noise", read_noise, num_classes=10, shape=(3, 32, 32), augment="crop_flip"))
+    overrides = [
+        f"data={{name: noise, val: 0, limit: {(rounds + WARM_UP + 1) * BATCH}}}",
+        "models.teacher={arch: resnet56, weights: null}",
+        f"stages.0.batch_size={BATCH}",
+        "stages.0.epochs=1",
+    ]
+    race = Race()
+    StageRunner._between_steps = lambda self: race.after_step(self)  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        Experiment.load(CONFIG, overrides=overrides).train(Path(folder))
+    framework, hand = race.framework[WARM_UP:], race.hand[WARM_UP + 1 :]
+    print(f"resnet20 from resnet56, batch {BATCH}, {torch.get_num_threads()} threads, {len(framework)} rounds")
+    for column, name in enumerate(("wall time", "CPU time ")):
+        report(name, [each[column] for each in framework], [each[column] for each in hand])
+
+
+if __name__ == "__main__":
+    main()
