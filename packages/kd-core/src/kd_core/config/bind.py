@@ -72,7 +72,7 @@ def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: 
 def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:
     """Text or true where the annotation asks for a number. All else is left to the callee."""
     value = call.kwargs[name]
-    members = set(typing.get_args(param.annotation)) or {param.annotation}
+    members = typing.get_args(param.annotation) or (param.annotation,)
     names = {getattr(each, "__name__", "") for each in members}
     numbers = bool(names & {"int", "float"}) and names <= {"int", "float", "Tensor", "NoneType"}
     if numbers and isinstance(value, (str, bool)):
