@@ -30,6 +30,10 @@ from kd_core.training import select, set_modes, wrap
 from kd_core.world import World, run_values
 
 
+AGREE_EVERY = 10
+"""Steps between two times that several processes ask each other whether to save or stop."""
+
+
 @dataclass
 class Progress:
     """The place in a run. ``batch`` counts within the epoch, ``step`` within the stage, ``total`` over all stages."""
@@ -189,14 +193,26 @@ class StageRunner:
             self._score()
             set_modes(self.learning, self.root)
         limits = self.world.plan.checkpoint
-        late = time.monotonic() - self._saved > 60 * limits.every_minutes
-        late, number = max(everyones((late, self.session.stop.number)))
+        late, number = self._asked(60 * limits.every_minutes)
         if number or late or (limits.every_steps and self.progress.step % limits.every_steps == 0):
             self.save()
         if number:
             place = f"step {self.progress.step} of stage {self.plan.name!r}"
             mend = f"go on with `resume {self.session.folder.path}`"
             raise Stopped(f"stopped and saved at {place}; {mend}", number)
+
+    def _asked(self, seconds: float) -> tuple[bool, int]:
+        """Whether ``seconds`` went by since the last checkpoint, and the signal that asks to stop, if any.
+
+        Several processes must agree, which costs an exchange: they ask each other now and then.
+        """
+        late, number = time.monotonic() - self._saved > seconds, self.session.stop.number
+        if processes() == 1:
+            return late, number
+        if self.progress.step % AGREE_EVERY:
+            return False, 0
+        answers = everyones((late, number))
+        return any(late for late, _ in answers), max(number for _, number in answers)
 
     def _shown(self) -> dict[str, float]:
         """The mean loss of the epoch so far, read from the device every ``log_every`` steps only."""
