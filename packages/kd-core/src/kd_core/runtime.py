@@ -30,7 +30,8 @@ def fast(models: Mapping[str, bool], planned_steps: int) -> RuntimeSpec:
     ``models`` maps each model to whether it stays frozen; those are compiled where the run is long enough.
     """
     cuda = torch.cuda.is_available()
-    half = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # A CPU without such instructions emulates bfloat16, which is slower than float32.
+    half = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
     compiled = [name for name, frozen in models.items() if frozen] if planned_steps >= COMPILE_FROM else []
     precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
     return RuntimeSpec(precision=precision, channels_last=True, fused=True, fold=True, compile=compiled)
