@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := packages/kd-core packages/kd-zoo packages/kd-vision
+PACKAGES := $(wildcard packages/*)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: help demo test check format bench clean

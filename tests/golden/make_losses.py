@@ -1,9 +1,10 @@
 """Makes losses/*.json: values and gradients of the losses' reference code.
 
-    python tests/golden/make_losses.py REPOS
+    python tests/golden/make_losses.py REPOS [LOSS...]
 
-REPOS/OWNER/NAME are git clones of the repositories named in REFERENCES. Their code is run as it stands at the commit
-named there, in float64; nothing of it is kept. What a reference imports beyond torch is replaced by empty modules.
+REPOS/OWNER/NAME are git clones of the repositories that REFERENCES names for these losses (all, unless some are named).
+Their code is run as it stands at the commit named there, in float64; nothing of it is kept. What a reference imports
+beyond torch is replaced by empty modules.
 """
 
 from __future__ import annotations
@@ -338,6 +339,7 @@ def load(reference: Reference, repos: Path) -> Any:
             source = subprocess.run(where, check=True, capture_output=True, text=True).stdout
             module = ModuleType(name)
             module.__package__ = name.rpartition(".")[0]
+            module.__file__ = file
             sys.modules[name] = module
             exec(compile(source.expandtabs(8), f"{reference.repo}/{file}", "exec"), module.__dict__)
         return getattr(module, reference.symbol)
@@ -361,9 +363,10 @@ def record(case: Case, code: Any, reference: Reference) -> dict[str, Any]:
     }
 
 
-def main(repos: Path) -> None:
+def main(repos: Path, *names: str) -> None:
     torch.set_default_dtype(torch.float64)
-    for loss, cases in CASES.items():
+    for loss in names or CASES:
+        cases = CASES[loss]
         references = [REFERENCES[case.reference] for case in cases]
         lines = [json.dumps(record(case, load(r, repos), r)) for case, r in zip(cases, references, strict=True)]
         file = Path(__file__).parent / "losses" / f"{loss}.json"
@@ -372,4 +375,4 @@ def main(repos: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
