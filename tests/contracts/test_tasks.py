@@ -1,0 +1,127 @@
+"""What every registered task keeps, whoever wrote it.
+
+A new task adds one line to EXAMPLES: data that are there without a connection, and a model of a prepared sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from kd_core.task import TASKS, Batch, Split, map_tensors
+
+
+@dataclass(frozen=True)
+class Example:
+    data: dict[str, Any]
+    model: Callable[[], nn.Module]
+
+
+EXAMPLES = {
+    "image_classification": Example({"name": "digits"}, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
+}
+every_task = pytest.mark.parametrize("name", TASKS.names())
+
+
+def loaded(name: str, seed: int = 0) -> tuple[Any, Any, Any]:
+    assert name in EXAMPLES, f"add data and a model for {name!r} to EXAMPLES"
+    task = TASKS.get(name)()
+    data = task.Data(**EXAMPLES[name].data)
+    return task, data, task.load(data, seed=seed)
+
+
+def batches(split: Split, *orders: Sequence[int], epoch: int = 3, augment: bool = True) -> list[Batch]:
+    return list(split.batches(map(torch.tensor, orders), epoch=epoch, seed=7, augment=augment))
+
+
+def tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(found.append, value)
+    return found
+
+
+@every_task
+def test_unknown_keys_are_refused(name: str) -> None:
+    task = TASKS.get(name)()
+    for schema, given in ((task.Data, EXAMPLES[name].data), (task.Input, {})):
+        schema(**given)
+        with pytest.raises(ValidationError, match="Extra inputs"):
+            schema(**given, no_such_key=1)
+
+
+@every_task
+def test_example_is_like_a_batch_of_data(name: str) -> None:
+    task, data, splits = loaded(name)
+    inputs = {"student": task.Input()}
+    made = task.prepare(task.example(data, 2), inputs, data)
+    (read,) = (task.prepare(each, inputs, data) for each in batches(splits.train, [0, 1]))
+    for one, other in ((made.for_model("student"), read.for_model("student")), (made.target, read.target)):
+        kinds = [[(each.shape, each.dtype) for each in tensors(value)] for value in (one, other)]
+        assert kinds[0] == kinds[1]
+    assert len(made) == len(read) == 2
+
+
+@every_task
+def test_facts_are_true(name: str) -> None:
+    task, data, splits = loaded(name)
+    facts = task.facts(data)
+    assert facts.num_classes in (None, splits.num_classes)
+    shape = tuple(tensors(batches(splits.train, [0])[0].inputs)[0].shape[1:])
+    assert facts.input_shape in (None, shape)
+
+
+@every_task
+def test_a_sample_does_not_depend_on_its_batch_or_on_global_random_state(name: str) -> None:
+    train = loaded(name)[2].train
+    together = batches(train, [4, 1, 7], [0])[0]
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    (alone,) = batches(train, [1])
+    assert torch.equal(torch.get_rng_state(), state)
+    second = together.map(lambda tensor: tensor[1:2])
+    for one, other in zip(tensors([second.inputs, second.target]), tensors([alone.inputs, alone.target]), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(second.index, alone.index)
+
+
+@every_task
+def test_splits_depend_on_the_seed_alone(name: str) -> None:
+    first, again = (loaded(name)[2] for _ in range(2))
+    for part in ("train", "val", "test"):
+        one, other = getattr(first, part), getattr(again, part)
+        assert (one is None) == (other is None)
+        assert one is None or (len(one), one.fingerprint) == (len(other), other.fingerprint)
+
+
+@every_task
+def test_rows_of_the_data_set(name: str) -> None:
+    splits = loaded(name)[2]
+    index = torch.cat([each.index for each in batches(splits.train, range(len(splits.train)))])
+    assert len(index.unique()) == len(splits.train)
+    if splits.rows is not None:
+        assert 0 <= int(index.min()) <= int(index.max()) < splits.rows
+
+
+@every_task
+def test_metrics_count_samples_not_batches(name: str) -> None:
+    task, data, splits = loaded(name)
+    torch.manual_seed(0)
+    model = EXAMPLES[name].model().eval()
+    scores = []
+    for orders in ([range(7)], [range(3), range(3, 7)]):
+        metrics = task.metrics(splits.num_classes)
+        for raw in batches(splits.train, *orders, epoch=0, augment=False):
+            batch = task.prepare(raw, {"student": task.Input()}, data)
+            with torch.no_grad():
+                metrics.update(task.call(model, batch.for_model("student")), batch)
+        scores.append(metrics.compute())
+    assert task.primary in scores[0]
+    assert all(math.isfinite(value) for value in scores[0].values())
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
