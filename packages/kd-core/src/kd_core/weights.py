@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from kd_core.errors import KDError
 
@@ -76,10 +77,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     the classifier of a model that goes to other classes.
     """
     own = model.state_dict()
+    lazy = {key for key, value in own.items() if isinstance(value, UninitializedTensorMixin)}  # of any shape
     wrong = {
         key: f"has shape {tuple(state[key].shape)}, the model {tuple(own[key].shape)}"
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        if key in state and key not in lazy and state[key].shape != own[key].shape
     }
     wrong |= {key: "is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")}
     unknown = [key for key in state if key not in own]
@@ -93,5 +95,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
         hint = "" if new_head else "\n    hint: `new_head: true` keeps a freshly initialised last layer"
         raise KDError(f"{source} does not fit {type(model).__name__}: {shown}{hint}")
-    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    fitting = {
+        key: value for key, value in state.items() if key in lazy or (key in own and value.shape == own[key].shape)
+    }
     model.load_state_dict(fitting, strict=False)
