@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-NAMES = {"teacher": "teacher", "alone": "student alone", "kd": "student distilled"}
+NAMES = {"teacher": "teacher, all labels", "alone": "student, 50 labels", "kd": "... and distilled"}
 
 
 def train(which: str, seed: int, *options: str) -> dict[str, Any]:
