@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from kd_core.errors import KDError
 
@@ -77,7 +77,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     the classifier of a model that goes to other classes.
     """
     own = model.state_dict()
-    lazy = {key for key, value in own.items() if isinstance(value, UninitializedTensorMixin)}  # of any shape
+    lazy = {key for key, value in own.items() if is_lazy(value)}  # of any shape
     wrong = {
         key: f"has shape {tuple(state[key].shape)}, the model {tuple(own[key].shape)}"
         for key in own
