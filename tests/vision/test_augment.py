@@ -137,9 +137,9 @@ def test_without_augmentation_images_are_as_they_were() -> None:
         ([{"op": 3}], "{op: NAME, ...}"),
         (["crop", abs], "before the named operations"),
         (["crop", "resized_crop_flip"], "must stand first"),
-        ([{"op": "crop", "padding": -1}], "padding: .*greater than or equal to 1, not -1"),
-        ([{"op": "crop", "padding": "4"}], "padding: .*integer, not '4'"),
-        ([{"op": "flip", "p": 2}], "p: .*less than or equal to 1"),
+        ([{"op": "crop", "padding": -1}], "'padding' of crop must be at least 1, not -1"),
+        ([{"op": "crop", "padding": "4"}], "must be a whole number, not '4'"),
+        ([{"op": "flip", "p": 2}], "'p' of flip must be at most 1, not 2"),
     ],
 )
 def test_what_cannot_be_parsed_is_refused(value: Any, says: str) -> None:

@@ -99,7 +99,7 @@ def test_grey_and_colour_become_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "spec", "says"),
-    [(3, {"channels": 4}, "cannot become 4"), (3, {"mean": [0.1, 0.2]}, "2 values for 3 channels")],
+    [(3, {"channels": 4}, "cannot become 4"), (3, {"mean": [0.1, 0.2]}, "2 values for images of 3 channels")],
 )
 def test_channels_that_do_not_fit_are_refused(channels: int, spec: dict[str, Any], says: str) -> None:
     with pytest.raises(KDError, match=says):

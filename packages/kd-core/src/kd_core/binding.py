@@ -99,8 +99,8 @@ class Binder:
     def _value(self, parameter: inspect.Parameter, title: str, value: Any, path: Path) -> None:
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
             return  # written for type checkers only
-        if isinstance(value, float) and math.isnan(value):
-            self.shaper.report(path, f"{title} takes {parameter.name!r} as a number, not .nan")
+        if isinstance(value, float) and not math.isfinite(value):
+            self.shaper.report(path, f"{title} takes {parameter.name!r} as a finite number, not {describe(value)}")
             return
         try:
             TypeAdapter(parameter.annotation).validate_python(value, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from kd_core.errors import ConfigError, KDError, Mark, Problem, did_you_mean
+from kd_core.errors import KDError, Mark, Problem, did_you_mean, problems_of
 from kd_core.files import json_text
 from kd_core.stop import Stopped
 
@@ -108,6 +109,8 @@ def quiet_stdout() -> redirect_stdout[TextIO]:
 
 def answer(result: Any, as_json: bool) -> None:
     """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line."""
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes a launcher started, the first one answers
     facts = {each.name: getattr(result, each.name) for each in fields(result)}
     if as_json:
         click.echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
@@ -136,9 +139,13 @@ def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **opt
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        result = Experiment.load(config, seed=seed, **options).train(out, command=command)
+        result = Experiment.load(config, seed=seed, **options).train(out, command=command_line())
     answer(result, as_json)
+
+
+def command_line() -> str:
+    """What was typed, for the manifest."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 @click.command("eval")
@@ -169,7 +176,7 @@ def resume(run: Path, trust: tuple[str, ...], as_json: bool) -> None:
     with quiet_stdout():
         from kd_core import experiment
 
-        result = experiment.resume(run, trust=trust)
+        result = experiment.resume(run, trust=trust, command=command_line())
     answer(result, as_json)
 
 
@@ -205,10 +212,8 @@ def _check(config: Path, strict: bool, **options: Any) -> tuple[list[Problem], l
 
         try:
             return [], Experiment.load(config, **options).check(strict=strict)
-        except ConfigError as error:
-            return error.problems, []
         except KDError as error:
-            return [Problem(str(error))], []
+            return problems_of(error), []
 
 
 def _report(problems: list[Problem], unverified: list[str]) -> dict[str, Any]:
@@ -224,33 +229,39 @@ def _plain(problem: Problem) -> dict[str, Any]:
 @click.command()
 @config_argument
 @config_options
-def show(config: Path, **options: Any) -> None:
-    """Print CONFIG as it is run: bases merged, values replaced, defaults filled in."""
+@json_option
+def show(config: Path, as_json: bool, **options: Any) -> None:
+    """Print CONFIG as it is run: bases merged, values replaced."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
         text = Experiment.load(config, **options).resolved()
-    click.echo(text, nl=not text.endswith("\n"))
+    click.echo(json_text({"config": text}) if as_json else text, nl=as_json or not text.endswith("\n"))
 
 
 @click.command()
 @config_argument
 @click.argument("model", default="student")
 @config_options
-def taps(config: Path, model: str, **options: Any) -> None:
+@json_option
+def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
     """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
     with quiet_stdout():
         from kd_core import experiment
 
         rows = experiment.taps(config, model, **options)
     columns = [each.name for each in fields(rows[0])]
+    if as_json:
+        click.echo(json_text({"modules": [{key: getattr(row, key) for key in columns} for row in rows]}))
+        return
     click.echo(table(columns, [[str(getattr(row, column)) for column in columns] for row in rows]))
 
 
 def _list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
     @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
     @click.argument("kind", type=click.Choice(list(registries)))
-    def list_names(kind: str) -> None:
+    @json_option
+    def list_names(kind: str, as_json: bool) -> None:
         with quiet_stdout():
             from kd_core.task import TASKS
 
@@ -259,7 +270,7 @@ def _list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.
             module, _, attribute = registries[kind].partition(":")
             registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
             rows = [[name, _first_line(registry.get(name))] for name in registry.names()]
-        click.echo(table((), rows))
+        click.echo(json_text({kind: dict(rows)}) if as_json else table((), rows))
 
     return list_names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from kd_core.checkpoint import CheckpointStore
 from kd_core.config import Builder, Document, Policy, dump, load, loads
 from kd_core.description import describe_model
-from kd_core.distributed import on_main, rank, share_buffers
+from kd_core.distributed import on_main, peers, rank, share_buffers
 from kd_core.errors import ConfigError, KDError, Problem, in_order
 from kd_core.models import ModelSource, WeightCard, builder_of, find_card, missing_files
 from kd_core.objective import Objective
@@ -111,7 +111,7 @@ class Experiment:
         return self._run(folder, command, resumed=True)
 
     def _run(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
-        with places(self.document):
+        with places(self.document), peers(f"go on with `resume {folder.path}`"):
             return self._all(folder, command, resumed=resumed)
 
     def _all(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
@@ -119,6 +119,8 @@ class Experiment:
         reporter.line(f"run folder: {folder.path}")
         data = Data(self.plan, self.policy, reporter.note)
         runtime = self._runtime(folder, data, reporter)
+        for stage in self.plan.stages:
+            data.steps(stage)  # of what is wrong with the data, nothing is to be written
         world = World(self.plan, self.policy, runtime, data, reporter)
         on_main(lambda: self._describe(folder, world, command))
         store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep)
@@ -247,7 +249,7 @@ def evaluate(
         path = Path(target)
         run = path if path.is_dir() and zoo is None else None
         extra += [f"models.student={{zoo: {json.dumps(zoo)}}}"] if zoo is not None else []
-        document = load(path / "config.yaml" if path.is_dir() else path, [*extra, *overrides])
+        document = load(RunFolder.open(path).config if path.is_dir() else path, [*extra, *overrides])
     else:
         assert zoo is not None
         card = find_card(zoo, data)[1]
@@ -255,8 +257,9 @@ def evaluate(
         text = f"task: {task}\ndata: {{name: {card.dataset}}}\nmodels: {{student: {{zoo: {json.dumps(zoo)}}}}}\n"
         document = loads(text, f"--zoo {zoo}", [*extra, *overrides])
     policy = Policy(trust)
-    with places(document):
-        return _evaluate(plan(document, policy), policy, run)
+    planned = plan(document, policy)
+    with nullcontext() if run else places(document):  # a run's student is not written in a config
+        return _evaluate(planned, policy, run)
 
 
 def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:

@@ -158,18 +158,26 @@ class ModelSource:
     def make_from_run(self, folder: Path) -> nn.Module:
         """The architecture of another run's student, edits included."""
         spec = described(folder)
-        return self._edited(self._bare(spec), spec)
+        try:
+            return self._edited(self._bare(spec), spec)
+        except KDError as error:
+            file = folder / "student" / "model.yaml"
+            raise ConfigError(
+                Problem(f"{file}: {each.message}", self.path, hint=each.hint) for each in problems_of(error)
+            ) from None
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""
         from kd_core.weights import load_state, read_state
 
-        found = self._weights(spec)
-        if found is None:
-            return
-        path, source = found
-        self.log(f"models.{name}: weights from {source}")
-        load_state(model, read_state(path), source, new_head=spec.new_head)
+        place = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
+        try:
+            if (found := self._weights(spec)) is not None:
+                path, source = found
+                self.log(f"models.{name}: weights from {source}")
+                load_state(model, read_state(path), source, new_head=spec.new_head)
+        except KDError as error:
+            raise ConfigError(replace(each, path=place) for each in problems_of(error)) from None
 
     def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
         """The weight file and its name in messages, None for weights the constructor gave or random ones."""
@@ -187,7 +195,7 @@ class ModelSource:
             return path, str(path)
         if given:
             hint = "write `zoo: NAME`, a path or a URL"
-            raise ConfigError(Problem("there are no published weights", f"{self.path}.weights", hint=hint))
+            raise KDError(f"there are no published weights\n    hint: {hint}")
         return None
 
 
@@ -251,4 +259,6 @@ def described(folder: Path) -> ModelSpec:
     spec = shaper.shape(ModelSpec, document.data)
     if spec is None:
         raise KDError("\n".join(map(str, shaper.problems)))
+    if spec.run is not None:
+        raise KDError(f"{file} describes another run, no model")
     return spec

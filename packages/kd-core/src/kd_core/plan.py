@@ -104,8 +104,7 @@ class Plan:
     @property
     def dataset(self) -> str | None:
         """The data set's name, where it has one: published weights are looked up for it."""
-        name = self.document.data["data"].get("name")
-        return name if isinstance(name, str) else None
+        return dataset_of(self.document)
 
     def taps(self, stage: StagePlan) -> dict[str, list[Tap]]:
         """The places a stage looks at, by model; a model that nothing looks at is not in it."""
@@ -116,6 +115,13 @@ class Plan:
                 if wire.tap is not None:
                     found.setdefault(wire.root, {})[wire.tap] = None
         return {model: list(taps) for model, taps in found.items()}
+
+
+def dataset_of(document: Document) -> str | None:
+    """The name of a config's data set, where it has one."""
+    data = document.data.get("data")
+    name = data.get("name") if isinstance(data, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def flat(wired: Any) -> Iterator[Wire]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.optim import Optimizer
@@ -17,7 +17,7 @@ from kd_core.binding import Binder
 from kd_core.config import Document, Lazy, Policy
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest
 from kd_core.models import MODELS, builder_of, described, find_card
-from kd_core.plan import RESERVED, STUDENT, AdapterPlan, Plan, StagePlan, TermPlan, flat
+from kd_core.plan import RESERVED, STUDENT, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
 from kd_core.run_folder import local_folders
 from kd_core.shaping import Shaper
 from kd_core.spec import (
@@ -75,19 +75,17 @@ class Planner:
         adapters = self._adapters(header.adapters)
         stages = self._stages(header.stages, adapters, task, data)
         runtime = self._runtime(header.runtime)
-        if task is None or data is None or runtime is None:
-            return None
         return Plan(
             document=self.document,
             name=header.name or FilePath(self.document.file).stem,
             seed=header.seed,
-            task=task,
+            task=cast(Task, task),  # None only beside problems, as the data
             data=data,
             models=models,
             inputs=inputs,
             adapters=adapters,
             stages=tuple(stages),
-            runtime=runtime,
+            runtime=runtime or RuntimeSpec(),
             fast=header.runtime == "fast",
             checkpoint=header.checkpoint,
             log_every=header.log_every,
@@ -148,11 +146,13 @@ class Planner:
                 continue
             bare = isinstance(value, Lazy)
             spec, lost = self.shaper.salvage(ModelSpec, {"call": value} if bare else value, path)
-            if spec is not None:
-                self._model(spec, path, bare=bare)
-                if name not in (STUDENT, meant) and "weights" not in lost:
-                    self._frozen(name, spec, path)
-            if spec is not None and not lost:
+            if spec is None:
+                continue
+            before = len(self.problems)
+            self._model(spec, path, bare=bare)
+            if name not in (STUDENT, meant) and "weights" not in lost:
+                self._frozen(name, spec, path)
+            if not lost and len(self.problems) == before:
                 models[name] = spec
         return models
 
@@ -165,7 +165,7 @@ class Planner:
             if spec.arch is not None:
                 self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.rest, path, known)
             elif spec.zoo is not None:
-                card = find_card(spec.zoo, self._dataset())[1]
+                card = find_card(spec.zoo, dataset_of(self.document))[1]
                 self.binder.parameters(builder_of(card), card.arch, spec.rest, path, known)
         except KDError as error:
             self.shaper.keep((*path, spec.source), error)
@@ -188,10 +188,6 @@ class Planner:
             hint = "give `weights: PATH`, or `weights: null` for random ones on purpose"
             self.shaper.report(path, f"{name} is a frozen model without weights", hint)
 
-    def _dataset(self) -> str | None:
-        name = self.document.data["data"].get("name")
-        return name if isinstance(name, str) else None
-
     def _inputs(self, task: Task | None, models: Mapping[str, ModelSpec]) -> dict[str, Any]:
         """What each model wants its input to be: as written, else as published or as it was trained with."""
         if task is None:
@@ -206,7 +202,7 @@ class Planner:
         known: dict[str, Any] = {}
         with suppress(KDError):  # reported with the model, or when it is built
             if spec.zoo is not None:
-                card = find_card(spec.zoo, self._dataset())[1]
+                card = find_card(spec.zoo, dataset_of(self.document))[1]
                 known = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
                 known = described(FilePath(spec.run)).input

@@ -148,8 +148,14 @@ class RunFolder:
         write_text(self._result, json_text(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any]:
-        """What :meth:`finish` was given; call it on a finished run only."""
-        result: dict[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
+        """What :meth:`finish` was given; call it on a finished run only. KDError where the file is damaged."""
+        try:
+            result = json.loads(self._result.read_text(encoding="utf-8"))
+        except ValueError:
+            result = None
+        if not isinstance(result, dict) or not {"metrics", "best"} <= result.keys():
+            hint = "delete it, and `resume` makes it again from the last checkpoint"
+            raise KDError(f"{self._result} is damaged\n    hint: {hint}")
         return result
 
     def write_config(self, text: str) -> None:

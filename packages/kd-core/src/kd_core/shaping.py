@@ -45,7 +45,7 @@ class Shaper:
         """Keep an error whose own places, where it knows any, lie below ``path``."""
         for problem in problems_of(error):
             below = problem.path.split(".") if problem.path else []
-            self.report((*path, *below), problem.message, problem.hint)
+            self.report((*path, *below), problem.message, problem.hint, key=of_key(problem))
 
     def shape(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
         """``value`` as ``schema``, or None with its problems kept."""
@@ -85,11 +85,15 @@ def places(document: Document) -> Iterator[None]:
 
 def _placed(problem: Problem, document: Document) -> Problem:
     path, message = problem.path, problem.message
-    if not path and (found := _LEADING.fullmatch(message)):
+    if not path and (found := _LEADING.fullmatch(message)) and found[1].partition(".")[0] in document.data:
         path, message = found.groups()
-    if problem.mark is not None or path.partition(".")[0] not in document.data:
-        return problem
-    return document.problem(path.split("."), message, problem.hint)
+    placed = document.problem(path.split("."), message, problem.hint, key=of_key(problem))
+    return problem if problem.mark is not None or not path else placed
+
+
+def of_key(problem: Problem) -> bool:
+    """Whether it is the key that is wrong, and not its value."""
+    return problem.message.startswith("unknown key ") or " takes no '" in problem.message
 
 
 _LEADING = re.compile(r"([a-z]+(?:\.[\w-]+)*): (.*)", re.DOTALL)
@@ -116,7 +120,8 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list
             reason = item["ctx"]["error"].args[0]
             for problem in problems_of(reason if isinstance(reason, KDError) else KDError(str(reason))):
                 below = problem.path.split(".") if problem.path else []
-                faults.append(Fault((*where, *below), problem.message, problem.hint, fields=_top(where)))
+                key = of_key(problem)
+                faults.append(Fault((*where, *below), problem.message, problem.hint, key, _top(where)))
         elif item["type"] != "extra_forbidden":
             wants.setdefault(where, []).append(item)
     told = {*unknown, *(fault.path for fault in faults if not fault.key)}

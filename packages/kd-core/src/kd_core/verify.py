@@ -20,9 +20,10 @@ from kd_core.models import ModelSource, described
 from kd_core.objective import Adapters, Clock, Term, Values
 from kd_core.optim import build_optimizer, build_scheduler
 from kd_core.plan import STUDENT, AdapterPlan, Plan, StagePlan, TermPlan
+from kd_core.shaping import of_key
 from kd_core.spec import ModelSpec, Path
 from kd_core.taps import Row, module_table
-from kd_core.task import Batch, map_tensors
+from kd_core.task import Batch, Facts, map_tensors
 from kd_core.training import select
 from kd_core.trial import Parts, Stand, has, needs_values, reason, stand_in, trusted_only, try_step
 from kd_core.wires import Tap, Wire
@@ -56,7 +57,8 @@ class Verifier:
     unverified: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        facts = self.plan.task.facts(self.plan.data)
+        sound = self.plan.task is not None and self.plan.data is not None
+        facts = self.plan.task.facts(self.plan.data) if sound else Facts()
         self.num_classes = facts.num_classes
         classes = 10 if facts.num_classes is None else facts.num_classes
         numbers = {"num_samples": 100, "steps": 10, "steps_per_epoch": 1}
@@ -223,6 +225,7 @@ class Verifier:
     def _adapters(self, stage: StagePlan, values: Values, models: Mapping[str, nn.Module], adapters: Adapters) -> bool:
         for name in stage.adapters:
             path = self.plan.adapters[name].path
+            path = path if self.plan.adapters[name].borrowed is None else (*path, "module")
             try:
                 with META:
                     adapters.build(name, values, models, self.builder)
@@ -314,7 +317,7 @@ class Verifier:
             if not below and (key := problem.message.partition(" ")[0]) and has(document.data, (*path, key)):
                 whole = (*path, key)  # "temperature is 0, but ..."
             whole = (*data, *below[1:]) if below[:1] == ("data",) else whole
-            self.problems.append(document.problem(whole, problem.message, problem.hint))
+            self.problems.append(document.problem(whole, problem.message, problem.hint, key=of_key(problem)))
 
 
 def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:

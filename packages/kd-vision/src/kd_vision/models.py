@@ -9,12 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from kd_core.config import allow
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
 from kd_core.models import MODELS, ZOOS, WeightCard
 
-allow("torchvision.models")  # whose functions configs may call
 PREFIX = "torchvision."
 SPECIAL: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": True, "transform_input": True},

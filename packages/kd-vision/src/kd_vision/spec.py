@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from types import NoneType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from kd_core.config import Lazy
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
 from kd_vision.augment import parse
 from kd_vision.sources import SOURCES
 
 SPLITS = ("train", "val", "test")
+PLAIN = (bool, int, float, str, list, dict)
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -72,7 +71,7 @@ class DataSpec(_Strict):
             if key not in SPLITS
             else Problem("must be a !call of a data set of (image, label) pairs", key)
             for key, value in dataset.items()
-            if key not in SPLITS or not isinstance(value, (Lazy, NoneType))
+            if key not in SPLITS or isinstance(value, PLAIN)
         ]
         if dataset.get("train") is None and not wrong:
             wrong = [Problem("needs a key 'train': a !call of a data set of (image, label) pairs")]

@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 import kd_vision.cifar
 import kd_vision.folders
 import kd_vision.rotations  # noqa: F401  what they register: data sets, and views
+from kd_core.config import allow
 from kd_core.errors import KDError
 from kd_core.task import SHARED, TASKS, Batch, Facts, Split, Splits
 from kd_vision.arrays import ArraySplit
@@ -28,6 +29,8 @@ from kd_vision.spec import DataSpec, InputSpec, pixels
 from kd_vision.splitting import split
 from kd_vision.unlabelled import with_unlabelled
 from kd_vision.views import view_of
+
+allow("torchvision.models")  # its functions; its classes are allowed already
 
 
 @TASKS("image_classification", "classification")
