@@ -29,7 +29,6 @@ from kd_core.task import Batch
 from kd_core.training import select, set_modes, wrap
 from kd_core.world import World, run_values
 
-
 AGREE_EVERY = 10
 """Steps between two times that several processes ask each other whether to save or stop."""
 
