@@ -1,0 +1,140 @@
+"""CONTRIBUTING.md, followed to the letter in a copy of this repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("# Recipes\n")[2]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+REFERENCE = """\
+class ChatDistiller:
+    def calc_tvd_loss(self, mask, student, teacher):
+        import torch
+
+        largest = torch.maximum(student.softmax(-1), teacher.softmax(-1)).sum(-1) - 1
+        return largest[mask].mean()
+"""
+"""Stands in for the authors' code, which a test without a network has not: the same number by another formula."""
+WITHOUT_TRUST = "kd-vision check my_study/stripes.yaml"
+DRIVER = Path(__file__).with_name("follow.py")
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The path that the first line ends in, where it does."""
+        found = re.match(r"# (?:kd-\w+ train )?(\S+/\S+|\w+\.toml)\n", self.text)
+        return found[1] if found else None
+
+    @property
+    def body(self) -> str:
+        """What is below the path; a file of a language with comments keeps that line."""
+        return self.text.partition("\n")[2] if self.language in ("diff", "markdown") else self.text
+
+
+BLOCKS = [Block(*found) for found in FENCE.findall(PAGE)]
+COMMANDS = [line for block in BLOCKS if block.language == "sh" for line in block.text.splitlines()]
+
+
+def changed(text: str, diff: str) -> str:
+    """``text`` with each hunk's old lines, which must stand there once, replaced by its new ones."""
+    for hunk in re.split(r"^@@\n", diff, flags=re.MULTILINE):
+        lines = [(line[:1] or " ", line[1:]) for line in hunk.splitlines()]
+        old, new = ("".join(f"{line}\n" for sign, line in lines if sign != drop) for drop in "+-")
+        assert f"\n{text}".count(f"\n{old}") == 1, f"these lines must be there once:\n{old}"
+        text = f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
+    return text
+
+
+def follow(folder: Path) -> None:
+    """Write every file of the page and make every change in it."""
+    for block in BLOCKS:
+        if block.file is None:
+            continue
+        file = folder / block.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        body = changed(file.read_text(encoding="utf-8"), block.body) if block.language == "diff" else block.body
+        file.write_text(body, encoding="utf-8")
+
+
+def reference(folder: Path) -> None:
+    """A repository in the place of the one that the page clones."""
+    file = folder / "repos" / "MANGA-UOFA" / "fdistill" / "chat" / "kd.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(REFERENCE, encoding="utf-8")
+    git = ["git", "-C", str(file.parents[1]), "-c", "user.name=us", "-c", "user.email=us"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "ours"]):
+        subprocess.run([*git, *arguments], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    script = folder / "tests" / "golden" / "make_losses.py"
+    text, count = re.subn(r'("MANGA-UOFA/fdistill",\s+)"\w+"', rf'\1"{commit}"', script.read_text(encoding="utf-8"))
+    assert count == 1
+    script.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this repository with all recipes followed."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("packages", "configs", "docs", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs", "*.egg-info"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    follow(folder)
+    reference(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(clone: Path) -> dict[str, tuple[int, str]]:
+    """Exit code and output of every command of the page, run in one process: else each would import torch."""
+    sources = [str(each) for each in (clone / "site", *sorted(clone.glob("packages/*/src")))]
+    done = subprocess.run(
+        [sys.executable, str(DRIVER)],
+        cwd=clone,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sources), "OMP_NUM_THREADS": "1"},
+        input=json.dumps([*COMMANDS, WITHOUT_TRUST]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_works(answers: dict[str, tuple[int, str]], command: str) -> None:
+    code, output = answers[command]
+    assert code == 0, output
+
+
+def test_the_answer_without_trust_is_the_one_shown(answers: dict[str, tuple[int, str]]) -> None:
+    (shown,) = (block.text for block in BLOCKS if block.language == "text")
+    code, output = answers[WITHOUT_TRUST]
+    assert code == 2
+    assert shown in output
+
+
+@pytest.mark.parametrize("arguments", ["check", "format --check"])
+def test_the_recipes_pass_the_checks(clone: Path, arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments.split(), "--no-cache", "packages", "tests", "my_study"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
