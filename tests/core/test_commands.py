@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from kd_core.commands import answer, config_options, json_option, make_cli
 from kd_core.errors import ConfigError, KDError, Mark, Problem
 from kd_core.registry import Registry
+from kd_core.taps import Row
 
 
 @dataclass
@@ -29,16 +30,6 @@ class Scores:
     best: dict[str, Any] | None = None
     published: dict[str, Any] = field(default_factory=dict)
     run: Path | None = None
-
-
-@dataclass
-class Row:
-    path: str
-    type: str
-    inputs: str
-    outputs: str
-    params: int
-    calls: int
 
 
 PROBLEM = Problem("unknown key 'epoch'", "stages.0.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?")
@@ -95,8 +86,8 @@ class Backend:
         def taps(path: Path, model: str, **options: Any) -> list[Row]:
             backend.note("taps", path, model, options)
             return [
-                Row("layer1.0", "BasicBlock", "(2, 16, 8, 8)", "(2, 16, 8, 8)", 4672, 1),
-                Row("fc", "Linear", "(2, 64)", "(2, 10)", 650, 1),
+                Row("", "Net", "(2, 3, 8, 8)", "(2, 10)", "float32", 4672, 1),
+                Row("fc", "Linear", "(2, 64)", "(2, 10)", "float32", 650, 1),
             ]
 
         module = types.ModuleType("kd_core.experiment")
@@ -166,7 +157,8 @@ def test_a_metric_that_is_not_a_number_is_printed_as_such(run: Run, backend: Bac
 def test_resume(run: Run, backend: Backend) -> None:
     done = run("resume", "runs/x/1", "--trust", "mine")
     assert done.stdout.endswith("runs/x/1\n")
-    assert backend.calls == [("resume", Path("runs/x/1"), {"trust": ("mine",)})]
+    ((verb, folder, options),) = backend.calls
+    assert (verb, folder, options["trust"]) == ("resume", Path("runs/x/1"), ("mine",))
 
 
 def test_check_prints_all_problems_of_all_files(run: Run) -> None:
@@ -203,8 +195,9 @@ def test_show_and_taps(run: Run, backend: Backend) -> None:
     assert run("show", "c.yaml", "--set", "a=1").stdout == "task: x\n"
     lines = run("taps", "c.yaml", "teacher").stdout.splitlines()
     assert backend.calls[-1] == ("taps", Path("c.yaml"), "teacher", {"overrides": (), "trust": ()})
-    assert lines[0].split() == ["path", "type", "inputs", "outputs", "params", "calls"]
-    assert lines[2].startswith("fc        Linear      (2, 64)")
+    assert lines[0].split() == ["path", "module", "in", "out", "dtype", "params", "calls"]
+    assert lines[1].startswith("output  Net     (2, 3, 8, 8)")
+    assert lines[2].startswith("fc      Linear  (2, 64)")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -248,13 +248,10 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
     """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
     with quiet_stdout():
         from kd_core import experiment
+        from kd_core.taps import table_text
 
         rows = experiment.taps(config, model, **options)
-    columns = [each.name for each in fields(rows[0])]
-    if as_json:
-        click.echo(json_text({"modules": [{key: getattr(row, key) for key in columns} for row in rows]}))
-        return
-    click.echo(table(columns, [[str(getattr(row, column)) for column in columns] for row in rows]))
+    click.echo(json_text({"modules": [asdict(row) for row in rows]}) if as_json else table_text(rows))
 
 
 def _list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
