@@ -21,7 +21,7 @@ from torch import nn
 
 from kd_core.errors import KDError
 from kd_core.files import json_text
-from kd_core.run_folder import RunFolder
+from kd_core.run_folder import RunFolder, local_folders
 
 
 @pytest.fixture
@@ -290,3 +290,16 @@ def test_json_is_what_every_reader_accepts() -> None:
     assert json.loads(text, parse_constant=pytest.fail) == {
         "a": None, "1": [None, True, None], "t": [1.5, None], "p": "x", "n": 2**70,
     }  # fmt: skip
+
+
+def test_local_packages_lie_beside_the_config_a_run_was_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder.create("x", 0)
+    here = str(tmp_path)
+    assert local_folders(run.config) == [str(run.path.resolve()), here, here]
+    run.write_manifest(command="kd train", folder="/study")
+    assert local_folders(run.config) == [str(run.path.resolve()), "/study", here]
+    run.manifest.write_text("{", encoding="utf-8")
+    assert local_folders(run.config) == [str(run.path.resolve()), here, here]
