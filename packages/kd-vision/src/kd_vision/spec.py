@@ -11,7 +11,7 @@ from kd_vision.augment import parse
 from kd_vision.sources import SOURCES
 
 SPLITS = ("train", "val", "test")
-PLAIN = (bool, int, float, str, list, dict)
+PLAIN = (bool, int, float, str, dict)
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
