@@ -27,8 +27,8 @@ class Learned(nn.Module):
 def test_signature_of_a_function() -> None:
     found = signature(losses.kd)
     assert (found.wires, found.optional_wires, list(found.values)) == (
-        ("student", "teacher"),
-        (),
+        ("student", "teacher", "mask"),
+        ("mask",),
         ["temperature", "dim"],
     )
     assert found.values["temperature"].annotation is float

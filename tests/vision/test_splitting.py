@@ -112,12 +112,16 @@ def test_some_classes_are_numbered_anew(classes: list[str | int]) -> None:
         ({"per_class": 21}, "class 2 has 20"),
         ({"labelled": 91}, "91 images are asked for, there are 90"),
         ({"val": 100}, "leave none to train on"),
-        ({"num_classes": 4}, "says 4, the data set has 3"),
     ],
 )
 def test_what_the_data_cannot_give_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(KDError, match=says):
         choose(**values)
+
+
+def test_a_wrong_number_of_classes_is_refused() -> None:
+    with pytest.raises(KDError, match="says 4, the data set has 3"):
+        split(parts(), DataSpec(dataset={"train": object()}, num_classes=4), 0)
 
 
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(torch.tensor)
