@@ -30,7 +30,7 @@ def parts(val: Pool | None = None) -> Parts:
 
 
 def choose(seed: int = 0, given: Parts | None = None, **values: Any) -> Parts:
-    return split(given or parts(), DataSpec(name="image_folder", **values), seed)
+    return split(given or parts(), DataSpec(**{"name": "digits", **values}), seed)
 
 
 def rows(part: Pool | None) -> set[int]:
