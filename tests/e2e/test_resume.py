@@ -84,7 +84,12 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.fixture(scope="module", params=["runtime=default", "runtime=fast"])
+COMPILED = "runtime={precision: bf16, channels_last: true, fused: true, compile: [teacher, student]}"
+
+
+@pytest.fixture(
+    scope="module", params=["runtime=default", "runtime=fast", pytest.param(COMPILED, marks=pytest.mark.slow)]
+)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
     """An uninterrupted run: its config, its folder and its overrides."""
     torch.set_num_threads(1)

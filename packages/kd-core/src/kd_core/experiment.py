@@ -133,8 +133,7 @@ class Experiment:
         """The runtime; what ``fast`` chose is written into the run's config, so that a resume repeats it."""
         spec = self.plan.runtime
         if self.plan.fast:
-            frozen = {name: name != STUDENT and not model.trainable for name, model in self.plan.models.items()}
-            spec = fast(frozen, sum(data.steps(stage)[1] for stage in self.plan.stages))
+            spec = fast(self.plan.models, sum(data.steps(stage)[1] for stage in self.plan.stages))
             on_main(lambda: folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()})))
             reporter.line("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
         return Runtime(spec)

@@ -148,7 +148,7 @@ class StageRunner:
         for position, (part, share) in enumerate(zip(raw.to(self.runtime.device).parts(shares), shares, strict=True)):
             prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data)
             batch = self.runtime.format(self.plan.views(prepared))
-            with self.runtime.autocast():
+            with self.runtime.autocast(), self.runtime.inference():
                 frozen = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
             with self.runtime.no_sync(self.step_module, sync=position == len(shares) - 1):
                 loss, values = self.step_module(batch, frozen, clock, share)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
+import torch._inductor.config as inductor
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -20,19 +21,19 @@ from kd_core.task import Batch, map_tensors
 from kd_core.wires import Tap
 
 COMPILE_FROM = 1000
-"""Planned steps from which compiling a frozen teacher (about a minute) pays."""
+"""Planned steps from which compiling, a minute or two, pays."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def fast(models: Mapping[str, bool], planned_steps: int) -> RuntimeSpec:
+def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
     """What ``runtime: fast`` comes to here: a pure function of device, models and planned steps, never of a timing.
 
-    ``models`` maps each model to whether it stays frozen; those are compiled where the run is long enough.
+    ``models`` are compiled where the run is long enough.
     """
     cuda = torch.cuda.is_available()
     # A CPU without such instructions emulates bfloat16, which is slower than float32.
     half = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
-    compiled = [name for name, frozen in models.items() if frozen] if planned_steps >= COMPILE_FROM else []
+    compiled = list(models) if planned_steps >= COMPILE_FROM else []
     precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
     return RuntimeSpec(precision=precision, channels_last=True, fused=True, fold=True, compile=compiled)
 
@@ -82,6 +83,10 @@ class Runtime:
         if self.spec.precision == "bf16":
             halve(cheap)
         return self.place(cheap)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""
+        return inductor.patch(freezing=True) if self.spec.compile else nullcontext()
 
     def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
         """With compiled code for batches of the usual size; others are not worth compiling for."""

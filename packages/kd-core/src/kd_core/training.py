@@ -87,8 +87,8 @@ def wrap(world: World, stage: StagePlan, trained: set[str]) -> tuple[dict[str, F
             learning[name] = ForwardWrapper(model, taps, name=name, call=call)
         else:
             moves = world.plan.models[name].mode == "train"
-            cheap = model if moves else world.runtime.cheapened(model, taps)
             stops = name not in world.runtime.spec.compile
+            cheap = world.runtime.cheapened(model, taps) if stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
     for name in world.runtime.spec.compile:
         if name in learning or name in frozen:

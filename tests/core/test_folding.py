@@ -1,0 +1,89 @@
+"""Frozen models made cheap give the same outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd_core.folding import folded, halve
+from kd_core.models import MODELS
+from kd_core.wires import Tap
+from kd_core.wrappers import Teacher
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model in eval mode with statistics that are not those of a new one."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 2, generator=generator)
+    return model.eval()
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("arch", "left"), [("resnet20", 0), ("wrn-16-1", 13), ("densenet-bc-k12-d100", 51), ("cnn", 0)]
+)
+def test_outputs_and_taps_are_equal_to_rounding(arch: str, left: int) -> None:
+    torch.manual_seed(0)
+    model = moved(MODELS.get(arch)(num_classes=10))
+    images = torch.randn(2, 1 if arch == "cnn" else 3, 32, 32)
+    path = "layers.1" if arch == "cnn" else next(name for name, _ in model.named_children() if "2" in name)
+    taps = [Tap(""), Tap(path)]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    cheap = folded(model, taps)
+    assert norms(cheap) == left
+    plain, quick = Teacher(model, taps)(images), Teacher(cheap, taps)(images)
+    for tap in taps:
+        assert torch.allclose(plain.at[tap], quick.at[tap], rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_tapped_convolution_keeps_its_norm() -> None:
+    model = moved(MODELS.get("resnet20")())
+    taps = [Tap("layer1.0.conv1")]
+    cheap = folded(model, taps)
+    assert norms(cheap) == 1
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(Teacher(model, taps)(images).at[taps[0]], Teacher(cheap, taps)(images).at[taps[0]], atol=1e-5)
+
+
+class Twice(nn.Module):
+    """A convolution whose output goes two ways, and a branch on values."""
+
+    def __init__(self, *, branches: bool) -> None:
+        super().__init__()
+        self.conv, self.bn, self.branches = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), branches
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.branches and x.mean() > 0:
+            return y
+        return self.bn(y) + y
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_what_may_not_be_folded_is_not(branches: bool) -> None:
+    model = moved(Twice(branches=branches))
+    images = torch.randn(2, 3, 4, 4)
+    assert norms(folded(model, [])) == 1
+    assert torch.equal(folded(model, [])(images), model(images))
+
+
+def test_halved_weights_are_those_of_convolutions_and_linear_layers() -> None:
+    model = MODELS.get("resnet20")()
+    halve(model)
+    kinds = {
+        type(module): next(module.parameters()).dtype
+        for module in model.modules()
+        if list(module.children()) == [] and list(module.parameters())
+    }
+    assert kinds == {nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32}
