@@ -128,7 +128,7 @@ def test_a_damaged_image_is_named(root: Path, workers: int, content: bytes | Non
 
 def test_a_signal_to_the_whole_group_does_not_stop_reading(root: Path) -> None:
     batches = load(root, workers=2).train.batches(torch.arange(12).split(1), epoch=0, seed=0, augment=True)
-    seen = [next(batches)]
+    seen = [next(batches), next(batches)]  # one of each worker: both are ready for signals
     for child in active_children():
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(child.pid or 0, number)
