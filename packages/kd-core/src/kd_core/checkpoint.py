@@ -83,16 +83,8 @@ class CheckpointStore:
 
         KDError where there are some and all are broken.
         """
-        return self._newest("step", log)
-
-    def best(self, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
-        """The best checkpoint, as :meth:`latest` gives the newest."""
-        return self._newest("best", log)
-
-    def _newest(self, kind: str, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
-        found = self._found(kind)
         faults = []
-        for checkpoint in found:
+        for checkpoint in self._found("step"):
             fault = checkpoint.fault()
             if fault is None:
                 return checkpoint.load(), checkpoint.path
