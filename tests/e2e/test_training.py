@@ -244,6 +244,13 @@ def test_a_score_at_or_below_zero_counts(best: float | None, value: float, bette
     assert runner._better(value, True, 0.0) is better
 
 
+def test_steps_in_the_place_of_epochs(train: Train) -> None:
+    result = train(DIGITS, "stages.0.epochs=null", "stages.0.steps=11")
+    assert result.run is not None
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train" in line] == [9, 11]
+
+
 def test_scoring_by_steps_and_schedules_by_step(train: Train) -> None:
     scheduler = (
         "stages.0.scheduler={call: !call:torch.optim.lr_scheduler.LinearLR {total_iters: !run steps}, per: step}"

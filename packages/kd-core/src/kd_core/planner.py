@@ -260,8 +260,9 @@ class Planner:
         if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
             self.shaper.report(path, "needs a key 'epochs' or 'steps'")
             lacks |= {"epochs", "steps"}
-        if {"epochs", "steps"} <= own.model_fields_set:
-            self.shaper.report((*path, "steps"), "give 'epochs' or 'steps', not both", key=True)
+        if own.epochs is not None and own.steps is not None:
+            hint = "`epochs: null`, or --set with epochs=null, takes the other away"
+            self.shaper.report((*path, "steps"), "give 'epochs' or 'steps', not both", hint, key=True)
         for key in sorted(lacks & {"batch_size", "optimizer", "losses"} - wrong):
             if key in own.model_fields_set:
                 self.shaper.report((*path, key), "needs at least one term" if key == "losses" else "must not be null")
