@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from kd_core.folding import folded, halve
 from kd_core.spec import RuntimeSpec
 from kd_core.task import Batch, map_tensors
 from kd_core.wires import Tap
+from kd_core.wrappers import ForwardWrapper
 
 COMPILE_FROM = 1000
 """Planned steps from which compiling, a minute or two, pays."""
@@ -83,6 +84,17 @@ class Runtime:
         if self.spec.precision == "bf16":
             halve(cheap)
         return self.place(cheap)
+
+    def compile(self, wrapped: Mapping[str, ForwardWrapper]) -> None:
+        """Compile those models of a stage that the spec names, in place.
+
+        Code of the stage before is dropped: it may hold, as constants, weights that have been trained since.
+        """
+        named = [wrapped[name] for name in self.spec.compile if name in wrapped]
+        if named:
+            torch._dynamo.reset()
+        for each in named:
+            each.module.compile(dynamic=False)
 
     def inference(self) -> AbstractContextManager[Any]:
         """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""

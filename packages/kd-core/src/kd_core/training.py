@@ -90,9 +90,8 @@ def wrap(world: World, stage: StagePlan, trained: set[str]) -> tuple[dict[str, F
             stops = name not in world.runtime.spec.compile
             cheap = world.runtime.cheapened(model, taps) if stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
-    for name in world.runtime.spec.compile:
-        if name in learning or name in frozen:
-            {**learning, **frozen}[name].module.compile(dynamic=False)
+    still = {name: teacher for name, teacher in frozen.items() if not teacher.train_mode}
+    world.runtime.compile({**learning, **still})
     return learning, frozen
 
 

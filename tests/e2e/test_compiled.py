@@ -1,0 +1,59 @@
+"""Compiled models see the weights of now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd_core.experiment import Experiment
+from kd_core.runner import StageRunner
+
+CONFIG = """
+task: image_classification
+data: {name: digits, limit: 64, val: 0, augment: none}
+models:
+  student: {arch: cnn, width: 4, depth: 1}
+  peer: {arch: cnn, width: 4, depth: 1, trainable: true}
+runtime: {compile: [peer]}
+stages:
+  - name: before
+    epochs: 1
+    batch_size: 64
+    train: [student]
+    losses: {kd: {loss: kd, teacher: peer.output}}
+    optimizer: !call:torch.optim.SGD {lr: 0.5}
+  - name: between
+    train: [peer]
+    losses: {ce: {loss: cross_entropy, student: peer.output}}
+  - name: after
+    train: [student]
+    losses: {kd: {loss: kd, teacher: peer.output}}
+"""
+
+
+@pytest.mark.slow
+def test_a_model_trained_between_two_frozen_stages_is_run_with_its_new_weights(
+    config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its compiled code holds weights as constants; that of the first stage must not serve the third."""
+    pairs = []
+    before = StageRunner._step
+
+    def look(self: StageRunner, raw: object, shares: object) -> None:
+        if "peer" in self.frozen:
+            batch = self.world.plan.task.prepare(raw, self.world.plan.inputs, self.data)  # type: ignore[arg-type]
+            images = batch.for_model("peer")
+            with self.runtime.inference():
+                compiled = self.frozen["peer"](images).output
+            with self.runtime.compiled(usual=False):
+                pairs.append((compiled, self.frozen["peer"](images).output))
+        before(self, raw, shares)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StageRunner, "_step", look)
+    Experiment.load(config(CONFIG)).train(tmp_path / "run")
+    assert len(pairs) == 2
+    assert all(torch.allclose(compiled, eager, atol=1e-5) for compiled, eager in pairs)
+    assert not torch.allclose(pairs[0][0], pairs[1][0], atol=1e-3)
