@@ -168,7 +168,7 @@ DATA_ROWS = [
 MODELS = [
     student("cnn", 12, "", "must be a mapping, not 'cnn'"),
     student("[cnn]", 12, "", "must be a mapping, not a list of 1"),
-    student("{}", 12, "", "give exactly one of arch, zoo, run, call"),
+    student("{}", 12, "", "give exactly one of arch, zoo, run, hub, init_from, call"),
     student("{ach: cnn}", 12, "", "give exactly one of", "is 'ach' meant to be 'arch'?"),
     student("{arch: cnn, zoo: resnet20}", 12, "", "not arch and zoo"),
     student("{arch: cnnn}", 19, ".arch", "no model 'cnnn'", "did you mean 'cnn'?"),

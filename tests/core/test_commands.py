@@ -77,7 +77,7 @@ class Backend:
 
         def evaluate(target: str | None, **options: Any) -> Scores:
             backend.note("evaluate", target, options)
-            return Scores({"top1": 0.5, "loss": math.nan}, published={"top1": 0.51} if options["zoo"] else {})
+            return Scores({"top1": 0.5, "loss": math.nan}, published={"top1": 0.51} if options["model"] else {})
 
         def resume(run: Path, **options: Any) -> Scores:
             backend.note("resume", run, options)
@@ -140,10 +140,10 @@ def test_train_in_json_is_one_object(run: Run) -> None:
 def test_eval_takes_a_config_a_run_or_a_published_model(run: Run, backend: Backend) -> None:
     done = run("eval", "runs/x", "--json", "--root", "d", "--data", "digits")
     assert json.loads(done.stdout) == {"metrics": {"top1": 0.5, "loss": None}}
-    options = {"zoo": None, "task": "x", "data": "digits", "root": Path("d"), "overrides": (), "trust": ()}
+    options = {"model": None, "task": "x", "data": "digits", "root": Path("d"), "overrides": (), "trust": ()}
     assert backend.calls[-1] == ("evaluate", "runs/x", options)
     assert run("eval", "--zoo", "resnet20").stdout.splitlines()[0] == "top1         0.5  (published: 0.51)"
-    assert backend.calls[-1][1:] == (None, options | {"zoo": "resnet20", "data": None, "root": None})
+    assert backend.calls[-1][1:] == (None, options | {"model": {"zoo": "resnet20"}, "data": None, "root": None})
     done = run("eval")
     assert done.exit_code == 2
     assert "--zoo" in done.stderr

@@ -265,11 +265,18 @@ def test_a_finished_run_has_its_result_and_a_card(run: RunFolder) -> None:
     run.write_manifest(command="kd-vision train x.yaml --seed 3")
     run.export_student(nn.Linear(2, 2), "arch: tiny\n")
     assert not run.finished
-    run.finish({"metrics": {"top1": 0.84, "loss": math.inf}, "best": None})
+    facts = {"best": None, "samples": 25, "split": "validation"}
+    run.finish({"metrics": {"top1": 0.84, "loss": math.inf}, **facts})
     assert run.finished
-    assert run.result() == {"metrics": {"top1": 0.84, "loss": None}, "best": None}
+    assert run.result() == {"metrics": {"top1": 0.84, "loss": None}, **facts}
     card = run.card.read_text()
-    for part in ("| top1 | 0.84 |", "arch: tiny", "kd-vision train x.yaml --seed 3", "student/model.pt"):
+    for part in (
+        "On the validation split, 25 samples:",
+        "| top1 | 0.84 |",
+        "arch: tiny",
+        "kd-vision train x.yaml --seed 3",
+        "student/model.pt",
+    ):
         assert part in card
 
 
@@ -277,7 +284,7 @@ def test_the_cards_code_runs(run: RunFolder, monkeypatch: pytest.MonkeyPatch) ->
     student, model = nn.Linear(2, 2), nn.Linear(2, 2)
     run.write_manifest(command="")
     run.export_student(student, "arch: tiny\n")
-    run.finish({"metrics": {}})
+    run.finish({"metrics": {}, "samples": None, "split": None})
     code = run.card.read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(run.path)
     exec(code, {"model": model})

@@ -94,7 +94,7 @@ def test_the_figures_stand_in_one_line(small_cifar: Path) -> None:
     PUT("resnet20")
     done = evaluate("--zoo", "resnet20", "--root", str(small_cifar), "--data", "cifar10")
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["top1", "top5", "loss", "ece"]
+    assert [line.split()[0] for line in lines] == ["top1", "top5", "loss", "ece", "samples"]
     assert lines[0].endswith("(published: 91.92, original paper: 91.25)")
 
 

@@ -36,6 +36,8 @@ class Binder:
         models = list(data["models"]) if isinstance(data.get("models"), Mapping) else []
         self.models = [name for name in dict.fromkeys([*models, STUDENT]) if name not in RESERVED]
         self.adapters = list(data["adapters"]) if isinstance(data.get("adapters"), Mapping) else []
+        self.output = ""
+        """The field of a model's output that losses take by default, empty for all of it."""
 
     def calls(self, value: Any, path: Path, supplied: Sequence[str] = (), *, kind: type | None = None) -> bool:
         """Locate and bind every call in ``value``; whether all is well. ``kind`` is what the outermost is to make."""
@@ -222,7 +224,9 @@ class Binder:
         if key in BATCH_WIRES:
             return f"batch.{key}"
         wire = DEFAULTS.get(key)
-        return wire if wire and wire.split(".")[0] in self.models else None
+        if wire is None or wire.split(".")[0] not in self.models:
+            return None
+        return f"{wire}/{self.output}" if self.output else wire
 
     # -- adapters
 

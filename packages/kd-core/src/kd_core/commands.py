@@ -38,15 +38,18 @@ REGISTRIES = {
 """What ``list`` lists: ``module:registry``."""
 
 
-def make_cli(name: str, *, package: str, tasks: Sequence[str], help: str, registries: Mapping[str, str]) -> click.Group:
+def make_cli(
+    name: str, *, package: str, tasks: Sequence[str], help: str, registries: Mapping[str, str], published: str = "zoo"
+) -> click.Group:
     """The command ``name`` of the distribution ``package``, which runs configs of ``tasks``.
 
-    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``. A package
-    adds its own verbs to the group it gets: ``@main.command()``, with :func:`config_options` and :func:`answer`.
+    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``; ``published`` is
+    the source of published models that ``eval`` has an option for, ``zoo`` or ``hub``. A package adds its own verbs to
+    the group it gets: ``@main.command()``, with :func:`config_options` and :func:`answer`.
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    for verb in (train, evaluate, resume, check, show, taps):
+    for verb in (train, _evaluate_command(published), resume, check, show, taps):
         group.add_command(verb)
     group.add_command(_list_command({**REGISTRIES, **registries}, tasks))
     return group
@@ -121,6 +124,8 @@ def answer(result: Any, as_json: bool) -> None:
         beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
         figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
         click.echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
+    if facts.get("samples"):
+        click.echo(f"{'samples':<12} {result.samples} ({result.split})")
     if facts.get("run"):
         click.echo(str(result.run))
 
@@ -148,23 +153,30 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-@click.command("eval")
-@click.argument("target", metavar="[CONFIG | RUN]", required=False)
-@click.option("--zoo", metavar="NAME", help="A published model, on the data of CONFIG or on its own.")
-@click.option("--data", metavar="NAME", help="Another data set.")
-@click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
-@config_options
-@json_option
-@click.pass_obj
-def evaluate(tasks: Sequence[str], /, target: str | None, zoo: str | None, as_json: bool, **options: Any) -> None:
-    """Score on the test split: a run's student, the student of CONFIG, or a published model."""
-    if target is None and zoo is None:
-        raise click.UsageError("name a config or a run folder, or a published model with --zoo")
-    with quiet_stdout():
-        from kd_core import experiment
+def _evaluate_command(published: str) -> click.Command:
+    @click.command("eval")
+    @click.argument("target", metavar="[CONFIG | RUN]", required=False)
+    @click.option(f"--{published}", "name", metavar="NAME", help="A published model, on the data of CONFIG or others.")
+    @click.option("--data", "--task", metavar="NAME", help="Another data set.")
+    @click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
+    @config_options
+    @json_option
+    @click.pass_obj
+    def evaluate(tasks: Sequence[str], /, target: str | None, name: str | None, as_json: bool, **options: Any) -> None:
+        """Score on the test split: a run's student, the student of CONFIG, or a published model.
 
-        result = experiment.evaluate(target, zoo=zoo, task=tasks[0], **options)
-    answer(result, as_json)
+        Data whose test split has no labels are scored on the validation split.
+        """
+        if target is None and name is None:
+            raise click.UsageError(f"name a config or a run folder, or a published model with --{published}")
+        with quiet_stdout():
+            from kd_core import experiment
+
+            model = None if name is None else {published: name}
+            result = experiment.evaluate(target, model=model, task=tasks[0], **options)
+        answer(result, as_json)
+
+    return evaluate
 
 
 @click.command()

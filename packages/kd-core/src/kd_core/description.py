@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kd_core.config import dump
-from kd_core.models import MODELS, described, find_card
+from kd_core.models import MODELS, described, find_card, from_hub
 from kd_core.plan import STUDENT, Plan
 from kd_core.signatures import values_of
 from kd_core.spec import ModelSpec
@@ -14,13 +15,19 @@ from kd_core.spec import ModelSpec
 def describe_model(plan: Plan, num_classes: int | None) -> str:
     """YAML of a model without weights: an architecture with its parameters or a call, its input and its edits."""
     spec = plan.models[STUDENT]
+    spec = from_hub(spec)
     if spec.run is not None:
-        from pathlib import Path
-
         spec = described(Path(spec.run)).model_copy(update={"edit": [*described(Path(spec.run)).edit, *spec.edit]})
+    if spec.hub is not None:  # the student's own folder, where this description lies
+        return dump({"hub": ".", **_rest(plan, spec)})
     found: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(plan, spec, num_classes)
+    return dump({**found, **_rest(plan, spec)})
+
+
+def _rest(plan: Plan, spec: ModelSpec) -> dict[str, Any]:
+    """What a model takes, and its edits."""
     wants = {key: value for key, value in plan.inputs[STUDENT].model_dump().items() if value is not None}
-    return dump({**found, **({"input": wants} if wants else {}), **({"edit": spec.edit} if spec.edit else {})})
+    return {**({"input": wants} if wants else {}), **({"edit": spec.edit} if spec.edit else {})}
 
 
 def _architecture(plan: Plan, spec: ModelSpec, num_classes: int | None) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class KDError(Exception):
     """A user's mistake. A command prints it without a traceback and exits with 2."""
 
 
+class Unverified(KDError):
+    """In a check: what only a run, which may open connections and read files, would tell. No mistake."""
+
+
 class ConfigError(KDError):
     """All problems found in a config, together."""
 

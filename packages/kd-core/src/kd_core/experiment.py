@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from kd_core.checkpoint import CheckpointStore
 from kd_core.config import Builder, Document, Policy, dump, load, loads
 from kd_core.description import describe_model
 from kd_core.distributed import on_main, peers, rank, share_buffers
 from kd_core.errors import ConfigError, KDError, Problem, in_order
-from kd_core.models import ModelSource, WeightCard, builder_of, find_card, missing_files
+from kd_core.models import ModelSource, WeightCard, builder_of, find_card, from_hub, missing_files
 from kd_core.objective import Objective
 from kd_core.plan import STUDENT, Plan
 from kd_core.planner import Planner, plan
@@ -29,13 +31,15 @@ from kd_core.shaping import places
 from kd_core.spec import ModelSpec
 from kd_core.stop import StopRequest
 from kd_core.taps import Row
+from kd_core.task import hub_of
 from kd_core.verify import model_taps, verify
 from kd_core.world import Data, World
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run or an evaluation came to. ``metrics`` are the test split's, of ``samples`` samples.
+    """What a run or an evaluation came to. ``metrics`` are those of ``samples`` samples of a ``split``: the test split,
+    or the validation split of data that have no labelled one.
 
     ``published`` and ``source`` are those of the card of a published model (:class:`~kd_core.models.WeightCard`).
     """
@@ -44,8 +48,13 @@ class Result:
     best: dict[str, Any] | None = None
     run: Path | None = None
     samples: int | None = None
+    split: str | None = None
     published: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """What a finished run keeps of it."""
+        return {"metrics": self.metrics, "best": self.best, "samples": self.samples, "split": self.split}
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Experiment:
     document: Document
     policy: Policy
     plan: Plan
+    overrides: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -70,7 +80,15 @@ class Experiment:
         if planner.problems or made is None:
             further = verify(made, policy, whole=False)[0] if made is not None else []
             raise ConfigError(in_order([*planner.problems, *further]))
-        return cls(document, policy, made)
+        return cls(document, policy, made, tuple(overrides))
+
+    def pinned(self) -> Experiment:
+        """The experiment with the versions that its hub's models and data have today written into it."""
+        hub = hub_of(self.plan.task)
+        pins = [] if hub is None else on_main(lambda: hub.pins(self.plan.models, self.plan.data))
+        if not pins:
+            return self
+        return Experiment.load(self.document.file, overrides=[*self.overrides, *pins], trust=self.policy.trust)
 
     def check(self, strict: bool = False) -> list[str]:
         """Follow every wire through models without weights; ConfigError with what is wrong.
@@ -94,8 +112,9 @@ class Experiment:
         self._ready()
         join(self.plan.runtime.device)
         with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
-            on_main(lambda: folder.write_config(self.resolved()))
-            return self._run(folder, command, resumed=False)
+            pinned = self.pinned()
+            on_main(lambda: folder.write_config(pinned.resolved()))
+            return pinned._run(folder, command, resumed=False)
 
     def _ready(self) -> None:
         """ConfigError for what training needs and a check does not ask for."""
@@ -133,7 +152,8 @@ class Experiment:
         """The runtime; what ``fast`` chose is written into the run's config, so that a resume repeats it."""
         spec = self.plan.runtime
         if self.plan.fast:
-            spec = fast(self.plan.models, sum(data.steps(stage)[1] for stage in self.plan.stages))
+            compiled = self.plan.models if getattr(self.plan.task, "compiles", True) else ()
+            spec = fast(compiled, sum(data.steps(stage)[1] for stage in self.plan.stages))
             on_main(lambda: folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()})))
             reporter.line("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
         return Runtime(spec)
@@ -190,15 +210,27 @@ class Experiment:
         if best is not None:
             stage = self.plan.stages[best["stage"]].name
             best = {"metrics": best["metrics"], "stage": stage, "epoch": best["epoch"]}
-        test = runner.splits.test
         share_buffers([student])
-        metrics = runner.score(student, test) if test is not None else {}
-        if metrics:
-            session.reporter.line(f"test: {line(metrics)}")
-        result = {"metrics": metrics, "best": best, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
-        on_main(lambda: folder.export_student(student, describe_model(self.plan, runner.splits.num_classes)))
-        on_main(lambda: folder.finish(result))
-        return Result(metrics, best, folder.path)
+        metrics: dict[str, float] = {}
+        name, samples = None, None
+        if runner.splits.judged is not None:
+            name, split = runner.splits.judged
+            metrics, samples = runner.score(student, split), len(split)
+            session.reporter.line(f"{name}: {line(metrics)}")
+        result = Result(metrics, best, folder.path, samples, name)
+        on_main(lambda: self._export(folder, student, runner.splits.num_classes))
+        on_main(lambda: folder.finish({**result.facts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+        return result
+
+    def _export(self, folder: RunFolder, student: nn.Module, num_classes: int | None) -> None:
+        """The student's folder: its weights, its description and, for a hub's model, what the hub's library reads."""
+        hub, spec = hub_of(self.plan.task), from_hub(self.plan.models[STUDENT])
+
+        def beside(path: Path) -> None:
+            if hub is not None and spec.hub is not None and not spec.edit:
+                hub.save(student, self.plan.inputs[STUDENT], path)
+
+        folder.export_student(student, describe_model(self.plan, num_classes), beside)
 
 
 @contextmanager
@@ -220,7 +252,7 @@ def resume(run: Path, *, trust: Sequence[str] = (), command: str = "") -> Result
     folder = RunFolder.open(run)
     if folder.finished:
         result = folder.result()
-        return Result(result["metrics"], result["best"], folder.path)
+        return Result(result["metrics"], result["best"], folder.path, result.get("samples"), result.get("split"))
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(run).lock()) as folder:
@@ -232,29 +264,32 @@ def evaluate(
     *,
     overrides: Sequence[str] = (),
     trust: Sequence[str] = (),
-    zoo: str | None = None,
+    model: Mapping[str, Any] | None = None,
     data: str | None = None,
     root: Path | None = None,
     task: str = "image_classification",
 ) -> Result:
     """Score, on the test split, a run's student, a config's student that has weights, or a published model.
 
-    A published model is scored on the data of ``target`` where there is one, else on ``data`` or those of its card.
+    Data without a labelled test split have the validation split scored. A published ``model``, as a config would write
+    it (``{"zoo": NAME}``), is scored on the data of ``target`` where there is one, else on ``data`` or its card's.
     """
     extra = [f"data.name={data}"] if data else []
     extra += [f"data.root={root}"] if root else []
     run: Path | None = None
     if target is not None:
         path = Path(target)
-        run = path if path.is_dir() and zoo is None else None
-        extra += [f"models.student={{zoo: {json.dumps(zoo)}}}"] if zoo is not None else []
+        run = path if path.is_dir() and model is None else None
+        extra += [f"models.student={json.dumps(model)}"] if model is not None else []
         document = load(RunFolder.open(path).config if path.is_dir() else path, [*extra, *overrides])
     else:
-        assert zoo is not None
-        card = find_card(zoo, data)[1]
-        builder_of(card)
-        text = f"task: {task}\ndata: {{name: {card.dataset}}}\nmodels: {{student: {{zoo: {json.dumps(zoo)}}}}}\n"
-        document = loads(text, f"--zoo {zoo}", [*extra, *overrides])
+        assert model is not None
+        if "zoo" in model:
+            card = find_card(model["zoo"], data)[1]
+            builder_of(card)
+            data = data or card.dataset
+        text = f"task: {task}\ndata: {json.dumps({'name': data})}\nmodels: {{student: {json.dumps(model)}}}\n"
+        document = loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), [*extra, *overrides])
     policy = Policy(trust)
     planned = plan(document, policy)
     with nullcontext() if run else places(document):  # a run's student is not written in a config
@@ -269,9 +304,9 @@ def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
     card = _published(spec, planned)
     reporter = Reporter()
     built, splits = Data(planned, policy, reporter.note).get(planned.data)
-    test = splits.test
-    if test is None:
+    if splits.judged is None:
         raise KDError("data: there is no test split to score")
+    name, split = splits.judged
     if card is not None and not spec.rest and not spec.edit and card.num_classes != splits.num_classes:
         their = f"the {card.num_classes} classes of {card.dataset}"
         raise KDError(f"{card.name} tells {their} apart, and these data have {splits.num_classes}")
@@ -280,8 +315,9 @@ def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
         Builder(policy, {"num_classes": splits.num_classes}),
         "models.student",
         planned.dataset,
-        splits.num_classes,
+        splits.facts(),
         reporter.line,
+        hub=hub_of(planned.task),
     )
     model = runtime.place(source.make(STUDENT, spec))
     size = next((stage.spec.eval_batch_size or stage.spec.batch_size for stage in planned.stages), None) or 256
@@ -290,7 +326,7 @@ def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
         planned.task,
         model,
         STUDENT,
-        test,
+        split,
         spec=wants,
         data=built,
         num_classes=splits.num_classes,
@@ -298,8 +334,8 @@ def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
         runtime=runtime,
     )
     if card is None:
-        return Result(metrics, run=run, samples=len(test))
-    return Result(metrics, samples=len(test), published=dict(card.published), source=card.source)
+        return Result(metrics, run=run, samples=len(split), split=name)
+    return Result(metrics, samples=len(split), split=name, published=dict(card.published), source=card.source)
 
 
 def _published(spec: ModelSpec, planned: Plan) -> WeightCard | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
 from kd_core.registry import Registry
 from kd_core.signatures import values_of
+from kd_core.task import Facts, Hub, Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,12 +110,16 @@ class ModelSource:
     builder: Builder
     path: str
     dataset: str | None
-    num_classes: int | None
+    facts: Facts
     log: Callable[[str], None]
     structure: bool = False
+    hub: Hub | None = None
 
     def make(self, name: str, spec: ModelSpec) -> nn.Module:
         """The model, edited and with its weights; KDError naming what is wrong."""
+        spec = from_hub(spec)
+        if spec.hub is not None:
+            return self._edited(self._from_hub(name, spec), spec)
         model = self._bare(spec)
         if not self.structure:
             self._load(name, spec, model)
@@ -131,6 +136,8 @@ class ModelSource:
     def _bare(self, spec: ModelSpec) -> nn.Module:
         if spec.call is not None:
             return self._called(spec)
+        if spec.hub is not None:
+            return self._hub_model(spec)
         if spec.run is not None:
             return self.make_from_run(Path(spec.run))
         if spec.zoo is not None:
@@ -140,10 +147,29 @@ class ModelSource:
         assert spec.arch is not None
         return self._architecture(spec.arch, spec.rest)
 
+    def _from_hub(self, name: str, spec: ModelSpec) -> nn.Module:
+        """The hub's model with the hub's weights, unless the spec names others or none."""
+        from kd_core.plan import STUDENT
+
+        given = "weights" in spec.model_fields_set and spec.weights != "auto"
+        fresh = spec.new_head or spec.trainable or name == STUDENT
+        model = self._hub_model(spec, weights=not (given or self.structure), new_head=fresh)
+        if given and not self.structure:
+            self._load(name, spec, model)
+        elif not self.structure:
+            self.log(f"models.{name}: weights from {spec.hub}")
+        return model
+
+    def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
+        if self.hub is None or spec.hub is None:
+            raise ConfigError(Problem("this task has no hub of models", f"{self.path}.hub"))
+        wanted = Wanted(spec.hub, self.facts, weights, new_head, self.structure)
+        return self.hub.build(wanted, **self.builder.build(spec.rest, path=self.path))
+
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
-        if "num_classes" in values_of(make) and "num_classes" not in values and self.num_classes is not None:
-            values = {**values, "num_classes": self.num_classes}
+        if "num_classes" in values_of(make) and "num_classes" not in values and self.facts.num_classes is not None:
+            values = {**values, "num_classes": self.facts.num_classes}
         return make(**self.builder.build(dict(values), path=self.path))
 
     def _called(self, spec: ModelSpec) -> nn.Module:
@@ -197,6 +223,17 @@ class ModelSource:
             hint = "write `zoo: NAME`, a path or a URL"
             raise KDError(f"there are no published weights\n    hint: {hint}")
         return None
+
+
+def from_hub(spec: ModelSpec) -> ModelSpec:
+    """A model of another run, where that came from a hub: its student's folder is as good as a name there."""
+    if spec.run is None:
+        return spec
+    folder = Path(spec.run)
+    found = described(folder)
+    if found.hub is None or found.edit:  # one that was edited is no model that the hub knows
+        return spec
+    return spec.model_copy(update={"hub": found.hub, "run": None, "input": {**found.input, **spec.input}})
 
 
 def missing_files(name: str, spec: ModelSpec) -> list[Problem]:
@@ -261,4 +298,4 @@ def described(folder: Path) -> ModelSpec:
         raise KDError("\n".join(map(str, shaper.problems)))
     if spec.run is not None:
         raise KDError(f"{file} describes another run, no model")
-    return spec
+    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from kd_core.binding import Binder
 from kd_core.config import Document, Lazy, Policy
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest
-from kd_core.models import MODELS, builder_of, described, find_card
+from kd_core.models import MODELS, builder_of, described, find_card, from_hub
 from kd_core.plan import RESERVED, STUDENT, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
 from kd_core.run_folder import local_folders
 from kd_core.shaping import Shaper
@@ -33,7 +33,7 @@ from kd_core.spec import (
     ViewSpec,
     inherit,
 )
-from kd_core.task import TASKS, Batch, Task
+from kd_core.task import TASKS, Batch, Hub, Task, hub_of
 from kd_core.views import VIEWS, as_it_is
 
 
@@ -54,6 +54,7 @@ class Planner:
         self.policy = policy
         self.shaper = Shaper(document)
         self.binder = Binder(self.shaper, policy)
+        self.hub: Hub | None = None
 
     @property
     def problems(self) -> list[Problem]:
@@ -67,10 +68,11 @@ class Planner:
             return None
         self._import(header.imports)
         task = None if "task" in lost else self._task(header.task)
+        self.hub, self.binder.output = hub_of(task), getattr(task, "output", "")
         data = None if "data" in lost else self._data(task, header.data, ("data",))
         if "models" in lost:
             return None
-        models = self._models(header.models)
+        models = self._resolved(self._models(header.models))
         inputs = self._inputs(task, models)
         adapters = self._adapters(header.adapters)
         stages = self._stages(header.stages, adapters, task, data)
@@ -167,9 +169,13 @@ class Planner:
             elif spec.zoo is not None:
                 card = find_card(spec.zoo, dataset_of(self.document))[1]
                 self.binder.parameters(builder_of(card), card.arch, spec.rest, path, known)
+            elif spec.hub is not None and self.hub is None:
+                raise KDError("this task has no hub of models\n    hint: write `arch: NAME`, `zoo: NAME` or a !call")
+            elif self._hub_made(spec) and self.hub is not None:
+                self.binder.parameters(self.hub.build, "a model of the hub", spec.rest, path, known)
         except KDError as error:
             self.shaper.keep((*path, spec.source), error)
-        if spec.source in ("call", "run"):
+        if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
             for key in spec.rest:
                 self.shaper.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
         classes = spec.rest.get("num_classes")
@@ -180,6 +186,30 @@ class Planner:
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"
             )
             self.shaper.report((*path, "weights"), message.rstrip(), "write `zoo: NAME`, a path or a URL")
+
+    def _hub_made(self, spec: ModelSpec) -> bool:
+        """Whether the hub makes the model: what it takes is then what a config may say."""
+        if spec.run is not None:
+            with suppress(KDError):  # told when its files are looked for
+                return from_hub(spec).hub is not None
+        return spec.hub is not None or (spec.init_from is not None and self.hub is not None)
+
+    def _resolved(self, models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+        """Models that begin as another one does (``init_from``), as what that one is."""
+        found = dict(models)
+        for name, spec in models.items():
+            if spec.init_from is None:
+                continue
+            other, path = models.get(spec.init_from), ("models", name, "init_from")
+            if other is None or other.init_from is not None or spec.init_from == name:
+                choices = [each for each in models if each != name and models[each].init_from is None]
+                hint = did_you_mean(spec.init_from, choices)
+                self.shaper.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
+                continue
+            theirs = {key: getattr(other, key) for key in other.model_fields_set - {"trainable", "mode", "new_head"}}
+            own = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
+            found[name] = ModelSpec(**{**theirs, **own})
+        return found
 
     def _frozen(self, name: str, spec: ModelSpec, path: Path) -> None:
         """A teacher learned somewhere: to have it random must be said."""
@@ -206,6 +236,8 @@ class Planner:
                 known = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
                 known = described(FilePath(spec.run)).input
+            elif spec.hub is not None and self.hub is not None:
+                known = self.hub.input(spec)
         return {**{key: value for key, value in known.items() if key in task.Input.model_fields}, **spec.input}
 
     # -- adapters

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ PATIENCE = 15.0
 MODEL_CARD = """\
 # {name}
 
-On the test split:
+{where}:
 
 | metric | value |
 |---|---|
@@ -143,8 +143,8 @@ class RunFolder:
         return self._result.is_file()
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the model card and then the result (``metrics`` and more), which marks the run as finished."""
-        write_text(self.card, self._model_card(result["metrics"]))
+        """Write the model card and the result (``metrics``, ``split`` and more), which marks the run as finished."""
+        write_text(self.card, self._model_card(result))
         write_text(self._result, json_text(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any]:
@@ -172,17 +172,25 @@ class RunFolder:
             manifest = {**session, **facts}
         write_text(self.manifest, json_text(manifest, indent=2) + "\n")
 
-    def export_student(self, module: nn.Module, description: str) -> None:
-        """Write ``student/``, all of it or nothing; ``description`` is YAML that rebuilds the model."""
+    def export_student(
+        self, module: nn.Module, description: str, beside: Callable[[Path], None] = lambda _: None
+    ) -> None:
+        """Write ``student/``, all of it or nothing; ``description`` is YAML that rebuilds the model.
+
+        ``beside`` is called with the folder once these files are in it, and may add others.
+        """
         from kd_core.student import write_student
 
-        write_student(self.student, module, description)
+        write_student(self.student, module, description, beside)
 
-    def _model_card(self, metrics: Mapping[str, float]) -> str:
-        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in metrics.items())
+    def _model_card(self, result: Mapping[str, Any]) -> str:
+        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())
         command = json.loads(self.manifest.read_text(encoding="utf-8"))["command"]
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
-        return MODEL_CARD.format(name=self.path.name, rows=rows, command=command, description=description.strip())
+        where = f"On the {result['split']} split, {result['samples']} samples" if result["split"] else "Not scored"
+        return MODEL_CARD.format(
+            name=self.path.name, where=where, rows=rows, command=command, description=description.strip()
+        )
 
 
 def local_folders(config: Path) -> list[str]:

@@ -25,7 +25,7 @@ from kd_core.run_folder import RunFolder
 from kd_core.scoring import line, score
 from kd_core.seeding import derive, permutation, seeded
 from kd_core.stop import Stopped, StopRequest
-from kd_core.task import Batch
+from kd_core.task import Batch, arranged
 from kd_core.training import select, set_modes, wrap
 from kd_core.world import World, run_values
 
@@ -134,8 +134,9 @@ class StageRunner:
         set_modes(self.learning, self.root)
         seed, stage, epoch = self.world.plan.seed, self.plan.index, self.progress.epoch
         assert self.spec.batch_size is not None
-        order = permutation(len(self.splits.train), seed, "order", stage, epoch).split(self.spec.batch_size)
-        own = [divide(each, self.spec.accumulate) for each in order[self.progress.batch : self.steps_per_epoch]]
+        order = permutation(len(self.splits.train), seed, "order", stage, epoch)
+        whole = arranged(self.splits.train, order, self.spec.batch_size).split(self.spec.batch_size)
+        own = [divide(each, self.spec.accumulate) for each in whole[self.progress.batch : self.steps_per_epoch]]
         rows = (torch.cat(positions) for positions, _ in own)
         batches = self.splits.train.batches(rows, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
         yield from zip(batches, (shares for _, shares in own), strict=True)

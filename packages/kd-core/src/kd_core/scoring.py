@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd_core.distributed import divide, gather
 from kd_core.errors import KDError
 from kd_core.runtime import Runtime
-from kd_core.task import Split, Task
-
-
-def in_order(length: int, batch_size: int) -> Iterator[Tensor]:
-    """Positions 0 to ``length`` in batches."""
-    yield from torch.arange(length).split(batch_size)
+from kd_core.task import Split, Task, arranged
 
 
 def score(
@@ -42,13 +38,15 @@ def score(
     model.eval()
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
-            own = [divide(positions, 1) for positions in in_order(len(split), batch_size)]
+            order = arranged(split, torch.arange(len(split)), batch_size)
+            own = [divide(positions, 1) for positions in order.split(batch_size)]
             rows = (positions for (positions,), _ in own)
             batches = split.batches(rows, epoch=0, seed=0, augment=False)
             for raw, (_, (share,)) in zip(batches, own, strict=True):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
                 output = gather(task.call(model, batch.for_model(name)), share.rows)
-                metrics.update(output, batch.map(lambda tensor, share=share: gather(tensor, share.rows)))
+                seen = replace(batch, inputs={})  # metrics judge outputs; padded texts differ in length among processes
+                metrics.update(output, seen.map(lambda tensor, share=share: gather(tensor, share.rows)))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -131,6 +131,8 @@ class ModelSpec(Open):
     arch: str | None = None
     zoo: str | None = None
     run: str | None = None
+    hub: str | None = None
+    init_from: str | None = None
     call: Lazy | None = None
     weights: str | None = None
     trainable: bool = False
@@ -157,7 +159,7 @@ class ModelSpec(Open):
         return next(key for key in MODEL_SOURCES if getattr(self, key) is not None)
 
 
-MODEL_SOURCES = ("arch", "zoo", "run", "call")
+MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
 
 
 class StageSpec(Strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -14,8 +15,12 @@ from kd_core.errors import KDError
 from kd_core.files import TEMPORARY, sync_folder, write_bytes, write_text
 
 
-def write_student(folder: Path, module: nn.Module, description: str) -> None:
+def write_student(
+    folder: Path, module: nn.Module, description: str, beside: Callable[[Path], None] = lambda _: None
+) -> None:
     """Write ``model.safetensors``, ``model.pt`` and ``model.yaml`` into ``folder``, all of them or none.
+
+    ``beside`` adds what else belongs there.
 
     Both weight files hold every name of the module's state_dict, so ``load_state_dict`` takes either as it is.
     Equal weights give equal bytes. KDError where the disk does not take them.
@@ -30,6 +35,7 @@ def write_student(folder: Path, module: nn.Module, description: str) -> None:
         write_bytes(temporary / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"}))
         write_bytes(temporary / "model.pt", pickled.getvalue())
         write_text(temporary / "model.yaml", description)
+        beside(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
         sync_folder(folder.parent)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kd_core.registry import Registry
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kd_core.distributed import Share
+    from kd_core.spec import ModelSpec
 
 SHARED = ""
 """The key of :attr:`Batch.inputs` that serves every model without an entry of its own."""
@@ -78,7 +80,10 @@ def map_tensors(function: Any, value: Any) -> Any:
 
 
 class Split(Protocol):
-    """An indexable part of a data set. Positions run from 0 to ``len(split) - 1``."""
+    """An indexable part of a data set. Positions run from 0 to ``len(split) - 1``.
+
+    A split may have a method ``arrange`` (see :func:`arranged`).
+    """
 
     fingerprint: str
     """A hash of the content, for the manifest."""
@@ -95,6 +100,29 @@ class Split(Protocol):
         ...
 
 
+def arranged(split: Split, order: Tensor, batch_size: int) -> Tensor:
+    """The positions ``order`` as the split wants them: ``split.arrange(order, batch_size)``, where it has that.
+
+    A split of texts brings those of like length together, for they are padded to the longest of a batch. The result
+    holds the same positions, and is a pure function of the arguments.
+    """
+    arrange = getattr(split, "arrange", None)
+    return order if arrange is None else arrange(order, batch_size)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a task knows of its data without reading any: None where only reading would tell."""
+
+    num_classes: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    """The shape of one sample, without the batch dimension."""
+    classes: tuple[str, ...] | None = None
+    """The names of the classes, in the order of the targets."""
+    problem: str | None = None
+    """Which of a task's problems it is, in the words of its hub's library (``regression``)."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """What :meth:`Task.load` returns. ``val`` chooses the best checkpoint; ``test`` is read once, at the end."""
@@ -108,14 +136,20 @@ class Splits:
     targets: Tensor | None = None
     """(rows,) the label of each row that trains, -100 where it has none, and :data:`ABSENT` for all other rows."""
 
+    classes: tuple[str, ...] | None = None
+    problem: str | None = None
 
-@dataclass(frozen=True)
-class Facts:
-    """What a task knows of its data without reading any: None where only reading would tell."""
+    def facts(self) -> Facts:
+        """What reading the data told."""
+        return Facts(self.num_classes, None, self.classes, self.problem)
 
-    num_classes: int | None = None
-    input_shape: tuple[int, ...] | None = None
-    """The shape of one sample, without the batch dimension."""
+    @property
+    def judged(self) -> tuple[str, Split] | None:
+        """The split a finished student is scored on, with its name: that without labels has none to be scored by."""
+        for name, split in (("test", self.test), ("validation", self.val)):
+            if split is not None:
+                return name, split
+        return None
 
 
 class Metrics(Protocol):
@@ -126,8 +160,45 @@ class Metrics(Protocol):
     def compute(self) -> dict[str, float]: ...
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A model of a hub, as a config wants it. ``name`` is an id on the hub, or a folder."""
+
+    name: str
+    facts: Facts
+    """The data it is for."""
+    weights: bool = True
+    """False: the structure, with whatever values."""
+    new_head: bool = True
+    """Whether what classifies may begin at random where the weights hold none that fits."""
+    offline: bool = False
+    """In a check: only what lies on this machine is read; Unverified where that does not tell the structure."""
+
+
+class Hub(Protocol):
+    """Where the models of ``hub:`` come from, for a task that has such."""
+
+    build: Callable[..., nn.Module]
+    """``build(wanted, *, ...)``: its keyword-only parameters are what a config may say of such a model."""
+
+    def input(self, spec: ModelSpec) -> dict[str, Any]:
+        """What a model is known to take, in the words of the task's ``Input``, from its ``hub`` and the like."""
+        ...
+
+    def pins(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
+        """Overrides (``models.teacher.revision=...``) that say which version of each thing there is today."""
+        ...
+
+    def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
+        """Write beside a student's weights what the hub's own library needs to load that folder as it is."""
+        ...
+
+
 class Task(Protocol):
     """A kind of problem: image classification, text classification, segmentation.
+
+    A task may have further: ``hub``, a :class:`Hub`; ``output``, the field of a model's output that losses take where
+    a config names none; and ``compiles = False``, where inputs change their shape from batch to batch.
 
     ``Data`` is the schema of the config's ``data:`` mapping, ``Input`` that of a model's ``input:`` (what this
     model wants its input to be: normalisation, size); both forbid unknown keys.
@@ -144,8 +215,8 @@ class Task(Protocol):
         """What is known without opening a file."""
         ...
 
-    def load(self, data: Any, *, seed: int) -> Splits:
-        """Read the data; KDError where it is missing or broken."""
+    def load(self, data: Any, *, seed: int, inputs: Mapping[str, Any] | None = None) -> Splits:
+        """Read the data, for models that take ``inputs`` (name -> ``Input``); KDError where it is missing or broken."""
         ...
 
     def prepare(self, batch: Batch, inputs: Mapping[str, Any], data: Any) -> Batch:
@@ -161,6 +232,11 @@ class Task(Protocol):
         ...
 
     def metrics(self, num_classes: int | None) -> Metrics: ...
+
+
+def hub_of(task: Task | None) -> Hub | None:
+    """The hub of a task, where it has one."""
+    return getattr(task, "hub", None)
 
 
 TASKS: Registry[type[Task]] = Registry("task", "kd.tasks")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kd_core.config import Builder, Policy
-from kd_core.errors import KDError, Problem, did_you_mean, problems_of
+from kd_core.errors import KDError, Problem, Unverified, did_you_mean, problems_of
 from kd_core.models import ModelSource, described
 from kd_core.objective import Adapters, Clock, Term, Values
 from kd_core.optim import build_optimizer, build_scheduler
@@ -23,7 +23,7 @@ from kd_core.plan import STUDENT, AdapterPlan, Plan, StagePlan, TermPlan
 from kd_core.shaping import of_key
 from kd_core.spec import ModelSpec, Path
 from kd_core.taps import Row, module_table
-from kd_core.task import Batch, Facts, map_tensors
+from kd_core.task import Batch, Facts, hub_of, map_tensors
 from kd_core.training import select
 from kd_core.trial import Parts, Stand, has, needs_values, reason, stand_in, trusted_only, try_step
 from kd_core.wires import Tap, Wire
@@ -58,9 +58,8 @@ class Verifier:
 
     def __post_init__(self) -> None:
         sound = self.plan.task is not None and self.plan.data is not None
-        facts = self.plan.task.facts(self.plan.data) if sound else Facts()
-        self.num_classes = facts.num_classes
-        classes = 10 if facts.num_classes is None else facts.num_classes
+        self.facts = self.plan.task.facts(self.plan.data) if sound else Facts()
+        classes = 10 if self.facts.num_classes is None else self.facts.num_classes
         numbers = {"num_samples": 100, "steps": 10, "steps_per_epoch": 1}
         self.run_values = {**numbers, "num_classes": classes, "targets": [row % classes for row in range(100)]}
         self.builder = Builder(self.policy, self.run_values)
@@ -85,6 +84,8 @@ class Verifier:
             return None
         try:
             return self._built(name, spec)
+        except Unverified as error:
+            self.unverified.append(f"models.{name}: {error}")
         except KDError as error:
             self._report(("models", name), error)
         except Exception as error:  # a constructor may raise anything
@@ -105,7 +106,8 @@ class Verifier:
         """How a model is made without weights."""
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
-        return ModelSource(builder, path, self.plan.dataset, self.num_classes, lambda _: None, structure=True)
+        hub = hub_of(self.plan.task)
+        return ModelSource(builder, path, self.plan.dataset, self.facts, lambda _: None, structure=True, hub=hub)
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
@@ -295,7 +297,7 @@ class Verifier:
             return
         try:
             output = self._forward(STUDENT, models[STUDENT], [], batch).output
-            metrics = self.plan.task.metrics(self.num_classes)
+            metrics = self.plan.task.metrics(self.facts.num_classes)
             metrics.update(map_tensors(stand_in, output), batch)
             known = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's

@@ -20,7 +20,7 @@ from kd_core.plan import STUDENT, Plan, StagePlan
 from kd_core.progress import Reporter
 from kd_core.runtime import Runtime
 from kd_core.seeding import derive, seeded
-from kd_core.task import Batch, Splits
+from kd_core.task import Batch, Facts, Splits, hub_of
 from kd_core.wrappers import Capture, ForwardWrapper
 
 PROBE = 2
@@ -41,7 +41,7 @@ class Data:
                 return built, splits
         built = build_fields(spec, Builder(self._policy, {}, self._log))
         with main_first():
-            splits = self._plan.task.load(built, seed=self._plan.seed)
+            splits = self._plan.task.load(built, seed=self._plan.seed, inputs=self._plan.inputs)
         if len(splits.train) == 0:
             raise KDError("data: the training split is empty")
         self._read.append((spec, built, splits))
@@ -65,7 +65,7 @@ class World:
         self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.note
         _, first = data.get(plan.data)
         builder = Builder(policy, run_values(first), self.log)
-        models = build_models(plan, builder, first.num_classes, reporter.line)
+        models = build_models(plan, builder, first.facts(), reporter.line)
         self.models = {name: runtime.place(model) for name, model in models.items()}
         self.adapters = Adapters(plan.adapters).to(runtime.device)
         for stage in plan.stages:
@@ -102,13 +102,11 @@ def run_values(splits: Splits) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def build_models(
-    plan: Plan, builder: Builder, num_classes: int | None, log: Callable[[str], None]
-) -> dict[str, nn.Module]:
+def build_models(plan: Plan, builder: Builder, facts: Facts, log: Callable[[str], None]) -> dict[str, nn.Module]:
     """Every model of the plan."""
     models = {}
     for name, spec in plan.models.items():
-        source = ModelSource(builder, f"models.{name}", plan.dataset, num_classes, log)
+        source = ModelSource(builder, f"models.{name}", plan.dataset, facts, log, hub=hub_of(plan.task))
         with seeded(plan.seed if name == STUDENT else derive(plan.seed, "model", name)):
             models[name] = source.make(name, spec)
     return models

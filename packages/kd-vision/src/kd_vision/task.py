@@ -52,7 +52,7 @@ class ImageClassification:
             return Facts(num_classes, (3, *size))
         return Facts(num_classes, source.shape)
 
-    def load(self, data: DataSpec, *, seed: int) -> Splits:
+    def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
         source = source_of(data)
         parts = split(source.read(data), data, seed if data.seed is None else data.seed)

@@ -1,0 +1,1 @@
+"""GLUE and text classification: data, metrics and the command ``kd-glue``."""
