@@ -222,7 +222,7 @@ class Tied(nn.Module):
 
 def test_the_student_loads_with_plain_torch_and_with_safetensors(run: RunFolder) -> None:
     student = Tied()
-    run.export_student(student, "arch: tied\n")
+    run.export_student(student.state_dict(), "arch: tied\n")
     expected = student.state_dict()
     pickled = torch.load(run.student / "model.pt", weights_only=True)
     for weights in (pickled, load_file(run.student / "model.safetensors")):
@@ -240,30 +240,30 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
     copy.load_state_dict(student.state_dict())
     runs = [RunFolder.create("x", 0, tmp_path / name) for name in ("one", "another")]
     for run, module in zip(runs, (student, copy), strict=True):
-        run.export_student(module, "arch: tied\n")
+        run.export_student(module.state_dict(), "arch: tied\n")
     one, another = (sorted(run.student.iterdir()) for run in runs)
     assert [each.name for each in one] == ["model.pt", "model.safetensors", "model.yaml"]
     assert [each.read_bytes() for each in one] == [each.read_bytes() for each in another]
 
 
 def test_a_second_export_replaces_the_first(run: RunFolder) -> None:
-    run.export_student(nn.Linear(2, 2), "arch: first\n")
-    run.export_student(nn.Linear(3, 3), "arch: second\n")
+    run.export_student(nn.Linear(2, 2).state_dict(), "arch: first\n")
+    run.export_student(nn.Linear(3, 3).state_dict(), "arch: second\n")
     assert (run.student / "model.yaml").read_text() == "arch: second\n"
     assert torch.load(run.student / "model.pt", weights_only=True)["weight"].shape == (3, 3)
 
 
 def test_a_full_disk_leaves_the_exported_student_as_it_was(run: RunFolder) -> None:
-    run.export_student(nn.Linear(2, 2), "arch: first\n")
+    run.export_student(nn.Linear(2, 2).state_dict(), "arch: first\n")
     with disk_full(10_000), pytest.raises(KDError, match="cannot write the student"):
-        run.export_student(nn.Linear(100, 100), "arch: second\n")
+        run.export_student(nn.Linear(100, 100).state_dict(), "arch: second\n")
     assert (run.student / "model.yaml").read_text() == "arch: first\n"
     assert not list(run.path.glob(".tmp*"))
 
 
 def test_a_finished_run_has_its_result_and_a_card(run: RunFolder) -> None:
     run.write_manifest(command="kd-vision train x.yaml --seed 3")
-    run.export_student(nn.Linear(2, 2), "arch: tiny\n")
+    run.export_student(nn.Linear(2, 2).state_dict(), "arch: tiny\n")
     assert not run.finished
     facts = {"best": None, "samples": 25, "split": "validation"}
     run.finish({"metrics": {"top1": 0.84, "loss": math.inf}, **facts})
@@ -283,7 +283,7 @@ def test_a_finished_run_has_its_result_and_a_card(run: RunFolder) -> None:
 def test_the_cards_code_runs(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     student, model = nn.Linear(2, 2), nn.Linear(2, 2)
     run.write_manifest(command="")
-    run.export_student(student, "arch: tiny\n")
+    run.export_student(student.state_dict(), "arch: tiny\n")
     run.finish({"metrics": {}, "samples": None, "split": None})
     code = run.card.read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(run.path)

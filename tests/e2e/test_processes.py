@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -55,14 +55,14 @@ def test_slices_cover_a_batch() -> None:
     assert Share((3, 0), 3).whole == 1
 
 
-def launch(*arguments: str | Path) -> subprocess.Popen[str]:
+def launch(*arguments: str | Path, program: Sequence[str] = ("-m", "kd_vision")) -> subprocess.Popen[str]:
     """Two processes of the command on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command += ["-m", "kd_vision", *map(str, arguments)]
+    command += [*program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -107,3 +107,34 @@ def test_a_killed_process_ends_the_run_which_resumes(config: Callable[..., Path]
     assert again.returncode == 0, errors
     assert "resuming from" in errors
     assert (run / "result.json").exists()
+
+
+SHARDED = (str(Path(__file__).with_name("sharded.py")),)
+
+
+def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[..., Path], tmp_path: Path) -> None:
+    path = config(CONFIG)
+    alone = Experiment.load(path, overrides=["stages.0.ema=0.9"]).train(tmp_path / "one")
+    run = tmp_path / "two"
+    both = launch("train", path, "--out", run, "--json", "--set", "stages.0.ema=0.9", program=SHARDED)
+    out, errors = both.communicate(timeout=240)
+    assert both.returncode == 0, errors
+    [answer] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert answer["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
+    weights = [load_file(tmp_path / each / "student" / "model.safetensors") for each in ("one", "two")]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+    whole = (run / "student" / "model.safetensors").read_bytes()
+    (run / "result.json").unlink()
+    newest = max((run / "checkpoints").glob("step-*"))  # go back to the end of the first epoch
+    newest.unlink()
+    _, errors = (again := launch("resume", run, program=SHARDED)).communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert "resuming from" in errors
+    assert (run / "student" / "model.safetensors").read_bytes() == whole
+
+
+def test_sharding_two_stages_is_refused(config: Callable[..., Path], tmp_path: Path) -> None:
+    both = launch("train", config(CONFIG + "  - epochs: 1\n"), "--out", tmp_path / "run", program=SHARDED)
+    _, errors = both.communicate(timeout=240)
+    assert both.returncode != 0
+    assert "parameters are sharded (FSDP) for a whole run: it must have one stage" in errors

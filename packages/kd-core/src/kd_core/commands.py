@@ -49,7 +49,7 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    for verb in (train, _evaluate_command(published), resume, check, show, taps):
+    for verb in (train, _evaluate_command(published), resume, sweep, check, show, taps):
         group.add_command(verb)
     group.add_command(_list_command({**REGISTRIES, **registries}, tasks))
     return group
@@ -120,7 +120,7 @@ def answer(result: Any, as_json: bool) -> None:
         return
     published = facts.get("published", {})
     for metric, value in result.metrics.items():
-        shown = "nan" if value is None else f"{value:.6g}"  # result.json, being JSON, has no NaN
+        shown = _shown(value)  # None for NaN, which result.json, being JSON, does not have
         beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
         figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
         click.echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
@@ -146,6 +146,15 @@ def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **opt
 
         result = Experiment.load(config, seed=seed, **options).train(out, command=command_line())
     answer(result, as_json)
+    _leave()
+
+
+def _leave() -> None:
+    """Part from the other processes that a launcher started, if any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from kd_core.runtime import leave
+
+        leave()
 
 
 def command_line() -> str:
@@ -190,6 +199,33 @@ def resume(run: Path, trust: tuple[str, ...], as_json: bool) -> None:
 
         result = experiment.resume(run, trust=trust, command=command_line())
     answer(result, as_json)
+    _leave()
+
+
+@click.command()
+@click.argument("file", metavar="SWEEP", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. [runs/NAME OF THE FILE]")
+@config_options
+@json_option
+def sweep(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Run a config with every combination of the values that SWEEP lists, best first in a table.
+
+    The same command goes on where it was stopped.
+    """
+    with quiet_stdout():
+        from kd_core.sweep import sweep
+
+        found = sweep(file, out or Path("runs") / file.stem, command=command_line(), **options)
+    if as_json:
+        click.echo(json_text({"metric": found.metric, "rows": [asdict(row) for row in found.rows]}))
+    else:
+        keys = list(found.rows[0].values)
+        rows = [[_shown(row.score), *(str(row.values[key]) for key in keys), row.run] for row in found.rows]
+        click.echo(table((found.metric, *keys, "run"), rows))
+
+
+def _shown(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.6g}"
 
 
 @click.command()

@@ -28,6 +28,7 @@ from kd_core.runtime import Runtime, fast, is_main, join
 from kd_core.scoring import line, score
 from kd_core.seeding import derive, seed_everything
 from kd_core.shaping import places
+from kd_core.sharding import gathered, put, whole
 from kd_core.spec import ModelSpec
 from kd_core.stop import StopRequest
 from kd_core.taps import Row
@@ -206,23 +207,28 @@ class Experiment:
         world, folder = session.world, session.folder
         student = world.models[STUDENT]
         best = session.best
-        student.load_state_dict(runner.averaged.state_dict() if best is None else best["student"])
+        put(student, runner.weights() if best is None else best["student"])
         if best is not None:
             stage = self.plan.stages[best["stage"]].name
             best = {"metrics": best["metrics"], "stage": stage, "epoch": best["epoch"]}
         share_buffers([student])
-        metrics: dict[str, float] = {}
-        name, samples = None, None
-        if runner.splits.judged is not None:
-            name, split = runner.splits.judged
-            metrics, samples = runner.score(student, split), len(split)
-            session.reporter.line(f"{name}: {line(metrics)}")
-        result = Result(metrics, best, folder.path, samples, name)
-        on_main(lambda: self._export(folder, student, runner.splits.num_classes))
+        with whole(runner.step_module):
+            result = self._judged(session, runner, best)
+        state = gathered(student.state_dict())
+        on_main(lambda: self._export(folder, student, state, runner.splits.num_classes))
         on_main(lambda: folder.finish({**result.facts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
         return result
 
-    def _export(self, folder: RunFolder, student: nn.Module, num_classes: int | None) -> None:
+    def _judged(self, session: Session, runner: StageRunner, best: dict[str, Any] | None) -> Result:
+        """The student's score."""
+        if runner.splits.judged is None:
+            return Result({}, best, session.folder.path)
+        name, split = runner.splits.judged
+        metrics = runner.score(session.world.models[STUDENT], split)
+        session.reporter.line(f"{name}: {line(metrics)}")
+        return Result(metrics, best, session.folder.path, len(split), name)
+
+    def _export(self, folder: RunFolder, student: nn.Module, state: Mapping[str, Any], num_classes: int | None) -> None:
         """The student's folder: its weights, its description and, for a hub's model, what the hub's library reads."""
         hub, spec = hub_of(self.plan.task), from_hub(self.plan.models[STUDENT])
 
@@ -230,7 +236,7 @@ class Experiment:
             if hub is not None and spec.hub is not None and not spec.edit:
                 hub.save(student, self.plan.inputs[STUDENT], path)
 
-        folder.export_student(student, describe_model(self.plan, num_classes), beside)
+        folder.export_student(state, describe_model(self.plan, num_classes), beside)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -20,9 +20,6 @@ from filelock import FileLock, Timeout
 from kd_core.environment import environment
 from kd_core.errors import KDError
 from kd_core.files import append, json_text, remove_leftovers, write_text
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PATIENCE = 15.0
 """Seconds that the workers of a process that died are waited for: they look for it every few seconds."""
@@ -173,15 +170,15 @@ class RunFolder:
         write_text(self.manifest, json_text(manifest, indent=2) + "\n")
 
     def export_student(
-        self, module: nn.Module, description: str, beside: Callable[[Path], None] = lambda _: None
+        self, state: Mapping[str, Any], description: str, beside: Callable[[Path], None] = lambda _: None
     ) -> None:
-        """Write ``student/``, all of it or nothing; ``description`` is YAML that rebuilds the model.
+        """Write ``student/`` from a state_dict, all of it or nothing; ``description`` is YAML that rebuilds the model.
 
         ``beside`` is called with the folder once these files are in it, and may add others.
         """
         from kd_core.student import write_student
 
-        write_student(self.student, module, description, beside)
+        write_student(self.student, state, description, beside)
 
     def _model_card(self, result: Mapping[str, Any]) -> str:
         rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())

@@ -24,6 +24,7 @@ from kd_core.progress import Reporter
 from kd_core.run_folder import RunFolder
 from kd_core.scoring import line, score
 from kd_core.seeding import derive, permutation, seeded
+from kd_core.sharding import gathered, put, put_optimizer, whole
 from kd_core.stop import Stopped, StopRequest
 from kd_core.task import Batch, arranged
 from kd_core.training import select, set_modes, wrap
@@ -105,8 +106,10 @@ class StageRunner:
         self.scheduler, self.per = build_scheduler(
             self.spec.scheduler, self.optimizer, builder, dotted(self.plan.path("scheduler"))
         )
-        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if self.runtime.sharded and len(self.world.plan.stages) > 1:
+            raise KDError("parameters are sharded (FSDP) for a whole run: it must have one stage")
         self.step_module, self.stepper = self.runtime.prepare(Step(self.learning, self.objective), self.optimizer)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     # -- the loop
 
@@ -158,7 +161,8 @@ class StageRunner:
         self.runtime.clip(self.parameters, self.spec.clip_norm, self.spec.clip_value)
         self.stepper.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.world.models[STUDENT])
+            with whole(self.step_module):
+                self.ema.update_parameters(self.world.models[STUDENT])
         if self.scheduler is not None and self.per == "step":
             self.scheduler.step()
         flags = summed(flags) / processes()
@@ -265,6 +269,11 @@ class StageRunner:
         """Score the student on the validation split, keep it if it is the best; the value that decides."""
         if self.splits.val is None or STUDENT not in self.trained:
             return None
+        with whole(self.step_module):
+            return self._scored()
+
+    def _scored(self) -> float:
+        assert self.splits.val is not None
         share_buffers([self.averaged])
         metrics = self.score(self.averaged, self.splits.val)
         name, maximise = self._goal(metrics)
@@ -286,8 +295,7 @@ class StageRunner:
 
     def _keep(self, metrics: dict[str, float]) -> dict[str, Any]:
         """The student as it is now, also written as the best one."""
-        weights = {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
-        kept = {"student": weights, "metrics": metrics, "stage": self.plan.index, "epoch": self.progress.epoch}
+        kept = {"student": self.weights(), "metrics": metrics, "stage": self.plan.index, "epoch": self.progress.epoch}
         on_main(lambda: self.session.store.save_best(kept, self.progress.total))
         return kept
 
@@ -327,11 +335,15 @@ class StageRunner:
         """The student that counts: its moving average where there is one."""
         return self.ema.module if self.ema is not None else self.world.models[STUDENT]
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the student that counts, on the CPU."""
+        return {key: value.detach().cpu().clone() for key, value in gathered(self.averaged.state_dict()).items()}
+
     # -- state
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit."""
-        return {
+        state = {
             "progress": asdict(self.progress),
             "models": {name: self.world.models[name].state_dict() for name in self.world.changing()},
             "adapters": self.world.adapters.state_dict(),
@@ -346,14 +358,15 @@ class StageRunner:
             "rows": self._rows,
             "metrics": self.session.folder.metrics.offset(),
         }
+        return gathered(state)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` was taken."""
         for name, weights in state["models"].items():
-            self.world.models[name].load_state_dict(weights)
-        self.world.adapters.load_state_dict(state["adapters"])
-        self.objective.losses.load_state_dict(state["losses"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            put(self.world.models[name], weights)
+        put(self.world.adapters, state["adapters"])
+        put(self.objective.losses, state["losses"])
+        put_optimizer(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.ema is not None:

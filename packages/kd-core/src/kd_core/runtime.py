@@ -13,6 +13,7 @@ import torch
 import torch._inductor.config as inductor
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -59,6 +60,12 @@ def join(device: str) -> None:
         PartialState(cpu=on_cpu(device))
 
 
+def leave() -> None:
+    """Part from the other processes of a run that came to its end."""
+    if torch.distributed.is_initialized():
+        PartialState().destroy_process_group()
+
+
 def keep_memory() -> None:
     """Have the C library keep the memory that tensors on the CPU give back: the next step wants as much again.
 
@@ -85,8 +92,15 @@ class Runtime:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self._accelerator.device
+        if self.sharded and not self._accelerator.is_fsdp2:
+            raise KDError("parameters are sharded by FSDP2 only\n    hint: accelerate launch --fsdp_version 2")
         if self.device.type == "cpu":
             keep_memory()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are spread over processes, as ``accelerate launch --use_fsdp`` asks."""
+        return self._accelerator.distributed_type == DistributedType.FSDP
 
     def place(self, model: nn.Module) -> nn.Module:
         """A model on the device, in the runtime's memory format."""

@@ -12,7 +12,7 @@ from torch import nn
 from kd_core.distributed import divide, gather
 from kd_core.errors import KDError
 from kd_core.runtime import Runtime
-from kd_core.task import Split, Task, arranged
+from kd_core.task import Batch, Split, Task, arranged
 
 
 def score(
@@ -45,12 +45,18 @@ def score(
             for raw, (_, (share,)) in zip(batches, own, strict=True):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
                 output = gather(task.call(model, batch.for_model(name)), share.rows)
-                seen = replace(batch, inputs={})  # metrics judge outputs; padded texts differ in length among processes
-                metrics.update(output, seen.map(lambda tensor, share=share: gather(tensor, share.rows)))
+                judged = bare(batch).map(lambda tensor, share=share: gather(tensor, share.rows))
+                metrics.update(output, judged)
     finally:
         for module, training in modes.items():
             module.training = training
     return metrics.compute()
+
+
+def bare(batch: Batch) -> Batch:
+    """What metrics judge by: one value a sample. Padded texts and their masks differ in length among processes."""
+    extra = {name: value for name, value in batch.extra.items() if getattr(value, "ndim", 1) == 1}
+    return replace(batch, inputs={}, extra=extra)
 
 
 def line(metrics: Mapping[str, float]) -> str:

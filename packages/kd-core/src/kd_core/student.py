@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.files import TEMPORARY, sync_folder, write_bytes, write_text
 
 
 def write_student(
-    folder: Path, module: nn.Module, description: str, beside: Callable[[Path], None] = lambda _: None
+    folder: Path, state: Mapping[str, Any], description: str, beside: Callable[[Path], None] = lambda _: None
 ) -> None:
     """Write ``model.safetensors``, ``model.pt`` and ``model.yaml`` into ``folder``, all of them or none.
 
     ``beside`` adds what else belongs there.
 
-    Both weight files hold every name of the module's state_dict, so ``load_state_dict`` takes either as it is.
+    Both weight files hold every name of ``state``, a state_dict, so ``load_state_dict`` takes either as it is.
     Equal weights give equal bytes. KDError where the disk does not take them.
     """
-    weights = plain_weights(module)
+    weights = plain_weights(state)
     pickled = io.BytesIO()
     torch.save(weights, pickled)
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
@@ -44,10 +45,10 @@ def write_student(
         raise KDError(f"cannot write the student to {folder}: {error.strerror}") from error
 
 
-def plain_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The state_dict's tensors on the CPU, each contiguous and with memory of its own, tied ones included."""
+def plain_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state_dict's tensors on the CPU, each contiguous and with memory of its own, tied ones included."""
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in module.state_dict().items()
+        for name, value in state.items()
         if isinstance(value, Tensor)
     }

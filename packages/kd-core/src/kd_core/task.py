@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kd_core.errors import KDError
 from kd_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ class Task(Protocol):
     """A kind of problem: image classification, text classification, segmentation.
 
     A task may have further: ``hub``, a :class:`Hub`; ``output``, the field of a model's output that losses take where
-    a config names none; and ``compiles = False``, where inputs change their shape from batch to batch.
+    a config names none; ``compiles = False``, where inputs change their shape from batch to batch; and
+    ``fits(model, wants, data)``, a KDError where a built model cannot take the data as its ``Input`` has them.
 
     ``Data`` is the schema of the config's ``data:`` mapping, ``Input`` that of a model's ``input:`` (what this
     model wants its input to be: normalisation, size); both forbid unknown keys.
@@ -232,6 +234,16 @@ class Task(Protocol):
         ...
 
     def metrics(self, num_classes: int | None) -> Metrics: ...
+
+
+def check_fit(task: Task, name: str, model: nn.Module, wants: Any, data: Any) -> None:
+    """KDError where a built model cannot take the data, as far as the task looks at that."""
+    fits = getattr(task, "fits", None)
+    if fits is not None:
+        try:
+            fits(model, wants, data)
+        except KDError as error:
+            raise KDError(f"models.{name}: {error}") from None
 
 
 def hub_of(task: Task | None) -> Hub | None:

@@ -20,7 +20,7 @@ from kd_core.plan import STUDENT, Plan, StagePlan
 from kd_core.progress import Reporter
 from kd_core.runtime import Runtime
 from kd_core.seeding import derive, seeded
-from kd_core.task import Batch, Facts, Splits, hub_of
+from kd_core.task import Batch, Facts, Splits, check_fit, hub_of
 from kd_core.wrappers import Capture, ForwardWrapper
 
 PROBE = 2
@@ -63,9 +63,11 @@ class World:
 
     def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, reporter: Reporter) -> None:
         self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.note
-        _, first = data.get(plan.data)
+        spec, first = data.get(plan.data)
         builder = Builder(policy, run_values(first), self.log)
         models = build_models(plan, builder, first.facts(), reporter.line)
+        for name, model in models.items():
+            check_fit(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
         self.adapters = Adapters(plan.adapters).to(runtime.device)
         for stage in plan.stages:

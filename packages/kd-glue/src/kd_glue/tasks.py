@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kd_core.registry import Registry
+
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -29,6 +31,13 @@ class GlueTask:
     metrics: tuple[str, ...]
     folder: str
     file: str
+
+    def __post_init__(self) -> None:
+        texts = "one text" if len(self.texts) == 1 else "two texts"
+        about = (
+            f"{self.title}: {texts}, {', '.join(self.labels or ('a score from 0 to 5',))}; {', '.join(self.metrics)}"
+        )
+        object.__setattr__(self, "__doc__", about)  # where `kd-glue list data` looks
 
     @property
     def problem(self) -> Problem:
@@ -109,3 +118,7 @@ TASKS = {
     )
 }
 """The tasks by name. ``ax`` has a test split only, which models of ``mnli`` predict."""
+
+NAMES: Registry[GlueTask] = Registry("data set", "kd.glue.data")
+for _task in TASKS.values():
+    NAMES(_task.name)(_task)

@@ -1,0 +1,107 @@
+"""A sweep: every combination, resumed where it was stopped, the best first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kd_core import sweep as module
+from kd_vision.cli import main
+
+SWEEP = """
+config: experiment.yaml
+over:
+  - {stages.0.epochs: [1, 2]}
+  - {stages.0.losses.ce.weight: [0.0, 1.0], stages.0.losses.kd.weight: [1.0, 0.0]}
+seeds: [3]
+"""
+
+
+@pytest.fixture
+def sweep(config: Callable[..., Path], tmp_path: Path) -> Callable[..., Result]:
+    config()
+
+    def run(text: str = SWEEP, *options: str) -> Result:
+        file = tmp_path / "sweep.yaml"
+        file.write_text(text)
+        return CliRunner().invoke(main, ["sweep", str(file), "--out", str(tmp_path / "runs"), *options])
+
+    return run
+
+
+def test_every_combination_is_run_and_the_best_stands_first(sweep: Callable[..., Result], tmp_path: Path) -> None:
+    done = sweep(SWEEP, "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["metric"] == "top1"
+    rows = told["rows"]
+    assert sorted((row["values"]["stages.0.epochs"], row["values"]["stages.0.losses.kd.weight"]) for row in rows) == [
+        (1, 0.0),
+        (1, 1.0),
+        (2, 0.0),
+        (2, 1.0),
+    ]
+    assert all(
+        row["values"]["stages.0.losses.ce.weight"] == 1 - row["values"]["stages.0.losses.kd.weight"] for row in rows
+    )
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    for row in rows:
+        result = json.loads((Path(row["run"]) / "result.json").read_text())
+        assert row["score"] == result["best"]["metrics"]["top1"]
+        assert row["metrics"] == result["metrics"]
+    assert json.loads((tmp_path / "runs" / "table.json").read_text()) == rows
+    head, *lines = sweep().stdout.splitlines()
+    assert head.split() == ["top1", *rows[0]["values"], "run"]
+    assert [line.split()[-1] for line in lines] == [row["run"] for row in rows]
+
+
+def test_what_was_finished_is_not_run_again(
+    sweep: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    run = module._run
+
+    def noted(each: module.Experiment, folder: Path, *rest: object) -> object:
+        trained.append(folder.name)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return run(each, folder, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_run", noted)
+    assert sweep().exit_code == 130
+    stamps = {each: (tmp_path / "runs" / each / "result.json").stat().st_mtime_ns for each in ("000", "001")}
+    monkeypatch.setattr(module, "_run", run)
+    assert sweep().exit_code == 0
+    for each, stamp in stamps.items():
+        assert (tmp_path / "runs" / each / "result.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SWEEP.replace("[0.0, 1.0]", "[0.0]"), "the values of an axis go together"),
+        (SWEEP.replace("over:", "ovr:"), "unknown key 'ovr'"),
+        (SWEEP.replace("stages.0.epochs", "stages.0.epoch"), "did you mean 'epochs'?"),
+        (SWEEP.replace("experiment.yaml", "no.yaml"), "no.yaml"),
+        (SWEEP.replace("[1, 2]", "[]"), "over.0.stages.0.epochs"),
+    ],
+)
+def test_a_wrong_sweep_is_one_error_and_runs_nothing(
+    sweep: Callable[..., Result], tmp_path: Path, text: str, said: str
+) -> None:
+    done = sweep(text)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_folder_of_another_sweep_is_left_alone(sweep: Callable[..., Result]) -> None:
+    assert sweep(SWEEP.replace("[1, 2]", "[1]")).exit_code == 0
+    done = sweep()
+    assert done.exit_code == 2
+    assert "holds another sweep" in done.stderr
