@@ -33,29 +33,41 @@ NUMBERS: dict[tuple[str], Callable[[int], Tensor]] = {
 SECOND_HALF = {"transformed_kd"}  # what it computes does not depend on the first half of the rows
 KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here all
 EXAMPLES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "attention_kl": {"student": (4, 6), "teacher": (4, 10)},
+    "attention_mse": {"student": (2, 4, 4), "teacher": (2, 4, 4)},
     "attention_transfer": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
     "crd": {"student": (8,), "teacher": (8,), "index": INDEX},
     "cross_entropy": {"student": (4,), "target": LABELS},
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "hierarchical_context": {"student": (3, 8, 8), "teacher": (3, 8, 8)},
+    "hidden_mse": {"student": (4, 5), "teacher": (4, 5)},
     "hint": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
     "mse": {"student": (3, 5), "teacher": (3, 5)},
     "multilabel_kd": {"student": (7,), "teacher": (7,)},
+    "patience": {"student": (4, 5), "teacher": (3, 5)},
     "pkt": {"student": (5,), "teacher": (3,)},
+    "reverse_kl": {"student": (7,), "teacher": (7,)},
     "rkd_angle": {"student": (5,), "teacher": (3,)},
     "rkd_distance": {"student": (5,), "teacher": (3,)},
     "self_supervised_kd": {"student": (5,), "teacher": (3,), "index": VIEWED, "view": VIEW},
     "similarity_preserving": {"student": (2, 3, 3), "teacher": (4, 2, 2)},
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
+    "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
+    "total_variation": {"student": (7,), "teacher": (7,)},
     "transformed_kd": {"student": (4,), "teacher": (4,), "target": LABELS, "index": VIEWED, "view": VIEW},
     "view_contrast": {"input": (5,), "index": VIEWED, "view": VIEW},
 }
 FROM_RUN = {"num_samples": 12}
 """Values that only a run knows: they have no defaults."""
-SMALL: dict[str, dict[str, Any]] = {"crd": {"dim": 8, "negatives": 5}, **{name: {"keep": 1.0} for name in KEEPS}}
+SMALL: dict[str, dict[str, Any]] = {
+    "attention_kl": {"heads": 2},
+    "crd": {"dim": 8, "negatives": 5},
+    **{name: {"keep": 1.0} for name in KEEPS},
+}
 every_loss = pytest.mark.parametrize("name", LOSSES.names())
 
 

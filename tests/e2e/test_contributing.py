@@ -18,11 +18,12 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("# Recip
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REFERENCE = """\
 class ChatDistiller:
-    def calc_tvd_loss(self, mask, student, teacher):
+    def calc_engine_loss(self, mask, student, teacher):
         import torch
 
-        largest = torch.maximum(student.softmax(-1), teacher.softmax(-1)).sum(-1) - 1
-        return largest[mask].mean()
+        entropy = torch.distributions.Categorical(logits=student).entropy()
+        divergence = (student.softmax(-1) * (student.log_softmax(-1) - teacher.log_softmax(-1))).sum(-1)
+        return (entropy + divergence)[mask].mean()
 """
 """Stands in for the authors' code, which a test without a network has not: the same number by another formula."""
 WITHOUT_TRUST = "kd-vision check my_study/stripes.yaml"

@@ -240,6 +240,11 @@ CASES: dict[str, list[Case]] = {
         ),
         Case("mdistiller_kd", pair((2, 3, 4, 5), seed=10), {"temperature": 3.0}),
         Case("distilbert_kd", pair((2, 4, 5), seed=11), {"temperature": 2.0, "dim": -1}),
+        Case(
+            "distilbert_kd",
+            {**pair((3, 4, 5), seed=12), "mask": Input((3, 4), 14, low=0.0, whole=True)},
+            {"temperature": 2.0, "dim": -1},
+        ),
     ],
     "multilabel_kd": [
         Case("l2d_mld", pair(shape, seed=20 + i, low=-8.0, high=8.0), {"temperature": 1.0})

@@ -198,8 +198,8 @@ class Binder:
         for key in takes.wires:
             given = spec.rest.get(key)
             where = (*path, key) if key in spec.rest else path
-            if given is None and (key not in takes.optional_wires or key == "mask"):
-                given = self._default(key) if key not in takes.optional_wires else None
+            if given is None and key not in takes.optional_wires:
+                given = self._default(key)
             if given is None:
                 if key in spec.rest or key not in takes.optional_wires:
                     hint = f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`"

@@ -136,7 +136,7 @@ def answer(result: Any, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's seed.")
 @config_options
 @json_option
-def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: Any) -> None:
+def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: Any) -> Any:
     """Train the student of CONFIG.
 
     The run folder is the last line printed; the student lies in its student/.
@@ -147,6 +147,7 @@ def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **opt
         result = Experiment.load(config, seed=seed, **options).train(out, command=command_line())
     answer(result, as_json)
     _leave()
+    return result
 
 
 def _leave() -> None:

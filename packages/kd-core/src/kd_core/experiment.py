@@ -32,7 +32,7 @@ from kd_core.sharding import gathered, put, whole
 from kd_core.spec import ModelSpec
 from kd_core.stop import StopRequest
 from kd_core.taps import Row
-from kd_core.task import hub_of
+from kd_core.task import Facts, Splits, hub_of
 from kd_core.verify import model_taps, verify
 from kd_core.world import Data, World
 
@@ -265,7 +265,69 @@ def resume(run: Path, *, trust: Sequence[str] = (), command: str = "") -> Result
         return experiment.resume(folder, command)
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Opened:
+    """A student that has weights, with the plan of its config: what :func:`opened` finds. Nothing is read yet.
+
+    ``run`` is the folder of the run whose student it is, None for one that a config or a command line names.
+    """
+
+    plan: Plan
+    policy: Policy
+    spec: ModelSpec
+    run: Path | None
+
+    def read(self) -> tuple[Any, Splits]:
+        """The config's ``data:`` with the calls in it built, and its splits."""
+        return Data(self.plan, self.policy, Reporter().note).get(self.plan.data)
+
+    def build(self, facts: Facts) -> tuple[nn.Module, Runtime]:
+        """The student, on its device, for data of which ``facts`` are known, and how it is run."""
+        runtime = Runtime(self.plan.runtime)
+        source = ModelSource(
+            Builder(self.policy, {"num_classes": facts.num_classes}),
+            "models.student",
+            self.plan.dataset,
+            facts,
+            Reporter().line,
+            hub=hub_of(self.plan.task),
+        )
+        return runtime.place(source.make(STUDENT, self.spec)), runtime
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that are run at once."""
+        return next((stage.spec.eval_batch_size or stage.spec.batch_size for stage in self.plan.stages), None) or 256
+
+    def score(self) -> Result:
+        """Its metrics on the test split, or on the validation split of data that have no labelled one."""
+        card = _published(self.spec, self.plan)
+        data, splits = self.read()
+        if splits.judged is None:
+            raise KDError("data: there is no test split to score")
+        name, split = splits.judged
+        if card is not None and not self.spec.rest and not self.spec.edit and card.num_classes != splits.num_classes:
+            their = f"the {card.num_classes} classes of {card.dataset}"
+            raise KDError(f"{card.name} tells {their} apart, and these data have {splits.num_classes}")
+        model, runtime = self.build(splits.facts())
+        metrics = score(
+            self.plan.task,
+            model,
+            STUDENT,
+            split,
+            spec=self.plan.inputs[STUDENT],
+            data=data,
+            num_classes=splits.num_classes,
+            batch_size=self.batch_size,
+            runtime=runtime,
+        )
+        if card is None:
+            return Result(metrics, run=self.run, samples=len(split), split=name)
+        return Result(metrics, samples=len(split), split=name, published=dict(card.published), source=card.source)
+
+
+@contextmanager
+def opened(
     target: str | Path | None,
     *,
     overrides: Sequence[str] = (),
@@ -274,11 +336,12 @@ def evaluate(
     data: str | None = None,
     root: Path | None = None,
     task: str = "image_classification",
-) -> Result:
-    """Score, on the test split, a run's student, a config's student that has weights, or a published model.
+) -> Iterator[Opened]:
+    """A run's student, a config's student that has weights, or a published model; errors within name their places.
 
-    Data without a labelled test split have the validation split scored. A published ``model``, as a config would write
-    it (``{"zoo": NAME}``), is scored on the data of ``target`` where there is one, else on ``data`` or its card's.
+    A published ``model``, as a config would write it (``{"zoo": NAME}``), is taken with the data of ``target`` where
+    there is one, else with ``data`` or its card's. ConfigError, KDError where the config has problems or the student
+    has random weights.
     """
     extra = [f"data.name={data}"] if data else []
     extra += [f"data.root={root}"] if root else []
@@ -298,50 +361,21 @@ def evaluate(
         document = loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), [*extra, *overrides])
     policy = Policy(trust)
     planned = plan(document, policy)
-    with nullcontext() if run else places(document):  # a run's student is not written in a config
-        return _evaluate(planned, policy, run)
-
-
-def _evaluate(planned: Plan, policy: Policy, run: Path | None) -> Result:
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
-    if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
-        mend = "name a run folder, or --set models.student.weights=PATH"
-        raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
-    card = _published(spec, planned)
-    reporter = Reporter()
-    built, splits = Data(planned, policy, reporter.note).get(planned.data)
-    if splits.judged is None:
-        raise KDError("data: there is no test split to score")
-    name, split = splits.judged
-    if card is not None and not spec.rest and not spec.edit and card.num_classes != splits.num_classes:
-        their = f"the {card.num_classes} classes of {card.dataset}"
-        raise KDError(f"{card.name} tells {their} apart, and these data have {splits.num_classes}")
-    runtime = Runtime(planned.runtime)
-    source = ModelSource(
-        Builder(policy, {"num_classes": splits.num_classes}),
-        "models.student",
-        planned.dataset,
-        splits.facts(),
-        reporter.line,
-        hub=hub_of(planned.task),
-    )
-    model = runtime.place(source.make(STUDENT, spec))
-    size = next((stage.spec.eval_batch_size or stage.spec.batch_size for stage in planned.stages), None) or 256
-    wants = planned.inputs[STUDENT]
-    metrics = score(
-        planned.task,
-        model,
-        STUDENT,
-        split,
-        spec=wants,
-        data=built,
-        num_classes=splits.num_classes,
-        batch_size=size,
-        runtime=runtime,
-    )
-    if card is None:
-        return Result(metrics, run=run, samples=len(split), split=name)
-    return Result(metrics, samples=len(split), split=name, published=dict(card.published), source=card.source)
+    with nullcontext() if run else places(document):  # a run's student is not written in a config
+        if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
+            mend = "name a run folder, or --set models.student.weights=PATH"
+            raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
+        yield Opened(planned, policy, spec, run)
+
+
+def evaluate(target: str | Path | None, **options: Any) -> Result:
+    """Score, on the test split, a run's student, a config's student that has weights, or a published model.
+
+    Data without a labelled test split have the validation split scored. ``options`` are those of :func:`opened`.
+    """
+    with opened(target, **options) as student:
+        return student.score()
 
 
 def _published(spec: ModelSpec, planned: Plan) -> WeightCard | None:

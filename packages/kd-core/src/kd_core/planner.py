@@ -236,6 +236,8 @@ class Planner:
                 known = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
                 known = described(FilePath(spec.run)).input
+                if self.hub is not None and (found := from_hub(spec)).hub is not None:
+                    known = {**known, **self.hub.input(found)}
             elif spec.hub is not None and self.hub is not None:
                 known = self.hub.input(spec)
         return {**{key: value for key, value in known.items() if key in task.Input.model_fields}, **spec.input}

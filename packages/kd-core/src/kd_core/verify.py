@@ -266,7 +266,8 @@ class Verifier:
             self._report(plan.path, error)
         except Exception as error:  # a torch.nn loss says what it wants in its own way
             given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
-            self._report(plan.path, KDError(f"the loss cannot take {given or 'nothing'}: {reason(error)}"))
+            hint = _field_hint(plan, stand)
+            self._report(plan.path, KDError(f"the loss cannot take {given or 'nothing'}: {reason(error)}{hint}"))
         return None
 
     def _training(
@@ -344,3 +345,12 @@ def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     model = Verifier(plan, policy).source(name).make(name, plan.models[name])
     batch = plan.task.prepare(plan.task.example(plan.data, PROBE), plan.inputs, plan.data)
     return module_table(model, batch.for_model(name), plan.task.call)
+
+
+def _field_hint(plan: TermPlan, stand: Stand) -> str:
+    """A hint where a wire of a loss leads to named tensors, of which one was meant."""
+    for key, wired in plan.wires.items():
+        value = stand.get(wired)
+        if isinstance(wired, Wire) and isinstance(value, Mapping):
+            return f"\n    hint: write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
+    return ""

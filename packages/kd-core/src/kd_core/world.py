@@ -42,8 +42,6 @@ class Data:
         built = build_fields(spec, Builder(self._policy, {}, self._log))
         with main_first():
             splits = self._plan.task.load(built, seed=self._plan.seed, inputs=self._plan.inputs)
-        if len(splits.train) == 0:
-            raise KDError("data: the training split is empty")
         self._read.append((spec, built, splits))
         return built, splits
 
@@ -51,6 +49,8 @@ class Data:
         """Steps per epoch and in all of a stage."""
         size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
         assert size is not None
+        if samples == 0:
+            raise KDError("data: the training split is empty")
         per_epoch = samples // size if stage.spec.drop_last else math.ceil(samples / size)
         if per_epoch == 0:
             raise KDError(f"stages.{stage.index}.drop_last: {samples} training samples do not fill a batch of {size}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kd_core.commands import make_cli
+from kd_glue.verbs import predict, push, submit, with_upload
 
 main = make_cli(
     "kd-glue",
@@ -12,3 +13,5 @@ main = make_cli(
     registries={"data": "kd_glue.tasks:NAMES"},
     published="hub",
 )
+for verb in (with_upload(main.commands["train"]), predict, submit, push):
+    main.add_command(verb)

@@ -1,8 +1,11 @@
 """Losses: pure functions of tensors, registered by name. One file per family."""
 
+from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.contrastive import CRD
+from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
 from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
+from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
@@ -15,17 +18,23 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossSignature",
+    "attention_kl",
+    "attention_mse",
     "attention_transfer",
     "cosine",
     "cross_entropy",
     "factor_transfer",
+    "hidden_mse",
     "hierarchical_context",
     "hint",
+    "jensen_shannon",
     "kd",
     "l1",
     "mse",
     "multilabel_kd",
+    "patience",
     "pkt",
+    "reverse_kl",
     "rkd_angle",
     "rkd_distance",
     "same_rows",
@@ -34,6 +43,8 @@ __all__ = [
     "signature",
     "similarity_preserving",
     "smooth_l1",
+    "soft_cross_entropy",
+    "total_variation",
     "transformed_kd",
     "view_contrast",
 ]

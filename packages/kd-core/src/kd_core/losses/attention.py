@@ -1,0 +1,135 @@
+"""Losses on the self-attention of text models, from its queries, keys and values or from its maps.
+
+The maps that models of transformers return are those after dropout, with zeros in them while a model trains, and none
+without eager attention. The projections ``attention.self.query``, ``.key`` and ``.value`` of BERT have neither flaw.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kd_core.errors import KDError
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import precise, shape
+
+MASKED = -1e2
+"""Scores that are not above this are those of masked positions, and count as 0."""
+
+
+@LOSSES("attention_mse")
+def attention_mse(
+    student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None, *, heads: int = 12
+) -> Tensor:
+    """TinyBERT's attention loss: mean squared difference of the scores, before the softmax, of one layer.
+
+    student, teacher: scores (B, heads, L, L), or [queries, keys] of (B, L, H) each, split into ``heads`` whose scores
+    are q k / sqrt(H / heads); H may differ; mask (B, L), zero where a position (of padding) does not count -> scalar,
+    the mean over heads and all pairs of positions that count, 0 where there are none. Scores of -100 and below are of
+    masked positions and count as 0. KDError where shapes do not fit.
+    Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 7 (arXiv 1909.10351); checked against
+    huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
+    """
+    scores = [_scores(name, each, heads) for name, each in (("student", student), ("teacher", teacher))]
+    _same(scores, student, teacher)
+    ours, theirs = (torch.where(each > MASKED, each, 0.0) for each in scores)
+    squares = (ours - theirs).square()
+    if mask is None:
+        return squares.mean()
+    seen = _seen(mask, squares)
+    pairs = seen[:, None, :, None] & seen[:, None, None, :]
+    return torch.where(pairs, squares, 0.0).sum() / (pairs.sum() * squares.shape[1]).clamp(min=1)
+
+
+@LOSSES("attention_kl")
+def attention_kl(
+    student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None, *, heads: int = 12
+) -> Tensor:
+    """MiniLM's and MiniLMv2's losses: KL divergence of the student's attention or relations from the teacher's.
+
+    student, teacher: vectors (B, L, H), split into ``heads``, whose relations are softmax(x x / sqrt(H / heads)); or
+    [queries, keys] of (B, L, H) each, whose attention is softmax(q k / sqrt(H / heads)); or maps of attention
+    (B, heads, L, L), of probabilities. H may differ. mask (B, L), zero where a position (of padding) does not count
+    -> scalar: the mean over heads and the positions of a sequence that count, then over the sequences that have any,
+    0 where none has. KDError where shapes do not fit.
+    Wang et al., MiniLM, NeurIPS 2020, eq. 6 to 8 (arXiv 2002.10957): the attention of [queries, keys] and the relation
+    of values. Wang et al., MiniLMv2, Findings of ACL 2021, eq. 5 to 8 (arXiv 2012.15828): relations of queries, of
+    keys and of values, in more ``heads`` than there are of attention. Their authors published no code; checked
+    against bloomberg/minilmv2.bb.
+    """
+    scores = [_logits(name, each, heads) for name, each in (("student", student), ("teacher", teacher))]
+    _same(scores, student, teacher)
+    if mask is None:
+        log_student, log_teacher = (each.log_softmax(-1) for each in scores)
+        return (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()
+    seen = _seen(mask, scores[0])
+    # Not -inf: a sequence without any position would make NaN.
+    hidden = ~seen[:, None, None, :]
+    log_student, log_teacher = (
+        each.masked_fill(hidden, torch.finfo(each.dtype).min).log_softmax(-1).masked_fill(hidden, 0.0)
+        for each in scores
+    )
+    soft = log_teacher.exp().masked_fill(hidden, 0.0)
+    each = (soft * (log_teacher - log_student)).sum(-1).mean(1)
+    lengths = seen.sum(1)
+    return (torch.where(seen, each, 0.0).sum(1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+
+
+def _scores(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
+    """(B, heads, L, L): scores as they are, or those of a pair."""
+    if isinstance(given, Tensor):
+        if given.ndim == 4 and given.shape[2] == given.shape[3]:
+            return precise(given)
+        hint = f"write `{name}: [MODEL....query, MODEL....key]`"
+        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires\n    hint: {hint}")
+    return _products(name, given, heads)
+
+
+def _logits(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
+    """(B, heads, L, L), whose softmax is the attention or the relation."""
+    if not isinstance(given, Tensor):
+        return _products(name, given, heads)
+    if given.ndim != 4:
+        return _products(name, [given, given], heads)
+    if given.shape[2] != given.shape[3]:
+        raise KDError(f"{name} {shape(given)} must be a map of attention (B, heads, L, L)")
+    given = precise(given)
+    return given.clamp(min=torch.finfo(given.dtype).tiny).log()
+
+
+def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
+    """The scaled inner products of all positions: two of (B, L, H) -> (B, heads, L, L)."""
+    if len(pair) != 2 or pair[0].ndim != 3 or pair[0].shape != pair[1].shape:
+        rule = "must be (B, L, H), or [queries, keys] of that shape"
+        raise KDError(f"{name} {_shapes(pair)} {rule}")
+    width = pair[0].shape[2]
+    if heads < 1 or width % heads:
+        raise KDError(f"{name} {_shapes(pair)} cannot be split into {heads} heads: {width} is no multiple of it")
+    queries, keys = (precise(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
+    return queries @ keys.mT / math.sqrt(width // heads)
+
+
+def _same(scores: list[Tensor], student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> None:
+    """KDError where the two (B, heads, L, L) differ in shape."""
+    if scores[0].shape != scores[1].shape:
+        both = f"student {_shapes(student)} and teacher {_shapes(teacher)}"
+        raise KDError(f"{both} must have the same B, L and number of heads")
+
+
+def _seen(mask: Tensor, scores: Tensor) -> Tensor:
+    """(B, L), where ``mask`` is not zero."""
+    batch, length = scores.shape[0], scores.shape[-1]
+    if mask.shape != (batch, length):
+        raise KDError(f"mask {shape(mask)} does not fit student: it must be (B, L), here {(batch, length)}")
+    return mask != 0
+
+
+def _shapes(given: Tensor | list[Tensor]) -> str:
+    """``(2, 3)`` or ``[(2, 3), (2, 3)]``; a pair of one tensor is that tensor."""
+    if isinstance(given, Tensor):
+        return shape(given)
+    if len(given) == 2 and given[0] is given[1]:
+        return shape(given[0])
+    return f"[{', '.join(map(shape, given))}]"

@@ -1,0 +1,64 @@
+"""Losses on the hidden states of several layers of a text model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.errors import KDError
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import counted, precise, same_shape, shape
+
+
+@LOSSES("hidden_mse")
+def hidden_mse(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None) -> Tensor:
+    """TinyBERT's embedding and hidden state losses: the mean squared difference, summed over the layers.
+
+    student, teacher: hidden states (B, L, H) of one shape where they are compared (a ``projector`` makes them so), or
+    lists of as many; mask (B, L), zero where a position (of padding) does not count -> scalar, each layer's mean over
+    the elements of all positions that count, 0 where none does. KDError where shapes or the numbers of layers differ.
+    Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 8 and 9 (arXiv 1909.10351); checked against
+    huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
+    """
+    losses = [_mean_square(*states, mask) for states in _layers(student, teacher)]
+    return sum(losses[1:], start=losses[0])
+
+
+@LOSSES("patience")
+def patience(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> Tensor:
+    """PKD-BERT's patience: the squared distance of [CLS] states of length 1, layer by layer.
+
+    student, teacher: hidden states (B, L, H), of which the first position counts, or these alone (B, H), or lists of as
+    many; lengths L may differ -> scalar, the mean over layers, B and H, as in the authors' code (the paper adds up).
+    KDError where B, H or the numbers of layers differ.
+    Sun et al., *Patient Knowledge Distillation*, EMNLP 2019, eq. 7 (arXiv 1908.09355); checked against
+    intersun/PKD-for-BERT-Model-Compression.
+    """
+    losses = [_patience(*states) for states in _layers(student, teacher)]
+    return sum(losses[1:], start=losses[0]) / len(losses)
+
+
+def _layers(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The layers that are compared."""
+    students, teachers = ([each] if isinstance(each, Tensor) else each for each in (student, teacher))
+    if len(students) != len(teachers) or not students:
+        raise KDError(f"student has {len(students)} layers and teacher {len(teachers)}: they are compared one to one")
+    return list(zip(students, teachers, strict=True))
+
+
+def _mean_square(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    student, teacher = same_shape(student, teacher)
+    if mask is None:
+        return F.mse_loss(student, teacher)
+    counts = counted(mask, student, -1)
+    each = F.mse_loss(student, teacher, reduction="none").mean(-1)
+    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+def _patience(student: Tensor, teacher: Tensor) -> Tensor:
+    ours, theirs = (precise(each[:, 0] if each.ndim == 3 else each) for each in (student, teacher))
+    if ours.ndim != 2 or ours.shape != theirs.shape:
+        rule = "must be states (B, L, H) or (B, H) with the same B and H"
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")
+    return F.mse_loss(F.normalize(ours), F.normalize(theirs))

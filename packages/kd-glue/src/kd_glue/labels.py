@@ -1,0 +1,93 @@
+"""A model's classes in the order of the data's: matched by name, and its classifier's rows put in that order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kd_core.errors import KDError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def names_of(config: Any) -> tuple[str, ...] | None:
+    """The names of a transformers config's classes in the order of its outputs, None where it does not name them.
+
+    ``LABEL_0``, ``LABEL_1`` are what the library writes for classes without names; bare numbers say no more.
+    """
+    known = config.id2label or {}
+    names = tuple(str(known[index]) for index in sorted(known))
+    generic = all(name.casefold() in (f"label_{index}", str(index)) for index, name in enumerate(names))
+    return None if generic else names
+
+
+def order_of(theirs: Sequence[str], classes: Sequence[str]) -> list[int] | None:
+    """For each of ``classes``, which of ``theirs`` it is; None where they are not the same names.
+
+    Case, ``-``, ``_`` and spaces make no difference, unless names differ by these alone.
+    """
+    for key in (str, plain):
+        left, right = [key(each) for each in theirs], [key(each) for each in classes]
+        if len(set(left)) == len(left) and len(set(right)) == len(right) and set(left) == set(right):
+            return [left.index(each) for each in right]
+    return None
+
+
+def plain(name: str) -> str:
+    """A name without case, ``-``, ``_`` and spaces."""
+    return re.sub(r"[-_\s]", "", name).casefold()
+
+
+def check_count(labels: Sequence[str] | None, outputs: int) -> None:
+    """KDError where a config names more or fewer classes than a model has outputs."""
+    if labels is not None and len(labels) != outputs:
+        raise KDError(f"labels: {len(labels)} names ({', '.join(labels)}) for a model of {outputs} outputs")
+
+
+def differ(name: str, theirs: Sequence[str], classes: Sequence[str]) -> KDError:
+    """That a model's classes are not those of the data."""
+    return KDError(
+        f"{name} tells {', '.join(theirs)} apart, and the classes of the data are {', '.join(classes)}"
+        "\n    hint: if they are the same by other names, `labels: [...]` gives the data's names in the order of the"
+        " model's outputs"
+    )
+
+
+def classifier_of(model: nn.Module, width: int) -> nn.Linear:
+    """The layer that gives the logits: the last one outside the encoder with ``width`` outputs."""
+    from torch import nn
+
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == width and not in_base(model, name)
+    ]
+    if not found:
+        raise KDError(f"{type(model).__name__} has no linear layer of {width} outputs that classifies")
+    return found[-1]
+
+
+def in_base(model: nn.Module, name: str) -> bool:
+    """Whether a module or parameter belongs to the encoder, not to what stands upon it."""
+    return name.startswith(f"{getattr(model, 'base_model_prefix', '')}.")
+
+
+def permute(layer: nn.Linear, order: Sequence[int]) -> None:
+    """Give a layer its outputs in another order: output i is what was output ``order[i]``."""
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                parameter.copy_(parameter[list(order)].clone())
+
+
+def begin_anew(layer: nn.Linear, std: float) -> None:
+    """Random weights and no bias, as transformers begins a classifier."""
+    from torch import nn
+
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,113 @@
+"""Metrics over a split, batch by batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_core.errors import KDError
+from kd_core.task import Batch
+from kd_glue.metrics.measures import Array, measured, mse
+from kd_glue.tasks import TASKS
+
+REGRESSION = "regression"
+MULTI = "multi_label_classification"
+OWN = {
+    "single_label_classification": ("accuracy", "f1_macro"),
+    MULTI: ("f1_micro", "f1_macro", "exact_match"),
+    REGRESSION: ("pearson", "spearmanr"),
+}
+"""What ``score`` is the mean of, for data that are no task of GLUE."""
+MISMATCHED = 1
+"""In ``batch.group``: the sample is of MNLI's mismatched set."""
+
+
+class GlueMetrics:
+    """A task's metrics, ``loss`` and ``score``, over the labelled samples (target neither -100 nor NaN).
+
+    The metrics are those of :mod:`kd_glue.metrics.measures`: of the task of GLUE ``name``, or where that is None those
+    of the ``problem``, a regression having ``mse`` besides. A class is predicted where its logit is the highest, the
+    first of equal ones; for several classes a text, where it is over 0. ``score`` is the metrics' mean, ``mse`` apart.
+    MNLI's are those of the matched set, with ``accuracy_mm`` of the mismatched one. ``loss`` is the mean cross entropy
+    in nats, over all samples; binary and over all classes too for several classes a text; for a regression the mean
+    squared error. NaN where no sample has a label.
+
+    Samples are put in the order of ``batch.index`` and counted all at once, so that neither how they were batched nor
+    their order changes a bit.
+    """
+
+    def __init__(self, name: str | None, problem: str, num_classes: int | None) -> None:
+        self.problem, self.num_classes = problem, num_classes
+        self.names = OWN[problem] if name is None else TASKS[name].metrics
+        self.extra = name is None and problem == REGRESSION
+        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def update(self, output: Any, batch: Batch) -> None:
+        """Add logits, or a regression's predictions, (B, C); KDError where the output is of another shape."""
+        logits, target = logits_of(output).detach(), batch.target
+        if self.problem == REGRESSION and logits.ndim == 1:
+            logits = logits[:, None]
+        classes = target.shape[1] if target.ndim == 2 else self.num_classes
+        if logits.ndim != 2 or len(logits) != len(target) or logits.shape[1] != (classes or logits.shape[1]):
+            raise KDError(
+                f"a {self.problem} is scored on outputs ({len(target)}, {classes or 'classes'}), "
+                f"the model gives {tuple(logits.shape)}"
+            )
+        group = batch.extra.get("group", torch.zeros_like(batch.index))
+        self._seen.append((batch.index, logits, target, group))
+
+    def compute(self) -> dict[str, float]:
+        """The figures over everything seen so far."""
+        if not self._seen:
+            return self._figures(np.empty((0, 1)), np.empty((0, 1)), np.empty(0))
+        index, logits, target, group = (
+            torch.cat(column).cpu().to(torch.float64 if column[0].is_floating_point() else torch.int64).numpy()
+            for column in zip(*self._seen, strict=True)
+        )
+        known = (np.isfinite(target) & (target != -100)).reshape(len(target), -1).all(1)
+        order = np.argsort(index, kind="stable")
+        order = order[known[order]]
+        return self._figures(logits[order], target[order], group[order])
+
+    def _figures(self, logits: Array, target: Array, group: Array) -> dict[str, float]:
+        """Of logits (N, C) and targets (N,) or (N, C) that all are known."""
+        predictions = self._predictions(logits)
+        target = target[:, 0] if self.problem == REGRESSION else target
+        matched = group != MISMATCHED
+        found = measured(self.names, target[matched], predictions[matched])
+        found["score"] = float(np.mean(list(found.values())))
+        if not matched.all():
+            found["accuracy_mm"] = measured(["accuracy"], target[~matched], predictions[~matched])["accuracy"]
+        loss = self._loss(logits, target) if len(target) else float("nan")
+        return {**found, **({"mse": loss} if self.extra else {}), "loss": loss}
+
+    def _predictions(self, logits: Array) -> Array:
+        """Classes (N,), decisions (N, C) or numbers (N,)."""
+        if self.problem == REGRESSION:
+            return logits[:, 0]
+        return (logits > 0).astype(np.int64) if self.problem == MULTI else logits.argmax(1)
+
+    def _loss(self, logits: Array, target: Array) -> float:
+        from scipy.special import logsumexp
+
+        with np.errstate(invalid="ignore"):  # of infinite logits the loss is NaN or infinite, which tells enough
+            if self.problem == REGRESSION:
+                return mse(target, logits[:, 0])
+            if self.problem == MULTI:
+                return float(np.mean(np.logaddexp(0, logits) - logits * target))
+            own = np.take_along_axis(logits, target[:, None], 1)[:, 0]
+            return float(np.mean(logsumexp(logits, axis=1) - own))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output: the output, or what it calls ``logits``."""
+    if isinstance(output, dict) and "logits" in output:
+        output = output["logits"]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, torch.Tensor):
+        raise KDError(f"texts are scored on a tensor of logits, the model gives {type(output).__name__}")
+    return output

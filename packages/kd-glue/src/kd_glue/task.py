@@ -1,0 +1,240 @@
+"""Text classification: one class, several, or a number for each text or pair of texts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from kd_core.errors import KDError
+from kd_core.task import ABSENT, SHARED, TASKS, Batch, Facts, Metrics, Splits
+from kd_glue.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
+from kd_glue.hub import TransformersHub
+from kd_glue.sources import read, read_unlabelled
+from kd_glue.spec import DataSpec, InputSpec
+from kd_glue.splits import TextSplit
+from kd_glue.texts import Texts
+
+EXAMPLE_LENGTH = 16
+EXAMPLE_TOKENS = 10
+"""Made-up samples have tokens below this, which every vocabulary has."""
+
+
+@TASKS("text_classification", "glue")
+class TextClassification:
+    """Inputs are mappings of ``input_ids`` and the like (B, L) int64, outputs mappings with ``logits`` (B, C).
+
+    Targets are (B,) int64, for several classes a text (B, C) and for a regression (B, 1) float32.
+    """
+
+    name = "text_classification"
+    primary = "score"
+    maximise = True
+    output = "logits"
+    compiles = False
+    hub = TransformersHub()
+    Data: type[BaseModel] = DataSpec
+    Input: type[BaseModel] = InputSpec
+
+    def __init__(self) -> None:
+        self._data: DataSpec | None = None  # what was asked about last: metrics() is not told
+
+    def facts(self, data: DataSpec) -> Facts:
+        """What the task's name, or the config, tells of the classes."""
+        self._data = data
+        return Facts(num_classes(data, data.classes), None, data.classes, data.kind)
+
+    def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
+        """Read and encode the texts; ``seed`` decides which rows are held out, where no others validate.
+
+        KDError where files or tokenizers are missing or broken, and for more tokens than a tokenizer's model takes.
+        """
+        self._data = data
+        parts = read(data, seed)
+        encoders = encoders_of(data, inputs)
+        train, val, test = (
+            None if part is None else encoded(part, name, data, encoders)
+            for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test))
+        )
+        if train is None:  # a model that is there can be scored all the same
+            some = next(part for part in (parts.val, parts.test) if part is not None)
+            train = encoded(some.first(0), "train", data, encoders)
+        return Splits(
+            train,
+            val,
+            test,
+            num_classes(data, parts.classes),
+            rows=train.texts.rows,
+            targets=targets_of(train.texts),
+            classes=parts.classes,
+            problem=data.kind,
+        )
+
+    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec) -> Batch:
+        """The batch as it is: it was encoded for each model."""
+        return batch
+
+    def example(self, data: DataSpec, size: int) -> Batch:
+        """Made-up tokens, a quarter of the last sample being padding."""
+        facts = self.facts(data)
+        length = min(EXAMPLE_LENGTH, data.max_length)
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(1, EXAMPLE_TOKENS, (size, length), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[-1, length - length // 4 :] = 0
+        index = torch.arange(size)
+        extra = {"mask": mask, "group": index % 2} if data.name == "mnli" else {"mask": mask}
+        return Batch({SHARED: {"input_ids": ids, "attention_mask": mask}}, example_targets(facts, index), index, extra)
+
+    def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """``model(input_ids=..., attention_mask=..., ...)``: what it returns by name, a lone tensor as ``logits``.
+
+        A model that takes no token types gets none.
+        """
+        if "token_type_ids" in inputs and not takes_types(type(model).forward):
+            inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
+        output = model(**inputs)
+        if isinstance(output, Tensor):
+            return {"logits": output}
+        if not isinstance(output, Mapping):
+            raise KDError(f"{type(model).__name__} returns a {type(output).__name__}: neither logits nor a mapping")
+        return {name: value for name, value in output.items() if value is not None}
+
+    def metrics(self, num_classes: int | None) -> Metrics:
+        """Those of the task of GLUE, or of the problem, that was asked about last; ``loss`` and ``score``."""
+        from kd_glue.metrics import GlueMetrics
+
+        if self._data is None:
+            return GlueMetrics(None, "single_label_classification", num_classes)
+        return GlueMetrics(self._data.name, self._data.kind, num_classes)
+
+    def fits(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
+        """KDError where a model has fewer embeddings than its tokenizer has tokens, or takes less of them at once."""
+        [encoder] = encoders_of(data, {"": wants}).values()
+        check_fit(model, encoder)
+
+
+def num_classes(data: DataSpec, classes: tuple[str, ...] | None) -> int | None:
+    """The width of a model's output, as far as it is known."""
+    return 1 if data.kind == "regression" else None if classes is None else len(classes)
+
+
+def targets_of(texts: Texts) -> Tensor | None:
+    """(rows,) the class of each row that is among ``texts``; None where rows have no single class."""
+    if texts.target.ndim != 1:
+        return None
+    found = torch.full((texts.rows,), ABSENT)
+    found[torch.from_numpy(texts.index)] = torch.from_numpy(texts.target)
+    return found
+
+
+def example_targets(facts: Facts, index: Tensor) -> Tensor:
+    """Classes in turn, each sample with one of several, or numbers; KDError where only reading would tell how many."""
+    if facts.problem == "regression":
+        return index[:, None].float()
+    if facts.problem == "single_label_classification":
+        return index % (facts.num_classes or 1)
+    if facts.num_classes is None:
+        raise KDError("data.labels: the classes are not known before the texts are read")
+    return nn.functional.one_hot(index % facts.num_classes, facts.num_classes).float()
+
+
+# -- how texts are encoded
+
+
+def unlabelled(data: DataSpec, inputs: Mapping[str, InputSpec] | None = None) -> dict[str, TextSplit]:
+    """The splits without labels by name, as far as they are there: ``test``, MNLI's two, ``ax``."""
+    encoders = encoders_of(data, inputs)
+    return {name: encoded(texts, name, data, encoders) for name, texts in read_unlabelled(data).items()}
+
+
+def encoded(texts: Texts, split: str, data: DataSpec, encoders: Mapping[str, Encoder]) -> TextSplit:
+    """Texts as each model takes them: one encoding for all models where it is the same."""
+    made: dict[str, Encoding] = {}
+    folder = cache_folder(data.cache)
+    for encoder in encoders.values():
+        if encoder.hash not in made:
+            made[encoder.hash] = encoder.encode(texts.columns, folder, lambda row: f"data: row {row + 1} of {split}")
+    if len(made) == 1:
+        return TextSplit(texts, {SHARED: next(iter(made.values()))})
+    return TextSplit(texts, {name: made[encoder.hash] for name, encoder in encoders.items()})
+
+
+def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[str, Encoder]:
+    """How texts are encoded for each model: by its own tokenizer, else by that of the data."""
+    read: dict[tuple[str, str | None, int], Encoder] = {}
+    found = {}
+    for name, wants in (inputs or {SHARED: InputSpec()}).items():
+        where = f"models.{name}.input" if name else "data"
+        tokenizer, revision = wants.tokenizer or data.tokenizer, wants.revision if wants.tokenizer else None
+        length = wants.max_length or data.max_length
+        if tokenizer is None:
+            raise KDError(f"{where}.tokenizer: is missing\n    hint: {where}.tokenizer: a name on the hub, or a folder")
+        key = (tokenizer, revision, length)
+        if key not in read:
+            try:
+                read[key] = make_encoder(load_tokenizer(tokenizer, revision), length)
+            except KDError as error:
+                raise KDError(f"{where}.tokenizer: {error}") from error
+        found[name] = read[key]
+        if length > (most := found[name].tokenizer.model_max_length):
+            place = where if wants.max_length else "data"
+            raise KDError(
+                f"{place}.max_length: {length} is more than the {most} tokens that {tokenizer} is made for"
+                f"\n    hint: {where}.max_length: {most}"
+            )
+    return found
+
+
+# -- what a model takes
+
+
+@lru_cache(maxsize=64)
+def takes_types(forward: Any) -> bool:
+    """Whether a forward function takes token types: it names them, or names no input at all."""
+    names = inspect.signature(forward).parameters
+    return "token_type_ids" in names or "input_ids" not in names
+
+
+def check_fit(model: nn.Module, encoder: Encoder) -> None:
+    """KDError where a model cannot take all that its tokenizer makes."""
+    embeds, tokens = embeddings_of(model), max(encoder.tokenizer.get_vocab().values()) + 1
+    if embeds is not None and tokens > embeds:
+        raise KDError(
+            f"its tokenizer {encoder.tokenizer.name_or_path} has {tokens} tokens, and it embeds {embeds}"
+            "\n    hint: input.tokenizer: the one that the model was trained with"
+        )
+    most = positions_of(model)
+    if most is not None and encoder.max_length > most:
+        raise KDError(
+            f"it takes {most} tokens at most, and max_length is {encoder.max_length}"
+            f"\n    hint: input.max_length: {most}"
+        )
+
+
+def embeddings_of(model: nn.Module) -> int | None:
+    """The tokens that a model embeds, None where it does not tell."""
+    try:
+        found = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:
+        return None
+    return getattr(found, "num_embeddings", None)
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """The most tokens that a model takes at once, None where it does not tell.
+
+    Tables of positions with a place for padding (RoBERTa's) begin after it.
+    """
+    tables = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    told = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return min([*tables, *([told] if isinstance(told, int) and told > 0 else [])], default=None)

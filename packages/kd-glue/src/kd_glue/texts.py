@@ -1,0 +1,116 @@
+"""Texts with their labels, as they were read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kd_core.errors import KDError
+
+UNLABELLED = -100
+Place = Callable[[int], str]
+"""Where a row was read, as an error says it: ``train.tsv:12``."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """N samples of a data set of ``rows`` rows.
+
+    ``columns`` are the texts of all rows, one or two Arrow arrays of strings. ``index`` (N,) int64 holds the rows that
+    are these samples, and ``target`` their labels: (N,) int64, for multi-label (N, C) and for regression (N, 1)
+    float32. -100, or NaN in a regression, stands for a label that is not known. ``group`` (N,) int64 tells sets within
+    a split apart (MNLI: 0 matched, 1 mismatched).
+    """
+
+    columns: tuple[pa.LargeStringArray, ...]
+    target: NDArray[np.generic]
+    index: NDArray[np.int64]
+    group: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the data set that these samples are of."""
+        return len(self.columns[0])
+
+    def take(self, positions: NDArray[np.int64]) -> Texts:
+        """The samples at these positions, in this order."""
+        group = None if self.group is None else self.group[positions]
+        return replace(self, target=self.target[positions], index=self.index[positions], group=group)
+
+    def first(self, count: int | None) -> Texts:
+        """The first ``count`` rows of the data set, or of each of its groups; all of it where that is None."""
+        if count is None or count >= self.rows:
+            return self
+        assert len(self) == self.rows, "a limit comes before any choice"
+        group = np.zeros(self.rows, np.int64) if self.group is None else self.group
+        kept = np.concatenate([np.flatnonzero(group == each)[:count] for each in np.unique(group)])
+        columns = tuple(column.take(pa.array(kept)) for column in self.columns)
+        return replace(self.take(kept), columns=columns, index=np.arange(len(kept)))
+
+    def digest(self) -> str:
+        """A hash of texts, choice and labels."""
+        state = hashlib.sha256(digest(self.columns).encode())
+        for array in (self.index, self.target, self.group):
+            if array is not None:
+                state.update(f"{array.dtype.str}{array.shape}".encode())
+                state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()[:16]
+
+
+def texts_of(
+    columns: Sequence[Sequence[str]], target: NDArray[np.generic], place: Place, group: NDArray[np.int64] | None = None
+) -> Texts:
+    """All rows of a table, whose texts are ``columns``; KDError where a text is no valid Unicode."""
+    return Texts(tuple(strings(column, place) for column in columns), target, np.arange(len(target)), group)
+
+
+def strings(column: Sequence[str], place: Place) -> pa.LargeStringArray:
+    """Strings as one Arrow array; KDError naming the row where one holds half a surrogate pair, as JSON can."""
+    try:
+        return pa.array(column, pa.large_string())
+    except (UnicodeEncodeError, pa.ArrowInvalid):
+        row = next(row for row, text in enumerate(column) if not encodes(text))
+        raise KDError(f"{place(row)}: the text is no valid Unicode") from None
+
+
+def encodes(text: str) -> bool:
+    """Whether a string can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unlabelled(count: int, regression: bool) -> NDArray[np.generic]:
+    """Targets of ``count`` samples without labels: (N,) of -100, for a regression (N, 1) of NaN."""
+    return np.full((count, 1), np.nan, np.float32) if regression else np.full(count, UNLABELLED, np.int64)
+
+
+def joined(first: Texts, second: Texts) -> Texts:
+    """The rows of one table followed by those of another, in groups 0 and 1."""
+    group = np.repeat(np.arange(2), [len(first), len(second)])
+    columns = tuple(pa.concat_arrays(pair) for pair in zip(first.columns, second.columns, strict=True))
+    return Texts(columns, np.concatenate([first.target, second.target]), np.arange(len(group)), group)
+
+
+def digest(columns: Sequence[pa.LargeStringArray]) -> str:
+    """A hash of texts, which does not depend on how Arrow holds them."""
+    state = hashlib.sha256()
+    for column in columns:
+        _, offsets, content = column.buffers()
+        if not len(column):
+            continue
+        bounds = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+        state.update((bounds - bounds[0]).data)
+        if content is not None:
+            state.update(memoryview(content)[bounds[0] : bounds[-1]])
+    return state.hexdigest()

@@ -1,0 +1,103 @@
+"""The verbs that ``kd-glue`` has beside those of every ``kd-*``. What they need is imported when they run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kd_core.commands import config_options, json_option, quiet_stdout, table
+from kd_core.files import json_text
+
+root_option = click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
+
+
+@click.command()
+@click.argument("target", metavar="RUN")
+@click.option("--split", metavar="NAME", help="train, val, test or, of MNLI, test_matched, test_mismatched.  [test]")
+@click.option("--out", type=click.Path(path_type=Path), help="A .tsv or .jsonl file.  [tsv on standard output]")
+@root_option
+@config_options
+@json_option
+def predict(target: str, split: str | None, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Predict every text of a split with a run's student.
+
+    A row has the text's index, the prediction, and the probability of each class.
+    """
+    with quiet_stdout():
+        from kd_glue.predict import predict
+
+        found = predict(target, split=split, out=out, **options)
+    if as_json:
+        facts = {"split": found.split, "samples": len(found)}
+        click.echo(json_text({**facts, **({"predictions": list(found.rows())} if out is None else {"out": out})}))
+    elif out is None:
+        click.echo(found.tsv(), nl=False)
+    else:
+        click.echo(f"{'samples':<12} {len(found)} ({found.split})\n{out}")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path), default="submission.zip", show_default=True)
+@click.option("--fill", is_flag=True, help="Fill the files of tasks without a run with their most frequent class.")
+@click.option("--verify", type=click.Path(path_type=Path), metavar="FILE", help="Only check an archive that is there.")
+@root_option
+@config_options
+@json_option
+def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, as_json: bool, **options: Any) -> None:
+    """Write the archive for GLUE's leaderboard from the students of finished runs, one a task.
+
+    A run of MNLI predicts both of its test sets and the diagnostic set AX.
+    """
+    if bool(runs) == (verify is not None):
+        raise click.UsageError("name runs, or an archive with --verify")
+    with quiet_stdout():
+        from kd_glue.submission import submit, verify_submission
+
+        if verify is not None:
+            files: dict[str, dict[str, Any]] = {
+                name: {"rows": rows} for name, rows in verify_submission(verify).items()
+            }
+        else:
+            made = submit(runs, out=out, fill=fill, **options)
+            files = {name: {"rows": rows, "run": made.runs[name]} for name, rows in made.rows.items()}
+    place = verify or out
+    if as_json:
+        click.echo(json_text({"out": place, "files": files}))
+        return
+    filled = "" if verify else "filled"
+    rows = [[name, str(facts["rows"]), str(facts.get("run") or filled)] for name, facts in files.items()]
+    click.echo(table(("file", "rows", "from"), rows) + f"\n{place}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
+def push(run: Path, name: str, private: bool) -> None:
+    """Upload the student of a finished RUN to the hub as the model NAME, with its card."""
+    with quiet_stdout():
+        from kd_glue.push import push
+
+        address = push(run, name, private=private)
+    click.echo(address)
+
+
+def with_upload(train: click.Command) -> click.Command:
+    """The verb ``train`` with an option that uploads the student at the end; the run stays whatever the hub answers."""
+
+    @click.pass_context
+    def trained(ctx: click.Context, /, push_to_hub: str | None, **given: Any) -> None:
+        result = ctx.invoke(train, **given)
+        if push_to_hub is not None and os.environ.get("RANK", "0") == "0":
+            with quiet_stdout():
+                from kd_glue.push import push
+
+                address = push(result.run, push_to_hub)
+            click.echo(f"uploaded to {address}", err=True)
+
+    option = click.Option(["--push-to-hub"], metavar="NAME", help="Upload the student as this model of the hub.")
+    return click.Command(train.name, params=[*train.params, option], callback=trained, help=train.help)

@@ -1,0 +1,441 @@
+"""Models by name or from a folder: what is loaded, what is refused, and what is left of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from kd_core.errors import KDError, Unverified
+from kd_core.spec import ModelSpec
+from kd_core.student import write_student
+from kd_core.task import Facts, Wanted
+from kd_glue.hub import TransformersHub
+from kd_glue.spec import DataSpec, InputSpec
+
+from .hub_cache import FINE_TUNED, PLAIN, commit_of, lay_out, place, use
+from .hub_server import FakeHub, serving
+from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save, save_tokenizer
+
+HUB = TransformersHub()
+
+
+def build(name: Path | str, facts: Facts = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
+    return HUB.build(Wanted(str(name), facts, **{"new_head": False, **wanted}), **(values or {}))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Where a connection would go; none is made."""
+    tried: list[Any] = []
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        tried.append(args)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    return tried
+
+
+# -- weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_folders_model_is_what_was_saved_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    theirs = save(tmp_path, labels=3).to(dtype)
+    theirs.save_pretrained(tmp_path)
+    ours = build(tmp_path)
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
+    assert torch.equal(logits(ours), logits(theirs.float()))
+    assert ours.config.problem_type == "single_label_classification"
+
+
+def test_weights_in_torchs_format(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=3)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    assert torch.equal(logits(build(tmp_path)), logits(theirs))
+
+
+def test_no_code_is_unpickled(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=3)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({**theirs.state_dict(), "x": shutil.rmtree}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(KDError, match="cannot be built"):
+        build(tmp_path)
+
+
+HEADLESS = [
+    ("bert", "BertModel"),
+    ("bert", "BertForPreTraining"),
+    ("bert", "BertForMaskedLM"),
+    ("distilbert", "DistilBertForMaskedLM"),
+    ("roberta", "RobertaForMaskedLM"),
+    ("electra", "ElectraForPreTraining"),
+    ("deberta-v2", "DebertaV2ForMaskedLM"),
+    ("albert", "AlbertForPreTraining"),
+    ("gpt2", "GPT2LMHeadModel"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), HEADLESS)
+def test_a_pretrained_model_gets_a_classifier_where_that_may_be(tmp_path: Path, kind: str, name: str) -> None:
+    theirs = getattr(transformers, name)(config(kind))
+    theirs.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    ours = build(tmp_path, new_head=True)
+    assert ours.num_labels == 3
+    assert torch.equal(ours.get_input_embeddings().weight, theirs.get_input_embeddings().weight)
+    torch.manual_seed(1)
+    assert torch.equal(logits(build(tmp_path, new_head=True)), logits(ours))
+    torch.manual_seed(2)
+    assert not torch.equal(logits(build(tmp_path, new_head=True)), logits(ours))
+    with pytest.raises(KDError, match=r"weight is missing.*\n    hint: `new_head: true`"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda state: state.pop("bert.encoder.layer.1.output.dense.bias"),
+            r"layer\.1\.output\.dense\.bias is missing",
+        ),
+        (lambda state: state.update({"bert.extra.weight": torch.ones(2)}), r"bert\.extra\.weight is not in the model"),
+        (lambda state: state.update({"adapter.weight": torch.ones(2)}), r"adapter\.weight is not in the model"),
+        (
+            lambda state: state.update({"bert.embeddings.word_embeddings.weight": torch.ones(7, 32)}),
+            r"word_embeddings\.weight has shape \(7, 32\), not \(100, 32\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("new_head", [True, False])
+def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, change: Any, told: str, new_head: bool) -> None:
+    state = save(tmp_path, labels=3).state_dict()
+    change(state)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(KDError, match=told):
+        build(tmp_path, new_head=new_head)
+
+
+def test_loading_says_nothing_of_what_we_look_at(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    transformers.BertForPreTraining(config("bert")).save_pretrained(tmp_path)
+    capfd.readouterr()
+    build(tmp_path, new_head=True)
+    out = capfd.readouterr()
+    assert (out.out, out.err, caplog.text) == ("", "", "")
+    logging.getLogger("transformers.modeling_utils").warning("heard again")
+    assert "heard again" in caplog.text
+
+
+# -- folders that are none
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    for name, told in (
+        (tmp_path / "nowhere", "is neither a folder nor a name on the hub"),
+        (tmp_path, r"is no model's folder: it has no config\.json"),
+        ("./runs/x", "is neither a folder nor a name"),
+        ("a b", "is neither a folder nor a name"),
+    ):
+        with pytest.raises(KDError, match=told):
+            build(name)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KDError, match="is a file, not a model's folder"):
+        build(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "cannot be built"),
+        ("{}", "cannot be built"),
+        ('{"model_type": "vit"}', "is a vit, of which transformers has no model that classifies texts"),
+        ('{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}', "cannot be built"),
+        ('{"model_type": "bert", "hidden_size": 33}', "cannot be built.*multiple"),
+    ],
+)
+def test_a_config_that_is_none(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "mine.py").write_text("raise SystemExit('code of a model ran')")
+    with pytest.raises(KDError, match=f"{tmp_path}.*{told}"):
+        build(tmp_path, weights=False)
+
+
+def test_weights_that_are_missing_or_broken(tmp_path: Path) -> None:
+    save(tmp_path, labels=3)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(KDError, match=f"{tmp_path} cannot be built"):
+        build(tmp_path)
+    file.unlink()
+    with pytest.raises(KDError, match=f"{tmp_path} cannot be built .*no file named model.safetensors"):
+        build(tmp_path)
+
+
+# -- other sizes
+
+
+def test_sizes_make_another_architecture(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24}
+    for kind, inner in (("bert", "intermediate_size"), ("distilbert", "hidden_dim")):
+        save(tmp_path / kind, kind, 2)
+        made = build(tmp_path / kind, values={**sizes, "dropout": 0.25}, weights=False)
+        assert (made.config.num_hidden_layers, made.config.hidden_size) == (2, 16)
+        assert (made.config.num_attention_heads, getattr(made.config, inner)) == (4, 24)
+        rates = {module.p for module in made.modules() if isinstance(module, torch.nn.Dropout)}
+        assert rates == {0.25}
+        assert logits(made).shape == (2, 3)
+
+
+def test_trained_weights_keep_their_sizes(tmp_path: Path) -> None:
+    save(tmp_path, labels=3)
+    with pytest.raises(KDError, match=r"hidden_size: .*\n    hint: `weights: null` .*`layers: "):
+        build(tmp_path, values={"hidden_size": 16})
+    made = build(tmp_path, values={"dropout": 0.0})
+    assert {module.p for module in made.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
+
+
+def test_sizes_that_cannot_be(tmp_path: Path) -> None:
+    save(tmp_path / "bert", labels=3)
+    with pytest.raises(KDError, match="cannot be built.*33"):
+        build(tmp_path / "bert", values={"hidden_size": 33}, weights=False)
+    transformers.FunnelConfig().save_pretrained(tmp_path / "funnel")
+    with pytest.raises(KDError, match=r"num_hidden_layers: .*\(funnel\) does not take it"):
+        build(tmp_path / "funnel", values={"num_hidden_layers": 3}, weights=False)
+    transformers.BartConfig().save_pretrained(tmp_path / "bart")
+    with pytest.raises(KDError, match=r"intermediate_size: .*\(bart\) has no such size"):
+        build(tmp_path / "bart", values={"intermediate_size": 3}, weights=False)
+
+
+def test_random_weights_follow_from_the_seed(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=3)
+    torch.manual_seed(5)
+    first = logits(build(tmp_path, weights=False))
+    torch.manual_seed(5)
+    assert torch.equal(logits(build(tmp_path, weights=False)), first)
+    assert not torch.equal(first, logits(theirs))
+
+
+# -- attention maps
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("bert", "bert.encoder.layer.1.attention.self"),
+        ("distilbert", "distilbert.transformer.layer.1.attention"),
+        ("deberta-v2", "deberta.encoder.layer.1.attention.self"),
+    ],
+)
+def test_eager_attention_gives_its_probabilities(tmp_path: Path, kind: str, path: str) -> None:
+    save(tmp_path, kind, 3)
+    found: dict[str | None, Any] = {}
+    for attention in (None, "eager"):
+        model = build(tmp_path, values={"attn_implementation": attention})
+        hook = lambda module, inputs, output, attention=attention: found.update({attention: output[1]})  # noqa: E731
+        model.get_submodule(path).register_forward_hook(hook)
+        logits(model)
+    assert found[None] is None
+    assert found["eager"].shape == (2, 2, 9, 9)
+    torch.testing.assert_close(found["eager"].sum(-1), torch.ones(2, 2, 9))
+
+
+def test_attention_that_an_architecture_lacks(tmp_path: Path) -> None:
+    save(tmp_path, "deberta-v2", 3)
+    with pytest.raises(KDError, match="cannot be built.*scaled_dot_product_attention"):
+        build(tmp_path, values={"attn_implementation": "sdpa"})
+
+
+# -- names on the hub
+
+
+def test_a_check_reads_the_cache_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any]) -> None:
+    use(monkeypatch, tmp_path)
+    lay_out(tmp_path)
+    check = {"weights": False, "offline": True}
+    with torch.device("meta"):
+        large = build("bert-large-uncased", SENTIMENT, **check)
+        stsb = build("yoshitomo-matsubara/bert-base-uncased-stsb", SCORES, **check)
+        half = build("bert-base-uncased", values={"layers": [0, 2, 4]}, **check)
+    assert sum(parameter.numel() for parameter in large.parameters()) == 335_143_938  # 335,141,888 and the classifier
+    assert stsb.classifier.weight.shape == (1, 768)
+    assert len(half.bert.encoder.layer) == 3
+    with pytest.raises(Unverified, match="org/other is not on this machine"):
+        build("org/other", **check)
+    with pytest.raises(Unverified):
+        build("bert-base-uncased", values={"revision": "v2"}, **check)
+    assert len((*PLAIN, *FINE_TUNED)) == 20
+    assert no_network == []
+
+
+def test_a_model_in_the_cache_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any]
+) -> None:
+    use(monkeypatch, tmp_path / "cache")
+    theirs = save(tmp_path / "model", labels=3)
+    commit = place(tmp_path / "cache", "org/tiny", tmp_path / "model")
+    ours = build("org/tiny")
+    assert torch.equal(logits(ours), logits(theirs))
+    assert ours.config.name_or_path == "org/tiny"
+    no_network.clear()
+    assert torch.equal(logits(build("org/tiny", values={"revision": commit})), logits(theirs))
+    assert no_network == []  # a commit cannot change
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_network_a_name_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, tmp_path)
+    lay_out(tmp_path, ["bert-base-uncased"])  # the config alone
+    for name in ("org/tiny", "bert-base-uncased"):
+        with pytest.raises(KDError, match=rf"{name} is not on this machine.*https://huggingface\.co/{name}") as caught:
+            build(name, new_head=True)
+        hint = str(caught.value).partition("\n    hint: ")[2]
+        assert "hub: FOLDER" in hint and str(tmp_path / f"models--{name.replace('/', '--')}") in hint
+    assert len(no_network) <= 4  # it is not tried again and again
+    assert "Retrying" not in capfd.readouterr().err
+
+
+def test_a_model_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, tmp_path / "cache")
+    theirs = save(tmp_path / "model", labels=3)
+    save_tokenizer(tmp_path / "model")
+    with serving(FakeHub({"org/tiny": tmp_path / "model"}), monkeypatch) as hub:
+        assert torch.equal(logits(build("org/tiny")), logits(theirs))
+        assert any(each.endswith("model.safetensors") for each in hub.asked)
+        assert not any(each.endswith("tokenizer.json") for each in hub.asked)
+        hub.asked.clear()
+        pinned = build("org/tiny", values={"revision": commit_of("org/tiny")})
+        assert torch.equal(logits(pinned), logits(theirs))
+        assert hub.asked == []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert torch.equal(logits(build("org/tiny")), logits(theirs))  # by its name too
+
+
+def test_weights_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, tmp_path / "cache")
+    theirs = save(tmp_path / "model", labels=3)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    theirs.save_pretrained(tmp_path / "model", max_shard_size="50KB")
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 1
+    with serving(FakeHub({"org/tiny": tmp_path / "model"}), monkeypatch):
+        assert torch.equal(logits(build("org/tiny")), logits(theirs))
+
+
+def test_what_the_hub_does_not_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, tmp_path / "cache")
+    config("bert").save_pretrained(tmp_path / "weightless")
+    (tmp_path / "empty").mkdir()
+    models = {"org/weightless": tmp_path / "weightless", "org/empty": tmp_path / "empty"}
+    with serving(FakeHub(models, gated=("org/gated",)), monkeypatch) as hub:
+        for name, told in (
+            ("org/nothing", rf"there is no model 'org/nothing', on the hub \({hub.url}/org/nothing\) or as a folder"),
+            ("org/gated", r"org/gated is given out by its owners only\n    hint: ask for access at"),
+            ("org/weightless", "org/weightless holds no weights for PyTorch: none of model.safetensors"),
+            ("org/empty", r"org/empty holds no model that transformers can read: there is no config\.json"),
+        ):
+            with pytest.raises(KDError, match=told):
+                build(name)
+        with pytest.raises(KDError, match="org/weightless has no revision 'v9'"):
+            build("org/weightless", values={"revision": "v9"})
+
+
+# -- versions
+
+
+def spec(**values: Any) -> ModelSpec:
+    return ModelSpec(**values)
+
+
+def test_names_are_pinned_to_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any]) -> None:
+    use(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr("kd_glue.hubdata.resolve_data_revision", lambda revision: f"data of {revision}")
+    lay_out(tmp_path / "cache", ["bert-base-uncased", "bert-large-uncased"])
+    save(tmp_path / "local")
+    models = {
+        "student": spec(hub="bert-base-uncased"),
+        "teacher": spec(hub="bert-large-uncased", revision="main"),
+        "pinned": spec(hub="bert-base-uncased", revision="a" * 40),
+        "local": spec(hub=str(tmp_path / "local"), input={"tokenizer": "bert-base-uncased"}),
+        "unknown": spec(hub="org/unknown"),
+        "none": spec(hub=str(tmp_path / "nowhere")),
+        "arch": spec(arch="mlp"),
+    }
+    base, large = commit_of("bert-base-uncased"), commit_of("bert-large-uncased")
+    pins = [
+        f"models.student.revision={base}",
+        f"models.teacher.revision={large}",
+        f"models.local.input.revision={base}",
+    ]
+    assert HUB.pins(models, DataSpec(name="sst2", root="x")) == pins
+    assert HUB.pins({}, DataSpec(name="sst2", revision="v1")) == ["data.revision=data of v1"]
+    assert HUB.pins({}, DataSpec(name="sst2", revision="b" * 40)) == []
+
+
+def test_the_hub_says_which_commit_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, tmp_path / "cache")
+    save(tmp_path / "model")
+    with serving(FakeHub({"org/tiny": tmp_path / "model"}), monkeypatch):
+        pins = HUB.pins({"a": spec(hub="org/tiny"), "b": spec(hub="org/other")}, DataSpec(name="sst2", root="x"))
+    assert pins == [f"models.a.revision={commit_of('org/tiny')}"]
+
+
+def test_a_tokenizer_is_that_of_the_model() -> None:
+    assert HUB.input(spec(hub="org/tiny")) == {"tokenizer": "org/tiny"}
+    assert HUB.input(spec(hub="org/tiny", revision="v1")) == {"tokenizer": "org/tiny", "revision": "v1"}
+    other = {"tokenizer": "org/other"}
+    assert HUB.input(spec(hub="org/tiny", revision="v1", input=other)) == {}  # that version is not one of the other's
+
+
+# -- the student's folder
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "deberta-v2"])
+def test_a_students_folder_loads_as_it_stands(tmp_path: Path, kind: str) -> None:
+    save(tmp_path / "model", kind, ("POSITIVE", "NEGATIVE"))
+    save_tokenizer(tmp_path / "model")
+    model = build(tmp_path / "model", SENTIMENT, {"layers": [0, 1], "attn_implementation": "eager"})
+    wants = InputSpec(tokenizer=str(tmp_path / "model"))
+    student = tmp_path / "student"
+    write_student(student, model.state_dict(), "hub: .", lambda folder: HUB.save(model, wants, folder))
+    again, told = AutoModelForSequenceClassification.from_pretrained(student, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    torch.testing.assert_close(logits(again), logits(model))
+    written = json.loads((student / "config.json").read_text())
+    assert written["architectures"] == [type(model).__name__]
+    assert written["id2label"] == {"0": "negative", "1": "positive"}
+    assert written["problem_type"] == "single_label_classification"
+    assert written["dtype"] == "float32"
+    assert not written.get("output_attentions")
+    assert AutoTokenizer.from_pretrained(student)("good film")["input_ids"] == [2, 4, 6, 3]
+    classify = pipeline("text-classification", str(student), device="cpu")
+    expected = model.eval()(torch.tensor([[2, 4, 6, 3]])).logits.detach().softmax(-1)[0]
+    [found] = classify("good film")
+    assert found["label"] == ("negative", "positive")[int(expected.argmax())]
+    assert found["score"] == pytest.approx(float(expected.max()), abs=1e-5)
+
+
+def test_a_regressions_folder(tmp_path: Path) -> None:
+    save(tmp_path / "model", labels=1)
+    save_tokenizer(tmp_path / "model")
+    model = build(tmp_path / "model", SCORES)
+    HUB.save(model, SimpleNamespace(tokenizer=None, revision=None), tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "LABEL_0"})
+    assert (tmp_path / "tokenizer.json").is_file()

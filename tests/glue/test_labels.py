@@ -1,0 +1,127 @@
+"""A model's classes in the data's order, whatever its own is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kd_core.errors import KDError
+from kd_core.task import Facts, Wanted
+from kd_glue.hub import TransformersHub
+from kd_glue.labels import names_of, order_of
+
+from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save
+
+THEIRS = ("Contradiction", "Neutral", "ENTAILMENT")
+
+
+def build(name: Path, facts: Facts, *, new_head: bool = False, **values: Any) -> Any:
+    return TransformersHub().build(Wanted(str(name), facts, True, new_head), **values)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "deberta-v2", "albert", "gpt2"])
+def test_outputs_come_in_the_datas_order(tmp_path: Path, kind: str) -> None:
+    theirs = save(tmp_path, kind, THEIRS, pad_token_id=0)
+    ours = build(tmp_path, NLI)
+    torch.testing.assert_close(logits(ours), logits(theirs)[:, [2, 1, 0]])
+    assert ours.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    assert ours.config.label2id == {"entailment": 0, "neutral": 1, "contradiction": 2}
+
+
+@pytest.mark.parametrize("names", [3, ("0", "1", "2"), ("entailment", "neutral", "contradiction")])
+def test_classes_without_names_and_in_the_same_order_stay(tmp_path: Path, names: Any) -> None:
+    theirs = save(tmp_path, labels=names)
+    ours = build(tmp_path, NLI)
+    assert torch.equal(logits(ours), logits(theirs))
+    assert ours.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+
+
+def test_a_config_names_a_models_classes(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=3)
+    ours = build(tmp_path, NLI, labels=["neutral", "contradiction", "entailment"])
+    assert torch.equal(logits(ours), logits(theirs)[:, [2, 0, 1]])
+
+
+def test_names_of_a_config_win_over_the_models(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=("good", "bad"))
+    ours = build(tmp_path, SENTIMENT, labels=["positive", "negative"])
+    assert torch.equal(logits(ours), logits(theirs)[:, [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "told"),
+    [
+        (("good", "bad"), None, r"good, bad apart, and .* negative, positive\n    hint: .*labels: \[\.\.\.\]"),
+        (THEIRS, None, r"Contradiction, Neutral, ENTAILMENT apart, and .* negative, positive"),
+        (2, ["bad", "good"], r"bad, good apart, and .* negative, positive"),
+        (2, ["negative", "neutral", "positive"], r"labels: 3 names .* for a model of 2 outputs"),
+        (3, None, r"classifier\.bias has shape \(3,\), not \(2,\).*new_head: true"),
+    ],
+)
+def test_what_cannot_be_aligned_is_an_error(tmp_path: Path, names: Any, labels: Any, told: str) -> None:
+    save(tmp_path, labels=names)
+    with pytest.raises(KDError, match=f"(?s){told}"):
+        build(tmp_path, SENTIMENT, labels=labels)
+
+
+@pytest.mark.parametrize("names", [3, THEIRS, ("good", "bad")])
+def test_a_head_of_other_classes_is_a_new_one_where_that_may_be(tmp_path: Path, names: Any) -> None:
+    theirs = save(tmp_path, labels=names, initializer_range=0.5)
+    ours = build(tmp_path, SENTIMENT, new_head=True)
+    again = build(tmp_path, SENTIMENT, new_head=True)
+    assert torch.equal(ours.bert.embeddings.word_embeddings.weight, theirs.bert.embeddings.word_embeddings.weight)
+    assert ours.classifier.weight.shape == (2, 32)
+    assert not torch.equal(ours.classifier.weight, theirs.classifier.weight[:2])
+    assert not ours.classifier.bias.any()
+    assert not torch.equal(ours.classifier.weight, again.classifier.weight)
+    assert 0.3 < ours.classifier.weight.std() < 0.7
+
+
+def test_labels_that_do_not_fit_are_an_error_even_with_a_new_head(tmp_path: Path) -> None:
+    save(tmp_path, labels=2)
+    with pytest.raises(KDError, match="bad, good apart"):
+        build(tmp_path, SENTIMENT, new_head=True, labels=["bad", "good"])
+
+
+def test_a_regression_has_one_output(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=1)
+    ours = build(tmp_path, SCORES)
+    assert torch.equal(logits(ours), logits(theirs))
+    assert (ours.config.num_labels, ours.config.problem_type) == (1, "regression")
+    assert build(tmp_path, SENTIMENT, new_head=True).config.num_labels == 2
+    with pytest.raises(KDError, match=r"classifier\.bias has shape \(1,\), not \(2,\)"):
+        build(tmp_path, SENTIMENT)
+
+
+def test_classes_that_nobody_knows_yet_stay(tmp_path: Path) -> None:
+    theirs = save(tmp_path, labels=THEIRS)
+    ours = build(tmp_path, Facts())
+    assert torch.equal(logits(ours), logits(theirs))
+    assert tuple(ours.config.id2label.values()) == THEIRS
+
+
+@pytest.mark.parametrize(
+    ("theirs", "classes", "order"),
+    [
+        (["b", "a"], ["a", "b"], [1, 0]),
+        (["Not Entailment", "ENTAILMENT"], ["entailment", "not_entailment"], [1, 0]),
+        (["not-equivalent", "equivalent"], ["not_equivalent", "equivalent"], [0, 1]),
+        (["A", "a"], ["a", "A"], [1, 0]),
+        (["A", "a"], ["a", "b"], None),
+        (["a b", "ab"], ["a_b", "c"], None),
+        (["a", "b", "c"], ["a", "b"], None),
+        (["a"], ["a", "b"], None),
+    ],
+)
+def test_names_are_matched_whatever_their_spelling(theirs: Any, classes: Any, order: Any) -> None:
+    assert order_of(theirs, classes) == order
+
+
+def test_labels_of_the_library_are_no_names() -> None:
+    assert names_of(config("bert", 2)) is None
+    assert names_of(config("bert", ["0", "1"])) is None
+    assert names_of(config("bert", ["LABEL_1", "LABEL_0"])) == ("LABEL_1", "LABEL_0")
+    assert names_of(config("bert", ["no", "yes"])) == ("no", "yes")
