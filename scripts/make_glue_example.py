@@ -65,7 +65,12 @@ def main() -> None:
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names).save_pretrained(FOLDER / "tiny")
     described = FOLDER / "tiny" / "tokenizer_config.json"
-    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32, **names}  # what any version reads
+    facts: dict[str, object] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 32,
+        **names,
+    }  # what any version reads
+    facts["model_input_names"] = ["input_ids", "attention_mask"]
     described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes).save_pretrained(FOLDER / "tiny")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 from click.testing import CliRunner
+
+from kd_core.experiment import Experiment
+from kd_core.sweep import read
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -16,19 +22,43 @@ CONFIGS = sorted(
     for path in ROOT.glob("configs/**/*.yaml")
     if not any(part.startswith("_") for part in path.relative_to(ROOT).parts)
 )
-LONGEST = 25
+SWEEPS = [path for path in CONFIGS if path.stem.startswith("sweep_")]
+EXPERIMENTS = [path for path in CONFIGS if path not in SWEEPS]
+LONGEST = 30
 """Lines of a config that a person is to read at a glance."""
 
 
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the configs of the hub's models that are named in ours."""
+    made: Path = tmp_path_factory.mktemp("hub")
+    HUB.lay_out(made)
+    return made
+
+
+def helper(path: Path) -> ModuleType:
+    """A module of other tests."""
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HUB = helper(ROOT / "tests" / "glue" / "hub_cache.py")
+
+
 @pytest.fixture(autouse=True)
-def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_root(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
     monkeypatch.chdir(ROOT)
+    HUB.use(monkeypatch, hub)
 
 
 def opening(config: Path) -> tuple[click.Group, list[str]]:
     """The command in a config's first line, and its arguments."""
     first = config.read_text(encoding="utf-8").partition("\n")[0]
-    assert first.startswith("# kd-"), f"the first line is {first!r}, not `# kd-... train {config.as_posix()}`"
+    assert first.startswith("# kd-"), f"the first line is {first!r}, not `# kd-... VERB {config.as_posix()}`"
     name, *arguments = shlex.split(first[2:])
     (script,) = entry_points(group="console_scripts", name=name)
     return script.load(), arguments
@@ -41,11 +71,20 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_the_first_line_is_the_command(config: Path) -> None:
     group, arguments = opening(config)
-    assert arguments[:2] == ["train", config.as_posix()]
-    group.commands["train"].make_context("train", arguments[1:])
+    verb = "sweep" if config in SWEEPS else "train"
+    assert arguments[:2] == [verb, config.as_posix()]
+    group.commands[verb].make_context(verb, arguments[1:])
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("config", SWEEPS, ids=str)
+def test_every_run_of_a_sweep_passes_the_strict_check(config: Path) -> None:
+    spec = read(config)
+    for point in spec.points():
+        overrides = [f"{path}={json.dumps(value)}" for path, value in point.items()]
+        assert Experiment.load(config.parent / spec.config, overrides=overrides).check(strict=True) == []
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=str)
 def test_it_passes_the_strict_check(config: Path) -> None:
     group, arguments = opening(config)
     given = group.commands["train"].make_context("train", arguments[1:]).params

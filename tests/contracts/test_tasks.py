@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,28 @@ class Example:
     model: Callable[[], nn.Module]
 
 
+class Bag(nn.Module):
+    """Logits (B, 2) of the tokens that a text has, wherever they stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(64, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return (self.embed(input_ids) * attention_mask[..., None]).sum(1)
+
+
+REVIEWS = Path(__file__).parents[2] / "configs" / "glue" / "example"
+TEXTS = {
+    "files": {"train": str(REVIEWS / "train.tsv"), "val": str(REVIEWS / "val.tsv")},
+    "text": "sentence",
+    "label": "label",
+    "labels": ["negative", "positive"],
+    "tokenizer": str(REVIEWS / "tiny"),
+    "max_length": 8,
+}
 EXAMPLES = {
+    "text_classification": Example(TEXTS, Bag),
     "image_classification": Example({"name": "digits"}, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
 }
 every_task = pytest.mark.parametrize("name", TASKS.names())

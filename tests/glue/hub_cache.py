@@ -19,6 +19,7 @@ from kd_glue.tasks import TASKS
 FIXTURES = Path(__file__).parent / "fixtures" / "hub"
 SIZES = ("base", "large")
 PLAIN = tuple(f"bert-{size}-uncased" for size in SIZES)
+OTHERS = ("huawei-noah/TinyBERT_General_4L_312D",)
 FINE_TUNED = tuple(f"yoshitomo-matsubara/{name}-{task}" for name in PLAIN for task in TASKS if task != "ax")
 
 
@@ -29,9 +30,9 @@ def commit_of(name: str) -> str:
 
 def published(name: str) -> dict[str, Any]:
     """The config of a published model; that of a fine-tuned one has as many classes without names as its task."""
-    base = next(each for each in PLAIN if each in name)
+    base = next(each for each in (*PLAIN, *OTHERS) if each in name)
     config: dict[str, Any] = json.loads((FIXTURES / f"{base}.json").read_text(encoding="utf-8"))
-    if name in PLAIN:
+    if name == base:
         return config
     task = TASKS[name.rpartition("-")[2]]
     labels = {str(each): f"LABEL_{each}" for each in range(task.num_labels)}
@@ -49,7 +50,7 @@ def place(cache: Path, name: str, files: Path, *, ref: str = "main") -> str:
     return commit
 
 
-def lay_out(cache: Path, names: Iterable[str] = (*PLAIN, *FINE_TUNED)) -> dict[str, str]:
+def lay_out(cache: Path, names: Iterable[str] = (*PLAIN, *OTHERS, *FINE_TUNED)) -> dict[str, str]:
     """Put the configs of published models into a cache; the commit of each."""
     commits = {}
     for name in names:

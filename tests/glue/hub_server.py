@@ -53,8 +53,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.hub.refuses is not None:
             self.reply(b"{}", status=self.hub.refuses)
         elif self.path == "/api/repos/create":
-            self.hub.created.append(json.loads(body))
-            self.json({"url": f"{self.hub.url}/{json.loads(body)['name']}"})
+            made = json.loads(body)
+            self.hub.created.append(made)
+            self.json({"url": f"{self.hub.url}/{made['organization']}/{made['name']}"})
         elif self.path == "/api/validate-yaml":
             self.json({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
@@ -64,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in body.splitlines()]
             files = [line["value"] for line in lines if line["key"] == "file"]
             self.hub.commits.append({each["path"]: base64.b64decode(each["content"]) for each in files})
-            self.json({"commitOid": "0" * 40, "commitUrl": f"{self.hub.url}/commit/0"})
+            name = self.path.removeprefix("/api/models/").partition("/commit/")[0]
+            self.json({"commitOid": "0" * 40, "commitUrl": f"{self.hub.url}/{name}/commit/{'0' * 40}"})
 
     def read(self) -> None:
         path = self.path.removeprefix("/api/models/").lstrip("/")

@@ -85,10 +85,10 @@ def test_batches_are_padded_as_the_tokenizer_does_it(tmp_path: Path, left: bool,
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_width_is_a_multiple_of_eight_but_not_above_the_limit(tmp_path: Path) -> None:
+def test_width_is_a_multiple_of_two_but_not_above_the_limit(tmp_path: Path) -> None:
     made = encode(make_encoder(tokenizer(), 10), tmp_path, LINES)
     assert made.lengths.tolist() == [8, 5, 4, 2, 10, 3]
-    for rows, width in (([3], 8), ([0, 1], 8), ([4, 1], 10)):
+    for rows, width in (([3], 2), ([5, 3], 4), ([0, 1], 8), ([1], 6), ([4, 1], 10)):
         found = made.batch(np.array(rows))
         assert found["input_ids"].shape == (len(rows), width)
         assert found["attention_mask"].sum(1).tolist() == made.lengths[rows].tolist()

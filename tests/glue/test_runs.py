@@ -73,7 +73,9 @@ def test_the_student_is_a_folder_of_transformers(teacher: Path) -> None:
 
 def test_distilled_from_another_run(teacher: Path, tmp_path: Path) -> None:
     run = tmp_path / "kd"
-    done = kd_glue("train", CONFIGS / "example_kd.yaml", "--out", run, "--set", f"models.teacher.run={teacher}", *SHORT)
+    done = kd_glue(
+        "train", CONFIGS / "example_kd.yaml", "--out", run, "--set", f"models.teacher={{run: {teacher}}}", *SHORT
+    )
     assert done.exit_code == 0, done.stderr
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [row["train"] for row in rows if "train" in row]
@@ -94,7 +96,7 @@ def test_a_student_begins_as_some_layers_of_its_teacher(teacher: Path, tmp_path:
     )
     frozen = ("--set", "stages.0.optimizer=!call:torch.optim.SGD {lr: 0.0}")
     run = tmp_path / "run"
-    done = kd_glue("train", path, "--out", run, "--set", f"models.teacher.run={teacher}", *SHORT, *frozen)
+    done = kd_glue("train", path, "--out", run, "--set", f"models.teacher={{run: {teacher}}}", *SHORT, *frozen)
     assert done.exit_code == 0, done.stderr
     student = load_file(run / "student" / "model.safetensors")
     assert not any(".layer.1." in name for name in student)
@@ -115,7 +117,7 @@ def launch(*arguments: str | Path, processes: int = 1) -> subprocess.Popen[str]:
 
 
 def test_a_killed_run_ends_in_the_same_bytes(teacher: Path, tmp_path: Path) -> None:
-    given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher.run={teacher}", *SHORT)
+    given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher={{run: {teacher}}}", *SHORT)
     options = ("--set", "checkpoint.every_steps=2", "--set", "stages.0.ema=0.9")
     whole, run = tmp_path / "whole", tmp_path / "killed"
     undisturbed = launch(*given, *options, "--out", whole)
@@ -139,7 +141,7 @@ def test_a_killed_run_ends_in_the_same_bytes(teacher: Path, tmp_path: Path) -> N
 
 def test_two_processes_train_what_one_does(teacher: Path, tmp_path: Path) -> None:
     still = ("--set", "models.student.dropout=0.0", "--set", "data.max_length=16")
-    given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher.run={teacher}", *SHORT, *still)
+    given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher={{run: {teacher}}}", *SHORT, *still)
     both = launch(*given, "--out", tmp_path / "two", "--json", processes=2)
     alone = kd_glue(*given, "--out", tmp_path / "one", "--json")
     out, errors = both.communicate(timeout=240)
@@ -171,7 +173,7 @@ def test_two_processes_train_what_one_does(teacher: Path, tmp_path: Path) -> Non
     ],
 )
 def test_a_mistake_is_one_error(teacher: Path, tmp_path: Path, override: str, said: str) -> None:
-    options = ("--set", f"models.teacher.run={teacher}", "--set", override)
+    options = ("--set", f"models.teacher={{run: {teacher}}}", "--set", override)
     if override.startswith("models.teacher="):
         options = ("--set", override)
     done = kd_glue("train", CONFIGS / "example_kd.yaml", "--out", tmp_path / "run", *options)
@@ -181,7 +183,9 @@ def test_a_mistake_is_one_error(teacher: Path, tmp_path: Path, override: str, sa
 
 
 def test_what_a_stage_looks_at_is_not_compiled_and_precision_is_told(teacher: Path, tmp_path: Path) -> None:
-    fast = Experiment.load(CONFIGS / "example_kd.yaml", overrides=["runtime=fast", f"models.teacher.run={teacher}"])
+    fast = Experiment.load(
+        CONFIGS / "example_kd.yaml", overrides=["runtime=fast", f"models.teacher={{run: {teacher}}}"]
+    )
     assert fast.plan.fast
     done = kd_glue("train", CONFIGS / "example_alone.yaml", "--out", tmp_path / "run", *SHORT, "--set", "runtime=fast")
     assert done.exit_code == 0, done.stderr

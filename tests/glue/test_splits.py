@@ -43,10 +43,10 @@ def batches(part: TextSplit, *orders: list[int]) -> list[Batch]:
 def test_a_batch_is_the_rows_at_its_positions() -> None:
     part = split([3, 1, 9, 2], index=[3, 1, 2])
     first, second = batches(part, [0, 1], [2])
-    assert first.inputs[SHARED]["input_ids"].tolist() == [[14, 15, 0, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0]]
-    assert first.extra["mask"].tolist() == [[1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
+    assert first.inputs[SHARED]["input_ids"].tolist() == [[14, 15], [4, 0]]
+    assert first.extra["mask"].tolist() == [[1, 1], [1, 0]]
     assert (first.index.tolist(), first.target.tolist()) == ([3, 1], [1, 1])
-    assert second.inputs[SHARED]["input_ids"].shape == (1, 16)
+    assert second.inputs[SHARED]["input_ids"].shape == (1, 10)
     assert (second.index.tolist(), second.target.tolist()) == ([2], [0])
     assert part.text(0) == ("text 3",)
     assert set(first.extra) == {"mask"}

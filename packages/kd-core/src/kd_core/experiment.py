@@ -291,6 +291,7 @@ class Opened:
             facts,
             Reporter().line,
             hub=hub_of(self.plan.task),
+            finished=True,
         )
         return runtime.place(source.make(STUDENT, self.spec)), runtime
 

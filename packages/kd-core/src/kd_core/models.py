@@ -114,6 +114,8 @@ class ModelSource:
     log: Callable[[str], None]
     structure: bool = False
     hub: Hub | None = None
+    finished: bool = False
+    """To be scored as it is: nothing of it may begin at random unless its config says so."""
 
     def make(self, name: str, spec: ModelSpec) -> nn.Module:
         """The model, edited and with its weights; KDError naming what is wrong."""
@@ -152,8 +154,11 @@ class ModelSource:
         from kd_core.plan import STUDENT
 
         given = "weights" in spec.model_fields_set and spec.weights != "auto"
-        fresh = spec.new_head or spec.trainable or name == STUDENT
-        model = self._hub_model(spec, weights=not (given or self.structure), new_head=fresh)
+        fresh = spec.new_head or spec.trainable or (name == STUDENT and not self.finished)
+        if given and spec.weights is not None and "layers" in spec.rest:
+            hint = "`hub:` with a folder in the hub's format, or `run:`"
+            raise KDError(f"layers: those of a weight file cannot be chosen\n    hint: {hint}")
+        model = self._hub_model(spec, weights=not given, new_head=fresh)
         if given and not self.structure:
             self._load(name, spec, model)
         elif not self.structure:

@@ -58,7 +58,11 @@ class Values:
         else:
             assert wire.tap is not None
             value = self._captures[wire.root].at[wire.tap]
-        return pick(value, wire.fields)
+        found = pick(value, wire.fields)
+        if found is None:
+            hint = "maps of attention need a model with `attn_implementation: eager`"
+            raise KDError(f"{wire} is None: the module gives nothing there\n    hint: {hint}")
+        return found
 
     def _adapted(self, name: str) -> Any:
         if name not in self._computed:

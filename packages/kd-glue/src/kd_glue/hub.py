@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import nn
 from kd_core.errors import KDError
 from kd_core.spec import ModelSpec
 from kd_core.task import Wanted
+from kd_glue.encoding import load_tokenizer
 from kd_glue.labels import begin_anew, check_count, classifier_of, differ, in_base, names_of, order_of, permute
 from kd_glue.layers import keep_layers
 from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
@@ -86,6 +89,8 @@ class TransformersHub:
         if layers is not None:
             keep_layers(model, layers, wanted.name)
         expose(model, attn_implementation)
+        if wanted.offline:
+            run_without_values(model)
         model.config.name_or_path = wanted.name
         return model
 
@@ -118,7 +123,7 @@ class TransformersHub:
         config.architectures, config.output_attentions = [type(model).__name__], False
         config.save_pretrained(folder)
         tokenizer = wants.tokenizer or config.name_or_path
-        read_tokenizer(tokenizer, wants.revision).save_pretrained(folder)
+        load_tokenizer(tokenizer, wants.revision).save_pretrained(folder)
 
 
 def commit_of(name: Any, revision: Any) -> str | None:
@@ -129,15 +134,6 @@ def commit_of(name: Any, revision: Any) -> str | None:
         return None if local_folder(name) is not None else resolved(name, revision)
     except KDError:  # no name at all
         return None
-
-
-def read_tokenizer(name: str, revision: str | None) -> Any:
-    """The fast tokenizer of a model on the hub, or in a folder."""
-    from transformers import AutoTokenizer
-
-    folder = model_folder(name, revision, "tokenizer")
-    with readable(name):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def read_config(folder: Path, name: str) -> Any:
@@ -233,6 +229,24 @@ def expose(model: Any, attention: str | None) -> None:
     """Let attention modules return their probabilities beside their output, which with ``eager`` most do anyway."""
     if attention == "eager" and not model._supports_sdpa:  # code from before that: they must be asked for
         model.config.output_attentions = True
+
+
+def run_without_values(model: nn.Module) -> None:
+    """Let a model run on the meta device, where transformers cannot look whether a mask of padding hides anything.
+
+    It looks at no mask that says for each pair of tokens whether one sees the other.
+    """
+    makes_mask = any(re.fullmatch("create_.*_mask", each) for each in vars(sys.modules[type(model).__module__]))
+
+    def spread(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = kwargs.get("attention_mask")
+        if mask is None or not mask.is_meta or mask.dim() != 2:
+            return args, kwargs
+        length = mask.shape[1]
+        return args, {**kwargs, "attention_mask": mask[:, None, None, :].expand(-1, 1, length, length).float()}
+
+    if makes_mask:
+        model.register_forward_pre_hook(spread, with_kwargs=True)
 
 
 # -- weights

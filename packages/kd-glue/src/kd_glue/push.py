@@ -11,7 +11,7 @@ from kd_core.errors import KDError
 from kd_core.plan import STUDENT
 from kd_core.run_folder import RunFolder
 from kd_glue.hubdata import REPOSITORY
-from kd_glue.repository import CONFIG, first_line, local_folder
+from kd_glue.repository import CONFIG, TIMEOUT, first_line, local_folder
 from kd_glue.tasks import TASKS
 
 TOKEN_HINT = "`hf auth login`, or a token that may write in HF_TOKEN"
@@ -28,26 +28,35 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     run = RunFolder.open(folder)
     if not run.finished or not (run.student / CONFIG).is_file():
         raise KDError(f"{folder} has no finished student that transformers could load: there is nothing to upload")
-    files = {path.name: path for path in sorted(run.student.iterdir()) if path.is_file()}
-    operations = [CommitOperationAdd(path_in_repo=each, path_or_fileobj=path) for each, path in files.items()]
-    operations.append(CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card(run, name).encode()))
     if get_token() is None:
         raise KDError(f"the hub wants to know who you are\n    hint: {TOKEN_HINT}")
+    files = {path.name: path for path in sorted(run.student.iterdir()) if path.is_file()}
+    operations = [CommitOperationAdd(path_in_repo=each, path_or_fileobj=path) for each, path in files.items()]
     try:
-        HfApi().model_info(name, timeout=10.0)  # whether it answers at all: what follows would be tried again and again
-    except Exception as error:
-        if (answer := getattr(error, "response", None)) is None or answer.status_code not in (401, 403, 404):
-            raise _refused(name, error) from error
-    try:
+        answers(name)
         made = HfApi().create_repo(name, private=private, exist_ok=True)
+        operations.append(CommitOperationAdd("README.md", card(run, made.repo_id).encode()))
         HfApi().create_commit(made.repo_id, operations, commit_message=f"kd-glue: {run.path.name}")
     except Exception as error:  # of the hub, the network and the disk, in several libraries
-        raise _refused(name, error) from error
+        hint = f"\n    hint: {TOKEN_HINT}" if status_of(error) in (401, 403) else ""
+        raise KDError(f"cannot upload {name}: {first_line(error)}{hint}") from error
     return str(made)
 
 
-def _refused(name: str, error: Exception) -> KDError:
-    return KDError(f"cannot upload {name}: {first_line(error)}\n    hint: {TOKEN_HINT}")
+def answers(name: str) -> None:
+    """What the library raises where the hub does not answer, at once: the uploads would try again and again."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=TIMEOUT)
+    except Exception as error:
+        if status_of(error) not in (401, 403, 404):  # those say that there is none yet
+            raise
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that an error came from."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def card(run: RunFolder, name: str) -> str:

@@ -134,11 +134,9 @@ class DataSpec(_Strict):
 class InputSpec(_Strict):
     """What one model takes. What is left out is the data's own.
 
-    ``tokenizer`` is an id on the hub, of which ``revision`` is a version, or a folder. ``labels`` are the model's names
-    of its classes in the order of its outputs, where its own config does not name them.
+    ``tokenizer`` is an id on the hub, of which ``revision`` is a version, or a folder.
     """
 
     tokenizer: Name | None = None
     revision: Name | None = None
     max_length: Positive | None = None
-    labels: Annotated[list[Name], Field(min_length=1)] | None = None
