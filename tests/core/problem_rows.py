@@ -186,7 +186,7 @@ MODELS = [
     student("{hub: bert-base-uncased}", 18, ".hub", "this task has no hub of models", "write `arch: NAME`"),
     student("{init_from: techer}", 24, ".init_from", "no model 'techer' to begin as", "did you mean 'teacher'?"),
     student("{init_from: student}", 24, ".init_from", "no model 'student' to begin as", "choose one of: teacher"),
-    student("{init_from: teacher, layers: [0]}", 41, ".layers", "unknown key 'layers'"),
+    student("{init_from: teacher, layers: [0]}", 33, ".layers", "unknown key 'layers'"),
     student("{zoo: resnet02}", 18, ".zoo", "no weights 'resnet02'", "did you mean"),
     student("{zoo: resnet20}", 18, ".zoo", "were published for digits, only for cifar10"),
     student("{arch: cnn, weights: auto}", 33, ".weights", "no published weights for arch cnn", "write `zoo: NAME`"),

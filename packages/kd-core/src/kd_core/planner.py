@@ -205,6 +205,7 @@ class Planner:
                 choices = [each for each in models if each != name and models[each].init_from is None]
                 hint = did_you_mean(spec.init_from, choices)
                 self.shaper.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
+                del found[name]
                 continue
             theirs = {key: getattr(other, key) for key in other.model_fields_set - {"trainable", "mode", "new_head"}}
             own = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
