@@ -19,10 +19,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.draws import Draws
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
 from kd_core.registry import Registry
 from kd_core.shaping import describe, wanted_of
-from kd_vision.draws import Draws
 
 Operation = Callable[..., Tensor]
 Pixels = Annotated[int, Field(ge=1)]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_core.draws import hashed, stream
 from kd_core.errors import KDError
 from kd_core.task import ABSENT
-from kd_vision.draws import hashed, stream
 
 UNLABELLED = -100
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kd_core.draws import stream
 from kd_core.errors import KDError
 from kd_core.task import SHARED, Batch
+from kd_core.workers import available_cores, start_worker
 from kd_vision.augment import Augmentation
-from kd_vision.draws import stream
 from kd_vision.pool import Pool
 
-WORKERS = 8
-"""At most so many processes read images unless the config says otherwise."""
-LINGER = 20
-"""Seconds a reading process goes on after SIGTERM, which a whole process group may get while the run still saves."""
 EVALUATION_CROP = 0.875
 """The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""
 
@@ -59,7 +54,7 @@ class SampleSplit:
             batch_sampler=map(Tensor.tolist, order),
             num_workers=self.workers,
             collate_fn=_stack,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it draws from the global one
         )
@@ -179,14 +174,3 @@ def _stack(samples: list[tuple[Tensor | str, int]]) -> tuple[Tensor | str, Tenso
             positions,
         )
     return torch.stack(images), positions  # type: ignore[arg-type]  # no text is left
-
-
-def _start_worker(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends its workers
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
-
-
-def available_cores() -> int:
-    """Cores this process may use, at most :data:`WORKERS`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(WORKERS, cores)

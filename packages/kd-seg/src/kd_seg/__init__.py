@@ -1,0 +1,1 @@
+"""Semantic segmentation: data, augmentation, metrics, models, pictures."""
