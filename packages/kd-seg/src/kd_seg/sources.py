@@ -20,9 +20,28 @@ VOID = -100
 """In a mask: the pixel has no class. It trains nothing and is not scored."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VOC_CLASSES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
 
 class Pairs(Protocol):
@@ -56,9 +75,9 @@ class Parts:
 class Source:
     """A data set. ``about`` is one line on it, for lists; ``read`` raises KDError where files are missing or broken.
 
-    ``classes`` is None where only the config or reading tells. ``size`` is the pixels of the shorter side that training
-    images are scaled about, ``crop`` (height, width) of what is cut out of them. ``mean`` and ``std`` normalise channels
-    in [0, 1].
+    ``classes`` is None where only the config or reading tells. ``size`` is the pixels of the shorter side that images
+    are scaled about in training, ``crop`` (height, width) of what is cut out of them. ``mean`` and ``std`` normalise
+    channels in [0, 1].
     """
 
     about: str
