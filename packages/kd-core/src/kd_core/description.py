@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_core.config import dump
-from kd_core.models import MODELS, described, find_card, from_hub
+from kd_core.models import MODELS, described, find_card, from_hub, structural
 from kd_core.plan import STUDENT, Plan
 from kd_core.signatures import values_of
 from kd_core.spec import ModelSpec
@@ -34,11 +34,11 @@ def _architecture(plan: Plan, spec: ModelSpec, num_classes: int | None) -> dict[
     """The registered name and every parameter, what the data gave included."""
     if spec.zoo is not None:
         _, card = find_card(spec.zoo, plan.dataset)
-        return {"arch": card.arch, "num_classes": card.num_classes, **spec.rest}
+        return {"arch": card.arch, "num_classes": card.num_classes, **structural(spec.rest)}
     assert spec.arch is not None
     inferred = (
         {"num_classes": num_classes}
         if "num_classes" in values_of(MODELS.get(spec.arch)) and num_classes is not None
         else {}
     )
-    return {"arch": spec.arch, **inferred, **spec.rest}
+    return {"arch": spec.arch, **inferred, **structural(spec.rest)}

@@ -32,7 +32,7 @@ from kd_core.sharding import gathered, put, whole
 from kd_core.spec import ModelSpec
 from kd_core.stop import StopRequest
 from kd_core.taps import Row
-from kd_core.task import Facts, Splits, hub_of
+from kd_core.task import Facts, Splits, eval_batch, hub_of
 from kd_core.verify import model_taps, verify
 from kd_core.world import Data, World
 
@@ -298,7 +298,9 @@ class Opened:
     @property
     def batch_size(self) -> int:
         """Samples that are run at once."""
-        return next((stage.spec.eval_batch_size or stage.spec.batch_size for stage in self.plan.stages), None) or 256
+        stage = next((stage.spec for stage in self.plan.stages), None)
+        given = (stage.eval_batch_size, stage.batch_size) if stage else (None, None)
+        return eval_batch(self.plan.task, *given)
 
     def score(self) -> Result:
         """Its metrics on the test split, or on the validation split of data that have no labelled one."""

@@ -175,6 +175,8 @@ class ModelSource:
         make = MODELS.get(arch)
         if "num_classes" in values_of(make) and "num_classes" not in values and self.facts.num_classes is not None:
             values = {**values, "num_classes": self.facts.num_classes}
+        if self.structure:
+            values = structural(values)
         return make(**self.builder.build(dict(values), path=self.path))
 
     def _called(self, spec: ModelSpec) -> nn.Module:
@@ -252,6 +254,11 @@ def missing_files(name: str, spec: ModelSpec) -> list[Problem]:
         except KDError as error:
             found += [replace(each, path=f"models.{name}.run") for each in problems_of(error)]
     return found
+
+
+def structural(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's parameters without those that name weights."""
+    return {key: value for key, value in values.items() if key not in BACKBONE_WEIGHTS}
 
 
 def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:

@@ -26,7 +26,7 @@ from kd_core.scoring import line, score
 from kd_core.seeding import derive, permutation, seeded
 from kd_core.sharding import gathered, put, put_optimizer, whole
 from kd_core.stop import Stopped, StopRequest
-from kd_core.task import Batch, arranged
+from kd_core.task import Batch, arranged, eval_batch
 from kd_core.training import select, set_modes, wrap
 from kd_core.world import World, run_values
 
@@ -316,8 +316,7 @@ class StageRunner:
 
     def score(self, model: nn.Module, split: Any) -> dict[str, float]:
         """The metrics of a model in the student's place."""
-        world, size = self.world, self.spec.eval_batch_size or self.spec.batch_size
-        assert size is not None
+        world = self.world
         return score(
             world.plan.task,
             model,
@@ -326,7 +325,7 @@ class StageRunner:
             spec=world.plan.inputs[STUDENT],
             data=self.data,
             num_classes=self.splits.num_classes,
-            batch_size=size,
+            batch_size=eval_batch(world.plan.task, self.spec.eval_batch_size, self.spec.batch_size),
             runtime=self.runtime,
         )
 

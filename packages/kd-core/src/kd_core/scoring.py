@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_core.distributed import divide, gather
+from kd_core.distributed import divide, gather, rank, summed
 from kd_core.errors import KDError
 from kd_core.runtime import Runtime
 from kd_core.task import Batch, Split, Task, arranged
@@ -29,11 +29,13 @@ def score(
 ) -> dict[str, float]:
     """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode.
 
+    Of several processes each scores its own rows: outputs are gathered, or what the metrics counted is added up.
     The model's mode and every random state are as before afterwards.
     """
     if len(split) == 0:
         raise KDError("the split to score is empty")
     metrics = task.metrics(num_classes)
+    reduce = getattr(metrics, "reduce", None)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -44,12 +46,17 @@ def score(
             batches = split.batches(rows, epoch=0, seed=0, augment=False)
             for raw, (_, (share,)) in zip(batches, own, strict=True):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
-                output = gather(task.call(model, batch.for_model(name)), share.rows)
-                judged = bare(batch).map(lambda tensor, share=share: gather(tensor, share.rows))
-                metrics.update(output, judged)
+                output = task.call(model, batch.for_model(name))
+                if reduce is None:
+                    judged = bare(batch).map(lambda tensor, share=share: gather(tensor, share.rows))
+                    metrics.update(gather(output, share.rows), judged)
+                elif share.rows[rank()]:
+                    metrics.update(output, batch)
     finally:
         for module, training in modes.items():
             module.training = training
+    if reduce is not None:
+        reduce(summed)
     return metrics.compute()
 
 
@@ -60,5 +67,5 @@ def bare(batch: Batch) -> Batch:
 
 
 def line(metrics: Mapping[str, float]) -> str:
-    """Metrics as text: ``top1 91.92, loss 0.283``."""
-    return ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+    """Metrics as text: ``top1 91.92, loss 0.283``, without those of single classes (``iou/cat``)."""
+    return ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if "/" not in key)

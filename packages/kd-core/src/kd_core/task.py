@@ -154,7 +154,12 @@ class Splits:
 
 
 class Metrics(Protocol):
-    """Accumulates over a split, on whatever device the outputs are."""
+    """Accumulates over a split, on whatever device the outputs are.
+
+    Of several processes all get the outputs for all rows. Where those are large, metrics that only count have a method
+    ``reduce(total)``: each process then counts its own rows, and before ``compute`` it is called with a function that
+    adds a tensor up over the processes, in place.
+    """
 
     def update(self, output: Any, batch: Batch) -> None: ...
 
@@ -199,8 +204,9 @@ class Task(Protocol):
     """A kind of problem: image classification, text classification, segmentation.
 
     A task may have further: ``hub``, a :class:`Hub`; ``output``, the field of a model's output that losses take where
-    a config names none; ``compiles = False``, where inputs change their shape from batch to batch; and
-    ``fits(model, wants, data)``, a KDError where a built model cannot take the data as its ``Input`` has them.
+    a config names none; ``compiles = False``, where inputs change their shape from batch to batch;
+    ``eval_batch_size``, where a config says none and that of training is too much; and ``fits(model, wants, data)``,
+    a KDError where a built model cannot take the data as its ``Input`` has them.
 
     ``Data`` is the schema of the config's ``data:`` mapping, ``Input`` that of a model's ``input:`` (what this
     model wants its input to be: normalisation, size); both forbid unknown keys.
@@ -244,6 +250,11 @@ def check_fit(task: Task, name: str, model: nn.Module, wants: Any, data: Any) ->
             fits(model, wants, data)
         except KDError as error:
             raise KDError(f"models.{name}: {error}") from None
+
+
+def eval_batch(task: Task, given: int | None, training: int | None) -> int:
+    """Samples that are scored at once: as ``given``, as the task has it, as in ``training``, or 256."""
+    return given or getattr(task, "eval_batch_size", None) or training or 256
 
 
 def hub_of(task: Task | None) -> Hub | None:

@@ -62,8 +62,9 @@ def _reason(error: Exception) -> str:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head: bool = False) -> None:
     """Copy ``state`` into ``model``; KDError with every key that does not fit.
 
-    ``new_head`` keeps the model's own values where shapes differ or keys are missing, within one module only:
-    the classifier of a model that goes to other classes.
+    ``new_head`` keeps the model's own values where shapes differ or keys are missing: within one module only, or where
+    nothing but the number of outputs differs, as in the classifiers of a model that goes to other classes. Weights
+    whose keys begin with one of the model's ``spare_weights`` may be there for a part that it was built without.
     """
     own = model.state_dict()
     lazy = {key for key, value in own.items() if is_lazy(value)}  # of any shape
@@ -73,11 +74,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
         if key in state and key not in lazy and state[key].shape != own[key].shape
     }
     wrong |= {key: "is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")}
-    unknown = [key for key in state if key not in own]
+    spare: tuple[str, ...] = getattr(model, "spare_weights", ())
+    unknown = [key for key in state if key not in own and not key.startswith(spare)]
     if new_head:
         heads = {key.rpartition(".")[0] for key in wrong}
         unknown = [key for key in unknown if key.rpartition(".")[0] not in heads]
-        if len(heads) == 1 and not unknown:
+        resized = all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in wrong)
+        if (len(heads) == 1 or resized) and not unknown:
             wrong = {}
     if wrong or unknown:
         lines = [f"{key} {what}" for key, what in wrong.items()] + [f"{key} is not in the model" for key in unknown]
