@@ -87,6 +87,20 @@ def test_distilled_from_another_run(teacher: Path, tmp_path: Path) -> None:
     assert (again / "student" / "model.safetensors").read_bytes() == (run / "student/model.safetensors").read_bytes()
 
 
+def test_a_teacher_may_be_run_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
+    losses = []
+    for cache in ("false", "true"):
+        run, model = tmp_path / cache, f"models.teacher={{run: {teacher}, cache: {cache}}}"
+        done = kd_glue("train", CONFIGS / "example_kd.yaml", "--out", run, "--set", model, *SHORT)
+        assert done.exit_code == 0, done.stderr
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["train"]["kd"] for row in rows if "train" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    (kept,) = (tmp_path / "cache" / "outputs").iterdir()
+    assert load_file(kept)["output/logits"].shape == (200, 2)
+
+
 def test_a_student_begins_as_some_layers_of_its_teacher(teacher: Path, tmp_path: Path) -> None:
     weights = load_file(teacher / "student" / "model.safetensors")
     path = tmp_path / "layers.yaml"

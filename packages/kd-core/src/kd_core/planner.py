@@ -152,6 +152,8 @@ class Planner:
                 continue
             before = len(self.problems)
             self._model(spec, path, bare=bare)
+            if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
+                self.shaper.report((*path, "cache"), "keeps what a frozen model says, and this one changes")
             if name not in (STUDENT, meant) and "weights" not in lost:
                 self._frozen(name, spec, path)
             if not lost and len(self.problems) == before:
@@ -207,7 +209,9 @@ class Planner:
                 self.shaper.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
                 del found[name]
                 continue
-            theirs = {key: getattr(other, key) for key in other.model_fields_set - {"trainable", "mode", "new_head"}}
+            theirs = {
+                key: getattr(other, key) for key in other.model_fields_set - {"trainable", "mode", "new_head", "cache"}
+            }
             own = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
             found[name] = ModelSpec(**{**theirs, **own})
         return found

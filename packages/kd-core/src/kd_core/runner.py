@@ -21,6 +21,7 @@ from kd_core.objective import Clock, Objective, Step
 from kd_core.optim import build_optimizer, build_scheduler
 from kd_core.plan import STUDENT, StagePlan
 from kd_core.progress import Reporter
+from kd_core.recall import recalled
 from kd_core.run_folder import RunFolder
 from kd_core.scoring import line, score
 from kd_core.seeding import derive, permutation, seeded
@@ -81,7 +82,8 @@ class StageRunner:
             self.objective = Objective(plan.terms, self.world.adapters, builder, before).to(self.runtime.device)
         self.root, self.trained = select(self.world, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
-        self.learning, self.frozen = wrap(self.world, plan, self.trained)
+        self.recalled = recalled(self.world, plan, self.trained)
+        self.learning, self.frozen = wrap(self.world, plan, self.trained, self.recalled)
         self._optimise(builder)
         self._sums = torch.zeros(
             len(self.objective.names) + 1,
@@ -153,7 +155,8 @@ class StageRunner:
             prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data)
             batch = self.runtime.format(self.plan.views(prepared))
             with self.runtime.autocast(), self.runtime.inference():
-                frozen = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+                looked = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+                frozen = looked | {name: recall(batch) for name, recall in self.recalled.items()}
             with self.runtime.no_sync(self.step_module, sync=position == len(shares) - 1):
                 loss, values = self.step_module(batch, frozen, clock, share)
                 self.runtime.backward(loss)
@@ -186,9 +189,9 @@ class StageRunner:
                 for name, value in zip([*self.objective.names, "the weighted sum"], values.tolist(), strict=True)
                 if not math.isfinite(value)
             ]
-            place = f"stage {self.plan.name!r}, step {step}"
             rows = ", ".join(str(row) for part in everyones(index.tolist()) for row in part)
-            raise KDError(f"{place}: not finite: {', '.join(names)}\n    the batch's indices: {rows}")
+            what = f"not finite: {', '.join(names)}\n    the batch's indices: {rows}"
+            raise KDError(f"stage {self.plan.name!r}, step {step}: {what}")
 
     def _between_steps(self) -> None:
         """What is due after a step: a scoring, a checkpoint, a stop."""

@@ -138,6 +138,7 @@ class ModelSpec(Open):
     trainable: bool = False
     mode: Literal["eval", "train"] = "eval"
     new_head: bool = False
+    cache: bool = False
     input: dict[str, Any] = {}
     edit: list[dict[str, Any]] = []
 

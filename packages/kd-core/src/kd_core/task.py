@@ -83,7 +83,8 @@ def map_tensors(function: Any, value: Any) -> Any:
 class Split(Protocol):
     """An indexable part of a data set. Positions run from 0 to ``len(split) - 1``.
 
-    A split may have a method ``arrange`` (see :func:`arranged`).
+    A split may have a method ``arrange`` (see :func:`arranged`), and ``fixed = True`` where a sample is the same in
+    every epoch.
     """
 
     fingerprint: str

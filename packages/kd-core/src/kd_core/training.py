@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -77,15 +77,20 @@ def _matched(root: nn.Module, patterns: list[str], stage: StagePlan, key: str) -
     return found
 
 
-def wrap(world: World, stage: StagePlan, trained: set[str]) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
-    """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap."""
+def wrap(
+    world: World, stage: StagePlan, trained: set[str], known: Container[str] = ()
+) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
+    """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap.
+
+    Those whose outputs are ``known`` do not run.
+    """
     learning: dict[str, ForwardWrapper] = {}
     frozen: dict[str, Teacher] = {}
     for name, taps in world.plan.taps(stage).items():
         model, call = world.models[name], world.plan.task.call
         if name in trained:
             learning[name] = ForwardWrapper(model, taps, name=name, call=call)
-        else:
+        elif name not in known:
             moves = world.plan.models[name].mode == "train"
             stops = name not in world.runtime.spec.compile
             cheap = world.runtime.cheapened(model, taps) if stops and not moves else model

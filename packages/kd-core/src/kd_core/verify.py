@@ -29,7 +29,7 @@ from kd_core.trial import Parts, Stand, has, needs_values, reason, stand_in, tru
 from kd_core.wires import Tap, Wire
 from kd_core.wires import describe as shapes
 from kd_core.world import PROBE
-from kd_core.wrappers import Capture, ForwardWrapper, module_at
+from kd_core.wrappers import OUTPUT, Capture, ForwardWrapper, module_at
 
 META = torch.device("meta")
 LARGE = 300_000_000
@@ -130,6 +130,7 @@ class Verifier:
         if (batch := self._prepared(raw, stage)) is None:
             return
         places = dict(self._places(stage))
+        self._kept_outputs(places)
         captures = {
             name: capture
             for name, taps in self.plan.taps(stage).items()
@@ -165,6 +166,14 @@ class Verifier:
         for path, wire in written(self.plan, stage):
             found.setdefault(wire.root, []).append((path, wire))
         yield from found.items()
+
+    def _kept_outputs(self, places: Mapping[str, Placed]) -> None:
+        """What a model with ``cache: true`` says is kept, and nothing from its inside."""
+        for path, wire in ((path, wire) for placed in places.values() for path, wire in placed):
+            spec = self.plan.models.get(wire.root)
+            if spec is not None and spec.cache and wire.tap != OUTPUT:
+                hint = f"leave models.{wire.root}.cache out"
+                self._report(path, KDError(f"{wire} is not kept, only outputs are\n    hint: {hint}"))
 
     def _paths_only(self, stage: StagePlan, models: Mapping[str, nn.Module]) -> None:
         for name, placed in self._places(stage):

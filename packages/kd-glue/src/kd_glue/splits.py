@@ -27,6 +27,8 @@ class TextSplit:
     ``encodings`` has one entry for each model, or one under :data:`kd_core.task.SHARED` for all.
     """
 
+    fixed = True
+
     def __init__(self, texts: Texts, encodings: Mapping[str, Encoding]) -> None:
         self.texts = texts
         self.encodings = dict(encodings)

@@ -18,6 +18,7 @@ class ArraySplit:
         self.pool = pool
         self.augmentation = augmentation
         self.fingerprint = pool.digest()
+        self.fixed = not augmentation.operations
 
     @property
     def rows(self) -> int:

@@ -1,0 +1,125 @@
+"""A teacher that runs once: its outputs are kept, and training on them is training with the teacher itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kd_core import experiment
+from kd_core.errors import ConfigError, KDError
+from kd_core.experiment import Experiment, Result
+from kd_core.wrappers import Teacher
+
+CONFIG = """
+task: image_classification
+data: {name: digits, augment: none, limit: 300}
+models:
+  student: {arch: cnn, width: 4}
+  teacher: {arch: cnn, width: 8, weights: null, cache: CACHE}
+stages:
+  - epochs: 2
+    batch_size: 32
+    losses:
+      ce: {loss: cross_entropy, weight: 0.5}
+      kd: {loss: kd, temperature: 4.0}
+    optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
+
+
+def written(cache: bool = True) -> Path:
+    path = Path(f"{cache}.yaml")
+    path.write_text(CONFIG.replace("CACHE", str(cache).lower()))
+    return path
+
+
+def train(name: str, *overrides: str, cache: bool = True) -> Result:
+    return Experiment.load(written(cache), overrides=overrides).train(Path(name))
+
+
+def losses(run: str) -> list[float]:
+    rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return [row["train"]["kd"] for row in rows if "train" in row]
+
+
+def test_losses_are_those_of_a_teacher_that_runs() -> None:
+    live, kept = train("live", cache=False), train("kept")
+    assert losses("kept") == pytest.approx(losses("live"), rel=1e-5)
+    assert kept.metrics == pytest.approx(live.metrics, rel=1e-3)
+
+
+def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("first")
+    (file,) = Path("cache/outputs").iterdir()
+    tensors = load_file(file)
+    assert {key: tuple(value.shape) for key, value in tensors.items()} == {"output": (270, 10), "index": (270,)}
+    monkeypatch.setattr("kd_core.recall._computed", None)
+    monkeypatch.setattr(Teacher, "forward", None)
+    train("again", "stages.0.batch_size=16")
+    assert [file] == list(Path("cache/outputs").iterdir())
+
+
+def test_other_weights_or_samples_are_other_outputs() -> None:
+    for number, change in enumerate(("seed=1", "data.limit=200", "models.teacher.width=16")):
+        train(f"run{number}", change)
+        assert len(list(Path("cache/outputs").iterdir())) == number + 1
+
+
+def test_a_damaged_file_is_made_anew() -> None:
+    train("first")
+    (file,) = Path("cache/outputs").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    train("again")
+    assert file.read_bytes() == whole
+    assert losses("again") == losses("first")
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole", "checkpoint.every_steps=5")
+    from kd_core.runner import StageRunner
+
+    before = StageRunner._between_steps
+
+    def stop(self: StageRunner) -> None:
+        before(self)
+        if self.progress.total == 13:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StageRunner, "_between_steps", stop)
+        train("part", "checkpoint.every_steps=5")
+    experiment.resume(Path("part"))
+    students = [(Path(run) / "student" / "model.safetensors").read_bytes() for run in ("part", "whole")]
+    assert students[0] == students[1]
+
+
+@pytest.mark.parametrize("change", ["data.augment=shift", "stages.0.views=rotations"])
+def test_samples_that_change_are_refused(change: str) -> None:
+    with pytest.raises(KDError, match=r"training samples differ from epoch to epoch"):
+        train("run", change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("stages.0.losses.kd.teacher=teacher.layers.1", "teacher.layers.1 is not kept, only outputs are"),
+        ("models.student.cache=true", "keeps what a frozen model says, and this one changes"),
+        ("models.teacher.trainable=true", "keeps what a frozen model says, and this one changes"),
+        ("models.teacher.cache=1", "must be true or false, not 1"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_by_a_check(change: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Experiment.load(written(), overrides=[change]).check()
+    assert says in str(caught.value)
