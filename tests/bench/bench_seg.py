@@ -1,0 +1,206 @@
+"""Images a second of segmentation on VOC 2012: a loop as torchvision's reference scripts write it against ours.
+
+Both sides train the same model on the same crops' size with the same batch, and score it on the validation images at
+full resolution, in processes of their own with as many threads and workers, in turn, for several rounds::
+
+    python tests/bench/bench_seg.py [--model lraspp_mobilenet_v3_large] [--crop 256] [--batch 8]
+
+The reference is float32, PIL transforms of whole images, and a confusion matrix of every pixel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+WARM = 3
+CONFIG = """
+task: semantic_segmentation
+data: {{name: voc2012, root: {root}, size: {crop}, crop: {crop}, workers: {workers}}}
+models: {{student: {{arch: torchvision.{model}}}}}
+runtime: {runtime}
+stages:
+  - steps: 1000
+    batch_size: {batch}
+    drop_last: true
+    losses: {{ce: {{loss: cross_entropy}}}}
+    optimizer: !call:torch.optim.SGD {{lr: 0.01, momentum: 0.9, weight_decay: 1.0e-4}}
+    scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps, power: 0.9}}, per: step}}
+"""
+
+
+class Enough(Exception):
+    """The steps to measure are done."""
+
+
+def ours(options: argparse.Namespace, runtime: str) -> tuple[float, float]:
+    """Images a second of training, and of scoring, as the commands do them."""
+    from kd_core.experiment import Experiment
+    from kd_core.runner import StageRunner
+
+    times: list[float] = []
+    scored: list[float] = []
+    before = StageRunner._between_steps
+
+    def note(self: StageRunner) -> None:
+        before(self)
+        times.append(time.perf_counter())
+        if len(times) == WARM + options.steps:
+            started = time.perf_counter()
+            self.score(self.world.models["student"], self.splits.val)
+            scored.append(len(self.splits.val) / (time.perf_counter() - started))
+            raise Enough
+
+    StageRunner._between_steps = note  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speed.yaml"
+        path.write_text(CONFIG.format(**{**vars(options), "runtime": runtime}))
+        try:
+            Experiment.load(path).train(Path(folder) / "run")
+        except Enough:
+            return options.steps * options.batch / (times[-1] - times[WARM - 1]), scored[0]
+    raise AssertionError("the run ended early")
+
+
+def reference(options: argparse.Namespace) -> tuple[float, float]:
+    """The same of a loop over torchvision's data set, models and transforms."""
+    import torch
+    import torchvision
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+    root = next(folder.parent for folder in options.root.rglob("VOCdevkit"))
+    model = torchvision.models.get_model(options.model, weights=None, weights_backbone=None, num_classes=21)
+
+    def data(name: str, transforms: Any) -> Any:
+        return torchvision.datasets.VOCSegmentation(root, image_set=name, transforms=transforms)
+
+    loader = DataLoader(
+        data("train", Training(options.crop)), options.batch, True, num_workers=options.workers, drop_last=True
+    )
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, 1000, 0.9)
+    model.train()
+    times: list[float] = []
+    while len(times) < WARM + options.steps:
+        for images, masks in loader:
+            loss = nn.functional.cross_entropy(model(images)["out"], masks, ignore_index=255)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss.item()  # the scripts log it
+            times.append(time.perf_counter())
+            if len(times) == WARM + options.steps:
+                break
+    trained = options.steps * options.batch / (times[-1] - times[WARM - 1])
+    return trained, scoring(model.eval(), DataLoader(data("val", as_tensors), 1, num_workers=options.workers))
+
+
+def scoring(model: Any, loader: Any) -> float:
+    """Images a second, with a confusion matrix of 21 classes."""
+    import torch
+
+    matrix = torch.zeros(21, 21, dtype=torch.int64)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for images, masks in loader:
+            predicted, truth = model(images)["out"].argmax(1).flatten(), masks.flatten()
+            known = (truth >= 0) & (truth < 21)
+            cells = 21 * truth[known].to(torch.int64) + predicted[known]
+            matrix += torch.bincount(cells, minlength=21**2).reshape(21, 21)
+    assert matrix.sum() > 0
+    return len(loader) / (time.perf_counter() - started)
+
+
+class Training:
+    """Random resize of the whole image, flip and crop, on PIL images, then normalised tensors."""
+
+    def __init__(self, crop: int) -> None:
+        self.crop = crop
+
+    def __call__(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        from torchvision.transforms import InterpolationMode, RandomCrop
+        from torchvision.transforms import functional as F
+
+        size = random.randint(self.crop // 2, 2 * self.crop)
+        image = F.resize(image, [size], antialias=True)
+        mask = F.resize(mask, [size], interpolation=InterpolationMode.NEAREST)
+        if random.random() < 0.5:
+            image, mask = F.hflip(image), F.hflip(mask)
+        missing = [max(self.crop - each, 0) for each in image.size]
+        image, mask = F.pad(image, [0, 0, *missing]), F.pad(mask, [0, 0, *missing], fill=255)
+        window = RandomCrop.get_params(image, (self.crop, self.crop))
+        return as_tensors(F.crop(image, *window), F.crop(mask, *window))
+
+
+def as_tensors(image: Any, mask: Any) -> tuple[Any, Any]:
+    """Normalised float32, and int64."""
+    import torch
+    from torchvision.transforms import functional as F
+
+    pixels = F.convert_image_dtype(F.pil_to_tensor(image), torch.float)
+    pixels = F.normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return pixels, F.pil_to_tensor(mask).squeeze(0).to(torch.int64)
+
+
+SIDES = {
+    "reference": reference,
+    "ours, default": lambda options: ours(options, "default"),
+    "ours, fast": lambda options: ours(options, "fast"),
+}
+
+
+def measure(side: str, arguments: list[str], threads: int) -> tuple[float, float]:
+    """Images a second of one side, in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, *arguments, "--side", side]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    trained, scored = done.stdout.split()[-2:]
+    return float(trained), float(scored)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data")) / "voc2012_subset"
+    parser.add_argument("--root", type=Path, default=default)
+    parser.add_argument("--model", default="lraspp_mobilenet_v3_large")
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.root = options.root.resolve()
+    if options.side:
+        print(*SIDES[options.side](options))
+        return
+    speeds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    for number in range(options.rounds):
+        for side, found in speeds.items():
+            found.append(measure(side, sys.argv[1:], options.threads))
+            trained, scored = found[-1]
+            print(f"round {number + 1}: {side:<14} training {trained:6.1f}, scoring {scored:6.1f} images/s", flush=True)
+    for part, what in enumerate(("training", "scoring")):
+        for side, values in speeds.items():
+            ratios = [value[part] / base[part] for value, base in zip(values, speeds["reference"], strict=True)]
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            median = statistics.median(value[part] for value in values)
+            print(f"{what}: {side:<14} {median:6.1f} images/s, {statistics.median(ratios):.2f} x ({spread})")
+
+
+if __name__ == "__main__":
+    main()
