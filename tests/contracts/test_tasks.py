@@ -48,6 +48,7 @@ TEXTS = {
 EXAMPLES = {
     "text_classification": Example(TEXTS, Bag),
     "image_classification": Example({"name": "digits"}, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
+    "semantic_segmentation": Example({"name": "scenes", "workers": 0}, lambda: nn.Conv2d(3, 6, 3, stride=2)),
 }
 every_task = pytest.mark.parametrize("name", TASKS.names())
 

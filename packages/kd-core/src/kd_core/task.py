@@ -87,8 +87,10 @@ class Split(Protocol):
     every epoch.
     """
 
-    fingerprint: str
-    """A hash of the content, for the manifest."""
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content, for the manifest."""
+        ...
 
     def __len__(self) -> int: ...
 

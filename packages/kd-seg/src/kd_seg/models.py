@@ -22,6 +22,7 @@ from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
 from kd_core.models import MODELS, ZOOS, WeightCard
 from kd_core.weights import read_state
+from kd_seg import unet as _unet  # noqa: F401  what it registers
 from kd_seg.sources import IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX = "torchvision."

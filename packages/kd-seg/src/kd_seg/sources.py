@@ -47,8 +47,10 @@ VOC_CLASSES = (
 class Pairs(Protocol):
     """N images with their masks, read one by one."""
 
-    fingerprint: str
-    """A hash of what is there: names and sizes of the files, or the content."""
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is there: names and sizes of the files, or the content."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -2,6 +2,7 @@
 
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
+from kd_core.adapters.masked import generation
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, check
 from kd_core.adapters.review import fusion
@@ -13,6 +14,7 @@ __all__ = [
     "check",
     "embedding",
     "fusion",
+    "generation",
     "paraphraser",
     "projection_head",
     "projector",

@@ -1,12 +1,19 @@
 """Losses: pure functions of tensors, registered by name. One file per family."""
 
+from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
 from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.contrastive import CRD
+from kd_core.losses.correlation import dist
+from kd_core.losses.crossimage import cirkd_minibatch
+from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
 from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
+from kd_core.losses.masked import mgd
+from kd_core.losses.pixel_memory import PixelMemory
+from kd_core.losses.regions import ifvd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from kd_core.losses.review import hierarchical_context
@@ -18,20 +25,29 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossSignature",
+    "PixelMemory",
+    "affinity",
     "attention_kl",
     "attention_mse",
     "attention_transfer",
+    "cirkd_minibatch",
     "cosine",
     "cross_entropy",
+    "cwd",
+    "dist",
     "factor_transfer",
     "hidden_mse",
     "hierarchical_context",
     "hint",
+    "ifvd",
     "jensen_shannon",
     "kd",
+    "knowledge_adaptation",
     "l1",
+    "mgd",
     "mse",
     "multilabel_kd",
+    "norm_penalty",
     "patience",
     "pkt",
     "reverse_kl",
@@ -42,6 +58,7 @@ __all__ = [
     "self_supervised_kd",
     "signature",
     "similarity_preserving",
+    "skd_pairwise",
     "smooth_l1",
     "soft_cross_entropy",
     "total_variation",

@@ -1,0 +1,59 @@
+"""Losses that ask a student's probabilities to correlate with a teacher's, not to equal them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from kd_core.errors import KDError
+from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.tensors import counted, positive, same_shape, shape
+
+EPSILON = 1e-8
+"""What the authors add to the product of the lengths that they divide by."""
+ALL = (0, 2)
+"""The dimensions of samples and positions."""
+
+
+@LOSSES("dist")
+@over_batch
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """One minus Pearson's correlation of the softened outputs, within each prediction and within each class.
+
+    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without C, zero where a prediction (of a void
+    pixel) does not count -> scalar: ``temperature`` squared times the sum of ``beta`` times the inter-class term (over
+    the C probabilities of a prediction, the mean over predictions) and ``gamma`` times the intra-class term (over all
+    predictions for a class, the mean over classes); 0 where nothing counts. KDError where shapes do not fit, there is
+    one class, or the temperature is not above 0.
+    Huang et al., DIST, NeurIPS 2022 (arXiv 2205.10536); checked against hunto/DIST_KD and
+    hunto/image_classification_sota.
+    """
+    student, teacher = same_shape(student, teacher, dim=1)
+    positive("temperature", temperature)
+    if student.shape[1] == 1:
+        raise KDError(f"student {shape(student)} has one class, whose probability is always 1")
+    positions = student.shape[:1] + student.shape[2:]
+    counts = student.new_ones(positions).bool() if mask is None else counted(mask, student, 1)
+    counts = counts.reshape(len(student), 1, -1)
+    total = counts.sum().clamp(min=1)
+    soft = [(each / temperature).softmax(1).reshape(*student.shape[:2], -1) for each in (student, teacher)]
+    inter = 1 - _cosine([each - each.mean(1, keepdim=True) for each in soft], 1)
+    means = [torch.where(counts, each, 0.0).sum(ALL, keepdim=True) / total for each in soft]
+    centred = [torch.where(counts, each - mean, 0.0) for each, mean in zip(soft, means, strict=True)]
+    intra = torch.where(counts.any(), 1 - _cosine(centred, ALL), 0.0)
+    loss = beta * torch.where(counts[:, 0], inter, 0.0).sum() / total + gamma * intra.mean()
+    return loss * temperature**2
+
+
+def _cosine(pair: list[Tensor], dim: int | tuple[int, ...]) -> Tensor:
+    first, second = pair
+    return (first * second).sum(dim) / (vector_norm(first, dim=dim) * vector_norm(second, dim=dim) + EPSILON)

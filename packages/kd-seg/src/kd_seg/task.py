@@ -1,0 +1,197 @@
+"""Semantic segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import kd_seg.cityscapes
+import kd_seg.coco
+import kd_seg.scenes
+import kd_seg.voc  # noqa: F401  what they register: data sets
+from kd_core.config import allow
+from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.task import SHARED, TASKS, Batch, Facts, Splits
+from kd_seg.folders import read_folders
+from kd_seg.metrics import SegmentationMetrics
+from kd_seg.sources import SOURCES, VOID, Source
+from kd_seg.spec import DataSpec, InputSpec, pixels
+from kd_seg.splits import Part, SegSplit, split
+from kd_seg.transforms import Crop, Whole
+
+allow("torchvision.models")  # its functions; its classes are allowed already
+
+ONE_VALUE = "Expected more than 1 value per channel when training"
+"""How PyTorch begins to say that a batch norm cannot train on one value."""
+Images = Tensor | list[Tensor]
+Look = tuple[tuple[float, ...], tuple[float, ...]]
+"""Means and deviations of channels: how a model sees an image."""
+
+
+@TASKS("semantic_segmentation", "segmentation")
+class SemanticSegmentation:
+    """One class per pixel: targets (B, H, W) int64, inputs (B, 3, h, w) normalised float32, outputs mappings with
+    ``out`` (B, C, h, w), logits at the size of the inputs. In evaluation, lists of one tensor a sample where sizes
+    differ."""
+
+    name = "semantic_segmentation"
+    primary = "miou"
+    maximise = True
+    output = "out"
+    eval_batch_size = 1
+    Data: type[BaseModel] = DataSpec
+    Input: type[BaseModel] = InputSpec
+
+    def __init__(self) -> None:
+        self._classes: tuple[str, ...] | None = None  # of the data asked about last: metrics() is not told
+
+    def facts(self, data: DataSpec) -> Facts:
+        """What the data set's name and the config tell; the shape is that of a training sample."""
+        source = source_of(data)
+        self._classes = source.classes
+        num_classes = None if source.classes is None else len(source.classes)
+        return Facts(num_classes, (3, *crop_of(data, source)), source.classes)
+
+    def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
+        """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
+        source = source_of(data)
+        parts = source.read(data)
+        self._classes = parts.classes
+        train, val, test = split(parts, data, seed if data.seed is None else data.seed)
+
+        def evaluated(part: Part | None) -> SegSplit | None:
+            return None if part is None else SegSplit(part, Whole(data.eval_size), workers=data.workers)
+
+        return Splits(
+            SegSplit(train, training_view(data, source), workers=data.workers),
+            evaluated(val),
+            evaluated(test),
+            len(parts.classes),
+            classes=parts.classes,
+        )
+
+    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec) -> Batch:
+        """Float images as each model takes them; models that take the same share one tensor, or one list."""
+        images: Images = batch.inputs[SHARED]
+        source = source_of(data)
+        looks = {name: look_of(spec, data, source) for name, spec in inputs.items()}
+        made = {look: normalised(images, look) for look in dict.fromkeys(looks.values())}
+        if len(made) == 1:
+            return replace(batch, inputs={SHARED: made.popitem()[1]})
+        return replace(batch, inputs={name: made[look] for name, look in looks.items()})
+
+    def example(self, data: DataSpec, size: int) -> Batch:
+        """Noise of the size of a crop, the classes in turn along each row of pixels, void at the top."""
+        source = source_of(data)
+        height, width = crop_of(data, source)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, generator=generator)
+        index = torch.arange(size)
+        target = index[:, None, None] + torch.arange(height)[:, None] + torch.arange(width)
+        target %= max(len(source.classes or ()), 1)
+        target[:, 0] = VOID
+        return Batch({SHARED: images}, target, index, {"mask": target >= 0})
+
+    def call(self, model: nn.Module, inputs: Images) -> dict[str, Any]:
+        """``model(images)``: a mapping with ``out``, logits scaled to the images' size, and what else it gives.
+
+        Images of several sizes go through the model one by one, and ``out`` is a list.
+        """
+        if isinstance(inputs, Tensor):
+            return outputs(model, inputs)
+        return {"out": [outputs(model, image[None])["out"][0] for image in inputs]}
+
+    def metrics(self, num_classes: int | None) -> SegmentationMetrics:
+        """miou, pixel_accuracy, fwiou, mean_accuracy, and the IoU of each class of the data asked about last."""
+        return SegmentationMetrics(num_classes, self._classes)
+
+
+def source_of(data: DataSpec) -> Source:
+    """The data set a config names, or the folders it gives; ConfigError for classes of what has its own."""
+    if data.name is None:
+        return Source("images and masks in folders of your own", read_folders, classes=tuple(data.classes or ()))
+    if data.classes is not None:
+        raise ConfigError(Problem(f"{data.name} has classes of its own; 'classes' is for folders", "data.classes"))
+    return SOURCES.get(data.name)
+
+
+def crop_of(data: DataSpec, source: Source) -> tuple[int, int]:
+    """(height, width) of a training sample."""
+    return source.crop if data.crop is None else pixels(data.crop)
+
+
+def training_view(data: DataSpec, source: Source) -> Crop:
+    """What is made of a training image; without augmentation its middle, its shorter side scaled to ``size``."""
+    size, crop = data.size or source.size, crop_of(data, source)
+    low, high = data.scale
+    return Crop(size, crop, (low, high), data.flip, data.jitter, random=data.augment)
+
+
+def look_of(spec: InputSpec, data: DataSpec, source: Source) -> Look:
+    """Mean and deviation that an ``input:`` asks for, what it leaves out taken from the data."""
+    return tuple(spec.mean or data.mean or source.mean), tuple(spec.std or data.std or source.std)
+
+
+def normalised(images: Images, look: Look) -> Images:
+    """uint8 images -> float32, each channel less its mean and divided by its deviation, both of values in [0, 1]."""
+    if isinstance(images, list):
+        return [normalised(image, look) for image in images]  # type: ignore[misc]
+    mean, std = constants(look, images.device)
+    return images.float().sub_(mean).div_(std)  # uint8 less float32 takes 25 times as long as converting first
+
+
+@lru_cache(maxsize=64)
+def constants(look: Look, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each, in 0 .. 255, on the device, made once: a copy to it in every step would wait for it."""
+    mean, std = (255 * torch.tensor(values, dtype=torch.float64)[:, None, None] for values in look)
+    return mean.float().to(device), std.float().to(device)
+
+
+def outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """What a model gives for images (B, 3, h, w), by name, its logits as ``out`` (B, C, h, w).
+
+    ``out`` and other maps of as many channels (an auxiliary head's) are scaled to (h, w), bilinear.
+    """
+    try:
+        given = model(images)
+    except ValueError as error:
+        if not str(error).startswith(ONE_VALUE):
+            raise
+        hint = "train with a batch_size of at least 2, and drop_last: true where one image is left over"
+        raise KDError(f"a batch norm cannot train on a single value for a channel\n    hint: {hint}") from error
+    named = by_name(given, type(model).__name__)
+    out = named["out"]
+    if not isinstance(out, Tensor) or out.ndim != 4:
+        what = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise KDError(f"{type(model).__name__} gives {what} for its logits; segmentation takes maps (B, C, h, w)")
+    return {
+        name: F.interpolate(each, images.shape[-2:], mode="bilinear", align_corners=False)
+        if isinstance(each, Tensor)
+        and each.ndim == 4
+        and each.shape[1] == out.shape[1]
+        and each.shape[-2:] != images.shape[-2:]
+        else each
+        for name, each in named.items()
+    }
+
+
+def by_name(given: Any, model: str) -> dict[str, Any]:
+    """A model's output with its logits as ``out``; KDError where they are not to be found."""
+    if isinstance(given, Tensor):
+        return {"out": given}
+    if isinstance(given, Mapping):
+        named = {name: each for name, each in given.items() if each is not None}
+        for key in ("out", "logits"):
+            if key in named:
+                return {"out": named.pop(key), **named}
+        raise KDError(f"{model} gives neither 'out' nor 'logits' but {', '.join(map(str, named)) or 'nothing'}")
+    if isinstance(logits := getattr(given, "logits", None), Tensor):
+        return {"out": logits}
+    raise KDError(f"{model} returns a {type(given).__name__}: neither logits nor a mapping with 'out'")

@@ -1,0 +1,242 @@
+"""The task: splits, what models take, what they give, what is known beforehand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from kd_core.errors import KDError
+from kd_core.runtime import Runtime
+from kd_core.spec import RuntimeSpec
+from kd_core.task import SHARED, TASKS, Batch, Facts
+from kd_seg.scenes import CLASSES
+from kd_seg.sources import VOC_CLASSES, VOID
+from kd_seg.spec import DataSpec, InputSpec
+from kd_seg.task import SemanticSegmentation
+
+SCENES = DataSpec(name="scenes", workers=0)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def batch(images: Any) -> Batch:
+    return Batch({SHARED: images}, [torch.zeros(each.shape[1:]) for each in images], torch.arange(len(images)))
+
+
+class Gives(nn.Module):
+    """Whatever a function of the images gives."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Any:
+        return self.function(images)
+
+
+def call(function: Any, images: Any) -> dict[str, Any]:
+    return SemanticSegmentation().call(Gives(function), images)
+
+
+def small(images: Tensor, classes: int = 4) -> Tensor:
+    """Logits (B, classes, h / 4, w / 4) that depend on the images."""
+    return F.avg_pool2d(images, 4).mean(1, keepdim=True) * torch.arange(1, classes + 1)[:, None, None]
+
+
+def test_the_task_is_registered_under_both_names() -> None:
+    assert TASKS.get("semantic_segmentation") is TASKS.get("segmentation") is SemanticSegmentation
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"name": "scenes"}, Facts(6, (3, 64, 64), CLASSES)),
+        ({"name": "scenes", "crop": [32, 48], "size": 40}, Facts(6, (3, 32, 48), CLASSES)),
+        ({"name": "voc2012", "crop": 65}, Facts(21, (3, 65, 65), VOC_CLASSES)),
+        (
+            {"folders": {"train": {"images": "a", "masks": "b"}}, "classes": ["sky", "road"]},
+            Facts(2, (3, 480, 480), ("sky", "road")),
+        ),
+    ],
+)
+def test_facts_need_no_file(values: dict[str, Any], expected: Facts) -> None:
+    assert SemanticSegmentation().facts(DataSpec(**values, root="/nowhere")) == expected
+
+
+def test_classes_are_for_folders() -> None:
+    with pytest.raises(KDError, match="scenes has classes of its own"):
+        SemanticSegmentation().facts(DataSpec(name="scenes", classes=["a", "b"]))
+
+
+def test_scenes_are_split() -> None:
+    splits = SemanticSegmentation().load(SCENES, seed=0)
+    assert splits.val is not None
+    assert splits.test is None
+    assert (len(splits.train), len(splits.val), splits.num_classes) == (400, 100, 6)
+    assert splits.classes == CLASSES
+    (seen,) = splits.val.batches([torch.arange(3)], epoch=0, seed=0, augment=False)
+    assert [each.shape for each in seen.target] == [each.shape[1:] for each in seen.inputs[SHARED]]
+    assert len({each.shape for each in seen.target}) > 1
+
+
+def test_the_seed_of_the_data_replaces_the_runs() -> None:
+    def prints(run: int, **values: Any) -> str:
+        data = DataSpec(name="scenes", limit=50, workers=0, **values)
+        return SemanticSegmentation().load(data, seed=run).train.fingerprint
+
+    assert prints(0) != prints(1)
+    assert prints(0, seed=7) == prints(1, seed=7)
+
+
+def test_without_augmentation_every_epoch_is_the_same() -> None:
+    def targets(epoch: int, **values: Any) -> Tensor:
+        train = SemanticSegmentation().load(DataSpec(name="scenes", workers=0, **values), seed=0).train
+        (made,) = train.batches([torch.arange(4)], epoch=epoch, seed=0, augment=True)
+        return made.target
+
+    assert torch.equal(targets(0, augment=False), targets(1, augment=False))
+    assert not torch.equal(targets(0), targets(1))
+
+
+def test_evaluation_at_a_size() -> None:
+    data = DataSpec(name="scenes", workers=0, eval_size=48)
+    val = SemanticSegmentation().load(data, seed=0).val
+    assert val is not None
+    (seen,) = val.batches([torch.tensor([2])], epoch=0, seed=0, augment=False)
+    assert min(seen.inputs[SHARED].shape[-2:]) == 48
+    assert min(seen.target.shape[-2:]) >= 64
+
+
+def test_inputs_are_normalised_as_torchvision_does_it() -> None:
+    images = noise(2, 3, 8, 8)
+    normalise = v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec()}, SCENES).inputs[SHARED]
+    torch.testing.assert_close(made, normalise(images / 255), rtol=0, atol=2e-6)
+    assert made.dtype == torch.float32
+    several = [noise(3, 8, 8), noise(3, 6, 9)]
+    listed = SemanticSegmentation().prepare(batch(several), {"student": InputSpec()}, SCENES).inputs[SHARED]
+    for one, other in zip(several, listed, strict=True):
+        torch.testing.assert_close(other, normalise(one / 255), rtol=0, atol=2e-6)
+
+
+def test_models_that_take_the_same_share_one_tensor() -> None:
+    same = InputSpec(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    other = InputSpec(mean=[0.5] * 3, std=[0.25] * 3)
+    images = noise(1, 3, 4, 4)
+    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec(), "a": same, "b": other}, SCENES)
+    assert made.for_model("student") is made.for_model("a")
+    torch.testing.assert_close(made.for_model("b"), (images / 255 - 0.5) / 0.25)
+    data = DataSpec(name="scenes", mean=[0.5] * 3, std=[0.25] * 3)
+    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec(), "b": other}, data)
+    assert made.for_model("student") is made.for_model("b")
+
+
+def test_the_example_has_every_class_and_void() -> None:
+    made = SemanticSegmentation().example(DataSpec(name="scenes", crop=[32, 48]), 2)
+    assert made.inputs[SHARED].shape == (2, 3, 32, 48)
+    assert made.target.shape == (2, 32, 48)
+    assert made.target.unique().tolist() == [VOID, *range(6)]
+    assert torch.equal(made.extra["mask"], made.target != VOID)
+
+
+def test_logits_are_scaled_to_the_images() -> None:
+    images = torch.rand(2, 3, 16, 24)
+    low = small(images)
+    expected = F.interpolate(low, (16, 24), mode="bilinear", align_corners=False)
+    for given in (low, {"out": low}, {"logits": low}, SimpleNamespace(logits=low)):
+        made = call(lambda _, given=given: given, images)
+        assert torch.equal(made["out"], expected)
+        assert list(made) == ["out"]
+
+
+def test_auxiliary_maps_are_scaled_and_other_entries_stay() -> None:
+    images = torch.rand(2, 3, 16, 24)
+    given = {"features": torch.rand(2, 9, 4, 6), "out": small(images), "aux": 2 * small(images), "loss": None}
+    made = call(lambda _: given, images)
+    assert list(made) == ["out", "features", "aux"]
+    torch.testing.assert_close(made["aux"], 2 * made["out"])
+    assert made["features"] is given["features"]
+    full = torch.rand(2, 4, 16, 24)
+    assert call(lambda _: full, images)["out"] is full
+
+
+def test_images_of_several_sizes_go_through_one_by_one() -> None:
+    images = [torch.rand(3, 16, 24), torch.rand(3, 12, 8)]
+    made = call(small, images)["out"]
+    assert [each.shape for each in made] == [(4, 16, 24), (4, 12, 8)]
+    for one, image in zip(made, images, strict=True):
+        assert torch.equal(one, call(small, image[None])["out"][0])
+
+
+def test_images_of_several_sizes_in_another_memory_format() -> None:
+    runtime = Runtime(RuntimeSpec(device="cpu", channels_last=True))
+    model = runtime.place(nn.Conv2d(3, 4, 3, stride=2, padding=1))
+    images = [torch.rand(3, 16, 24), torch.rand(3, 12, 8)]
+    made = runtime.format(batch(images)).for_model("student")
+    out = SemanticSegmentation().call(model, made)["out"]
+    for one, image in zip(out, images, strict=True):
+        torch.testing.assert_close(one, SemanticSegmentation().call(model, image[None])["out"][0])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.rand(2, 5), r"a tensor \(2, 5\) for its logits"),
+        ({"scores": torch.rand(2, 5, 4, 4)}, "neither 'out' nor 'logits' but scores"),
+        ({}, "but nothing"),
+        ({"out": [1]}, "a list for its logits"),
+        ("text", "Gives returns a str"),
+    ],
+)
+def test_outputs_without_maps_are_refused(given: Any, says: str) -> None:
+    with pytest.raises(KDError, match=says):
+        call(lambda _: given, torch.rand(2, 3, 8, 8))
+
+
+def test_a_batch_norm_that_sees_one_value_tells_what_to_do() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    with pytest.raises(KDError, match=r"(?s)single value.*hint.*batch_size of at least 2.*drop_last: true"):
+        SemanticSegmentation().call(model.train(), torch.rand(1, 3, 8, 8))
+    assert SemanticSegmentation().call(model.train(), torch.rand(2, 3, 8, 8))["out"].shape == (2, 3, 8, 8)
+
+    def broken(_: Tensor) -> None:
+        raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="something else"):
+        call(broken, torch.rand(1, 3, 8, 8))
+
+
+def test_metrics_name_the_classes_of_the_data_asked_about() -> None:
+    task = SemanticSegmentation()
+    assert "iou/disc" not in task.metrics(6).compute()
+    task.facts(SCENES)
+    assert [name for name in task.metrics(6).compute() if "/" in name] == [f"iou/{name}" for name in CLASSES]
+    assert task.primary in task.metrics(6).compute()
+
+
+def test_scores_at_full_resolution_are_those_of_the_maps() -> None:
+    """A model that sees the truth in a quarter of the resolution, scored on images of several sizes."""
+    task, data = SemanticSegmentation(), DataSpec(name="scenes", workers=0)
+    val = task.load(data, seed=0).val
+    assert val is not None
+    together, alone = task.metrics(6), task.metrics(6)
+    for orders, metrics in (([range(4)], together), ([[each] for each in range(4)], alone)):
+        for seen in val.batches(map(torch.tensor, orders), epoch=0, seed=0, augment=False):
+            truths = [F.one_hot(each.clamp(min=0), 6).movedim(-1, 0).float() for each in seen.target]
+            outputs = [F.avg_pool2d(each[None], 2) for each in truths]
+            both = zip(outputs, truths, strict=True)
+            scaled = [call(lambda _, out=out: out, truth[None, :3])["out"][0] for out, truth in both]
+            metrics.update({"out": scaled}, seen)
+    figures = together.compute()
+    assert figures == pytest.approx(alone.compute(), nan_ok=True)
+    assert 85 < figures["miou"] < 100
+    assert not math.isnan(figures["iou/cross"])
