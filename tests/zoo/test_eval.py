@@ -132,7 +132,7 @@ def test_without_a_network_one_error_says_where_the_file_goes(arguments: list[st
     [
         (["resnet1202"], "no weights 'resnet1202' were published for any data set"),
         (["resnet20", "--data", "cifar100"], "only for cifar10"),
-        (["deeplabv3-resnet50"], "the package kd-seg holds"),
+        (["deeplabv3-resnet50"], "there is no data set 'voc2012'"),
         (["resnet20", "--set", "models.student.weights=null"], "random weights"),
     ],
 )
