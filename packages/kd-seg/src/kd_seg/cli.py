@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kd_core.commands import make_cli
+from kd_seg.verbs import predict, with_report
 
 main = make_cli(
     "kd-seg",
@@ -11,3 +12,5 @@ main = make_cli(
     help="Train and distil models of semantic segmentation from a YAML file.",
     registries={"data": "kd_seg.task:SOURCES"},
 )
+for verb in (with_report(main.commands["eval"]), predict):
+    main.add_command(verb)

@@ -126,6 +126,8 @@ def draw(drawn: Drawn, height: int, width: int) -> NDArray[np.int16]:
     classes = np.zeros((height, width), np.int16)
     over = np.zeros((height, width), np.uint8)
     for kind, shape in zip(drawn.classes, drawn.shapes, strict=True):
+        if not shape:  # no polygon
+            continue
         pixels = runs.decode(runs.frPyObjects(shape, height, width))
         inside = pixels.any(2) if pixels.ndim == 3 else pixels.astype(bool)
         classes[inside] = kind

@@ -69,9 +69,8 @@ class Values:
             value = int(values[wrong].min())
             known = np.flatnonzero(self.table >= 0)
             void = np.flatnonzero(self.table == VOID).tolist()
-            classes = f"{known[0]} .. {known[-1]}" + (
-                f" and {', '.join(map(str, void))} for void" if len(void) < 4 else ""
-            )
+            listed = f" and {', '.join(map(str, void))} for void" if 0 < len(void) < 4 else ""
+            classes = f"{known[0]} .. {known[-1]}{listed}"
             raise KDError(f"{path}: holds the value {value}, which is no class; there are {classes}")
         return mask
 
@@ -142,10 +141,10 @@ def fit(path: Path, mask: NDArray[np.int16], image: Image) -> None:
 def names_in(path: Path) -> list[str]:
     """The names in a list file, one a line; KDError where it is missing or empty."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise KDError(f"{path}: is no readable list of names ({getattr(error, 'strerror', None) or error})") from error
-    names = [line.split()[0] for line in text.splitlines() if line.strip()]
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise KDError(f"{path}: lists no image")
     return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ ALPHA = 0.6
 """How much of a class's colour lies over the image: of the first one's, which is black, half as much, and at the
 borders of classes all."""
 STRIPE = 3
-"""Pixels of a stripe: void is hatched with white and grey, which no class is."""
+"""Pixels of a stripe: void is hatched in white and grey, where a class is of one colour."""
 SMALLEST, LARGEST = 320, 640
 """Pixels between which the longer side of a panel is."""
 MARGIN, GAP, LINE, TEXT = 14, 12, 26, 17
@@ -40,7 +40,8 @@ LABEL = 200
 SHADES = ((0.0, WHITE), (0.1, (222, 235, 247)), (0.4, (107, 174, 214)), (0.7, (33, 113, 181)), (1.0, (8, 48, 107)))
 """Colours of shares in a confusion matrix; those between them are mixed."""
 HEADING = ("rows: the true class, columns: what was predicted", "percent of the pixels of the true class")
-NONE = "; grey: no pixel has it"
+MADE_BY = ("Software", "kd-seg")
+NONE = "; grey: no true pixels"
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,24 @@ def palette_mask(mask: Mask) -> Image:
 
 
 def save(picture: Image, path: Path) -> None:
-    """Write a picture as PNG, all of it or nothing."""
-    content = io.BytesIO()
-    picture.save(content, "PNG")
+    """Write a picture as PNG, all of it or nothing, with a word on who made it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    content, about = io.BytesIO(), PngInfo()
+    about.add_text(*MADE_BY)
+    picture.save(content, "PNG", pnginfo=about)
     write_bytes(path, content.getvalue())
+
+
+def saved_here(path: Path) -> bool:
+    """Whether a file is a picture that :func:`save` made."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get(MADE_BY[0]) == MADE_BY[1]
+    except Exception:  # of a file that is no picture
+        return False
 
 
 def side_by_side(panels: Sequence[Panel], classes: Sequence[str]) -> Image:
@@ -122,8 +137,7 @@ def side_by_side(panels: Sequence[Panel], classes: Sequence[str]) -> Image:
     first = panels[0].image if panels[0].mask is None else panels[0].mask
     height, width = fitted(*first.shape[:2])
     across = max(len(panels) * (width + GAP) - GAP, SMALLEST)
-    seen = np.unique(np.concatenate([np.unique(each.mask) for each in panels if each.mask is not None] or [[]]))
-    entries = legend(seen.astype(int).tolist(), classes)
+    entries = legend({kind for each in panels if each.mask is not None for kind in np.unique(each.mask)}, classes)
     places = list(flow([name for name, _ in entries], across))
     lines = places[-1][1] + 1 if places else 0
     top = MARGIN + LINE
@@ -166,7 +180,7 @@ def shown(panel: Panel, height: int, width: int) -> Pixels:
     return overlay(pixels, panel.mask[rows][:, columns])
 
 
-def legend(seen: Sequence[int], classes: Sequence[str]) -> list[tuple[str, Pixels]]:
+def legend(seen: Collection[int], classes: Sequence[str]) -> list[tuple[str, Pixels]]:
     """The names of classes with a patch of each one's colour, void last."""
     size = (TEXT, TEXT + 4)
     named = [(classes[each], painted(np.full(size, each, np.int16))) for each in sorted(seen) if each >= 0]

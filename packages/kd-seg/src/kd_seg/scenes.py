@@ -39,8 +39,8 @@ Field = NDArray[np.floating[Any]]
 def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Scene ``number``: an image (H, W, 3) and its mask (H, W) with :data:`CLASSES` and, along edges, VOID.
 
-    Shapes are brighter than most of the ground, and each kind leans to a tint of its own, which does not tell them apart
-    for certain. Textures, sizes, angles and overlaps vary; noise lies over all.
+    Shapes are brighter than most of the ground, and each kind leans to a tint of its own, which does not tell them
+    apart for certain. Textures, sizes, angles and overlaps vary; noise lies over all.
     """
     key = stream("scene", VERSION, number)
     draws = (hashed(key, np.arange((SHAPES + 1) * NUMBERS)) >> np.uint64(11)).reshape(SHAPES + 1, NUMBERS) * 2.0**-53

@@ -22,23 +22,16 @@ VOC = plain(len(VOC_CLASSES), 255)
 def read_voc(data: DataSpec) -> Parts:
     """The official lists ``train`` and ``val``; with ``sbd`` the list ``trainaug`` and ``SegmentationClassAug``."""
     folder = find_folder(Path(data.root).expanduser(), data.download)
-    val = names_in(folder / LISTS / "val.txt")
-    train = (
-        names_in(folder / LISTS / ("trainaug.txt" if data.sbd else "train.txt")) if not data.sbd else augmented(folder)
-    )
-    if both := sorted({*train} & {*val}):
-        raise KDError(f"{folder / LISTS / 'trainaug.txt'}: {both[0]} and {len(both) - 1} more are validation images")
+    train, val = (folder / LISTS / f"{name}.txt" for name in ("trainaug" if data.sbd else "train", "val"))
+    if data.sbd and not (train.is_file() and (folder / "SegmentationClassAug").is_dir()):
+        hint = "the list of 10,582 names and the masks, palette PNGs, are made from the .mat files of SBD"
+        raise KDError(f"sbd: there is no {train} with a folder SegmentationClassAug\n    hint: {hint}")
+    names, held = names_in(train), names_in(val)
+    if both := sorted({*names} & {*held}):
+        more = f" and {len(both) - 1} more are validation images" if len(both) > 1 else " is a validation image"
+        raise KDError(f"{train}: {both[0]}{more}")
     masks = "SegmentationClassAug" if data.sbd else "SegmentationClass"
-    return Parts(pairs(folder, train, masks), pairs(folder, val, "SegmentationClass"), None, VOC_CLASSES)
-
-
-def augmented(folder: Path) -> list[str]:
-    """The names of the list ``trainaug``; KDError saying where it comes from."""
-    path = folder / LISTS / "trainaug.txt"
-    if not path.is_file() or not (folder / "SegmentationClassAug").is_dir():
-        hint = "both are made from SBD's files; https://www.sun11.me/blog/2018/how-to-use-10582-trainaug-images-on-DeeplabV3-code"
-        raise KDError(f"sbd: there is no {path} with a folder SegmentationClassAug\n    hint: {hint}")
-    return names_in(path)
+    return Parts(pairs(folder, names, masks), pairs(folder, held, "SegmentationClass"), None, VOC_CLASSES)
 
 
 def pairs(folder: Path, names: list[str], masks: str) -> FilePairs:

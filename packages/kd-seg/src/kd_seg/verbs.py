@@ -1,0 +1,123 @@
+"""The verbs that ``kd-seg`` has beside those of every ``kd-*``. What they need is imported when they run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kd_core.commands import answer, config_options, json_option, quiet_stdout
+from kd_core.files import json_text
+
+if TYPE_CHECKING:
+    from kd_seg.predict import Pictured
+
+SHOWN = 4
+"""Classes of an image that its line names."""
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN | CONFIG] [IMAGE | FOLDER]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder for pictures.")
+@click.option(
+    "--zoo", metavar="NAME", help="A published model in place of a run's; a CONFIG may come before the images."
+)
+@click.option("--split", metavar="NAME", help="The images of train, val or test in place of files.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images of the split alone.")
+@click.option("--truth", type=click.Path(path_type=Path), metavar="DIR", help="Masks for the files, by their names.")
+@click.option(
+    "--teacher/--no-teacher", default=None, help="Show the config's teacher.  [if its weights are on this machine]"
+)
+@click.option("--data", metavar="NAME", help="Another data set.")
+@click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
+@config_options
+@json_option
+@click.pass_obj
+def predict(
+    tasks: Sequence[str], /, paths: tuple[Path, ...], out: Path, zoo: str | None, as_json: bool, **options: Any
+) -> None:
+    """Draw what a run's student sees in images.
+
+    DIR/NAME.png has the image, the truth where there is one, the teacher and the student side by side;
+    DIR/NAME_mask.png the student's classes, pixel for pixel.
+    """
+    target, images = told_apart(paths, zoo)
+    if target is None and zoo is None:
+        raise click.UsageError("name a run folder or a config, or a published model with --zoo")
+    if bool(images) == (options["split"] is not None):
+        raise click.UsageError("name images, or a split with --split")
+    if options["limit"] is not None and not options["split"]:
+        raise click.UsageError("--limit is for --split")
+    if options["truth"] is not None and options["split"]:
+        raise click.UsageError("--truth is for files: the images of a split have their own")
+    stdout, done = sys.stdout, []
+    with quiet_stdout():
+        from kd_seg.predict import predict
+
+        model = None if zoo is None else {"zoo": zoo}
+        for each in predict(target, images, out=out, model=model, task=tasks[0], **options):
+            done.append(facts_of(each))
+            if not as_json:
+                click.echo(line_of(each), file=stdout)
+    if as_json:
+        click.echo(json_text({"out": out, "images": done}))
+
+
+def told_apart(paths: Sequence[Path], zoo: str | None) -> tuple[Path | None, Sequence[Path]]:
+    """The run or config, and the images: with a published model the first path may be either."""
+    first = paths[0] if paths else None
+    if zoo is not None and first is not None:
+        config = first.suffix.lower() in (".yaml", ".yml") or (first / "config.yaml").is_file()
+        return (first, paths[1:]) if config else (None, paths)
+    return first, paths[1:]
+
+
+def facts_of(pictured: Pictured) -> dict[str, Any]:
+    """What ``--json`` tells of an image: what is not known is left out."""
+    return {key: value for key, value in vars(pictured).items() if value not in (None, {})}
+
+
+def line_of(pictured: Pictured) -> str:
+    """The picture, the image's size, its largest classes, and the mean IoU where it is known."""
+    classes = [f"{name} {share:.1f}%" for name, share in pictured.classes.items()]
+    more = [f"{len(classes) - SHOWN} more"] if len(classes) > SHOWN else []
+    parts = [f"{pictured.width}x{pictured.height}", ", ".join(classes[:SHOWN] + more)]
+    if pictured.miou:
+        parts.append("mIoU " + ", ".join(f"{name} {score:.1f}" for name, score in pictured.miou.items()))
+    return "  ".join([str(pictured.picture), *parts])
+
+
+def with_report(evaluate: click.Command) -> click.Command:
+    """The verb ``eval`` with options that write what its figures come from."""
+
+    @click.pass_context
+    def evaluated(ctx: click.Context, /, report: Path | None, worst: int | None, **given: Any) -> None:
+        if report is None:
+            if worst is not None:
+                raise click.UsageError("--worst is for --report")
+            ctx.invoke(evaluate, **given)
+            return
+        if given["target"] is None and given["name"] is None:
+            raise click.UsageError("name a config or a run folder, or a published model with --zoo")
+        name, as_json = given.pop("name"), given.pop("as_json")
+        with quiet_stdout():
+            from kd_seg.report import WORST
+            from kd_seg.report import report as write
+
+            number, model = WORST if worst is None else worst, None if name is None else {"zoo": name}
+            result = write(given.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **given)
+        answer(result, as_json)
+
+    options = [
+        click.Option(
+            ["--report"],
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Write the confusion matrix, the classes, the images and the worst of them, drawn, to this folder.",
+        ),
+        click.Option(["--worst"], type=click.IntRange(min=0), metavar="N", help="How many are drawn.  [8]"),
+    ]
+    return click.Command(evaluate.name, params=[*evaluate.params, *options], callback=evaluated, help=evaluate.help)
