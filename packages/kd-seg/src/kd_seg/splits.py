@@ -115,7 +115,7 @@ class _Reader(Dataset[tuple[Tensor, Tensor, int] | str]):
             return str(error)
         except OSError as error:
             return f"image {self.part.pairs.name(row)}: {error}"
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         return image, torch.from_numpy(np.ascontiguousarray(mask)), row
 
 

@@ -110,6 +110,8 @@ def with_report(evaluate: click.Command) -> click.Command:
             number, model = WORST if worst is None else worst, None if name is None else {"zoo": name}
             result = write(given.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **given)
         answer(result, as_json)
+        if not as_json:
+            click.echo(str(report))
 
     options = [
         click.Option(
