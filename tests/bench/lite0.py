@@ -57,14 +57,15 @@ class DeepLab(nn.Module):
 
 
 class Lraspp(nn.Module):
-    """LRASPP's head on the first eleven blocks."""
+    """LRASPP's head on the first eleven blocks, whose maps have no activation and are normalised first."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.backbone = Lite0(MIDDLE)
+        self.low, self.high = nn.BatchNorm2d(40), nn.BatchNorm2d(112)
         self.classifier = LRASPPHead(40, 112, num_classes, 128)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         low, high = self.backbone(images)
-        logits = self.classifier({"low": low, "high": high})
+        logits = self.classifier({"low": self.low(low), "high": self.high(high)})
         return {"out": interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)}
