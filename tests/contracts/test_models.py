@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kd_seg.models
+import kd_seg.unet
 import kd_vision.models
 import kd_zoo.models  # noqa: F401
 from kd_core.models import MODELS
@@ -31,7 +33,11 @@ LARGE = {
     "wrn-16-8",
 }
 TORCHVISION = "torchvision."
-SMALL = {TORCHVISION + name for name in ("mobilenet_v3_small", "regnet_x_400mf", "resnet18", "squeezenet1_1")}
+SMALL = {
+    TORCHVISION + name
+    for name in ("lraspp_mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "squeezenet1_1")
+}
+DENSE = {*kd_seg.models.FAMILIES, "unet", *(TORCHVISION + name for name in kd_seg.models.NAMES)}
 ONE_OF_EACH = SMALL | {
     TORCHVISION + name
     for name in (
@@ -55,18 +61,23 @@ def build(name: str, num_classes: int = 7) -> nn.Module:
 
 
 def images(name: str, size: int = 2) -> Tensor:
-    if name in OURS:
+    if name in OURS or name in DENSE:
         return torch.rand(size, CHANNELS.get(name, 3), 32, 32)
     height, width = kd_vision.models.card_of(name.removeprefix(TORCHVISION)).input_size
     return torch.rand(size, 3, height, width)
 
 
+def logits(name: str, model: nn.Module, images: Tensor) -> Tensor:
+    """(B, classes), or (B, classes, H, W) of models on maps."""
+    output = model(images)
+    return output["out"] if name in DENSE else logits_of(output)
+
+
 @pytest.mark.parametrize("name", ON_META)
 def test_builds_on_the_meta_device_and_gives_as_many_logits_as_classes(name: str) -> None:
     with torch.device("meta"):
-        model = build(name).eval()
-        logits = logits_of(model(images(name)))
-    assert logits.shape == (2, 7)
+        found = logits(name, build(name).eval(), images(name))
+    assert found.shape == ((2, 7, 32, 32) if name in DENSE else (2, 7))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -77,15 +88,15 @@ def test_is_a_function_of_the_seed_and_survives_its_state_dict(name: str) -> Non
         torch.manual_seed(seed)
         models.append(build(name).eval())
     same, again, other = models
-    expected = same(x)
-    assert torch.equal(expected, again(x))
-    assert not torch.equal(expected, other(x))
+    expected = logits(name, same, x)
+    assert torch.equal(expected, logits(name, again, x))
+    assert not torch.equal(expected, logits(name, other, x))
     other.load_state_dict(same.state_dict())
-    assert torch.equal(expected, other(x))
+    assert torch.equal(expected, logits(name, other, x))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = build(name)
-    logits_of(model(images(name))).square().sum().backward()
+    logits(name, model, images(name)).square().sum().backward()
     assert [key for key, value in model.named_parameters() if value.grad is None] == []

@@ -1,0 +1,102 @@
+"""What each loss on maps costs: time and memory of its forward and backward pass.
+
+::
+
+    python tests/bench/bench_dense.py [--batch 4] [--features 64] [--pixels 512]
+
+Features are (batch, 256, features, features), logits (batch, 21, pixels, pixels), labels of 21 classes with a tenth
+void; each loss runs in a process of its own. Memory is the highest resident set during the pass above what the inputs
+and their gradients take. Beside each size stands what a matrix of all pairs of positions of one image would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kd_core.losses import LOSSES
+
+CLASSES, CHANNELS, VOID = 21, 256, 255
+MB = 2**20
+Pass = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+ON_LOGITS: dict[str, Pass] = {
+    "kd": lambda student, teacher, target: LOSSES["kd"](student, teacher, target != VOID, temperature=1.0),
+    "dist": lambda student, teacher, target: LOSSES["dist"](student, teacher, target != VOID),
+    "cwd, logits": lambda student, teacher, target: LOSSES["cwd"](student, teacher, target != VOID),
+}
+ON_FEATURES: dict[str, Pass] = {
+    "cwd": lambda student, teacher, target: LOSSES["cwd"](student, teacher),
+    "ifvd": lambda student, teacher, target: LOSSES["ifvd"](student, teacher, target, num_classes=CLASSES),
+    "affinity": lambda student, teacher, target: LOSSES["affinity"](student, teacher),
+    "knowledge_adaptation": lambda student, teacher, target: LOSSES["knowledge_adaptation"](student, teacher),
+    "mgd": lambda student, teacher, target: LOSSES["mgd"](student, teacher),
+    "skd_pairwise, 2 x 2 nodes": lambda student, teacher, target: LOSSES["skd_pairwise"](student, teacher),
+    "skd_pairwise, all nodes": lambda student, teacher, target: LOSSES["skd_pairwise"](
+        student, teacher, scale=1 / student.shape[2]
+    ),
+    "cirkd_minibatch": lambda student, teacher, target: LOSSES["cirkd_minibatch"](student, teacher),
+    "cirkd_memory": lambda student, teacher, target: LOSSES["cirkd_memory"](num_classes=CLASSES)(
+        student, teacher, target
+    ),
+}
+
+
+def resident(field: str) -> float:
+    """``VmRSS`` or ``VmHWM``, the highest since it was reset, of this process in MB."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def measure(name: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Milliseconds and MB of one forward and backward pass, the second one."""
+    random = torch.Generator().manual_seed(0)
+    logits = name in ON_LOGITS
+    size = (CLASSES, options.pixels, options.pixels) if logits else (CHANNELS, options.features, options.features)
+    student, teacher = (torch.randn(options.batch, *size, generator=random) for _ in range(2))
+    target = torch.randint(CLASSES, (options.batch, options.pixels, options.pixels), generator=random)
+    target[:, : options.pixels // 10] = VOID
+    student.requires_grad_()
+    student.grad = torch.zeros_like(student)
+    run = {**ON_LOGITS, **ON_FEATURES}[name]
+    run(student[:1, :, :32, :32], teacher[:1, :, :32, :32], target[:1, :32, :32]).backward()  # what is loaded once
+    Path("/proc/self/clear_refs").write_text("5")
+    before, started = resident("VmRSS"), time.perf_counter()
+    run(student, teacher, target).backward()
+    return 1e3 * (time.perf_counter() - started), resident("VmHWM") - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--pixels", type=int, default=512)
+    parser.add_argument("--loss", choices=[*ON_LOGITS, *ON_FEATURES], help="only this one")
+    options = parser.parse_args()
+    if options.loss:
+        print(*measure(options.loss, options))
+        return
+    for names, side in ((ON_LOGITS, options.pixels), (ON_FEATURES, options.features)):
+        channels = CLASSES if names is ON_LOGITS else CHANNELS
+        held = options.batch * channels * side**2 * 4 / MB
+        print(f"({options.batch}, {channels}, {side}, {side}), {held:.0f} MB; all pairs: {side**4 * 4 / MB:,.0f} MB")
+        for name in names:
+            command = [sys.executable, __file__, *sys.argv[1:], "--loss", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(done.stderr)
+            milliseconds, memory = map(float, done.stdout.split())
+            print(f"  {name:<26} {milliseconds:8.0f} ms {memory:8.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
