@@ -33,10 +33,16 @@ def folded(model: nn.Module, taps: Collection[Tap]) -> nn.Module:
     return copied
 
 
+class _Tracer(Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whatever derives from a convolution is one too."""
+        return isinstance(m, CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[tuple[str, str]]:
     """(convolution, norm) where the norm is the only user of the convolution's output, and both run once."""
     try:
-        nodes = [node for node in Tracer().trace(model).nodes if node.op == "call_module"]
+        nodes = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
     except Exception:  # control flow that depends on data: nothing is folded
         return []
     calls = [str(node.target) for node in nodes]

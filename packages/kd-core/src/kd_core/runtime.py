@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kd_core.depthwise import quicken
 from kd_core.errors import KDError
 from kd_core.folding import folded, halve
 from kd_core.spec import RuntimeSpec
@@ -26,8 +27,8 @@ from kd_core.wrappers import ForwardWrapper
 
 COMPILE_FROM = 1000
 """Planned steps from which compiling, a minute or two, pays."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Options of glibc's ``mallopt``; 32 MiB is the most that the second takes."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Options of glibc's ``mallopt``: how much free memory goes back, and how many tensors may have pages of their own."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -69,12 +70,13 @@ def leave() -> None:
 def keep_memory() -> None:
     """Have the C library keep the memory that tensors on the CPU give back: the next step wants as much again.
 
-    By default it returns what is free at the top of its heap to the system, which then clears each page anew when it is
-    first touched: a tenth of a step of a small network. Nothing is done where the C library is not glibc.
+    By default it returns large tensors and what is free at the top of its heap to the system, which then clears each
+    page anew when it is first touched: a tenth of a step of a small network, a quarter of one on maps. Nothing is done
+    where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for option, size in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        for option, size in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
             mallopt(option, size)
 
 
@@ -104,6 +106,8 @@ class Runtime:
 
     def place(self, model: nn.Module) -> nn.Module:
         """A model on the device, in the runtime's memory format."""
+        if self.device.type == "cpu" and self.spec.precision == "bf16":
+            quicken(model)
         if self.spec.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
@@ -125,6 +129,8 @@ class Runtime:
         named = [wrapped[name] for name in self.spec.compile if name in wrapped]
         if named:
             torch._dynamo.reset()
+            if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
+                torch._dynamo.disallow_in_graph(nn.functional.interpolate)
         for each in named:
             each.module.compile(dynamic=False)
 
