@@ -25,6 +25,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
 
+class Limits(Strict):
+    """At most so many samples of each split."""
+
+    train: Positive | None = None
+    val: Positive | None = None
+    test: Positive | None = None
+
+
 class Open(Strict):
     """Strict, but further keys are kept in ``model_extra``: a registered thing's own parameters."""
 

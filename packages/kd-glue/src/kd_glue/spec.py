@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kd_core.errors import did_you_mean
+from kd_core.spec import Limits, Positive, Strict
 from kd_glue.tasks import TASKS, GlueTask, Problem
 
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -19,19 +19,7 @@ GLUE = ("root", "folder", "revision")
 """Where the data of a task of GLUE are."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Limits(_Strict):
-    """The first so many rows of each split, for MNLI's dev set of matched and mismatched rows each."""
-
-    train: Positive | None = None
-    val: Positive | None = None
-    test: Positive | None = None
-
-
-class Files(_Strict):
+class Files(Strict):
     """A table for each split: csv, tsv, jsonl or parquet."""
 
     train: Name | None = None
@@ -39,7 +27,7 @@ class Files(_Strict):
     test: Name | None = None
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Which texts, what their labels are, and how they are split. See docs/glue.md."""
 
     name: str | None = None
@@ -131,7 +119,7 @@ class DataSpec(_Strict):
         return Limits(train=self.limit) if isinstance(self.limit, int) else self.limit or Limits()
 
 
-class InputSpec(_Strict):
+class InputSpec(Strict):
     """What one model takes. What is left out is the data's own.
 
     ``tokenizer`` is an id on the hub, of which ``revision`` is a version, or a folder.

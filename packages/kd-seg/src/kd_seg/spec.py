@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kd_core.errors import KDError
+from kd_core.spec import Limits, Positive, Strict
 from kd_seg.sources import SOURCES
 
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -20,19 +20,7 @@ Shades = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3
 Spreads = Annotated[list[Factor], Field(min_length=3, max_length=3)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Limits(_Strict):
-    """At most so many images of each split."""
-
-    train: Positive | None = None
-    val: Positive | None = None
-    test: Positive | None = None
-
-
-class Folder(_Strict):
+class Folder(Strict):
     """A split of one's own: folders of images and masks (a mask has its image's name), and a list of names."""
 
     images: str
@@ -40,7 +28,7 @@ class Folder(_Strict):
     list: str | None = None
 
 
-class Folders(_Strict):
+class Folders(Strict):
     """Splits of one's own, below ``data.root`` unless their paths are absolute."""
 
     train: Folder
@@ -48,7 +36,7 @@ class Folders(_Strict):
     test: Folder | None = None
 
 
-class Jitter(_Strict):
+class Jitter(Strict):
     """By how much colours change at most: factors within 1 +- the value, for ``hue`` a turn by +- the value."""
 
     brightness: Strength = 0.0
@@ -57,7 +45,7 @@ class Jitter(_Strict):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Which images, how they are split, and what is done to them. See docs/seg.md."""
 
     name: str | None = None
@@ -74,7 +62,7 @@ class DataSpec(_Strict):
     val: Count | Share | None = None
     augment: bool = True
     size: Positive | None = None
-    scale: Annotated[list[Factor], Field(min_length=2, max_length=2)] = [0.5, 2.0]
+    scale: list[Factor] = Field(default=[0.5, 2.0], min_length=2, max_length=2)
     crop: Size | None = None
     flip: Probability = 0.5
     jitter: Jitter | None = None
@@ -111,7 +99,7 @@ class DataSpec(_Strict):
         return Limits(train=self.limit) if isinstance(self.limit, int) else self.limit or Limits()
 
 
-class InputSpec(_Strict):
+class InputSpec(Strict):
     """What one model takes: ``mean`` and ``std`` normalise channels in [0, 1]. What is left out is the data's own."""
 
     mean: Shades | None = None

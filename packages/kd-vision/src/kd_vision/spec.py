@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
+from kd_core.spec import Limits, Positive, Strict
 from kd_vision.augment import parse
 from kd_vision.sources import SOURCES
 
 SPLITS = ("train", "val", "test")
 PLAIN = (bool, int, float, str, dict)
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
@@ -20,19 +20,7 @@ Shades = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1
 Spreads = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Limits(_Strict):
-    """At most so many images of each split."""
-
-    train: Positive | None = None
-    val: Positive | None = None
-    test: Positive | None = None
-
-
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Which images, how they are split, and what is done to them. See docs/vision.md."""
 
     name: str | None = None
@@ -114,7 +102,7 @@ class DataSpec(_Strict):
         return self.limit or Limits()
 
 
-class InputSpec(_Strict):
+class InputSpec(Strict):
     """What one model takes. What is left out is the data's own.
 
     ``mean`` and ``std`` normalise channels in [0, 1]; ``size`` is pixels, or [height, width]; ``channels`` is 1 or 3.
