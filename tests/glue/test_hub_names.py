@@ -162,6 +162,12 @@ def test_names_are_pinned_to_commits(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"models.local.input.revision={base}",
     ]
     assert HUB.pins(models, DataSpec(name="sst2", root="x")) == pins
+    of_data = DataSpec(name="sst2", root="x", tokenizer="bert-base-uncased")
+    assert HUB.pins({"arch": models["arch"]}, of_data) == [
+        f"models.arch.input.revision={base}",
+        "models.arch.input.tokenizer=bert-base-uncased",
+    ]
+    assert HUB.pins(models, of_data) == [*pins, *HUB.pins({"arch": models["arch"]}, of_data)]
     assert HUB.pins({}, DataSpec(name="sst2", revision="v1")) == ["data.revision=data of v1"]
     assert HUB.pins({}, DataSpec(name="sst2", revision="b" * 40)) == []
 

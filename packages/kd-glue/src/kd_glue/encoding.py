@@ -72,7 +72,7 @@ class Encoding:
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and, where the model takes them, ``token_type_ids``: (B, L) int64.
 
-        L is the longest of the rows (B,), up to the next multiple of eight, but not above ``max_length``.
+        L is the longest of the rows (B,), up to the next multiple of ``MULTIPLE``, but not above ``max_length``.
         """
         starts = self.tokens.offsets[rows][:, None]
         lengths = self.tokens.offsets[rows + 1][:, None] - starts

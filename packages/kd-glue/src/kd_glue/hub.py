@@ -111,6 +111,9 @@ class TransformersHub:
             found[f"models.{name}.revision"] = commit_of(spec.hub, spec.rest.get("revision"))
             given = spec.input.get("tokenizer")
             found[f"models.{name}.input.revision"] = commit_of(given, spec.input.get("revision"))
+            if spec.hub is given is None and (commit := commit_of(data.tokenizer, None)):
+                found[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
+                found[f"models.{name}.input.revision"] = commit
         if data.root is None and data.files is None and not COMMIT.fullmatch(data.revision or ""):
             from kd_glue.hubdata import resolve_data_revision
 
