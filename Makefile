@@ -27,7 +27,7 @@ demo: $(VENV)/.packages ## distil a small student on embedded data, over several
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev ## the test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
 check: $(VENV)/.dev ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -69,9 +69,7 @@ class DataSpec(Strict):
         if self.folder is not None and self.root is None:
             raise ValueError("'folder' is a folder below 'root': give that too")
         if self.revision is not None and self.root is not None:
-            raise ValueError(
-                "'revision' is one of the hub's data, 'root' is a folder: give one, null for the other"
-            )
+            raise ValueError("'revision' is one of the hub's data, 'root' is a folder: give one, null for the other")
         if self.files is not None:
             self._of_files(self.files)
         return self
