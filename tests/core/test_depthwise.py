@@ -86,6 +86,34 @@ def test_it_is_pytorchs_without_autocast(images: Tensor) -> None:
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("frozen", [{"weight", "bias"}, {"bias"}, {"images"}])
+def test_what_is_frozen_has_no_gradient(frozen: set[str], stride: int, images: Tensor) -> None:
+    model = convolution(kernel_size=3, padding=1, stride=stride)
+    _, expected = gradients(copy.deepcopy(model).double(), images.double(), half=False)
+    quicken(model)
+    tensors = {"images": images.clone(), **dict(model.named_parameters())}
+    for name, tensor in tensors.items():
+        tensor.requires_grad_(name not in frozen)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(tensors["images"])
+    output.backward(torch.linspace(-1, 1, output.numel()).view_as(output).bfloat16())
+    for name, tensor in tensors.items():
+        if name in frozen:
+            assert tensor.grad is None
+        else:
+            assert tensor.grad is not None
+            torch.testing.assert_close(tensor.grad.double(), expected[name], rtol=2**-6, atol=2**-6)
+
+
+def test_an_image_without_a_batch(images: Tensor) -> None:
+    plain = convolution(kernel_size=3, padding=1)
+    _, expected = gradients(plain, images[0])
+    quicken(plain)
+    _, found = gradients(plain, images[0])
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 class Own(nn.Conv2d):
     pass
 

@@ -17,7 +17,7 @@ class DepthwiseConv2d(nn.Conv2d):
     """``nn.Conv2d`` with as many groups as channels; where autocast is on, its gradients are computed another way."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+        if input.ndim != 4 or not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
             return super()._conv_forward(input, weight, bias)
         half = torch.get_autocast_dtype("cpu")
         cast = [each if each is None else each.to(half) for each in (input, weight, bias)]
