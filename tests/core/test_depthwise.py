@@ -164,7 +164,7 @@ from kd_core.spec import RuntimeSpec
 
 Runtime(RuntimeSpec(device="cpu"))
 pages = []
-for _ in range(3):
+for _ in range(12):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for size in (2**20, 2**24, 2**26):
         torch.ones(size)
