@@ -1,8 +1,8 @@
-"""Whether a run's memory stays flat: the resident set after each epoch of a small distillation.
+"""Whether a run's memory stays flat: the resident set after each epoch of a small distillation, or another run.
 
 ::
 
-    python tests/bench/bench_memory.py [--epochs 20]
+    python tests/bench/bench_memory.py [--epochs 20] [--config CONFIG]
 
 Prints MB per epoch, and by how much the last one differs from the third, when all caches are filled.
 """
@@ -34,7 +34,9 @@ def resident() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
-    epochs = parser.parse_args().epochs
+    parser.add_argument("--config", type=Path, help="another experiment, whose first stage has `epochs:`")
+    options = parser.parse_args()
+    epochs = options.epochs
     sizes: list[float] = []
     before = StageRunner._end_epoch
 
@@ -45,8 +47,10 @@ def main() -> None:
 
     StageRunner._end_epoch = measure  # type: ignore[method-assign]
     overrides = ["models.teacher.weights=null", f"stages.0.steps={epochs * STEPS_PER_EPOCH}"]
+    if options.config is not None:
+        overrides = [f"stages.0.epochs={epochs}"]
     with tempfile.TemporaryDirectory() as folder:
-        Experiment.load(CONFIG, overrides=overrides).train(Path(folder))
+        Experiment.load(options.config or CONFIG, overrides=overrides).train(Path(folder))
     print(f"from epoch {SETTLED} to {epochs}: {sizes[-1] - sizes[SETTLED - 1]:+.1f} MB")
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.task import Batch
-from kd_seg.metrics import SegmentationMetrics, confusion, image_mious, predicted
+from kd_seg.metrics import SegmentationMetrics, confusion, predicted
+from kd_seg.report import ImageMetrics
 from kd_seg.sources import VOID
 
 
@@ -194,10 +195,16 @@ def test_what_are_no_such_logits_is_refused(output: Any) -> None:
         SegmentationMetrics(5).update(output, batch(torch.zeros(2, 3, 3, dtype=torch.int64)))
 
 
+def image_mious(output: Any, of: Batch) -> list[float]:
+    metrics = ImageMetrics(5, None, worst=0)
+    metrics.update(output, of)
+    return [each.miou for each in metrics.images]
+
+
 def test_images_have_a_mean_iou_each() -> None:
     logits, target = sample(5)
     target[2] = VOID
-    found = image_mious({"out": logits}, batch(target), 5)
+    found = image_mious({"out": logits}, batch(target))
     for one in range(2):
         matrix = counted(logits[one : one + 1], target[one : one + 1])
         assert found[one] == pytest.approx(np.nanmean(torchvisions(matrix)[2]), rel=1e-12)

@@ -105,7 +105,7 @@ class Runtime:
         return self._accelerator.distributed_type == DistributedType.FSDP
 
     def place(self, model: nn.Module) -> nn.Module:
-        """A model on the device, in the runtime's memory format."""
+        """A model on the device, in the runtime's memory format; its depthwise convolutions as the precision wants."""
         if self.device.type == "cpu" and self.spec.precision == "bf16":
             quicken(model)
         if self.spec.channels_last:

@@ -64,23 +64,8 @@ class SegmentationMetrics:
     def compute(self) -> dict[str, float]:
         """The figures over everything seen so far; NaN where no pixel had a class."""
         matrix = self.matrix.cpu().numpy()
-        iou = iou_of(matrix)
-        figures = dict(zip(FIGURES, _figures(matrix, iou), strict=True))
-        named = zip(self.classes or (), (100 * iou).tolist(), strict=False)
-        return {**figures, **{f"iou/{name}": value for name, value in named}}
-
-
-def image_mious(output: Any, batch: Batch, num_classes: int | None = None) -> list[float]:
-    """The mean IoU of each image of a batch by itself, in percent, over the classes that it has or was given.
-
-    NaN for an image that is void all over. Shapes and errors as in :meth:`SegmentationMetrics.update`.
-    """
-    found = []
-    for logits, target in pairs(output, batch.target, num_classes):
-        classes = predicted(logits, target.shape[-2:])
-        for one, truth in zip(classes, target, strict=True):
-            found.append(mean(100 * iou_of(confusion(one, truth, logits.shape[1]).cpu().numpy())))
-    return found
+        named = zip(self.classes or (), (100 * iou_of(matrix)).tolist(), strict=False)
+        return {**figures_of(matrix), **{f"iou/{name}": value for name, value in named}}
 
 
 def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -154,12 +139,13 @@ def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.floa
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-def _figures(matrix: NDArray[np.int64], iou: NDArray[np.float64]) -> tuple[float, ...]:
-    """:data:`FIGURES` in their order."""
-    hits, true = matrix.diagonal(), matrix.sum(1)
+def figures_of(matrix: NDArray[np.int64]) -> dict[str, float]:
+    """:data:`FIGURES` of a confusion matrix (C, C), in percent; NaN where no pixel has a class."""
+    hits, true, iou = matrix.diagonal(), matrix.sum(1), iou_of(matrix)
     if not true.sum():
-        return (float("nan"),) * len(FIGURES)
+        return dict.fromkeys(FIGURES, float("nan"))
     seen = true > 0
     weighted = float((true[seen] * iou[seen]).sum() / true.sum())
     accuracy = float(hits.sum() / true.sum())
-    return 100 * mean(iou), 100 * accuracy, 100 * weighted, 100 * mean(_share(hits, true))
+    values = (100 * mean(iou), 100 * accuracy, 100 * weighted, 100 * mean(_share(hits, true)))
+    return dict(zip(FIGURES, values, strict=True))

@@ -25,7 +25,7 @@ from kd_core.runtime import Runtime
 from kd_core.task import SHARED, Batch, Facts, Splits
 from kd_seg.files import Values, fit, plain, read_image, read_values
 from kd_seg.folders import IMAGES, files_in
-from kd_seg.metrics import confusion, iou_of, mean, pairs, predicted
+from kd_seg.metrics import confusion, figures_of, pairs, predicted
 from kd_seg.pictures import Panel, palette_mask, save, saved_here, side_by_side
 from kd_seg.sources import VOID
 from kd_seg.spec import DataSpec
@@ -343,7 +343,5 @@ def panels_of(image: Pixels, truth: Mask | None, found: Mapping[str, Mask], scor
 
 def miou_of(mask: Mask, truth: Mask, num_classes: int) -> float:
     """Percent, over the classes that an image's truth or its prediction has; NaN where the truth is void all over."""
-    if not (truth >= 0).any():
-        return float("nan")
     matrix = confusion(torch.from_numpy(mask), torch.from_numpy(truth), num_classes)
-    return mean(100 * iou_of(matrix.numpy()))
+    return figures_of(matrix.numpy())["miou"]

@@ -18,7 +18,7 @@ from kd_core.files import write_text
 from kd_core.plan import STUDENT
 from kd_core.runtime import is_main
 from kd_core.task import Batch, Splits
-from kd_seg.metrics import SegmentationMetrics, confusion, iou_of, mean, pairs, predicted
+from kd_seg.metrics import SegmentationMetrics, confusion, figures_of, iou_of, pairs, predicted
 from kd_seg.pictures import confusion_picture, save, saved_here, side_by_side
 from kd_seg.predict import panels_of, seg_task
 from kd_seg.sources import Pairs
@@ -56,19 +56,12 @@ class ImageMetrics(SegmentationMetrics):
             for classes, truth in zip(predicted(logits, target.shape[-2:]), target, strict=True):
                 found = confusion(classes, truth, logits.shape[1])
                 self._matrix = found if self._matrix is None else self._matrix.add(found)
-                scored = scored_by(next(rows), found.cpu().numpy())
+                figures = figures_of(found.cpu().numpy())
+                scored = Scored(next(rows), figures["miou"], figures["pixel_accuracy"])
                 self.images.append(scored)
                 if scored.miou == scored.miou and self.worst:
                     kept = (-scored.miou, -scored.row, classes.cpu().numpy().astype(np.int16))
                     (heapq.heappush if len(self.kept) < self.worst else heapq.heappushpop)(self.kept, kept)
-
-
-def scored_by(row: int, matrix: NDArray[np.int64]) -> Scored:
-    """The score of an image by its confusion matrix (C, C)."""
-    pixels = matrix.sum()
-    if not pixels:
-        return Scored(row, float("nan"), float("nan"))
-    return Scored(row, 100 * mean(iou_of(matrix)), float(100 * matrix.diagonal().sum() / pixels))
 
 
 class Watched(SemanticSegmentation):
