@@ -49,7 +49,7 @@ class Enough(Exception):
 def ours(data: Path, model: Path, steps: int, runtime: str) -> float:
     """Seconds a step of the stage runner, as a user's command runs it."""
     from kd_core.experiment import Experiment
-    from kd_core.runner import StageRunner
+    from kd_core.train.loop import StageRunner
 
     times: list[float] = []
     before = StageRunner._between_steps

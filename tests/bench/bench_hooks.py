@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from kd_core.wires import Tap
-from kd_core.wrappers import ForwardWrapper
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import ForwardWrapper
 
 TAPS = {
     "resnet18": [Tap("layer1.0.conv2", "in"), Tap("layer1"), Tap("layer2"), Tap("layer3"), Tap("layer4"), Tap("")],

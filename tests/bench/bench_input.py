@@ -19,7 +19,7 @@ from typing import Any
 from bench_speed import CONFIG, ROOT, WARM, Enough
 
 from kd_core.experiment import Experiment
-from kd_core.runner import StageRunner
+from kd_core.train.loop import StageRunner
 from kd_vision.task import ImageClassification
 
 

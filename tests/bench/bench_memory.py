@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from kd_core.experiment import Experiment
-from kd_core.runner import StageRunner
+from kd_core.train.loop import StageRunner
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "digits_kd.yaml"
 STEPS_PER_EPOCH = 23

@@ -22,14 +22,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.experiment import Experiment
-from kd_core.models import MODELS
-from kd_core.runner import StageRunner
-from kd_core.seeding import derive, permutation, seeded
+from kd_core.models.factory import MODELS
 from kd_core.task import SHARED, Batch
-from kd_vision.pool import pool_of
-from kd_vision.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, Parts, Source
-from kd_vision.spec import DataSpec
+from kd_core.train.loop import StageRunner
+from kd_vision.data.pool import pool_of
+from kd_vision.data.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, Parts, Source
+from kd_vision.data.spec import DataSpec
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "cifar10_kd_resnet20_resnet56.yaml"
 BATCH = 128

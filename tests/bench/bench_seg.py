@@ -45,7 +45,7 @@ class Enough(Exception):
 def ours(options: argparse.Namespace, runtime: str) -> tuple[float, float]:
     """Images a second of training, and of scoring, as the commands do them."""
     from kd_core.experiment import Experiment
-    from kd_core.runner import StageRunner
+    from kd_core.train.loop import StageRunner
 
     times: list[float] = []
     scored: list[float] = []

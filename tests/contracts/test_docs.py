@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kd_core.spec import CheckpointSpec, EarlyStopSpec, Header, ModelSpec, RuntimeSpec, StageSpec
+from kd_core.config.schema import CheckpointSpec, EarlyStopSpec, Header, ModelSpec, RuntimeSpec, StageSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text(encoding="utf-8")
 

@@ -20,8 +20,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_core.checkpoint import CheckpointStore, rng_state, set_rng_state
 from kd_core.errors import KDError
+from kd_core.runs.checkpoint import CheckpointStore, rng_state, set_rng_state
 
 
 def state(step: int) -> dict[str, Any]:

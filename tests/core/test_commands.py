@@ -18,10 +18,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from kd_core.commands import answer, config_options, json_option, make_cli
+from kd_core.cli.group import answer, config_options, json_option, make_cli
 from kd_core.errors import ConfigError, KDError, Mark, Problem
 from kd_core.registry import Registry
-from kd_core.taps import Row
+from kd_core.taps.table import Row
 
 
 @dataclass

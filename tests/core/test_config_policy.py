@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kd_core.config import Builder, Policy, allow, allow_package, loads
-from kd_core.config.allowed import _PACKAGES, _SAFE, _SAFE_OBJECTS
+from kd_core.config.calls.allowed import _PACKAGES, _SAFE, _SAFE_OBJECTS
 from kd_core.errors import ConfigError
 
 
@@ -154,7 +154,7 @@ REFUSED = {
     "torchvision.datasets.cifar.pickle.loads": "pickle is not a part of",
     "torchvision.os.system": "torchvision has no 'os'",
     "torchvision.models.ResNet18_Weights.DEFAULT.get_state_dict": "neither a module nor a class",
-    "kd_core.config.load.os.system": "only imports it",
+    "kd_core.config.syntax.load.os.system": "only imports it",
     "kd_core.config.allow": "only functions registered as safe",
     "kd_core.config.Policy": "it is no Module",
     "os.system": "os can do harm",

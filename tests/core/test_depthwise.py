@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_core.depthwise import DepthwiseConv2d, quicken
-from kd_core.folding import folded
-from kd_core.runtime import Runtime
-from kd_core.spec import RuntimeSpec
+from kd_core.config.schema import RuntimeSpec
+from kd_core.device.depthwise import DepthwiseConv2d, quicken
+from kd_core.device.folding import folded
+from kd_core.device.runtime import Runtime
 
 CHANNELS = 6
 GEOMETRIES: list[dict[str, Any]] = [

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_core.folding import folded, halve
-from kd_core.models import MODELS
-from kd_core.wires import Tap
-from kd_core.wrappers import Teacher
+from kd_core.device.folding import folded, halve
+from kd_core.models.factory import MODELS
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import Teacher
 
 
 def moved(model: nn.Module) -> nn.Module:

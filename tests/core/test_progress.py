@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd_core import progress
-from kd_core.progress import Reporter
+from kd_core.runs import progress
+from kd_core.runs.progress import Reporter
 
 
 class Stream(io.StringIO):

@@ -21,7 +21,7 @@ from torch import nn
 
 from kd_core.errors import KDError
 from kd_core.files import json_text
-from kd_core.run_folder import RunFolder, local_folders
+from kd_core.runs.run_folder import RunFolder, local_folders
 
 
 @pytest.fixture

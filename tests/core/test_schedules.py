@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kd_core.config.schedules import Schedule, parse_schedule
 from kd_core.errors import ConfigError
-from kd_core.schedules import Schedule, parse_schedule
 
 
 def parsed(value: Any) -> Schedule:

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from kd_core.stop import Stopped, StopRequest
+from kd_core.runs.stop import Stopped, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from kd_core.errors import ConfigError, Mark, Problem
-from kd_core.surgery import Dropped, apply_edits, matching
-from kd_core.wires import Tap
-from kd_core.wrappers import ForwardWrapper, module_at
+from kd_core.taps.edits import Dropped, apply_edits, matching
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import ForwardWrapper, module_at
 
 MODULES: dict[str, Any] = {
     "head": lambda: nn.Linear(512, 3),

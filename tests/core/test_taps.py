@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from kd_core.taps import Row, module_table, table_text
-from kd_core.wires import Tap
-from kd_core.wrappers import ForwardWrapper
+from kd_core.taps.table import Row, module_table, table_text
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import ForwardWrapper
 
 
 def plain(model: nn.Module, inputs: Any) -> Any:

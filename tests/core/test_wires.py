@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_core.errors import ConfigError
-from kd_core.wires import Inputs, Tap, Wire, describe, parse_wire, pick
+from kd_core.taps.wires import Inputs, Tap, Wire, describe, parse_wire, pick
 
 MODELS = ["student", "teacher", "teacher_b"]
 ADAPTERS = ["proj", "fuse"]
@@ -180,5 +180,5 @@ def test_describe() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, kd_core.wires; sys.exit('torch' in sys.modules)"
+    code = "import sys, kd_core.taps.wires; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

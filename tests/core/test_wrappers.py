@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import resnet18
 
 from kd_core.errors import ConfigError, KDError
-from kd_core.nested import tensors
-from kd_core.wires import Inputs, Tap, parse_wire, pick
-from kd_core.wrappers import OUTPUT, Capture, ForwardWrapper, Teacher, module_at
+from kd_core.taps.nested import tensors
+from kd_core.taps.wires import Inputs, Tap, parse_wire, pick
+from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, Teacher, module_at
 
 
 @dataclass

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kd_core.config import load
+from kd_core.config.syntax import load
 from kd_core.experiment import Experiment, evaluate
-from kd_core.runner import StageRunner
+from kd_core.train.loop import StageRunner
 
 from .conftest import student_bytes
 from .test_resume import command, wait_for

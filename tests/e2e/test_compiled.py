@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kd_core.experiment import Experiment
-from kd_core.runner import StageRunner
+from kd_core.train.loop import StageRunner
 
 CONFIG = """
 task: image_classification

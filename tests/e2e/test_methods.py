@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment, Result, evaluate, resume
-from kd_core.runner import StageRunner
+from kd_core.train.loop import StageRunner
 
 from .conftest import student_bytes
 from .test_processes import launch, rows

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kd_core.distributed import Share, cuts, divide
+from kd_core.device.distributed import Share, cuts, divide
 from kd_core.experiment import Experiment
 
 CONFIG = """

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from kd_core import experiment
 from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment, Result
-from kd_core.wrappers import Teacher
+from kd_core.taps.wrappers import Teacher
 
 CONFIG = """
 task: image_classification
@@ -63,7 +63,7 @@ def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = Path("cache/outputs").iterdir()
     tensors = load_file(file)
     assert {key: tuple(value.shape) for key, value in tensors.items()} == {"output": (270, 10), "index": (270,)}
-    monkeypatch.setattr("kd_core.recall._computed", None)
+    monkeypatch.setattr("kd_core.train.teacher_cache._computed", None)
     monkeypatch.setattr(Teacher, "forward", None)
     train("again", "stages.0.batch_size=16")
     assert [file] == list(Path("cache/outputs").iterdir())
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_made_anew() -> None:
 
 def test_a_stopped_run_goes_on_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
     train("whole", "checkpoint.every_steps=5")
-    from kd_core.runner import StageRunner
+    from kd_core.train.loop import StageRunner
 
     before = StageRunner._between_steps
 

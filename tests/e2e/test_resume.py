@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from kd_core.checkpoint import CheckpointStore
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment, resume
-from kd_core.runner import StageRunner
+from kd_core.runs.checkpoint import CheckpointStore
+from kd_core.train.loop import StageRunner
 
 from .conftest import student_bytes
 

@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd_core.config import Policy
+from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment, Result, evaluate
-from kd_core.models import MODELS
-from kd_core.runner import StageRunner
-from kd_core.seeding import derive, permutation, seeded
-from kd_core.world import Data
+from kd_core.models.factory import MODELS
+from kd_core.train.components import Data
+from kd_core.train.loop import StageRunner
 
 from .conftest import DIGITS, student_bytes
 

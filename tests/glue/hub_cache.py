@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kd_glue.tasks import TASKS
+from kd_glue.data.tasks import TASKS
 
 FIXTURES = Path(__file__).parent / "fixtures" / "hub"
 SIZES = ("base", "large")

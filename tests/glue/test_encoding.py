@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from kd_core.errors import KDError
-from kd_glue import encoding
-from kd_glue.encoding import Encoder, Encoding, Tokens, cache_folder, load_tokenizer, make_encoder
-from kd_glue.texts import strings
+from kd_glue.data import encoding
+from kd_glue.data.encoding import Encoder, Encoding, Tokens, cache_folder, load_tokenizer, make_encoder
+from kd_glue.data.texts import strings
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "fast"]
 LINES = ["the cat sat on the mat", "a dog ran", "the dog", "", "fast fast fast fast fast fast fast fast fast", "ant"]

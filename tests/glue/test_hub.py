@@ -15,10 +15,10 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from kd_core.errors import KDError
-from kd_core.student import write_student
+from kd_core.runs.export import write_student
 from kd_core.task import Facts, Wanted
-from kd_glue.hub import TransformersHub
-from kd_glue.spec import InputSpec
+from kd_glue.data.spec import InputSpec
+from kd_glue.hub.models import TransformersHub
 
 from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save, save_tokenizer
 

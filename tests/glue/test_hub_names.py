@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError, Unverified
-from kd_core.spec import ModelSpec
 from kd_core.task import Facts, Wanted
-from kd_glue.hub import TransformersHub
-from kd_glue.spec import DataSpec
+from kd_glue.data.spec import DataSpec
+from kd_glue.hub.models import TransformersHub
 
 from .hub_cache import FINE_TUNED, PLAIN, commit_of, lay_out, place, use
 from .hub_server import FakeHub, serving
@@ -143,7 +143,7 @@ def spec(**values: Any) -> ModelSpec:
 
 def test_names_are_pinned_to_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any]) -> None:
     use(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr("kd_glue.hubdata.resolve_data_revision", lambda revision: f"data of {revision}")
+    monkeypatch.setattr("kd_glue.data.hub_data.resolve_data_revision", lambda revision: f"data of {revision}")
     lay_out(tmp_path / "cache", ["bert-base-uncased", "bert-large-uncased"])
     save(tmp_path / "local")
     models = {

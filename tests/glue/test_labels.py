@@ -10,8 +10,8 @@ import torch
 
 from kd_core.errors import KDError
 from kd_core.task import Facts, Wanted
-from kd_glue.hub import TransformersHub
-from kd_glue.labels import names_of, order_of
+from kd_glue.hub.labels import names_of, order_of
+from kd_glue.hub.models import TransformersHub
 
 from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kd_core.errors import KDError
 from kd_core.task import Wanted
-from kd_glue.hub import TransformersHub
+from kd_glue.hub.models import TransformersHub
 
 from .tiny_models import NLI, logits, save
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.task import Batch
+from kd_glue.data.tasks import TASKS
 from kd_glue.metrics import GlueMetrics
-from kd_glue.tasks import TASKS
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 EXACT = {"rel": 1e-12, "abs": 1e-12}

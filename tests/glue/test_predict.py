@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kd_core.commands import make_cli
+from kd_core.cli.group import make_cli
 from kd_core.errors import KDError
-from kd_glue import predict as predict_module
-from kd_glue.predict import Predictions, predict
+from kd_glue.results import predict as predict_module
+from kd_glue.results.predict import Predictions, predict
 from kd_glue.verbs import predict as verb
 
 from .small_runs import sentences, tiny_bert, trained, write_cola, write_pairs, write_tsv

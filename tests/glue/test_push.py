@@ -14,9 +14,9 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 from kd_core.errors import KDError
-from kd_core.run_folder import RunFolder
-from kd_glue.hub import TransformersHub
-from kd_glue.push import push
+from kd_core.runs.run_folder import RunFolder
+from kd_glue.hub.models import TransformersHub
+from kd_glue.hub.push import push
 
 from .hub_server import FakeHub, serving
 from .tiny_models import logits, save, save_tokenizer

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_core.seeding import permutation
+from kd_core.device.seeding import permutation
 from kd_core.task import SHARED, Batch, arranged
-from kd_glue.encoding import Encoding, Tokens
-from kd_glue.splits import MEGA, TextSplit
-from kd_glue.texts import Texts
+from kd_glue.data.encoding import Encoding, Tokens
+from kd_glue.data.splits import MEGA, TextSplit
+from kd_glue.data.texts import Texts
 
 
 def encoding(lengths: Any, start: int = 1) -> Encoding:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from kd_core.commands import make_cli
+from kd_core.cli.group import make_cli
 from kd_core.errors import KDError
-from kd_glue import submission
-from kd_glue.predict import Predictions, predict
-from kd_glue.submission import SHEETS, submit, verify_submission
+from kd_glue.results import submission
+from kd_glue.results.predict import Predictions, predict
+from kd_glue.results.submission import SHEETS, submit, verify_submission
 from kd_glue.verbs import submit as verb
 
 from .small_runs import tiny_bert, trained, write_cola, write_pairs, write_tsv
@@ -330,9 +330,9 @@ def test_the_verb_refuses(runs: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.realdata
 def test_real_test_sets_have_the_rows_that_the_leaderboard_wants(real_data: Path) -> None:
-    from kd_glue.sources import read_unlabelled
-    from kd_glue.spec import DataSpec
-    from kd_glue.tasks import TASKS
+    from kd_glue.data.sources import read_unlabelled
+    from kd_glue.data.spec import DataSpec
+    from kd_glue.data.tasks import TASKS
 
     root = real_data / "glue"
     for name in ("cola", "sst2", "mrpc", "stsb", "qnli", "rte", "wnli", "ax"):

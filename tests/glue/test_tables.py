@@ -15,10 +15,10 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from kd_core.errors import KDError
-from kd_glue.sources import hold_out, read, read_unlabelled
-from kd_glue.spec import DataSpec
-from kd_glue.tables import Read, read_texts
-from kd_glue.texts import Texts
+from kd_glue.data.sources import hold_out, read, read_unlabelled
+from kd_glue.data.spec import DataSpec
+from kd_glue.data.tables import Read, read_texts
+from kd_glue.data.texts import Texts
 
 MULTI = "multi_label_classification"
 

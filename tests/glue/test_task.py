@@ -25,7 +25,7 @@ from transformers import (
 
 from kd_core.errors import KDError
 from kd_core.task import SHARED, TASKS, Batch, Facts
-from kd_glue.spec import DataSpec, InputSpec
+from kd_glue.data.spec import DataSpec, InputSpec
 from kd_glue.task import TextClassification, encoders_of, unlabelled
 
 NLI = ("entailment", "neutral", "contradiction")

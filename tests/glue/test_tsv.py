@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_core.errors import KDError
-from kd_glue.tasks import TASKS
-from kd_glue.texts import Texts
-from kd_glue.tsv import glue_folder, read_split, read_tsv, read_unlabelled
+from kd_glue.data.tasks import TASKS
+from kd_glue.data.texts import Texts
+from kd_glue.data.tsv import glue_folder, read_split, read_tsv, read_unlabelled
 
 SST2 = TASKS["sst2"]
 COUNTS = {

@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision.datasets import Cityscapes
 
 from kd_core.errors import KDError
-from kd_seg.cityscapes import CLASSES, read_cityscapes
-from kd_seg.sources import VOID, Parts
-from kd_seg.spec import DataSpec
+from kd_seg.data.cityscapes import CLASSES, read_cityscapes
+from kd_seg.data.sources import VOID, Parts
+from kd_seg.data.spec import DataSpec
 
 
 def shot(root: Path, split: str, city: str, number: int, values: np.ndarray, kind: str = "labelIds") -> None:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from kd_core.errors import KDError
-from kd_seg.coco import CATEGORIES, CocoPairs, read_coco
-from kd_seg.sources import VOID
-from kd_seg.spec import DataSpec
+from kd_seg.data.coco import CATEGORIES, CocoPairs, read_coco
+from kd_seg.data.sources import VOID
+from kd_seg.data.spec import DataSpec
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "coco_masks.json").read_text())
 PERSON, CAT, TOOTHBRUSH = 1, 17, 90

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from kd_core.errors import KDError
-from kd_seg.files import FilePairs, Pair, names_in, plain, read_image, read_values
-from kd_seg.pictures import colour_map
-from kd_seg.sources import VOID
+from kd_seg.data.image_files import FilePairs, Pair, names_in, plain, read_image, read_values
+from kd_seg.data.sources import VOID
+from kd_seg.results.pictures import colour_map
 
 VALUES = np.array([[0, 1, 2], [3, 20, 255]])
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from kd_core.errors import KDError
-from kd_seg.folders import files_in, read_folders
-from kd_seg.sources import Parts
-from kd_seg.spec import DataSpec
+from kd_seg.data.folders import files_in, read_folders
+from kd_seg.data.sources import Parts
+from kd_seg.data.spec import DataSpec
 
 
 def picture(path: Path, value: int = 0, mode: str = "L") -> None:

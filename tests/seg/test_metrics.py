@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.task import Batch
+from kd_seg.data.sources import VOID
 from kd_seg.metrics import SegmentationMetrics, confusion, predicted
-from kd_seg.report import ImageMetrics
-from kd_seg.sources import VOID
+from kd_seg.results.report import ImageMetrics
 
 
 def batch(target: Any) -> Batch:

@@ -11,9 +11,9 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from kd_core.errors import KDError
-from kd_core.models import MODELS, find_card
-from kd_core.weights import load_state, read_state
-from kd_seg.models import NAMES, card_of
+from kd_core.models.factory import MODELS, find_card
+from kd_core.models.weights import load_state, read_state
+from kd_seg.models.published import NAMES, card_of
 
 WHOLE = [("fcn_resnet50", True), ("deeplabv3_mobilenet_v3_large", False), ("lraspp_mobilenet_v3_large", None)]
 

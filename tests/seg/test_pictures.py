@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from kd_seg import pictures
-from kd_seg.pictures import (
+from kd_seg.data.sources import VOC_CLASSES, VOID
+from kd_seg.results import pictures
+from kd_seg.results.pictures import (
     GAP,
     GREY,
     LARGEST,
@@ -32,7 +33,6 @@ from kd_seg.pictures import (
     saved_here,
     side_by_side,
 )
-from kd_seg.sources import VOC_CLASSES, VOID
 
 VOC = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 7: (128, 128, 128), 8: (64, 0, 0), 15: (192, 128, 128)}
 VOC |= {16: (0, 64, 0), 20: (0, 64, 128), 255: (224, 224, 192)}

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from kd_seg.cli import main
-from kd_seg.pictures import GAP, LINE, MARGIN, colour_map, fitted, saved_here
-from kd_seg.scenes import CLASSES, scene
-from kd_seg.sources import VOID
+from kd_seg.data.scenes import CLASSES, scene
+from kd_seg.data.sources import VOID
+from kd_seg.results.pictures import GAP, LINE, MARGIN, colour_map, fitted, saved_here
 
 CONFIG = """
 task: semantic_segmentation
@@ -115,7 +115,7 @@ def test_the_mask_is_what_the_model_says(runs: Path, shots: Path) -> None:
     """Against the model itself, loaded and called by hand."""
     from safetensors.torch import load_file
 
-    from kd_seg.unet import UNet
+    from kd_seg.models.unet import UNet
 
     (found,) = answers(
         kd_seg("predict", runs / "teacher", shots / "images/scene1.png", "--out", shots / "out", "--json")

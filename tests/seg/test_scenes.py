@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kd_core.errors import KDError
-from kd_seg.scenes import CLASSES, LONGEST, SHORTEST, Scenes, distance, read_scenes, scene
-from kd_seg.sources import SOURCES, VOID
-from kd_seg.spec import DataSpec
+from kd_seg.data.scenes import CLASSES, LONGEST, SHORTEST, Scenes, distance, read_scenes, scene
+from kd_seg.data.sources import SOURCES, VOID
+from kd_seg.data.spec import DataSpec
 
 
 def test_a_scene_is_a_function_of_its_number() -> None:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from kd_core.errors import KDError
 from kd_core.task import SHARED, Batch
-from kd_seg.scenes import Scenes
-from kd_seg.sources import VOID, Parts
-from kd_seg.spec import DataSpec
-from kd_seg.splits import Part, SegSplit, split
-from kd_seg.transforms import Crop, View, Whole
+from kd_seg.data.scenes import Scenes
+from kd_seg.data.sources import VOID, Parts
+from kd_seg.data.spec import DataSpec
+from kd_seg.data.splits import Part, SegSplit, split
+from kd_seg.data.transforms import Crop, View, Whole
 
 CROP = Crop(64, (32, 40))
 

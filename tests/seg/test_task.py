@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from kd_core.config.schema import RuntimeSpec
+from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.runtime import Runtime
-from kd_core.spec import RuntimeSpec
 from kd_core.task import SHARED, TASKS, Batch, Facts
-from kd_seg.scenes import CLASSES
-from kd_seg.sources import VOC_CLASSES, VOID
-from kd_seg.spec import DataSpec, InputSpec
+from kd_seg.data.scenes import CLASSES
+from kd_seg.data.sources import VOC_CLASSES, VOID
+from kd_seg.data.spec import DataSpec, InputSpec
 from kd_seg.task import SemanticSegmentation
 
 SCENES = DataSpec(name="scenes", workers=0)

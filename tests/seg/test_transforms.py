@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
-from kd_core.draws import Draws
-from kd_seg.sources import VOID
-from kd_seg.spec import Jitter
-from kd_seg.transforms import Crop, Whole, jittered, mask_window, scaled, under, window
+from kd_core.data.rng import Draws
+from kd_seg.data.sources import VOID
+from kd_seg.data.spec import Jitter
+from kd_seg.data.transforms import Crop, Whole, jittered, mask_window, scaled, under, window
 
 
 def picture(height: int, width: int, seed: int = 0) -> tuple[Image.Image, np.ndarray]:

@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision import datasets
 
 from kd_core.errors import KDError
-from kd_seg.pictures import palette_mask
-from kd_seg.sources import VOID, Parts
-from kd_seg.spec import DataSpec
-from kd_seg.voc import read_voc
+from kd_seg.data.sources import VOID, Parts
+from kd_seg.data.spec import DataSpec
+from kd_seg.data.voc import read_voc
+from kd_seg.results.pictures import palette_mask
 
 
 def image(folder: Path, name: str, value: int = 15, masks: str = "SegmentationClass") -> None:

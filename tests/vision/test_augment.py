@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_core.draws import Draws, hashed
+from kd_core.data.rng import Draws, hashed
 from kd_core.errors import KDError
 from kd_core.task import SHARED
-from kd_vision.arrays import ArraySplit
-from kd_vision.augment import AUGMENTATIONS, parse
-from kd_vision.pool import pool_of
+from kd_vision.data.augment import AUGMENTATIONS, parse
+from kd_vision.data.in_memory import ArraySplit
+from kd_vision.data.pool import pool_of
 
 EVERYTHING = ["crop", "flip", {"op": "shift", "pixels": 2}, {"op": "cutout", "size": 3}]
 N, SIDE = 40, 8

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from kd_core.errors import KDError
-from kd_vision import cifar
-from kd_vision.cifar import CIFAR10, CIFAR100, Layout, read_cifar, unpickle
-from kd_vision.spec import DataSpec
+from kd_vision.data import cifar
+from kd_vision.data.cifar import CIFAR10, CIFAR100, Layout, read_cifar, unpickle
+from kd_vision.data.spec import DataSpec
 
 PER_FILE = 20
 

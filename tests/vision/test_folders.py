@@ -21,8 +21,8 @@ from torchvision.transforms import v2
 
 from kd_core.errors import KDError
 from kd_core.task import SHARED, Splits
-from kd_vision.samples import _Reader, evaluation_transforms
-from kd_vision.spec import DataSpec, InputSpec
+from kd_vision.data.loading import _Reader, evaluation_transforms
+from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification
 
 TASK = ImageClassification()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_core.errors import KDError
-from kd_vision.pool import UNLABELLED, Pool, pool_of, stratified
-from kd_vision.sources import Parts
-from kd_vision.spec import DataSpec
-from kd_vision.splitting import split
+from kd_vision.data.pool import UNLABELLED, Pool, pool_of, stratified
+from kd_vision.data.sources import Parts
+from kd_vision.data.spec import DataSpec
+from kd_vision.data.splitting import split
 
 SIZES = [50, 30, 20]
 

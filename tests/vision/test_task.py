@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from kd_core.errors import KDError
 from kd_core.task import SHARED, TASKS, Batch, Facts
-from kd_vision.spec import DataSpec, InputSpec
+from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification
 
 TASK = ImageClassification()

@@ -11,9 +11,9 @@ import torch
 
 import kd_zoo.models  # noqa: F401
 from kd_core.errors import KDError
-from kd_core.models import MODELS, WeightCard, builder_of, find_card
+from kd_core.models.factory import MODELS, WeightCard, builder_of, find_card
+from kd_core.models.weights import load_state, read_state
 from kd_core.registry import Registry
-from kd_core.weights import load_state, read_state
 from kd_zoo.cards import CARDS, card, download
 
 MAKE = runpy.run_path(str(Path(__file__).with_name("make_weights.py")))

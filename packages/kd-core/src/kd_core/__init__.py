@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from kd_core.errors import ConfigError, KDError
     from kd_core.experiment import Experiment, evaluate, resume
     from kd_core.losses import LOSSES
-    from kd_core.models import MODELS
+    from kd_core.models.factory import MODELS
     from kd_core.registry import Registry
     from kd_core.task import TASKS
 

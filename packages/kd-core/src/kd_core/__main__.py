@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from kd_core.environment import environment
 from kd_core.files import json_text
+from kd_core.runs.environment import environment
 
 if __name__ == "__main__":
     sys.stdout.write(json_text(environment(), indent=2) + "\n")

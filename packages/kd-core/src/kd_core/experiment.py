@@ -12,29 +12,30 @@ from typing import Any
 
 from torch import nn
 
-from kd_core.checkpoint import CheckpointStore
-from kd_core.config import Builder, Document, Policy, dump, load, loads
-from kd_core.description import describe_model
-from kd_core.distributed import on_main, peers, rank, share_buffers
+from kd_core.check.verifier import model_taps, verify
+from kd_core.config import Builder, Document, Policy, loads
+from kd_core.config.schema import ModelSpec
+from kd_core.config.syntax import dump, load
+from kd_core.config.validation import places
+from kd_core.device.distributed import on_main, peers, rank, share_buffers
+from kd_core.device.fsdp import gathered, put, whole
+from kd_core.device.runtime import Runtime, fast, is_main, join
+from kd_core.device.seeding import derive, seed_everything
 from kd_core.errors import ConfigError, KDError, Problem, in_order
-from kd_core.models import ModelSource, WeightCard, builder_of, find_card, from_hub, missing_files
-from kd_core.objective import Objective
-from kd_core.plan import STUDENT, Plan
-from kd_core.planner import Planner, plan
-from kd_core.progress import Reporter
-from kd_core.run_folder import RunFolder
-from kd_core.runner import Progress, Session, StageRunner
-from kd_core.runtime import Runtime, fast, is_main, join
-from kd_core.scoring import line, score
-from kd_core.seeding import derive, seed_everything
-from kd_core.shaping import places
-from kd_core.sharding import gathered, put, whole
-from kd_core.spec import ModelSpec
-from kd_core.stop import StopRequest
-from kd_core.taps import Row
+from kd_core.models.description import describe_model
+from kd_core.models.factory import ModelSource, WeightCard, builder_of, find_card, from_hub, missing_files
+from kd_core.plan.plan import STUDENT, Plan
+from kd_core.plan.planner import Planner, plan
+from kd_core.runs.checkpoint import CheckpointStore
+from kd_core.runs.progress import Reporter
+from kd_core.runs.run_folder import RunFolder
+from kd_core.runs.stop import StopRequest
+from kd_core.taps.table import Row
 from kd_core.task import Facts, Splits, eval_batch, hub_of
-from kd_core.verify import model_taps, verify
-from kd_core.world import Data, World
+from kd_core.train.components import Data, World
+from kd_core.train.evaluate import line, score
+from kd_core.train.loop import Progress, Session, StageRunner
+from kd_core.train.objective import Objective
 
 
 @dataclass(frozen=True)

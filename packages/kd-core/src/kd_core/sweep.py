@@ -12,14 +12,14 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from kd_core import experiment
-from kd_core.config import load
-from kd_core.distributed import on_main
+from kd_core.config.schema import Strict
+from kd_core.config.syntax import load
+from kd_core.config.validation import Shaper
+from kd_core.device.distributed import on_main
 from kd_core.errors import ConfigError, KDError, in_order, problems_of
 from kd_core.experiment import Experiment, Result
 from kd_core.files import json_text, write_text
-from kd_core.run_folder import RunFolder
-from kd_core.shaping import Shaper
-from kd_core.spec import Strict
+from kd_core.runs.run_folder import RunFolder
 
 Plain = bool | int | float | str | None
 Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor, nn
 
-    from kd_core.distributed import Share
-    from kd_core.spec import ModelSpec
+    from kd_core.config.schema import ModelSpec
+    from kd_core.device.distributed import Share
 
 SHARED = ""
 """The key of :attr:`Batch.inputs` that serves every model without an entry of its own."""

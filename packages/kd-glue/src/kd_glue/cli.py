@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd_core.commands import make_cli
+from kd_core.cli.group import make_cli
 from kd_glue.verbs import predict, push, submit, with_upload
 
 main = make_cli(
@@ -10,7 +10,7 @@ main = make_cli(
     package="kd-glue",
     tasks=("text_classification",),
     help="Fine-tune and distil text classifiers from a YAML file.",
-    registries={"data": "kd_glue.tasks:NAMES"},
+    registries={"data": "kd_glue.data.tasks:NAMES"},
     published="hub",
 )
 for verb in (with_upload(main.commands["train"]), predict, submit, push):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from kd_core.errors import KDError
 from kd_core.task import ABSENT, SHARED, TASKS, Batch, Facts, Metrics, Splits
-from kd_glue.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
-from kd_glue.hub import TransformersHub
-from kd_glue.sources import read, read_unlabelled
-from kd_glue.spec import DataSpec, InputSpec
-from kd_glue.splits import TextSplit
-from kd_glue.texts import Texts
+from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
+from kd_glue.data.sources import read, read_unlabelled
+from kd_glue.data.spec import DataSpec, InputSpec
+from kd_glue.data.splits import TextSplit
+from kd_glue.data.texts import Texts
+from kd_glue.hub.models import TransformersHub
 
 EXAMPLE_LENGTH = 16
 EXAMPLE_TOKENS = 10

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kd_core.commands import config_options, json_option, quiet_stdout, table
+from kd_core.cli.group import config_options, json_option, quiet_stdout, table
 from kd_core.files import json_text
 
 root_option = click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
@@ -27,7 +27,7 @@ def predict(target: str, split: str | None, out: Path | None, as_json: bool, **o
     A row has the text's index, the prediction, and the probability of each class.
     """
     with quiet_stdout():
-        from kd_glue.predict import predict
+        from kd_glue.results.predict import predict
 
         found = predict(target, split=split, out=out, **options)
     if as_json:
@@ -55,7 +55,7 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
     if bool(runs) == (verify is not None):
         raise click.UsageError("name runs, or an archive with --verify")
     with quiet_stdout():
-        from kd_glue.submission import submit, verify_submission
+        from kd_glue.results.submission import submit, verify_submission
 
         if verify is not None:
             files: dict[str, dict[str, Any]] = {
@@ -80,7 +80,7 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
 def push(run: Path, name: str, private: bool) -> None:
     """Upload the student of a finished RUN to the hub as the model NAME, with its card."""
     with quiet_stdout():
-        from kd_glue.push import push
+        from kd_glue.hub.push import push
 
         address = push(run, name, private=private)
     click.echo(address)
@@ -94,7 +94,7 @@ def with_upload(train: click.Command) -> click.Command:
         result = ctx.invoke(train, **given)
         if push_to_hub is not None and os.environ.get("RANK", "0") == "0":
             with quiet_stdout():
-                from kd_glue.push import push
+                from kd_glue.hub.push import push
 
                 address = push(result.run, push_to_hub)
             click.echo(f"uploaded to {address}", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd_core.commands import make_cli
+from kd_core.cli.group import make_cli
 from kd_seg.verbs import predict, with_report
 
 main = make_cli(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.distributed import processes
+from kd_core.device.distributed import processes
 from kd_core.errors import KDError
 from kd_core.task import Batch
 

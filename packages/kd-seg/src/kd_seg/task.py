@@ -12,19 +12,19 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import kd_seg.cityscapes
-import kd_seg.coco
-import kd_seg.scenes
-import kd_seg.voc  # noqa: F401  what they register: data sets
+import kd_seg.data.cityscapes
+import kd_seg.data.coco
+import kd_seg.data.scenes
+import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config import allow
 from kd_core.errors import ConfigError, KDError, Problem
 from kd_core.task import SHARED, TASKS, Batch, Facts, Splits
-from kd_seg.folders import read_folders
+from kd_seg.data.folders import read_folders
+from kd_seg.data.sources import SOURCES, VOID, Source
+from kd_seg.data.spec import DataSpec, InputSpec, pixels
+from kd_seg.data.splits import Part, SegSplit, split
+from kd_seg.data.transforms import Crop, Whole
 from kd_seg.metrics import SegmentationMetrics
-from kd_seg.sources import SOURCES, VOID, Source
-from kd_seg.spec import DataSpec, InputSpec, pixels
-from kd_seg.splits import Part, SegSplit, split
-from kd_seg.transforms import Crop, Whole
 
 allow("torchvision.models")  # its functions; its classes are allowed already
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kd_core.commands import answer, config_options, json_option, quiet_stdout
+from kd_core.cli.group import answer, config_options, json_option, quiet_stdout
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
-    from kd_seg.predict import Pictured
+    from kd_seg.results.predict import Pictured
 
 SHOWN = 4
 """Classes of an image that its line names."""
@@ -55,7 +55,7 @@ def predict(
         raise click.UsageError("--truth is for files: the images of a split have their own")
     stdout, done = sys.stdout, []
     with quiet_stdout():
-        from kd_seg.predict import predict
+        from kd_seg.results.predict import predict
 
         model = None if zoo is None else {"zoo": zoo}
         for each in predict(target, images, out=out, model=model, task=tasks[0], **options):
@@ -104,8 +104,8 @@ def with_report(evaluate: click.Command) -> click.Command:
             raise click.UsageError("name a config or a run folder, or a published model with --zoo")
         name, as_json = given.pop("name"), given.pop("as_json")
         with quiet_stdout():
-            from kd_seg.report import WORST
-            from kd_seg.report import report as write
+            from kd_seg.results.report import WORST
+            from kd_seg.results.report import report as write
 
             number, model = WORST if worst is None else worst, None if name is None else {"zoo": name}
             result = write(given.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **given)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kd_core.commands import make_cli
+from kd_core.cli.group import make_cli
 
 main = make_cli(
     "kd-vision",
     package="kd-vision",
     tasks=("image_classification",),
     help="Train and distil image classifiers from a YAML file.",
-    registries={"data": "kd_vision.task:SOURCES", "augmentations": "kd_vision.augment:AUGMENTATIONS"},
+    registries={"data": "kd_vision.task:SOURCES", "augmentations": "kd_vision.data.augment:AUGMENTATIONS"},
 )

@@ -11,7 +11,7 @@ from torchvision import models as torchvision_models
 
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
-from kd_core.models import MODELS, ZOOS, WeightCard
+from kd_core.models.factory import MODELS, ZOOS, WeightCard
 
 PREFIX = "torchvision."
 SPECIAL: dict[str, dict[str, Any]] = {

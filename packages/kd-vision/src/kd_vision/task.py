@@ -12,23 +12,23 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-import kd_vision.cifar
-import kd_vision.folders
+import kd_vision.data.cifar
+import kd_vision.data.folders
 import kd_vision.rotations  # noqa: F401  what they register: data sets, and views
 from kd_core.config import allow
 from kd_core.errors import KDError
 from kd_core.task import SHARED, TASKS, Batch, Facts, Split, Splits
-from kd_vision.arrays import ArraySplit
-from kd_vision.augment import Augmentation, parse
-from kd_vision.called import CALLED
+from kd_vision.data.augment import Augmentation, parse
+from kd_vision.data.in_memory import ArraySplit
+from kd_vision.data.loading import SampleSplit
+from kd_vision.data.pool import Pool
+from kd_vision.data.sources import SOURCES, Source
+from kd_vision.data.spec import DataSpec, InputSpec, pixels
+from kd_vision.data.splitting import split
+from kd_vision.data.torch_datasets import CALLED
+from kd_vision.data.unlabelled import with_unlabelled
+from kd_vision.inputs import view_of
 from kd_vision.metrics import ClassificationMetrics
-from kd_vision.pool import Pool
-from kd_vision.samples import SampleSplit
-from kd_vision.sources import SOURCES, Source
-from kd_vision.spec import DataSpec, InputSpec, pixels
-from kd_vision.splitting import split
-from kd_vision.unlabelled import with_unlabelled
-from kd_vision.views import view_of
 
 allow("torchvision.models")  # its functions; its classes are allowed already
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from kd_core.download import fetch, place
 from kd_core.errors import KDError
-from kd_core.models import ZOOS, WeightCard, builder_of, card_among
+from kd_core.models.factory import ZOOS, WeightCard, builder_of, card_among
 
 RELEASES = "https://github.com/yoshitomo-matsubara/torchdistill/releases/download"
 SOURCE = "Matsubara, NLP-OSS 2023 (arXiv 2310.17644)"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.task import Batch
+from kd_glue.data.tasks import TASKS
 from kd_glue.metrics.measures import Array, measured, mse
-from kd_glue.tasks import TASKS
 
 REGRESSION = "regression"
 MULTI = "multi_label_classification"

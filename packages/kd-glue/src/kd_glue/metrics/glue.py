@@ -12,8 +12,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from kd_glue.data.tasks import TASKS, GlueTask
 from kd_glue.metrics.measures import measured
-from kd_glue.tasks import TASKS, GlueTask
 
 PARTS = {"mnli_matched": "mnli", "mnli_mismatched": "mnli"}
 """Configurations that the hub's module has beside the tasks."""

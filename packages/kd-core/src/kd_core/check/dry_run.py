@@ -1,0 +1,102 @@
+"""What a check puts in the place of data, and what it may not try."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from kd_core.config import Call, Lazy, Policy
+from kd_core.config.schema import Path
+from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.plan.plan import Plan
+from kd_core.task import Batch, map_tensors
+from kd_core.train.objective import Adapters, Values
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training selects from."""
+
+    plan: Plan
+    models: Mapping[str, nn.Module]
+    adapters: Adapters
+
+
+class Stand:
+    """Values on the CPU in the place of those on the meta device: small random numbers of the same shapes."""
+
+    def __init__(self, values: Values, batch: Batch) -> None:
+        self._values, self._batch = values, batch
+
+    def get(self, wired: Any) -> Any:
+        """As :meth:`Values.get`; what comes from the batch is the batch's own."""
+        if isinstance(wired, list):
+            return [self.get(wire) for wire in wired]
+        if wired.root == "batch":
+            return Values({}, self._batch, Adapters({})).get(wired)
+        return map_tensors(stand_in, self._values.get(wired))
+
+
+def stand_in(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and type with values."""
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype)
+
+
+def trusted_only(value: Any) -> str | None:
+    """Why something is not built in a check, or None: only ``--trust`` lets it be called."""
+    policy = Policy()
+    for call in calls_in(value):
+        try:
+            policy.judge_call(policy.locate(call.target), target=call.target)
+        except KDError:
+            return f"{call.target} is built in training only, for it is not a known package's"
+    return None
+
+
+def calls_in(value: Any) -> Iterator[Call]:
+    """Every call nested in a value."""
+    if isinstance(value, Call):
+        yield value
+    if isinstance(value, Lazy):
+        value = value.parts()
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        yield from calls_in(item)
+
+
+def try_step(scheduler: LRScheduler, path: str) -> None:
+    """One step; ConfigError where it fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses the optimiser's step
+        try:
+            scheduler.step()
+        except Exception as error:  # of any scheduler
+            message = f"{type(scheduler).__name__} fails in its first step: {reason(error)}"
+            raise ConfigError(Problem(message, path)) from error
+
+
+def needs_values(error: Exception) -> bool:
+    """Whether something failed only because tensors on the meta device hold no values."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error)
+
+
+def reason(error: Exception) -> str:
+    """An error of someone else's code in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
+
+
+def has(value: Any, path: Path) -> bool:
+    """Whether a path leads somewhere in plain values."""
+    for part in path:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return False
+    return True

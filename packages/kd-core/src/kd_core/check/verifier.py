@@ -1,0 +1,365 @@
+"""Checking a plan without data: models on the meta device, made-up samples, and every wire followed.
+
+What cannot be followed (a model that only a user's trust lets us build, a data set whose shapes only reading
+tells) is reported as unverified, not as right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from kd_core.check.dry_run import Parts, Stand, has, needs_values, reason, stand_in, trusted_only, try_step
+from kd_core.config import Builder, Policy
+from kd_core.config.schema import ModelSpec, Path
+from kd_core.config.validation import of_key
+from kd_core.errors import KDError, Problem, Unverified, did_you_mean, problems_of
+from kd_core.models.factory import ModelSource, described
+from kd_core.plan.plan import STUDENT, AdapterPlan, Plan, StagePlan, TermPlan
+from kd_core.taps.table import Row, module_table
+from kd_core.taps.wires import Tap, Wire
+from kd_core.taps.wires import describe as shapes
+from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, module_at
+from kd_core.task import Batch, Facts, hub_of, map_tensors
+from kd_core.train.components import PROBE
+from kd_core.train.objective import Adapters, Clock, Term, Values
+from kd_core.train.optim import build_optimizer, build_scheduler
+from kd_core.train.trainable import select
+
+META = torch.device("meta")
+LARGE = 300_000_000
+"""Parameters of a model that a check does not build with values."""
+Placed = list[tuple[Path, Wire]]
+
+
+def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[Problem], list[str]]:
+    """The problems that building and running everything on made-up samples shows, and what could not be verified.
+
+    Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
+    """
+    verifier = Verifier(plan, policy)
+    verifier.run(whole)
+    return list(dict.fromkeys(verifier.problems)), list(dict.fromkeys(verifier.unverified))
+
+
+@dataclass
+class Verifier:
+    """Follows a plan's wires through models without weights."""
+
+    plan: Plan
+    policy: Policy
+    problems: list[Problem] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sound = self.plan.task is not None and self.plan.data is not None
+        self.facts = self.plan.task.facts(self.plan.data) if sound else Facts()
+        classes = 10 if self.facts.num_classes is None else self.facts.num_classes
+        numbers = {"num_samples": 100, "steps": 10, "steps_per_epoch": 1}
+        self.run_values = {**numbers, "num_classes": classes, "targets": [row % classes for row in range(100)]}
+        self.builder = Builder(self.policy, self.run_values)
+
+    def run(self, whole: bool = True) -> None:
+        """Check models, then each stage."""
+        models = {
+            name: model for name, spec in self.plan.models.items() if (model := self._model(name, spec)) is not None
+        }
+        adapters = Adapters(self.plan.adapters)
+        for stage in self.plan.stages:
+            if whole:
+                self._stage(stage, models, adapters)
+            else:
+                self._paths_only(stage, models)
+
+    # -- models
+
+    def _model(self, name: str, spec: ModelSpec) -> nn.Module | None:
+        if (why := self._not_to_build(spec)) is not None:
+            self.unverified.append(f"models.{name}: {why}")
+            return None
+        try:
+            return self._built(name, spec)
+        except Unverified as error:
+            self.unverified.append(f"models.{name}: {error}")
+        except KDError as error:
+            self._report(("models", name), error)
+        except Exception as error:  # a constructor may raise anything
+            self._report(("models", name), KDError(f"it cannot be built: {reason(error)}"))
+        return None
+
+    def _built(self, name: str, spec: ModelSpec) -> nn.Module:
+        """On the meta device, else, where a constructor reads values, on the CPU and then moved."""
+        try:
+            with META:
+                return self.source(name).make(name, spec).to(META)
+        except Exception as error:
+            if not needs_values(error):
+                raise
+            return self.source(name).make(name, spec).to(META)
+
+    def source(self, name: str) -> ModelSource:
+        """How a model is made without weights."""
+        builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
+        path = f"models.{name}"
+        hub = hub_of(self.plan.task)
+        return ModelSource(builder, path, self.plan.dataset, self.facts, lambda _: None, structure=True, hub=hub)
+
+    def _not_to_build(self, spec: ModelSpec) -> str | None:
+        """Why a model is not built in a check, or None."""
+        if spec.run is not None:
+            try:
+                return self._not_to_build(described(FilePath(spec.run)))
+            except KDError as error:
+                return str(error)
+        return trusted_only([spec.call, spec.rest, spec.edit])
+
+    # -- a stage
+
+    def _stage(self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters) -> None:
+        try:
+            raw = self.plan.task.example(stage.data, PROBE)
+        except KDError as error:  # only reading the data would tell
+            self._paths_only(stage, models)
+            self.unverified.append(f"stages.{stage.index}: {error}")
+            return
+        if (batch := self._prepared(raw, stage)) is None:
+            return
+        places = dict(self._places(stage))
+        self._kept_outputs(places)
+        captures = {
+            name: capture
+            for name, taps in self.plan.taps(stage).items()
+            if name in models and (capture := self._capture(name, models[name], taps, batch, places)) is not None
+        }
+        if set(captures) == set(self.plan.taps(stage)):
+            values = Values(captures, batch.to(META), adapters)
+            if self._adapters(stage, values, models, adapters) and self._fields(stage, values):
+                terms = [self._term(term, values, batch) for term in stage.terms.values()]
+                if all(terms) and set(models) == set(self.plan.models):
+                    self._training(stage, models, adapters, [term for term in terms if term is not None])
+            self._metric(stage, models, batch)
+
+    def _prepared(self, raw: Batch, stage: StagePlan) -> Batch | None:
+        """Samples as the models take them, None where one of them cannot."""
+        before = len(self.problems)
+        for name, wants in self.plan.inputs.items():
+            try:
+                self.plan.task.prepare(raw, {name: wants}, stage.data)
+            except KDError as error:
+                self._report(("models", name), error, data=stage.paths.get("data", ("data",)))
+        if len(self.problems) > before:
+            return None
+        try:
+            return stage.views(self.plan.task.prepare(raw, self.plan.inputs, stage.data))
+        except KDError as error:
+            self._report(stage.path("views"), error)
+            return None
+
+    def _places(self, stage: StagePlan) -> Iterator[tuple[str, Placed]]:
+        """For each model, its wires with the places they are written in."""
+        found: dict[str, Placed] = {}
+        for path, wire in written(self.plan, stage):
+            found.setdefault(wire.root, []).append((path, wire))
+        yield from found.items()
+
+    def _kept_outputs(self, places: Mapping[str, Placed]) -> None:
+        """What a model with ``cache: true`` says is kept, and nothing from its inside."""
+        for path, wire in ((path, wire) for placed in places.values() for path, wire in placed):
+            spec = self.plan.models.get(wire.root)
+            if spec is not None and spec.cache and wire.tap != OUTPUT:
+                hint = f"leave models.{wire.root}.cache out"
+                self._report(path, KDError(f"{wire} is not kept, only outputs are\n    hint: {hint}"))
+
+    def _paths_only(self, stage: StagePlan, models: Mapping[str, nn.Module]) -> None:
+        for name, placed in self._places(stage):
+            if name in models:
+                self._modules(models[name], placed)
+
+    def _modules(self, model: nn.Module, placed: Placed) -> bool:
+        """Whether every wire's module exists."""
+        before = len(self.problems)
+        for path, wire in placed:
+            assert wire.tap is not None or wire.root in ("adapters", "batch")
+            try:
+                if wire.tap is not None and wire.tap.path:
+                    module_at(model, wire.tap.path)
+            except KDError as error:
+                self._report(path, error)
+        return len(self.problems) == before
+
+    def _capture(
+        self, name: str, model: nn.Module, taps: list[Tap], batch: Batch, places: Mapping[str, Placed]
+    ) -> Capture | None:
+        if not self._modules(model, places.get(name, [])):
+            return None
+        try:
+            return self._forward(name, model, taps, batch)
+        except KDError:
+            for path, wire in places.get(name, []):  # which one is it?
+                try:
+                    self._forward(name, model, [wire.tap] if wire.tap else [], batch)
+                except KDError as error:
+                    self._report(path, error)
+        except Exception:  # it does not take such samples, or does not run on the meta device
+            return self._real_forward(name, model, taps, batch)
+        return None
+
+    def _real_forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture | None:
+        """A pass on the CPU with made-up weights, whose errors say what is wrong."""
+        if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+            self.unverified.append(f"models.{name}: it does not run on the meta device, and is too large to try")
+            return None
+        try:
+            real = self.source(name).make(name, self.plan.models[name]).eval()
+            with torch.no_grad():
+                capture = ForwardWrapper(real, taps, name=name, call=self.plan.task.call)(batch.for_model(name))
+        except Exception as error:
+            what = f"it cannot take {shapes(batch.for_model(name))}: {reason(error)}"
+            self._report(("models", name), error if isinstance(error, KDError) else KDError(what))
+            return None
+        to_meta = {tap: map_tensors(lambda each: each.to(META), value) for tap, value in capture.at.items()}
+        return replace(capture, at=to_meta)
+
+    def _forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture:
+        wrapper = ForwardWrapper(model.eval(), taps, name=name, call=self.plan.task.call)
+        try:
+            with torch.no_grad():
+                return wrapper(batch.to(META).for_model(name))
+        finally:
+            wrapper.release()
+
+    def _adapters(self, stage: StagePlan, values: Values, models: Mapping[str, nn.Module], adapters: Adapters) -> bool:
+        for name in stage.adapters:
+            path = self.plan.adapters[name].path
+            path = path if self.plan.adapters[name].borrowed is None else (*path, "module")
+            try:
+                with META:
+                    adapters.build(name, values, models, self.builder)
+                adapters.to(META).eval()
+                with torch.no_grad():
+                    adapters.run(name, values)
+            except KDError as error:
+                self._report(path, error)
+                return False
+            except Exception as error:  # shapes that do not fit raise whatever the module raises
+                given = ", ".join(shapes(values.get(wired)) for wired in self.plan.adapters[name].inputs)
+                self._report(path, KDError(f"it cannot take {given}: {reason(error)}"))
+                return False
+        return True
+
+    def _fields(self, stage: StagePlan, values: Values) -> bool:
+        before = len(self.problems)
+        for path, wire in written(self.plan, stage):
+            try:
+                values.get(wire)
+            except KDError as error:
+                self._report(path, error)
+        return len(self.problems) == before
+
+    def _term(self, plan: TermPlan, values: Values, batch: Batch) -> Term | None:
+        """The loss, tried on values of the right shapes."""
+        if (why := trusted_only([plan.loss, plan.values])) is not None:
+            self.unverified.append(f"{'.'.join(map(str, plan.path))}: {why}")
+            return None
+        stand = Stand(values, batch)
+        try:
+            term = Term(plan, self.builder)
+            term(stand, Clock(0, 10, 1))
+            return term
+        except KDError as error:
+            self._report(plan.path, error)
+        except Exception as error:  # a torch.nn loss says what it wants in its own way
+            given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
+            hint = _field_hint(plan, stand)
+            self._report(plan.path, KDError(f"the loss cannot take {given or 'nothing'}: {reason(error)}{hint}"))
+        return None
+
+    def _training(
+        self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, terms: Sequence[Term]
+    ) -> None:
+        """What learns, its optimiser and its scheduler."""
+        if (why := trusted_only([stage.spec.optimizer, stage.spec.scheduler])) is not None:
+            self.unverified.append(f"stages.{stage.index}: {why}")
+            return
+        losses = nn.Module()
+        for term in terms:
+            losses.add_module(term.plan.name, term)
+        assert stage.spec.optimizer is not None
+        try:
+            root, _ = select(Parts(self.plan, models, adapters), stage, losses)
+            where = ".".join(map(str, stage.path("optimizer")))
+            optimizer = build_optimizer(stage.spec.optimizer, root, self.builder, where)
+            where = ".".join(map(str, stage.path("scheduler")))
+            scheduler, _ = build_scheduler(stage.spec.scheduler, optimizer, self.builder, where)
+            if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+                try_step(scheduler, where)
+        except KDError as error:
+            self._report((), error)
+
+    def _metric(self, stage: StagePlan, models: Mapping[str, nn.Module], batch: Batch) -> None:
+        """Whether the task has the metric that chooses the best checkpoint."""
+        if stage.spec.best is None or STUDENT not in models:
+            return
+        try:
+            output = self._forward(STUDENT, models[STUDENT], [], batch).output
+            metrics = self.plan.task.metrics(self.facts.num_classes)
+            metrics.update(map_tensors(stand_in, output), batch)
+            known = list(metrics.compute())
+        except Exception as error:  # metrics of outputs that are not the task's
+            self.unverified.append(f"stages.{stage.index}.best: a trial of the metrics failed: {reason(error)}")
+            return
+        if (name := stage.spec.best.metric) not in known:
+            path = (*stage.path("best"), "metric")
+            self._report(path, KDError(f"there is no metric {name!r}\n    hint: {did_you_mean(name, known)}"))
+
+    def _report(self, path: Path, error: KDError, data: Path = ("data",)) -> None:
+        """Keep an error that may know its own place, in full or below ``path``; ``data`` is where the data are."""
+        document = self.plan.document
+        for problem in problems_of(error):
+            if problem.mark is not None:
+                self.problems.append(problem)
+                continue
+            below = tuple(problem.path.split(".")) if problem.path else ()
+            whole: Path = below if below[: len(path)] == tuple(map(str, path)) else (*path, *below)
+            if not below and (key := problem.message.partition(" ")[0]) and has(document.data, (*path, key)):
+                whole = (*path, key)  # "temperature is 0, but ..."
+            whole = (*data, *below[1:]) if below[:1] == ("data",) else whole
+            self.problems.append(document.problem(whole, problem.message, problem.hint, key=of_key(problem)))
+
+
+def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
+    """Every wire a stage uses with the place it is written in."""
+    for term in stage.terms.values():
+        for key, wired in term.wires.items():
+            for wire in wired if isinstance(wired, list) else [wired]:
+                yield (*term.path, key), wire
+    for name in stage.adapters:
+        adapter: AdapterPlan = plan.adapters[name]
+        for wired in adapter.inputs:
+            for wire in wired if isinstance(wired, list) else [wired]:
+                yield (*adapter.path, "inputs"), wire
+        if adapter.like:
+            yield (*adapter.path, "like"), adapter.like
+
+
+def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
+    """The table of a model's modules, from made-up samples through the model without weights."""
+    if name not in plan.models:
+        raise KDError(f"there is no model {name!r}\n    hint: {did_you_mean(name, list(plan.models))}")
+    model = Verifier(plan, policy).source(name).make(name, plan.models[name])
+    batch = plan.task.prepare(plan.task.example(plan.data, PROBE), plan.inputs, plan.data)
+    return module_table(model, batch.for_model(name), plan.task.call)
+
+
+def _field_hint(plan: TermPlan, stand: Stand) -> str:
+    """A hint where a wire of a loss leads to named tensors, of which one was meant."""
+    for key, wired in plan.wires.items():
+        value = stand.get(wired)
+        if isinstance(wired, Wire) and isinstance(value, Mapping):
+            return f"\n    hint: write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
+    return ""

@@ -1,0 +1,1 @@
+"""What a config may call, and calling it."""

@@ -1,0 +1,201 @@
+"""Lazy values -> objects. Everything is judged and bound before the first call is made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kd_core.config.calls.arguments import Fault, bind, signature_of, split
+from kd_core.config.calls.policy import Policy
+from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.config.syntax.plain import join
+from kd_core.config.syntax.tree import dotted
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
+
+T = TypeVar("T")
+
+
+class Builder:
+    """Builds what a config describes.
+
+    ``run_values`` are what ``!run`` stands for, ``log`` gets one line for each object built. A Lazy value met
+    twice is built once, for as long as the Builder lives.
+    """
+
+    def __init__(
+        self, policy: Policy, run_values: Mapping[str, Any] | None = None, log: Callable[[str], None] | None = None
+    ) -> None:
+        self.policy = policy
+        self.run_values = {} if run_values is None else run_values
+        self.log = log
+        self.built: dict[int, tuple[Lazy, Any]] = {}  # the Lazy too: its id must stay taken
+
+    def check(self, value: Any, supplied_names: Sequence[str] = (), path: str = "") -> list[Problem]:
+        """Locate, judge and bind every call in ``value``; build nothing.
+
+        ``supplied_names`` are arguments that :meth:`build` will be given for the outermost call.
+        """
+        return list(self._problems(value, supplied_names, path, set()))
+
+    def build(self, value: Any, supplied: Mapping[str, Any] | None = None, path: str = "") -> Any:
+        """``value`` with everything lazy in it built.
+
+        ``supplied`` are further arguments of the outermost call, which is then built anew each time: an
+        optimiser's ``params``. Raises ConfigError where :meth:`check` finds problems or a call fails.
+        """
+        if problems := self.check(value, list(supplied or ()), path):
+            raise ConfigError(problems)
+        if supplied and isinstance(value, Call):
+            return self._call(value, supplied, path)
+        return self._value(value, path)
+
+    # Checking
+
+    def _problems(self, value: Any, supplied: Sequence[str], path: str, seen: set[int]) -> Iterator[Problem]:
+        if isinstance(value, Lazy):
+            if id(value) in seen:
+                return
+            seen.add(id(value))
+            try:
+                yield from self._own_problems(value, supplied, path)
+            except ConfigError as error:
+                yield from error.problems
+        for key, part in _parts(value):
+            if key == "trust_remote_code" and part not in (False, None):
+                mark = value.places.get(key) if isinstance(value, Lazy) else None
+                yield Problem(
+                    "trust_remote_code is refused: it runs code of the model's author", _join(path, key), mark
+                )
+            yield from self._problems(part, (), _join(path, key), seen)
+
+    def _own_problems(self, lazy: Lazy, supplied: Sequence[str], path: str) -> Iterator[Problem]:
+        """Of the Lazy itself, its parts left out."""
+        if isinstance(lazy, Call):
+            obj = self.policy.locate(lazy.target, lazy.mark, path)
+            self.policy.judge_call(obj, lazy.mark, path, lazy.target)
+            yield from (_placed(lazy, fault, path) for fault in bind(lazy, obj, supplied))
+        elif isinstance(lazy, Get):
+            self.policy.judge_get(self.policy.locate(lazy.target, lazy.mark, path), lazy.mark, path, lazy.target)
+        elif isinstance(lazy, (GetAttr, SetAttr)):
+            self.policy.judge_name(lazy.name, lazy.mark, path)
+        elif isinstance(lazy, CallMethod):
+            self.policy.judge_name(lazy.method, lazy.mark, path)
+            yield from self._method_problems(lazy, path)
+        elif isinstance(lazy, Run) and lazy.name not in RUN_NAMES:
+            yield Problem(f"!run: there is no {lazy.name!r}", path, lazy.mark, did_you_mean(lazy.name, RUN_NAMES))
+
+    def _method_problems(self, lazy: CallMethod, path: str) -> Iterator[Problem]:
+        """Arguments that do not fit, where the class of the object is known before it is built."""
+        if not isinstance(lazy.obj, Call):
+            return
+        try:
+            cls = self.policy.locate(lazy.obj.target)
+        except ConfigError:
+            return  # reported where the object is checked
+        method = inspect.getattr_static(cls, lazy.method, None) if isinstance(cls, type) else None
+        if inspect.isfunction(method):
+            call = Call(f"{cls.__name__}.{lazy.method}", lazy.args, lazy.kwargs)
+            for fault in bind(call, method, ("self",)):
+                part = () if not fault.where else ("kwargs",) if isinstance(fault.where[0], str) else ("args",)
+                yield _placed(lazy, fault, path, part)
+
+    # Building
+
+    def _value(self, value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {key: self._value(item, _join(path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._value(item, _join(path, index)) for index, item in enumerate(value)]
+        if not isinstance(value, Lazy):
+            return value
+        if id(value) not in self.built:
+            self.built[id(value)] = value, self._made(value, path)
+        return self.built[id(value)][1]
+
+    def _made(self, lazy: Lazy, path: str) -> Any:
+        if isinstance(lazy, Call):
+            return self._call(lazy, {}, path)
+        if isinstance(lazy, Get):
+            return self.policy.locate(lazy.target, lazy.mark, path)
+        if isinstance(lazy, Run):
+            return self._run_value(lazy, path)
+        parts = {key: self._value(part, _join(path, key)) for key, part in lazy.parts().items()}
+        if isinstance(lazy, Text):
+            return _guarded(lambda: join(lazy.how, list(parts.values())), f"!{lazy.how}", lazy, path)
+        if isinstance(lazy, Item):
+            return self._item(lazy, parts["data"], parts["key"], path)
+        obj = parts["obj"]
+        if isinstance(lazy, SetAttr):
+            self.policy.judge_attribute(obj, lazy.name, lazy.mark, path)
+            _guarded(lambda: setattr(obj, lazy.name, parts["value"]), f"setting {lazy.name!r}", lazy, path)
+            return obj
+        if isinstance(lazy, GetAttr):
+            self.policy.judge_attribute(obj, lazy.name, lazy.mark, path)
+            default = (parts["default"],) if "default" in parts else ()
+            found = _guarded(lambda: getattr(obj, lazy.name, *default), f"reading {lazy.name!r}", lazy, path)
+            self.policy.judge_value(found, lazy.mark, path)
+            return found
+        assert isinstance(lazy, CallMethod)
+        return self._call_method(lazy, obj, parts, path)
+
+    def _call(self, call: Call, supplied: Mapping[str, Any], path: str) -> Any:
+        target = self.policy.locate(call.target, call.mark, path)
+        leading, named = split(signature_of(target), list(supplied))
+        args = [*(supplied[name] for name in leading), *self._value(call.args, path)]
+        kwargs = self._value(call.kwargs, path) | {name: supplied[name] for name in named}
+        made = _guarded(lambda: target(*args, **kwargs), call.target, call, path)
+        self._log(call, call.target, path)
+        return made
+
+    def _call_method(self, lazy: CallMethod, obj: Any, parts: Mapping[str | int, Any], path: str) -> Any:
+        self.policy.judge_attribute(obj, lazy.method, lazy.mark, path)
+        name = f"{type(obj).__name__}.{lazy.method}"
+        method = _guarded(lambda: getattr(obj, lazy.method), name, lazy, path)
+        self.policy.judge_value(method, lazy.mark, path)
+        result = _guarded(lambda: method(*parts["args"], **parts["kwargs"]), name, lazy, path)
+        self._log(lazy, name, path)
+        return obj if lazy.returns_obj else result
+
+    def _item(self, lazy: Item, data: Any, key: Any, path: str) -> Any:
+        if not isinstance(data, (dict, list, tuple)):
+            self.policy.judge_object(data, lazy.mark, path)
+        found = _guarded(lambda: data[key], f"item {key!r}", lazy, path)
+        self.policy.judge_value(found, lazy.mark, path)
+        return found
+
+    def _run_value(self, lazy: Run, path: str) -> Any:
+        if lazy.name not in self.run_values:
+            known = ", ".join(sorted(self.run_values)) or "nothing"
+            raise ConfigError(Problem(f"!run {lazy.name} is not known here", path, lazy.mark, f"known here: {known}"))
+        return self.run_values[lazy.name]
+
+    def _log(self, lazy: Lazy, what: str, path: str) -> None:
+        if self.log:
+            self.log(f"built {path + ': ' if path else ''}{what}{f' ({lazy.mark})' if lazy.mark else ''}")
+
+
+def _guarded(action: Callable[[], T], what: str, lazy: Lazy, path: str) -> T:
+    """The result of somebody else's code; what it raises becomes a ConfigError with the place."""
+    try:
+        return action()
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(Problem(f"{what} failed: {reason}", path, lazy.mark)) from error
+
+
+def _parts(value: Any) -> list[tuple[str | int, Any]]:
+    if isinstance(value, Lazy):
+        return list(value.parts().items())
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
+
+
+def _placed(lazy: Lazy, fault: Fault, path: str, inside: tuple[str, ...] = ()) -> Problem:
+    mark = lazy.places.get(fault.where[0], lazy.mark) if fault.where else lazy.mark
+    return Problem(fault.message, dotted([*([path] if path else []), *inside, *fault.where]), mark, fault.hint)
+
+
+def _join(path: str, key: str | int) -> str:
+    return f"{path}.{key}" if path else str(key)

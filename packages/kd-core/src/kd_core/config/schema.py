@@ -1,0 +1,228 @@
+"""The schema of a config: frozen, strict, unknown keys forbidden.
+
+Pieces of a file (each model, adapter, stage and term) are shaped by themselves: see :mod:`kd_core.config.validation`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kd_core.config import Lazy
+from kd_core.errors import KDError, nearest
+
+Path = tuple[str | int, ...]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Words = str | Annotated[list[str], Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Frozen, no conversion between types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class Limits(Strict):
+    """At most so many samples of each split."""
+
+    train: Positive | None = None
+    val: Positive | None = None
+    test: Positive | None = None
+
+
+class Open(Strict):
+    """Strict, but further keys are kept in ``model_extra``: a registered thing's own parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """The keys that are not this schema's own."""
+        return dict(self.model_extra or {})
+
+
+class RuntimeSpec(Strict):
+    """How to compute. The default is what published recipes use: float32, nothing compiled."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    fused: bool = False
+    fold: bool = False
+    compile: list[str] = []
+
+
+class CheckpointSpec(Strict):
+    """When to save: each epoch always, and between by steps or minutes."""
+
+    every_steps: Positive | None = None
+    every_minutes: Above0 = 10.0
+    keep: Positive = 3
+
+
+class EvaluateSpec(Strict):
+    """How often the validation split is scored."""
+
+    every_epochs: Positive | None = None
+    every_steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> EvaluateSpec:
+        if (self.every_epochs is None) == (self.every_steps is None):
+            raise ValueError("give one of 'every_epochs' and 'every_steps'")
+        return self
+
+
+class BestSpec(Strict):
+    """Which metric of the validation split chooses the best checkpoint; the task's primary one by default."""
+
+    metric: str
+    mode: Literal["max", "min"]
+
+
+class EarlyStopSpec(Strict):
+    """Stop the stage after ``patience`` scorings without a gain of more than ``min_delta``."""
+
+    patience: Positive
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class GroupSpec(Open):
+    """A parameter group: patterns of what it holds, and its own optimiser options."""
+
+    match: Words
+
+
+class OptimizerSpec(Strict):
+    """An optimiser with parameter groups; parameters that match none form the first group."""
+
+    call: Lazy
+    groups: list[GroupSpec] = []
+
+
+class SchedulerSpec(Strict):
+    """A learning-rate scheduler stepped per step or per epoch."""
+
+    call: Lazy
+    per: Literal["step", "epoch"] = "epoch"
+
+
+class TermSpec(Open):
+    """One term of the objective: a loss, its weight, its wires and its hyperparameters."""
+
+    loss: str | Lazy
+    weight: Number | dict[str, Any] = 1.0
+    detach: str | list[str] = []
+
+
+class ViewSpec(Open):
+    """Views of training batches, with their hyperparameters."""
+
+    view: str
+
+
+class AdapterSpec(Open):
+    """A module between models and losses."""
+
+    module: str | Lazy
+    inputs: Words
+    like: str | None = None
+    to: Positive | None = None
+
+
+class ModelSpec(Open):
+    """A model: exactly one source, its weights, and what is done to it before training."""
+
+    arch: str | None = None
+    zoo: str | None = None
+    run: str | None = None
+    hub: str | None = None
+    init_from: str | None = None
+    call: Lazy | None = None
+    weights: str | None = None
+    trainable: bool = False
+    mode: Literal["eval", "train"] = "eval"
+    new_head: bool = False
+    cache: bool = False
+    input: dict[str, Any] = {}
+    edit: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
+        if len(given) != 1:
+            but = f", not {' and '.join(given)}" if given else ""
+            near = next(
+                (f"is {key!r} meant to be {each!r}?" for key in self.rest if (each := nearest(key, MODEL_SOURCES))), ""
+            )
+            hint = f"\n    hint: {near}" if near and not given else ""
+            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}{hint}"))
+        return self
+
+    @property
+    def source(self) -> str:
+        """Which of :data:`MODEL_SOURCES` it is."""
+        return next(key for key in MODEL_SOURCES if getattr(self, key) is not None)
+
+
+MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
+
+
+class StageSpec(Strict):
+    """What a stage says. A key it leaves out comes from the stage before (see :func:`inherit`)."""
+
+    name: str | None = None
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    batch_size: Positive | None = None
+    eval_batch_size: Positive | None = None
+    drop_last: bool = False
+    data: dict[str, Any] | None = None
+    views: str | ViewSpec | None = None
+    losses: dict[str, Any] = {}
+    train: list[str] | None = None
+    freeze: list[str] = []
+    optimizer: Lazy | OptimizerSpec | None = None
+    scheduler: Lazy | SchedulerSpec | None = None
+    accumulate: Positive = 1
+    clip_norm: Above0 | None = None
+    clip_value: Above0 | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    early_stop: EarlyStopSpec | None = None
+    evaluate: EvaluateSpec = EvaluateSpec(every_epochs=1)
+    best: BestSpec | None = None
+
+
+class Header(Strict):
+    """The top level, its parts still unshaped."""
+
+    task: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    imports: list[str] = []
+    data: dict[str, Any]
+    models: dict[str, Any]
+    adapters: dict[str, Any] = {}
+    stages: list[dict[str, Any]] = []
+    runtime: Literal["default", "fast"] | dict[str, Any] = "default"
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    log_every: Positive = 50
+
+
+def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
+    """The stage with every key it leaves out taken from the stage before; ``epochs`` and ``steps`` are one key."""
+    if before is None:
+        return this
+    given = this.model_fields_set
+    taken = {key: getattr(before, key) for key in before.model_fields_set if key not in given and key != "name"}
+    if given & {"epochs", "steps"}:
+        taken = {key: value for key, value in taken.items() if key not in ("epochs", "steps")}
+    return StageSpec.model_construct(given | set(taken), **{**dict(this), **taken})
+
+
+def words(value: str | list[str]) -> list[str]:
+    """One word or a list of them, as a list."""
+    return [value] if isinstance(value, str) else list(value)

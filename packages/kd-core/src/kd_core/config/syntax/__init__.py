@@ -1,0 +1,1 @@
+"""From text to marked data: nothing is imported, nothing runs."""

@@ -1,0 +1,44 @@
+"""A loaded config: plain data, and the place of every value in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kd_core.config.syntax.tree import Slot, child, dotted
+from kd_core.errors import Mark, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """``data`` holds plain dicts, lists, scalars and :class:`~kd_core.config.Lazy` values; bases and
+    overrides are applied. ``root`` remembers the places; changing ``data`` does not disturb it."""
+
+    data: dict[str, Any]
+    file: str
+    root: Slot
+
+    def mark(self, path: Sequence[str | int]) -> Mark:
+        """Where the value stands; the nearest enclosing one where the path leads nowhere."""
+        return self._slot(path)[0].mark
+
+    def key_mark(self, path: Sequence[str | int]) -> Mark:
+        """Where the value's key stands; as :meth:`mark` where it has none."""
+        slot, found = self._slot(path)
+        return slot.key if found and slot.key else slot.mark
+
+    def problem(
+        self, path: Sequence[str | int], message: str, hint: str | None = None, *, key: bool = False
+    ) -> Problem:
+        """A problem with the value at ``path``, or with its ``key``."""
+        return Problem(message, dotted(path), self.key_mark(path) if key else self.mark(path), hint)
+
+    def _slot(self, path: Sequence[str | int]) -> tuple[Slot, bool]:
+        slot = self.root
+        for key in path:
+            below = child(slot.value, key)
+            if below is None:
+                return slot, False
+            slot = below
+        return slot, True

@@ -1,0 +1,158 @@
+"""File -> Document: YAML, then ``extends:``, then overrides, then texts joined."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd_core.config.syntax import overrides as options
+from kd_core.config.syntax.compose import compose
+from kd_core.config.syntax.document import Document
+from kd_core.config.syntax.plain import plain
+from kd_core.config.syntax.tree import Slot, kind_of, merge
+from kd_core.errors import ConfigError, Mark, Problem, nearest
+
+MAX_BYTES = 256 * 1024
+MAX_BASES = 32
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a config file, its bases and the ``--set`` options; ConfigError with all problems found."""
+    return _load(str(path), None, overrides)
+
+
+def loads(text: str, file: str = "<string>", overrides: Sequence[str] = ()) -> Document:
+    """As :func:`load`, from text. ``file`` is what places say, and what bases are relative to."""
+    return _load(file, text, overrides)
+
+
+def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
+    problems: list[Problem] = []
+    root: Slot | None = None
+    changes: list[options.Override] = []
+    try:
+        root = _Reader().tree(file, None, text)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        changes = options.parse_overrides(overrides)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or root is None:
+        raise ConfigError(dict.fromkeys(problems))
+    for change in changes:
+        try:
+            root = options.apply(root, change)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Document(plain(root), file, root)
+
+
+class _Reader:
+    """Reads a config and its bases, each file once."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+        self.done: dict[str, Slot] = {}
+
+    def tree(self, file: str, asked: Mark | None, text: str | None = None) -> Slot:
+        """The tree of ``file`` on top of its bases. ``asked`` is where another file names it."""
+        name = _identity(file)
+        if name in self.open:
+            chain = " -> ".join([*self.open[self.open.index(name) :], name])
+            raise ConfigError(Problem(f"extends goes in a circle: {chain}", "extends", asked))
+        if name in self.done:
+            return self.done[name]
+        if len(self.open) + len(self.done) > MAX_BASES:
+            raise ConfigError(Problem(f"more than {MAX_BASES} files extend each other", "extends", asked))
+        self.open.append(name)
+        try:
+            self.done[name] = self.extended(file, read(file, asked) if text is None else text)
+        finally:
+            self.open.pop()
+        return self.done[name]
+
+    def extended(self, file: str, text: str) -> Slot:
+        root = compose(text, lambda mark: Mark(file, mark.line + 1, mark.column + 1))
+        start = Mark(file, 1, 1)
+        if root is None or root.value is None:
+            raise ConfigError(Problem("the file is empty", mark=start))
+        if not isinstance(root.value, dict):
+            raise ConfigError(Problem(f"a config is a mapping, not {kind_of(root.value)}", mark=root.mark))
+        own = dict(root.value)
+        bases = own.pop("extends", None)
+        own_root = Slot.of(own, root.mark)
+        if bases is None:
+            return own_root
+        merged: Slot | None = None
+        problems: list[Problem] = []
+        for name, mark in _names(bases):
+            try:
+                base = self.tree(os.path.normpath(Path(file).parent / name), mark)
+                merged = base if merged is None else merge(merged, base)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return own_root if merged is None else merge(merged, own_root)
+
+
+def _identity(file: str) -> str:
+    try:
+        return os.path.realpath(file)
+    except (OSError, ValueError):  # no file has such a name: reading it will say so
+        return file
+
+
+def _names(slot: Slot) -> list[tuple[str, Mark]]:
+    slots = slot.value if isinstance(slot.value, list) else [slot]
+    for each in slots:
+        if not isinstance(each.value, str):
+            raise ConfigError(
+                Problem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark)
+            )
+    if len(slots) > MAX_BASES:
+        raise ConfigError(Problem(f"names more than {MAX_BASES} files", "extends", slot.mark))
+    return [(each.value, each.mark) for each in slots]
+
+
+def read(file: str, asked: Mark | None = None) -> str:
+    """The text of a config file; ConfigError where it is none."""
+    where, path = asked or Mark(file), "extends" if asked else ""
+    about = f"{file}: " if asked else ""
+    try:
+        if not Path(file).is_file() and Path(file).stat():
+            what = "a directory" if Path(file).is_dir() else "no regular file"
+            raise ConfigError(Problem(f"{about}this is {what}", path, where))
+        with Path(file).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(Problem(f"{about}{_reason(error)}", path, where, _neighbour(file))) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(
+            Problem(f"{about}larger than {MAX_BYTES // 1024} KiB", path, where, "keep data in files of their own")
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise ConfigError(Problem("not UTF-8 text", mark=Mark(file, line, column), hint="save it as UTF-8")) from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return (error.strerror or "not readable").lower() if isinstance(error, OSError) else "not a file name"
+
+
+def _neighbour(file: str) -> str | None:
+    path = Path(file)
+    try:
+        near = nearest(path.name, [other.name for other in path.parent.iterdir() if other.name != path.name])
+    except (OSError, ValueError):
+        return None
+    return f"did you mean {path.with_name(near)}?" if near else None

@@ -1,0 +1,114 @@
+"""The tree a config is while it is loaded: plain containers whose edges carry places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.errors import Mark
+
+_TAGS: dict[type[Lazy], str] = {
+    Call: "!call",
+    CallMethod: "!call_method",
+    Get: "!get",
+    GetAttr: "!getattr",
+    Item: "!item",
+    Run: "!run",
+    SetAttr: "!setattr",
+    Text: "!join",
+}
+
+
+@dataclass(eq=False, slots=True)
+class Tagged:
+    """A tag with its content. Aliases share one, so that it becomes one Lazy and is built once.
+
+    ``fixed`` are fields of the Lazy that are plain, ``slots`` its parts under the names paths give them:
+    integers are positional arguments.
+    """
+
+    kind: type[Lazy]
+    fixed: dict[str, Any]
+    slots: dict[str | int, Slot]
+
+    def name(self, key: str | int) -> str | int:
+        """The part that a path's component names; positional arguments also count from the end."""
+        index = as_index(key, sum(isinstance(name, int) for name in self.slots))
+        return key if index is None else index
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Slot:
+    """One edge: a value (scalar, ``list[Slot]``, ``dict[str, Slot]`` or Tagged), where it and its key stand,
+    and how large and deep it is with all aliases written out."""
+
+    value: Any
+    mark: Mark
+    key: Mark | None = None
+    size: int = 1
+    depth: int = 0
+
+    @classmethod
+    def of(cls, value: Any, mark: Mark, key: Mark | None = None) -> Slot:
+        size, depth = 1, -1
+        for child in children(value):
+            size += child.size
+            depth = max(depth, child.depth)
+        return cls(value, mark, key, size, depth + 1)
+
+
+def children(value: Any) -> Iterator[Slot]:
+    """The edges below a value."""
+    if isinstance(value, Tagged):
+        value = value.slots
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def child(value: Any, key: str | int) -> Slot | None:
+    """The edge below ``value`` that a path's component names. Indices may be text and negative."""
+    if isinstance(value, Tagged):
+        return value.slots.get(value.name(key))
+    if isinstance(value, dict):
+        return value.get(str(key))
+    if isinstance(value, list):
+        index = as_index(key, len(value))
+        return None if index is None else value[index]
+    return None
+
+
+def as_index(key: str | int, length: int) -> int | None:
+    """``key`` as a place in a list of that length, or None."""
+    try:
+        index = int(key)
+    except ValueError:
+        return None
+    return index % length if -length <= index < length else None
+
+
+def merge(base: Slot, over: Slot) -> Slot:
+    """``over`` on top of ``base``: mappings merge recursively, all else is replaced whole."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    merged = dict(base.value)
+    for key, slot in over.value.items():
+        merged[key] = merge(merged[key], slot) if key in merged else slot
+    return Slot.of(merged, over.mark, over.key)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    return ".".join(map(str, path))
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a user's words."""
+    if isinstance(value, Tagged):
+        return f"a {_TAGS[value.kind]}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,249 @@
+"""From plain values to the schema, piece by piece, so that one mistake hides no other.
+
+:class:`Shaper` collects the problems. What is sound about a piece goes on to be checked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from kd_core.config import Document, Lazy
+from kd_core.config.schema import Path
+from kd_core.config.syntax import dump
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest, problems_of
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Fault(NamedTuple):
+    """Something wrong at ``path`` (with its ``key``, not its value) and the schema's fields that suffer."""
+
+    path: Path
+    message: str
+    hint: str | None = None
+    key: bool = False
+    fields: tuple[str, ...] = ()
+
+
+class Shaper:
+    """Validates pieces of a document and keeps what is wrong with them."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+
+    def report(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> None:
+        """Keep a problem at ``path``."""
+        self.problems.append(self.document.problem(path, message, hint, key=key))
+
+    def keep(self, path: Path, error: KDError) -> None:
+        """Keep an error whose own places, where it knows any, lie below ``path``."""
+        for problem in problems_of(error):
+            below = problem.path.split(".") if problem.path else []
+            self.report((*path, *below), problem.message, problem.hint, key=of_key(problem))
+
+    def shape(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
+        """``value`` as ``schema``, or None with its problems kept."""
+        made, lost = self.salvage(schema, value, path)
+        return None if lost else made
+
+    def salvage(self, schema: type[M], value: Any, path: Path = (), **instead: Any) -> tuple[M | None, frozenset[str]]:
+        """``value`` as ``schema`` without the keys that are wrong, and the names of the fields this concerns.
+
+        ``instead`` holds stand-ins for required ones. None where nothing can be made of it.
+        """
+        if not isinstance(value, Mapping):
+            self.report(path, f"must be a mapping, not {describe(value)}")
+            return None, frozenset(schema.model_fields)
+        try:
+            return schema.model_validate(dict(value)), frozenset()
+        except ValidationError as error:
+            faults = explain(error, schema, value)
+        for fault in faults:
+            self.report((*path, *fault.path), fault.message, fault.hint, key=fault.key)
+        lost = frozenset(name for fault in faults for name in fault.fields)
+        sound = {key: each for key, each in value.items() if key not in lost}
+        try:
+            return schema.model_validate({**{key: instead[key] for key in lost & set(instead)}, **sound}), lost
+        except ValidationError:
+            return None, lost
+
+
+@contextmanager
+def places(document: Document) -> Iterator[None]:
+    """Errors raised inside that begin with a path of the document get its place."""
+    try:
+        yield
+    except KDError as error:
+        raise ConfigError(_placed(each, document) for each in problems_of(error)) from error
+
+
+def _placed(problem: Problem, document: Document) -> Problem:
+    path, message = problem.path, problem.message
+    if not path and (found := _LEADING.fullmatch(message)) and found[1].partition(".")[0] in document.data:
+        path, message = found.groups()
+    placed = document.problem(path.split("."), message, problem.hint, key=of_key(problem))
+    return problem if problem.mark is not None or not path else placed
+
+
+def of_key(problem: Problem) -> bool:
+    """Whether it is the key that is wrong, and not its value."""
+    return problem.message.startswith("unknown key ") or " takes no '" in problem.message
+
+
+_LEADING = re.compile(r"([a-z]+(?:\.[\w-]+)*): (.*)", re.DOTALL)
+"""A path in front of a message."""
+
+
+def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list[Fault]:
+    """What pydantic complains of, each place once and unknown keys first."""
+    items = error.errors(include_url=False)
+    faults = _unknown(items, schema, value)
+    unknown = {fault.path[:-1]: fault.fields for fault in faults}
+    wants: dict[Path, list[Any]] = {}
+    for item in items:
+        where = _real_path(item["loc"], value)
+        if item["type"] == "missing":
+            name = str(item["loc"][-1])
+            if name in unknown.get(where, ()):
+                continue  # the unknown key is meant to be this one
+            found = _follow(value, where)
+            near = nearest(name, [str(key) for key in found]) if isinstance(found, Mapping) else None
+            hint = f"is {near!r} meant to be {name!r}?" if near else None
+            faults.append(Fault(where, f"needs a key {name!r}", hint, fields=_top(where) or (name,)))
+        elif item["type"] == "value_error":
+            reason = item["ctx"]["error"].args[0]
+            for problem in problems_of(reason if isinstance(reason, KDError) else KDError(str(reason))):
+                below = problem.path.split(".") if problem.path else []
+                key = of_key(problem)
+                faults.append(Fault((*where, *below), problem.message, problem.hint, key, _top(where)))
+        elif item["type"] != "extra_forbidden":
+            wants.setdefault(where, []).append(item)
+    told = {*unknown, *(fault.path for fault in faults if not fault.key)}
+    for where, wanted in wants.items():
+        if where not in told and not any(each[: len(where)] == where for each in {*told, *wants} - {where}):
+            message = f"must be {_all_wanted(wanted)}, not {describe(_follow(value, where))}"
+            faults.append(Fault(where, message, fields=_top(where)))
+    return faults
+
+
+def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any) -> list[Fault]:
+    faults = []
+    for item in items:
+        if item["type"] == "extra_forbidden":
+            where = _real_path(item["loc"], value)
+            name, fields = str(where[-1]), _fields_at(schema, where[:-1])
+            near = nearest(name, fields)
+            hint = did_you_mean(name, fields) if fields else None
+            faults.append(Fault(where, f"unknown key {name!r}", hint, True, (*_top(where), *([near] if near else []))))
+    return faults
+
+
+def _top(where: Path) -> tuple[str, ...]:
+    return (str(where[0]),) if where else ()
+
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dataclass_exact_type": "a !call",
+    "dataclass_type": "a !call",
+    "none_required": "null",
+    "string_pattern_mismatch": "a plain name of letters, digits and _ . + -",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+def wanted_of(items: Sequence[Any]) -> str:
+    """What a value must be, by pydantic's complaints about it."""
+    return " or ".join(dict.fromkeys(map(_wanted, items)))
+
+
+def _all_wanted(items: Sequence[Any]) -> str:
+    """The same, where a union's other members may be left out: the value has the type of one and breaks its bounds."""
+    bounded = [each for each in items if each["type"] in _BOUNDS or each["type"] in ("too_short", "too_long")]
+    numbers = [each for each in items if each["type"] in ("int_type", "int_from_float")]
+    return wanted_of([*numbers, *bounded] if bounded else items)
+
+
+def _wanted(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        bound = context[key]
+        return f"{words} {int(bound) if bound == int(bound) else bound}"
+    if kind in ("too_short", "too_long"):
+        words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        return f"a list of {words} {context[key]}"
+    if kind == "literal_error":
+        return f"one of {context['expected']}"
+    return _TYPES.get(kind) or item["msg"].removeprefix("Input should be ").rstrip(".")
+
+
+def describe(value: Any) -> str:
+    """A value in a message: short, and as YAML writes it."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    odd = value is None or isinstance(value, (bool, Lazy)) or (isinstance(value, float) and not math.isfinite(value))
+    text = dump(value).partition("\n")[0] if odd else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _real_path(location: Sequence[Any], value: Any) -> Path:
+    """Pydantic's location without the names of union members, which are not in the file."""
+    path: list[str | int] = []
+    for position, part in enumerate(location):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
+            value = value[part]
+        elif position == len(location) - 1:
+            break
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _follow(value: Any, path: Iterable[Any]) -> Any:
+    for part in path:
+        value = value[part]  # the path was found in this very value
+    return value
+
+
+def _fields_at(schema: Any, path: Path) -> list[str]:
+    """The keys the schema knows at a path: its own, or those of the nested schemas."""
+    schemas = [schema]
+    for part in path:
+        if isinstance(part, str):
+            fields = [each.model_fields[part].annotation for each in schemas if part in each.model_fields]
+            schemas = [found for field in fields for found in _schemas_in(field)]
+    return [name for each in schemas for name in each.model_fields]
+
+
+def _schemas_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _schemas_in(inner)]

@@ -1,0 +1,1 @@
+"""Reading data: batches, random numbers, subsets and loaders that all tasks share."""

@@ -1,0 +1,193 @@
+"""Devices, precision and processes: the one file that touches accelerate."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch._inductor.config as inductor
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kd_core.config.schema import RuntimeSpec
+from kd_core.device.depthwise import quicken
+from kd_core.device.folding import folded, halve
+from kd_core.errors import KDError
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import ForwardWrapper
+from kd_core.task import Batch, map_tensors
+
+COMPILE_FROM = 1000
+"""Planned steps from which compiling, a minute or two, pays."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Options of glibc's ``mallopt``: how much free memory goes back, and how many tensors may have pages of their own."""
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
+    """What ``runtime: fast`` comes to here: a pure function of device, models and planned steps, never of a timing.
+
+    ``models``, those that may be, are compiled where the run is long enough.
+    """
+    cuda = torch.cuda.is_available()
+    # A CPU without such instructions emulates bfloat16, which is slower than float32.
+    half = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+    compiled = list(models) if planned_steps >= COMPILE_FROM else []
+    precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
+    return RuntimeSpec(precision=precision, channels_last=True, fused=True, fold=True, compile=compiled)
+
+
+def is_main() -> bool:
+    """Whether this process, of those a launcher started, is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a ``device:`` comes to the CPU here; accelerate joins processes only where it is told so."""
+    return device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def join(device: str) -> None:
+    """Meet the other processes of this run, if a launcher (torchrun, accelerate launch) started any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        PartialState(cpu=on_cpu(device))
+
+
+def leave() -> None:
+    """Part from the other processes of a run that came to its end."""
+    if torch.distributed.is_initialized():
+        PartialState().destroy_process_group()
+
+
+def keep_memory() -> None:
+    """Have the C library keep the memory that tensors on the CPU give back: the next step wants as much again.
+
+    By default it returns large tensors and what is free at the top of its heap to the system, which then clears each
+    page anew when it is first touched: a tenth of a step of a small network, a quarter of one on maps. Nothing is done
+    where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, size in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, size)
+
+
+class Runtime:
+    """Where and how a run computes."""
+
+    def __init__(self, spec: RuntimeSpec) -> None:
+        self.spec = spec
+        if spec.device not in ("auto", "cpu") and not getattr(torch, spec.device).is_available():
+            raise KDError(f"runtime.device: there is no {spec.device} device here")
+        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+        self._accelerator = Accelerator(
+            cpu=on_cpu(spec.device),
+            mixed_precision=PRECISIONS[spec.precision],
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.device = self._accelerator.device
+        if self.sharded and not self._accelerator.is_fsdp2:
+            raise KDError("parameters are sharded by FSDP2 only\n    hint: accelerate launch --fsdp_version 2")
+        if self.device.type == "cpu":
+            keep_memory()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are spread over processes, as ``accelerate launch --use_fsdp`` asks."""
+        return self._accelerator.distributed_type == DistributedType.FSDP
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A model on the device, in the runtime's memory format; its depthwise convolutions as the precision wants."""
+        if self.device.type == "cpu" and self.spec.precision == "bf16":
+            quicken(model)
+        if self.spec.channels_last:
+            return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(self.device)
+
+    def cheapened(self, model: nn.Module, taps: Collection[Tap]) -> nn.Module:
+        """A frozen model as it is run: with ``fold`` a copy with folded batch norms and weights in the precision."""
+        if not self.spec.fold:
+            return model
+        cheap = folded(model, taps)
+        if self.spec.precision == "bf16":
+            halve(cheap)
+        return self.place(cheap)
+
+    def compile(self, wrapped: Mapping[str, ForwardWrapper]) -> None:
+        """Compile those models of a stage that the spec names, in place.
+
+        Code of the stage before is dropped: it may hold, as constants, weights that have been trained since.
+        """
+        named = [wrapped[name] for name in self.spec.compile if name in wrapped]
+        if named:
+            torch._dynamo.reset()
+            if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
+                torch._dynamo.disallow_in_graph(nn.functional.interpolate)
+        for each in named:
+            each.module.compile(dynamic=False)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""
+        return inductor.patch(freezing=True) if self.spec.compile else nullcontext()
+
+    def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
+        """With compiled code for batches of the usual size; others are not worth compiling for."""
+        return torch.compiler.set_stance("force_eager") if self.spec.compile and not usual else nullcontext()
+
+    def format(self, batch: Batch) -> Batch:
+        """A prepared batch with its images in the runtime's memory format."""
+        if not self.spec.channels_last:
+            return batch
+        return Batch(map_tensors(_channels_last, batch.inputs), batch.target, batch.index, batch.extra)
+
+    def prepare(self, step: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The step as accelerate wraps it (DDP or FSDP, precision), and its optimiser, wrapped if gradients are scaled.
+
+        Accelerate's wrapper of an optimiser looks for installed packages in each step, which takes a millisecond.
+        """
+        module, wrapped = self._accelerator.prepare(step, optimizer)
+        return module, wrapped if self._accelerator.scaler is not None else wrapped.optimizer
+
+    def release(self) -> None:
+        """Forget the prepared objects of a stage."""
+        self._accelerator.free_memory()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision for what is not prepared: teachers and evaluation."""
+        return self._accelerator.autocast() if self.spec.precision != "fp32" else nullcontext()
+
+    def no_sync(self, step: nn.Module, *, sync: bool) -> AbstractContextManager[Any]:
+        """Without exchange of gradients unless ``sync``: all micro-batches but the last."""
+        return nullcontext() if sync else self._accelerator.no_sync(step)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a (scaled) loss."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: list[nn.Parameter], norm: float | None, value: float | None) -> None:
+        """Clip gradients in place, by their common norm or each by value."""
+        if norm is not None:
+            self._accelerator.clip_grad_norm_(parameters, norm)
+        if value is not None:
+            self._accelerator.clip_grad_value_(parameters, value)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The state of fp16's gradient scaler, empty without one."""
+        return self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else {}
+
+    def load_scaler_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`scaler_state` gave."""
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

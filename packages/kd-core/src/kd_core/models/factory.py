@@ -1,0 +1,313 @@
+"""Where a model comes from: an architecture, a weight card, another run, or a call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
+from kd_core.registry import Registry
+from kd_core.signatures import values_of
+from kd_core.task import Facts, Hub, Wanted
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kd_core.config import Builder, Policy
+    from kd_core.config.schema import ModelSpec
+
+
+@dataclass(frozen=True)
+class WeightCard:
+    """Published weights: what they are, where they lie, and what they score.
+
+    ``published`` maps a metric to its published value (percent) with its source in ``source``; a metric that ends in
+    ``_original`` is what the method's authors report. ``mean`` and ``std`` are the per-channel normalisation of inputs
+    in [0, 1], ``input_size`` is empty where any will do, and ``package`` is the distribution that registers ``arch``.
+    """
+
+    name: str
+    arch: str
+    dataset: str
+    url: str
+    sha256: str | None
+    licence: str
+    num_classes: int
+    input_size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    published: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+    package: str = ""
+
+
+class Zoo(Protocol):
+    """A place of published weights, registered in :data:`ZOOS`."""
+
+    def card(self, name: str, dataset: str | None) -> WeightCard | None:
+        """The card of that name (for that data set where given), or None."""
+        ...
+
+    def datasets(self, name: str) -> list[str]:
+        """The data sets that there are weights of that name for."""
+        ...
+
+    def names(self) -> list[str]:
+        """The models that have weights."""
+        ...
+
+    def path(self, card: WeightCard) -> Path:
+        """The weights as a local file, downloaded where missing; KDError without network."""
+        ...
+
+
+MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "kd.models")
+ZOOS: Registry[Zoo] = Registry("zoo", "kd.zoos")
+StateDict = Mapping[str, "Tensor"]
+BACKBONE_WEIGHTS = ("weights", "weights_backbone", "pretrained")
+"""Parameters of model functions that would download: forced off where only the structure is wanted."""
+
+
+def find_card(name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
+    """The zoo and card of published weights; KDError with the data sets that have some, or the nearest name."""
+    return card_among([ZOOS.get(each) for each in ZOOS.names()], name, dataset)
+
+
+def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
+    """:func:`find_card` in certain zoos."""
+    for zoo in zoos:
+        card = zoo.card(name, dataset)
+        if card is not None:
+            return zoo, card
+    if others := [each for zoo in zoos for each in zoo.datasets(name)]:
+        here = f" for {dataset}" if dataset else ""
+        raise KDError(
+            f"no weights {name!r} were published{here}, only for {' and '.join(others)}\n"
+            f"    hint: `arch:` has the model without weights; {others[0]}-{name} is the name of these on any data"
+        )
+    known = [each for zoo in zoos for each in zoo.names()]
+    raise KDError(f"no weights {name!r} were published for any data set\n    hint: {did_you_mean(name, known)}")
+
+
+def builder_of(card: WeightCard) -> Callable[..., nn.Module]:
+    """What builds a card's architecture; KDError naming the package that holds it, where that is not installed."""
+    if card.arch not in MODELS and card.package:
+        raise KDError(
+            f"the weights {card.name} are those of {card.arch}, which the package {card.package} holds\n"
+            f"    hint: it is not installed: pip install {card.package}"
+        )
+    return MODELS.get(card.arch)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How models of one experiment are made. ``structure`` builds without weights, for checks."""
+
+    builder: Builder
+    path: str
+    dataset: str | None
+    facts: Facts
+    log: Callable[[str], None]
+    structure: bool = False
+    hub: Hub | None = None
+    finished: bool = False
+    """To be scored as it is: nothing of it may begin at random unless its config says so."""
+
+    def make(self, name: str, spec: ModelSpec) -> nn.Module:
+        """The model, edited and with its weights; KDError naming what is wrong."""
+        spec = from_hub(spec)
+        if spec.hub is not None:
+            return self._edited(self._from_hub(name, spec), spec)
+        model = self._bare(spec)
+        if not self.structure:
+            self._load(name, spec, model)
+        return self._edited(model, spec)
+
+    def _edited(self, model: nn.Module, spec: ModelSpec) -> nn.Module:
+        from kd_core.taps.edits import apply_edits
+
+        try:
+            return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
+        except ConfigError as error:
+            raise ConfigError(replace(each, path=f"{self.path}.edit.{each.path}") for each in error.problems) from None
+
+    def _bare(self, spec: ModelSpec) -> nn.Module:
+        if spec.call is not None:
+            return self._called(spec)
+        if spec.hub is not None:
+            return self._hub_model(spec)
+        if spec.run is not None:
+            return self.make_from_run(Path(spec.run))
+        if spec.zoo is not None:
+            _, card = find_card(spec.zoo, self.dataset)
+            builder_of(card)
+            return self._architecture(card.arch, {"num_classes": card.num_classes, **spec.rest})
+        assert spec.arch is not None
+        return self._architecture(spec.arch, spec.rest)
+
+    def _from_hub(self, name: str, spec: ModelSpec) -> nn.Module:
+        """The hub's model with the hub's weights, unless the spec names others or none."""
+        from kd_core.plan.plan import STUDENT
+
+        given = "weights" in spec.model_fields_set and spec.weights != "auto"
+        fresh = spec.new_head or spec.trainable or (name == STUDENT and not self.finished)
+        if given and spec.weights is not None and "layers" in spec.rest:
+            hint = "`hub:` with a folder in the hub's format, or `run:`"
+            raise KDError(f"layers: those of a weight file cannot be chosen\n    hint: {hint}")
+        model = self._hub_model(spec, weights=not given, new_head=fresh)
+        if given and not self.structure:
+            self._load(name, spec, model)
+        elif not self.structure:
+            self.log(f"models.{name}: weights from {spec.hub}")
+        return model
+
+    def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
+        if self.hub is None or spec.hub is None:
+            raise ConfigError(Problem("this task has no hub of models", f"{self.path}.hub"))
+        wanted = Wanted(spec.hub, self.facts, weights, new_head, self.structure)
+        return self.hub.build(wanted, **self.builder.build(spec.rest, path=self.path))
+
+    def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
+        make = MODELS.get(arch)
+        if "num_classes" in values_of(make) and "num_classes" not in values and self.facts.num_classes is not None:
+            values = {**values, "num_classes": self.facts.num_classes}
+        if self.structure:
+            values = structural(values)
+        return make(**self.builder.build(dict(values), path=self.path))
+
+    def _called(self, spec: ModelSpec) -> nn.Module:
+        from torch import nn
+
+        call = without_weights(spec.call, self.builder.policy, {}) if self.structure else spec.call
+        model = self.builder.build(call, path=self.path)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(Problem(f"{type(model).__name__} is no torch.nn.Module", self.path))
+        return model
+
+    def make_from_run(self, folder: Path) -> nn.Module:
+        """The architecture of another run's student, edits included."""
+        spec = described(folder)
+        try:
+            return self._edited(self._bare(spec), spec)
+        except KDError as error:
+            file = folder / "student" / "model.yaml"
+            raise ConfigError(
+                Problem(f"{file}: {each.message}", self.path, hint=each.hint) for each in problems_of(error)
+            ) from None
+
+    def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
+        """Put the weights in that the spec asks for."""
+        from kd_core.models.weights import load_state, read_state
+
+        place = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
+        try:
+            if (found := self._weights(spec)) is not None:
+                path, source = found
+                self.log(f"models.{name}: weights from {source}")
+                load_state(model, read_state(path), source, new_head=spec.new_head)
+        except KDError as error:
+            raise ConfigError(replace(each, path=place) for each in problems_of(error)) from None
+
+    def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
+        """The weight file and its name in messages, None for weights the constructor gave or random ones."""
+        given = "weights" in spec.model_fields_set
+        if given and spec.weights is None:
+            return None
+        if spec.weights not in (None, "auto"):
+            assert spec.weights is not None
+            return local(spec.weights), spec.weights
+        if spec.zoo is not None:
+            zoo, card = find_card(spec.zoo, self.dataset)
+            return zoo.path(card), card.url
+        if spec.run is not None:
+            path = Path(spec.run) / "student" / "model.safetensors"
+            return path, str(path)
+        if given:
+            hint = "write `zoo: NAME`, a path or a URL"
+            raise KDError(f"there are no published weights\n    hint: {hint}")
+        return None
+
+
+def from_hub(spec: ModelSpec) -> ModelSpec:
+    """A model of another run, where that came from a hub: its student's folder is as good as a name there."""
+    if spec.run is None:
+        return spec
+    folder = Path(spec.run)
+    found = described(folder)
+    if found.hub is None or found.edit:  # one that was edited is no model that the hub knows
+        return spec
+    return spec.model_copy(update={"hub": found.hub, "run": None, "input": {**found.input, **spec.input}})
+
+
+def missing_files(name: str, spec: ModelSpec) -> list[Problem]:
+    """The files of a model that training would not find."""
+    found = []
+    if spec.weights not in (None, "auto") and "://" not in str(spec.weights) and not local(str(spec.weights)).is_file():
+        found.append(Problem(f"there is no weight file {spec.weights}", f"models.{name}.weights"))
+    if spec.run is not None:
+        try:
+            described(Path(spec.run))
+        except KDError as error:
+            found += [replace(each, path=f"models.{name}.run") for each in problems_of(error)]
+    return found
+
+
+def structural(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's parameters without those that name weights."""
+    return {key: value for key, value in values.items() if key not in BACKBONE_WEIGHTS}
+
+
+def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
+    """``value`` with published weights forced off in every call in it; ``done`` keeps aliases of a call one call."""
+    from kd_core.config import Call
+
+    if isinstance(value, list):
+        return [without_weights(each, policy, done) for each in value]
+    if isinstance(value, dict):
+        return {key: without_weights(each, policy, done) for key, each in value.items()}
+    if not isinstance(value, Call):
+        return value
+    if id(value) not in done:
+        with suppress(TypeError, ValueError):  # a callable that tells nothing of its parameters
+            takes = inspect.signature(policy.locate(value.target)).parameters
+            given = {key: each for key, each in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
+            off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
+            done[id(value)] = replace(
+                value,
+                args=without_weights(value.args, policy, done),
+                kwargs={**without_weights(given, policy, done), **off},
+            )
+    return done.get(id(value), value)
+
+
+def local(weights: str) -> Path:
+    """A path, or a URL downloaded to the hub's cache."""
+    if "://" not in weights:
+        return Path(weights).expanduser()
+    from kd_core.download import fetch
+
+    return fetch(weights)
+
+
+def described(folder: Path) -> ModelSpec:
+    """The description that a run wrote of its student; KDError where the run has none yet."""
+    from kd_core.config.schema import ModelSpec
+    from kd_core.config.syntax import load
+    from kd_core.config.validation import Shaper
+
+    file = folder / "student" / "model.yaml"
+    if not file.is_file():
+        reason = "has no finished student" if (folder / "config.yaml").is_file() else "is no run folder"
+        raise KDError(f"{folder} {reason}: there is no {file}")
+    document = load(file)
+    shaper = Shaper(document)
+    spec = shaper.shape(ModelSpec, document.data)
+    if spec is None:
+        raise KDError("\n".join(map(str, shaper.problems)))
+    if spec.run is not None:
+        raise KDError(f"{file} describes another run, no model")
+    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})

@@ -1,0 +1,1 @@
+"""A validated, fully resolved config."""

@@ -1,0 +1,273 @@
+"""Binding terms and adapters: a signature's parameters to the wires and values that a config gives."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from kd_core.adapters import ADAPTERS
+from kd_core.config import Builder, Call, Get, Lazy, Policy, Run, Text
+from kd_core.config.schedules import Schedule, parse_schedule
+from kd_core.config.schema import AdapterSpec, Path, TermSpec, words
+from kd_core.config.validation import Shaper, describe, wanted_of
+from kd_core.errors import KDError, did_you_mean, problems_of
+from kd_core.losses import LOSSES, LossSignature, signature
+from kd_core.plan.plan import RESERVED, STUDENT, AdapterPlan, TermPlan, Wired
+from kd_core.signatures import is_open, parameters, values_of
+from kd_core.taps.wires import Wire, parse_wire
+
+DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "teacher.output"}
+BATCH_WIRES = ("target", "mask", "index", "view")
+
+
+class Binder:
+    """Binds pieces of one config; every problem goes to its shaper."""
+
+    def __init__(self, shaper: Shaper, policy: Policy) -> None:
+        self.shaper = shaper
+        self.policy = policy
+        self.builder = Builder(policy)
+        data = shaper.document.data
+        models = list(data["models"]) if isinstance(data.get("models"), Mapping) else []
+        self.models = [name for name in dict.fromkeys([*models, STUDENT]) if name not in RESERVED]
+        self.adapters = list(data["adapters"]) if isinstance(data.get("adapters"), Mapping) else []
+        self.output = ""
+        """The field of a model's output that losses take by default, empty for all of it."""
+
+    def calls(self, value: Any, path: Path, supplied: Sequence[str] = (), *, kind: type | None = None) -> bool:
+        """Locate and bind every call in ``value``; whether all is well. ``kind`` is what the outermost is to make."""
+        problems = self.builder.check(value, supplied, ".".join(map(str, path)))
+        self.shaper.problems += problems
+        if kind is None or problems:
+            return not problems
+        if isinstance(value, Call):
+            target = self.policy.locate(value.target)
+            if not inspect.isclass(target) or issubclass(target, kind):
+                return True
+            self.shaper.report(path, f"{value.target} makes no {kind.__name__}")
+        elif isinstance(value, (Get, Run, Text)):
+            self.shaper.report(path, f"{describe(value)} makes no {kind.__name__}", "write !call:dotted.path {}")
+        else:
+            return True  # only building would tell
+        return False
+
+    def name(self, name: str, path: Path, what: str, reserved: Sequence[str] = ()) -> bool:
+        """Whether a key can name a model, an adapter or a term."""
+        if name in reserved:
+            why = f"the words {', '.join(reserved)} are taken"
+        elif hasattr(nn.Module, name):
+            why = "every torch.nn.Module has an attribute of that name"
+        elif not name.isidentifier():
+            why = "a name is letters, digits and _, and begins with no digit"
+        else:
+            return True
+        self.shaper.report(path, f"{name!r} cannot name {what}: {why}", key=True)
+        return False
+
+    def wire(self, text: str, path: Path) -> Wire | None:
+        """The wire written as ``text``."""
+        try:
+            return parse_wire(text, self.models, self.adapters)
+        except KDError as error:
+            self.shaper.keep(path, error)
+            return None
+
+    def parameters(
+        self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, known: Sequence[str]
+    ) -> None:
+        """Check values against the hyperparameters of a registered thing; ``known`` are the piece's other keys."""
+        takes = values_of(function)
+        open_ended = any(is_open(each) for each in parameters(function))
+        for key, value in values.items():
+            if key not in takes:
+                if open_ended and key not in known:
+                    continue  # **kwargs: only building would tell
+                self.shaper.report(
+                    (*path, key), f"{title} takes no {key!r}", did_you_mean(key, [*takes, *known]), key=True
+                )
+            elif isinstance(value, Lazy):
+                self.calls(value, (*path, key))
+            else:
+                self._value(takes[key], title, value, (*path, key))
+        for key, parameter in takes.items():
+            if parameter.default is parameter.empty and key not in values:
+                self.shaper.report(path, f"{title} needs a value for {key!r}")
+
+    def _value(self, parameter: inspect.Parameter, title: str, value: Any, path: Path) -> None:
+        if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
+            return  # written for type checkers only
+        if isinstance(value, float) and not math.isfinite(value):
+            self.shaper.report(path, f"{title} takes {parameter.name!r} as a finite number, not {describe(value)}")
+            return
+        try:
+            TypeAdapter(parameter.annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            wanted = wanted_of(error.errors(include_url=False))
+            self.shaper.report(path, f"{title} takes {parameter.name!r} as {wanted}, not {describe(value)}")
+
+    # -- terms
+
+    def term(self, name: str, spec: TermSpec, path: Path) -> TermPlan | None:
+        """A term with its wires and values bound, None where its loss is not found."""
+        found = self._loss(spec, path)
+        if found is None:
+            return None
+        loss, takes, title = found
+        inputs = set(spec.rest) if takes is None else set(takes.wires)
+        values = {key: value for key, value in spec.rest.items() if key not in inputs}
+        schedules: dict[str, Schedule] = {}
+        if takes is not None:
+            schedules = self._schedules(values, takes, path)
+            self._term_values(loss, takes, title, values, schedules, path)
+        wires = self._term_wires(takes or LossSignature(tuple(spec.rest), (), {}), title, spec, path)
+        detach = frozenset(words(spec.detach))
+        for each in sorted(detach - set(wires)):
+            self.shaper.report((*path, "detach"), f"{title} has no input {each!r}", did_you_mean(each, list(wires)))
+        weight: Any = (
+            self._schedule(spec.weight, (*path, "weight")) if isinstance(spec.weight, Mapping) else spec.weight
+        )
+        return TermPlan(name, path, loss, wires, values, schedules, weight, detach)
+
+    def _loss(self, spec: TermSpec, path: Path) -> tuple[Any, LossSignature | None, str] | None:
+        """The loss, what it takes (None: only building it would tell), and its name in messages."""
+        try:
+            if isinstance(spec.loss, str):
+                return LOSSES.get(spec.loss), signature(LOSSES.get(spec.loss)), spec.loss
+            if not self.calls(spec.loss, (*path, "loss")):
+                return None
+            if not isinstance(spec.loss, (Call, Get)):
+                return spec.loss, None, "the loss"
+            target = self.policy.locate(spec.loss.target)
+            if inspect.isclass(target) and not issubclass(target, nn.Module):
+                raise KDError(f"{spec.loss.target} is no loss\n    hint: name a function or a torch.nn.Module")
+            known = isinstance(spec.loss, Get) != inspect.isclass(target)
+            return spec.loss, signature(target) if known else None, spec.loss.target
+        except KDError as error:
+            self.shaper.keep((*path, "loss"), error)
+        return None
+
+    def _schedules(self, values: dict[str, Any], takes: LossSignature, path: Path) -> dict[str, Schedule]:
+        """Take the values that are schedules out of ``values``."""
+        keys = [
+            key
+            for key, value in values.items()
+            if isinstance(value, Mapping) and key in takes.values and "schedule" in value
+        ]
+        found = {key: self._schedule(values.pop(key), (*path, key)) for key in keys}
+        return {key: schedule for key, schedule in found.items() if schedule is not None}
+
+    def _schedule(self, value: Any, path: Path) -> Any:
+        try:
+            return parse_schedule(value)
+        except KDError as error:
+            self.shaper.keep(path, error)
+            return None
+
+    def _term_values(
+        self,
+        loss: Any,
+        takes: LossSignature,
+        title: str,
+        values: Mapping[str, Any],
+        schedules: Mapping[str, Any],
+        path: Path,
+    ) -> None:
+        known = [*takes.wires, *(key for key in TermSpec.model_fields)]
+        if isinstance(loss, Lazy):
+            for key in values:
+                hint = (
+                    f"values of a !call stand in its braces: !call:{title} {{{key}: ...}}"
+                    if key in takes.values
+                    else did_you_mean(key, known)
+                )
+                self.shaper.report((*path, key), f"{title} has no input {key!r}", hint, key=True)
+            return
+        if schedules and inspect.isclass(loss):
+            self.shaper.report(
+                path, f"{title} is built once, with fixed hyperparameters: only a loss function's can follow a schedule"
+            )
+        self.parameters(loss, title, {**values, **dict.fromkeys(schedules, 0.0)}, path, known)
+
+    def _term_wires(self, takes: LossSignature, title: str, spec: TermSpec, path: Path) -> dict[str, Wired]:
+        wires: dict[str, Wired] = {}
+        for key in takes.wires:
+            given = spec.rest.get(key)
+            where = (*path, key) if key in spec.rest else path
+            if given is None and key not in takes.optional_wires:
+                given = self._default(key)
+            if given is None:
+                if key in spec.rest or key not in takes.optional_wires:
+                    hint = f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`"
+                    if key in DEFAULTS and key not in spec.rest:
+                        hint = f"there is no model {DEFAULTS[key].split('.')[0]!r}: {hint}"
+                    self.shaper.report(where, f"{title} needs a wire for {key!r}", hint)
+            elif (wired := self.wired(given, where)) is not None:
+                wires[key] = wired
+        return wires
+
+    def wired(self, given: Any, path: Path) -> Wired | None:
+        """A wire or a list of wires."""
+        if isinstance(given, str):
+            return self.wire(given, path)
+        if isinstance(given, list) and given and all(isinstance(each, str) for each in given):
+            found = [self.wire(each, (*path, position)) for position, each in enumerate(given)]
+            return [each for each in found if each is not None]
+        self.shaper.report(path, f"must be a wire or a list of wires, not {describe(given)}")
+        return None
+
+    def _default(self, key: str) -> str | None:
+        if key in BATCH_WIRES:
+            return f"batch.{key}"
+        wire = DEFAULTS.get(key)
+        if wire is None or wire.split(".")[0] not in self.models:
+            return None
+        return f"{wire}/{self.output}" if self.output else wire
+
+    # -- adapters
+
+    def adapter(self, name: str, spec: AdapterSpec, path: Path) -> AdapterPlan | None:
+        """An adapter with its inputs bound, None where its module is not found."""
+        module = self._module(spec, path)
+        if module is None:
+            return None
+        builder, borrowed = module
+        inputs = []
+        for position, text in enumerate(words(spec.inputs)):
+            wire = self.wire(text, (*path, "inputs", position) if isinstance(spec.inputs, list) else (*path, "inputs"))
+            inputs += [wire] if wire is not None else []
+        like = self.wire(spec.like, (*path, "like")) if spec.like else None
+        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), like, spec.rest)
+
+    def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
+        """The builder of an adapter, or the wire of the module it borrows."""
+        if isinstance(spec.module, Lazy):
+            self.calls(spec.module, (*path, "module"), kind=nn.Module)
+            self._no_values(spec, path, "values of a !call stand in its braces")
+            return spec.module, None
+        if spec.module.split(".")[0] in self.models:
+            borrowed = self.wire(spec.module, (*path, "module"))
+            self._no_values(spec, path, "a borrowed module takes none")
+            return (None, borrowed) if borrowed is not None else None
+        try:
+            builder = ADAPTERS.get(spec.module)
+        except KDError as error:
+            (problem,) = problems_of(error)
+            hint = did_you_mean(spec.module.split(".")[0], self.models) if "." in spec.module else problem.hint
+            self.shaper.report((*path, "module"), problem.message, hint)
+            return None
+        self.parameters(builder, spec.module, spec.rest, path, list(AdapterSpec.model_fields))
+        return builder, None
+
+    def _no_values(self, spec: AdapterSpec, path: Path, why: str) -> None:
+        for key in spec.rest:
+            self.shaper.report(
+                (*path, key),
+                f"unknown key {key!r}",
+                f"{why}; known keys: {', '.join(AdapterSpec.model_fields)}",
+                key=True,
+            )

@@ -1,0 +1,133 @@
+"""What a config comes to: every call located, every loss input bound to a wire, nothing built yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_core.config import Document, Lazy
+from kd_core.config.schedules import Schedule
+from kd_core.config.schema import AdapterSpec, CheckpointSpec, ModelSpec, Path, RuntimeSpec, StageSpec
+from kd_core.data.views import as_it_is
+from kd_core.taps.wires import Tap, Wire
+from kd_core.task import Batch, Task
+
+Wired = Wire | list[Wire]
+STUDENT = "student"
+RESERVED = ("adapters", "batch", "losses")
+"""Roots of wires and of paths that no model may be named by."""
+
+
+@dataclass(frozen=True)
+class TermPlan:
+    """A loss term: ``make`` gives its function, called with the wires' values and the hyperparameters.
+
+    ``lazy`` is set where the loss is a ``!call``; ``is_module`` where the registered loss is a class, whose
+    hyperparameters go to its constructor.
+    """
+
+    name: str
+    path: Path
+    loss: Callable[..., Any] | Lazy
+    wires: Mapping[str, Wired]
+    values: Mapping[str, Any]
+    schedules: Mapping[str, Schedule]
+    weight: float | Schedule
+    detach: frozenset[str]
+
+    def all_wires(self) -> Iterator[Wire]:
+        """Every wire it reads."""
+        return flat(self.wires.values())
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """An adapter: built by ``builder``, by a ``!call``, or borrowed from a model (``borrowed``)."""
+
+    name: str
+    path: Path
+    spec: AdapterSpec
+    builder: Callable[..., Any] | Lazy | None
+    borrowed: Wire | None
+    inputs: list[Wired]
+    like: Wire | None
+    values: Mapping[str, Any]
+
+    def all_wires(self) -> Iterator[Wire]:
+        """Every wire it reads, in building and in running."""
+        yield from flat(self.inputs)
+        if self.like:
+            yield self.like
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage with what it left out filled in. ``paths`` says where each of its keys was written."""
+
+    index: int
+    name: str
+    spec: StageSpec
+    paths: Mapping[str, Path]
+    data: Any
+    terms: Mapping[str, TermPlan]
+    adapters: tuple[str, ...]
+    """The adapters its terms need, those that feed others first."""
+    views: Callable[[Batch], Batch] = as_it_is
+    """What becomes of a training batch before the models see it."""
+
+    def path(self, key: str) -> Path:
+        """Where the value of ``key`` was written."""
+        return self.paths.get(key, ("stages", self.index))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment."""
+
+    document: Document
+    name: str
+    seed: int
+    task: Task
+    data: Any
+    models: Mapping[str, ModelSpec]
+    inputs: Mapping[str, Any]
+    """What each model wants its input to be, in the task's own schema."""
+    adapters: Mapping[str, AdapterPlan]
+    stages: tuple[StagePlan, ...]
+    runtime: RuntimeSpec
+    fast: bool
+    checkpoint: CheckpointSpec
+    log_every: int
+    imports: tuple[str, ...] = field(default=())
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set's name, where it has one: published weights are looked up for it."""
+        return dataset_of(self.document)
+
+    def taps(self, stage: StagePlan) -> dict[str, list[Tap]]:
+        """The places a stage looks at, by model; a model that nothing looks at is not in it."""
+        found: dict[str, dict[Tap, None]] = {}
+        plans: list[TermPlan | AdapterPlan] = [*stage.terms.values(), *(self.adapters[name] for name in stage.adapters)]
+        for plan in plans:
+            for wire in plan.all_wires():
+                if wire.tap is not None:
+                    found.setdefault(wire.root, {})[wire.tap] = None
+        return {model: list(taps) for model, taps in found.items()}
+
+
+def dataset_of(document: Document) -> str | None:
+    """The name of a config's data set, where it has one."""
+    data = document.data.get("data")
+    name = data.get("name") if isinstance(data, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def flat(wired: Any) -> Iterator[Wire]:
+    """The wires in any nesting of lists."""
+    for each in wired:
+        if isinstance(each, list):
+            yield from each
+        else:
+            yield each

@@ -1,0 +1,248 @@
+"""The folder of one run: what it was asked, what it ran on, how it went, and the student it made."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from kd_core.errors import KDError
+from kd_core.files import append, json_text, remove_leftovers, write_text
+from kd_core.runs.environment import environment
+
+PATIENCE = 15.0
+"""Seconds that the workers of a process that died are waited for: they look for it every few seconds."""
+
+MODEL_CARD = """\
+# {name}
+
+{where}:
+
+| metric | value |
+|---|---|
+{rows}
+
+The weights, in plain PyTorch (`student/model.safetensors` holds the same tensors):
+
+```python
+import torch
+
+weights = torch.load("student/model.pt", weights_only=True)
+model.load_state_dict(weights)  # `model` is what is described below
+```
+
+What they belong to (`student/model.yaml`):
+
+```yaml
+{description}
+```
+
+In another config this student is the model `{{run: <this folder>}}`.
+
+Made by `{command}`: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
+"""
+
+
+class RunFolder:
+    """``runs/<name>/<time>-<seed>/``::
+
+        config.yaml     the resolved config, which reruns the run
+        manifest.json   versions, commit, hardware, seeds, data fingerprints, command
+        metrics.jsonl   one JSON object a line
+        log.txt         what was printed
+        checkpoints/    see kd_core.runs.checkpoint
+        student/        model.safetensors, model.pt and model.yaml, which rebuilds the model
+        README.md       the model card
+        result.json     written last: a run that has it is finished
+
+    The process that trains holds the folder's lock, from :meth:`create` or :meth:`lock` until the ``with`` block
+    or the process ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.manifest = path / "manifest.json"
+        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.log = path / "log.txt"
+        self.checkpoints = path / "checkpoints"
+        self.student = path / "student"
+        self.card = path / "README.md"
+        self._result = path / "result.json"
+        self._lock = FileLock(path / ".lock")
+        self._pid = path / ".pid"
+        self._new = False
+
+    @classmethod
+    def create(cls, name: str, seed: int, out: Path | None = None, *, root: Path = Path("runs")) -> RunFolder:
+        """A new, locked folder: ``out`` itself, else one below ``root``; KDError where ``out`` holds anything."""
+        try:
+            run = cls(_new_folder(root, name, seed) if out is None else out)
+            run.path.mkdir(parents=True, exist_ok=True)
+            if any(each.name not in (".lock", ".pid") for each in run.path.iterdir()):
+                hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
+                raise KDError(f"the run folder {out} is not empty\n    hint: {hint}")
+            run._new = True
+            return run.lock()
+        except OSError as error:
+            raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run's folder, not locked; KDError where there is none."""
+        if not (path / "config.yaml").is_file():
+            what = "holds no config.yaml, so it is no run folder" if path.is_dir() else "is no folder"
+            raise KDError(f"{path} {what}")
+        return cls(path)
+
+    def lock(self) -> RunFolder:
+        """Take the folder for this process; KDError where another one that is alive has it."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            owner = int(self._pid.read_text()) if self._pid.exists() else -1
+            try:
+                # The lock of a dead process is its worker processes', which leave within seconds.
+                self._lock.acquire(timeout=0 if psutil.pid_exists(owner) else PATIENCE)
+            except Timeout:
+                raise KDError(f"another process ({owner}) is training in {self.path}") from None
+        write_text(self._pid, str(os.getpid()))
+        remove_leftovers(self.path)
+        return self
+
+    def release(self) -> None:
+        """Let others take the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Release the folder. One that was created and failed before its manifest was written goes again."""
+        if error is not None and self._new and not self.manifest.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self._result.is_file()
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the model card and the result (``metrics``, ``split`` and more), which marks the run as finished."""
+        write_text(self.card, self._model_card(result))
+        write_text(self._result, json_text(result, indent=2) + "\n")
+
+    def result(self) -> dict[str, Any]:
+        """What :meth:`finish` was given; call it on a finished run only. KDError where the file is damaged."""
+        try:
+            result = json.loads(self._result.read_text(encoding="utf-8"))
+        except ValueError:
+            result = None
+        if not isinstance(result, dict) or not {"metrics", "best"} <= result.keys():
+            hint = "delete it, and `resume` makes it again from the last checkpoint"
+            raise KDError(f"{self._result} is damaged\n    hint: {hint}")
+        return result
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved config."""
+        write_text(self.config, text)
+
+    def write_manifest(self, command: str, **facts: Any) -> None:
+        """Write on what and how the run runs, with ``facts`` (seeds, data fingerprints); a resume is added below."""
+        session = {"command": command, **environment()}
+        if self.manifest.exists():
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+            manifest.setdefault("resumed", []).append(session)
+        else:
+            manifest = {**session, **facts}
+        write_text(self.manifest, json_text(manifest, indent=2) + "\n")
+
+    def export_student(
+        self, state: Mapping[str, Any], description: str, beside: Callable[[Path], None] = lambda _: None
+    ) -> None:
+        """Write ``student/`` from a state_dict, all of it or nothing; ``description`` is YAML that rebuilds the model.
+
+        ``beside`` is called with the folder once these files are in it, and may add others.
+        """
+        from kd_core.runs.export import write_student
+
+        write_student(self.student, state, description, beside)
+
+    def _model_card(self, result: Mapping[str, Any]) -> str:
+        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())
+        command = json.loads(self.manifest.read_text(encoding="utf-8"))["command"]
+        description = (self.student / "model.yaml").read_text(encoding="utf-8")
+        where = f"On the {result['split']} split, {result['samples']} samples" if result["split"] else "Not scored"
+        return MODEL_CARD.format(
+            name=self.path.name, where=where, rows=rows, command=command, description=description.strip()
+        )
+
+
+def local_folders(config: Path) -> list[str]:
+    """Where local packages may lie: beside a config, beside the one that a run was made from, in the working folder."""
+    here, made_from = str(Path.cwd()), None
+    with suppress(OSError, ValueError, LookupError):
+        made_from = json.loads((config.parent / "manifest.json").read_text(encoding="utf-8"))["folder"]
+    return [str(config.parent.resolve()), made_from or here, here]
+
+
+def _new_folder(root: Path, name: str, seed: int) -> Path:
+    """A folder that did not exist, named by the time and the seed; KDError where ``name`` leads out of ``root``."""
+    if not re.fullmatch(r"\w[^/\\\0]*", name):
+        raise KDError(f"name: {name!r} is not the name of a folder")
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for again in itertools.count():
+        path = root / name / (f"{stem}-{again}" if again else stem)
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            continue
+    return path
+
+
+class MetricsLog:
+    """``metrics.jsonl``: JSON objects, one a line, each written whole before the next step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line."""
+        append(self.path, json_text(record) + "\n")
+
+    def offset(self) -> int:
+        """The size in bytes, once all of it is on the disk: what a checkpoint notes."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self.path.stat().st_size
+
+    def truncate_to(self, offset: int) -> None:
+        """Cut back to what a checkpoint noted, and to whole lines: a killed process may leave half of one."""
+        if not self.path.exists():
+            return
+        with self.path.open("r+b") as file:
+            kept = file.read(offset)
+            file.truncate(kept.rfind(b"\n") + 1)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every whole line."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -1,0 +1,241 @@
+"""Changes to a built model: cut it short, replace or insert modules, freeze parameters. Kept parts keep their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from kd_core.errors import ConfigError, did_you_mean, nearest
+from kd_core.taps.wires import mistake
+from kd_core.taps.wrappers import bare, hook_output, module_at, steps, walk
+
+Build = Callable[[Any], nn.Module]
+_CLASS = "class:"
+
+
+def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Build) -> nn.Module:
+    """Apply ``edits`` in order to ``model``, in place, and return it. ``build`` makes modules of what configs hold.
+
+    - ``{truncate: PATH}``: the output of PATH (of its first call) becomes the model's, and the modules registered
+      after it are dropped, with their parameters;
+    - ``{replace: PATH, with: MODULE}``;
+    - ``{insert: MODULE, after: PATH}``: the new module, ``PATH.inserted``, takes the output of PATH, and what it gives
+      takes that output's place;
+    - ``{freeze: PATTERN}`` or a list of them, as in :func:`matching`.
+
+    Raises ConfigError, whose problem has the path ``INDEX.KEY``.
+    """
+    for index, edit in enumerate(edits):
+        kind = next((each for each in _EDITS if each in edit), None)
+        try:
+            if kind is None:
+                near = did_you_mean(next(iter(edit), ""), list(_EDITS))
+                raise mistake(f"an edit is one of {', '.join(_EDITS)}", near)
+            _check_keys(edit, kind)
+            _EDITS[kind](bare(model), edit, build)
+        except ConfigError as error:  # one from ``build`` has its own place
+            path = f"{index}.{kind}" if kind else str(index)
+            raise ConfigError(replace(each, path=each.path or path) for each in error.problems) from None
+    return model
+
+
+def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
+    wanted = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
+    for key in edit:
+        if key not in wanted:
+            raise mistake(f"{kind} takes no {key!r}", did_you_mean(key, wanted))
+    for key in wanted:
+        if key not in edit:
+            raise mistake(f"{kind} needs {key!r}", f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}")
+
+
+def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
+    path = str(edit["truncate"])
+    along = steps(model, path)
+    _refuse_whole(along, "truncated")
+    _refuse_uncalled(along[-1][1], path)
+    for depth, ((_, parent), (kept, _)) in enumerate(pairwise(along)):
+        above = "".join(f"{name}." for name, _ in along[1 : depth + 1])
+        names = list(parent._modules)
+        for name in names[names.index(kept) + 1 :]:
+            setattr(parent, name, Dropped(above + name, path))
+    cut = _Cut(model, path)
+    along[-1][1].register_forward_hook(cut.reach)
+    model.forward = cut.run
+
+
+class Dropped(nn.Module):
+    """Stands for a module that truncation dropped: forward passes may mention it on their way, but not run it."""
+
+    def __init__(self, path: str, end: str) -> None:
+        super().__init__()
+        self.path = path
+        self.end = end
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ConfigError."""
+        message = f"truncate dropped {self.path!r}, which the model runs before {self.end!r}"
+        raise mistake(message, "truncate at a later or a larger module")
+
+
+class _Reached(BaseException):
+    """The module at which a model is truncated has run."""
+
+    def __init__(self, cut: _Cut, output: Any) -> None:
+        self.cut = cut
+        self.output = output
+
+
+@dataclass(eq=False)
+class _Cut:
+    """The forward pass of a truncated model: that of its class, as far as the module at ``path``.
+
+    An exception ends it, so that any model can be cut, whatever its forward does. torch.compile follows it without a
+    graph break, as does ``torch.export.export(strict=True)``; it pickles and copies along with the model.
+    """
+
+    model: nn.Module
+    path: str
+    running: bool = False
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward."""
+        self.running = True
+        try:
+            type(self.model).forward(self.model, *args, **kwargs)
+        except _Reached as reached:
+            if reached.cut is not self:
+                raise
+            return reached.output
+        finally:
+            self.running = False
+        raise mistake(f"truncate: no pass calls {self.path!r}", "truncate at a module that the model calls")
+
+    def reach(self, module: nn.Module, args: Any, output: Any) -> None:
+        """The forward hook at ``path``, which others may call by itself."""
+        if self.running:
+            raise _Reached(self, output)
+
+    reach.ends_pass = True  # type: ignore[attr-defined]
+
+
+def _replace(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
+    along = steps(model, str(edit["replace"]))
+    _refuse_whole(along, "replaced")
+    name, old = along[-1]
+    setattr(along[-2][1], name, _built(build, edit["with"], old.training))
+
+
+def _insert(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
+    host = module_at(model, str(edit["after"]))
+    _refuse_uncalled(host, edit["after"])
+    number = sum(each.startswith("inserted") for each in host._modules)
+    name = f"inserted{number + 1}" if number else "inserted"
+    host.add_module(name, _built(build, edit["insert"], host.training))
+    if type(host).forward is not nn.Sequential.forward:  # which runs its last child by itself
+        hook_output(host, _RunChild(name))
+
+
+@dataclass(frozen=True)
+class _RunChild:
+    """A forward hook that sends a module's output through one of its children."""
+
+    name: str
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return module._modules[self.name](output)  # type: ignore[misc]
+
+
+def _refuse_whole(along: Sequence[tuple[str, nn.Module]], done: str) -> None:
+    if len(along) == 1:
+        raise mistake(f"a model cannot be {done} as a whole", "name one of its modules")
+
+
+def _refuse_uncalled(module: nn.Module, path: str) -> None:
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        raise mistake(f"nothing comes out of {path!r}, a {type(module).__name__}", "name a module inside it")
+
+
+def _built(build: Build, value: Any, training: bool) -> nn.Module:
+    module = build(value)
+    if not isinstance(module, nn.Module):
+        raise mistake(f"expected a torch.nn.Module, got {type(module).__name__}")
+    return module.train(training)
+
+
+def _freeze(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
+    given = edit["freeze"]
+    for pattern in given if isinstance(given, list) else [given]:
+        for _, parameter in matching(model, str(pattern)):
+            parameter.requires_grad_(False)
+
+
+_EDITS: dict[str, Callable[[nn.Module, Mapping[str, Any], Build], None]] = {
+    "truncate": _truncate,
+    "replace": _replace,
+    "insert": _insert,
+    "freeze": _freeze,
+}
+
+
+def matching(root: nn.Module, pattern: str) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of ``root`` that ``pattern`` means, each once with its name, in the order of registration.
+
+    A pattern is the path of a parameter, or of a module for everything beneath it; a glob over such paths, in which
+    ``*`` crosses dots (``layer*.bn*``, ``*.bias``); or ``class:NAME``, modules of that class or one derived from it.
+
+    Raises ConfigError with the nearest name where it means none.
+    """
+    model = bare(root)
+    modules = dict(walk(model))
+    parameters = {
+        f"{path}.{name}" if path else name: parameter
+        for path, module in modules.items()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    }
+    meant = _of_class(modules, pattern) if pattern.startswith(_CLASS) else _of_path(modules, list(parameters), pattern)
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        if not meant.isdisjoint(_prefixes(name)):
+            found.setdefault(id(parameter), (name, parameter))
+    if not found:
+        raise mistake(f"what {pattern!r} means in {type(model).__name__} has no parameters")
+    return list(found.values())
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """``""``, ``layer1``, ``layer1.0`` and ``layer1.0.weight`` for the last of them."""
+    yield ""
+    for at, letter in enumerate(name):
+        if letter == ".":
+            yield name[:at]
+    yield name
+
+
+def _of_class(modules: Mapping[str, nn.Module], pattern: str) -> set[str]:
+    name = pattern.removeprefix(_CLASS)
+    classes = {path: {each.__name__ for each in type(module).__mro__} for path, module in modules.items()}
+    found = {path for path, names in classes.items() if name in names}
+    if not found or name in ("Module", "object"):
+        there = {type(module).__name__ for module in modules.values()}
+        message = f"{type(modules['']).__name__} has no module of class {name!r}"
+        raise mistake(message, did_you_mean(name, sorted(there)))
+    return found
+
+
+def _of_path(modules: Mapping[str, nn.Module], parameters: Sequence[str], pattern: str) -> set[str]:
+    names = [*filter(None, modules), *parameters]
+    if "-" in pattern and not any(each in pattern for each in "*?[") and pattern not in names:
+        pattern = ".".join(name for name, _ in steps(modules[""], pattern)[1:])
+    found = {name for name in names if fnmatchcase(name, pattern)}
+    if not found:
+        near = nearest(pattern, names)
+        hint = f"did you mean {near!r}?" if near else "write a path, a glob such as '*.bias', or class:NAME"
+        raise mistake(f"{type(modules['']).__name__} has nothing that matches {pattern!r}", hint)
+    return found

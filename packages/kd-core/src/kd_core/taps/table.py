@@ -1,0 +1,96 @@
+"""What can be tapped: a table of a model's modules and the shapes that pass through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_core.taps.nested import tensors
+from kd_core.taps.wires import Inputs, describe
+from kd_core.taps.wrappers import bare, hook_output, walk
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module: the shapes that it took and gave (several where calls differ), and its number of parameters."""
+
+    path: str
+    type: str
+    inputs: str
+    outputs: str
+    dtype: str
+    params: int
+    calls: int
+
+
+@dataclass(eq=False)
+class _Seen:
+    """The hooks on one module. What they note they note at once: a value may be changed in place later."""
+
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+
+    def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The forward pre-hook."""
+        self.inputs.append(describe(Inputs(args, kwargs)))
+
+    def leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The forward hook."""
+        self.outputs.append(describe(output))
+        self.dtypes += [str(each.dtype).removeprefix("torch.") for each in tensors(output)]
+
+
+def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Module, Any], Any]) -> list[Row]:
+    """A row for each path, from one pass of ``call(model, example_inputs)`` in evaluation mode without gradients.
+
+    The model itself has the path ``""``, a shared module a row under each of its paths, and a module that the pass does
+    not call 0 calls. The model is left as it was.
+    """
+    model = bare(model)
+    seen = {module: _Seen() for module in model.modules()}
+    training = [module for module in seen if module.training]
+    handles = [module.register_forward_pre_hook(each.entering, with_kwargs=True) for module, each in seen.items()]
+    handles += [hook_output(module, each.leaving) for module, each in seen.items()]
+    try:
+        with torch.no_grad():
+            call(model.eval(), example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    return [_row(path, module, seen[module]) for path, module in walk(model)]
+
+
+def _row(path: str, module: nn.Module, seen: _Seen) -> Row:
+    def distinct(texts: Iterable[str], between: str) -> str:
+        return between.join(dict.fromkeys(texts))
+
+    return Row(
+        path,
+        type(module).__name__,
+        inputs=distinct(seen.inputs, " | "),
+        outputs=distinct(seen.outputs, " | "),
+        dtype=distinct(seen.dtypes, ", "),
+        params=sum(parameter.numel() for parameter in module.parameters()),
+        calls=len(seen.inputs),
+    )
+
+
+def table_text(rows: Sequence[Row]) -> str:
+    """The rows as aligned columns. The model itself is called ``output``, as in wires."""
+    lines = [("path", "module", "in", "out", "dtype", "params", "calls")]
+    for row in rows:
+        calls = str(row.calls) if row.calls else "not called"
+        lines.append((row.path or "output", row.type, row.inputs, row.outputs, row.dtype, f"{row.params:,}", calls))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    pads = [str.ljust] * 5 + [str.rjust] * 2
+    return "\n".join(
+        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,374 @@
+"""Models with taps: run a module and capture what passes through its submodules, without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from kd_core.errors import ConfigError, did_you_mean, nearest
+from kd_core.taps.nested import mapped, tensors
+from kd_core.taps.wires import Inputs, Tap, describe, mistake
+
+OUTPUT = Tap("")
+Mode = tuple[bool, bool, bool]
+"""Training, gradients, inference mode: what may decide whether a model changes values in place."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one forward pass gave: the model's output and the value at each tap. It lives for one step."""
+
+    output: Any
+    at: Mapping[Tap, Any]
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The user's module inside forward wrappers, ``torch.compile`` and DDP."""
+    while True:
+        if "_orig_mod" in module._modules:
+            inner = "_orig_mod"
+        elif isinstance(module, ForwardWrapper) or type(module).__name__ == "DistributedDataParallel":
+            inner = "module"
+        else:
+            return module
+        module = module.get_submodule(inner)
+
+
+def walk(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every path of ``model`` with its module, in the order of registration; a shared module comes several times."""
+    model = bare(model)
+    yield path, model
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from walk(child, f"{path}.{name}" if path else name)
+
+
+def steps(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """The modules along a dotted ``path``, each with its own name, from the model itself (``""``) on.
+
+    A negative number counts a module's children from the end. Raises ConfigError with the nearest path.
+    """
+    found = [("", bare(model))]
+    for name in path.split(".") if path else ():
+        children = found[-1][1]._modules
+        if name[:1] == "-" and name[1:].isdecimal() and 0 < int(name[1:]) <= len(children):
+            name = list(children)[int(name)]
+        child = children.get(name)
+        if child is None:
+            raise _no_module(path, found, name)
+        found.append((name, bare(child)))
+    return found
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted ``path``, as in :func:`steps`."""
+    return steps(model, path)[-1][1]
+
+
+def _no_module(path: str, found: list[tuple[str, nn.Module]], name: str) -> ConfigError:
+    (_, model), (_, parent) = found[0], found[-1]
+    above = "".join(f"{each}." for each, _ in found[1:])
+    message = f"{type(model).__name__} has no module {path!r}"
+    children = [above + each for each, child in parent._modules.items() if child is not None]
+    if path.startswith("output."):
+        return mistake(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
+    if isinstance(getattr(parent, name, None), Tensor):
+        return mistake(message, f"{above}{name} is a tensor, not a module")
+    if not children:
+        return mistake(message, f"{above[:-1] or 'it'} is a {type(parent).__name__} without modules inside")
+    sibling = nearest(above + name, children)
+    if sibling:
+        return mistake(message, f"did you mean {sibling + path[len(above + name) :]!r}?")
+    near = nearest(path, [each for each, _ in walk(model)])
+    return mistake(message, f"did you mean {near!r}?" if near else did_you_mean(above + name, children))
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether any part of ``model`` is to run through torch.compile."""
+    return any(each._compiled_call_impl is not None or "_orig_mod" in each._modules for each in model.modules())
+
+
+class _Stop(BaseException):
+    """Every tap has what it needs. Not an Exception, so that no model's ``except Exception`` keeps it."""
+
+
+@dataclass(eq=False)
+class _Pass:
+    """The forward pass of one wrapper, as its hooks see it."""
+
+    on: bool = False
+    pending: int = 0  # places that must still fire before the pass stops early; 0 where it must not stop
+
+
+@dataclass(eq=False)
+class _Place:
+    """One side of one module: its hook, and what the pass under way has put there."""
+
+    now: _Pass
+    needed: int = 1  # calls, before a pass may stop
+    calls: list[Any] = field(default_factory=list)
+    copies: dict[int, Any] = field(default_factory=dict)  # of ``calls``, in the probe
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    clones: bool | None = None  # whether values are changed in place after they passed; None in the probe
+    learned: dict[Mode, bool] = field(default_factory=dict)
+
+    def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The forward pre-hook."""
+        if self.now.on:
+            self.take(args[0] if len(args) == 1 and not kwargs else Inputs(args, kwargs))
+
+    def leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The forward hook."""
+        if self.now.on:
+            self.take(output)
+
+    def take(self, value: Any) -> None:
+        """Keep ``value`` as it is now: itself, or a clone where something changes it later.
+
+        The first pass in a mode, the probe, keeps both and decides at its end. It needs no second run, and its graph is
+        that of all later passes. A compiled graph cannot watch for changes: there, a capture is always a clone.
+        """
+        if torch.compiler.is_compiling():
+            self.calls.append(mapped(torch.clone, value))
+            return
+        if self.clones:
+            value = mapped(torch.clone, value)
+        else:
+            for each in (value,) if type(value) is Tensor else tensors(value):
+                if not each.is_inference():
+                    self.versions.append((each, each._version))
+            if self.clones is None:
+                self.copies[len(self.calls)] = mapped(torch.clone, value)
+        self.calls.append(value)
+        if self.now.pending and len(self.calls) == self.needed:
+            self.now.pending -= 1
+            if not self.now.pending:
+                raise _Stop
+
+    def settle(self, mode: Mode) -> bool:
+        """End a pass; False where a value was lost to a change that the probe had not seen."""
+        changed = False
+        for tensor, version in self.versions:
+            changed |= tensor._version != version
+        if self.clones is not None:
+            return not changed
+        self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
+        if self.learned[mode]:
+            self.calls = [self.copies.get(index, value) for index, value in enumerate(self.calls)]
+        return True
+
+    def clear(self) -> None:
+        """Let go of what the pass put here."""
+        self.calls, self.copies, self.versions = [], {}, []
+
+
+class ForwardWrapper(nn.Module):
+    """Runs ``module`` and captures the values at ``taps``, each as it was when the module took or gave it.
+
+    Outputs are the bare module's, bit for bit, and so are the state_dict's keys; gradients flow through captures.
+    ``call(module, inputs)`` is the forward pass.
+
+    With ``early_stop``, where no tap asks for the model's output, that is None and a pass ends at its deepest tap. It
+    runs in full the first time in each mode of the module, in compiled code, under DDP, and where a tap counts calls
+    from the end.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        taps: Iterable[Tap] = (),
+        *,
+        name: str = "student",
+        call: Callable[[nn.Module, Any], Any] | None = None,
+        early_stop: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.name = name
+        self.early_stop = early_stop
+        self._call = call
+        self._now = _Pass()
+        self._taps: tuple[Tap, ...] = ()
+        self._wired: dict[Tap, _Place] = {}
+        self._places: list[_Place] = []
+        self._asks_output = not early_stop
+        self._stops = False
+        self._handles: list[RemovableHandle] = []
+        self.retap(taps)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The places looked at."""
+        return self._taps
+
+    def retap(self, taps: Iterable[Tap]) -> None:
+        """Look at these places from now on; ConfigError, and nothing changed, where there is no such module."""
+        taps = tuple(dict.fromkeys(taps))
+        if taps == self._taps:
+            return
+        modules = {tap: module_at(self.module, tap.path) for tap in taps if tap != OUTPUT}
+        places = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
+        for handle in self._handles:
+            handle.remove()
+        self._taps = taps
+        self._asks_output = OUTPUT in taps or not self.early_stop
+        # DDP prepares its backward pass after the module's forward: that is not cut short
+        self._stops = self.early_stop and self.module is bare(self.module) and all((tap.call or 0) >= 0 for tap in taps)
+        self._wired = {tap: places[module, tap.side] for tap, module in modules.items()}
+        self._places = list(places.values())
+        self._handles = [_hook(module, side, place) for (module, side), place in places.items()]
+        for tap, place in self._wired.items():
+            place.needed = max(place.needed, (tap.call or 0) + 1)
+        if places and is_compiled(self.module):
+            torch._dynamo.reset()  # code that is already compiled ignores new hooks (pytorch#117758)
+
+    def release(self) -> nn.Module:
+        """Take the hooks off and give the module back as it was."""
+        self.retap(())
+        return self.module
+
+    def forward(self, inputs: Any) -> Capture:
+        """One pass. KDError where a tap did not fire, or its module ran several times and no call is chosen."""
+        if not (self._asks_output or self._places):
+            return Capture(None, {})
+        module = self.module
+        mode = (module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        try:
+            output = self._run(module, inputs, mode)
+            at = self._collect(mode)
+        finally:
+            self._now.on = False
+            for place in self._places:
+                place.clear()
+        if OUTPUT in self._taps:
+            at[OUTPUT] = output
+        return Capture(output if self._asks_output else None, at)
+
+    def _run(self, module: nn.Module, inputs: Any, mode: Mode) -> Any:
+        probing = False
+        for place in self._places:
+            place.clones = place.learned.get(mode)
+            probing |= place.clones is None
+        self._now.pending = len(self._places) if self._stops and not (self._asks_output or probing) else 0
+        self._now.on = True
+        try:
+            return module(inputs) if self._call is None else self._call(module, inputs)
+        except _Stop:
+            return None
+
+    def _collect(self, mode: Mode) -> dict[Tap, Any]:
+        intact = {place: place.settle(mode) for place in self._places}
+        at = {}
+        for tap, place in self._wired.items():
+            if not intact[place]:
+                change = "was changed in place later in this pass, and in earlier ones was not"
+                raise mistake(
+                    f"{self.name}: the value at {tap} {change}", "write the model's operation with inplace=False"
+                )
+            calls = place.calls
+            at[tap] = calls[0] if tap.call is None and len(calls) == 1 else self._chosen(tap, calls)
+        return at
+
+    def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
+        if tap.call is not None and -len(calls) <= tap.call < len(calls):
+            return calls[tap.call]
+        if not calls:
+            raise self._silent(tap)
+        ran = ", ".join(f":{index} {describe(each)}" for index, each in enumerate(calls))
+        hint = f"choose one, such as {self.name}.{Tap(tap.path, tap.side, len(calls) - 1)}"
+        raise mistake(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
+
+    def _silent(self, tap: Tap) -> ConfigError:
+        kind = type(module_at(self.module, tap.path)).__name__
+        missed = "called it" if tap.side == "in" else "finished a call of it"
+        message = f"{self.name}: tap {tap} did not fire: the model has {tap.path!r} ({kind}), but no pass {missed}"
+        if is_compiled(self.module):
+            return mistake(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
+        return mistake(message, "`taps` lists what a pass calls; a module's parent may use its weights alone")
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the bare module."""
+        return bare(self).state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what :meth:`state_dict` gave."""
+        return bare(self).load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """When a parent loads: give keys of the bare module the names that they have in the tree of modules."""
+        inner = next(name for name, each in self.named_modules() if each is bare(self))
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            state_dict[f"{prefix}{inner}.{key[len(prefix) :]}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Teacher(ForwardWrapper):
+    """A frozen model: no gradients, evaluation mode whatever ``train()`` says, captures without a graph.
+
+    It runs under no_grad, not inference_mode, whose tensors no student could save for its backward pass. With
+    ``train_mode`` it follows ``train()``, and BatchNorm statistics move. :meth:`release` gives back requires_grad and
+    the modes of all modules.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        taps: Iterable[Tap] = (),
+        *,
+        name: str = "teacher",
+        call: Callable[[nn.Module, Any], Any] | None = None,
+        early_stop: bool = False,
+        train_mode: bool = False,
+    ) -> None:
+        super().__init__(module, taps, name=name, call=call, early_stop=early_stop)
+        self.train_mode = train_mode
+        self._thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._training = [each for each in module.modules() if each.training]
+        module.requires_grad_(False)
+        self.train(module.training)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Evaluation mode, or with ``train_mode`` the mode asked for."""
+        return super().train(mode and self.train_mode)
+
+    def forward(self, inputs: Any) -> Capture:
+        """One pass without gradients."""
+        if self.module.training and not self.train_mode:
+            self.module.eval()
+        with torch.no_grad():
+            capture = super().forward(inputs)
+        return Capture(_detached(capture.output), {tap: _detached(value) for tap, value in capture.at.items()})
+
+    def release(self) -> nn.Module:
+        """Take the hooks off and give the module back as it was, unfrozen."""
+        for each in self.module.modules():
+            each.training = False
+        for each in self._training:
+            each.training = True
+        for parameter in self._thawed:
+            parameter.requires_grad_(True)
+        return super().release()
+
+
+def _detached(value: Any) -> Any:
+    # an input that needs gradients, tapped or handed through, keeps its graph under no_grad
+    return mapped(Tensor.detach, value) if any(each.requires_grad for each in tensors(value)) else value
+
+
+def _hook(module: nn.Module, side: str, place: _Place) -> RemovableHandle:
+    if side == "in":
+        return module.register_forward_pre_hook(place.entering, with_kwargs=True)
+    return hook_output(module, place.leaving)
+
+
+def hook_output(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
+    """Register a forward hook that runs after all others but those that end the pass (``ends_pass``)."""
+    handle = module.register_forward_hook(hook)
+    for key in [key for key, each in module._forward_hooks.items() if hasattr(each, "ends_pass")]:
+        module._forward_hooks[key] = module._forward_hooks.pop(key)
+    return handle

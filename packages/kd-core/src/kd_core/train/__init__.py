@@ -1,0 +1,1 @@
+"""Training: components, the objective, the loop, validation, state."""

@@ -1,0 +1,71 @@
+"""Scoring a model on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_core.device.distributed import divide, gather, rank, summed
+from kd_core.device.runtime import Runtime
+from kd_core.errors import KDError
+from kd_core.task import Batch, Split, Task, arranged
+
+
+def score(
+    task: Task,
+    model: nn.Module,
+    name: str,
+    split: Split,
+    *,
+    spec: Any,
+    data: Any,
+    num_classes: int | None,
+    batch_size: int,
+    runtime: Runtime,
+) -> dict[str, float]:
+    """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode.
+
+    Of several processes each scores its own rows: outputs are gathered, or what the metrics counted is added up.
+    The model's mode and every random state are as before afterwards.
+    """
+    if len(split) == 0:
+        raise KDError("the split to score is empty")
+    metrics = task.metrics(num_classes)
+    reduce = getattr(metrics, "reduce", None)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
+            order = arranged(split, torch.arange(len(split)), batch_size)
+            own = [divide(positions, 1) for positions in order.split(batch_size)]
+            rows = (positions for (positions,), _ in own)
+            batches = split.batches(rows, epoch=0, seed=0, augment=False)
+            for raw, (_, (share,)) in zip(batches, own, strict=True):
+                batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
+                output = task.call(model, batch.for_model(name))
+                if reduce is None:
+                    judged = bare(batch).map(lambda tensor, share=share: gather(tensor, share.rows))
+                    metrics.update(gather(output, share.rows), judged)
+                elif share.rows[rank()]:
+                    metrics.update(output, batch)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if reduce is not None:
+        reduce(summed)
+    return metrics.compute()
+
+
+def bare(batch: Batch) -> Batch:
+    """What metrics judge by: one value a sample. Padded texts and their masks differ in length among processes."""
+    extra = {name: value for name, value in batch.extra.items() if getattr(value, "ndim", 1) == 1}
+    return replace(batch, inputs={}, extra=extra)
+
+
+def line(metrics: Mapping[str, float]) -> str:
+    """Metrics as text: ``top1 91.92, loss 0.283``, without those of single classes (``iou/cat``)."""
+    return ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if "/" not in key)

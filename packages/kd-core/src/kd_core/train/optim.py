@@ -1,0 +1,101 @@
+"""Optimisers with parameter groups by pattern, and learning-rate schedulers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from kd_core.config import Builder, Call, Lazy
+from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, words
+from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
+from kd_core.taps.edits import matching
+
+
+def trained(root: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by their path from ``root``; a shared one under its first path."""
+    return {name: parameter for name, parameter in root.named_parameters() if parameter.requires_grad}
+
+
+def build_optimizer(
+    spec: Lazy | OptimizerSpec, root: nn.Module, builder: Builder, path: str, *, fused: bool = False
+) -> Optimizer:
+    """The optimiser over everything under ``root`` that learns.
+
+    A parameter belongs to the first group with a pattern that matches it, else to a group of its own before
+    the named ones. KDError for a group without a parameter that learns.
+    """
+    call, groups = (spec.call, spec.groups) if isinstance(spec, OptimizerSpec) else (spec, [])
+    left = trained(root)
+    if not left:
+        raise ConfigError(Problem("nothing is left to train: every parameter is frozen", path))
+    made = [
+        group
+        for position, each in enumerate(groups)
+        for group in (_group(each, root, left, f"{path}.groups.{position}"),)
+    ]
+    rest: list[Any] = [{"params": list(left.values())}] if left and made else list(left.values())
+    where = f"{path}.call" if isinstance(spec, OptimizerSpec) else path
+    extra = {"fused": True} if fused and has_fused(call, builder) else {}
+    optimizer = builder.build(call, {"params": [*rest, *made], **extra}, where)
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(Problem(f"{type(optimizer).__name__} is no torch.optim.Optimizer", path))
+    if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
+        message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
+        raise ConfigError(Problem(message, path))
+    _check_options(optimizer, groups, path)
+    return optimizer
+
+
+def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str) -> None:
+    """ConfigError for what PyTorch would take without a word."""
+    known = list(optimizer.defaults)
+    for position, spec in enumerate(groups):
+        for key in spec.rest:
+            if key not in known:
+                message, hint = f"{type(optimizer).__name__} takes no {key!r}", did_you_mean(key, known)
+                raise ConfigError(Problem(message, f"{path}.groups.{position}.{key}", hint=hint))
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
+            raise ConfigError(Problem(f"{group['lr']!r} is no learning rate", path))
+
+
+def has_fused(call: Lazy, builder: Builder) -> bool:
+    """Whether an optimiser has a fused form and the config does not choose one."""
+    if not isinstance(call, Call) or {"fused", "foreach"} & set(call.kwargs):
+        return False
+    return "fused" in inspect.signature(builder.policy.locate(call.target, call.mark)).parameters
+
+
+def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path: str) -> dict[str, Any]:
+    """A parameter group; what it takes leaves ``left``."""
+    try:
+        names = [name for pattern in words(spec.match) for name, _ in matching(root, pattern)]
+    except KDError as error:
+        raise ConfigError(replace(each, path=f"{path}.match") for each in problems_of(error)) from None
+    taken = [left.pop(name) for name in dict.fromkeys(names) if name in left]
+    if not taken:
+        message = f"{', '.join(words(spec.match))} matches no parameter that learns and is in no earlier group"
+        raise ConfigError(Problem(message, f"{path}.match"))
+    return {"params": taken, **spec.rest}
+
+
+def build_scheduler(
+    spec: Lazy | SchedulerSpec | None, optimizer: Optimizer, builder: Builder, path: str
+) -> tuple[LRScheduler | None, str]:
+    """The scheduler and whether it steps per ``step`` or per ``epoch``."""
+    if spec is None:
+        return None, "epoch"
+    call, per = (spec.call, spec.per) if isinstance(spec, SchedulerSpec) else (spec, "epoch")
+    scheduler = builder.build(
+        call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
+    )
+    if not isinstance(scheduler, LRScheduler):
+        raise ConfigError(Problem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
+    return scheduler, per

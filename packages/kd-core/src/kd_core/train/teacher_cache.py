@@ -1,0 +1,170 @@
+"""Outputs of a frozen model for all training samples, computed once and kept on disk.
+
+Where samples are the same in every epoch, what a teacher says of them is too. ``cache: true`` on such a model runs it
+once, for as many epochs, runs and sweeps as have the same model and data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from kd_core.data.views import as_it_is
+from kd_core.device.distributed import main_first
+from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.files import write_whole
+from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
+from kd_core.taps.wires import Field, pick
+from kd_core.taps.wrappers import OUTPUT, Capture
+from kd_core.task import Batch, arranged
+from kd_core.train.components import World
+
+INDEX = "index"
+BATCH = 64
+"""Samples that are computed at once, whatever a stage's batch size: of bf16 that decides the last digits."""
+Fields = tuple[Field, ...]
+
+
+class Recall:
+    """In the place of a frozen model: what it said of each training sample.
+
+    ``kept`` maps the fields of the output that wires name to (N, ...) values; ``index`` (N,) has the samples' rows.
+    """
+
+    def __init__(self, kept: Mapping[Fields, Tensor], index: Tensor) -> None:
+        self._kept = kept
+        self._position = torch.zeros(int(index.max()) + 1, dtype=torch.int64, device=index.device)
+        self._position[index] = torch.arange(len(index), device=index.device)
+
+    def __call__(self, batch: Batch) -> Capture:
+        """The output for a batch, as far as it was kept."""
+        positions = self._position[batch.index]
+        value: Any = {}
+        for fields, values in self._kept.items():
+            value = _put(value, fields, values[positions])
+        return Capture(value, {OUTPUT: value})
+
+    def release(self) -> None:
+        """Nothing holds on to the model."""
+
+
+def _put(whole: Any, fields: Fields, value: Tensor) -> Any:
+    """``whole``, nested mappings, with ``value`` where ``fields`` lead."""
+    if not fields:
+        return value
+    first, *rest = fields
+    return {**whole, first: _put(whole.get(first, {}), tuple(rest), value)}
+
+
+def recalled(world: World, stage: StagePlan, trained: set[str]) -> dict[str, Recall]:
+    """For each model of a stage with ``cache: true``, its outputs for the stage's training samples.
+
+    ConfigError where those are not the same in every epoch, or the stage trains the model.
+    """
+    names = [name for name in world.plan.taps(stage) if world.plan.models[name].cache]
+    found = {}
+    for name in names:
+        path = f"models.{name}.cache"
+        split = world.data.get(stage.data)[1].train
+        if name in trained:
+            raise ConfigError(Problem(f"the stage {stage.name!r} trains {name}, whose outputs change", path))
+        if not getattr(split, "fixed", False) or stage.views is not as_it_is:
+            message = "training samples differ from epoch to epoch, and a model's outputs with them"
+            raise ConfigError(Problem(message, path, hint="leave cache out, or the augmentation and views"))
+        with main_first():
+            found[name] = _read_or_make(world, stage, name)
+    return found
+
+
+def _read_or_make(world: World, stage: StagePlan, name: str) -> Recall:
+    fields = _fields(world, stage, name)
+    folder = Path(os.environ.get("KD_CACHE", "~/.cache/kd")).expanduser() / "outputs"
+    path = folder / f"{_key(world, stage, name)}.safetensors"
+    tensors = _read(path, fields)
+    if tensors is None:
+        started = time.monotonic()
+        tensors = _computed(world, stage, name, fields)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder, lambda file: file.write(save(tensors)), lambda temporary: path.name)
+        world.log(f"models.{name}: ran on {len(tensors[INDEX])} samples in {time.monotonic() - started:.1f} s")
+    world.log(f"models.{name}: outputs are those kept in {path}")
+    device = world.runtime.device
+    kept = {each: tensors[_named(each)].to(device) for each in fields}
+    return Recall(kept, tensors[INDEX].to(device))
+
+
+def _fields(world: World, stage: StagePlan, name: str) -> list[Fields]:
+    """The fields of a model's output that a stage's wires name."""
+    parts: list[TermPlan | AdapterPlan] = [
+        *stage.terms.values(),
+        *(world.plan.adapters[each] for each in stage.adapters),
+    ]
+    wires = [wire for part in parts for wire in part.all_wires() if wire.root == name]
+    return list(dict.fromkeys(wire.fields for wire in wires))
+
+
+def _named(fields: Fields) -> str:
+    return "/".join(["output", *map(str, fields)])
+
+
+def _key(world: World, stage: StagePlan, name: str) -> str:
+    """A hash of what the outputs depend on: weights, samples, and how those are read and run."""
+    spec, splits = world.data.get(stage.data)
+    state = hashlib.sha256()
+    facts = (
+        splits.train.fingerprint,
+        spec,
+        world.plan.inputs[name],
+        world.runtime.spec.precision,
+        world.runtime.device.type,
+    )
+    state.update(repr((*facts, _fields(world, stage, name), world.models[name])).encode())
+    for key, value in world.models[name].state_dict().items():
+        state.update(key.encode())
+        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()[:32]
+
+
+def _read(path: Path, fields: list[Fields]) -> dict[str, Tensor] | None:
+    """What a file holds, None where it is not there or was damaged: it is made anew then."""
+    try:
+        tensors = load_file(path) if path.is_file() else {}
+    except SafetensorError:
+        return None
+    return tensors if {INDEX, *map(_named, fields)} <= set(tensors) else None
+
+
+def _computed(world: World, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:
+    """One pass over the training samples: (N, ...) values by name, with their rows."""
+    task, runtime, model = world.plan.task, world.runtime, world.models[name]
+    spec, splits = world.data.get(stage.data)
+    order = arranged(splits.train, torch.arange(len(splits.train)), BATCH).split(BATCH)
+    seen: dict[str, list[Tensor]] = {INDEX: [], **{_named(each): [] for each in fields}}
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    with torch.no_grad(), runtime.autocast():
+        for raw in splits.train.batches(order, epoch=0, seed=0, augment=False):
+            batch = runtime.format(task.prepare(raw.to(runtime.device), {name: world.plan.inputs[name]}, spec))
+            output = task.call(model, batch.for_model(name))
+            for each in fields:
+                seen[_named(each)].append(_rows(pick(output, each), len(batch)).cpu())
+            seen[INDEX].append(batch.index.cpu())
+    for module in training:
+        module.training = True
+    return {key: torch.cat(values) for key, values in seen.items()}
+
+
+def _rows(value: Any, count: int) -> Tensor:
+    """A value with one row a sample; KDError for any other."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+        raise KDError(f"cache keeps tensors with one row a sample, not {type(value).__name__}")
+    return value

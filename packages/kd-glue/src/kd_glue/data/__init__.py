@@ -1,0 +1,1 @@
+"""Texts: tasks, tables, encoding, loading."""

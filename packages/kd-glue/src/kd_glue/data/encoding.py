@@ -1,0 +1,258 @@
+"""Texts as token ids: made once by a fast tokenizer, kept in an Arrow file, and read from there by memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd_core.errors import KDError
+from kd_glue.data.texts import Place, digest
+from kd_glue.hub.repository import model_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1
+"""Of the files in the cache: another number makes them anew."""
+CHUNK = 8192
+"""Texts that a tokenizer gets at once, which it shares among its threads."""
+MULTIPLE = 2
+"""Batches are padded to a multiple of this. At 8, which tensor cores like best, 23 % of SST-2 would be padding; at 2 it
+is 8 %."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of N texts, one after another: those of text i stand at ``offsets[i]`` to ``offsets[i + 1]``.
+
+    ``ids`` int32, ``types`` int8 (None: the model takes no token types), ``offsets`` (N + 1,) int64.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int8] | None
+    offsets: NDArray[np.int64]
+
+    def checksum(self) -> int:
+        """Of all three, to notice a damaged file."""
+        found = 0
+        for array in (self.offsets, self.ids, self.types):
+            found = found if array is None else zlib.crc32(np.ascontiguousarray(array).data, found)
+        return found
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What one tokenizer makes of the rows of a data set, and how it pads."""
+
+    tokens: Tokens
+    max_length: int
+    pad_id: int
+    pad_type: int
+    left: bool
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) the tokens of each row."""
+        return np.diff(self.tokens.offsets)
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask`` and, where the model takes them, ``token_type_ids``: (B, L) int64.
+
+        L is the longest of the rows (B,), up to the next multiple of ``MULTIPLE``, but not above ``max_length``.
+        """
+        starts = self.tokens.offsets[rows][:, None]
+        lengths = self.tokens.offsets[rows + 1][:, None] - starts
+        width = min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, self.max_length)
+        place = np.arange(width)[None] - (width - lengths if self.left else 0)  # of a token in its text
+        mask = (place >= 0) & (place < lengths)
+        at = np.where(mask, starts + place, 0)
+        made = {"input_ids": np.where(mask, self.tokens.ids[at], self.pad_id), "attention_mask": mask}
+        if self.tokens.types is not None:
+            made["token_type_ids"] = np.where(mask, self.tokens.types[at], self.pad_type)
+        return {name: torch.from_numpy(array.astype(np.int64)) for name, array in made.items()}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer, and the most tokens that a text may have."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    hash: str
+    """Of everything that decides which tokens a text has."""
+
+    def encode(self, columns: Sequence[pa.LargeStringArray], folder: Path, place: Place) -> Encoding:
+        """The tokens of texts, or of pairs of texts, from their file in ``folder``, which is made if need be.
+
+        ``place`` says where a row was read. KDError where a text has no token, and where ``folder`` cannot be written.
+        """
+        rows = len(columns[0])
+        if rows == 0:
+            return self._padded(Tokens(np.empty(0, np.int32), np.empty(0, np.int8), np.zeros(1, np.int64)))
+        path = folder / f"{hashed(self.hash, digest(columns))}.arrow"
+        tokens = read(path, rows)
+        if tokens is None:
+            made = tokenized(self.tokenizer, columns, self.max_length)
+            lengths = np.diff(made.offsets)
+            if not lengths.all():
+                raise KDError(f"{place(int(lengths.argmin()))}: the tokenizer makes no token of this text")
+            write(path, made)
+            tokens = read(path, rows)
+            if tokens is None:
+                raise KDError(f"{path}: cannot be read back after it was written")
+        return self._padded(tokens)
+
+    def _padded(self, tokens: Tokens) -> Encoding:
+        pad = pad_id(self.tokenizer)
+        left = self.tokenizer.padding_side == "left"
+        return Encoding(tokens, self.max_length, pad, self.tokenizer.pad_token_type_id, left)
+
+
+def make_encoder(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
+    """How texts become tokens; KDError where the tokenizer is none of the fast ones, or knows no token to pad with."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise KDError(f"{tokenizer.name_or_path} has no fast tokenizer")
+    import tokenizers
+
+    backend.no_truncation()  # these are written into the description below, and given anew with each call
+    backend.no_padding()
+    cuts = (max_length, tokenizer.truncation_side, types_of(tokenizer))
+    pads = (pad_id(tokenizer), tokenizer.pad_token_type_id, tokenizer.padding_side)
+    return Encoder(tokenizer, max_length, hashed(FORMAT, tokenizers.__version__, backend.to_str(), *cuts, *pads))
+
+
+def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model on the hub, or in a folder; KDError where there is none, or the hub does not answer."""
+    from transformers import AutoTokenizer
+
+    folder = Path(name).expanduser()
+    folder = folder if folder.is_dir() else model_folder(name, revision, "tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # what is missing or broken in such a folder can raise nearly anything
+        what = (str(error).strip().splitlines() or [""])[0]
+        raise KDError(f"cannot load the tokenizer of {name} ({type(error).__name__}: {what})") from error
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills a batch: the end of a text where there is none for that, as for GPT-2."""
+    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(found, int):
+            return found
+    raise KDError(f"the tokenizer of {tokenizer.name_or_path} has no token to pad with")
+
+
+def types_of(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the model takes token types."""
+    return "token_type_ids" in tokenizer.model_input_names
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Sequence[pa.LargeStringArray], max_length: int) -> Tokens:
+    """The tokens of texts or pairs; where they are too many, the longer text of a pair is cut first."""
+    types = types_of(tokenizer)
+    made = list(_chunks(tokenizer, columns, max_length, types))
+    lengths = np.concatenate([lengths for lengths, _, _ in made])
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    ids = np.concatenate([ids for _, ids, _ in made])
+    return Tokens(ids, np.concatenate([each for _, _, each in made]) if types else None, offsets)
+
+
+def _chunks(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[pa.LargeStringArray], max_length: int, types: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int8]]]:
+    """Lengths, ids and types of a few thousand texts at a time."""
+    for start in range(0, len(columns[0]), CHUNK):
+        texts: list[Any] = [column.slice(start, CHUNK).to_pylist() for column in columns]
+        found = tokenizer(
+            *texts,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=types,
+        )
+        lengths = np.array([len(each) for each in found["input_ids"]], np.int64)
+        total = int(lengths.sum())
+        ids = np.fromiter(chain.from_iterable(found["input_ids"]), np.int32, total)
+        kinds = found["token_type_ids"] if types else ()
+        yield lengths, ids, np.fromiter(chain.from_iterable(kinds), np.int8, total if types else 0)
+
+
+# -- the cache
+
+
+def cache_folder(cache: str | None) -> Path:
+    """Where encodings are kept: below the cache of the datasets library unless the config says otherwise."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    from huggingface_hub.constants import HF_HOME
+
+    whole = os.environ.get("HF_DATASETS_CACHE") or str(Path(HF_HOME) / "datasets")
+    return Path(whole).expanduser() / "kd_glue"
+
+
+def hashed(*parts: Any) -> str:
+    """A name for some plain values."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def write(path: Path, tokens: Tokens) -> None:
+    """Write a file, all of it or nothing: who writes the same file at the same time writes the same content."""
+    columns = {"input_ids": pa.LargeListArray.from_arrays(tokens.offsets, tokens.ids)}
+    if tokens.types is not None:
+        columns["token_type_ids"] = pa.LargeListArray.from_arrays(tokens.offsets, tokens.types)
+    batch = pa.RecordBatch.from_pydict(columns)
+    schema = batch.schema.with_metadata({"checksum": str(tokens.checksum())})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+                writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        hint = "data.cache: a folder that can be written"
+        raise KDError(f"{path.parent}: cannot be written ({error})\n    hint: {hint}") from error
+
+
+def read(path: Path, rows: int) -> Tokens | None:
+    """The tokens in a file, mapped into memory; None where there is no file, or it is not whole."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            batch = reader.get_batch(0)
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        ids = columns["input_ids"]
+        types = columns.get("token_type_ids")
+        tokens = Tokens(
+            ids.values.to_numpy(), None if types is None else types.values.to_numpy(), ids.offsets.to_numpy()
+        )
+        whole = int(batch.schema.metadata[b"checksum"]) == tokens.checksum() and len(batch) == rows
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        pa.ArrowException,
+    ):  # missing or damaged
+        return None
+    return tokens if whole else None

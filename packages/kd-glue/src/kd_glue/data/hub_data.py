@@ -1,0 +1,145 @@
+"""GLUE from the hub, by the datasets library."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kd_core.errors import KDError
+from kd_glue.data.tasks import GlueTask
+from kd_glue.data.texts import Texts, joined, unlabelled
+
+REPOSITORY = "nyu-mll/glue"
+COMMIT = re.compile("[0-9a-f]{40}")
+VAL = {"mnli": ("validation_matched", "validation_mismatched"), "ax": ()}
+"""The hub's names of the dev set, where that is not ``validation``."""
+TEST = {"mnli": ("test_matched", "test_mismatched")}
+"""The hub's names of the splits without labels, where that is not ``test``."""
+FOLDER_HINT = "data.root reads GLUE's original files from a folder"
+
+
+@dataclass(frozen=True)
+class HubData:
+    """The hub's data set of a task, of which each split is read when it is asked for."""
+
+    task: GlueTask
+    parts: Any
+    """The datasets library's mapping of splits."""
+
+    def train(self) -> Texts | None:
+        """The training split; None for AX, which has none."""
+        return None if self.task.name == "ax" else self._labelled("train")
+
+    def val(self) -> Texts | None:
+        """The dev set, MNLI's two as one."""
+        names = VAL.get(self.task.name, ("validation",))
+        found = [self._labelled(name) for name in names]
+        return None if not found else found[0] if len(found) == 1 else joined(*found)
+
+    def unlabelled(self) -> dict[str, Texts]:
+        """The test sets, by name."""
+        if self.task.name == "ax":
+            return {"ax": self._unlabelled("test")}
+        return {name: self._unlabelled(name) for name in TEST.get(self.task.name, ("test",))}
+
+    def _labelled(self, name: str) -> Texts:
+        table = self._table(name)
+        label = table.column("label").to_numpy()
+        if self.task.labels is None:
+            if np.isnan(label).any() or label.min(initial=0) < 0 or label.max(initial=0) > 5:
+                raise KDError(f"{self._of(name)} has scores that are not from 0 to 5")
+            return self._texts(name, table, label.astype(np.float32)[:, None])
+        names = getattr(self.parts[name].features["label"], "names", None)
+        if names != list(self.task.labels):
+            raise KDError(f"{self._of(name)} has the labels {names}, not {list(self.task.labels)}")
+        if not np.isin(label, np.arange(len(names))).all():
+            raise KDError(f"{self._of(name)} has rows without a label")
+        return self._texts(name, table, label.astype(np.int64))
+
+    def _unlabelled(self, name: str) -> Texts:
+        table = self._table(name)
+        return self._texts(name, table, unlabelled(table.num_rows, self.task.labels is None))
+
+    def _texts(self, name: str, table: pa.Table, target: Any) -> Texts:
+        columns = [pa.concat_arrays(table.column(each).cast(pa.large_string()).chunks) for each in self.task.texts]
+        if any(column.null_count for column in columns):
+            raise KDError(f"{self._of(name)} has rows without a text")
+        return Texts(tuple(columns), target, np.arange(len(target)))
+
+    def _table(self, name: str) -> pa.Table:
+        """All rows of a split, in their order."""
+        if name not in self.parts:
+            raise KDError(f"{REPOSITORY} has no split {name!r} of {self.task.name}; it has {', '.join(self.parts)}")
+        table = self.parts[name].with_format("arrow")[:]
+        missing = [each for each in (*self.task.texts, "label") if each not in table.column_names]
+        if missing:
+            raise KDError(f"{self._of(name)} has no column {missing[0]!r}")
+        return table
+
+    def _of(self, name: str) -> str:
+        return f"{REPOSITORY}: the split {name!r} of {self.task.name}"
+
+
+def hub_data(task: GlueTask, revision: str | None) -> HubData:
+    """The data set of a task, downloaded where the cache does not hold it.
+
+    KDError where the hub does not answer and the cache holds no copy, or one of another commit than ``revision``.
+    """
+    from datasets import config, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    cached = Path(config.HF_DATASETS_CACHE) / REPOSITORY.replace("/", "___") / task.name
+    if resolve_data_revision(revision) is None and not cached.is_dir():  # the library would ask again and again
+        raise KDError(f"data: the hub does not answer, and no copy of {REPOSITORY} is here\n    hint: {FOLDER_HINT}")
+    try:
+        parts = load_dataset(REPOSITORY, task.name, revision=revision)
+    except DatasetNotFoundError as error:
+        raise KDError(f"data: {first_line(error)}\n    hint: {FOLDER_HINT}") from error
+    except Exception as error:  # without a connection, each version of the libraries raises something else
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise KDError(f"data: cannot load {REPOSITORY} from the hub ({what})\n    hint: {FOLDER_HINT}") from error
+    commit = cached_commit(parts)
+    if revision is not None and COMMIT.fullmatch(revision) and commit not in (None, revision):
+        what = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
+        raise KDError(f"data.revision: {what}")
+    return HubData(task, parts)
+
+
+def cached_commit(parts: Any) -> str | None:
+    """The commit that a data set in the library's cache is of: it is the name of the folder of its files."""
+    for part in parts.values():
+        for file in part.cache_files:
+            name = Path(file["filename"]).parent.name
+            return name if COMMIT.fullmatch(name) else None
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without what it goes on to explain."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def resolve_data_revision(revision: str | None) -> str | None:
+    """The commit that ``revision`` (None: the newest) of the hub's data is today; without network, in the cache.
+
+    None where neither tells. KDError where the hub answers that there is no such revision.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return HfApi().dataset_info(REPOSITORY, revision=revision, timeout=10.0).sha
+    except RevisionNotFoundError as error:
+        raise KDError(f"data.revision: {REPOSITORY} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise KDError(f"data: the hub has no data set {REPOSITORY}\n    hint: {FOLDER_HINT}") from error
+    except Exception:  # without a connection, each version of the library raises something else
+        card = try_to_load_from_cache(REPOSITORY, "README.md", repo_type="dataset", revision=revision)
+        return Path(card).parent.name if isinstance(card, str) else None

@@ -1,0 +1,84 @@
+"""Texts in batches, those of like length together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd_core.plan.plan import STUDENT
+from kd_core.task import SHARED, Batch
+from kd_glue.data.encoding import Encoding
+from kd_glue.data.texts import Texts
+
+MEGA = 50
+"""Batches' worth of samples that are sorted by length together: few tokens of padding, and still a random order."""
+
+
+class TextSplit:
+    """Some texts of a data set, as one or several tokenizers encode them.
+
+    ``encodings`` has one entry for each model, or one under :data:`kd_core.task.SHARED` for all.
+    """
+
+    fixed = True
+
+    def __init__(self, texts: Texts, encodings: Mapping[str, Encoding]) -> None:
+        self.texts = texts
+        self.encodings = dict(encodings)
+        self.fingerprint = texts.digest()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def text(self, position: int) -> tuple[str, ...]:
+        """The text, or both texts, at a position."""
+        row = int(self.texts.index[position])
+        return tuple(column[row].as_py() for column in self.texts.columns)
+
+    def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
+        """Batches whose inputs are mappings of ``input_ids``, ``attention_mask`` and the like, (B, L) int64.
+
+        ``batch.mask`` is the attention mask of the student's encoding, ``batch.group`` tells sets within a split apart.
+        """
+        for positions in order:
+            yield self._batch(positions.numpy())
+
+    def _batch(self, positions: NDArray[np.int64]) -> Batch:
+        rows = self.texts.index[positions]
+        made = {id(each): each.batch(rows) for each in {id(each): each for each in self.encodings.values()}.values()}
+        inputs = {name: made[id(each)] for name, each in self.encodings.items()}
+        extra: dict[str, Any] = {}
+        if inputs:
+            own = next(inputs[name] for name in (STUDENT, SHARED, *inputs) if name in inputs)
+            extra["mask"] = own["attention_mask"]
+        if self.texts.group is not None:
+            extra["group"] = torch.from_numpy(self.texts.group[positions])
+        return Batch(inputs, torch.from_numpy(self.texts.target[positions]), torch.from_numpy(rows), extra)
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        """(N,) the tokens of each sample, of all encodings together."""
+        different = {id(each): each for each in self.encodings.values()}.values()
+        return sum((each.lengths[self.texts.index] for each in different), np.zeros(len(self), np.int64))
+
+    def arrange(self, order: Tensor, batch_size: int) -> Tensor:
+        """``order`` with positions of like length in each batch, and the batches in random order.
+
+        Of every 50 batches' worth of positions in ``order``, sorted by length, batches are cut. Their order is a
+        permutation that ``order`` itself decides. The last of ``order``, which fill no batch, stay there.
+        """
+        whole = len(order) // batch_size * batch_size
+        positions = order[:whole].numpy()
+        stretch = np.arange(whole) // (MEGA * batch_size)
+        sort = np.lexsort((self._lengths[positions], stretch))
+        batches = torch.from_numpy(positions[sort]).view(-1, batch_size)
+        seed = int.from_bytes(hashlib.sha256(order.numpy().tobytes()).digest()[:8], "little") >> 1
+        shuffled = batches[torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))]
+        return torch.cat([shuffled.flatten(), order[whole:]])

@@ -1,0 +1,331 @@
+"""Models of transformers, by their name on the hub or from a folder: ``hub:`` in a config."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from kd_core.config.schema import ModelSpec
+from kd_core.errors import KDError
+from kd_core.task import Wanted
+from kd_glue.data.encoding import load_tokenizer
+from kd_glue.hub.labels import begin_anew, check_count, classifier_of, differ, in_base, names_of, order_of, permute
+from kd_glue.hub.layers import keep_layers
+from kd_glue.hub.repository import COMMIT, first_line, local_folder, model_folder, resolved
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
+
+OTHER_HEADS = (
+    "cls.",
+    "lm_head.",
+    "lm_predictions.",
+    "mask_predictions.",
+    "generator_predictions.",
+    "generator_lm_head.",
+    "discriminator_predictions.",
+    "predictions.",
+    "sop_classifier.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+    "mlm_head.",
+    "lm_loss.",
+    "qa_outputs.",
+    "decoder.",
+    "head.",
+)
+"""What checkpoints of other objectives (masked words, next sentence, answers) hold beside the encoder."""
+WIDTHS = {"intermediate_size": ("hidden_dim", "n_inner", "d_inner")}
+"""Other names of a value in some architectures' configs, where transformers itself does not translate them."""
+
+
+class TransformersHub:
+    """Any model that ``AutoModelForSequenceClassification`` makes."""
+
+    def build(
+        self,
+        wanted: Wanted,
+        *,
+        revision: str | None = None,
+        layers: list[int] | None = None,
+        attn_implementation: Attention | None = None,
+        labels: Names | None = None,
+        num_hidden_layers: Positive | None = None,
+        hidden_size: Positive | None = None,
+        num_attention_heads: Positive | None = None,
+        intermediate_size: Positive | None = None,
+        dropout: Share | None = None,
+    ) -> nn.Module:
+        """The model in float32, its outputs in the order of the data's classes.
+
+        ``layers`` keeps some of its layers; ``labels`` names its outputs, where its config does not; the sizes make
+        another architecture, which can have random weights only; ``dropout`` is that of all its parts. KDError where
+        there is no such model, or its weights or classes do not fit.
+        """
+        counts = {"num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
+        sizes = {**counts, "hidden_size": hidden_size, "intermediate_size": intermediate_size}
+        check_sizes(wanted, sizes)
+        load = wanted.weights and not wanted.offline
+        folder = model_folder(wanted.name, revision, "weights" if load else "structure", offline=wanted.offline)
+        config = read_config(folder, wanted.name)
+        check_count(labels, config.num_labels)
+        order = matched(wanted, config, labels) if wanted.weights else Order()
+        adapt(config, wanted, sizes, dropout)
+        attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+        with readable(wanted.name):
+            model: Any = loaded(folder, config, wanted, order, attention) if load else made(config, attention)
+        if layers is not None:
+            keep_layers(model, layers, wanted.name)
+        expose(model, attn_implementation)
+        if wanted.offline:
+            run_without_values(model)
+        model.config.name_or_path = wanted.name
+        return model
+
+    def input(self, spec: ModelSpec) -> dict[str, Any]:
+        """The tokenizer that belongs to the model, in the same version."""
+        if "tokenizer" in spec.input:
+            return {}
+        revision = spec.rest.get("revision")
+        return {"tokenizer": spec.hub, **({} if revision is None else {"revision": revision})}
+
+    def pins(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
+        """The commits of models, tokenizers and data that are named on the hub, as overrides of a config.
+
+        What neither the hub nor the cache knows is left out: reading it says why.
+        """
+        found = {}
+        for name, spec in models.items():
+            found[f"models.{name}.revision"] = commit_of(spec.hub, spec.rest.get("revision"))
+            given = spec.input.get("tokenizer")
+            found[f"models.{name}.input.revision"] = commit_of(given, spec.input.get("revision"))
+            if spec.hub is given is None and (commit := commit_of(data.tokenizer, None)):
+                found[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
+                found[f"models.{name}.input.revision"] = commit
+        if data.root is None and data.files is None and not COMMIT.fullmatch(data.revision or ""):
+            from kd_glue.data.hub_data import resolve_data_revision
+
+            found["data.revision"] = resolve_data_revision(data.revision)
+        return [f"{key}={commit}" for key, commit in found.items() if commit is not None]
+
+    def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
+        """Write the config and the tokenizer beside a student's weights: transformers loads that folder as it is."""
+        config: Any = model.config
+        config.architectures, config.output_attentions = [type(model).__name__], False
+        config.save_pretrained(folder)
+        tokenizer = wants.tokenizer or config.name_or_path
+        load_tokenizer(tokenizer, wants.revision).save_pretrained(folder)
+
+
+def commit_of(name: Any, revision: Any) -> str | None:
+    """The commit to pin a model at; None for a folder, for one that is pinned, and where it cannot be found out."""
+    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or Path(name).expanduser().is_dir():
+        return None
+    try:
+        return None if local_folder(name) is not None else resolved(name, revision)
+    except KDError:  # no name at all
+        return None
+
+
+def read_config(folder: Path, name: str) -> Any:
+    """The config in a model's folder; KDError where transformers does not know it, or has no classifier of it."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+
+    with readable(name):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise KDError(f"{name} is a {config.model_type}, of which transformers has no model that classifies texts")
+    return config
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """What transformers raises inside about a model, as a KDError."""
+    try:
+        yield
+    except (KDError, NotImplementedError):  # the latter: a check then tries with values
+        raise
+    except Exception as error:  # what is missing or broken in such a folder can raise nearly anything
+        raise KDError(f"{name} cannot be built ({type(error).__name__}: {first_line(error)})") from error
+
+
+# -- the classes
+
+
+class Order:
+    """What becomes of a trained classifier: its ``rows`` in another order, or all of it ``anew``."""
+
+    def __init__(self, rows: list[int] | None = None, *, anew: bool = False) -> None:
+        self.rows, self.anew = rows, anew
+
+
+def matched(wanted: Wanted, config: Any, labels: list[str] | None) -> Order:
+    """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
+    theirs, classes = names_of(config) if labels is None else tuple(labels), wanted.facts.classes
+    if classes is None or theirs is None:
+        return Order()
+    rows = order_of(theirs, classes)
+    if rows is None and (labels is not None or not wanted.new_head):
+        raise differ(wanted.name, theirs, classes)
+    return Order(rows, anew=rows is None)
+
+
+# -- the architecture
+
+
+def check_sizes(wanted: Wanted, sizes: Mapping[str, int | None]) -> None:
+    """KDError for sizes that trained weights cannot have."""
+    given = [key for key, value in sizes.items() if value is not None]
+    if wanted.weights and given:
+        raise KDError(
+            f"{given[0]}: the weights of {wanted.name} have the sizes they were trained with"
+            "\n    hint: `weights: null` has random ones; `layers: [0, 2, ...]` keeps layers with their weights"
+        )
+
+
+def adapt(config: Any, wanted: Wanted, sizes: Mapping[str, int | None], dropout: float | None) -> None:
+    """Write into a config what the data are, what was asked for, and what a classifier needs."""
+    facts = wanted.facts
+    for key, value in sizes.items():
+        if value is not None:
+            set_size(config, key, value, wanted.name)
+    if dropout is not None:
+        for key, value in vars(config).items():
+            if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float):
+                setattr(config, key, dropout)
+    if facts.classes is not None:
+        config.id2label = dict(enumerate(facts.classes))
+        config.label2id = {each: index for index, each in enumerate(facts.classes)}
+    elif facts.num_classes is not None:
+        config.num_labels = facts.num_classes
+    if facts.problem is not None:
+        config.problem_type = facts.problem
+    if getattr(config, "pad_token_id", None) is None and isinstance(getattr(config, "eos_token_id", None), int):
+        config.pad_token_id = config.eos_token_id  # where a text ends must be known in a batch, as for GPT-2
+    config.return_dict, config.use_cache = True, False
+
+
+def set_size(config: Any, key: str, value: int, name: str) -> None:
+    """Set a size by its common name; KDError where an architecture has none such."""
+    names = [each for each in (key, *WIDTHS.get(key, ())) if hasattr(config, each)]
+    if not names:
+        raise KDError(f"{key}: {name} ({config.model_type}) has no such size")
+    try:
+        setattr(config, names[0], value)
+    except Exception as error:  # some configs derive a size from others, and say so
+        raise KDError(f"{key}: {name} ({config.model_type}) does not take it: {first_line(error)}") from error
+
+
+def expose(model: Any, attention: str | None) -> None:
+    """Let attention modules return their probabilities beside their output, which with ``eager`` most do anyway."""
+    if attention == "eager" and not model._supports_sdpa:  # code from before that: they must be asked for
+        model.config.output_attentions = True
+
+
+def run_without_values(model: nn.Module) -> None:
+    """Let a model run on the meta device, where transformers cannot look whether a mask of padding hides anything.
+
+    It looks at no mask that says for each pair of tokens whether one sees the other.
+    """
+    makes_mask = any(re.fullmatch("create_.*_mask", each) for each in vars(sys.modules[type(model).__module__]))
+
+    def spread(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = kwargs.get("attention_mask")
+        if mask is None or not mask.is_meta or mask.dim() != 2:
+            return args, kwargs
+        length = mask.shape[1]
+        return args, {**kwargs, "attention_mask": mask[:, None, None, :].expand(-1, 1, length, length).float()}
+
+    if makes_mask:
+        model.register_forward_pre_hook(spread, with_kwargs=True)
+
+
+# -- weights
+
+
+def made(config: Any, attention: Mapping[str, str]) -> nn.Module:
+    """A model with random weights, or with none on the meta device."""
+    from transformers import AutoModelForSequenceClassification
+
+    model: nn.Module = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **attention)
+    return model
+
+
+def loaded(folder: Path, config: Any, wanted: Wanted, order: Order, attention: Mapping[str, str]) -> nn.Module:
+    """A model with its weights; KDError where some are missing or left over."""
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet():
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **attention,
+        )
+    trained = check_loaded(model, told, wanted)
+    if trained and (order.anew or order.rows is not None):
+        layer = classifier_of(model, config.num_labels)
+        if order.rows is not None:
+            permute(layer, order.rows)
+        else:
+            begin_anew(layer, getattr(config, "initializer_range", 0.02))
+    return model
+
+
+def check_loaded(model: nn.Module, told: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether the classifier is a trained one; KDError where anything else has no weights, or weights fit nothing."""
+    other = {key: f"has shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in told["mismatched_keys"]}
+    wrong = {**dict.fromkeys(told["missing_keys"], "is missing"), **other}
+    classifies = [key for key in wrong if not in_base(model, key) or ".pooler." in key]
+    lines = [f"{key} {what}" for key, what in sorted(wrong.items()) if key not in classifies or not wanted.new_head]
+    lines += [f"{key} is not in the model" for key in sorted(told["unexpected_keys"]) if not harmless(key)]
+    if lines:
+        shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+        allowed = (
+            "\n    hint: `new_head: true` begins with a random classifier" if len(classifies) == len(lines) else ""
+        )
+        raise KDError(f"the weights of {wanted.name} do not fit {type(model).__name__}: {shown}{allowed}")
+    return not classifies
+
+
+def harmless(key: str) -> bool:
+    """Whether weights that no model wants are those of another objective's head, or no weights at all."""
+    return key.startswith(OTHER_HEADS) or ".pooler." in f".{key}" or key.endswith("position_ids")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bar, and without its report of weights, which :func:`check_loaded` judges."""
+    from transformers.utils import logging as told
+
+    logger, bar = logging.getLogger("transformers.modeling_utils"), told.is_progress_bar_enabled()
+    logger.addFilter(is_error)  # a higher level would have it tell of other things
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_error)
+        if bar:
+            told.enable_progress_bar()
+
+
+def is_error(record: logging.LogRecord) -> bool:
+    """Whether something went wrong, for a logger's filter."""
+    return record.levelno >= logging.ERROR

@@ -1,0 +1,172 @@
+"""What a student says of every text of a split."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from torch import nn
+
+from kd_core.device.runtime import Runtime
+from kd_core.errors import KDError, did_you_mean
+from kd_core.experiment import Opened, opened
+from kd_core.files import json_text, write_text
+from kd_core.plan.plan import STUDENT
+from kd_core.runs.progress import Reporter
+from kd_core.task import Facts, arranged
+from kd_glue.data.splits import TextSplit
+from kd_glue.metrics.accumulate import MULTI, REGRESSION, logits_of
+from kd_glue.task import TextClassification, unlabelled
+
+LABELLED = ("train", "val", "test")
+DIGITS = 6
+"""Significant digits of what is written."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a student says of N texts, in the order of the data.
+
+    ``index`` (N,) are their rows in the data set, ``logits`` (N, C) float64 the student's outputs, for a regression
+    (N, 1) the numbers themselves. ``classes`` are C names.
+    """
+
+    split: str
+    problem: str
+    classes: tuple[str, ...]
+    index: NDArray[np.int64]
+    logits: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One mapping a text: ``index``; ``prediction``, the class, the list of classes, or the number; and by class
+        the ``probabilities``, which a regression has none of."""
+        if self.problem == REGRESSION:
+            for index, number in zip(self.index.tolist(), self.logits[:, 0].tolist(), strict=True):
+                yield {"index": index, "prediction": rounded(number)}
+            return
+        shares = expit(self.logits) if self.problem == MULTI else softmax(self.logits, axis=1)
+        for index, logits, share in zip(self.index.tolist(), self.logits, shares.tolist(), strict=True):
+            told = dict(zip(self.classes, map(rounded, share), strict=True))
+            chosen = [name for name, logit in zip(self.classes, logits, strict=True) if logit > 0]
+            answer = chosen if self.problem == MULTI else self.classes[logits.argmax()]
+            yield {"index": index, "prediction": answer, "probabilities": told}
+
+    def jsonl(self) -> str:
+        """The rows as JSON objects, one a line."""
+        return "".join(json_text(row) + "\n" for row in self.rows())
+
+    def tsv(self) -> str:
+        """The rows as tab-separated columns: index, prediction (classes with commas between), and each class."""
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(["index", "prediction", *([] if self.problem == REGRESSION else self.classes)])
+        for row in self.rows():
+            answer = row["prediction"]
+            named = ",".join(answer) if isinstance(answer, list) else answer
+            writer.writerow([row["index"], named, *row.get("probabilities", {}).values()])
+        return text.getvalue()
+
+
+FORMATS = {".tsv": Predictions.tsv, ".jsonl": Predictions.jsonl}
+
+
+def rounded(number: float) -> float:
+    """With as many digits as are written."""
+    return float(f"{number:.{DIGITS}g}")
+
+
+def predict(target: str | Path, *, split: str | None = None, out: Path | None = None, **options: Any) -> Predictions:
+    """What a run's student, or a config's with weights, says of a split, written to ``out`` where that is given.
+
+    ``split`` is ``train``, ``val`` or ``test``, or what a split without labels is called (MNLI's ``test_matched``);
+    None is the one without labels, else ``test``. ``options`` are those of :func:`kd_core.experiment.opened`. KDError
+    where there is no such split, or where ``out`` is neither .tsv nor .jsonl.
+    """
+    if out is not None:
+        writable(out, tuple(FORMATS))
+    with opened(target, **options) as student:
+        name, texts, facts = chosen(student, split)
+        found = answers(student, student.build(facts), name, texts, facts)
+    if out is not None:
+        write_text(out, FORMATS[out.suffix](found))
+    return found
+
+
+def writable(out: Path, suffixes: tuple[str, ...]) -> None:
+    """KDError where a file has none of these suffixes, or would lie in a folder that is not there."""
+    if out.suffix not in suffixes:
+        raise KDError(f"{out}: is not named as a {' or '.join(suffixes)} file")
+    if not out.parent.is_dir():
+        raise KDError(f"{out}: there is no folder {out.parent}")
+
+
+def text_task(student: Opened) -> TextClassification:
+    """The task of a student's config; KDError where that is another one than this package's."""
+    task = student.plan.task
+    if not isinstance(task, TextClassification):
+        raise KDError(f"{student.run or 'the config'} is of the task {task.name}: it is not about texts")
+    return task
+
+
+def chosen(student: Opened, name: str | None) -> tuple[str, TextSplit, Facts]:
+    """A split by name. Labelled data are read only where they are asked for, or needed to know the classes."""
+    task, plan = text_task(student), student.plan
+    hidden = {} if name in ("train", "val") else unlabelled(plan.data, {STUDENT: plan.inputs[STUDENT]})
+    if name is None:
+        if len(hidden) > 1:
+            raise KDError(f"there are {len(hidden)} splits without labels\n    hint: --split {' or '.join(hidden)}")
+        name = next(iter(hidden), "test")
+    if name not in (*LABELLED, *hidden):
+        hint = did_you_mean(name, [*dict.fromkeys((*LABELLED, *hidden))])
+        raise KDError(f"the data have no split {name!r}\n    hint: {hint}")
+    facts = task.facts(plan.data)
+    if name in hidden and facts.num_classes is not None:
+        return name, hidden[name], facts
+    _, splits = student.read()
+    there = {each: split for each in LABELLED if (split := getattr(splits, each)) is not None} | hidden
+    if name not in there:
+        raise KDError(f"the data have no split {name!r}\n    hint: --split {' or '.join(there)}")
+    return name, there[name], splits.facts()
+
+
+def answers(
+    student: Opened, built: tuple[nn.Module, Runtime], name: str, texts: TextSplit, facts: Facts
+) -> Predictions:
+    """Run a student, as it was ``built``, on a split; KDError where its outputs are not those of the problem."""
+    model, runtime = built
+    plan, size, wants = student.plan, student.batch_size, student.plan.inputs[STUDENT]
+    if not len(texts):
+        raise KDError(f"the split {name!r} is empty")
+    order = arranged(texts, torch.arange(len(texts)), size).split(size)
+    seen = []
+    model.eval()
+    with (
+        torch.no_grad(),
+        runtime.autocast(),
+        runtime.compiled(usual=False),
+        Reporter().epoch(name, 0, 1, len(order)) as shown,
+    ):
+        for raw in texts.batches(order, epoch=0, seed=0, augment=False):
+            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), {STUDENT: wants}, plan.data))
+            logits = logits_of(plan.task.call(model, batch.for_model(STUDENT)))
+            seen.append((batch.index, logits[:, None] if logits.ndim == 1 else logits))
+            shown.step()
+    index, logits = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
+    if logits.ndim != 2 or logits.shape[1] != (facts.num_classes or logits.shape[1]):
+        raise KDError(f"the data have {facts.num_classes} classes, the model gives {tuple(logits.shape[1:])} a text")
+    if not logits.isfinite().all():
+        raise KDError("the student's outputs are not finite: it predicts nothing")
+    by_row = index.argsort(stable=True)
+    classes = facts.classes or tuple(map(str, range(logits.shape[1])))
+    return Predictions(name, facts.problem or "", classes, index[by_row].numpy(), logits[by_row].double().numpy())

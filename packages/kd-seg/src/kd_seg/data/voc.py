@@ -1,0 +1,74 @@
+"""PASCAL VOC 2012 (Everingham et al.), with the masks of SBD (Hariharan et al., ICCV 2011) where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kd_core.errors import KDError
+from kd_seg.data.image_files import FilePairs, Pair, names_in, plain
+from kd_seg.data.sources import SOURCES, VOC_CLASSES, Parts, Source
+
+if TYPE_CHECKING:
+    from kd_seg.data.spec import DataSpec
+
+URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
+LISTS = Path("ImageSets") / "Segmentation"
+PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012")
+"""Where VOC 2012 lies below ``data.root``."""
+VOC = plain(len(VOC_CLASSES), 255)
+
+
+def read_voc(data: DataSpec) -> Parts:
+    """The official lists ``train`` and ``val``; with ``sbd`` the list ``trainaug`` and ``SegmentationClassAug``."""
+    folder = find_folder(Path(data.root).expanduser(), data.download)
+    train, val = (folder / LISTS / f"{name}.txt" for name in ("trainaug" if data.sbd else "train", "val"))
+    if data.sbd and not (train.is_file() and (folder / "SegmentationClassAug").is_dir()):
+        hint = "the list of 10,582 names and the masks, palette PNGs, are made from the .mat files of SBD"
+        raise KDError(f"sbd: there is no {train} with a folder SegmentationClassAug\n    hint: {hint}")
+    names, held = names_in(train), names_in(val)
+    if both := sorted({*names} & {*held}):
+        more = f" and {len(both) - 1} more are validation images" if len(both) > 1 else " is a validation image"
+        raise KDError(f"{train}: {both[0]}{more}")
+    masks = "SegmentationClassAug" if data.sbd else "SegmentationClass"
+    return Parts(pairs(folder, names, masks), pairs(folder, held, "SegmentationClass"), None, VOC_CLASSES)
+
+
+def pairs(folder: Path, names: list[str], masks: str) -> FilePairs:
+    """The files of some images."""
+    return FilePairs(
+        [Pair(name, folder / "JPEGImages" / f"{name}.jpg", folder / masks / f"{name}.png") for name in names], VOC
+    )
+
+
+def find_folder(root: Path, download: bool) -> Path:
+    """The folder that holds ``JPEGImages``, downloaded where ``root`` has none; KDError without it."""
+    for place in PLACES:
+        if (root / place / "JPEGImages").is_dir():
+            return root / place
+    if not download:
+        raise KDError(f"{root}: holds no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
+    fetch_voc(root)
+    return root / "VOCdevkit" / "VOC2012"
+
+
+def fetch_voc(root: Path) -> None:
+    """Download and unpack the archive (2 GB) into ``root``, by torchvision; KDError saying what to do by hand."""
+    from torchvision.datasets import VOCSegmentation
+
+    try:
+        VOCSegmentation(root, year="2012", image_set="val", download=True)
+    except Exception as error:  # of the network, the server, the archive
+        hint = f"put the archive at {root / URL.rpartition('/')[2]} by hand, or set data.root to what holds VOCdevkit"
+        raise KDError(f"cannot download {URL}: {error}\n    hint: {hint}") from error
+
+
+SOURCES("voc2012")(
+    Source(
+        "PASCAL VOC 2012: 1,464 + 1,449 images, 20 classes and background; downloaded (2 GB)",
+        read_voc,
+        classes=VOC_CLASSES,
+        size=520,
+        crop=(480, 480),
+    )
+)

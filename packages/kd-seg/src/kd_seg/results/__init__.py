@@ -1,0 +1,1 @@
+"""Predictions, pictures and reports."""

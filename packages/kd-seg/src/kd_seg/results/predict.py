@@ -1,0 +1,347 @@
+"""What a student, and its teacher, see in images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kd_core.config import Builder
+from kd_core.device.runtime import Runtime
+from kd_core.download import place
+from kd_core.errors import KDError, did_you_mean
+from kd_core.experiment import Opened, opened
+from kd_core.models.factory import BACKBONE_WEIGHTS, ModelSource, find_card, missing_files
+from kd_core.plan.plan import STUDENT, Plan
+from kd_core.runs.progress import Reporter
+from kd_core.task import SHARED, Batch, Facts, Splits
+from kd_seg.data.folders import IMAGES, files_in
+from kd_seg.data.image_files import Values, fit, plain, read_image, read_values
+from kd_seg.data.sources import VOID
+from kd_seg.data.spec import DataSpec
+from kd_seg.data.splits import Part, SegSplit
+from kd_seg.data.transforms import Mask, Pixels, Whole
+from kd_seg.metrics import confusion, figures_of, pairs, predicted
+from kd_seg.results.pictures import Panel, palette_mask, save, saved_here, side_by_side
+from kd_seg.task import SemanticSegmentation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEACHER = "teacher"
+SPLITS = ("train", "val", "test")
+FEW = 16
+"""So many images are read by this process: others would take longer to start."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """One image whose pictures were written: the file it is in, where that is known, and its size in pixels.
+
+    ``classes`` are percent of the student's pixels, the most first; ``miou`` is percent by model, empty without truth.
+    """
+
+    name: str
+    source: Path | None
+    picture: Path
+    mask: Path
+    width: int
+    height: int
+    classes: Mapping[str, float]
+    miou: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image (h, w, 3) as models were given it, its truth (H, W), VOID where there is none, and by model a mask."""
+
+    row: int
+    image: Pixels
+    truth: Mask
+    found: Mapping[str, Mask]
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Whole images to look at: ``names`` are what their pictures are called, by row."""
+
+    split: SegSplit
+    names: Mapping[int, str]
+    data: DataSpec
+    facts: Facts
+    sources: Mapping[int, Path] = field(default_factory=dict)
+    labelled: bool = True
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images in files, with masks or without, as a split reads them."""
+
+    images: Sequence[Path]
+    masks: Sequence[Path] | None
+    values: Values
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, row: int) -> str:
+        """The name of the file."""
+        return self.images[row].stem
+
+    def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
+        """An RGB image and its mask, VOID all over where none was given; KDError naming a broken file."""
+        image = read_image(self.images[row])
+        if self.masks is None:
+            return image, np.full((image.height, image.width), VOID, np.int16)
+        mask = self.values.of(read_values(self.masks[row]), self.masks[row])
+        fit(self.masks[row], mask, image)
+        return image, mask
+
+
+def predict(
+    target: str | Path | None,
+    images: Sequence[Path] = (),
+    *,
+    out: Path,
+    split: str | None = None,
+    limit: int | None = None,
+    truth: Path | None = None,
+    teacher: bool | None = None,
+    **options: Any,
+) -> Iterator[Pictured]:
+    """Write what a run's student sees in ``images``, files and folders, or in ``limit`` images of a ``split``.
+
+    ``out`` gets NAME.png (the image, the truth where there is one, the teacher and the student side by side) and
+    NAME_mask.png, the student's classes. ``truth`` is a folder with masks of the images' names. With ``teacher`` True
+    the config's teacher is shown, fetched where need be; None shows it where its weights are on this machine.
+    ``options`` are those of :func:`kd_core.experiment.opened`. An image is written when the next result is asked for;
+    KDError for an image, a mask, a split or a teacher that is missing or broken.
+    """
+    with opened(target, **options) as student:
+        shots = of_split(student, split, limit, out) if split else of_files(student, images, truth, out)
+        model, runtime = student.build(shots.facts)
+        other = teacher_of(student, teacher, shots.facts, runtime)
+        models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
+        out.mkdir(parents=True, exist_ok=True)
+        for each in looked_at(student, models, runtime, shots):
+            yield written(each, shots, out)
+
+
+def seg_task(student: Opened) -> SemanticSegmentation:
+    """The task of a student's config; KDError where that is another one than this package's."""
+    task = student.plan.task
+    if not isinstance(task, SemanticSegmentation):
+        raise KDError(f"{student.run or 'the config'} is of the task {task.name}: it is not about segmentation")
+    return task
+
+
+def of_split(student: Opened, name: str, limit: int | None, out: Path) -> Shots:
+    """The first ``limit`` images of a split, or all; KDError where there is no such split."""
+    seg_task(student)
+    if name not in SPLITS:
+        raise KDError(f"the data have no split {name!r}\n    hint: {did_you_mean(name, SPLITS)}")
+    data, splits = student.read()
+    part = part_of(splits, name)
+    part = part.take(np.arange(min(len(part), limit or len(part))))
+    rows = part.rows.tolist()
+    names = free_names([part.pairs.name(row) for row in rows], out, ())
+    return Shots(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.facts())
+
+
+def part_of(splits: Splits, name: str) -> Part:
+    """The images of a split."""
+    there = {each: split for each in SPLITS if isinstance(split := getattr(splits, each), SegSplit)}
+    if name not in there:
+        raise KDError(f"the data have no split {name!r}\n    hint: --split {' or '.join(there)}")
+    return there[name].part
+
+
+def whole(part: Part, data: DataSpec) -> SegSplit:
+    """Images as they are evaluated, those of the training split too."""
+    return SegSplit(part, Whole(data.eval_size), workers=0 if len(part) <= FEW else data.workers)
+
+
+def of_files(student: Opened, images: Sequence[Path], truth: Path | None, out: Path) -> Shots:
+    """Files and folders of images; of the config's data none is read unless only that tells the classes."""
+    facts, data = seg_task(student).facts(student.plan.data), student.plan.data
+    if facts.num_classes is None:
+        facts = student.read()[1].facts()
+    named = listed(images)
+    files = [path for _, path in named]
+    masks = None if truth is None else masks_for(named, truth)
+    values = plain(facts.num_classes or 0, data.void if data.folders is not None else 255)
+    names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
+    split = whole(Part(Files(files, masks, values)), data)
+    return Shots(split, dict(enumerate(names)), data, facts, dict(enumerate(files)), masks is not None)
+
+
+def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Every image with its name, its path below a folder that was given; KDError for the first that is none."""
+    from PIL import Image
+
+    found: list[tuple[str, Path]] = []
+    for path in images:
+        if not path.is_dir():
+            found.append((path.stem, path))
+            continue
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGES and each.is_file())
+        if not inside:
+            raise KDError(f"{path}: holds no image")
+        found += [(each.relative_to(path).with_suffix("").as_posix(), each) for each in inside]
+    for _, path in found:
+        if not path.is_file():
+            raise KDError(f"there is no image {path}")
+        try:
+            Image.open(path).close()
+        except Exception as error:  # of damaged files decoders tell in many ways
+            raise KDError(f"{path}: is no readable image ({type(error).__name__}: {error})") from error
+    return found
+
+
+def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
+    """The masks of images in a folder, by their names; KDError for an image without one."""
+    masks = files_in(folder)
+    for name, path in named:
+        if name not in masks:
+            raise KDError(f"{folder}: holds no mask {name}.* for {path}")
+    return [masks[name] for name, _ in named]
+
+
+def free_names(names: Sequence[str], out: Path, kept: Collection[Path]) -> list[str]:
+    """A name of its own for each image's pictures: they replace earlier ones, and neither ``kept`` nor other files."""
+    taken = {str(path.resolve()).casefold() for path in kept}
+    chosen = []
+    for name in names:
+        stem = name.replace("/", "_")
+        for number in count(1):
+            free = stem if number == 1 else f"{stem}-{number}"
+            files = places(out, free)
+            keys = {str(path.resolve()).casefold() for path in files}
+            if not keys & taken and all(saved_here(path) for path in files if path.exists()):
+                break
+        taken |= keys
+        chosen.append(free)
+    return chosen
+
+
+def places(out: Path, name: str) -> tuple[Path, Path]:
+    """The picture of the panels, and that of the student's classes."""
+    return out / f"{name}.png", out / f"{name}_mask.png"
+
+
+def teacher_of(student: Opened, wanted: bool | None, facts: Facts, runtime: Runtime) -> nn.Module | None:
+    """The config's teacher, as ``wanted`` (see :func:`predict`); KDError where it is wanted and cannot be had."""
+    plan = student.plan
+    spec = plan.models.get(TEACHER)
+    if wanted is False or (wanted is None and spec is None):
+        return None
+    if spec is None:
+        raise KDError("the config has no model 'teacher'\n    hint: leave --teacher out")
+    lost = untold(plan)
+    if lost is None and wanted is None and (away := elsewhere(plan)) is not None:
+        lost = f"{away}\n    hint: --teacher has it all the same"
+    if lost is not None and wanted:
+        raise KDError(f"models.{TEACHER}: {lost}")
+    if lost is not None:
+        Reporter().line(f"without the teacher: {lost}")
+        return None
+    values = Builder(student.policy, {"num_classes": facts.num_classes})
+    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, facts, Reporter().line, finished=True)
+    return runtime.place(source.make(TEACHER, spec))
+
+
+def untold(plan: Plan) -> str | None:
+    """Why a config does not tell its teacher's weights."""
+    spec = plan.models[TEACHER]
+    trained = (pattern.split(".")[0] for stage in plan.stages for pattern in stage.spec.train or ())
+    if spec.trainable or any(fnmatch(TEACHER, each) for each in trained):
+        return "it is trained by the run, which keeps the student alone"
+    if spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
+        return "it has random weights"
+    return None
+
+
+def elsewhere(plan: Plan) -> str | None:
+    """What of a teacher is not on this machine, or may not be."""
+    spec = plan.models[TEACHER]
+    if problems := missing_files(TEACHER, spec):
+        return problems[0].message
+    if spec.weights not in (None, "auto"):
+        url = str(spec.weights) if "://" in str(spec.weights) else None
+    else:
+        url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
+    if url is not None and not place(url).is_file():
+        return f"{url} was not downloaded yet"
+    fetched = any(spec.rest.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
+    return "what builds it may download weights" if fetched else None
+
+
+def looked_at(student: Opened, models: Mapping[str, nn.Module], runtime: Runtime, shots: Shots) -> Iterator[Seen]:
+    """What each model sees in each image."""
+    plan, size = student.plan, student.batch_size
+    wants = {name: plan.inputs[name] for name in models}
+    for model in models.values():
+        model.eval()
+    order = torch.arange(len(shots.split)).split(size)
+    for raw in shots.split.batches(order, epoch=0, seed=0, augment=False):
+        found: dict[str, list[Mask]] = {}
+        with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
+            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), wants, shots.data))
+            for name, model in models.items():
+                output = plan.task.call(model, batch.for_model(name))
+                found[name] = masks_of(name, output, batch, shots.facts.num_classes)
+        for number, row in enumerate(raw.index.tolist()):
+            image: Tensor = raw.inputs[SHARED][number]
+            masks = {name: each[number] for name, each in found.items()}
+            yield Seen(row, image.permute(1, 2, 0).numpy(), raw.target[number].numpy().astype(np.int16), masks)
+
+
+def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> list[Mask]:
+    """The likeliest classes (H, W) of each image of a batch; KDError for outputs that are not those of the classes."""
+    found: list[Mask] = []
+    for logits, target in pairs(output, batch.target, None):
+        if num_classes not in (None, logits.shape[1]):
+            raise KDError(f"models.{name} tells {logits.shape[1]} classes apart, and the data have {num_classes}")
+        if not logits.isfinite().all():
+            raise KDError(f"models.{name}: its outputs are not finite: it predicts nothing")
+        found += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
+    return found
+
+
+def written(seen: Seen, shots: Shots, out: Path) -> Pictured:
+    """The pictures of one image."""
+    name, student = shots.names[seen.row], seen.found[STUDENT]
+    picture, mask = places(out, name)
+    classes = shots.facts.classes or tuple(map(str, range(int(student.max()) + 1)))
+    scores = {each: miou_of(found, seen.truth, len(classes)) for each, found in seen.found.items()}
+    scores = {each: score for each, score in scores.items() if not np.isnan(score)}
+    truth = seen.truth if shots.labelled else None
+    save(side_by_side(panels_of(seen.image, truth, seen.found, scores), classes), picture)
+    save(palette_mask(student), mask)
+    pixels = np.bincount(student.ravel(), minlength=len(classes))
+    share = {classes[each]: 100 * int(pixels[each]) / student.size for each in np.argsort(-pixels) if pixels[each]}
+    height, width = student.shape
+    return Pictured(name, shots.sources.get(seen.row), picture, mask, width, height, share, scores)
+
+
+def panels_of(image: Pixels, truth: Mask | None, found: Mapping[str, Mask], scores: Mapping[str, float]) -> list[Panel]:
+    """The image, its truth where there is one, and what each model sees, with its mean IoU where that is known."""
+    panels = [Panel("image", image), *([] if truth is None else [Panel("truth", image, truth)])]
+    for name, mask in found.items():
+        panels.append(Panel(f"{name}, mIoU {scores[name]:.1f}" if name in scores else name, image, mask))
+    return panels
+
+
+def miou_of(mask: Mask, truth: Mask, num_classes: int) -> float:
+    """Percent, over the classes that an image's truth or its prediction has; NaN where the truth is void all over."""
+    matrix = confusion(torch.from_numpy(mask), torch.from_numpy(truth), num_classes)
+    return figures_of(matrix.numpy())["miou"]

@@ -1,0 +1,160 @@
+"""A score in detail: the confusion matrix, the classes, and the worst images."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_core.device.runtime import is_main
+from kd_core.experiment import Result, opened
+from kd_core.files import write_text
+from kd_core.plan.plan import STUDENT
+from kd_core.task import Batch, Splits
+from kd_seg.data.sources import Pairs
+from kd_seg.data.splits import SegSplit
+from kd_seg.data.transforms import Mask
+from kd_seg.metrics import SegmentationMetrics, confusion, figures_of, iou_of, pairs, predicted
+from kd_seg.results.pictures import confusion_picture, save, saved_here, side_by_side
+from kd_seg.results.predict import panels_of, seg_task
+from kd_seg.task import SemanticSegmentation
+
+WORST = 8
+"""Images that are drawn unless a number is given."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image: percent over its own pixels, NaN where its truth is void all over."""
+
+    row: int
+    miou: float
+    pixel_accuracy: float
+
+
+class ImageMetrics(SegmentationMetrics):
+    """The metrics of a split, with a score of each image, and what was predicted for the ``worst``."""
+
+    def __init__(self, num_classes: int | None, classes: Sequence[str] | None, worst: int) -> None:
+        super().__init__(num_classes, classes)
+        self.worst = worst
+        self.images: list[Scored] = []
+        self.kept: list[tuple[float, int, Mask]] = []
+        """A heap of the worst images: mean IoU with its sign turned, the row with its sign turned, classes (H, W)."""
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """As :meth:`SegmentationMetrics.update`, image by image."""
+        rows = iter(batch.index.tolist())
+        for logits, target in pairs(output, batch.target, self.num_classes):
+            for classes, truth in zip(predicted(logits, target.shape[-2:]), target, strict=True):
+                found = confusion(classes, truth, logits.shape[1])
+                self._matrix = found if self._matrix is None else self._matrix.add(found)
+                figures = figures_of(found.cpu().numpy())
+                scored = Scored(next(rows), figures["miou"], figures["pixel_accuracy"])
+                self.images.append(scored)
+                if scored.miou == scored.miou and self.worst:
+                    kept = (-scored.miou, -scored.row, classes.cpu().numpy().astype(np.int16))
+                    (heapq.heappush if len(self.kept) < self.worst else heapq.heappushpop)(self.kept, kept)
+
+
+class Watched(SemanticSegmentation):
+    """The task, with the metrics of its last score and the data that were read for it kept."""
+
+    def __init__(self, worst: int) -> None:
+        super().__init__()
+        self.worst = worst
+        self.splits: Splits | None = None
+        self.seen: ImageMetrics | None = None
+
+    def load(self, *given: Any, **named: Any) -> Splits:
+        """As the task does."""
+        self.splits = super().load(*given, **named)
+        return self.splits
+
+    def metrics(self, num_classes: int | None) -> ImageMetrics:
+        """Those of the task, with the images'."""
+        self.seen = ImageMetrics(num_classes, self._classes, self.worst)
+        return self.seen
+
+
+def report(target: str | Path | None, out: Path, *, worst: int = WORST, **options: Any) -> Result:
+    """Score as :func:`kd_core.experiment.evaluate` does, and write the details to the folder ``out``, in one pass.
+
+    ``confusion.csv`` and ``confusion.png``; ``classes.tsv``; ``images.tsv``, the images with their scores, the lowest
+    mean IoU first; and ``worst/NN_NAME.png`` for the first ``worst`` of them. ``options`` are those of
+    :func:`kd_core.experiment.opened`.
+    """
+    with opened(target, **options) as student:
+        seg_task(student)
+        out.mkdir(parents=True, exist_ok=True)
+        task = Watched(worst)
+        result = replace(student, plan=replace(student.plan, task=task)).score()
+        if is_main():
+            write(task, out)
+    return result
+
+
+def write(task: Watched, out: Path) -> None:
+    """The files of a report on the score that a task has seen."""
+    metrics, splits = task.seen, task.splits
+    assert metrics is not None
+    assert splits is not None
+    assert splits.judged is not None
+    split = splits.judged[1]
+    assert isinstance(split, SegSplit)
+    matrix = metrics.matrix.cpu().numpy()
+    classes = splits.classes or tuple(map(str, range(len(matrix))))
+    counts = [[name, *row] for name, row in zip(classes, matrix.tolist(), strict=True)]
+    write_text(out / "confusion.csv", table(["truth", *classes], counts, ","))
+    write_text(
+        out / "classes.tsv", table(["class", "iou", "accuracy", "pixels", "predicted"], by_class(matrix, classes))
+    )
+    save(confusion_picture(matrix, classes), out / "confusion.png")
+    # NaN compares with nothing: images without a true pixel come last
+    images = sorted(metrics.images, key=lambda each: (each.miou != each.miou, each.miou, each.row))
+    rows = [[split.name(each.row), figure(each.miou), figure(each.pixel_accuracy)] for each in images]
+    write_text(out / "images.tsv", table(["image", "miou", "pixel_accuracy"], rows))
+    write_worst(metrics, split.part.pairs, classes, out / "worst")
+
+
+def by_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[list[Any]]:
+    """For each class its IoU, the share of its true pixels that were found, and its true and predicted pixels."""
+    true, given, hits = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    found = [100 * hit / pixels if pixels else float("nan") for hit, pixels in zip(hits, true, strict=True)]
+    figures = zip(classes, 100 * iou_of(matrix), found, true.tolist(), given.tolist(), strict=True)
+    return [[name, figure(iou), figure(accuracy), *pixels] for name, iou, accuracy, *pixels in figures]
+
+
+def write_worst(metrics: ImageMetrics, read_from: Pairs, classes: Sequence[str], folder: Path) -> None:
+    """The panels of the images with the lowest mean IoU, in place of those of an earlier report."""
+    for path in folder.glob("*.png"):
+        if saved_here(path):
+            path.unlink()
+    if metrics.kept:
+        folder.mkdir(exist_ok=True)
+    for number, (turned, row, mask) in enumerate(sorted(metrics.kept, key=lambda each: (-each[0], -each[1])), 1):
+        image, truth = read_from.read(-row)
+        panels = panels_of(np.asarray(image), truth, {STUDENT: mask}, {STUDENT: -turned})
+        name = read_from.name(-row).replace("/", "_")
+        save(side_by_side(panels, classes), folder / f"{number:02}_{name}.png")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], delimiter: str = "\t") -> str:
+    """Rows as lines, cells quoted where they hold the delimiter."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def figure(value: float) -> str:
+    """A number with as many digits as are written."""
+    return f"{value:.6g}"

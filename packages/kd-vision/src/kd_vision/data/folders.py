@@ -1,0 +1,93 @@
+"""Images in folders, one folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset
+
+from kd_core.errors import KDError
+from kd_vision.data.pool import Pool
+from kd_vision.data.sources import SOURCES, Parts, Source
+
+if TYPE_CHECKING:
+    from kd_vision.data.spec import DataSpec
+
+
+class Files(Dataset[tuple[Any, int]]):
+    """Image files and their labels; an image is read as RGB when it is asked for."""
+
+    def __init__(self, paths: list[Path], labels: list[int]) -> None:
+        self.paths = paths
+        self.targets = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        try:
+            with Image.open(self.paths[row]) as image:
+                return image.convert("RGB"), self.targets[row]
+        except Exception as error:  # damaged files make decoders raise nearly anything
+            raise KDError(f"{self.paths[row]}: is no readable image ({type(error).__name__}: {error})") from error
+
+
+def read_folders(data: DataSpec) -> Parts:
+    """``root/train/CLASS/*`` with ``root/test`` or, as for ImageNet, with ``root/val`` alone, which figures are of.
+
+    With both, ``val`` chooses the best checkpoint; with one of them, that is the test split.
+    """
+    root = Path(data.root).expanduser()
+    if not (root / "train").is_dir():
+        raise KDError(f"{root}: holds no folder 'train'; data.root is the folder that holds train/CLASS and val/CLASS")
+    classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
+    train, val, test = (folder_pool(root / name, classes) for name in ("train", "val", "test"))
+    if not train:
+        raise KDError(f"{root / 'train'}: holds no images in folders of classes")
+    return Parts(train, val if test else None, test or val, classes)
+
+
+def folder_pool(folder: Path, classes: tuple[str, ...]) -> Pool | None:
+    """The images of ``folder/CLASS``, None where there is no such folder; KDError for a class not in ``classes``."""
+    if not folder.is_dir():
+        return None
+    unknown = sorted({each.name for each in folder.iterdir() if each.is_dir()} - set(classes))
+    if unknown:
+        raise KDError(f"{folder}: {unknown[0]!r} is no class of the training images")
+    paths, labels = [], []
+    for number, name in enumerate(classes):
+        found = image_files(folder / name)
+        paths += found
+        labels += [number] * len(found)
+    return files_pool(folder, paths, labels)
+
+
+def files_pool(folder: Path, paths: list[Path], labels: list[int]) -> Pool:
+    """A pool of image files, told apart by their names below ``folder`` and their sizes in bytes."""
+    state = hashlib.sha256()
+    for path in paths:
+        state.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    target = torch.tensor(labels, dtype=torch.int64)
+    return Pool(Files(paths, labels), target, torch.arange(len(paths)), state.hexdigest())
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and below, in the order of their names."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+
+
+SOURCES("image_folder", "imagenet")(
+    Source(
+        "images in folders: root/train/CLASS, root/val/CLASS, as of ImageNet",
+        read_folders,
+        size=224,
+        augment="resized_crop_flip",
+    )
+)

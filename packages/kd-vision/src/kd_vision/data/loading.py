@@ -1,0 +1,176 @@
+"""Data sets whose images are read one by one: files, and data sets of the user's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kd_core.data.rng import stream
+from kd_core.data.workers import available_cores, start_worker
+from kd_core.errors import KDError
+from kd_core.task import SHARED, Batch
+from kd_vision.data.augment import Augmentation
+from kd_vision.data.pool import Pool
+
+EVALUATION_CROP = 0.875
+"""The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""
+
+Transform = Callable[[Any], Any]
+
+
+class SampleSplit:
+    """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
+
+    def __init__(
+        self, pool: Pool, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
+    ) -> None:
+        self.pool = pool
+        self.augmentation = augmentation
+        self.size = size
+        self.workers = available_cores() if workers is None else workers
+        self.fingerprint = pool.digest()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the unsplit data set, among which ``Batch.index`` counts."""
+        return len(self.pool.images)
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
+        """Batches of images (B, C, H, W). With workers, ``order`` is read ahead of what is yielded."""
+        transforms = training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
+        loader = DataLoader(
+            _Reader(self.pool, transforms, seed, epoch),
+            batch_sampler=map(Tensor.tolist, order),
+            num_workers=self.workers,
+            collate_fn=_stack,
+            worker_init_fn=start_worker,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for images, rows in loader:
+            if isinstance(images, str):
+                raise KDError(images)
+            index = self.pool.index.index_select(0, rows)
+            if augment:
+                images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
+            yield Batch({SHARED: images}, self.pool.target.index_select(0, rows), index)
+
+
+@dataclass(frozen=True)
+class _Reader(Dataset[tuple[Any, int]]):
+    """Positions in a pool -> (transformed image, or what is wrong with it, and the position)."""
+
+    pool: Pool
+    transforms: list[Transform]
+    seed: int
+    epoch: int
+
+    def __getitem__(self, position: int) -> tuple[Tensor | str, int]:
+        row = int(self.pool.index[position])
+        with seeded(stream("sample", self.seed, self.epoch, row)):
+            try:
+                image = first_of(self.pool.images[row])
+                for transform in self.transforms:
+                    image = transform(image)
+                return as_tensor(image), position
+            except (KDError, OSError) as error:  # an exception would lose its type on the way out of a worker
+                return f"image {row}: {error}" if isinstance(error, OSError) else str(error), position
+
+
+def first_of(sample: Any) -> Any:
+    """The image of a sample, as what transforms take: a tensor (C, H, W) or a PIL image of grey or RGB."""
+    if not isinstance(sample, (tuple, list)):
+        raise KDError(f"a sample of the data set is no pair of an image and a label but {type(sample).__name__}")
+    image = sample[0]
+    if isinstance(image, (Tensor, np.ndarray)):
+        return as_tensor(image)
+    return image.convert("RGB") if getattr(image, "mode", "RGB") not in ("RGB", "L") else image
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """Within, the CPU random states of Python, numpy and torch start from ``number``; after, they are as before."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would reseed accelerators too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
+
+
+def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None) -> list[Transform]:
+    """What happens to one training image; without anything of the kind asked for, what happens in evaluation."""
+    if augmentation.transforms:
+        return list(augmentation.transforms)
+    if not augmentation.per_image:
+        return evaluation_transforms(size)
+    from torchvision.transforms import v2
+
+    if size is None:
+        raise KDError("data.augment: 'resized_crop_flip' needs data.size, the pixels of a crop")
+    return [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+
+
+def evaluation_transforms(size: tuple[int, int] | None) -> list[Transform]:
+    """Resize and centre crop to ``size``, or nothing without one."""
+    return [] if size is None else [CentreCrop(size)]
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The centre of an image resized so that :data:`EVALUATION_CROP` of its shorter side is kept.
+
+    An image that has the size (height, width) already is left as it is.
+    """
+
+    size: tuple[int, int]
+
+    def __call__(self, image: Any) -> Any:
+        from torchvision.transforms.v2 import functional
+
+        if tuple(functional.get_size(image)) == self.size:
+            return image
+        shorter = round(min(self.size) / EVALUATION_CROP)
+        return functional.center_crop(functional.resize(image, [shorter]), list(self.size))
+
+
+def as_tensor(image: Any) -> Tensor:
+    """A PIL image, an array (H, W, C) or (H, W), or a tensor, as a tensor (C, H, W)."""
+    if isinstance(image, Tensor):
+        return image.as_subclass(Tensor)  # a transform may give a subclass
+    array = np.array(image)
+    if array.ndim not in (2, 3):
+        raise KDError(f"an image is a PIL image, an array (H, W, C) or a tensor (C, H, W), not {type(image).__name__}")
+    return torch.from_numpy(array[:, :, None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
+
+
+def _stack(samples: list[tuple[Tensor | str, int]]) -> tuple[Tensor | str, Tensor]:
+    """The samples as a batch, or the first thing that is wrong with one."""
+    images = [image for image, _ in samples]
+    positions = torch.tensor([position for _, position in samples])
+    wrong = next((image for image in images if isinstance(image, str)), None)
+    if wrong is not None:
+        return wrong, positions
+    shapes = {tuple(image.shape) for image in images if isinstance(image, Tensor)}
+    if len(shapes) > 1:
+        first, second, *_ = sorted(shapes)
+        return (
+            f"images of a batch differ in shape, {first} and {second}: set data.size, or end data.augment with a crop",
+            positions,
+        )
+    return torch.stack(images), positions  # type: ignore[arg-type]  # no text is left
