@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from kd_core.data.batch import SHARED, Batch
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.experiment import Experiment
-from kd_core.models.factory import MODELS
-from kd_core.task import SHARED, Batch
+from kd_core.models.registry import MODELS
 from kd_core.train.loop import StageRunner
 from kd_vision.data.pool import pool_of
 from kd_vision.data.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, Parts, Source

@@ -12,7 +12,7 @@ import kd_seg.models
 import kd_seg.models.unet
 import kd_vision.models
 import kd_zoo.models  # noqa: F401
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 from kd_vision.metrics import logits_of
 
 NEEDED: dict[str, dict[str, Any]] = {

@@ -16,7 +16,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kd_core.task import TASKS, Batch, Split, map_tensors
+from kd_core.data.batch import Batch, Split
+from kd_core.taps.nested import map_tensors
+from kd_core.task import TASKS
 
 
 @dataclass(frozen=True)

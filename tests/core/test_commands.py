@@ -18,7 +18,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from kd_core.cli.group import answer, config_options, json_option, make_cli
+from kd_core.cli.group import make_cli
+from kd_core.cli.options import config_options, json_option
+from kd_core.cli.output import answer
 from kd_core.errors import ConfigError, KDError, Mark, Problem
 from kd_core.registry import Registry
 from kd_core.taps.table import Row

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from kd_core.config import loads
-from kd_core.config.syntax import load
+from kd_core.config import load, loads
 from kd_core.errors import ConfigError
 
 DEEP = 200

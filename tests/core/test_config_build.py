@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kd_core.config import Builder, Call, Fault, Policy, loads
-from kd_core.config.calls import arguments as bind
+from kd_core.config import Builder, Call, Fault, Policy, bind, loads
 from kd_core.errors import ConfigError, KDError
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kd_core.config import Call, Get, Run, loads
-from kd_core.config.syntax import load
+from kd_core.config import Call, Get, Run, load, loads
 from kd_core.errors import ConfigError
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kd_core.config import Builder, Document, Policy, loads
-from kd_core.config.syntax import dump, load
+from kd_core.config import Builder, Document, Policy, dump, load, loads
 from kd_core.errors import ConfigError, Problem
 
 CONFIG = """\

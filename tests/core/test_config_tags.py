@@ -10,8 +10,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kd_core.config import RUN_NAMES, Builder, Call, CallMethod, Get, GetAttr, Item, Policy, Run, SetAttr, Text, loads
-from kd_core.config.syntax import dump
+from kd_core.config import (
+    RUN_NAMES,
+    Builder,
+    Call,
+    CallMethod,
+    Get,
+    GetAttr,
+    Item,
+    Policy,
+    Run,
+    SetAttr,
+    Text,
+    dump,
+    loads,
+)
 from kd_core.config.syntax.compose import MAX_DEPTH, MAX_VALUES
 from kd_core.config.syntax.load import MAX_BYTES
 from kd_core.errors import Mark

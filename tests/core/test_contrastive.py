@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.data.batch import ABSENT
+from kd_core.data.rng import below, random_bits
 from kd_core.errors import KDError
 from kd_core.losses import CRD
-from kd_core.losses.sampling import ContrastRows, below, random_bits
-from kd_core.task import ABSENT
+from kd_core.losses.sampling import ContrastRows
 
 TARGETS = torch.tensor([2, 0, ABSENT, 1, 0, -100, 2, 1, ABSENT, 0])
 SEED = torch.tensor(5)

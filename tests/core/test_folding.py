@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.device.folding import folded, halve
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Teacher
 

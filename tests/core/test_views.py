@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_core.data.batch import SHARED, Batch
 from kd_core.data.views import as_it_is, check, views_of
 from kd_core.errors import KDError
 from kd_core.losses import hierarchical_context, kd, self_supervised_kd, transformed_kd, view_contrast
 from kd_core.registry import Registry
-from kd_core.task import SHARED, Batch
 
 
 def batch() -> Batch:

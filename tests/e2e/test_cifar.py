@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kd_core.config.syntax import load
-from kd_core.experiment import Experiment, evaluate
+from kd_core.config import load
+from kd_core.evaluation import evaluate
+from kd_core.experiment import Experiment
 from kd_core.train.loop import StageRunner
 
 from .conftest import student_bytes

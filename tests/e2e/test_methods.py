@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from kd_core.errors import KDError
-from kd_core.experiment import Experiment, Result, evaluate, resume
+from kd_core.evaluation import evaluate
+from kd_core.experiment import Experiment, Result, resume
 from kd_core.train.loop import StageRunner
 
 from .conftest import student_bytes

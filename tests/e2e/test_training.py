@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from kd_core.config import Policy
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
-from kd_core.experiment import Experiment, Result, evaluate
-from kd_core.models.factory import MODELS
+from kd_core.evaluation import evaluate
+from kd_core.experiment import Experiment, Result
+from kd_core.models.registry import MODELS
 from kd_core.train.components import Data
 from kd_core.train.loop import StageRunner
 

@@ -14,9 +14,10 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from kd_core.data.batch import Facts
 from kd_core.errors import KDError
+from kd_core.models.hub import Wanted
 from kd_core.runs.export import write_student
-from kd_core.task import Facts, Wanted
 from kd_glue.data.spec import InputSpec
 from kd_glue.hub.models import TransformersHub
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from kd_core.config.schema import ModelSpec
+from kd_core.data.batch import Facts
 from kd_core.errors import KDError, Unverified
-from kd_core.task import Facts, Wanted
+from kd_core.models.hub import Wanted
 from kd_glue.data.spec import DataSpec
 from kd_glue.hub.models import TransformersHub
 

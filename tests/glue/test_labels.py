@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from kd_core.data.batch import Facts
 from kd_core.errors import KDError
-from kd_core.task import Facts, Wanted
+from kd_core.models.hub import Wanted
 from kd_glue.hub.labels import names_of, order_of
 from kd_glue.hub.models import TransformersHub
 

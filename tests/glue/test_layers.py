@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kd_core.errors import KDError
-from kd_core.task import Wanted
+from kd_core.models.hub import Wanted
 from kd_glue.hub.models import TransformersHub
 
 from .tiny_models import NLI, logits, save

@@ -19,8 +19,8 @@ from sklearn import metrics as sk
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Batch
 from kd_glue.data.tasks import TASKS
 from kd_glue.metrics import GlueMetrics
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kd_core.data.batch import SHARED, Batch, arranged
 from kd_core.device.seeding import permutation
-from kd_core.task import SHARED, Batch, arranged
 from kd_glue.data.encoding import Encoding, Tokens
 from kd_glue.data.splits import MEGA, TextSplit
 from kd_glue.data.texts import Texts

@@ -23,8 +23,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from kd_core.data.batch import SHARED, Batch, Facts
 from kd_core.errors import KDError
-from kd_core.task import SHARED, TASKS, Batch, Facts
+from kd_core.task import TASKS
 from kd_glue.data.spec import DataSpec, InputSpec
 from kd_glue.task import TextClassification, encoders_of, unlabelled
 

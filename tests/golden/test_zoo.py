@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kd_zoo.models  # noqa: F401
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 
 HERE = Path(__file__).parent
 RECIPE = runpy.run_path(str(HERE / "make_zoo.py"))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Batch
 from kd_seg.data.sources import VOID
 from kd_seg.metrics import SegmentationMetrics, confusion, predicted
 from kd_seg.results.report import ImageMetrics

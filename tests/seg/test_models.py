@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS, find_card
+from kd_core.models.registry import MODELS, find_card
 from kd_core.models.weights import load_state, read_state
 from kd_seg.models.published import NAMES, card_of
 

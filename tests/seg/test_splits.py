@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from kd_core.data.batch import SHARED, Batch
 from kd_core.errors import KDError
-from kd_core.task import SHARED, Batch
 from kd_seg.data.scenes import Scenes
 from kd_seg.data.sources import VOID, Parts
 from kd_seg.data.spec import DataSpec

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from kd_core.config.schema import RuntimeSpec
+from kd_core.data.batch import SHARED, Batch, Facts
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.task import SHARED, TASKS, Batch, Facts
+from kd_core.task import TASKS
 from kd_seg.data.scenes import CLASSES
 from kd_seg.data.sources import VOC_CLASSES, VOID
 from kd_seg.data.spec import DataSpec, InputSpec

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from kd_core.models.factory import MODELS, find_card
+from kd_core.models.registry import MODELS, find_card
 from kd_seg.cli import main
 
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kd_core.data.batch import SHARED
 from kd_core.data.rng import Draws, hashed
 from kd_core.errors import KDError
-from kd_core.task import SHARED
 from kd_vision.data.augment import AUGMENTATIONS, parse
 from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.pool import pool_of

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
+from kd_core.data.batch import SHARED, Splits
 from kd_core.errors import KDError
-from kd_core.task import SHARED, Splits
 from kd_vision.data.loading import _Reader, evaluation_transforms
 from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Batch
 from kd_vision.metrics import ClassificationMetrics
 
 

@@ -9,7 +9,7 @@ import torch
 from torchvision import models as torchvision_models
 
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS, find_card
+from kd_core.models.registry import MODELS, find_card
 from kd_core.models.weights import load_state, read_state
 from kd_vision.models import ZOOS, card_of
 

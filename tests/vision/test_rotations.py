@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kd_core.data.batch import SHARED, Batch
 from kd_core.data.views import VIEWS
 from kd_core.errors import KDError
-from kd_core.task import SHARED, Batch
 from kd_vision.rotations import rotations
 
 

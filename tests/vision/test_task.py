@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from kd_core.data.batch import SHARED, Batch, Facts
 from kd_core.errors import KDError
-from kd_core.task import SHARED, TASKS, Batch, Facts
+from kd_core.task import TASKS
 from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification
 

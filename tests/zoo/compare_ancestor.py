@@ -35,7 +35,7 @@ def difference(name: str, num_classes: int) -> float:
     """Largest difference between the two models' logits, relative, on the goldens' weights and images."""
     from torchdistill.models.classification import densenet, resnet, wide_resnet
 
-    from kd_core.models.factory import MODELS
+    from kd_core.models.registry import MODELS
 
     (module,) = (each for each in (densenet, resnet, wide_resnet) if hasattr(each, THEIRS[name]))
     theirs = getattr(module, THEIRS[name])(num_classes=num_classes).eval()

@@ -41,7 +41,7 @@ LAYOUTS: dict[str, Callable[[State], Mapping[str, Any]]] = {
 def put(name: str, state: State | None = None, layout: str = "plain", data: str | None = None) -> Path:
     """Writes the file of the weights ``name`` with ``state``, or with random weights; returns its path."""
     import kd_zoo.models  # noqa: F401
-    from kd_core.models.factory import MODELS
+    from kd_core.models.registry import MODELS
     from kd_zoo.cards import card, weights_path
 
     wanted = card(name, data)

@@ -11,7 +11,7 @@ import torch
 
 import kd_zoo.models  # noqa: F401
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS, WeightCard, builder_of, find_card
+from kd_core.models.registry import MODELS, WeightCard, builder_of, find_card
 from kd_core.models.weights import load_state, read_state
 from kd_core.registry import Registry
 from kd_zoo.cards import CARDS, card, download

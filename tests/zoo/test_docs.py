@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kd_zoo.models  # noqa: F401
-from kd_core.models.factory import MODELS, WeightCard
+from kd_core.models.registry import MODELS, WeightCard
 from kd_zoo.cards import CARDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")

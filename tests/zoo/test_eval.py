@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch.nn import functional as F
 
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 from kd_core.models.weights import read_state
 from kd_vision.cli import main
 from kd_zoo.cards import card, weights_path

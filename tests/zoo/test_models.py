@@ -10,7 +10,7 @@ from torch import Tensor
 
 import kd_zoo.models  # noqa: F401
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kd_core.adapters import ADAPTERS
     from kd_core.errors import ConfigError, KDError
-    from kd_core.experiment import Experiment, evaluate, resume
+    from kd_core.evaluation import evaluate
+    from kd_core.experiment import Experiment, resume
     from kd_core.losses import LOSSES
-    from kd_core.models.factory import MODELS
+    from kd_core.models.registry import MODELS
     from kd_core.registry import Registry
     from kd_core.task import TASKS
 
@@ -39,7 +40,7 @@ _HOMES = {
     "Experiment": "kd_core.experiment",
     "KDError": "kd_core.errors",
     "Registry": "kd_core.registry",
-    "evaluate": "kd_core.experiment",
+    "evaluate": "kd_core.evaluation",
     "resume": "kd_core.experiment",
 }
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from kd_core import experiment
+from kd_core.config import load
 from kd_core.config.schema import Strict
-from kd_core.config.syntax import load
 from kd_core.config.validation import Shaper
 from kd_core.device.distributed import on_main
 from kd_core.errors import ConfigError, KDError, in_order, problems_of
@@ -94,7 +94,7 @@ def sweep(
         rows.append(_row(point, _run(each, folder, trust, command), each, folder))
     plan = experiments[0].plan
     best = plan.stages[-1].spec.best
-    metric, maximise = (best.metric, best.mode == "max") if best else (plan.task.primary, plan.task.maximise)
+    metric, maximise = (best.metric, best.mode == "max") if best else (plan.task.monitor, plan.task.mode == "max")
     known = [row for row in rows if row.score is not None]
     ordered = sorted(known, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
     table = Table(metric, [*ordered, *(row for row in rows if row.score is None)])
@@ -133,5 +133,5 @@ def _run(each: Experiment, folder: Path, trust: Sequence[str], command: str) -> 
 def _row(point: dict[str, Any], result: Result, each: Experiment, folder: Path) -> Row:
     best = result.best or RunFolder.open(folder).result()["best"]
     stage = each.plan.stages[-1].spec.best
-    name = stage.metric if stage else each.plan.task.primary
+    name = stage.metric if stage else each.plan.task.monitor
     return Row(point, best["metrics"][name] if best else None, result.metrics, str(folder))

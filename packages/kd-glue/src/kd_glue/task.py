@@ -8,53 +8,55 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
+from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
 from kd_core.errors import KDError
-from kd_core.task import ABSENT, SHARED, TASKS, Batch, Facts, Metrics, Splits
+from kd_core.task import TASKS, Metrics, Task
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
+from kd_glue.data.info import CLASS_VALUES, TextInfo
 from kd_glue.data.sources import read, read_unlabelled
 from kd_glue.data.spec import DataSpec, InputSpec
 from kd_glue.data.splits import TextSplit
 from kd_glue.data.texts import Texts
 from kd_glue.hub.models import TransformersHub
 
-EXAMPLE_LENGTH = 16
-EXAMPLE_TOKENS = 10
-"""Made-up samples have tokens below this, which every vocabulary has."""
+DUMMY_LENGTH = 16
+DUMMY_TOKENS = 10
+"""Dummy samples have tokens below this, which every vocabulary has."""
 
 
 @TASKS("text_classification", "glue")
-class TextClassification:
+class TextClassification(Task):
     """Inputs are mappings of ``input_ids`` and the like (B, L) int64, outputs mappings with ``logits`` (B, C).
 
     Targets are (B,) int64, for several classes a text (B, C) and for a regression (B, 1) float32.
     """
 
     name = "text_classification"
-    primary = "score"
-    maximise = True
+    monitor = "score"
+    run_values = CLASS_VALUES
     output = "logits"
     compiles = False
     hub = TransformersHub()
-    Data: type[BaseModel] = DataSpec
-    Input: type[BaseModel] = InputSpec
+    Data = DataSpec
+    Input = InputSpec
 
-    def __init__(self) -> None:
-        self._data: DataSpec | None = None  # what was asked about last: metrics() is not told
-
-    def facts(self, data: DataSpec) -> Facts:
+    def info(self, data: DataSpec) -> TextInfo:
         """What the task's name, or the config, tells of the classes."""
-        self._data = data
-        return Facts(num_classes(data, data.classes), None, data.classes, data.kind)
+        width = num_classes(data, data.classes)
+        return TextInfo.of(width, classes=data.classes, problem_type=data.kind, task=data.name)
+
+    def dummy_info(self, data: DataSpec) -> TextInfo:
+        """The same, with ten classes and a hundred texts where only reading would tell."""
+        width = self.info(data).num_classes or 10
+        return TextInfo.of(width, samples=100, targets=[row % width for row in range(100)])
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read and encode the texts; ``seed`` decides which rows are held out, where no others validate.
 
         KDError where files or tokenizers are missing or broken, and for more tokens than a tokenizer's model takes.
         """
-        self._data = data
         parts = read(data, seed)
         encoders = encoders_of(data, inputs)
         train, val, test = (
@@ -68,28 +70,27 @@ class TextClassification:
             train,
             val,
             test,
-            num_classes(data, parts.classes),
-            rows=train.texts.rows,
-            targets=targets_of(train.texts),
-            classes=parts.classes,
-            problem=data.kind,
+            TextInfo.of(
+                num_classes(data, parts.classes),
+                samples=train.texts.rows,
+                targets=targets_of(train.texts),
+                classes=parts.classes,
+                problem_type=data.kind,
+                task=data.name,
+            ),
         )
 
-    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec) -> Batch:
-        """The batch as it is: it was encoded for each model."""
-        return batch
-
-    def example(self, data: DataSpec, size: int) -> Batch:
-        """Made-up tokens, a quarter of the last sample being padding."""
-        facts = self.facts(data)
-        length = min(EXAMPLE_LENGTH, data.max_length)
+    def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
+        """Dummy tokens, a quarter of the last sample being padding."""
+        info = self.info(data)
+        length = min(DUMMY_LENGTH, data.max_length)
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(1, EXAMPLE_TOKENS, (size, length), generator=generator)
+        ids = torch.randint(1, DUMMY_TOKENS, (size, length), generator=generator)
         mask = torch.ones_like(ids)
         mask[-1, length - length // 4 :] = 0
         index = torch.arange(size)
         extra = {"mask": mask, "group": index % 2} if data.name == "mnli" else {"mask": mask}
-        return Batch({SHARED: {"input_ids": ids, "attention_mask": mask}}, example_targets(facts, index), index, extra)
+        return Batch({SHARED: {"input_ids": ids, "attention_mask": mask}}, dummy_targets(info, index), index, extra)
 
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """``model(input_ids=..., attention_mask=..., ...)``: what it returns by name, a lone tensor as ``logits``.
@@ -105,15 +106,15 @@ class TextClassification:
             raise KDError(f"{type(model).__name__} returns a {type(output).__name__}: neither logits nor a mapping")
         return {name: value for name, value in output.items() if value is not None}
 
-    def metrics(self, num_classes: int | None) -> Metrics:
-        """Those of the task of GLUE, or of the problem, that was asked about last; ``loss`` and ``score``."""
+    def metrics(self, info: DatasetInfo) -> Metrics:
+        """Those of the task of GLUE, or of the problem; ``loss`` and ``score``."""
         from kd_glue.metrics import GlueMetrics
 
-        if self._data is None:
-            return GlueMetrics(None, "single_label_classification", num_classes)
-        return GlueMetrics(self._data.name, self._data.kind, num_classes)
+        task = info.task if isinstance(info, TextInfo) else None
+        width = info.model_parameters.get("num_classes")
+        return GlueMetrics(task, info.problem_type or "single_label_classification", width)
 
-    def fits(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
+    def check_model(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
         """KDError where a model has fewer embeddings than its tokenizer has tokens, or takes less of them at once."""
         [encoder] = encoders_of(data, {"": wants}).values()
         check_fit(model, encoder)
@@ -133,15 +134,15 @@ def targets_of(texts: Texts) -> Tensor | None:
     return found
 
 
-def example_targets(facts: Facts, index: Tensor) -> Tensor:
+def dummy_targets(info: TextInfo, index: Tensor) -> Tensor:
     """Classes in turn, each sample with one of several, or numbers; KDError where only reading would tell how many."""
-    if facts.problem == "regression":
+    if info.problem_type == "regression":
         return index[:, None].float()
-    if facts.problem == "single_label_classification":
-        return index % (facts.num_classes or 1)
-    if facts.num_classes is None:
+    if info.problem_type == "single_label_classification":
+        return index % (info.num_classes or 1)
+    if info.num_classes is None:
         raise KDError("data.labels: the classes are not known before the texts are read")
-    return nn.functional.one_hot(index % facts.num_classes, facts.num_classes).float()
+    return nn.functional.one_hot(index % info.num_classes, info.num_classes).float()
 
 
 # -- how texts are encoded

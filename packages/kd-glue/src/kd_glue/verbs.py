@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from kd_core.cli.group import config_options, json_option, quiet_stdout, table
+from kd_core.cli.options import config_options, json_option
+from kd_core.cli.output import quiet_stdout, table
 from kd_core.files import json_text
 
 root_option = click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")

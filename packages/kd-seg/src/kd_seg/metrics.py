@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.device.distributed import processes
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Batch
+from kd_core.task import Metrics, Reducer
 
 FIGURES = ("miou", "pixel_accuracy", "fwiou", "mean_accuracy")
 
 
-class SegmentationMetrics:
+class SegmentationMetrics(Metrics):
     """miou, pixel_accuracy, fwiou and mean_accuracy in percent, and ``iou/NAME`` for each of ``classes``.
 
     All pixels of a split are counted in one matrix, those of void (target below 0) left out; an image counts by its
@@ -29,6 +29,8 @@ class SegmentationMetrics:
     all three. ``fwiou`` weighs each class by its share of the true pixels; ``mean_accuracy`` is the mean share of a
     true class's pixels that are found.
     """
+
+    reduces = True
 
     def __init__(self, num_classes: int | None = None, classes: Sequence[str] | None = None) -> None:
         self.num_classes = num_classes
@@ -53,13 +55,9 @@ class SegmentationMetrics:
             found = confusion(predicted(logits, target.shape[-2:]), target, logits.shape[1])
             self._matrix = found if self._matrix is None else self._matrix.add_(found)
 
-    def reduce(self, total: Callable[[Tensor], Any]) -> None:
-        """Make the counts those of all processes: ``total`` adds a tensor up over them, in place."""
-        self._matrix = self.matrix
-        # A process without rows has its zeros on the CPU; what adds up on GPUs takes them from there alone.
-        if processes() > 1 and torch.distributed.get_backend() != "gloo":
-            self._matrix = self._matrix.cuda()
-        total(self._matrix)
+    def reduce(self, processes: Reducer) -> None:
+        """Make the counts those of all processes."""
+        self._matrix = processes.sum(self.matrix)
 
     def compute(self) -> dict[str, float]:
         """The figures over everything seen so far; NaN where no pixel had a class."""

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,9 +16,11 @@ import kd_seg.data.coco
 import kd_seg.data.scenes
 import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config import allow
+from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.errors import ConfigError, KDError, Problem
-from kd_core.task import SHARED, TASKS, Batch, Facts, Splits
+from kd_core.task import TASKS, Task
 from kd_seg.data.folders import read_folders
+from kd_seg.data.info import CLASS_VALUES, SegInfo
 from kd_seg.data.sources import SOURCES, VOID, Source
 from kd_seg.data.spec import DataSpec, InputSpec, pixels
 from kd_seg.data.splits import Part, SegSplit, split
@@ -36,34 +37,33 @@ Look = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @TASKS("semantic_segmentation", "segmentation")
-class SemanticSegmentation:
+class SemanticSegmentation(Task):
     """One class per pixel: targets (B, H, W) int64, inputs (B, 3, h, w) normalised float32, outputs mappings with
     ``out`` (B, C, h, w), logits at the size of the inputs. In evaluation, lists of one tensor a sample where sizes
     differ."""
 
     name = "semantic_segmentation"
-    primary = "miou"
-    maximise = True
+    monitor = "miou"
+    run_values = CLASS_VALUES
     output = "out"
     eval_batch_size = 1
-    Data: type[BaseModel] = DataSpec
-    Input: type[BaseModel] = InputSpec
+    Data = DataSpec
+    Input = InputSpec
 
-    def __init__(self) -> None:
-        self._classes: tuple[str, ...] | None = None  # of the data asked about last: metrics() is not told
-
-    def facts(self, data: DataSpec) -> Facts:
+    def info(self, data: DataSpec) -> SegInfo:
         """What the data set's name and the config tell; the shape is that of a training sample."""
         source = source_of(data)
-        self._classes = source.classes
         num_classes = None if source.classes is None else len(source.classes)
-        return Facts(num_classes, (3, *crop_of(data, source)), source.classes)
+        return SegInfo.of(num_classes, input_shape=(3, *crop_of(data, source)), classes=source.classes)
+
+    def dummy_info(self, data: DataSpec) -> SegInfo:
+        """The same, with ten classes where only reading would tell."""
+        return SegInfo.of(self.info(data).num_classes or 10)
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
         source = source_of(data)
         parts = source.read(data)
-        self._classes = parts.classes
         train, val, test = split(parts, data, seed if data.seed is None else data.seed)
 
         def evaluated(part: Part | None) -> SegSplit | None:
@@ -73,11 +73,10 @@ class SemanticSegmentation:
             SegSplit(train, training_view(data, source), workers=data.workers),
             evaluated(val),
             evaluated(test),
-            len(parts.classes),
-            classes=parts.classes,
+            SegInfo.of(len(parts.classes), classes=parts.classes),
         )
 
-    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec) -> Batch:
+    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec, *, training: bool) -> Batch:
         """Float images as each model takes them; models that take the same share one tensor, or one list."""
         images: Images = batch.inputs[SHARED]
         source = source_of(data)
@@ -87,7 +86,7 @@ class SemanticSegmentation:
             return replace(batch, inputs={SHARED: made.popitem()[1]})
         return replace(batch, inputs={name: made[look] for name, look in looks.items()})
 
-    def example(self, data: DataSpec, size: int) -> Batch:
+    def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Noise of the size of a crop, the classes in turn along each row of pixels, void at the top."""
         source = source_of(data)
         height, width = crop_of(data, source)
@@ -108,9 +107,9 @@ class SemanticSegmentation:
             return outputs(model, inputs)
         return {"out": [outputs(model, image[None])["out"][0] for image in inputs]}
 
-    def metrics(self, num_classes: int | None) -> SegmentationMetrics:
-        """miou, pixel_accuracy, fwiou, mean_accuracy, and the IoU of each class of the data asked about last."""
-        return SegmentationMetrics(num_classes, self._classes)
+    def metrics(self, info: DatasetInfo) -> SegmentationMetrics:
+        """miou, pixel_accuracy, fwiou, mean_accuracy, and the IoU of each class."""
+        return SegmentationMetrics(info.model_parameters.get("num_classes"), info.classes)
 
 
 def source_of(data: DataSpec) -> Source:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kd_core.cli.group import answer, config_options, json_option, quiet_stdout
+from kd_core.cli.options import config_options, json_option
+from kd_core.cli.output import print_result, quiet_stdout
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def with_report(evaluate: click.Command) -> click.Command:
 
             number, model = WORST if worst is None else worst, None if name is None else {"zoo": name}
             result = write(given.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **given)
-        answer(result, as_json)
+        print_result(result, as_json)
         if not as_json:
             click.echo(str(report))
 

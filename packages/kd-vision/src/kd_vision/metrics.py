@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Batch
+from kd_core.task import Metrics
 
 BINS = 15
 
 
-class ClassificationMetrics:
+class ClassificationMetrics(Metrics):
     """top1, top5 and ece in percent, loss in nats, over the labelled samples (target not -100).
 
     ``top5`` counts the five most likely classes, or all where there are fewer. ``ece`` is the expected calibration

@@ -11,7 +11,7 @@ from torchvision import models as torchvision_models
 
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
-from kd_core.models.factory import MODELS, ZOOS, WeightCard
+from kd_core.models.registry import MODELS, ZOOS, WeightCard
 
 PREFIX = "torchvision."
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -114,7 +114,7 @@ def card_of(arch: str, version: str = "") -> WeightCard:
         url=weights.url,
         sha256=Path(weights.url).stem.rpartition("-")[2],  # how PyTorch names its files
         licence=weights.meta.get("license", "BSD-3-Clause"),
-        num_classes=1000,
+        parameters={"num_classes": 1000},
         input_size=(*transform.crop_size, *transform.crop_size)[:2],
         mean=tuple(transform.mean),
         std=tuple(transform.std),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kd_core.data.batch import Batch
 from kd_core.data.views import VIEWS, views_of
 from kd_core.errors import KDError
-from kd_core.task import Batch, map_tensors
+from kd_core.taps.nested import map_tensors
 
 QUARTERS = 4
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import kd_vision.data.cifar
 import kd_vision.data.folders
 import kd_vision.rotations  # noqa: F401  what they register: data sets, and views
 from kd_core.config import allow
+from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.errors import KDError
-from kd_core.task import SHARED, TASKS, Batch, Facts, Split, Splits
+from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.in_memory import ArraySplit
+from kd_vision.data.info import CLASS_VALUES, ImageInfo
 from kd_vision.data.loading import SampleSplit
 from kd_vision.data.pool import Pool
 from kd_vision.data.sources import SOURCES, Source
@@ -34,23 +34,28 @@ allow("torchvision.models")  # its functions; its classes are allowed already
 
 
 @TASKS("image_classification", "classification")
-class ImageClassification:
+class ImageClassification(Task):
     """One class per image: targets (B,) int64, inputs (B, C, H, W) normalised float32, outputs logits (B, classes)."""
 
     name = "image_classification"
-    primary = "top1"
-    maximise = True
-    Data: type[BaseModel] = DataSpec
-    Input: type[BaseModel] = InputSpec
+    monitor = "top1"
+    run_values = CLASS_VALUES
+    Data = DataSpec
+    Input = InputSpec
 
-    def facts(self, data: DataSpec) -> Facts:
+    def info(self, data: DataSpec) -> ImageInfo:
         """What the data set's name and the config tell."""
         source = source_of(data)
         num_classes = len(data.classes) if data.classes else data.num_classes or source.num_classes
         size = size_of_images(data, source)
         if source.shape is None and size is not None and data.dataset is None:
-            return Facts(num_classes, (3, *size))
-        return Facts(num_classes, source.shape)
+            return ImageInfo.of(num_classes, input_shape=(3, *size))
+        return ImageInfo.of(num_classes, input_shape=source.shape)
+
+    def dummy_info(self, data: DataSpec) -> ImageInfo:
+        """The same, with ten classes and a hundred samples where only reading would tell."""
+        classes = self.info(data).num_classes or 10
+        return ImageInfo.of(classes, samples=100, targets=[row % classes for row in range(100)])
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
@@ -70,12 +75,15 @@ class ImageClassification:
             as_split(train, augmentation, data, source),
             readable(parts.val),
             readable(parts.test),
-            len(parts.classes),
-            rows=len(train.images),
-            targets=train.target_of_rows(),
+            ImageInfo.of(
+                len(parts.classes),
+                classes=parts.classes,
+                samples=len(train.images),
+                targets=train.target_of_rows(),
+            ),
         )
 
-    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec) -> Batch:
+    def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec, *, training: bool) -> Batch:
         """Float images as each model takes them; models that take the same share one tensor."""
         images: Tensor = batch.inputs[SHARED]
         source = source_of(data)
@@ -85,23 +93,19 @@ class ImageClassification:
             return replace(batch, inputs={SHARED: made.popitem()[1]})
         return replace(batch, inputs={name: made[view] for name, view in views.items()})
 
-    def example(self, data: DataSpec, size: int) -> Batch:
+    def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Noise, with classes in turn; KDError where only reading the data would tell the shape."""
-        facts = self.facts(data)
-        if facts.input_shape is None:
+        info = self.info(data)
+        if info.input_shape is None:
             raise KDError("data.dataset: the shape of its images is not known before they are read")
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (size, *facts.input_shape), dtype=torch.uint8, generator=generator)
+        images = torch.randint(0, 256, (size, *info.input_shape), dtype=torch.uint8, generator=generator)
         index = torch.arange(size)
-        return Batch({SHARED: images}, index % (facts.num_classes or 1), index)
+        return Batch({SHARED: images}, index % (info.num_classes or 1), index)
 
-    def call(self, model: nn.Module, inputs: Tensor) -> Any:
-        """``model(images)``."""
-        return model(inputs)
-
-    def metrics(self, num_classes: int | None) -> ClassificationMetrics:
+    def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
-        return ClassificationMetrics(num_classes)
+        return ClassificationMetrics(info.model_parameters.get("num_classes"))
 
 
 def source_of(data: DataSpec) -> Source:

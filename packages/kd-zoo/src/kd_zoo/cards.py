@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from kd_core.download import fetch, place
 from kd_core.errors import KDError
-from kd_core.models.factory import ZOOS, WeightCard, builder_of, card_among
+from kd_core.models.registry import ZOOS, WeightCard, builder_of, card_among
 
 RELEASES = "https://github.com/yoshitomo-matsubara/torchdistill/releases/download"
 SOURCE = "Matsubara, NLP-OSS 2023 (arXiv 2310.17644)"
@@ -46,7 +46,7 @@ def _cifar(dataset: str, arch: str, top1: float, original: float, paper: str) ->
         url=f"{RELEASES}/v0.1.1/{dataset}-{theirs}.pt",
         sha256=None,
         licence="MIT",
-        num_classes=NUM_CLASSES[dataset],
+        parameters={"num_classes": NUM_CLASSES[dataset]},
         input_size=(32, 32),
         mean=MEAN[dataset],
         std=STD[dataset],
@@ -65,7 +65,7 @@ def _large(name: str, arch: str, dataset: str, file: str, published: dict[str, f
         url=f"{RELEASES}/{file}",
         sha256=None,
         licence="MIT",
-        num_classes=1000 if image_classifier else 21,
+        parameters={"num_classes": 1000 if image_classifier else 21},
         input_size=(224, 224) if image_classifier else (),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -174,7 +174,7 @@ def parameters(card: WeightCard) -> int | None:
     except KDError:
         return None
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(num_classes=card.num_classes).parameters())
+        return sum(parameter.numel() for parameter in build(**card.parameters).parameters())
 
 
 def weights_path(card: WeightCard) -> Path:

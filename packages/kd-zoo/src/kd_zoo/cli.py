@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kd_core.cli.group import Commands, json_option, quiet_stdout, table
+from kd_core.cli.group import Commands
+from kd_core.cli.options import json_option
+from kd_core.cli.output import quiet_stdout, table
 from kd_core.errors import KDError, did_you_mean
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
-    from kd_core.models.factory import WeightCard
+    from kd_core.models.registry import WeightCard
 
 ORIGINAL = "_original"
 name_argument = click.argument("name")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 
 NAMED = ((12, 100), (24, 250), (40, 190))
 """(growth, depth) of the networks in the paper's table 2; ``densenet-bc`` builds every other one."""

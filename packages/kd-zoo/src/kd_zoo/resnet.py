@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 
 WIDTHS = (16, 32, 64)
 DEPTHS = (20, 32, 44, 56, 110, 1202)

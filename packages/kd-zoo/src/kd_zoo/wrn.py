@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 from kd_zoo.resnet import group, initialise
 
 NAMED = ((16, 1), (16, 2), (16, 4), (16, 8), (22, 8), (28, 2), (28, 10), (28, 12), (40, 1), (40, 2), (40, 4), (40, 8))

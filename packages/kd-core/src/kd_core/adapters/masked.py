@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.adapters.registry import ADAPTERS, feature_map, shape, tensors, width_of
+from kd_core.data.rng import random_bits
 from kd_core.errors import KDError
-from kd_core.losses.sampling import random_bits
 
 
 class Generation(nn.Module):

@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Call, Lazy, Policy
 from kd_core.config.schema import Path
+from kd_core.data.batch import Batch
 from kd_core.errors import ConfigError, KDError, Problem
 from kd_core.plan.plan import Plan
-from kd_core.task import Batch, map_tensors
+from kd_core.taps.nested import map_tensors
 from kd_core.train.objective import Adapters, Values
 
 

@@ -18,14 +18,15 @@ from kd_core.check.dry_run import Parts, Stand, has, needs_values, reason, stand
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec, Path
 from kd_core.config.validation import of_key
+from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Problem, Unverified, did_you_mean, problems_of
 from kd_core.models.factory import ModelSource, described
-from kd_core.plan.plan import STUDENT, AdapterPlan, Plan, StagePlan, TermPlan
+from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan
+from kd_core.taps.nested import map_tensors
 from kd_core.taps.table import Row, module_table
 from kd_core.taps.wires import Tap, Wire
 from kd_core.taps.wires import describe as shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, module_at
-from kd_core.task import Batch, Facts, hub_of, map_tensors
 from kd_core.train.components import PROBE
 from kd_core.train.objective import Adapters, Clock, Term, Values
 from kd_core.train.optim import build_optimizer, build_scheduler
@@ -58,10 +59,9 @@ class Verifier:
 
     def __post_init__(self) -> None:
         sound = self.plan.task is not None and self.plan.data is not None
-        self.facts = self.plan.task.facts(self.plan.data) if sound else Facts()
-        classes = 10 if self.facts.num_classes is None else self.facts.num_classes
-        numbers = {"num_samples": 100, "steps": 10, "steps_per_epoch": 1}
-        self.run_values = {**numbers, "num_classes": classes, "targets": [row % classes for row in range(100)]}
+        self.info = self.plan.task.info(self.plan.data) if sound else DatasetInfo()
+        dummy = self.plan.task.dummy_info(self.plan.data) if sound else DatasetInfo()
+        self.run_values = {"steps": 10, "steps_per_epoch": 1, **dummy.run_values}
         self.builder = Builder(self.policy, self.run_values)
 
     def run(self, whole: bool = True) -> None:
@@ -106,8 +106,8 @@ class Verifier:
         """How a model is made without weights."""
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
-        hub = hub_of(self.plan.task)
-        return ModelSource(builder, path, self.plan.dataset, self.facts, lambda _: None, structure=True, hub=hub)
+        hub = self.plan.task.hub if self.plan.task is not None else None
+        return ModelSource(builder, path, self.plan.dataset, self.info, lambda _: None, structure=True, hub=hub)
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
@@ -122,7 +122,7 @@ class Verifier:
 
     def _stage(self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters) -> None:
         try:
-            raw = self.plan.task.example(stage.data, PROBE)
+            raw = self.plan.task.dummy_batch(stage.data, PROBE, training=True)
         except KDError as error:  # only reading the data would tell
             self._paths_only(stage, models)
             self.unverified.append(f"stages.{stage.index}: {error}")
@@ -149,13 +149,13 @@ class Verifier:
         before = len(self.problems)
         for name, wants in self.plan.inputs.items():
             try:
-                self.plan.task.prepare(raw, {name: wants}, stage.data)
+                self.plan.task.prepare(raw, {name: wants}, stage.data, training=True)
             except KDError as error:
                 self._report(("models", name), error, data=stage.paths.get("data", ("data",)))
         if len(self.problems) > before:
             return None
         try:
-            return stage.views(self.plan.task.prepare(raw, self.plan.inputs, stage.data))
+            return stage.views(self.plan.task.prepare(raw, self.plan.inputs, stage.data, training=True))
         except KDError as error:
             self._report(stage.path("views"), error)
             return None
@@ -307,7 +307,7 @@ class Verifier:
             return
         try:
             output = self._forward(STUDENT, models[STUDENT], [], batch).output
-            metrics = self.plan.task.metrics(self.facts.num_classes)
+            metrics = self.plan.task.metrics(self.info)
             metrics.update(map_tensors(stand_in, output), batch)
             known = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
@@ -352,7 +352,8 @@ def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     if name not in plan.models:
         raise KDError(f"there is no model {name!r}\n    hint: {did_you_mean(name, list(plan.models))}")
     model = Verifier(plan, policy).source(name).make(name, plan.models[name])
-    batch = plan.task.prepare(plan.task.example(plan.data, PROBE), plan.inputs, plan.data)
+    raw = plan.task.dummy_batch(plan.data, PROBE, training=True)
+    batch = plan.task.prepare(raw, plan.inputs, plan.data, training=True)
     return module_table(model, batch.for_model(name), plan.task.call)
 
 

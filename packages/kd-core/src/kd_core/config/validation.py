@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kd_core.config import Document, Lazy
+from kd_core.config import Document, Lazy, dump
 from kd_core.config.schema import Path
-from kd_core.config.syntax import dump
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest, problems_of
 
 M = TypeVar("M", bound=BaseModel)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 _STEP = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -52,3 +54,32 @@ class Draws:
     def integers(self, high: int) -> NDArray[np.int64]:
         """(B,) in 0 .. high - 1."""
         return (self.uniform() * high).astype(np.int64)
+
+
+GOLDEN = -7046029254386353131
+"""splitmix64's increment, 2**64 over the golden ratio, as a signed number."""
+MIX = ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1))
+"""splitmix64's shifts and factors (Steele, Lea & Flood, OOPSLA 2014)."""
+
+
+def random_bits(seed: Tensor, keys: Tensor, count: int) -> Tensor:
+    """Whole numbers of 31 random bits, (B, count): row i is a pure function of ``seed`` and ``keys[i]``."""
+    counter = torch.arange(1, count + 1, device=keys.device) * GOLDEN
+    return shifted(_mixed(_mixed(seed + keys * GOLDEN)[:, None] + counter), 33)
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """splitmix64's output function, in place."""
+    for shift, factor in MIX:
+        numbers.bitwise_xor_(shifted(numbers, shift)).mul_(factor)
+    return numbers
+
+
+def shifted(numbers: Tensor, by: int) -> Tensor:
+    """64 bits shifted to the right, zeros coming in."""
+    return (numbers >> by).bitwise_and_((1 << (64 - by)) - 1)
+
+
+def below(bits: Tensor, bound: Tensor) -> Tensor:
+    """31 random bits -> whole numbers from 0 to ``bound`` - 1 (0 where that is 0)."""
+    return (bits * bound) >> 31

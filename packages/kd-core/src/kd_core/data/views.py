@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
 from kd_core.signatures import is_open, is_value, parameters, refuse
-from kd_core.task import Batch, map_tensors
+from kd_core.taps.nested import map_tensors
 
 View = Callable[..., Batch]
 """``(batch, *, values...) -> Batch``: what VIEWS holds. ``batch`` is as the models take it; see :func:`views_of`."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
-from kd_core.task import map_tensors
+from kd_core.taps.nested import map_tensors
 
 T = TypeVar("T")
 
@@ -121,6 +121,21 @@ def summed(tensor: Tensor) -> Tensor:
     if processes() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+class Processes:
+    """The processes of this run, as :meth:`kd_core.task.Metrics.reduce` gets them."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place, wherever its device can exchange."""
+        if processes() > 1 and tensor.device.type == "cpu" and dist.get_backend() != "gloo":
+            # a process without samples has its counts on the CPU, from which nccl takes nothing
+            return tensor.copy_(summed(tensor.cuda()))
+        return summed(tensor)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of their ranks: anything that can be pickled."""
+        return everyones(value)
 
 
 def share_buffers(modules: Iterable[nn.Module]) -> None:

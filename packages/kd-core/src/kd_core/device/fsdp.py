@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from kd_core.task import map_tensors
+from kd_core.taps.nested import map_tensors
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kd_core.config.schema import RuntimeSpec
+from kd_core.data.batch import Batch
 from kd_core.device.depthwise import quicken
 from kd_core.device.folding import folded, halve
 from kd_core.errors import KDError
+from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import ForwardWrapper
-from kd_core.task import Batch, map_tensors
 
 COMPILE_FROM = 1000
 """Planned steps from which compiling, a minute or two, pays."""

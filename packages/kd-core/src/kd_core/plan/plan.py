@@ -9,12 +9,12 @@ from typing import Any
 from kd_core.config import Document, Lazy
 from kd_core.config.schedules import Schedule
 from kd_core.config.schema import AdapterSpec, CheckpointSpec, ModelSpec, Path, RuntimeSpec, StageSpec
+from kd_core.data.batch import Batch
 from kd_core.data.views import as_it_is
 from kd_core.taps.wires import Tap, Wire
-from kd_core.task import Batch, Task
+from kd_core.task import Task
 
 Wired = Wire | list[Wire]
-STUDENT = "student"
 RESERVED = ("adapters", "batch", "losses")
 """Roots of wires and of paths that no model may be named by."""
 

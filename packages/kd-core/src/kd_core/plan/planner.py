@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kd_core.config import Document, Lazy, Policy
+from kd_core.config import RUN_NAMES, Document, Lazy, Policy
 from kd_core.config.schema import (
     AdapterSpec,
     Header,
@@ -28,13 +28,16 @@ from kd_core.config.schema import (
     inherit,
 )
 from kd_core.config.validation import Shaper
+from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.views import VIEWS, as_it_is
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest
-from kd_core.models.factory import MODELS, builder_of, described, find_card, from_hub
+from kd_core.models.factory import described, from_hub
+from kd_core.models.hub import Hub
+from kd_core.models.registry import MODELS, builder_of, find_card
 from kd_core.plan.binder import Binder
-from kd_core.plan.plan import RESERVED, STUDENT, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
+from kd_core.plan.plan import RESERVED, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
 from kd_core.runs.run_folder import local_folders
-from kd_core.task import TASKS, Batch, Hub, Task, hub_of
+from kd_core.task import TASKS, Task
 
 
 def plan(document: Document, policy: Policy) -> Plan:
@@ -68,7 +71,9 @@ class Planner:
             return None
         self._import(header.imports)
         task = None if "task" in lost else self._task(header.task)
-        self.hub, self.binder.output = hub_of(task), getattr(task, "output", "")
+        self.hub, self.binder.output = (task.hub, task.output) if task is not None else (None, "")
+        if task is not None:
+            self.binder.builder.run_names = [*RUN_NAMES, *task.run_values]
         data = None if "data" in lost else self._data(task, header.data, ("data",))
         if "models" in lost:
             return None
@@ -180,9 +185,6 @@ class Planner:
         if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
             for key in spec.rest:
                 self.shaper.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
-        classes = spec.rest.get("num_classes")
-        if isinstance(classes, int) and not isinstance(classes, bool) and classes < 1:
-            self.shaper.report((*path, "num_classes"), f"must be at least 1, not {classes}")
         if spec.weights == "auto" and spec.source in ("arch", "call"):
             message = (
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"

@@ -45,3 +45,15 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
             object.__setattr__(twin, each.name, mapped(function, getattr(value, each.name)))
         return twin
     return value
+
+
+def map_tensors(function: Any, value: Any) -> Any:
+    """``value`` with ``function`` applied to each tensor in its lists, tuples and mappings."""
+    if hasattr(value, "untyped_storage"):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [map_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value

@@ -12,15 +12,16 @@ from pydantic import BaseModel
 from torch import nn
 
 from kd_core.config import Builder, Lazy, Policy
+from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.distributed import main_first
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
 from kd_core.errors import KDError
 from kd_core.models.factory import ModelSource
-from kd_core.plan.plan import STUDENT, Plan, StagePlan
+from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wrappers import Capture, ForwardWrapper
-from kd_core.task import Batch, Facts, Splits, check_fit, hub_of
+from kd_core.task import check_model
 from kd_core.train.objective import Adapters, Values
 
 PROBE = 2
@@ -64,10 +65,10 @@ class World:
     def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, reporter: Reporter) -> None:
         self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.note
         spec, first = data.get(plan.data)
-        builder = Builder(policy, run_values(first), self.log)
-        models = build_models(plan, builder, first.facts(), reporter.line)
+        builder = Builder(policy, first.info.run_values, self.log)
+        models = build_models(plan, builder, first.info, reporter.line)
         for name, model in models.items():
-            check_fit(plan.task, name, model, plan.inputs[name], spec)
+            check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
         self.adapters = Adapters(plan.adapters).to(runtime.device)
         for stage in plan.stages:
@@ -79,7 +80,7 @@ class World:
         spec, splits = self.data.get(stage.data)
         positions = torch.arange(min(PROBE, len(splits.train)))
         raw = next(iter(splits.train.batches([positions], epoch=0, seed=0, augment=False)))
-        batch = self.plan.task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec)
+        batch = self.plan.task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec, training=True)
         return self.runtime.format(stage.views(batch))
 
     def changing(self) -> list[str]:
@@ -98,17 +99,11 @@ class World:
         return [name for name in self.models if changes(name)]
 
 
-def run_values(splits: Splits) -> dict[str, Any]:
-    """What ``!run`` stands for as far as the data tell, by name."""
-    known = {"num_classes": splits.num_classes, "num_samples": splits.rows, "targets": splits.targets}
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def build_models(plan: Plan, builder: Builder, facts: Facts, log: Callable[[str], None]) -> dict[str, nn.Module]:
+def build_models(plan: Plan, builder: Builder, info: DatasetInfo, log: Callable[[str], None]) -> dict[str, nn.Module]:
     """Every model of the plan."""
     models = {}
     for name, spec in plan.models.items():
-        source = ModelSource(builder, f"models.{name}", plan.dataset, facts, log, hub=hub_of(plan.task))
+        source = ModelSource(builder, f"models.{name}", plan.dataset, info, log, hub=plan.task.hub)
         with seeded(plan.seed if name == STUDENT else derive(plan.seed, "model", name)):
             models[name] = source.make(name, spec)
     return models

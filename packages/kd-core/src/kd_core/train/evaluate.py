@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from kd_core.device.distributed import divide, gather, rank, summed
+from kd_core.data.batch import Batch, DatasetInfo, Split
+from kd_core.device.distributed import Processes, divide, gather, rank
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.task import Batch, Split, Task, arranged
+from kd_core.task import Task
 
 
 def score(
@@ -23,7 +25,7 @@ def score(
     *,
     spec: Any,
     data: Any,
-    num_classes: int | None,
+    info: DatasetInfo,
     batch_size: int,
     runtime: Runtime,
 ) -> dict[str, float]:
@@ -34,33 +36,32 @@ def score(
     """
     if len(split) == 0:
         raise KDError("the split to score is empty")
-    metrics = task.metrics(num_classes)
-    reduce = getattr(metrics, "reduce", None)
+    metrics = task.metrics(info)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
-            order = arranged(split, torch.arange(len(split)), batch_size)
+            order = split.arrange(torch.arange(len(split)), batch_size)
             own = [divide(positions, 1) for positions in order.split(batch_size)]
             rows = (positions for (positions,), _ in own)
             batches = split.batches(rows, epoch=0, seed=0, augment=False)
             for raw, (_, (share,)) in zip(batches, own, strict=True):
-                batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data))
+                batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
                 output = task.call(model, batch.for_model(name))
-                if reduce is None:
-                    judged = bare(batch).map(lambda tensor, share=share: gather(tensor, share.rows))
-                    metrics.update(gather(output, share.rows), judged)
+                if not metrics.reduces:
+                    truth = without_inputs(batch).map(partial(gather, sizes=share.rows))
+                    metrics.update(gather(output, share.rows), truth)
                 elif share.rows[rank()]:
                     metrics.update(output, batch)
     finally:
         for module, training in modes.items():
             module.training = training
-    if reduce is not None:
-        reduce(summed)
+    if metrics.reduces:
+        metrics.reduce(Processes())
     return metrics.compute()
 
 
-def bare(batch: Batch) -> Batch:
+def without_inputs(batch: Batch) -> Batch:
     """What metrics judge by: one value a sample. Padded texts and their masks differ in length among processes."""
     extra = {name: value for name, value in batch.extra.items() if getattr(value, "ndim", 1) == 1}
     return replace(batch, inputs={}, extra=extra)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,57 +14,24 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.config import Builder
+from kd_core.data.batch import STUDENT, Batch
 from kd_core.device.distributed import Share, divide, everyones, on_main, processes, rank, share_buffers, summed
 from kd_core.device.fsdp import gathered, put, put_optimizer, whole
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
-from kd_core.plan.plan import STUDENT, StagePlan
-from kd_core.runs.checkpoint import CheckpointStore, rng_state, set_rng_state
-from kd_core.runs.progress import Reporter
-from kd_core.runs.run_folder import RunFolder
-from kd_core.runs.stop import Stopped, StopRequest
-from kd_core.task import Batch, arranged, eval_batch
-from kd_core.train.components import World, run_values
+from kd_core.plan.plan import StagePlan
+from kd_core.runs.checkpoint import rng_state, set_rng_state
+from kd_core.runs.stop import Stopped
+from kd_core.task import eval_batch_size
 from kd_core.train.evaluate import line, score
 from kd_core.train.objective import Clock, Objective, Step
 from kd_core.train.optim import build_optimizer, build_scheduler
+from kd_core.train.progress import Session
 from kd_core.train.teacher_cache import recalled
 from kd_core.train.trainable import select, set_modes, wrap
 
 AGREE_EVERY = 10
 """Steps between two times that several processes ask each other whether to save or stop."""
-
-
-@dataclass
-class Progress:
-    """The place in a run. ``batch`` counts within the epoch, ``step`` within the stage, ``total`` over all stages."""
-
-    stage: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    total: int = 0
-    best: float | None = None
-    waited: int = 0
-    stopped: bool = False
-
-    def next_stage(self, index: int) -> None:
-        """Go to the beginning of a stage. The best score so far stays until that stage scores a student it trains."""
-        self.stage, self.epoch, self.batch, self.step, self.stopped = index, 0, 0, 0, False
-
-
-@dataclass
-class Session:
-    """What the stages of one run share."""
-
-    world: World
-    folder: RunFolder
-    store: CheckpointStore
-    reporter: Reporter
-    stop: StopRequest
-    progress: Progress
-    best: dict[str, Any] | None = None
-    """The best student so far with its scores: in every checkpoint, so that one file is enough to go on."""
 
 
 class StageRunner:
@@ -77,7 +44,7 @@ class StageRunner:
         self.steps_per_epoch, self.total_steps = self.world.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         steps = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
-        builder = Builder(self.world.policy, {**run_values(self.splits), **steps}, self.world.log)
+        builder = Builder(self.world.policy, {**self.splits.info.run_values, **steps}, self.world.log)
         with seeded(derive(self.world.plan.seed, "losses", plan.index)):
             self.objective = Objective(plan.terms, self.world.adapters, builder, before).to(self.runtime.device)
         self.root, self.trained = select(self.world, plan, self.objective.losses)
@@ -140,7 +107,7 @@ class StageRunner:
         seed, stage, epoch = self.world.plan.seed, self.plan.index, self.progress.epoch
         assert self.spec.batch_size is not None
         order = permutation(len(self.splits.train), seed, "order", stage, epoch)
-        whole = arranged(self.splits.train, order, self.spec.batch_size).split(self.spec.batch_size)
+        whole = self.splits.train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         own = [divide(each, self.spec.accumulate) for each in whole[self.progress.batch : self.steps_per_epoch]]
         rows = (torch.cat(positions) for positions, _ in own)
         batches = self.splits.train.batches(rows, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
@@ -151,8 +118,10 @@ class StageRunner:
         clock = Clock(self.progress.step, self.total_steps, self.steps_per_epoch)
         flags = torch.zeros_like(self._sums)
         self.stepper.zero_grad()
-        for position, (part, share) in enumerate(zip(raw.to(self.runtime.device).parts(shares), shares, strict=True)):
-            prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data)
+        for position, (part, share) in enumerate(
+            zip(raw.to(self.runtime.device).split([share.present for share in shares]), shares, strict=True)
+        ):
+            prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data, training=True)
             batch = self.runtime.format(self.plan.views(prepared))
             with self.runtime.autocast(), self.runtime.inference():
                 looked = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
@@ -310,7 +279,7 @@ class StageRunner:
 
     def _goal(self, metrics: Mapping[str, float]) -> tuple[str, bool]:
         task, best = self.world.plan.task, self.spec.best
-        name, maximise = (best.metric, best.mode == "max") if best else (task.primary, task.maximise)
+        name, maximise = (best.metric, best.mode == "max") if best else (task.monitor, task.mode == "max")
         if name not in metrics:
             raise KDError(
                 f"{dotted(self.plan.path('best'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}"
@@ -327,8 +296,8 @@ class StageRunner:
             split,
             spec=world.plan.inputs[STUDENT],
             data=self.data,
-            num_classes=self.splits.num_classes,
-            batch_size=eval_batch(world.plan.task, self.spec.eval_batch_size, self.spec.batch_size),
+            info=self.splits.info,
+            batch_size=eval_batch_size(world.plan.task, self.spec.eval_batch_size, self.spec.batch_size),
             runtime=self.runtime,
         )
 

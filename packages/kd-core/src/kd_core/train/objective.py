@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from kd_core.config import Builder, Lazy
 from kd_core.config.schedules import Schedule
+from kd_core.data.batch import Batch
 from kd_core.device.distributed import ALONE, Share, gather
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, TermPlan, Wired
+from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Wire, pick
 from kd_core.taps.wrappers import Capture, module_at
-from kd_core.task import Batch, map_tensors
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from kd_core.data.batch import Batch
 from kd_core.data.views import as_it_is
 from kd_core.device.distributed import main_first
 from kd_core.errors import ConfigError, KDError, Problem
@@ -25,7 +26,6 @@ from kd_core.files import write_whole
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
 from kd_core.taps.wires import Field, pick
 from kd_core.taps.wrappers import OUTPUT, Capture
-from kd_core.task import Batch, arranged
 from kd_core.train.components import World
 
 INDEX = "index"
@@ -77,7 +77,7 @@ def recalled(world: World, stage: StagePlan, trained: set[str]) -> dict[str, Rec
         split = world.data.get(stage.data)[1].train
         if name in trained:
             raise ConfigError(Problem(f"the stage {stage.name!r} trains {name}, whose outputs change", path))
-        if not getattr(split, "fixed", False) or stage.views is not as_it_is:
+        if not split.fixed or stage.views is not as_it_is:
             message = "training samples differ from epoch to epoch, and a model's outputs with them"
             raise ConfigError(Problem(message, path, hint="leave cache out, or the augmentation and views"))
         with main_first():
@@ -147,13 +147,15 @@ def _computed(world: World, stage: StagePlan, name: str, fields: list[Fields]) -
     """One pass over the training samples: (N, ...) values by name, with their rows."""
     task, runtime, model = world.plan.task, world.runtime, world.models[name]
     spec, splits = world.data.get(stage.data)
-    order = arranged(splits.train, torch.arange(len(splits.train)), BATCH).split(BATCH)
+    order = splits.train.arrange(torch.arange(len(splits.train)), BATCH).split(BATCH)
     seen: dict[str, list[Tensor]] = {INDEX: [], **{_named(each): [] for each in fields}}
     training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad(), runtime.autocast():
         for raw in splits.train.batches(order, epoch=0, seed=0, augment=False):
-            batch = runtime.format(task.prepare(raw.to(runtime.device), {name: world.plan.inputs[name]}, spec))
+            batch = runtime.format(
+                task.prepare(raw.to(runtime.device), {name: world.plan.inputs[name]}, spec, training=False)
+            )
             output = task.call(model, batch.for_model(name))
             for each in fields:
                 seen[_named(each)].append(_rows(pick(output, each), len(batch)).cpu())

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from torch import nn
 
+from kd_core.data.batch import STUDENT
 from kd_core.errors import ConfigError, KDError, problems_of
-from kd_core.plan.plan import STUDENT, Plan, StagePlan
+from kd_core.plan.plan import Plan, StagePlan
 from kd_core.taps.edits import matching
 from kd_core.taps.wrappers import ForwardWrapper, Teacher
 from kd_core.train.components import World, root_module

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_core.plan.plan import STUDENT
-from kd_core.task import SHARED, Batch
+from kd_core.data.batch import SHARED, STUDENT, Batch, Split
 from kd_glue.data.encoding import Encoding
 from kd_glue.data.texts import Texts
 
@@ -21,7 +20,7 @@ MEGA = 50
 """Batches' worth of samples that are sorted by length together: few tokens of padding, and still a random order."""
 
 
-class TextSplit:
+class TextSplit(Split):
     """Some texts of a data set, as one or several tokenizers encode them.
 
     ``encodings`` has one entry for each model, or one under :data:`kd_core.task.SHARED` for all.
@@ -32,7 +31,11 @@ class TextSplit:
     def __init__(self, texts: Texts, encodings: Mapping[str, Encoding]) -> None:
         self.texts = texts
         self.encodings = dict(encodings)
-        self.fingerprint = texts.digest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the texts, their labels and the choice."""
+        return self.texts.digest()
 
     def __len__(self) -> int:
         return len(self.texts)

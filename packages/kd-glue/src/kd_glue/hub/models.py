@@ -16,7 +16,7 @@ from torch import nn
 
 from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError
-from kd_core.task import Wanted
+from kd_core.models.hub import HubModelRequest
 from kd_glue.data.encoding import load_tokenizer
 from kd_glue.hub.labels import begin_anew, check_count, classifier_of, differ, in_base, names_of, order_of, permute
 from kd_glue.hub.layers import keep_layers
@@ -56,7 +56,7 @@ class TransformersHub:
 
     def build(
         self,
-        wanted: Wanted,
+        request: HubModelRequest,
         *,
         revision: str | None = None,
         layers: list[int] | None = None,
@@ -76,22 +76,22 @@ class TransformersHub:
         """
         counts = {"num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
         sizes = {**counts, "hidden_size": hidden_size, "intermediate_size": intermediate_size}
-        check_sizes(wanted, sizes)
-        load = wanted.weights and not wanted.offline
-        folder = model_folder(wanted.name, revision, "weights" if load else "structure", offline=wanted.offline)
-        config = read_config(folder, wanted.name)
+        check_sizes(request, sizes)
+        load = request.weights and not request.offline
+        folder = model_folder(request.name, revision, "weights" if load else "structure", offline=request.offline)
+        config = read_config(folder, request.name)
         check_count(labels, config.num_labels)
-        order = matched(wanted, config, labels) if wanted.weights else Order()
-        adapt(config, wanted, sizes, dropout)
+        order = matched(request, config, labels) if request.weights else Order()
+        adapt(config, request, sizes, dropout)
         attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-        with readable(wanted.name):
-            model: Any = loaded(folder, config, wanted, order, attention) if load else made(config, attention)
+        with readable(request.name):
+            model: Any = loaded(folder, config, request, order, attention) if load else made(config, attention)
         if layers is not None:
-            keep_layers(model, layers, wanted.name)
+            keep_layers(model, layers, request.name)
         expose(model, attn_implementation)
-        if wanted.offline:
+        if request.offline:
             run_without_values(model)
-        model.config.name_or_path = wanted.name
+        model.config.name_or_path = request.name
         return model
 
     def input(self, spec: ModelSpec) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class TransformersHub:
         revision = spec.rest.get("revision")
         return {"tokenizer": spec.hub, **({} if revision is None else {"revision": revision})}
 
-    def pins(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
+    def revisions(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
         """The commits of models, tokenizers and data that are named on the hub, as overrides of a config.
 
         What neither the hub nor the cache knows is left out: reading it says why.
@@ -171,47 +171,47 @@ class Order:
         self.rows, self.anew = rows, anew
 
 
-def matched(wanted: Wanted, config: Any, labels: list[str] | None) -> Order:
+def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> Order:
     """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
-    theirs, classes = names_of(config) if labels is None else tuple(labels), wanted.facts.classes
+    theirs, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
     if classes is None or theirs is None:
         return Order()
     rows = order_of(theirs, classes)
-    if rows is None and (labels is not None or not wanted.new_head):
-        raise differ(wanted.name, theirs, classes)
+    if rows is None and (labels is not None or not request.new_head):
+        raise differ(request.name, theirs, classes)
     return Order(rows, anew=rows is None)
 
 
 # -- the architecture
 
 
-def check_sizes(wanted: Wanted, sizes: Mapping[str, int | None]) -> None:
+def check_sizes(request: HubModelRequest, sizes: Mapping[str, int | None]) -> None:
     """KDError for sizes that trained weights cannot have."""
     given = [key for key, value in sizes.items() if value is not None]
-    if wanted.weights and given:
+    if request.weights and given:
         raise KDError(
-            f"{given[0]}: the weights of {wanted.name} have the sizes they were trained with"
+            f"{given[0]}: the weights of {request.name} have the sizes they were trained with"
             "\n    hint: `weights: null` has random ones; `layers: [0, 2, ...]` keeps layers with their weights"
         )
 
 
-def adapt(config: Any, wanted: Wanted, sizes: Mapping[str, int | None], dropout: float | None) -> None:
+def adapt(config: Any, request: HubModelRequest, sizes: Mapping[str, int | None], dropout: float | None) -> None:
     """Write into a config what the data are, what was asked for, and what a classifier needs."""
-    facts = wanted.facts
+    info = request.info
     for key, value in sizes.items():
         if value is not None:
-            set_size(config, key, value, wanted.name)
+            set_size(config, key, value, request.name)
     if dropout is not None:
         for key, value in vars(config).items():
             if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float):
                 setattr(config, key, dropout)
-    if facts.classes is not None:
-        config.id2label = dict(enumerate(facts.classes))
-        config.label2id = {each: index for index, each in enumerate(facts.classes)}
-    elif facts.num_classes is not None:
-        config.num_labels = facts.num_classes
-    if facts.problem is not None:
-        config.problem_type = facts.problem
+    if info.classes is not None:
+        config.id2label = dict(enumerate(info.classes))
+        config.label2id = {each: index for index, each in enumerate(info.classes)}
+    elif "num_classes" in info.model_parameters:
+        config.num_labels = info.model_parameters["num_classes"]
+    if info.problem_type is not None:
+        config.problem_type = info.problem_type
     if getattr(config, "pad_token_id", None) is None and isinstance(getattr(config, "eos_token_id", None), int):
         config.pad_token_id = config.eos_token_id  # where a text ends must be known in a batch, as for GPT-2
     config.return_dict, config.use_cache = True, False
@@ -263,7 +263,9 @@ def made(config: Any, attention: Mapping[str, str]) -> nn.Module:
     return model
 
 
-def loaded(folder: Path, config: Any, wanted: Wanted, order: Order, attention: Mapping[str, str]) -> nn.Module:
+def loaded(
+    folder: Path, config: Any, request: HubModelRequest, order: Order, attention: Mapping[str, str]
+) -> nn.Module:
     """A model with its weights; KDError where some are missing or left over."""
     from transformers import AutoModelForSequenceClassification
 
@@ -279,7 +281,7 @@ def loaded(folder: Path, config: Any, wanted: Wanted, order: Order, attention: M
             output_loading_info=True,
             **attention,
         )
-    trained = check_loaded(model, told, wanted)
+    trained = check_loaded(model, told, request)
     if trained and (order.anew or order.rows is not None):
         layer = classifier_of(model, config.num_labels)
         if order.rows is not None:
@@ -289,19 +291,19 @@ def loaded(folder: Path, config: Any, wanted: Wanted, order: Order, attention: M
     return model
 
 
-def check_loaded(model: nn.Module, told: Mapping[str, Any], wanted: Wanted) -> bool:
+def check_loaded(model: nn.Module, told: Mapping[str, Any], request: HubModelRequest) -> bool:
     """Whether the classifier is a trained one; KDError where anything else has no weights, or weights fit nothing."""
     other = {key: f"has shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in told["mismatched_keys"]}
     wrong = {**dict.fromkeys(told["missing_keys"], "is missing"), **other}
     classifies = [key for key in wrong if not in_base(model, key) or ".pooler." in key]
-    lines = [f"{key} {what}" for key, what in sorted(wrong.items()) if key not in classifies or not wanted.new_head]
+    lines = [f"{key} {what}" for key, what in sorted(wrong.items()) if key not in classifies or not request.new_head]
     lines += [f"{key} is not in the model" for key in sorted(told["unexpected_keys"]) if not harmless(key)]
     if lines:
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
         allowed = (
             "\n    hint: `new_head: true` begins with a random classifier" if len(classifies) == len(lines) else ""
         )
-        raise KDError(f"the weights of {wanted.name} do not fit {type(model).__name__}: {shown}{allowed}")
+        raise KDError(f"the weights of {request.name} do not fit {type(model).__name__}: {shown}{allowed}")
     return not classifies
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_core.config.syntax import load
+from kd_core.config import load
+from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError
-from kd_core.plan.plan import STUDENT
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.data.hub_data import REPOSITORY
 from kd_glue.data.tasks import TASKS

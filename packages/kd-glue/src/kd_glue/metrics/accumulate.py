@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Batch
+from kd_core.task import Metrics
 from kd_glue.data.tasks import TASKS
 from kd_glue.metrics.measures import Array, measured, mse
 
@@ -25,7 +26,7 @@ MISMATCHED = 1
 """In ``batch.group``: the sample is of MNLI's mismatched set."""
 
 
-class GlueMetrics:
+class GlueMetrics(Metrics):
     """A task's metrics, ``loss`` and ``score``, over the labelled samples (target neither -100 nor NaN).
 
     The metrics are those of :mod:`kd_glue.metrics.measures`: of the task of GLUE ``name``, or where that is None those

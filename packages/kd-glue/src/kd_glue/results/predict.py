@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import nn
 
+from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError, did_you_mean
-from kd_core.experiment import Opened, opened
+from kd_core.evaluation import Opened, opened
 from kd_core.files import json_text, write_text
-from kd_core.plan.plan import STUDENT
 from kd_core.runs.progress import Reporter
-from kd_core.task import Facts, arranged
 from kd_glue.data.splits import TextSplit
 from kd_glue.metrics.accumulate import MULTI, REGRESSION, logits_of
 from kd_glue.task import TextClassification, unlabelled
@@ -96,8 +95,8 @@ def predict(target: str | Path, *, split: str | None = None, out: Path | None = 
     if out is not None:
         writable(out, tuple(FORMATS))
     with opened(target, **options) as student:
-        name, texts, facts = chosen(student, split)
-        found = answers(student, student.build(facts), name, texts, facts)
+        name, texts, info = chosen(student, split)
+        found = answers(student, student.build(info), name, texts, info)
     if out is not None:
         write_text(out, FORMATS[out.suffix](found))
     return found
@@ -119,7 +118,7 @@ def text_task(student: Opened) -> TextClassification:
     return task
 
 
-def chosen(student: Opened, name: str | None) -> tuple[str, TextSplit, Facts]:
+def chosen(student: Opened, name: str | None) -> tuple[str, TextSplit, DatasetInfo]:
     """A split by name. Labelled data are read only where they are asked for, or needed to know the classes."""
     task, plan = text_task(student), student.plan
     hidden = {} if name in ("train", "val") else unlabelled(plan.data, {STUDENT: plan.inputs[STUDENT]})
@@ -130,25 +129,25 @@ def chosen(student: Opened, name: str | None) -> tuple[str, TextSplit, Facts]:
     if name not in (*LABELLED, *hidden):
         hint = did_you_mean(name, [*dict.fromkeys((*LABELLED, *hidden))])
         raise KDError(f"the data have no split {name!r}\n    hint: {hint}")
-    facts = task.facts(plan.data)
-    if name in hidden and facts.num_classes is not None:
-        return name, hidden[name], facts
+    info = task.info(plan.data)
+    if name in hidden and info.num_classes is not None:
+        return name, hidden[name], info
     _, splits = student.read()
     there = {each: split for each in LABELLED if (split := getattr(splits, each)) is not None} | hidden
     if name not in there:
         raise KDError(f"the data have no split {name!r}\n    hint: --split {' or '.join(there)}")
-    return name, there[name], splits.facts()
+    return name, there[name], splits.info
 
 
 def answers(
-    student: Opened, built: tuple[nn.Module, Runtime], name: str, texts: TextSplit, facts: Facts
+    student: Opened, built: tuple[nn.Module, Runtime], name: str, texts: TextSplit, info: DatasetInfo
 ) -> Predictions:
     """Run a student, as it was ``built``, on a split; KDError where its outputs are not those of the problem."""
     model, runtime = built
     plan, size, wants = student.plan, student.batch_size, student.plan.inputs[STUDENT]
     if not len(texts):
         raise KDError(f"the split {name!r} is empty")
-    order = arranged(texts, torch.arange(len(texts)), size).split(size)
+    order = texts.arrange(torch.arange(len(texts)), size).split(size)
     seen = []
     model.eval()
     with (
@@ -158,15 +157,18 @@ def answers(
         Reporter().epoch(name, 0, 1, len(order)) as shown,
     ):
         for raw in texts.batches(order, epoch=0, seed=0, augment=False):
-            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), {STUDENT: wants}, plan.data))
+            batch = runtime.format(
+                plan.task.prepare(raw.to(runtime.device), {STUDENT: wants}, plan.data, training=False)
+            )
             logits = logits_of(plan.task.call(model, batch.for_model(STUDENT)))
             seen.append((batch.index, logits[:, None] if logits.ndim == 1 else logits))
             shown.step()
     index, logits = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-    if logits.ndim != 2 or logits.shape[1] != (facts.num_classes or logits.shape[1]):
-        raise KDError(f"the data have {facts.num_classes} classes, the model gives {tuple(logits.shape[1:])} a text")
+    width = info.model_parameters.get("num_classes")
+    if logits.ndim != 2 or logits.shape[1] != (width or logits.shape[1]):
+        raise KDError(f"the data have {width} classes, the model gives {tuple(logits.shape[1:])} a text")
     if not logits.isfinite().all():
         raise KDError("the student's outputs are not finite: it predicts nothing")
     by_row = index.argsort(stable=True)
-    classes = facts.classes or tuple(map(str, range(logits.shape[1])))
-    return Predictions(name, facts.problem or "", classes, index[by_row].numpy(), logits[by_row].double().numpy())
+    classes = info.classes or tuple(map(str, range(logits.shape[1])))
+    return Predictions(name, info.problem_type or "", classes, index[by_row].numpy(), logits[by_row].double().numpy())

@@ -17,10 +17,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError
-from kd_core.experiment import Opened, opened
+from kd_core.evaluation import Opened, opened
 from kd_core.files import write_bytes
-from kd_core.plan.plan import STUDENT
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.data.splits import TextSplit
 from kd_glue.data.tasks import ENTAILMENT, NLI
@@ -161,11 +161,11 @@ def test_sets(task: str, student: Opened) -> dict[str, TextSplit]:
 
 def predicted(student: Opened, texts: Mapping[str, TextSplit]) -> dict[str, list[str]]:
     """What stands in each file, predicted by one student."""
-    facts = text_task(student).facts(student.plan.data)
-    built = student.build(facts)
+    info = text_task(student).info(student.plan.data)
+    built = student.build(info)
     sheets = {name: SHEETS[name] for name in texts}
     return {
-        name: sheet.written(answers(student, built, sheet.split, texts[name], facts)) for name, sheet in sheets.items()
+        name: sheet.written(answers(student, built, sheet.split, texts[name], info)) for name, sheet in sheets.items()
     }
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.rng import Draws, hashed, stream
 from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError
-from kd_core.task import SHARED, Batch
 from kd_seg.data.sources import Pairs, Parts
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.transforms import View
@@ -47,7 +47,7 @@ class Part:
         return Part(self.pairs, self.rows[positions])
 
 
-class SegSplit:
+class SegSplit(Split):
     """Images and masks as a ``view`` makes them, read by ``workers`` processes or, with 0, by this one."""
 
     def __init__(self, part: Part, view: View, *, workers: int | None) -> None:

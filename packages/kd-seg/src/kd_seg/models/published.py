@@ -20,7 +20,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
-from kd_core.models.factory import MODELS, ZOOS, WeightCard
+from kd_core.models.registry import MODELS, ZOOS, WeightCard
 from kd_core.models.weights import read_state
 from kd_seg.data.sources import IMAGENET_MEAN, IMAGENET_STD
 
@@ -247,7 +247,7 @@ def card_of(arch: str, version: str = "") -> WeightCard:
         url=weights.url,
         sha256=Path(weights.url).stem.rpartition("-")[2].rpartition("_")[2],  # how PyTorch names its files
         licence=weights.meta.get("license", "BSD-3-Clause"),
-        num_classes=len(weights.meta["categories"]),
+        parameters={"num_classes": len(weights.meta["categories"])},
         input_size=(),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,

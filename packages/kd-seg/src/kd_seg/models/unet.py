@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.models.factory import MODELS
+from kd_core.models.registry import MODELS
 
 
 class UNet(nn.Module):

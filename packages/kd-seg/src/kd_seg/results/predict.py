@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_core.config import Builder
+from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.download import place
 from kd_core.errors import KDError, did_you_mean
-from kd_core.experiment import Opened, opened
-from kd_core.models.factory import BACKBONE_WEIGHTS, ModelSource, find_card, missing_files
-from kd_core.plan.plan import STUDENT, Plan
+from kd_core.evaluation import Opened, opened
+from kd_core.models.factory import ModelSource, missing_files
+from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
+from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
-from kd_core.task import SHARED, Batch, Facts, Splits
 from kd_seg.data.folders import IMAGES, files_in
 from kd_seg.data.image_files import Values, fit, plain, read_image, read_values
 from kd_seg.data.sources import VOID
@@ -76,7 +77,7 @@ class Shots:
     split: SegSplit
     names: Mapping[int, str]
     data: DataSpec
-    facts: Facts
+    info: DatasetInfo
     sources: Mapping[int, Path] = field(default_factory=dict)
     labelled: bool = True
 
@@ -128,8 +129,8 @@ def predict(
     """
     with opened(target, **options) as student:
         shots = of_split(student, split, limit, out) if split else of_files(student, images, truth, out)
-        model, runtime = student.build(shots.facts)
-        other = teacher_of(student, teacher, shots.facts, runtime)
+        model, runtime = student.build(shots.info)
+        other = teacher_of(student, teacher, shots.info, runtime)
         models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
         out.mkdir(parents=True, exist_ok=True)
         for each in looked_at(student, models, runtime, shots):
@@ -154,7 +155,7 @@ def of_split(student: Opened, name: str, limit: int | None, out: Path) -> Shots:
     part = part.take(np.arange(min(len(part), limit or len(part))))
     rows = part.rows.tolist()
     names = free_names([part.pairs.name(row) for row in rows], out, ())
-    return Shots(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.facts())
+    return Shots(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.info)
 
 
 def part_of(splits: Splits, name: str) -> Part:
@@ -172,16 +173,17 @@ def whole(part: Part, data: DataSpec) -> SegSplit:
 
 def of_files(student: Opened, images: Sequence[Path], truth: Path | None, out: Path) -> Shots:
     """Files and folders of images; of the config's data none is read unless only that tells the classes."""
-    facts, data = seg_task(student).facts(student.plan.data), student.plan.data
-    if facts.num_classes is None:
-        facts = student.read()[1].facts()
+    data = student.plan.data
+    info: DatasetInfo = seg_task(student).info(data)
+    if info.classes is None:
+        info = student.read()[1].info
     named = listed(images)
     files = [path for _, path in named]
     masks = None if truth is None else masks_for(named, truth)
-    values = plain(facts.num_classes or 0, data.void if data.folders is not None else 255)
+    values = plain(len(info.classes or ()), data.void if data.folders is not None else 255)
     names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
     split = whole(Part(Files(files, masks, values)), data)
-    return Shots(split, dict(enumerate(names)), data, facts, dict(enumerate(files)), masks is not None)
+    return Shots(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 
 def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -238,7 +240,7 @@ def places(out: Path, name: str) -> tuple[Path, Path]:
     return out / f"{name}.png", out / f"{name}_mask.png"
 
 
-def teacher_of(student: Opened, wanted: bool | None, facts: Facts, runtime: Runtime) -> nn.Module | None:
+def teacher_of(student: Opened, wanted: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
     """The config's teacher, as ``wanted`` (see :func:`predict`); KDError where it is wanted and cannot be had."""
     plan = student.plan
     spec = plan.models.get(TEACHER)
@@ -254,8 +256,8 @@ def teacher_of(student: Opened, wanted: bool | None, facts: Facts, runtime: Runt
     if lost is not None:
         Reporter().line(f"without the teacher: {lost}")
         return None
-    values = Builder(student.policy, {"num_classes": facts.num_classes})
-    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, facts, Reporter().line, finished=True)
+    values = Builder(student.policy, info.run_values)
+    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().line, finished=True)
     return runtime.place(source.make(TEACHER, spec))
 
 
@@ -295,10 +297,10 @@ def looked_at(student: Opened, models: Mapping[str, nn.Module], runtime: Runtime
     for raw in shots.split.batches(order, epoch=0, seed=0, augment=False):
         found: dict[str, list[Mask]] = {}
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
-            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), wants, shots.data))
+            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), wants, shots.data, training=False))
             for name, model in models.items():
                 output = plan.task.call(model, batch.for_model(name))
-                found[name] = masks_of(name, output, batch, shots.facts.num_classes)
+                found[name] = masks_of(name, output, batch, shots.info.model_parameters.get("num_classes"))
         for number, row in enumerate(raw.index.tolist()):
             image: Tensor = raw.inputs[SHARED][number]
             masks = {name: each[number] for name, each in found.items()}
@@ -321,7 +323,7 @@ def written(seen: Seen, shots: Shots, out: Path) -> Pictured:
     """The pictures of one image."""
     name, student = shots.names[seen.row], seen.found[STUDENT]
     picture, mask = places(out, name)
-    classes = shots.facts.classes or tuple(map(str, range(int(student.max()) + 1)))
+    classes = shots.info.classes or tuple(map(str, range(int(student.max()) + 1)))
     scores = {each: miou_of(found, seen.truth, len(classes)) for each, found in seen.found.items()}
     scores = {each: score for each, score in scores.items() if not np.isnan(score)}
     truth = seen.truth if shots.labelled else None

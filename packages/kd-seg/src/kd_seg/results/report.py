@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.runtime import is_main
-from kd_core.experiment import Result, opened
+from kd_core.evaluation import opened
+from kd_core.experiment import Result
 from kd_core.files import write_text
-from kd_core.plan.plan import STUDENT
-from kd_core.task import Batch, Splits
 from kd_seg.data.sources import Pairs
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask
@@ -68,7 +68,6 @@ class Watched(SemanticSegmentation):
     """The task, with the metrics of its last score and the data that were read for it kept."""
 
     def __init__(self, worst: int) -> None:
-        super().__init__()
         self.worst = worst
         self.splits: Splits | None = None
         self.seen: ImageMetrics | None = None
@@ -78,9 +77,9 @@ class Watched(SemanticSegmentation):
         self.splits = super().load(*given, **named)
         return self.splits
 
-    def metrics(self, num_classes: int | None) -> ImageMetrics:
+    def metrics(self, info: DatasetInfo) -> ImageMetrics:
         """Those of the task, with the images'."""
-        self.seen = ImageMetrics(num_classes, self._classes, self.worst)
+        self.seen = ImageMetrics(info.model_parameters.get("num_classes"), info.classes, self.worst)
         return self.seen
 
 
@@ -106,11 +105,11 @@ def write(task: Watched, out: Path) -> None:
     metrics, splits = task.seen, task.splits
     assert metrics is not None
     assert splits is not None
-    assert splits.judged is not None
-    split = splits.judged[1]
+    assert splits.final is not None
+    split = splits.final[1]
     assert isinstance(split, SegSplit)
     matrix = metrics.matrix.cpu().numpy()
-    classes = splits.classes or tuple(map(str, range(len(matrix))))
+    classes = splits.info.classes or tuple(map(str, range(len(matrix))))
     counts = [[name, *row] for name, row in zip(classes, matrix.tolist(), strict=True)]
     write_text(out / "confusion.csv", table(["truth", *classes], counts, ","))
     write_text(

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from torch import Tensor
 
-from kd_core.task import SHARED, Batch
+from kd_core.data.batch import SHARED, Batch, Split
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.pool import Pool
 
 
-class ArraySplit:
+class ArraySplit(Split):
     """Part of a data set whose images are one uint8 tensor."""
 
     def __init__(self, pool: Pool, augmentation: Augmentation) -> None:
         self.pool = pool
         self.augmentation = augmentation
-        self.fingerprint = pool.digest()
         self.fixed = not augmentation.operations
 
-    @property
-    def rows(self) -> int:
-        """Rows of the unsplit data set, among which ``Batch.index`` counts."""
-        return len(self.pool.images)
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the data set, the choice and the labels."""
+        return self.pool.digest()
 
     def __len__(self) -> int:
         return len(self.pool)

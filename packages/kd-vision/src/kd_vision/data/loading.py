@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.rng import stream
 from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError
-from kd_core.task import SHARED, Batch
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.pool import Pool
 
@@ -26,7 +27,7 @@ EVALUATION_CROP = 0.875
 Transform = Callable[[Any], Any]
 
 
-class SampleSplit:
+class SampleSplit(Split):
     """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
 
     def __init__(
@@ -36,12 +37,11 @@ class SampleSplit:
         self.augmentation = augmentation
         self.size = size
         self.workers = available_cores() if workers is None else workers
-        self.fingerprint = pool.digest()
 
-    @property
-    def rows(self) -> int:
-        """Rows of the unsplit data set, among which ``Batch.index`` counts."""
-        return len(self.pool.images)
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the data set, the choice and the labels."""
+        return self.pool.digest()
 
     def __len__(self) -> int:
         return len(self.pool)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_core.data.batch import ABSENT
 from kd_core.data.rng import hashed, stream
 from kd_core.errors import KDError
-from kd_core.task import ABSENT
 
 UNLABELLED = -100
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from kd_core.config.calls.arguments import Fault, bind, signature_of, split
 from kd_core.config.calls.policy import Policy
-from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
 from kd_core.config.syntax.plain import join
 from kd_core.config.syntax.tree import dotted
 from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
@@ -29,6 +29,8 @@ class Builder:
         self.policy = policy
         self.run_values = {} if run_values is None else run_values
         self.log = log
+        self.run_names: Sequence[str] | None = None
+        """The names that ``!run`` may have; None where the task, which says so, is not known."""
         self.built: dict[int, tuple[Lazy, Any]] = {}  # the Lazy too: its id must stay taken
 
     def check(self, value: Any, supplied_names: Sequence[str] = (), path: str = "") -> list[Problem]:
@@ -82,8 +84,9 @@ class Builder:
         elif isinstance(lazy, CallMethod):
             self.policy.judge_name(lazy.method, lazy.mark, path)
             yield from self._method_problems(lazy, path)
-        elif isinstance(lazy, Run) and lazy.name not in RUN_NAMES:
-            yield Problem(f"!run: there is no {lazy.name!r}", path, lazy.mark, did_you_mean(lazy.name, RUN_NAMES))
+        elif isinstance(lazy, Run) and self.run_names is not None and lazy.name not in self.run_names:
+            hint = did_you_mean(lazy.name, self.run_names)
+            yield Problem(f"!run: there is no value {lazy.name!r}", path, lazy.mark, hint)
 
     def _method_problems(self, lazy: CallMethod, path: str) -> Iterator[Problem]:
         """Arguments that do not fit, where the class of the object is known before it is built."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from kd_core.errors import Mark
 
-RUN_NAMES = ("steps", "steps_per_epoch", "num_samples", "num_classes", "targets")
-"""What ``!run`` can ask for: values known only when the data are read."""
+RUN_NAMES = ("steps", "steps_per_epoch")
+"""What ``!run`` can ask for in every task, beside the values of the task's own (``Task.run_values``)."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Get(Lazy):
 
 @dataclass
 class Run(Lazy):
-    """``!run name``: one of :data:`RUN_NAMES`."""
+    """``!run name``: a value that is known when the data are read."""
 
     name: str
 

@@ -154,8 +154,6 @@ def _import_get(raw: Raw) -> Tagged:
 def _run(raw: Raw) -> Tagged:
     if not isinstance(raw.content, str):
         raw.fail(f"takes a name, not {kind_of(raw.content)}", f"write !run {RUN_NAMES[0]}")
-    if raw.content not in RUN_NAMES:
-        raw.fail(f"there is no {raw.content!r}", did_you_mean(raw.content, RUN_NAMES))
     return Tagged(Run, {"name": raw.content}, {})
 
 

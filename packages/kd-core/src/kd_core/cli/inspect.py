@@ -1,0 +1,110 @@
+"""The commands that look without training: check, show, taps, list."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kd_core.cli.options import config_argument, config_options, json_option
+from kd_core.cli.output import first_line, quiet_stdout, report_as_json, table
+from kd_core.errors import KDError, Problem, problems_of
+from kd_core.files import json_text
+from kd_core.registry import Registry
+
+REGISTRIES = {
+    "losses": "kd_core.losses:LOSSES",
+    "adapters": "kd_core.adapters:ADAPTERS",
+    "models": "kd_core.models:MODELS",
+    "tasks": "kd_core.task:TASKS",
+    "views": "kd_core.data.views:VIEWS",
+}
+"""What ``list`` lists: ``module:registry``."""
+
+
+@click.command()
+@click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
+@click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
+@config_options
+@json_option
+def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any) -> None:
+    """Find every mistake that shows without data.
+
+    Opens no connection, reads no weights, and calls nothing that --trust does not name.
+    """
+    found = {str(config): _check(config, strict, **options) for config in configs}
+    broken = [file for file, (problems, _) in found.items() if problems]
+    if as_json:
+        click.echo(
+            json_text({"ok": not broken, "files": {file: report_as_json(*each) for file, each in found.items()}})
+        )
+    for file, (problems, unverified) in found.items():
+        if problems:
+            click.echo("\n".join(map(str, problems)), err=True)
+        elif not as_json:
+            click.echo("\n".join([f"{file}: ok", *unverified]))
+    if broken:
+        if len(configs) > 1:
+            click.echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
+        raise SystemExit(2)
+
+
+def _check(config: Path, strict: bool, **options: Any) -> tuple[list[Problem], list[str]]:
+    """The problems of a config, and what could not be verified."""
+    with quiet_stdout():
+        from kd_core.experiment import Experiment
+
+        try:
+            return [], Experiment.load(config, **options).check(strict=strict)
+        except KDError as error:
+            return problems_of(error), []
+
+
+@click.command()
+@config_argument
+@config_options
+@json_option
+def show(config: Path, as_json: bool, **options: Any) -> None:
+    """Print CONFIG as it is run: bases merged, values replaced."""
+    with quiet_stdout():
+        from kd_core.experiment import Experiment
+
+        text = Experiment.load(config, **options).resolved()
+    click.echo(json_text({"config": text}) if as_json else text, nl=as_json or not text.endswith("\n"))
+
+
+@click.command()
+@config_argument
+@click.argument("model", default="student")
+@config_options
+@json_option
+def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
+    """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
+    with quiet_stdout():
+        from kd_core import experiment
+        from kd_core.taps.table import table_text
+
+        rows = experiment.taps(config, model, **options)
+    click.echo(json_text({"modules": [asdict(row) for row in rows]}) if as_json else table_text(rows))
+
+
+def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
+    @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
+    @click.argument("kind", type=click.Choice(list(registries)))
+    @json_option
+    def list_names(kind: str, as_json: bool) -> None:
+        with quiet_stdout():
+            from kd_core.task import TASKS
+
+            for task in tasks:
+                TASKS.get(task)  # whose package registers what is its own
+            module, _, attribute = registries[kind].partition(":")
+            registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
+            rows = [[name, first_line(registry.get(name))] for name in registry.names()]
+        click.echo(json_text({kind: dict(rows)}) if as_json else table((), rows))
+
+    return list_names

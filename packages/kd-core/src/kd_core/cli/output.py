@@ -1,0 +1,81 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from kd_core.errors import Mark, Problem
+from kd_core.files import json_text
+
+
+def quiet_stdout() -> redirect_stdout[TextIO]:
+    """Standard output is for what was asked for: what libraries print meanwhile goes to standard error."""
+    return redirect_stdout(sys.stderr)
+
+
+def print_result(result: Any, as_json: bool) -> None:
+    """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line."""
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes a launcher started, the first one answers
+    facts = {each.name: getattr(result, each.name) for each in fields(result)}
+    if as_json:
+        click.echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
+        return
+    published = facts.get("published", {})
+    for metric, value in result.metrics.items():
+        shown = format_score(value)  # None for NaN, which result.json, being JSON, does not have
+        beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
+        figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
+        click.echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
+    if facts.get("samples"):
+        click.echo(f"{'samples':<12} {result.samples} ({result.split})")
+    if facts.get("run"):
+        click.echo(str(result.run))
+
+
+def shutdown_distributed() -> None:
+    """Part from the other processes that a launcher started, if any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from kd_core.device.runtime import leave
+
+        leave()
+
+
+def command_line() -> str:
+    """What was typed, for the manifest."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def format_score(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.6g}"
+
+
+def report_as_json(problems: list[Problem], unverified: list[str]) -> dict[str, Any]:
+    return {"problems": [problem_as_json(each) for each in problems], "unverified": unverified}
+
+
+def problem_as_json(problem: Problem) -> dict[str, Any]:
+    mark = problem.mark or Mark("")
+    place = {"file": mark.file, "line": mark.line, "column": mark.column}
+    return {**place, "path": problem.path, "message": problem.message, "hint": problem.hint}
+
+
+def first_line(item: object) -> str:
+    return (inspect.getdoc(item) or "").partition("\n")[0]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [header, *rows] if header else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

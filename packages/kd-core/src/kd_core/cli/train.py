@@ -1,0 +1,69 @@
+"""The commands that train: train, resume, sweep."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kd_core.cli.options import config_argument, config_options, json_option, run_argument, trust_option
+from kd_core.cli.output import command_line, format_score, print_result, quiet_stdout, shutdown_distributed, table
+from kd_core.files import json_text
+
+
+@click.command()
+@config_argument
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder, new or empty. [runs/NAME/TIME-SEED]")
+@click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's seed.")
+@config_options
+@json_option
+def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: Any) -> Any:
+    """Train the student of CONFIG.
+
+    The run folder is the last line printed; the student lies in its student/.
+    """
+    with quiet_stdout():
+        from kd_core.experiment import Experiment
+
+        result = Experiment.load(config, seed=seed, **options).train(out, command=command_line())
+    print_result(result, as_json)
+    shutdown_distributed()
+    return result
+
+
+@click.command()
+@run_argument
+@trust_option
+@json_option
+def resume(run: Path, trust: tuple[str, ...], as_json: bool) -> None:
+    """Go on with a run that was stopped, as if it had not been."""
+    with quiet_stdout():
+        from kd_core import experiment
+
+        result = experiment.resume(run, trust=trust, command=command_line())
+    print_result(result, as_json)
+    shutdown_distributed()
+
+
+@click.command()
+@click.argument("file", metavar="SWEEP", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. [runs/NAME OF THE FILE]")
+@config_options
+@json_option
+def sweep(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Run a config with every combination of the values that SWEEP lists, best first in a table.
+
+    The same command goes on where it was stopped.
+    """
+    with quiet_stdout():
+        from kd_core.sweep import sweep
+
+        found = sweep(file, out or Path("runs") / file.stem, command=command_line(), **options)
+    if as_json:
+        click.echo(json_text({"metric": found.metric, "rows": [asdict(row) for row in found.rows]}))
+    else:
+        keys = list(found.rows[0].values)
+        rows = [[format_score(row.score), *(str(row.values[key]) for key in keys), row.run] for row in found.rows]
+        click.echo(table((found.metric, *keys, "run"), rows))

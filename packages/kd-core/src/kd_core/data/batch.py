@@ -1,0 +1,157 @@
+"""What data are when a run sees them: batches, splits, and what is known of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd_core.taps.nested import map_tensors
+
+STUDENT = "student"
+"""The name of the model that a run trains and exports."""
+SHARED = ""
+"""The key of :attr:`Batch.inputs` that serves every model without an entry of its own."""
+ABSENT = -1
+"""In a task's run value ``targets``: the row does not train."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training or evaluation batch of B samples.
+
+    ``inputs`` maps a model's name to what it is called with; the entry :data:`SHARED` serves all others. ``target``
+    holds the labels (-100: none), ``index`` (B,) the rows in the unsplit data set, and ``extra`` whatever else the task
+    wants to reach as ``batch.NAME``. Each of them is a tensor whose first dimension is the samples, a list of one value
+    a sample, or a nesting of those in mappings.
+    """
+
+    inputs: Mapping[str, Any]
+    target: Any
+    index: Tensor
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_model(self, name: str) -> Any:
+        """The inputs of one model."""
+        return self.inputs[name] if name in self.inputs else self.inputs[SHARED]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with every tensor on ``device``."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def split(self, sizes: Sequence[int]) -> list[Batch]:
+        """The batch cut into consecutive micro-batches of ``sizes`` samples."""
+        if len(sizes) == 1:
+            return [self]
+        ends = list(accumulate(sizes, initial=0))
+        return [self.take(slice(low, high)) for low, high in pairwise(ends)]
+
+    def take(self, rows: slice | Sequence[int] | Tensor) -> Batch:
+        """The samples at some positions, in their order.
+
+        Tensors are cut along their first dimension, lists of one value a sample by their items; single numbers and
+        what has another length stay whole.
+        """
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+        by = rows if isinstance(rows, slice) else torch.as_tensor(chosen, device=self.index.device)
+        parts = (self.inputs, self.target, self.index, self.extra)
+        return Batch(*(_taken(part, len(self), chosen, by) for part in parts))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with ``function`` applied to every tensor in it."""
+        return replace(
+            self,
+            inputs=map_tensors(function, self.inputs),
+            target=map_tensors(function, self.target),
+            index=function(self.index),
+            extra=map_tensors(function, self.extra),
+        )
+
+
+def _taken(value: Any, size: int, chosen: Sequence[int], by: slice | Tensor) -> Any:
+    """``value`` at the positions ``chosen``, which ``by`` cuts a tensor at."""
+    if isinstance(value, Tensor):
+        return value[by] if value.ndim and len(value) == size else value
+    if isinstance(value, Mapping):
+        return {key: _taken(item, size, chosen, by) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        if len(value) == size and not hasattr(value, "_fields"):
+            return type(value)(value[row] for row in chosen)
+        items = [_taken(item, size, chosen, by) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+class Split:
+    """An indexable part of a data set. Positions run from 0 to ``len(split) - 1``."""
+
+    fixed: bool = False
+    """True where a training sample is the same in every epoch, so that a teacher's outputs can be cached."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content, for the manifest."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
+        """One batch for each tensor of positions in ``order``.
+
+        What augmentation does to a sample is a pure function of (seed, epoch, sample): which other samples
+        share its batch, how many workers load, and what was loaded before change nothing. No global
+        random state is read or advanced.
+        """
+        raise NotImplementedError
+
+    def arrange(self, order: Tensor, batch_size: int) -> Tensor:
+        """The positions ``order`` as the split wants them batched: the same positions, a pure function of these.
+
+        A split of texts brings those of like length together, for they are padded to the longest of a batch.
+        """
+        return order
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a task knows of a data set: without reading any, as far as the config tells, and after reading, all.
+
+    A task may have a subclass with fields of its own, which its metrics read.
+    """
+
+    classes: tuple[str, ...] | None = None
+    """The names of the classes, in the order of the targets."""
+    input_shape: tuple[int, ...] | None = None
+    """The shape of one training sample, without the batch dimension; None where only reading would tell."""
+    problem_type: str | None = None
+    """Which of a task's problems it is, in transformers' words (``regression``)."""
+    model_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """What an architecture with a parameter of such a name gets where the config gives none: ``num_classes``, say."""
+    run_values: Mapping[str, Any] = field(default_factory=dict)
+    """What ``!run NAME`` stands for, by name, as far as it is known."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What :meth:`Task.load` returns. ``val`` chooses the best checkpoint; ``test`` is read once, at the end."""
+
+    train: Split
+    val: Split | None
+    test: Split | None
+    info: DatasetInfo = DatasetInfo()
+
+    @property
+    def final(self) -> tuple[str, Split] | None:
+        """The split that a finished student is scored on, with its name: test, or validation where none has labels."""
+        for name, split in (("test", self.test), ("validation", self.val)):
+            if split is not None:
+                return name, split
+        return None

@@ -1,0 +1,161 @@
+"""Students that have weights, read and scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kd_core.config import Builder, Policy, load, loads
+from kd_core.config.schema import ModelSpec
+from kd_core.config.validation import places
+from kd_core.data.batch import STUDENT, DatasetInfo, Splits
+from kd_core.device.runtime import Runtime
+from kd_core.errors import KDError
+from kd_core.experiment import Result
+from kd_core.models.factory import ModelSource
+from kd_core.models.registry import WeightCard, builder_of, find_card
+from kd_core.plan.plan import Plan
+from kd_core.plan.planner import plan
+from kd_core.runs.progress import Reporter
+from kd_core.runs.run_folder import RunFolder
+from kd_core.task import eval_batch_size
+from kd_core.train.components import Data
+from kd_core.train.evaluate import score
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A student that has weights, with the plan of its config: what :func:`opened` finds. Nothing is read yet.
+
+    ``run`` is the folder of the run whose student it is, None for one that a config or a command line names.
+    """
+
+    plan: Plan
+    policy: Policy
+    spec: ModelSpec
+    run: Path | None
+
+    def read(self) -> tuple[Any, Splits]:
+        """The config's ``data:`` with the calls in it built, and its splits."""
+        return Data(self.plan, self.policy, Reporter().note).get(self.plan.data)
+
+    def build(self, info: DatasetInfo) -> tuple[nn.Module, Runtime]:
+        """The student, on its device, for data of which ``info`` is known, and how it is run."""
+        runtime = Runtime(self.plan.runtime)
+        source = ModelSource(
+            Builder(self.policy, info.run_values),
+            "models.student",
+            self.plan.dataset,
+            info,
+            Reporter().line,
+            hub=self.plan.task.hub,
+            finished=True,
+        )
+        return runtime.place(source.make(STUDENT, self.spec)), runtime
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that are run at once."""
+        stage = next((stage.spec for stage in self.plan.stages), None)
+        given = (stage.eval_batch_size, stage.batch_size) if stage else (None, None)
+        return eval_batch_size(self.plan.task, *given)
+
+    def score(self) -> Result:
+        """Its metrics on the test split, or on the validation split of data that have no labelled one."""
+        card = _published(self.spec, self.plan)
+        data, splits = self.read()
+        if splits.final is None:
+            raise KDError("data: there is no test split to score")
+        name, split = splits.final
+        if card is not None and not self.spec.rest and not self.spec.edit:
+            check_card(card, splits.info)
+        model, runtime = self.build(splits.info)
+        metrics = score(
+            self.plan.task,
+            model,
+            STUDENT,
+            split,
+            spec=self.plan.inputs[STUDENT],
+            data=data,
+            info=splits.info,
+            batch_size=self.batch_size,
+            runtime=runtime,
+        )
+        if card is None:
+            return Result(metrics, run=self.run, samples=len(split), split=name)
+        return Result(metrics, samples=len(split), split=name, published=dict(card.published), source=card.source)
+
+
+@contextmanager
+def opened(
+    target: str | Path | None,
+    *,
+    overrides: Sequence[str] = (),
+    trust: Sequence[str] = (),
+    model: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    root: Path | None = None,
+    task: str = "image_classification",
+) -> Iterator[Opened]:
+    """A run's student, a config's student that has weights, or a published model; errors within name their places.
+
+    A published ``model``, as a config would write it (``{"zoo": NAME}``), is taken with the data of ``target`` where
+    there is one, else with ``data`` or its card's. ConfigError, KDError where the config has problems or the student
+    has random weights.
+    """
+    extra = [f"data.name={data}"] if data else []
+    extra += [f"data.root={root}"] if root else []
+    run: Path | None = None
+    if target is not None:
+        path = Path(target)
+        run = path if path.is_dir() and model is None else None
+        extra += [f"models.student={json.dumps(model)}"] if model is not None else []
+        document = load(RunFolder.open(path).config if path.is_dir() else path, [*extra, *overrides])
+    else:
+        assert model is not None
+        if "zoo" in model:
+            card = find_card(model["zoo"], data)[1]
+            builder_of(card)
+            data = data or card.dataset
+        text = f"task: {task}\ndata: {json.dumps({'name': data})}\nmodels: {{student: {json.dumps(model)}}}\n"
+        document = loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), [*extra, *overrides])
+    policy = Policy(trust)
+    planned = plan(document, policy)
+    spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
+    with nullcontext() if run else places(document):  # a run's student is not written in a config
+        if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
+            mend = "name a run folder, or --set models.student.weights=PATH"
+            raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
+        yield Opened(planned, policy, spec, run)
+
+
+def evaluate(target: str | Path | None, **options: Any) -> Result:
+    """Score, on the test split, a run's student, a config's student that has weights, or a published model.
+
+    Data without a labelled test split have the validation split scored. ``options`` are those of :func:`opened`.
+    """
+    with opened(target, **options) as student:
+        return student.score()
+
+
+def check_card(card: WeightCard, info: DatasetInfo) -> None:
+    """KDError where published weights are for data of another shape: another number of classes, say."""
+    for name, value in card.parameters.items():
+        theirs = info.model_parameters.get(name, value)
+        if theirs != value:
+            raise KDError(f"{card.name} was trained for {name} {value} ({card.dataset}), and these data have {theirs}")
+
+
+def _published(spec: ModelSpec, planned: Plan) -> WeightCard | None:
+    """The card of a model with published weights, which are there then: without them no data need be read."""
+    if spec.zoo is None or spec.weights not in (None, "auto"):
+        return None
+    zoo, card = find_card(spec.zoo, planned.dataset)
+    zoo.path(card)
+    return card

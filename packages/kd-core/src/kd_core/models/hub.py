@@ -1,0 +1,49 @@
+"""Hubs of models: what a task's hub builds, pins and saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from kd_core.config.schema import ModelSpec
+from kd_core.data.batch import DatasetInfo
+
+
+@dataclass(frozen=True)
+class HubModelRequest:
+    """A model of a hub, as a config wants it. ``name`` is an id on the hub, or a folder."""
+
+    name: str
+    info: DatasetInfo
+    """The data it is for."""
+    weights: bool = True
+    """False: the structure, with whatever values."""
+    new_head: bool = True
+    """Whether what classifies may begin at random where the weights hold none that fits."""
+    offline: bool = False
+    """In a check: only what lies on this machine is read; Unverified where that does not tell the structure."""
+
+
+class Hub(Protocol):
+    """Where the models of ``hub:`` come from, for a task that has such."""
+
+    @property
+    def build(self) -> Callable[..., nn.Module]:
+        """``build(request, *, ...)``: its keyword-only parameters are what a config may say of such a model."""
+        ...
+
+    def input(self, spec: ModelSpec) -> dict[str, Any]:
+        """What a model is known to take, in the words of the task's ``Input``, from its ``hub`` and the like."""
+        ...
+
+    def revisions(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
+        """Overrides (``models.teacher.revision=...``) that say which version of each thing there is today."""
+        ...
+
+    def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
+        """Write beside a student's weights what the hub's own library needs to load that folder as it is."""
+        ...

@@ -1,0 +1,44 @@
+"""The place in a run, and what its stages share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kd_core.runs.checkpoint import CheckpointStore
+from kd_core.runs.progress import Reporter
+from kd_core.runs.run_folder import RunFolder
+from kd_core.runs.stop import StopRequest
+from kd_core.train.components import World
+
+
+@dataclass
+class Progress:
+    """The place in a run. ``batch`` counts within the epoch, ``step`` within the stage, ``total`` over all stages."""
+
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    total: int = 0
+    best: float | None = None
+    waited: int = 0
+    stopped: bool = False
+
+    def next_stage(self, index: int) -> None:
+        """Go to the beginning of a stage. The best score so far stays until that stage scores a student it trains."""
+        self.stage, self.epoch, self.batch, self.step, self.stopped = index, 0, 0, 0, False
+
+
+@dataclass
+class Session:
+    """What the stages of one run share."""
+
+    world: World
+    folder: RunFolder
+    store: CheckpointStore
+    reporter: Reporter
+    stop: StopRequest
+    progress: Progress
+    best: dict[str, Any] | None = None
+    """The best student so far with its scores: in every checkpoint, so that one file is enough to go on."""

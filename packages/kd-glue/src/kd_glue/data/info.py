@@ -1,0 +1,33 @@
+"""What is known of a data set of labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd_core.data.batch import DatasetInfo
+
+CLASS_VALUES = {
+    "num_classes": "the width of a model's output: the number of classes, 1 for a regression",
+    "num_samples": "the rows of the training data, among which batch.index counts",
+    "targets": "the class of each of those rows; -100 where it has none, -1 where it does not train",
+}
+"""What ``!run NAME`` can stand for."""
+
+
+@dataclass(frozen=True)
+class TextInfo(DatasetInfo):
+    """A data set of texts. ``num_classes`` is the width of a model's output: 1 for a regression."""
+
+    num_classes: int | None = None
+    task: str | None = None
+    """The task of GLUE, None for other data."""
+
+    @classmethod
+    def of(cls, num_classes: int | None, *, samples: int | None = None, targets: Any = None, **known: Any) -> TextInfo:
+        """The information with what follows from it; None where only reading would tell."""
+        values = {"num_classes": num_classes, "num_samples": samples, "targets": targets}
+        told: Mapping[str, Any] = {name: value for name, value in values.items() if value is not None}
+        parameters = {} if num_classes is None else {"num_classes": num_classes}
+        return cls(num_classes=num_classes, model_parameters=parameters, run_values=told, **known)
