@@ -27,7 +27,7 @@ from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
 from kd_core.train.loop import StageRunner
-from kd_vision.data.pool import pool_of
+from kd_vision.data.pool import labelled_images
 from kd_vision.data.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, Parts, Source
 from kd_vision.data.spec import DataSpec
 
@@ -45,7 +45,7 @@ def read_noise(data: DataSpec) -> Parts:
     assert data.limits.train is not None
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (data.limits.train, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Parts(pool_of(images, torch.arange(len(images)) % 10), None, None, tuple("0123456789"))
+    return Parts(labelled_images(images, torch.arange(len(images)) % 10), None, None, tuple("0123456789"))
 
 
 def now() -> Clock:

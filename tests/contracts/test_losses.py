@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
-from kd_core.losses import LOSSES, signature
+from kd_core.losses import LOSSES, loss_signature
 
 B = 6
 LABELS = ("labels",)  # whole numbers from 0 to 3, one a sample
@@ -110,7 +110,7 @@ def call(name: str, given: dict[str, Tensor]) -> Tensor:
 @functools.cache
 def used(name: str) -> nn.Module:
     loss = LOSSES.get(name)
-    needed = {key: value for key, value in FROM_RUN.items() if key in signature(loss).values}
+    needed = {key: value for key, value in FROM_RUN.items() if key in loss_signature(loss).values}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module: nn.Module = loss(**needed, **SMALL.get(name, {}))  # type: ignore[assignment]
@@ -126,26 +126,26 @@ def gradients(loss: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @every_loss
 def test_example_covers_every_wire_that_must_be_given(name: str) -> None:
-    wires = signature(LOSSES.get(name))
+    wires = loss_signature(LOSSES.get(name))
     assert set(wires.wires) - set(wires.optional_wires) <= set(example(name)) <= set(wires.wires)
 
 
 @every_loss
 def test_all_values_have_defaults(name: str) -> None:
-    without = [key for key, value in signature(LOSSES.get(name)).values.items() if value.default is value.empty]
+    without = [key for key, value in loss_signature(LOSSES.get(name)).values.items() if value.default is value.empty]
     assert set(without) <= set(FROM_RUN)
 
 
 @every_loss
 def test_docstring_names_every_wire(name: str) -> None:
     text = inspect.getdoc(LOSSES.get(name)) or ""
-    assert [wire for wire in signature(LOSSES.get(name)).wires if wire not in text] == []
+    assert [wire for wire in loss_signature(LOSSES.get(name)).wires if wire not in text] == []
     assert "-> scalar" in text
 
 
 @every_loss
 def test_documentation_has_the_signature(name: str) -> None:
-    takes = signature(LOSSES.get(name))
+    takes = loss_signature(LOSSES.get(name))
     wires = [f"{wire}=None" if wire in takes.optional_wires else wire for wire in takes.wires]
     values = ["*", *map(str, takes.values.values())] if takes.values else []
     page = Path(__file__).parents[2] / "docs" / "losses.md"

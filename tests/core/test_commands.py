@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from kd_core.cli.group import make_cli
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import answer
-from kd_core.errors import ConfigError, KDError, Mark, Problem
+from kd_core.errors import ConfigError, ConfigProblem, KDError, Mark
 from kd_core.registry import Registry
 from kd_core.taps.table import Row
 
@@ -34,7 +34,7 @@ class Scores:
     run: Path | None = None
 
 
-PROBLEM = Problem("unknown key 'epoch'", "stages.0.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?")
+PROBLEM = ConfigProblem("unknown key 'epoch'", "stages.0.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Backend:
             def load(cls, path: Path, **options: Any) -> Experiment:
                 backend.note("load", str(path), options)
                 if path.name == "bad.yaml":
-                    raise ConfigError([PROBLEM, Problem("second")])
+                    raise ConfigError([PROBLEM, ConfigProblem("second")])
                 if path.name == "missing.yaml":
                     raise KDError("there is no missing.yaml")
                 return cls(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kd_core.config import Builder, Call, Fault, Policy, bind, loads
+from kd_core.config import Builder, Call, Fault, Policy, check_arguments, loads
 from kd_core.errors import ConfigError, KDError
 
 
@@ -14,7 +14,7 @@ def built(text: str, **kwargs) -> object:
 
 
 def faults(text: str, obj: object, *supplied: str) -> list[tuple]:
-    return [tuple(fault) for fault in bind(loads(f"a: !call:f.F {text}").data["a"], obj, supplied)]
+    return [tuple(fault) for fault in check_arguments(loads(f"a: !call:f.F {text}").data["a"], obj, supplied)]
 
 
 def test_the_example_of_the_design() -> None:
@@ -52,7 +52,9 @@ def test_bind(arguments: str, supplied: list[str], expected: list[tuple]) -> Non
 
 def test_bind_twice_given() -> None:
     call = Call("f.F", [1, 2, 3], {"third": 3, "fourth": 4})
-    assert bind(call, example) == [Fault(("third",), "f.F gets 'third' twice", "it is also given by position")]
+    assert check_arguments(call, example) == [
+        Fault(("third",), "f.F gets 'third' twice", "it is also given by position")
+    ]
 
 
 def test_bind_takes_what_the_callable_takes() -> None:

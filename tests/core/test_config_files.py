@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kd_core.config import Call, Get, Run, load, loads
+from kd_core.config import Call, Get, RunValue, load, loads
 from kd_core.errors import ConfigError
 
 
@@ -131,7 +131,7 @@ run: !call_method:m {obj: x, kwargs: {a: 1}}
         ("name='1'", ("name",), "1"),
         ("name=no", ("name",), "no"),
         ("name=[1, {a: b}]", ("name",), [1, {"a": "b"}]),
-        ("name=!run steps", ("name",), Run("steps")),
+        ("name=!run steps", ("name",), RunValue("steps")),
         ("name=!get:torch.float32", ("name",), Get("torch.float32")),
         (
             "stages.0.optimizer=!call:torch.optim.Adam {lr: 1}",

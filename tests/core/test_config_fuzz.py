@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kd_core.config import Builder, Document, Policy, dump, load, loads
-from kd_core.errors import ConfigError, Problem
+from kd_core.errors import ConfigError, ConfigProblem
 
 CONFIG = """\
 base: &base {lr: 1e-3, name: "x"}
@@ -56,7 +56,7 @@ bounded = settings(max_examples=250, derandomize=True, deadline=None, suppress_h
 
 def loaded(action: Callable[[], Document]) -> Document | None:
     """The document, or None where a ConfigError with places is raised; any other exception fails the test."""
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     try:
         return action()
     except ConfigError as error:

@@ -272,7 +272,7 @@ def test_allow(package: Path, monkeypatch) -> None:
     @allow
     def helper() -> None: ...
 
-    Policy().judge_call(helper)
+    Policy().check_call_allowed(helper)
     assert "only functions registered" in verdict("torch.numel")
     assert allow("torch.numel") == "torch.numel"
     assert verdict("torch.numel") == ""

@@ -19,7 +19,7 @@ from kd_core.config import (
     GetAttr,
     Item,
     Policy,
-    Run,
+    RunValue,
     SetAttr,
     Text,
     dump,
@@ -100,7 +100,7 @@ def test_both_spellings_are_one(short: str) -> None:
 
 def test_values() -> None:
     data = loads("a: !call:x.Y {b: !run steps}\nc: !import_call {key: x.Y, init: {args: [1], kwargs: {b: 2}}}").data
-    assert data["a"] == Call("x.Y", kwargs={"b": Run("steps")})
+    assert data["a"] == Call("x.Y", kwargs={"b": RunValue("steps")})
     assert data["c"] == Call("x.Y", [1], {"b": 2})
     assert data["a"].mark == Mark("<string>", 1, 4)
     assert data["a"].places["b"] == Mark("<string>", 1, 15)
@@ -128,7 +128,7 @@ def test_texts_are_joined(monkeypatch, tmp_path) -> None:
 
 
 def test_texts_with_lazy_parts_stay_lazy() -> None:
-    assert loads("a: !join [classes, !run num_classes]").data["a"] == Text("join", ["classes", Run("num_classes")])
+    assert loads("a: !join [classes, !run num_classes]").data["a"] == Text("join", ["classes", RunValue("num_classes")])
 
 
 def test_an_alias_of_a_call_is_one_object() -> None:
@@ -203,12 +203,12 @@ def lazies(inner: st.SearchStrategy) -> st.SearchStrategy:
         | st.builds(GetAttr, inner, words, st.just(...) | inner)
         | st.builds(SetAttr, inner, words, inner)
         | st.builds(Item, inner, inner)
-        | st.builds(Text, st.sampled_from(["join", "pathjoin"]), st.just(["x", Run("steps")]))
+        | st.builds(Text, st.sampled_from(["join", "pathjoin"]), st.just(["x", RunValue("steps")]))
     )
 
 
 values = st.recursive(
-    scalars | arguments | st.builds(Get, names) | st.builds(Run, st.sampled_from(RUN_NAMES)),
+    scalars | arguments | st.builds(Get, names) | st.builds(RunValue, st.sampled_from(RUN_NAMES)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | arguments, inner, max_size=3) | lazies(inner),
     max_leaves=12,
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.config.schema import RuntimeSpec
-from kd_core.device.depthwise import DepthwiseConv2d, quicken
+from kd_core.device.depthwise import DepthwiseConv2d, patch_depthwise_convs
 from kd_core.device.folding import folded
 from kd_core.device.runtime import Runtime
 
@@ -64,7 +64,7 @@ def test_gradients_are_those_of_double_precision(
     plain = convolution(**geometry)
     output, _ = gradients(plain, images)
     _, expected = gradients(copy.deepcopy(plain).double(), images.double(), half=False)
-    quicken(plain)
+    patch_depthwise_convs(plain)
     assert type(plain) is DepthwiseConv2d
     if compiled:
         torch._dynamo.reset()
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_double_precision(
 def test_it_is_pytorchs_without_autocast(images: Tensor) -> None:
     plain = convolution(kernel_size=5, padding=2)
     ours = copy.deepcopy(plain)
-    quicken(ours)
+    patch_depthwise_convs(ours)
     (one, expected), (other, found) = (gradients(each, images, half=False) for each in (plain, ours))
     assert torch.equal(one, other)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -91,7 +91,7 @@ def test_it_is_pytorchs_without_autocast(images: Tensor) -> None:
 def test_what_is_frozen_has_no_gradient(frozen: set[str], stride: int, images: Tensor) -> None:
     model = convolution(kernel_size=3, padding=1, stride=stride)
     _, expected = gradients(copy.deepcopy(model).double(), images.double(), half=False)
-    quicken(model)
+    patch_depthwise_convs(model)
     tensors = {"images": images.clone(), **dict(model.named_parameters())}
     for name, tensor in tensors.items():
         tensor.requires_grad_(name not in frozen)
@@ -109,7 +109,7 @@ def test_what_is_frozen_has_no_gradient(frozen: set[str], stride: int, images: T
 def test_an_image_without_a_batch(images: Tensor) -> None:
     plain = convolution(kernel_size=3, padding=1)
     _, expected = gradients(plain, images[0])
-    quicken(plain)
+    patch_depthwise_convs(plain)
     _, found = gradients(plain, images[0])
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -134,7 +134,7 @@ class Own(nn.Conv2d):
 def test_other_convolutions_are_left_alone(make: Callable[[], nn.Module]) -> None:
     model = make()
     before = type(model)
-    quicken(model)
+    patch_depthwise_convs(model)
     assert type(model) is before
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd_core import losses
 from kd_core.errors import KDError
-from kd_core.losses import signature
+from kd_core.losses import loss_signature
 from kd_core.losses.registry import check
 from kd_core.registry import Registry
 
@@ -25,7 +25,7 @@ class Learned(nn.Module):
 
 
 def test_signature_of_a_function() -> None:
-    found = signature(losses.kd)
+    found = loss_signature(losses.kd)
     assert (found.wires, found.optional_wires, list(found.values)) == (
         ("student", "teacher", "mask"),
         ("mask",),
@@ -37,18 +37,18 @@ def test_signature_of_a_function() -> None:
 
 def test_signature_of_a_module_class_and_of_a_module() -> None:
     wires = ("student", "teacher", "mask")
-    found = signature(Learned)
+    found = loss_signature(Learned)
     assert (found.wires, found.optional_wires, list(found.values)) == (wires, ("mask",), ["width", "rate"])
-    found = signature(Learned(width=3))
+    found = loss_signature(Learned(width=3))
     assert (found.wires, found.optional_wires, list(found.values)) == (wires, ("mask",), [])
 
 
 @pytest.mark.parametrize("name", sorted(name for name in dir(nn) if name.endswith("Loss")))
 def test_signature_of_every_torch_loss(name: str) -> None:
     loss = getattr(nn, name)
-    assert len(signature(loss).wires) >= 2
-    if all(value.default is not value.empty for value in signature(loss).values.values()):
-        assert signature(loss()).wires == signature(loss).wires
+    assert len(loss_signature(loss).wires) >= 2
+    if all(value.default is not value.empty for value in loss_signature(loss).values.values()):
+        assert loss_signature(loss()).wires == loss_signature(loss).wires
 
 
 def test_signature_refuses_what_hides_its_tensors() -> None:
@@ -58,9 +58,9 @@ def test_signature_refuses_what_hides_its_tensors() -> None:
 
     for loss in (Hidden, Hidden(), nn.Module(), lambda *, p: p, 3, dict):
         with pytest.raises(KDError):
-            signature(loss)
+            loss_signature(loss)
     with pytest.raises(KDError, match=r"Hidden.*\*tensors"):
-        signature(Hidden)
+        loss_signature(Hidden)
 
 
 def reserved(student: Tensor, *, weight: float) -> Tensor: ...

@@ -39,11 +39,11 @@ def without_stamps(log: Path) -> list[str]:
 
 
 def train(reporter: Reporter) -> None:
-    reporter.line("stage distill")
+    reporter.info("stage distill")
     with reporter.epoch("distill", 0, 2, 3) as epoch:
         for step in range(3):
             epoch.step(loss=torch.tensor(1 / (step + 1)))
-    reporter.line("epoch 1/2: top1 0.5\nsaved")
+    reporter.info("epoch 1/2: top1 0.5\nsaved")
 
 
 def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
 
 def test_a_note_is_in_the_log_alone(tmp_path: Path) -> None:
     stream = Stream(terminal=False)
-    Reporter(tmp_path / "log.txt", stream=stream).note("built stages.0.optimizer")
+    Reporter(tmp_path / "log.txt", stream=stream).debug("built stages.0.optimizer")
     assert stream.getvalue() == ""
     assert without_stamps(tmp_path / "log.txt") == ["built stages.0.optimizer"]
 
@@ -123,7 +123,7 @@ def test_on_a_real_terminal_nothing_but_the_answer_is_on_standard_output(columns
         with reporter.epoch("distill", 0, 1, 5) as epoch:
             for _ in range(5):
                 epoch.step()
-                reporter.line("a line above the bar")
+                reporter.info("a line above the bar")
         print('{"metrics": {}}')
     """
     parent, child = pty.openpty()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from kd_core.errors import ConfigError, Mark, Problem
+from kd_core.errors import ConfigError, ConfigProblem, Mark
 from kd_core.taps.edits import Dropped, apply_edits, matching
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import ForwardWrapper, module_at
@@ -206,7 +206,7 @@ def test_insert_where_the_model_ends(model: nn.Module, image: Tensor, order: tup
 
 def test_an_error_of_the_builder_keeps_its_place(model: nn.Module) -> None:
     def build(value: Any) -> nn.Module:
-        raise ConfigError(Problem("no", "in_features", Mark("a.yaml", 3, 4)))
+        raise ConfigError(ConfigProblem("no", "in_features", Mark("a.yaml", 3, 4)))
 
     with pytest.raises(ConfigError, match=r"a\.yaml:3:4: in_features: no"):
         apply_edits(model, [{"replace": "fc", "with": 1}], build)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch
-from kd_core.data.views import as_it_is, check, views_of
+from kd_core.data.views import check, identity, views_of
 from kd_core.errors import KDError
 from kd_core.losses import hierarchical_context, kd, self_supervised_kd, transformed_kd, view_contrast
 from kd_core.registry import Registry
@@ -33,7 +33,7 @@ def test_rows_of_a_view_follow_those_of_another() -> None:
     assert made.extra["view"].tolist() == [0, 0, 1, 1]
     assert made.extra["original"].tolist() == [True, True, False, False]
     assert made.extra["w"].shape == (4,)
-    assert as_it_is(given) is given
+    assert identity(given) is given
 
 
 def test_soft_targets_have_no_views() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kd_core.device.distributed import Share, cuts, divide
+from kd_core.device.distributed import MicroBatchShard, divide, even_slices
 from kd_core.experiment import Experiment
 
 CONFIG = """
@@ -48,11 +48,11 @@ stages:
 def test_slices_cover_a_batch() -> None:
     for total in range(1, 20):
         for parts in range(1, 6):
-            assert [row for part in cuts(total, parts) for row in range(total)[part]] == list(range(total))
+            assert [row for part in even_slices(total, parts) for row in range(total)[part]] == list(range(total))
     positions, shares = divide(torch.arange(10), 3)
     assert torch.equal(torch.cat(positions), torch.arange(10))
     assert sum(share.own for share in shares) == pytest.approx(1)
-    assert Share((3, 0), 3).whole == 1
+    assert MicroBatchShard((3, 0), 3).whole == 1
 
 
 def launch(*arguments: str | Path, program: Sequence[str] = ("-m", "kd_vision")) -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
-from kd_core.data.rng import Draws
+from kd_core.data.rng import CounterRNG
 from kd_seg.data.sources import VOID
 from kd_seg.data.spec import Jitter
 from kd_seg.data.transforms import Crop, Whole, jittered, mask_window, scaled, under, window
@@ -25,8 +25,8 @@ def picture(height: int, width: int, seed: int = 0) -> tuple[Image.Image, np.nda
     return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)), mask
 
 
-def draws(sample: int = 0, epoch: int = 0, seed: int = 0) -> Draws:
-    return Draws(seed, epoch, np.array([sample]))
+def draws(sample: int = 0, epoch: int = 0, seed: int = 0) -> CounterRNG:
+    return CounterRNG(seed, epoch, np.array([sample]))
 
 
 def as_image(mask: np.ndarray) -> Image.Image:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_core.data.batch import SHARED
-from kd_core.data.rng import Draws, hashed
+from kd_core.data.rng import CounterRNG, random_u64
 from kd_core.errors import KDError
 from kd_vision.data.augment import AUGMENTATIONS, parse
 from kd_vision.data.in_memory import ArraySplit
-from kd_vision.data.pool import pool_of
+from kd_vision.data.pool import labelled_images
 
 EVERYTHING = ["crop", "flip", {"op": "shift", "pixels": 2}, {"op": "cutout", "size": 3}]
 N, SIDE = 40, 8
@@ -30,7 +30,7 @@ def digits(count: int = N, side: int = SIDE) -> Tensor:
 
 
 def split(augment: str | Sequence[Any] = EVERYTHING) -> ArraySplit:
-    return ArraySplit(pool_of(digits(), torch.arange(N) % 4), parse(augment))
+    return ArraySplit(labelled_images(digits(), torch.arange(N) % 4), parse(augment))
 
 
 def views(order: list[Tensor], epoch: int = 0, seed: int = 0) -> dict[int, Tensor]:
@@ -44,19 +44,19 @@ def views(order: list[Tensor], epoch: int = 0, seed: int = 0) -> dict[int, Tenso
 def test_numbers_are_those_of_splitmix64() -> None:
     # the first outputs for seed 1234567 that its authors' C code gives
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert hashed(1234567, np.arange(4)).tolist() == expected
+    assert random_u64(1234567, np.arange(4)).tolist() == expected
 
 
 def test_draws_are_uniform_and_differ_in_every_argument() -> None:
     index = np.arange(20_000)
-    first = Draws(0, 0, index)
-    columns = [first.uniform(), first.uniform(), Draws(1, 0, index).uniform(), Draws(0, 1, index).uniform()]
+    first = CounterRNG(0, 0, index)
+    columns = [first.uniform(), first.uniform(), CounterRNG(1, 0, index).uniform(), CounterRNG(0, 1, index).uniform()]
     for column in columns:
         counts = np.bincount((column * 10).astype(int), minlength=10)
         assert abs(counts - 2000).max() < 5 * 2000**0.5
     correlations = np.corrcoef(columns) - np.eye(len(columns))
     assert abs(correlations).max() < 5 / len(index) ** 0.5
-    assert set(Draws(0, 0, index).integers(9).tolist()) == set(range(9))
+    assert set(CounterRNG(0, 0, index).integers(9).tolist()) == set(range(9))
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,7 +100,7 @@ def test_a_crop_is_a_window_of_the_padded_image_and_every_window_comes() -> None
 
 def test_a_flip_mirrors_half_of_the_images() -> None:
     images = digits(2000, 4)
-    flipped = AUGMENTATIONS.get("flip")(images, Draws(0, 0, np.arange(2000)))
+    flipped = AUGMENTATIONS.get("flip")(images, CounterRNG(0, 0, np.arange(2000)))
     mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
     kept = (flipped == images).flatten(1).all(1)
     assert (mirrored ^ kept).all()
@@ -110,7 +110,7 @@ def test_a_flip_mirrors_half_of_the_images() -> None:
 
 def test_cutout_blackens_a_square() -> None:
     images = digits(500)
-    cut = AUGMENTATIONS.get("cutout")(images, Draws(0, 0, np.arange(500)), size=4)
+    cut = AUGMENTATIONS.get("cutout")(images, CounterRNG(0, 0, np.arange(500)), size=4)
     black = (cut == 0).all(1)
     assert (cut == images)[~black[:, None].expand_as(cut)].all()
     assert black.flatten(1).sum(1).max() == 16
@@ -149,7 +149,7 @@ def test_what_cannot_be_parsed_is_refused(value: Any, says: str) -> None:
 
 def test_an_operation_of_ones_own_is_a_registered_function() -> None:
     @AUGMENTATIONS("invert-for-a-test")
-    def invert(images: Tensor, draws: Draws, *, below: float = 1.0) -> Tensor:
+    def invert(images: Tensor, draws: CounterRNG, *, below: float = 1.0) -> Tensor:
         chosen = torch.from_numpy(draws.uniform() < below)[:, None, None, None]
         return torch.where(chosen, 255 - images, images)
 

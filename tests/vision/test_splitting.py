@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_core.errors import KDError
-from kd_vision.data.pool import UNLABELLED, Pool, pool_of, stratified
+from kd_vision.data.pool import UNLABELLED, LabelledSubset, labelled_images, stratified
 from kd_vision.data.sources import Parts
 from kd_vision.data.spec import DataSpec
 from kd_vision.data.splitting import split
@@ -20,12 +20,12 @@ from kd_vision.data.splitting import split
 SIZES = [50, 30, 20]
 
 
-def pool(sizes: list[int] = SIZES) -> Pool:
+def pool(sizes: list[int] = SIZES) -> LabelledSubset:
     target = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return pool_of(torch.zeros(len(target), 1, 2, 2, dtype=torch.uint8), target)
+    return labelled_images(torch.zeros(len(target), 1, 2, 2, dtype=torch.uint8), target)
 
 
-def parts(val: Pool | None = None) -> Parts:
+def parts(val: LabelledSubset | None = None) -> Parts:
     return Parts(pool(), val, pool([5, 3, 2]), ("ant", "bee", "cat"))
 
 
@@ -33,13 +33,13 @@ def choose(seed: int = 0, given: Parts | None = None, **values: Any) -> Parts:
     return split(given or parts(), DataSpec(**{"name": "digits", **values}), seed)
 
 
-def rows(part: Pool | None) -> set[int]:
+def rows(part: LabelledSubset | None) -> set[int]:
     assert part is not None
     assert len(part.index.unique()) == len(part)
     return set(part.index.tolist())
 
 
-def counts(part: Pool | None) -> list[int]:
+def counts(part: LabelledSubset | None) -> list[int]:
     assert part is not None
     return torch.bincount(part.target, minlength=3).tolist()
 
@@ -151,7 +151,7 @@ def test_a_limit_leaves_the_images_whose_labels_another_run_keeps() -> None:
 
 def test_a_fingerprint_tells_content_choice_and_labels_apart() -> None:
     whole = pool()
-    other = pool_of(torch.ones_like(whole.images), whole.target)
+    other = labelled_images(torch.ones_like(whole.images), whole.target)
     digests = [whole, other, whole.take(torch.arange(99)), whole.hide_labels(torch.arange(3))]
     assert len({each.digest() for each in digests}) == 4
     assert whole.digest() == pool().digest()

@@ -23,7 +23,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One thing that is wrong. ``path`` is dotted (``stages.0.losses.kd``), ``hint`` says what to write."""
 
     message: str
@@ -47,12 +47,12 @@ class Unverified(KDError):
 class ConfigError(KDError):
     """All problems found in a config, together."""
 
-    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
-        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+    def __init__(self, problems: ConfigProblem | Iterable[ConfigProblem]) -> None:
+        self.problems = [problems] if isinstance(problems, ConfigProblem) else list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def in_order(problems: Iterable[Problem]) -> list[Problem]:
+def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:
     """Each problem once, those of a file in the order of its lines."""
     first: dict[str, int] = {}
     found = list(dict.fromkeys(problems))
@@ -63,12 +63,12 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return [found[each] for each in sorted(range(len(found)), key=order.__getitem__)]
 
 
-def problems_of(error: KDError) -> list[Problem]:
+def problems_of(error: KDError) -> list[ConfigProblem]:
     """What an error says, as problems; a hint in its text becomes the hint."""
     if isinstance(error, ConfigError):
         return error.problems
     message, _, hint = str(error).partition("\n    hint: ")
-    return [Problem(message, hint=hint or None)]
+    return [ConfigProblem(message, hint=hint or None)]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

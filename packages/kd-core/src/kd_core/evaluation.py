@@ -13,7 +13,7 @@ from torch import nn
 
 from kd_core.config import Builder, Policy, load, loads
 from kd_core.config.schema import ModelSpec
-from kd_core.config.validation import places
+from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
@@ -30,8 +30,8 @@ from kd_core.train.evaluate import score
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A student that has weights, with the plan of its config: what :func:`opened` finds. Nothing is read yet.
+class LoadedStudent:
+    """A student that has weights, with the plan of its config: what :func:`load_student` finds. Nothing is read yet.
 
     ``run`` is the folder of the run whose student it is, None for one that a config or a command line names.
     """
@@ -43,7 +43,7 @@ class Opened:
 
     def read(self) -> tuple[Any, Splits]:
         """The config's ``data:`` with the calls in it built, and its splits."""
-        return Data(self.plan, self.policy, Reporter().note).get(self.plan.data)
+        return Data(self.plan, self.policy, Reporter().debug).get(self.plan.data)
 
     def build(self, info: DatasetInfo) -> tuple[nn.Module, Runtime]:
         """The student, on its device, for data of which ``info`` is known, and how it is run."""
@@ -53,7 +53,7 @@ class Opened:
             "models.student",
             self.plan.dataset,
             info,
-            Reporter().line,
+            Reporter().info,
             hub=self.plan.task.hub,
             finished=True,
         )
@@ -73,7 +73,7 @@ class Opened:
         if splits.final is None:
             raise KDError("data: there is no test split to score")
         name, split = splits.final
-        if card is not None and not self.spec.rest and not self.spec.edit:
+        if card is not None and not self.spec.extra and not self.spec.edit:
             check_card(card, splits.info)
         model, runtime = self.build(splits.info)
         metrics = score(
@@ -93,7 +93,7 @@ class Opened:
 
 
 @contextmanager
-def opened(
+def load_student(
     target: str | Path | None,
     *,
     overrides: Sequence[str] = (),
@@ -102,7 +102,7 @@ def opened(
     data: str | None = None,
     root: Path | None = None,
     task: str = "image_classification",
-) -> Iterator[Opened]:
+) -> Iterator[LoadedStudent]:
     """A run's student, a config's student that has weights, or a published model; errors within name their places.
 
     A published ``model``, as a config would write it (``{"zoo": NAME}``), is taken with the data of ``target`` where
@@ -128,19 +128,19 @@ def opened(
     policy = Policy(trust)
     planned = plan(document, policy)
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
-    with nullcontext() if run else places(document):  # a run's student is not written in a config
+    with nullcontext() if run else locate_errors(document):  # a run's student is not written in a config
         if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
             mend = "name a run folder, or --set models.student.weights=PATH"
             raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
-        yield Opened(planned, policy, spec, run)
+        yield LoadedStudent(planned, policy, spec, run)
 
 
 def evaluate(target: str | Path | None, **options: Any) -> Result:
     """Score, on the test split, a run's student, a config's student that has weights, or a published model.
 
-    Data without a labelled test split have the validation split scored. ``options`` are those of :func:`opened`.
+    Data without a labelled test split have the validation split scored. ``options`` are those of :func:`load_student`.
     """
-    with opened(target, **options) as student:
+    with load_student(target, **options) as student:
         return student.score()
 
 

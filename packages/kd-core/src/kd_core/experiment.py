@@ -13,13 +13,13 @@ from torch import nn
 
 from kd_core.check.verifier import model_taps, verify
 from kd_core.config import Document, Policy, dump, load
-from kd_core.config.validation import places
+from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo
-from kd_core.device.distributed import on_main, peers, rank, share_buffers
-from kd_core.device.fsdp import gathered, put, whole
+from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
+from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main, join
 from kd_core.device.seeding import derive, seed_everything
-from kd_core.errors import ConfigError, Problem, in_order
+from kd_core.errors import ConfigError, ConfigProblem, in_order
 from kd_core.models.description import describe_model
 from kd_core.models.factory import from_hub, missing_files
 from kd_core.plan.plan import Plan
@@ -29,11 +29,11 @@ from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.taps.table import Row
-from kd_core.train.components import Data, World
-from kd_core.train.evaluate import line
+from kd_core.train.components import Components, Data
+from kd_core.train.evaluate import format_metrics
 from kd_core.train.loop import StageRunner
 from kd_core.train.objective import Objective
-from kd_core.train.progress import Progress, Session
+from kd_core.train.progress import Progress, RunContext
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class Experiment:
             raise ConfigError(in_order([*planner.problems, *further]))
         return cls(document, policy, made, tuple(overrides))
 
-    def pinned(self) -> Experiment:
+    def with_pinned_revisions(self) -> Experiment:
         """The experiment with the versions that its hub's models and data have today written into it."""
         hub = self.plan.task.hub
-        pins = [] if hub is None else on_main(lambda: hub.revisions(self.plan.models, self.plan.data))
+        pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
         if not pins:
             return self
         return Experiment.load(self.document.file, overrides=[*self.overrides, *pins], trust=self.policy.trust)
@@ -97,7 +97,7 @@ class Experiment:
         """
         problems, unverified = verify(self.plan, self.policy)
         if strict:
-            problems = problems + [Problem(f"unverified: {text}") for text in unverified]
+            problems = problems + [ConfigProblem(f"unverified: {text}") for text in unverified]
         if problems:
             raise ConfigError(in_order(problems))
         return [f"unverified: {text}" for text in unverified]
@@ -112,17 +112,17 @@ class Experiment:
         self._ready()
         join(self.plan.runtime.device)
         with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
-            pinned = self.pinned()
-            on_main(lambda: folder.write_config(pinned.resolved()))
+            pinned = self.with_pinned_revisions()
+            run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
             return pinned._run(folder, command, resumed=False)
 
     def _ready(self) -> None:
         """ConfigError for what training needs and a check does not ask for."""
         problems = [problem for name, spec in self.plan.models.items() for problem in missing_files(name, spec)]
         if not self.plan.stages:
-            problems.append(Problem("there is nothing to train: write at least one stage", "stages"))
+            problems.append(ConfigProblem("there is nothing to train: write at least one stage", "stages"))
         if problems:
-            with places(self.document):
+            with locate_errors(self.document):
                 raise ConfigError(problems)
 
     def resume(self, folder: RunFolder, command: str = "") -> Result:
@@ -130,22 +130,22 @@ class Experiment:
         return self._run(folder, command, resumed=True)
 
     def _run(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
-        with places(self.document), peers(f"go on with `resume {folder.path}`"):
+        with locate_errors(self.document), lost_peer_errors(f"go on with `resume {folder.path}`"):
             return self._all(folder, command, resumed=resumed)
 
     def _all(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
         reporter = Reporter(folder.log, silent=not is_main())
-        reporter.line(f"run folder: {folder.path}")
-        data = Data(self.plan, self.policy, reporter.note)
+        reporter.info(f"run folder: {folder.path}")
+        data = Data(self.plan, self.policy, reporter.debug)
         runtime = self._runtime(folder, data, reporter)
         for stage in self.plan.stages:
             data.steps(stage)  # of what is wrong with the data, nothing is to be written
-        world = World(self.plan, self.policy, runtime, data, reporter)
-        on_main(lambda: self._describe(folder, world, command))
+        world = Components(self.plan, self.policy, runtime, data, reporter)
+        run_on_rank_zero(lambda: self._describe(folder, world, command))
         store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep)
         with StopRequest() as stop:
-            session = Session(world, folder, store, reporter, stop, Progress())
-            runner = self._stages(session, store.latest(reporter.line) if resumed else None)
+            session = RunContext(world, folder, store, reporter, stop, Progress())
+            runner = self._stages(session, store.latest(reporter.info) if resumed else None)
         return self._finish(session, runner)
 
     def _runtime(self, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:
@@ -154,11 +154,11 @@ class Experiment:
         if self.plan.fast:
             compiled = self.plan.models if self.plan.task.compiles else ()
             spec = fast(compiled, sum(data.steps(stage)[1] for stage in self.plan.stages))
-            on_main(lambda: folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()})))
-            reporter.line("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
+            run_on_rank_zero(lambda: folder.write_config(dump({**self.document.data, "runtime": spec.model_dump()})))
+            reporter.info("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
         return Runtime(spec)
 
-    def _describe(self, folder: RunFolder, world: World, command: str) -> None:
+    def _describe(self, folder: RunFolder, world: Components, command: str) -> None:
         _, splits = world.data.get(self.plan.data)
         parts = {
             name: part
@@ -175,7 +175,7 @@ class Experiment:
             },
         )
 
-    def _stages(self, session: Session, found: tuple[dict[str, Any], Path] | None) -> StageRunner:
+    def _stages(self, session: RunContext, found: tuple[dict[str, Any], Path] | None) -> StageRunner:
         """All stages that are left; the runner of the last one."""
         seed_everything(derive(self.plan.seed, "process", rank()) if rank() else self.plan.seed)
         state = None
@@ -185,8 +185,8 @@ class Experiment:
             session.best = state["best"]
             place = session.progress
             name = self.plan.stages[place.stage].name
-            session.reporter.line(f"resuming from {path}: stage {name!r}, step {place.step}")
-        on_main(lambda: session.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
+            session.reporter.info(f"resuming from {path}: stage {name!r}, step {place.step}")
+        run_on_rank_zero(lambda: session.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
         before: Objective | None = None
         runner: StageRunner | None = None
         for stage in self.plan.stages[session.progress.stage :]:
@@ -201,30 +201,30 @@ class Experiment:
         assert runner is not None
         return runner
 
-    def _finish(self, session: Session, runner: StageRunner) -> Result:
+    def _finish(self, session: RunContext, runner: StageRunner) -> Result:
         """The student that counts, its score on the test split, and the files that outlive the run."""
         world, folder = session.world, session.folder
         student = world.models[STUDENT]
         best = session.best
-        put(student, runner.weights() if best is None else best["student"])
+        load_full_state_dict(student, runner.weights() if best is None else best["student"])
         if best is not None:
             stage = self.plan.stages[best["stage"]].name
             best = {"metrics": best["metrics"], "stage": stage, "epoch": best["epoch"]}
-        share_buffers([student])
-        with whole(runner.step_module):
-            result = self._judged(session, runner, best)
-        state = gathered(student.state_dict())
-        on_main(lambda: self._export(folder, student, state, runner.splits.info))
-        on_main(lambda: folder.finish({**result.facts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+        broadcast_buffers([student])
+        with unsharded(runner.step_module):
+            result = self._score_final(session, runner, best)
+        state = full_state_dict(student.state_dict())
+        run_on_rank_zero(lambda: self._export(folder, student, state, runner.splits.info))
+        run_on_rank_zero(lambda: folder.finish({**result.facts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
         return result
 
-    def _judged(self, session: Session, runner: StageRunner, best: dict[str, Any] | None) -> Result:
+    def _score_final(self, session: RunContext, runner: StageRunner, best: dict[str, Any] | None) -> Result:
         """The student's score."""
         if runner.splits.final is None:
             return Result({}, best, session.folder.path)
         name, split = runner.splits.final
         metrics = runner.score(session.world.models[STUDENT], split)
-        session.reporter.line(f"{name}: {line(metrics)}")
+        session.reporter.info(f"{name}: {format_metrics(metrics)}")
         return Result(metrics, best, session.folder.path, len(split), name)
 
     def _export(self, folder: RunFolder, student: nn.Module, state: Mapping[str, Any], info: DatasetInfo) -> None:
@@ -249,7 +249,7 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
         made.append(make())
         return made[0].path
 
-    path = on_main(locked)
+    path = run_on_rank_zero(locked)
     with made[0] if made else RunFolder(path) as folder:
         yield folder
 

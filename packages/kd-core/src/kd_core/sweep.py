@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from kd_core import experiment
 from kd_core.config import load
-from kd_core.config.schema import Strict
-from kd_core.config.validation import Shaper
-from kd_core.device.distributed import on_main
+from kd_core.config.schema import StrictModel
+from kd_core.config.validation import Validator
+from kd_core.device.distributed import run_on_rank_zero
 from kd_core.errors import ConfigError, KDError, in_order, problems_of
 from kd_core.experiment import Experiment, Result
 from kd_core.files import json_text, write_text
@@ -25,7 +25,7 @@ Plain = bool | int | float | str | None
 Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]
 
 
-class SweepSpec(Strict):
+class SweepSpec(StrictModel):
     """A sweep: which config (beside this file), and the values to try.
 
     Each item of ``over`` is an axis: paths of the config with as many values each, which go together. All combinations
@@ -73,10 +73,10 @@ class Table:
 def read(path: Path) -> SweepSpec:
     """The sweep in a file; ConfigError with what is wrong."""
     document = load(path)
-    shaper = Shaper(document)
-    spec = shaper.shape(SweepSpec, document.data)
+    validator = Validator(document)
+    spec = validator.validate(SweepSpec, document.data)
     if spec is None:
-        raise ConfigError(in_order(shaper.problems))
+        raise ConfigError(in_order(validator.problems))
     return spec
 
 
@@ -87,7 +87,7 @@ def sweep(
     spec = read(path)
     points = list(spec.points())
     experiments = [_experiment(path.parent / spec.config, point, overrides, trust) for point in points]
-    on_main(lambda: _claim(out, points))
+    run_on_rank_zero(lambda: _claim(out, points))
     rows = []
     for number, (point, each) in enumerate(zip(points, experiments, strict=True)):
         folder = out / f"{number:03d}"
@@ -98,7 +98,9 @@ def sweep(
     known = [row for row in rows if row.score is not None]
     ordered = sorted(known, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
     table = Table(metric, [*ordered, *(row for row in rows if row.score is None)])
-    on_main(lambda: write_text(out / "table.json", json_text([asdict(row) for row in table.rows], indent=2) + "\n"))
+    run_on_rank_zero(
+        lambda: write_text(out / "table.json", json_text([asdict(row) for row in table.rows], indent=2) + "\n")
+    )
     return table
 
 

@@ -17,7 +17,7 @@ import kd_seg.data.scenes
 import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
-from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.task import TASKS, Task
 from kd_seg.data.folders import read_folders
 from kd_seg.data.info import CLASS_VALUES, SegInfo
@@ -32,7 +32,7 @@ allow("torchvision.models")  # its functions; its classes are allowed already
 ONE_VALUE = "Expected more than 1 value per channel when training"
 """How PyTorch begins to say that a batch norm cannot train on one value."""
 Images = Tensor | list[Tensor]
-Look = tuple[tuple[float, ...], tuple[float, ...]]
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Means and deviations of channels: how a model sees an image."""
 
 
@@ -80,7 +80,7 @@ class SemanticSegmentation(Task):
         """Float images as each model takes them; models that take the same share one tensor, or one list."""
         images: Images = batch.inputs[SHARED]
         source = source_of(data)
-        looks = {name: look_of(spec, data, source) for name, spec in inputs.items()}
+        looks = {name: normalization_of(spec, data, source) for name, spec in inputs.items()}
         made = {look: normalised(images, look) for look in dict.fromkeys(looks.values())}
         if len(made) == 1:
             return replace(batch, inputs={SHARED: made.popitem()[1]})
@@ -117,7 +117,9 @@ def source_of(data: DataSpec) -> Source:
     if data.name is None:
         return Source("images and masks in folders of your own", read_folders, classes=tuple(data.classes or ()))
     if data.classes is not None:
-        raise ConfigError(Problem(f"{data.name} has classes of its own; 'classes' is for folders", "data.classes"))
+        raise ConfigError(
+            ConfigProblem(f"{data.name} has classes of its own; 'classes' is for folders", "data.classes")
+        )
     return SOURCES.get(data.name)
 
 
@@ -133,12 +135,12 @@ def training_view(data: DataSpec, source: Source) -> Crop:
     return Crop(size, crop, (low, high), data.flip, data.jitter, random=data.augment)
 
 
-def look_of(spec: InputSpec, data: DataSpec, source: Source) -> Look:
+def normalization_of(spec: InputSpec, data: DataSpec, source: Source) -> Normalization:
     """Mean and deviation that an ``input:`` asks for, what it leaves out taken from the data."""
     return tuple(spec.mean or data.mean or source.mean), tuple(spec.std or data.std or source.std)
 
 
-def normalised(images: Images, look: Look) -> Images:
+def normalised(images: Images, look: Normalization) -> Images:
     """uint8 images -> float32, each channel less its mean and divided by its deviation, both of values in [0, 1]."""
     if isinstance(images, list):
         return [normalised(image, look) for image in images]  # type: ignore[misc]
@@ -147,7 +149,7 @@ def normalised(images: Images, look: Look) -> Images:
 
 
 @lru_cache(maxsize=64)
-def constants(look: Look, device: torch.device) -> tuple[Tensor, Tensor]:
+def constants(look: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     """(3, 1, 1) each, in 0 .. 255, on the device, made once: a copy to it in every step would wait for it."""
     mean, std = (255 * torch.tensor(values, dtype=torch.float64)[:, None, None] for values in look)
     return mean.float().to(device), std.float().to(device)

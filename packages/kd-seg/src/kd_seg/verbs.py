@@ -14,7 +14,7 @@ from kd_core.cli.output import print_result, quiet_stdout
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
-    from kd_seg.results.predict import Pictured
+    from kd_seg.results.predict import SavedImage
 
 SHOWN = 4
 """Classes of an image that its line names."""
@@ -76,12 +76,12 @@ def told_apart(paths: Sequence[Path], zoo: str | None) -> tuple[Path | None, Seq
     return first, paths[1:]
 
 
-def facts_of(pictured: Pictured) -> dict[str, Any]:
+def facts_of(pictured: SavedImage) -> dict[str, Any]:
     """What ``--json`` tells of an image: what is not known is left out."""
     return {key: value for key, value in vars(pictured).items() if value not in (None, {})}
 
 
-def line_of(pictured: Pictured) -> str:
+def line_of(pictured: SavedImage) -> str:
     """The picture, the image's size, its largest classes, and the mean IoU where it is known."""
     classes = [f"{name} {share:.1f}%" for name, share in pictured.classes.items()]
     more = [f"{len(classes) - SHOWN} more"] if len(classes) > SHOWN else []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.errors import ConfigError, Problem
+from kd_core.errors import ConfigError, ConfigProblem
 from kd_vision.data.sources import Source
 from kd_vision.data.spec import DataSpec, InputSpec, pixels
 
@@ -43,7 +43,7 @@ def view_of(spec: InputSpec, data: DataSpec, source: Source, shape: torch.Size) 
     have, height, width = shape[-3:]
     channels = spec.channels or have
     if channels != have and {channels, have} != {1, 3}:
-        raise ConfigError(Problem(f"images of {have} channels cannot become {channels}", "input.channels"))
+        raise ConfigError(ConfigProblem(f"images of {have} channels cannot become {channels}", "input.channels"))
     mean = fit(spec.mean or data.mean or source.mean, channels, "input.mean" if spec.mean else "data.mean")
     std = fit(spec.std or data.std or source.std, channels, "input.std" if spec.std else "data.std")
     return View(channels, pixels(spec.size) if spec.size else (height, width), mean, std)
@@ -59,7 +59,7 @@ def fit(values: tuple[float, ...] | list[float], channels: int, path: str) -> tu
     if channels == 1 and len(values) == 3:
         return (sum(share * value for share, value in zip(LUMINANCE, values, strict=True)),)
     if len(values) != channels:
-        raise ConfigError(Problem(f"{len(values)} values for images of {channels} channels", path))
+        raise ConfigError(ConfigProblem(f"{len(values)} values for images of {channels} channels", path))
     return tuple(values)
 
 

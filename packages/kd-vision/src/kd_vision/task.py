@@ -21,11 +21,11 @@ from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.info import CLASS_VALUES, ImageInfo
 from kd_vision.data.loading import SampleSplit
-from kd_vision.data.pool import Pool
+from kd_vision.data.pool import LabelledSubset
 from kd_vision.data.sources import SOURCES, Source
 from kd_vision.data.spec import DataSpec, InputSpec, pixels
 from kd_vision.data.splitting import split
-from kd_vision.data.torch_datasets import CALLED
+from kd_vision.data.torch_datasets import CUSTOM
 from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import view_of
 from kd_vision.metrics import ClassificationMetrics
@@ -68,7 +68,7 @@ class ImageClassification(Task):
             raise KDError("data: no training image is left")
         augmentation = parse(source.augment if data.augment is None else data.augment)
 
-        def readable(pool: Pool | None) -> Split | None:
+        def readable(pool: LabelledSubset | None) -> Split | None:
             return as_split(pool, augmentation, data, source) if pool else None
 
         return Splits(
@@ -110,7 +110,7 @@ class ImageClassification(Task):
 
 def source_of(data: DataSpec) -> Source:
     """The data set a config names, or calls."""
-    return CALLED if data.name is None else SOURCES.get(data.name)
+    return CUSTOM if data.name is None else SOURCES.get(data.name)
 
 
 def size_of_images(data: DataSpec, source: Source) -> tuple[int, int] | None:
@@ -119,7 +119,7 @@ def size_of_images(data: DataSpec, source: Source) -> tuple[int, int] | None:
     return None if size is None else pixels(size)
 
 
-def as_split(pool: Pool, augmentation: Augmentation, data: DataSpec, source: Source) -> Split:
+def as_split(pool: LabelledSubset, augmentation: Augmentation, data: DataSpec, source: Source) -> Split:
     """A pool that gives batches: cut from memory, or read image by image where one of its images needs that."""
     if isinstance(pool.images, Tensor):
         if not (augmentation.transforms or augmentation.per_image):

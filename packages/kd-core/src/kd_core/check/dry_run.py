@@ -14,14 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from kd_core.config import Call, Lazy, Policy
 from kd_core.config.schema import Path
 from kd_core.data.batch import Batch
-from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.plan.plan import Plan
 from kd_core.taps.nested import map_tensors
-from kd_core.train.objective import Adapters, Values
+from kd_core.train.objective import Adapters, WireResolver
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainableParts:
     """What training selects from."""
 
     plan: Plan
@@ -29,22 +29,22 @@ class Parts:
     adapters: Adapters
 
 
-class Stand:
+class DummyValues:
     """Values on the CPU in the place of those on the meta device: small random numbers of the same shapes."""
 
-    def __init__(self, values: Values, batch: Batch) -> None:
+    def __init__(self, values: WireResolver, batch: Batch) -> None:
         self._values, self._batch = values, batch
 
     def get(self, wired: Any) -> Any:
-        """As :meth:`Values.get`; what comes from the batch is the batch's own."""
+        """As :meth:`WireResolver.get`; what comes from the batch is the batch's own."""
         if isinstance(wired, list):
             return [self.get(wire) for wire in wired]
         if wired.root == "batch":
-            return Values({}, self._batch, Adapters({})).get(wired)
-        return map_tensors(stand_in, self._values.get(wired))
+            return WireResolver({}, self._batch, Adapters({})).get(wired)
+        return map_tensors(dummy_like, self._values.get(wired))
 
 
-def stand_in(tensor: Tensor) -> Tensor:
+def dummy_like(tensor: Tensor) -> Tensor:
     """A tensor of the same shape and type with values."""
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
@@ -56,7 +56,7 @@ def trusted_only(value: Any) -> str | None:
     policy = Policy()
     for call in calls_in(value):
         try:
-            policy.judge_call(policy.locate(call.target), target=call.target)
+            policy.check_call_allowed(policy.locate(call.target), target=call.target)
         except KDError:
             return f"{call.target} is built in training only, for it is not a known package's"
     return None
@@ -80,7 +80,7 @@ def try_step(scheduler: LRScheduler, path: str) -> None:
             scheduler.step()
         except Exception as error:  # of any scheduler
             message = f"{type(scheduler).__name__} fails in its first step: {reason(error)}"
-            raise ConfigError(Problem(message, path)) from error
+            raise ConfigError(ConfigProblem(message, path)) from error
 
 
 def needs_values(error: Exception) -> bool:

@@ -14,12 +14,21 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from kd_core.check.dry_run import Parts, Stand, has, needs_values, reason, stand_in, trusted_only, try_step
+from kd_core.check.dry_run import (
+    DummyValues,
+    TrainableParts,
+    dummy_like,
+    has,
+    needs_values,
+    reason,
+    trusted_only,
+    try_step,
+)
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec, Path
 from kd_core.config.validation import of_key
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo
-from kd_core.errors import KDError, Problem, Unverified, did_you_mean, problems_of
+from kd_core.errors import ConfigProblem, KDError, Unverified, did_you_mean, problems_of
 from kd_core.models.factory import ModelSource, described
 from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
@@ -28,7 +37,7 @@ from kd_core.taps.wires import Tap, Wire
 from kd_core.taps.wires import describe as shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, module_at
 from kd_core.train.components import PROBE
-from kd_core.train.objective import Adapters, Clock, Term, Values
+from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver
 from kd_core.train.optim import build_optimizer, build_scheduler
 from kd_core.train.trainable import select
 
@@ -38,7 +47,7 @@ LARGE = 300_000_000
 Placed = list[tuple[Path, Wire]]
 
 
-def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[Problem], list[str]]:
+def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[ConfigProblem], list[str]]:
     """The problems that building and running everything on made-up samples shows, and what could not be verified.
 
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
@@ -54,7 +63,7 @@ class Verifier:
 
     plan: Plan
     policy: Policy
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,7 +125,7 @@ class Verifier:
                 return self._not_to_build(described(FilePath(spec.run)))
             except KDError as error:
                 return str(error)
-        return trusted_only([spec.call, spec.rest, spec.edit])
+        return trusted_only([spec.call, spec.extra, spec.edit])
 
     # -- a stage
 
@@ -137,7 +146,7 @@ class Verifier:
             if name in models and (capture := self._capture(name, models[name], taps, batch, places)) is not None
         }
         if set(captures) == set(self.plan.taps(stage)):
-            values = Values(captures, batch.to(META), adapters)
+            values = WireResolver(captures, batch.to(META), adapters)
             if self._adapters(stage, values, models, adapters) and self._fields(stage, values):
                 terms = [self._term(term, values, batch) for term in stage.terms.values()]
                 if all(terms) and set(models) == set(self.plan.models):
@@ -233,7 +242,9 @@ class Verifier:
         finally:
             wrapper.release()
 
-    def _adapters(self, stage: StagePlan, values: Values, models: Mapping[str, nn.Module], adapters: Adapters) -> bool:
+    def _adapters(
+        self, stage: StagePlan, values: WireResolver, models: Mapping[str, nn.Module], adapters: Adapters
+    ) -> bool:
         for name in stage.adapters:
             path = self.plan.adapters[name].path
             path = path if self.plan.adapters[name].borrowed is None else (*path, "module")
@@ -252,7 +263,7 @@ class Verifier:
                 return False
         return True
 
-    def _fields(self, stage: StagePlan, values: Values) -> bool:
+    def _fields(self, stage: StagePlan, values: WireResolver) -> bool:
         before = len(self.problems)
         for path, wire in written(self.plan, stage):
             try:
@@ -261,15 +272,15 @@ class Verifier:
                 self._report(path, error)
         return len(self.problems) == before
 
-    def _term(self, plan: TermPlan, values: Values, batch: Batch) -> Term | None:
+    def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
         """The loss, tried on values of the right shapes."""
         if (why := trusted_only([plan.loss, plan.values])) is not None:
             self.unverified.append(f"{'.'.join(map(str, plan.path))}: {why}")
             return None
-        stand = Stand(values, batch)
+        stand = DummyValues(values, batch)
         try:
             term = Term(plan, self.builder)
-            term(stand, Clock(0, 10, 1))
+            term(stand, StepInfo(0, 10, 1))
             return term
         except KDError as error:
             self._report(plan.path, error)
@@ -291,7 +302,7 @@ class Verifier:
             losses.add_module(term.plan.name, term)
         assert stage.spec.optimizer is not None
         try:
-            root, _ = select(Parts(self.plan, models, adapters), stage, losses)
+            root, _ = select(TrainableParts(self.plan, models, adapters), stage, losses)
             where = ".".join(map(str, stage.path("optimizer")))
             optimizer = build_optimizer(stage.spec.optimizer, root, self.builder, where)
             where = ".".join(map(str, stage.path("scheduler")))
@@ -308,7 +319,7 @@ class Verifier:
         try:
             output = self._forward(STUDENT, models[STUDENT], [], batch).output
             metrics = self.plan.task.metrics(self.info)
-            metrics.update(map_tensors(stand_in, output), batch)
+            metrics.update(map_tensors(dummy_like, output), batch)
             known = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
             self.unverified.append(f"stages.{stage.index}.best: a trial of the metrics failed: {reason(error)}")
@@ -357,7 +368,7 @@ def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     return module_table(model, batch.for_model(name), plan.task.call)
 
 
-def _field_hint(plan: TermPlan, stand: Stand) -> str:
+def _field_hint(plan: TermPlan, stand: DummyValues) -> str:
     """A hint where a wire of a loss leads to named tensors, of which one was meant."""
     for key, wired in plan.wires.items():
         value = stand.get(wired)

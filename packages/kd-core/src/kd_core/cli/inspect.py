@@ -12,7 +12,7 @@ import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
 from kd_core.cli.output import first_line, quiet_stdout, report_as_json, table
-from kd_core.errors import KDError, Problem, problems_of
+from kd_core.errors import ConfigProblem, KDError, problems_of
 from kd_core.files import json_text
 from kd_core.registry import Registry
 
@@ -53,7 +53,7 @@ def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, **options: Any) -> tuple[list[Problem], list[str]]:
+def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProblem], list[str]]:
     """The problems of a config, and what could not be verified."""
     with quiet_stdout():
         from kd_core.experiment import Experiment

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import click
 
-from kd_core.errors import Mark, Problem
+from kd_core.errors import ConfigProblem, Mark
 from kd_core.files import json_text
 
 
@@ -60,11 +60,11 @@ def format_score(value: float | None) -> str:
     return "nan" if value is None else f"{value:.6g}"
 
 
-def report_as_json(problems: list[Problem], unverified: list[str]) -> dict[str, Any]:
+def report_as_json(problems: list[ConfigProblem], unverified: list[str]) -> dict[str, Any]:
     return {"problems": [problem_as_json(each) for each in problems], "unverified": unverified}
 
 
-def problem_as_json(problem: Problem) -> dict[str, Any]:
+def problem_as_json(problem: ConfigProblem) -> dict[str, Any]:
     mark = problem.mark or Mark("")
     place = {"file": mark.file, "line": mark.line, "column": mark.column}
     return {**place, "path": problem.path, "message": problem.message, "hint": problem.hint}

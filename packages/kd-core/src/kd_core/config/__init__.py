@@ -1,12 +1,12 @@
 """Configs: YAML with a place for every value, inert until somebody says build."""
 
 from kd_core.config.calls.allowed import allow, allow_package
-from kd_core.config.calls.arguments import Fault, bind
+from kd_core.config.calls.arguments import Fault, check_arguments
 from kd_core.config.calls.builder import Builder
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.dump import dump
-from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
 from kd_core.config.syntax.load import load, loads
 
 __all__ = [
@@ -21,12 +21,12 @@ __all__ = [
     "Item",
     "Lazy",
     "Policy",
-    "Run",
+    "RunValue",
     "SetAttr",
     "Text",
     "allow",
     "allow_package",
-    "bind",
+    "check_arguments",
     "dump",
     "load",
     "loads",

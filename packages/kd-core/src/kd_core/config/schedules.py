@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeGuard
 
-from kd_core.errors import ConfigError, Problem, did_you_mean
+from kd_core.errors import ConfigError, ConfigProblem, did_you_mean
 
 Unit = Literal["epochs", "steps"]
 
@@ -73,11 +73,11 @@ def parse_schedule(value: Any) -> float | Schedule:
     if _is_number(value):
         return float(value)
     if not isinstance(value, Mapping) or "schedule" not in value:
-        raise ConfigError(Problem(f"{value!r} is neither a finite number nor a schedule", hint=FORMS))
+        raise ConfigError(ConfigProblem(f"{value!r} is neither a finite number nor a schedule", hint=FORMS))
     kind = value["schedule"]
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(
-            Problem(f"there is no schedule {kind!r}", "schedule", hint=did_you_mean(str(kind), list(KINDS)))
+            ConfigProblem(f"there is no schedule {kind!r}", "schedule", hint=did_you_mean(str(kind), list(KINDS)))
         )
     keys, parse = KINDS[kind]
     form = _Form(value, keys)
@@ -92,13 +92,13 @@ class _Form:
 
     def __init__(self, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         self.given = given
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         for key in given:
             if key not in ("schedule", *keys):
                 self.wrong(key, f"a {given['schedule']} schedule takes no {key!r}", did_you_mean(str(key), keys))
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> None:
-        self.problems.append(Problem(message, str(key) if key in self.given else "", hint=hint))
+        self.problems.append(ConfigProblem(message, str(key) if key in self.given else "", hint=hint))
 
     def number(self, key: str) -> float:
         number = self.given.get(key)

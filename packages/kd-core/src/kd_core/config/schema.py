@@ -13,38 +13,38 @@ from kd_core.config import Lazy
 from kd_core.errors import KDError, nearest
 
 Path = tuple[str | int, ...]
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Words = str | Annotated[list[str], Field(min_length=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+StrOrList = str | Annotated[list[str], Field(min_length=1)]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Frozen, no conversion between types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
 
-class Limits(Strict):
+class Limits(StrictModel):
     """At most so many samples of each split."""
 
-    train: Positive | None = None
-    val: Positive | None = None
-    test: Positive | None = None
+    train: PositiveInt | None = None
+    val: PositiveInt | None = None
+    test: PositiveInt | None = None
 
 
-class Open(Strict):
+class ExtraModel(StrictModel):
     """Strict, but further keys are kept in ``model_extra``: a registered thing's own parameters."""
 
     model_config = ConfigDict(extra="allow")
 
     @property
-    def rest(self) -> dict[str, Any]:
+    def extra(self) -> dict[str, Any]:
         """The keys that are not this schema's own."""
         return dict(self.model_extra or {})
 
 
-class RuntimeSpec(Strict):
+class RuntimeSpec(StrictModel):
     """How to compute. The default is what published recipes use: float32, nothing compiled."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -55,19 +55,19 @@ class RuntimeSpec(Strict):
     compile: list[str] = []
 
 
-class CheckpointSpec(Strict):
+class CheckpointSpec(StrictModel):
     """When to save: each epoch always, and between by steps or minutes."""
 
-    every_steps: Positive | None = None
-    every_minutes: Above0 = 10.0
-    keep: Positive = 3
+    every_steps: PositiveInt | None = None
+    every_minutes: PositiveFloat = 10.0
+    keep: PositiveInt = 3
 
 
-class EvaluateSpec(Strict):
+class EvaluateSpec(StrictModel):
     """How often the validation split is scored."""
 
-    every_epochs: Positive | None = None
-    every_steps: Positive | None = None
+    every_epochs: PositiveInt | None = None
+    every_steps: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _one(self) -> EvaluateSpec:
@@ -76,64 +76,64 @@ class EvaluateSpec(Strict):
         return self
 
 
-class BestSpec(Strict):
+class BestSpec(StrictModel):
     """Which metric of the validation split chooses the best checkpoint; the task's primary one by default."""
 
     metric: str
     mode: Literal["max", "min"]
 
 
-class EarlyStopSpec(Strict):
+class EarlyStopSpec(StrictModel):
     """Stop the stage after ``patience`` scorings without a gain of more than ``min_delta``."""
 
-    patience: Positive
+    patience: PositiveInt
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class GroupSpec(Open):
+class GroupSpec(ExtraModel):
     """A parameter group: patterns of what it holds, and its own optimiser options."""
 
-    match: Words
+    match: StrOrList
 
 
-class OptimizerSpec(Strict):
+class OptimizerSpec(StrictModel):
     """An optimiser with parameter groups; parameters that match none form the first group."""
 
     call: Lazy
     groups: list[GroupSpec] = []
 
 
-class SchedulerSpec(Strict):
+class SchedulerSpec(StrictModel):
     """A learning-rate scheduler stepped per step or per epoch."""
 
     call: Lazy
     per: Literal["step", "epoch"] = "epoch"
 
 
-class TermSpec(Open):
+class TermSpec(ExtraModel):
     """One term of the objective: a loss, its weight, its wires and its hyperparameters."""
 
     loss: str | Lazy
-    weight: Number | dict[str, Any] = 1.0
+    weight: FiniteFloat | dict[str, Any] = 1.0
     detach: str | list[str] = []
 
 
-class ViewSpec(Open):
+class ViewSpec(ExtraModel):
     """Views of training batches, with their hyperparameters."""
 
     view: str
 
 
-class AdapterSpec(Open):
+class AdapterSpec(ExtraModel):
     """A module between models and losses."""
 
     module: str | Lazy
-    inputs: Words
+    inputs: StrOrList
     like: str | None = None
-    to: Positive | None = None
+    to: PositiveInt | None = None
 
 
-class ModelSpec(Open):
+class ModelSpec(ExtraModel):
     """A model: exactly one source, its weights, and what is done to it before training."""
 
     arch: str | None = None
@@ -156,7 +156,7 @@ class ModelSpec(Open):
         if len(given) != 1:
             but = f", not {' and '.join(given)}" if given else ""
             near = next(
-                (f"is {key!r} meant to be {each!r}?" for key in self.rest if (each := nearest(key, MODEL_SOURCES))), ""
+                (f"is {key!r} meant to be {each!r}?" for key in self.extra if (each := nearest(key, MODEL_SOURCES))), ""
             )
             hint = f"\n    hint: {near}" if near and not given else ""
             raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}{hint}"))
@@ -171,14 +171,14 @@ class ModelSpec(Open):
 MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
 
 
-class StageSpec(Strict):
+class StageSpec(StrictModel):
     """What a stage says. A key it leaves out comes from the stage before (see :func:`inherit`)."""
 
     name: str | None = None
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    batch_size: Positive | None = None
-    eval_batch_size: Positive | None = None
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    eval_batch_size: PositiveInt | None = None
     drop_last: bool = False
     data: dict[str, Any] | None = None
     views: str | ViewSpec | None = None
@@ -187,16 +187,16 @@ class StageSpec(Strict):
     freeze: list[str] = []
     optimizer: Lazy | OptimizerSpec | None = None
     scheduler: Lazy | SchedulerSpec | None = None
-    accumulate: Positive = 1
-    clip_norm: Above0 | None = None
-    clip_value: Above0 | None = None
+    accumulate: PositiveInt = 1
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stop: EarlyStopSpec | None = None
     evaluate: EvaluateSpec = EvaluateSpec(every_epochs=1)
     best: BestSpec | None = None
 
 
-class Header(Strict):
+class ExperimentSpec(StrictModel):
     """The top level, its parts still unshaped."""
 
     task: str
@@ -209,7 +209,7 @@ class Header(Strict):
     stages: list[dict[str, Any]] = []
     runtime: Literal["default", "fast"] | dict[str, Any] = "default"
     checkpoint: CheckpointSpec = CheckpointSpec()
-    log_every: Positive = 50
+    log_every: PositiveInt = 50
 
 
 def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
@@ -223,6 +223,6 @@ def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
     return StageSpec.model_construct(given | set(taken), **{**dict(this), **taken})
 
 
-def words(value: str | list[str]) -> list[str]:
+def as_list(value: str | list[str]) -> list[str]:
     """One word or a list of them, as a list."""
     return [value] if isinstance(value, str) else list(value)

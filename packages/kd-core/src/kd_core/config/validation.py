@@ -1,6 +1,6 @@
 """From plain values to the schema, piece by piece, so that one mistake hides no other.
 
-:class:`Shaper` collects the problems. What is sound about a piece goes on to be checked.
+:class:`Validator` collects the problems. What is sound about a piece goes on to be checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from kd_core.config import Document, Lazy, dump
 from kd_core.config.schema import Path
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest, problems_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest, problems_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,29 +30,31 @@ class Fault(NamedTuple):
     fields: tuple[str, ...] = ()
 
 
-class Shaper:
+class Validator:
     """Validates pieces of a document and keeps what is wrong with them."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
 
     def report(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> None:
         """Keep a problem at ``path``."""
         self.problems.append(self.document.problem(path, message, hint, key=key))
 
-    def keep(self, path: Path, error: KDError) -> None:
+    def add_error(self, path: Path, error: KDError) -> None:
         """Keep an error whose own places, where it knows any, lie below ``path``."""
         for problem in problems_of(error):
             below = problem.path.split(".") if problem.path else []
             self.report((*path, *below), problem.message, problem.hint, key=of_key(problem))
 
-    def shape(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
+    def validate(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
         """``value`` as ``schema``, or None with its problems kept."""
-        made, lost = self.salvage(schema, value, path)
+        made, lost = self.validate_partial(schema, value, path)
         return None if lost else made
 
-    def salvage(self, schema: type[M], value: Any, path: Path = (), **instead: Any) -> tuple[M | None, frozenset[str]]:
+    def validate_partial(
+        self, schema: type[M], value: Any, path: Path = (), **instead: Any
+    ) -> tuple[M | None, frozenset[str]]:
         """``value`` as ``schema`` without the keys that are wrong, and the names of the fields this concerns.
 
         ``instead`` holds stand-ins for required ones. None where nothing can be made of it.
@@ -75,7 +77,7 @@ class Shaper:
 
 
 @contextmanager
-def places(document: Document) -> Iterator[None]:
+def locate_errors(document: Document) -> Iterator[None]:
     """Errors raised inside that begin with a path of the document get its place."""
     try:
         yield
@@ -83,7 +85,7 @@ def places(document: Document) -> Iterator[None]:
         raise ConfigError(_placed(each, document) for each in problems_of(error)) from error
 
 
-def _placed(problem: Problem, document: Document) -> Problem:
+def _placed(problem: ConfigProblem, document: Document) -> ConfigProblem:
     path, message = problem.path, problem.message
     if not path and (found := _LEADING.fullmatch(message)) and found[1].partition(".")[0] in document.data:
         path, message = found.groups()
@@ -91,7 +93,7 @@ def _placed(problem: Problem, document: Document) -> Problem:
     return problem if problem.mark is not None or not path else placed
 
 
-def of_key(problem: Problem) -> bool:
+def of_key(problem: ConfigProblem) -> bool:
     """Whether it is the key that is wrong, and not its value."""
     return problem.message.startswith("unknown key ") or " takes no '" in problem.message
 

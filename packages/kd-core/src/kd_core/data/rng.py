@@ -20,17 +20,17 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def stream(*words: int | str) -> int:
+def derive_key(*words: int | str) -> int:
     """A 64-bit number for a sequence of words; sequences that differ share none but by chance."""
     return int.from_bytes(hashlib.blake2b(repr(words).encode(), digest_size=8).digest(), "little")
 
 
-def hashed(key: int, index: NDArray[np.int64]) -> NDArray[np.uint64]:
+def random_u64(key: int, index: NDArray[np.int64]) -> NDArray[np.uint64]:
     """64 random bits for each index (N,): output number ``index`` of the splitmix64 sequence that starts at ``key``."""
     return _mix((index.astype(np.uint64) + np.uint64(1)) * np.uint64(_STEP) + np.uint64(key & _MASK))
 
 
-class Draws:
+class CounterRNG:
     """Random numbers for the samples of a batch.
 
     What sample i gets at the n-th draw is a pure function of (seed, epoch, i, n): the other samples in ``index`` (B,),
@@ -38,14 +38,14 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, index: NDArray[np.int64]) -> None:
-        self._key = stream("augment", seed, epoch)
+        self._key = derive_key("augment", seed, epoch)
         self._index = index
         self._drawn = 0
 
     def bits(self) -> NDArray[np.uint64]:
         """(B,) 64 random bits each."""
         self._drawn += 1
-        return hashed(self._key + self._drawn * 0xD1342543DE82EF95, self._index)
+        return random_u64(self._key + self._drawn * 0xD1342543DE82EF95, self._index)
 
     def uniform(self) -> NDArray[np.float64]:
         """(B,) in [0, 1), with 53 bits."""

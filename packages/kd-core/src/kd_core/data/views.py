@@ -32,7 +32,7 @@ def check(name: str, view: View) -> None:
 VIEWS: Registry[View] = Registry("view", "kd.views", check)
 
 
-def as_it_is(batch: Batch) -> Batch:
+def identity(batch: Batch) -> Batch:
     """The view of a stage without any."""
     return batch
 

@@ -58,7 +58,7 @@ class _Depthwise(torch.autograd.Function):
         return *found, None, None, None
 
 
-def quicken(model: nn.Module) -> None:
+def patch_depthwise_convs(model: nn.Module) -> None:
     """Give the depthwise convolutions of a model, in place, the backward pass of :class:`DepthwiseConv2d`.
 
     Parameters, hooks and names stay what they are. What only derives from ``nn.Conv2d`` is left alone.

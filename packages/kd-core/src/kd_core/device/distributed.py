@@ -21,24 +21,24 @@ from kd_core.taps.nested import map_tensors
 T = TypeVar("T")
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes work on this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return dist.get_rank() if processes() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def cuts(total: int, parts: int) -> list[slice]:
+def even_slices(total: int, parts: int) -> list[slice]:
     """``range(total)`` in ``parts`` consecutive slices whose sizes are equal to within one; some may be empty."""
     bounds = [round(part * total / parts) for part in range(parts + 1)]
     return [slice(low, high) for low, high in pairwise(bounds)]
 
 
 @dataclass(frozen=True)
-class Share:
+class MicroBatchShard:
     """What one process's micro-batch counts in its batch: ``rows`` of each process, ``total`` rows in all.
 
     A process without rows of its own computes on one that counts nothing, so that it takes part in every exchange.
@@ -48,34 +48,34 @@ class Share:
     total: int
 
     @property
-    def present(self) -> int:
+    def local_rows(self) -> int:
         """The rows that this process computes on."""
         return max(self.rows[rank()], 1)
 
     @property
-    def own(self) -> float:
+    def local_scale(self) -> float:
         """The factor of a mean over this process's rows; the mean over processes is taken with the gradients."""
         return self.rows[rank()] / self.total * len(self.rows)
 
     @property
-    def whole(self) -> float:
+    def global_scale(self) -> float:
         """The factor of a loss that every process computes over the rows of all."""
         return sum(self.rows) / self.total
 
 
-ALONE = Share((1,), 1)
+SINGLE_PROCESS = MicroBatchShard((1,), 1)
 """One process, one micro-batch."""
 
 
-def divide(positions: Tensor, accumulate: int) -> tuple[list[Tensor], list[Share]]:
+def divide(positions: Tensor, accumulate: int) -> tuple[list[Tensor], list[MicroBatchShard]]:
     """This process's rows of each micro-batch of a batch, and what they count."""
     own, shares = [], []
-    for micro in (positions[part] for part in cuts(len(positions), accumulate)):
+    for micro in (positions[part] for part in even_slices(len(positions), accumulate)):
         if len(micro):
-            slices = cuts(len(micro), processes())
+            slices = even_slices(len(micro), world_size())
             mine = micro[slices[rank()]]
             own.append(mine if len(mine) else micro[:1])
-            shares.append(Share(tuple(each.stop - each.start for each in slices), len(positions)))
+            shares.append(MicroBatchShard(tuple(each.stop - each.start for each in slices), len(positions)))
     return own, shares
 
 
@@ -106,7 +106,7 @@ def gather(value: Any, sizes: Sequence[int]) -> Any:
 
     Where a stage has views, a sample has several rows.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return value
 
     def gathered(tensor: Tensor) -> Tensor:
@@ -116,9 +116,9 @@ def gather(value: Any, sizes: Sequence[int]) -> Any:
     return map_tensors(gathered, value)
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum_(tensor: Tensor) -> Tensor:
     """The sum over processes, in place."""
-    if processes() > 1:
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
@@ -128,40 +128,40 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place, wherever its device can exchange."""
-        if processes() > 1 and tensor.device.type == "cpu" and dist.get_backend() != "gloo":
+        if world_size() > 1 and tensor.device.type == "cpu" and dist.get_backend() != "gloo":
             # a process without samples has its counts on the CPU, from which nccl takes nothing
-            return tensor.copy_(summed(tensor.cuda()))
-        return summed(tensor)
+            return tensor.copy_(all_reduce_sum_(tensor.cuda()))
+        return all_reduce_sum_(tensor)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """The value of every process, in the order of their ranks: anything that can be pickled."""
-        return everyones(value)
+        return all_gather_object(value)
 
 
-def share_buffers(modules: Iterable[nn.Module]) -> None:
+def broadcast_buffers(modules: Iterable[nn.Module]) -> None:
     """Give every process the first one's buffers: batch statistics are each one's own while it trains."""
-    if processes() > 1:
+    if world_size() > 1:
         for module in modules:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
 
-def everyones(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """The value of every process, by its number."""
-    if processes() == 1:
+    if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * processes()
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
 
 
 @contextmanager
-def peers(mend: str) -> Iterator[None]:
+def lost_peer_errors(mend: str) -> Iterator[None]:
     """KDError saying ``mend`` where another process of the run is gone."""
     try:
         yield
     except RuntimeError as error:  # gloo's errors have no class of their own
-        if processes() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise KDError(f"another process of this run is gone; {mend}") from error
         raise
 
@@ -169,18 +169,18 @@ def peers(mend: str) -> Iterator[None]:
 @contextmanager
 def main_first() -> Iterator[None]:
     """The first process does it before the others begin: what it downloads is there for them."""
-    if processes() > 1 and rank():
+    if world_size() > 1 and rank():
         dist.barrier()
     try:
         yield
     finally:
-        if processes() > 1 and not rank():
+        if world_size() > 1 and not rank():
             dist.barrier()
 
 
-def on_main(function: Callable[[], T]) -> T:
+def run_on_rank_zero(function: Callable[[], T]) -> T:
     """The result of a function that only the first process calls; a KDError there is one everywhere."""
-    if processes() == 1:
+    if world_size() == 1:
         return function()
     box: list[Any] = [None]
     if rank() == 0:

@@ -19,7 +19,7 @@ from kd_core.taps.nested import map_tensors
 
 
 @contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
+def unsharded(module: nn.Module) -> Iterator[None]:
     """The parameters of ``module`` as plain, whole tensors, until a state_dict is asked for.
 
     Every process must enter.
@@ -34,28 +34,28 @@ def whole(module: nn.Module) -> Iterator[None]:
             each.reshard()
 
 
-def gathered(state: Any) -> Any:
+def full_state_dict(state: Any) -> Any:
     """A nested state with every sharded tensor whole. Every process must ask."""
     return map_tensors(lambda tensor: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor, state)
 
 
-def put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_full_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """``module.load_state_dict(state)``, of whole tensors, where the module's own may be sharded."""
     own = module.state_dict()
-    module.load_state_dict({name: like(value, own.get(name)) for name, value in state.items()})
+    module.load_state_dict({name: shard_like(value, own.get(name)) for name, value in state.items()})
 
 
-def put_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def load_full_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """``optimizer.load_state_dict(state)``, of whole tensors, where its parameters may be sharded."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cut = {
-        number: {key: like(value, parameters[number]) for key, value in each.items()}
+        number: {key: shard_like(value, parameters[number]) for key, value in each.items()}
         for number, each in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": cut})
 
 
-def like(value: Any, own: Any) -> Any:
+def shard_like(value: Any, own: Any) -> Any:
     """A whole tensor cut as ``own``, of the same shape, is; anything else as it is."""
     if not isinstance(own, DTensor) or not isinstance(value, torch.Tensor) or value.shape != own.shape:
         return value

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from kd_core.config.schema import RuntimeSpec
 from kd_core.data.batch import Batch
-from kd_core.device.depthwise import quicken
+from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
@@ -108,12 +108,12 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """A model on the device, in the runtime's memory format; its depthwise convolutions as the precision wants."""
         if self.device.type == "cpu" and self.spec.precision == "bf16":
-            quicken(model)
+            patch_depthwise_convs(model)
         if self.spec.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
 
-    def cheapened(self, model: nn.Module, taps: Collection[Tap]) -> nn.Module:
+    def optimize_for_inference(self, model: nn.Module, taps: Collection[Tap]) -> nn.Module:
         """A frozen model as it is run: with ``fold`` a copy with folded batch norms and weights in the precision."""
         if not self.spec.fold:
             return model

@@ -14,7 +14,7 @@ from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.masked import mgd
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.regions import ifvd
-from kd_core.losses.registry import LOSSES, Loss, LossSignature, signature
+from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from kd_core.losses.review import hierarchical_context
 from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
@@ -44,6 +44,7 @@ __all__ = [
     "kd",
     "knowledge_adaptation",
     "l1",
+    "loss_signature",
     "mgd",
     "mse",
     "multilabel_kd",
@@ -56,7 +57,6 @@ __all__ = [
     "same_rows",
     "same_shape",
     "self_supervised_kd",
-    "signature",
     "similarity_preserving",
     "skd_pairwise",
     "smooth_l1",

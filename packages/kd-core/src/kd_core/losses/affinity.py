@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import precise, same_shape
+from kd_core.losses.tensors import as_float32, same_shape
 
 
 @LOSSES("knowledge_adaptation")
@@ -62,7 +62,7 @@ def norm_penalty(input: Tensor, *, p: float = 1.0) -> Tensor:
     He et al., CVPR 2019, section 3.1; checked against yoshitomo-matsubara/torchdistill (RegularizationLoss).
     """
     _order("p", p)
-    return torch.linalg.vector_norm(precise(input), p)
+    return torch.linalg.vector_norm(as_float32(input), p)
 
 
 def _scaled(rows: Tensor, order: float) -> Tensor:

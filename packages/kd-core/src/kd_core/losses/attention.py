@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import precise, shape
+from kd_core.losses.tensors import as_float32, shape
 
 MASKED = -1e2
 """Scores that are not above this are those of masked positions, and count as 0."""
@@ -81,7 +81,7 @@ def _scores(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
     """(B, heads, L, L): scores as they are, or those of a pair."""
     if isinstance(given, Tensor):
         if given.ndim == 4 and given.shape[2] == given.shape[3]:
-            return precise(given)
+            return as_float32(given)
         hint = f"write `{name}: [MODEL....query, MODEL....key]`"
         raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires\n    hint: {hint}")
     return _products(name, given, heads)
@@ -95,7 +95,7 @@ def _logits(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
         return _products(name, [given, given], heads)
     if given.shape[2] != given.shape[3]:
         raise KDError(f"{name} {shape(given)} must be a map of attention (B, heads, L, L)")
-    given = precise(given)
+    given = as_float32(given)
     return given.clamp(min=torch.finfo(given.dtype).tiny).log()
 
 
@@ -107,7 +107,7 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
     width = pair[0].shape[2]
     if heads < 1 or width % heads:
         raise KDError(f"{name} {_shapes(pair)} cannot be split into {heads} heads: {width} is no multiple of it")
-    queries, keys = (precise(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
+    queries, keys = (as_float32(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
     return queries @ keys.mT / math.sqrt(width // heads)
 
 

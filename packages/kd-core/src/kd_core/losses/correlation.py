@@ -8,7 +8,7 @@ from torch.linalg import vector_norm
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import counted, positive, same_shape, shape
+from kd_core.losses.tensors import positive, same_shape, shape, valid_mask
 
 EPSILON = 1e-8
 """What the authors add to the product of the lengths that they divide by."""
@@ -42,7 +42,7 @@ def dist(
     if student.shape[1] == 1:
         raise KDError(f"student {shape(student)} has one class, whose probability is always 1")
     positions = student.shape[:1] + student.shape[2:]
-    counts = student.new_ones(positions).bool() if mask is None else counted(mask, student, 1)
+    counts = student.new_ones(positions).bool() if mask is None else valid_mask(mask, student, 1)
     counts = counts.reshape(len(student), 1, -1)
     total = counts.sum().clamp(min=1)
     soft = [(each / temperature).softmax(1).reshape(*student.shape[:2], -1) for each in (student, teacher)]

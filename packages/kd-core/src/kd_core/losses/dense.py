@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import counted, positive, precise, same_shape, shape
+from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
 
 DIVERGENCES = ("kl", "mse")
 PAIRS = 2**20
@@ -42,7 +42,7 @@ def cwd(
         raise KDError(f"there is no divergence {divergence!r}\n    hint: {hint}")
     if student.shape[2:].numel() < 2:
         raise KDError(f"cwd compares the positions of maps (B, C, H, W), and student {shape(student)} has one")
-    counts = None if mask is None else counted(mask, student, 1)
+    counts = None if mask is None else valid_mask(mask, student, 1)
     ours, theirs = (_over_positions(each / temperature, counts) for each in (student, teacher))
     kl = divergence == "kl"
     apart = (theirs.exp() * (theirs - ours)).sum() if kl else (ours.exp() - theirs.exp()).square().sum()
@@ -81,7 +81,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: float = 0.5, norm_g
     patch = (int(student.shape[2] * scale), int(student.shape[3] * scale))
     if 0 in patch:
         raise KDError(f"patches of scale {scale} of student {shape(student)} are empty\n    hint: take a larger scale")
-    ours, theirs = (_nodes(precise(each), patch, norm_gradient=norm_gradient) for each in (student, teacher))
+    ours, theirs = (_nodes(as_float32(each), patch, norm_gradient=norm_gradient) for each in (student, teacher))
     nodes = ours.shape[2]
     step = max(PAIRS // nodes, 1)
     if step >= nodes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import counted, positive, same_shape, shape
+from kd_core.losses.tensors import positive, same_shape, shape, valid_mask
 
 
 @LOSSES("reverse_kl")
@@ -109,5 +109,5 @@ def _mean(each: Tensor, mask: Tensor | None, student: Tensor, dim: int) -> Tenso
     """The mean of what counts."""
     if mask is None:
         return each.mean()
-    counts = counted(mask, student, dim)
+    counts = valid_mask(mask, student, dim)
     return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import counted, positive, precise, same_shape, shape
+from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
 
 
 @LOSSES("mse")
@@ -52,7 +52,7 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     huggingface/transformers-research-projects.
     """
     student, teacher = same_shape(student, teacher, dim=dim)
-    counts = None if mask is None else counted(mask, student, dim).flatten()
+    counts = None if mask is None else valid_mask(mask, student, dim).flatten()
     student, teacher = (each.movedim(dim, -1).reshape(-1, each.shape[dim]) for each in (student, teacher))
     each = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
     if counts is None:
@@ -90,4 +90,4 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: float = 2.0) -> T
 
 def _attention(features: Tensor, p: float) -> Tensor:
     """(B, C, H, W) -> (B, H x W), each row of length 1."""
-    return F.normalize(precise(features).abs().pow(p).mean(1).flatten(1))
+    return F.normalize(as_float32(features).abs().pow(p).mean(1).flatten(1))

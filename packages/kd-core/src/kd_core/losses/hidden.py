@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import counted, precise, same_shape, shape
+from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
 
 
 @LOSSES("hidden_mse")
@@ -51,13 +51,13 @@ def _mean_square(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tenso
     student, teacher = same_shape(student, teacher)
     if mask is None:
         return F.mse_loss(student, teacher)
-    counts = counted(mask, student, -1)
+    counts = valid_mask(mask, student, -1)
     each = F.mse_loss(student, teacher, reduction="none").mean(-1)
     return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
 
 
 def _patience(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (precise(each[:, 0] if each.ndim == 3 else each) for each in (student, teacher))
+    ours, theirs = (as_float32(each[:, 0] if each.ndim == 3 else each) for each in (student, teacher))
     if ours.ndim != 2 or ours.shape != theirs.shape:
         rule = "must be states (B, L, H) or (B, H) with the same B and H"
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import counted, positive, precise, same_shape, shape
+from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
 
 UNLABELLED = -100
 """The label of a sample (or pixel, or token) without one."""
@@ -26,7 +26,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise KDError(f"label_smoothing is {label_smoothing}, but must lie between 0 and 1")
-    student = precise(student)
+    student = as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else student.new_tensor(class_weights)
     if weights is not None and len(weights) != classes:
@@ -77,7 +77,7 @@ def kd(
     if mask is None:
         divergence = F.kl_div(log_student, soft, reduction="sum")
         return divergence / (student.numel() // student.shape[dim]) * temperature**2
-    counts = counted(mask, student, dim)
+    counts = valid_mask(mask, student, dim)
     each = F.kl_div(log_student, soft, reduction="none").sum(dim)
     return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1) * temperature**2
 

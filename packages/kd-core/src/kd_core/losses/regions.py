@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import positive, precise, shape
+from kd_core.losses.tensors import as_float32, positive, shape
 
 COUNT_EPSILON = 1e-6
 """What the authors of IFVD add to the number of pixels that they divide by."""
@@ -48,7 +48,7 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C"
             "\n    hint: resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`"
         )
-    return precise(student), precise(teacher)
+    return as_float32(student), as_float32(teacher)
 
 
 def labels_at(target: Tensor, features: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class LossSignature:
     values: Mapping[str, inspect.Parameter]
 
 
-def signature(loss: object) -> LossSignature:
+def loss_signature(loss: object) -> LossSignature:
     """What ``loss`` takes: a function, an ``nn.Module`` class, or a module already built (which takes no values).
 
     Positional parameters of the function or of ``forward`` are wires. Values are a function's keyword-only
@@ -67,7 +67,7 @@ def check(name: str, loss: Loss) -> None:
         if taken:
             mend = "__init__ takes values, keyword-only and named unlike forward's tensors"
             raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {mend}: {', '.join(taken)}")
-    signature(loss)
+    loss_signature(loss)
 
 
 LOSSES: Registry[Loss] = Registry("loss", "kd.losses", check)

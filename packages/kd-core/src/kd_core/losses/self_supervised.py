@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import positive, precise, same_rows, same_shape, shape
+from kd_core.losses.tensors import as_float32, positive, same_rows, same_shape, shape
 
 FAR = -1e4
 """The similarity to what is no candidate: its probability is 0."""
@@ -85,7 +85,7 @@ def _rows(name: str, rows: Tensor, index: Tensor, view: Tensor) -> tuple[Tensor,
     if rows.ndim < 2:
         raise KDError(f"{name} {shape(rows)} must be (B, ...), one row a view")
     index, view = (_of_each_row(*each, rows, name) for each in (("index", index), ("view", view)))
-    return precise(rows).flatten(1), index, view
+    return as_float32(rows).flatten(1), index, view
 
 
 def _of_each_row(name: str, numbers: Tensor, rows: Tensor, of: str = "student") -> Tensor:

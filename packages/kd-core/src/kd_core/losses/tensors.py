@@ -8,7 +8,7 @@ from torch import Tensor
 from kd_core.errors import KDError
 
 
-def precise(tensor: Tensor) -> Tensor:
+def as_float32(tensor: Tensor) -> Tensor:
     """``tensor`` in float32, or as it is where it is float32 or float64."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
@@ -19,7 +19,7 @@ def same_shape(student: Tensor, teacher: Tensor, *, dim: int = 0, other: str = "
         raise KDError(f"student {shape(student)} and {other} {shape(teacher)} must have the same shape")
     if not -student.ndim <= dim < max(student.ndim, 1):
         raise KDError(f"student and {other} {shape(student)} have no dimension {dim}")
-    return precise(student), precise(teacher)
+    return as_float32(student), as_float32(teacher)
 
 
 def same_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,10 +28,10 @@ def same_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         raise KDError(
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, ...) with the same B, one row a sample"
         )
-    return precise(student).flatten(1), precise(teacher).flatten(1)
+    return as_float32(student).flatten(1), as_float32(teacher).flatten(1)
 
 
-def counted(mask: Tensor, student: Tensor, dim: int) -> Tensor:
+def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
     """Where ``mask`` is not zero. KDError where it is not laid out as student's vectors along ``dim``."""
     laid_out = student.movedim(dim, -1).shape[:-1]
     if mask.shape != laid_out:

@@ -39,6 +39,6 @@ def _architecture(spec: ModelSpec, dataset: str | None, info: DatasetInfo) -> di
     """The registered name and every parameter, what the data gave included."""
     if spec.zoo is not None:
         _, card = find_card(spec.zoo, dataset)
-        return {"arch": card.arch, **card.parameters, **structural(spec.rest)}
+        return {"arch": card.arch, **card.parameters, **structural(spec.extra)}
     assert spec.arch is not None
-    return {"arch": spec.arch, **inferred(MODELS.get(spec.arch), info), **structural(spec.rest)}
+    return {"arch": spec.arch, **inferred(MODELS.get(spec.arch), info), **structural(spec.extra)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
-from kd_core.errors import ConfigError, KDError, Problem, problems_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, problems_of
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.signatures import values_of
@@ -64,15 +64,15 @@ class ModelSource:
         if spec.zoo is not None:
             _, card = find_card(spec.zoo, self.dataset)
             builder_of(card)
-            return self._architecture(card.arch, {**card.parameters, **spec.rest})
+            return self._architecture(card.arch, {**card.parameters, **spec.extra})
         assert spec.arch is not None
-        return self._architecture(spec.arch, spec.rest)
+        return self._architecture(spec.arch, spec.extra)
 
     def _from_hub(self, name: str, spec: ModelSpec) -> nn.Module:
         """The hub's model with the hub's weights, unless the spec names others or none."""
         given = "weights" in spec.model_fields_set and spec.weights != "auto"
         fresh = spec.new_head or spec.trainable or (name == STUDENT and not self.finished)
-        if given and spec.weights is not None and "layers" in spec.rest:
+        if given and spec.weights is not None and "layers" in spec.extra:
             hint = "`hub:` with a folder in the hub's format, or `run:`"
             raise KDError(f"layers: those of a weight file cannot be chosen\n    hint: {hint}")
         model = self._hub_model(spec, weights=not given, new_head=fresh)
@@ -84,9 +84,9 @@ class ModelSource:
 
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
         if self.hub is None or spec.hub is None:
-            raise ConfigError(Problem("this task has no hub of models", f"{self.path}.hub"))
+            raise ConfigError(ConfigProblem("this task has no hub of models", f"{self.path}.hub"))
         request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure)
-        return self.hub.build(request, **self.builder.build(spec.rest, path=self.path))
+        return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
@@ -101,7 +101,7 @@ class ModelSource:
         call = without_weights(spec.call, self.builder.policy, {}) if self.structure else spec.call
         model = self.builder.build(call, path=self.path)
         if not isinstance(model, nn.Module):
-            raise ConfigError(Problem(f"{type(model).__name__} is no torch.nn.Module", self.path))
+            raise ConfigError(ConfigProblem(f"{type(model).__name__} is no torch.nn.Module", self.path))
         return model
 
     def make_from_run(self, folder: Path) -> nn.Module:
@@ -112,7 +112,7 @@ class ModelSource:
         except KDError as error:
             file = folder / "student" / "model.yaml"
             raise ConfigError(
-                Problem(f"{file}: {each.message}", self.path, hint=each.hint) for each in problems_of(error)
+                ConfigProblem(f"{file}: {each.message}", self.path, hint=each.hint) for each in problems_of(error)
             ) from None
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
@@ -165,11 +165,11 @@ def from_hub(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"hub": found.hub, "run": None, "input": {**found.input, **spec.input}})
 
 
-def missing_files(name: str, spec: ModelSpec) -> list[Problem]:
+def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:
     """The files of a model that training would not find."""
     found = []
     if spec.weights not in (None, "auto") and "://" not in str(spec.weights) and not local(str(spec.weights)).is_file():
-        found.append(Problem(f"there is no weight file {spec.weights}", f"models.{name}.weights"))
+        found.append(ConfigProblem(f"there is no weight file {spec.weights}", f"models.{name}.weights"))
     if spec.run is not None:
         try:
             described(Path(spec.run))
@@ -214,17 +214,17 @@ def described(folder: Path) -> ModelSpec:
     """The description that a run wrote of its student; KDError where the run has none yet."""
     from kd_core.config import load
     from kd_core.config.schema import ModelSpec
-    from kd_core.config.validation import Shaper
+    from kd_core.config.validation import Validator
 
     file = folder / "student" / "model.yaml"
     if not file.is_file():
         reason = "has no finished student" if (folder / "config.yaml").is_file() else "is no run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
     document = load(file)
-    shaper = Shaper(document)
-    spec = shaper.shape(ModelSpec, document.data)
+    validator = Validator(document)
+    spec = validator.validate(ModelSpec, document.data)
     if spec is None:
-        raise KDError("\n".join(map(str, shaper.problems)))
+        raise KDError("\n".join(map(str, validator.problems)))
     if spec.run is not None:
         raise KDError(f"{file} describes another run, no model")
     return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})

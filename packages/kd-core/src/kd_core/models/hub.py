@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -28,22 +28,20 @@ class HubModelRequest:
     """In a check: only what lies on this machine is read; Unverified where that does not tell the structure."""
 
 
-class Hub(Protocol):
+class Hub:
     """Where the models of ``hub:`` come from, for a task that has such."""
 
-    @property
-    def build(self) -> Callable[..., nn.Module]:
-        """``build(request, *, ...)``: its keyword-only parameters are what a config may say of such a model."""
-        ...
+    build: Callable[..., nn.Module]
+    """``build(request, *, ...)``: its keyword-only parameters are what a config may say of such a model."""
 
     def input(self, spec: ModelSpec) -> dict[str, Any]:
         """What a model is known to take, in the words of the task's ``Input``, from its ``hub`` and the like."""
-        ...
+        raise NotImplementedError
 
     def revisions(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
         """Overrides (``models.teacher.revision=...``) that say which version of each thing there is today."""
-        ...
+        raise NotImplementedError
 
     def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
         """Write beside a student's weights what the hub's own library needs to load that folder as it is."""
-        ...
+        raise NotImplementedError

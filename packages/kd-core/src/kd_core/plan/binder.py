@@ -11,13 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from kd_core.adapters import ADAPTERS
-from kd_core.config import Builder, Call, Get, Lazy, Policy, Run, Text
+from kd_core.config import Builder, Call, Get, Lazy, Policy, RunValue, Text
 from kd_core.config.schedules import Schedule, parse_schedule
-from kd_core.config.schema import AdapterSpec, Path, TermSpec, words
-from kd_core.config.validation import Shaper, describe, wanted_of
+from kd_core.config.schema import AdapterSpec, Path, TermSpec, as_list
+from kd_core.config.validation import Validator, describe, wanted_of
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean, problems_of
-from kd_core.losses import LOSSES, LossSignature, signature
+from kd_core.losses import LOSSES, LossSignature, loss_signature
 from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired
 from kd_core.signatures import is_open, parameters, values_of
 from kd_core.taps.wires import Wire, parse_wire
@@ -26,14 +26,14 @@ DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "
 BATCH_WIRES = ("target", "mask", "index", "view")
 
 
-class Binder:
-    """Binds pieces of one config; every problem goes to its shaper."""
+class WireBinder:
+    """Binds pieces of one config; every problem goes to its validator."""
 
-    def __init__(self, shaper: Shaper, policy: Policy) -> None:
-        self.shaper = shaper
+    def __init__(self, validator: Validator, policy: Policy) -> None:
+        self.validator = validator
         self.policy = policy
         self.builder = Builder(policy)
-        data = shaper.document.data
+        data = validator.document.data
         models = list(data["models"]) if isinstance(data.get("models"), Mapping) else []
         self.models = [name for name in dict.fromkeys([*models, STUDENT]) if name not in RESERVED]
         self.adapters = list(data["adapters"]) if isinstance(data.get("adapters"), Mapping) else []
@@ -43,16 +43,16 @@ class Binder:
     def calls(self, value: Any, path: Path, supplied: Sequence[str] = (), *, kind: type | None = None) -> bool:
         """Locate and bind every call in ``value``; whether all is well. ``kind`` is what the outermost is to make."""
         problems = self.builder.check(value, supplied, ".".join(map(str, path)))
-        self.shaper.problems += problems
+        self.validator.problems += problems
         if kind is None or problems:
             return not problems
         if isinstance(value, Call):
             target = self.policy.locate(value.target)
             if not inspect.isclass(target) or issubclass(target, kind):
                 return True
-            self.shaper.report(path, f"{value.target} makes no {kind.__name__}")
-        elif isinstance(value, (Get, Run, Text)):
-            self.shaper.report(path, f"{describe(value)} makes no {kind.__name__}", "write !call:dotted.path {}")
+            self.validator.report(path, f"{value.target} makes no {kind.__name__}")
+        elif isinstance(value, (Get, RunValue, Text)):
+            self.validator.report(path, f"{describe(value)} makes no {kind.__name__}", "write !call:dotted.path {}")
         else:
             return True  # only building would tell
         return False
@@ -67,7 +67,7 @@ class Binder:
             why = "a name is letters, digits and _, and begins with no digit"
         else:
             return True
-        self.shaper.report(path, f"{name!r} cannot name {what}: {why}", key=True)
+        self.validator.report(path, f"{name!r} cannot name {what}: {why}", key=True)
         return False
 
     def wire(self, text: str, path: Path) -> Wire | None:
@@ -75,7 +75,7 @@ class Binder:
         try:
             return parse_wire(text, self.models, self.adapters)
         except KDError as error:
-            self.shaper.keep(path, error)
+            self.validator.add_error(path, error)
             return None
 
     def parameters(
@@ -88,7 +88,7 @@ class Binder:
             if key not in takes:
                 if open_ended and key not in known:
                     continue  # **kwargs: only building would tell
-                self.shaper.report(
+                self.validator.report(
                     (*path, key), f"{title} takes no {key!r}", did_you_mean(key, [*takes, *known]), key=True
                 )
             elif isinstance(value, Lazy):
@@ -97,19 +97,19 @@ class Binder:
                 self._value(takes[key], title, value, (*path, key))
         for key, parameter in takes.items():
             if parameter.default is parameter.empty and key not in values:
-                self.shaper.report(path, f"{title} needs a value for {key!r}")
+                self.validator.report(path, f"{title} needs a value for {key!r}")
 
     def _value(self, parameter: inspect.Parameter, title: str, value: Any, path: Path) -> None:
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
             return  # written for type checkers only
         if isinstance(value, float) and not math.isfinite(value):
-            self.shaper.report(path, f"{title} takes {parameter.name!r} as a finite number, not {describe(value)}")
+            self.validator.report(path, f"{title} takes {parameter.name!r} as a finite number, not {describe(value)}")
             return
         try:
             TypeAdapter(parameter.annotation).validate_python(value, strict=True)
         except ValidationError as error:
             wanted = wanted_of(error.errors(include_url=False))
-            self.shaper.report(path, f"{title} takes {parameter.name!r} as {wanted}, not {describe(value)}")
+            self.validator.report(path, f"{title} takes {parameter.name!r} as {wanted}, not {describe(value)}")
 
     # -- terms
 
@@ -119,16 +119,16 @@ class Binder:
         if found is None:
             return None
         loss, takes, title = found
-        inputs = set(spec.rest) if takes is None else set(takes.wires)
-        values = {key: value for key, value in spec.rest.items() if key not in inputs}
+        inputs = set(spec.extra) if takes is None else set(takes.wires)
+        values = {key: value for key, value in spec.extra.items() if key not in inputs}
         schedules: dict[str, Schedule] = {}
         if takes is not None:
             schedules = self._schedules(values, takes, path)
             self._term_values(loss, takes, title, values, schedules, path)
-        wires = self._term_wires(takes or LossSignature(tuple(spec.rest), (), {}), title, spec, path)
-        detach = frozenset(words(spec.detach))
+        wires = self._term_wires(takes or LossSignature(tuple(spec.extra), (), {}), title, spec, path)
+        detach = frozenset(as_list(spec.detach))
         for each in sorted(detach - set(wires)):
-            self.shaper.report((*path, "detach"), f"{title} has no input {each!r}", did_you_mean(each, list(wires)))
+            self.validator.report((*path, "detach"), f"{title} has no input {each!r}", did_you_mean(each, list(wires)))
         weight: Any = (
             self._schedule(spec.weight, (*path, "weight")) if isinstance(spec.weight, Mapping) else spec.weight
         )
@@ -138,7 +138,7 @@ class Binder:
         """The loss, what it takes (None: only building it would tell), and its name in messages."""
         try:
             if isinstance(spec.loss, str):
-                return LOSSES.get(spec.loss), signature(LOSSES.get(spec.loss)), spec.loss
+                return LOSSES.get(spec.loss), loss_signature(LOSSES.get(spec.loss)), spec.loss
             if not self.calls(spec.loss, (*path, "loss")):
                 return None
             if not isinstance(spec.loss, (Call, Get)):
@@ -147,9 +147,9 @@ class Binder:
             if inspect.isclass(target) and not issubclass(target, nn.Module):
                 raise KDError(f"{spec.loss.target} is no loss\n    hint: name a function or a torch.nn.Module")
             known = isinstance(spec.loss, Get) != inspect.isclass(target)
-            return spec.loss, signature(target) if known else None, spec.loss.target
+            return spec.loss, loss_signature(target) if known else None, spec.loss.target
         except KDError as error:
-            self.shaper.keep((*path, "loss"), error)
+            self.validator.add_error((*path, "loss"), error)
         return None
 
     def _schedules(self, values: dict[str, Any], takes: LossSignature, path: Path) -> dict[str, Schedule]:
@@ -166,7 +166,7 @@ class Binder:
         try:
             return parse_schedule(value)
         except KDError as error:
-            self.shaper.keep(path, error)
+            self.validator.add_error(path, error)
             return None
 
     def _term_values(
@@ -186,10 +186,10 @@ class Binder:
                     if key in takes.values
                     else did_you_mean(key, known)
                 )
-                self.shaper.report((*path, key), f"{title} has no input {key!r}", hint, key=True)
+                self.validator.report((*path, key), f"{title} has no input {key!r}", hint, key=True)
             return
         if schedules and inspect.isclass(loss):
-            self.shaper.report(
+            self.validator.report(
                 path, f"{title} is built once, with fixed hyperparameters: only a loss function's can follow a schedule"
             )
         self.parameters(loss, title, {**values, **dict.fromkeys(schedules, 0.0)}, path, known)
@@ -197,16 +197,16 @@ class Binder:
     def _term_wires(self, takes: LossSignature, title: str, spec: TermSpec, path: Path) -> dict[str, Wired]:
         wires: dict[str, Wired] = {}
         for key in takes.wires:
-            given = spec.rest.get(key)
-            where = (*path, key) if key in spec.rest else path
+            given = spec.extra.get(key)
+            where = (*path, key) if key in spec.extra else path
             if given is None and key not in takes.optional_wires:
                 given = self._default(key)
             if given is None:
-                if key in spec.rest or key not in takes.optional_wires:
+                if key in spec.extra or key not in takes.optional_wires:
                     hint = f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`"
-                    if key in DEFAULTS and key not in spec.rest:
+                    if key in DEFAULTS and key not in spec.extra:
                         hint = f"there is no model {DEFAULTS[key].split('.')[0]!r}: {hint}"
-                    self.shaper.report(where, f"{title} needs a wire for {key!r}", hint)
+                    self.validator.report(where, f"{title} needs a wire for {key!r}", hint)
             elif (wired := self.wired(given, where)) is not None:
                 wires[key] = wired
         return wires
@@ -218,7 +218,7 @@ class Binder:
         if isinstance(given, list) and given and all(isinstance(each, str) for each in given):
             found = [self.wire(each, (*path, position)) for position, each in enumerate(given)]
             return [each for each in found if each is not None]
-        self.shaper.report(path, f"must be a wire or a list of wires, not {describe(given)}")
+        self.validator.report(path, f"must be a wire or a list of wires, not {describe(given)}")
         return None
 
     def _default(self, key: str) -> str | None:
@@ -238,11 +238,11 @@ class Binder:
             return None
         builder, borrowed = module
         inputs = []
-        for position, text in enumerate(words(spec.inputs)):
+        for position, text in enumerate(as_list(spec.inputs)):
             wire = self.wire(text, (*path, "inputs", position) if isinstance(spec.inputs, list) else (*path, "inputs"))
             inputs += [wire] if wire is not None else []
         like = self.wire(spec.like, (*path, "like")) if spec.like else None
-        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), like, spec.rest)
+        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), like, spec.extra)
 
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
         """The builder of an adapter, or the wire of the module it borrows."""
@@ -259,14 +259,14 @@ class Binder:
         except KDError as error:
             (problem,) = problems_of(error)
             hint = did_you_mean(spec.module.split(".")[0], self.models) if "." in spec.module else problem.hint
-            self.shaper.report((*path, "module"), problem.message, hint)
+            self.validator.report((*path, "module"), problem.message, hint)
             return None
-        self.parameters(builder, spec.module, spec.rest, path, list(AdapterSpec.model_fields))
+        self.parameters(builder, spec.module, spec.extra, path, list(AdapterSpec.model_fields))
         return builder, None
 
     def _no_values(self, spec: AdapterSpec, path: Path, why: str) -> None:
-        for key in spec.rest:
-            self.shaper.report(
+        for key in spec.extra:
+            self.validator.report(
                 (*path, key),
                 f"unknown key {key!r}",
                 f"{why}; known keys: {', '.join(AdapterSpec.model_fields)}",

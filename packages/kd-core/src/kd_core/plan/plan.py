@@ -10,7 +10,7 @@ from kd_core.config import Document, Lazy
 from kd_core.config.schedules import Schedule
 from kd_core.config.schema import AdapterSpec, CheckpointSpec, ModelSpec, Path, RuntimeSpec, StageSpec
 from kd_core.data.batch import Batch
-from kd_core.data.views import as_it_is
+from kd_core.data.views import identity
 from kd_core.taps.wires import Tap, Wire
 from kd_core.task import Task
 
@@ -73,7 +73,7 @@ class StagePlan:
     terms: Mapping[str, TermPlan]
     adapters: tuple[str, ...]
     """The adapters its terms need, those that feed others first."""
-    views: Callable[[Batch], Batch] = as_it_is
+    views: Callable[[Batch], Batch] = identity
     """What becomes of a training batch before the models see it."""
 
     def path(self, key: str) -> Path:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from kd_core.config import RUN_NAMES, Document, Lazy, Policy
 from kd_core.config.schema import (
     AdapterSpec,
-    Header,
+    ExperimentSpec,
     ModelSpec,
     OptimizerSpec,
     Path,
@@ -27,14 +27,14 @@ from kd_core.config.schema import (
     ViewSpec,
     inherit,
 )
-from kd_core.config.validation import Shaper
+from kd_core.config.validation import Validator
 from kd_core.data.batch import STUDENT, Batch
-from kd_core.data.views import VIEWS, as_it_is
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, nearest
+from kd_core.data.views import VIEWS, identity
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest
 from kd_core.models.factory import described, from_hub
 from kd_core.models.hub import Hub
 from kd_core.models.registry import MODELS, builder_of, find_card
-from kd_core.plan.binder import Binder
+from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import RESERVED, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
 from kd_core.runs.run_folder import local_folders
 from kd_core.task import TASKS, Task
@@ -55,18 +55,18 @@ class Planner:
     def __init__(self, document: Document, policy: Policy) -> None:
         self.document = document
         self.policy = policy
-        self.shaper = Shaper(document)
-        self.binder = Binder(self.shaper, policy)
+        self.validator = Validator(document)
+        self.binder = WireBinder(self.validator, policy)
         self.hub: Hub | None = None
 
     @property
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[ConfigProblem]:
         """What is wrong, as far as :meth:`plan` has come."""
-        return self.shaper.problems
+        return self.validator.problems
 
     def plan(self) -> Plan | None:
         """The plan of what is sound; None where too little is."""
-        header, lost = self.shaper.salvage(Header, self.document.data, task="", data={}, models={})
+        header, lost = self.validator.validate_partial(ExperimentSpec, self.document.data, task="", data={}, models={})
         if header is None:
             return None
         self._import(header.imports)
@@ -109,30 +109,30 @@ class Planner:
             try:
                 self.policy.import_module(name)
             except KDError as error:
-                self.shaper.keep(path, error)
+                self.validator.add_error(path, error)
             except Exception as error:  # a user's module may raise anything
-                self.shaper.report(path, f"importing {name} failed: {type(error).__name__}: {error}")
+                self.validator.report(path, f"importing {name} failed: {type(error).__name__}: {error}")
 
     def _task(self, name: str) -> Task | None:
         try:
             return TASKS.get(name)()
         except KDError as error:
-            self.shaper.keep(("task",), error)
+            self.validator.add_error(("task",), error)
             return None
 
     def _data(self, task: Task | None, value: Any, path: Path) -> Any:
         if task is None:
             return None
         self.binder.calls(value, path)
-        return self.shaper.shape(task.Data, value, path)
+        return self.validator.validate(task.Data, value, path)
 
     def _runtime(self, value: Any) -> RuntimeSpec | None:
         if isinstance(value, str):
             return RuntimeSpec()
-        spec = self.shaper.shape(RuntimeSpec, value, ("runtime",))
+        spec = self.validator.validate(RuntimeSpec, value, ("runtime",))
         for position, name in enumerate(spec.compile if spec else ()):
             if name not in self.binder.models:
-                self.shaper.report(
+                self.validator.report(
                     ("runtime", "compile", position),
                     f"there is no model {name!r}",
                     did_you_mean(name, self.binder.models),
@@ -145,20 +145,20 @@ class Planner:
         meant = None if STUDENT in given else nearest(STUDENT, given)
         if STUDENT not in given:
             hint = f"is {meant!r} meant to be {STUDENT!r}?" if meant else "write {student: {arch: NAME}}"
-            self.shaper.report(("models",), f"needs a model named {STUDENT!r}", hint, key=True)
+            self.validator.report(("models",), f"needs a model named {STUDENT!r}", hint, key=True)
         models = {}
         for name, value in given.items():
             path: Path = ("models", name)
             if not self.binder.name(name, path, "a model", RESERVED):
                 continue
             bare = isinstance(value, Lazy)
-            spec, lost = self.shaper.salvage(ModelSpec, {"call": value} if bare else value, path)
+            spec, lost = self.validator.validate_partial(ModelSpec, {"call": value} if bare else value, path)
             if spec is None:
                 continue
             before = len(self.problems)
             self._model(spec, path, bare=bare)
             if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
-                self.shaper.report((*path, "cache"), "keeps what a frozen model says, and this one changes")
+                self.validator.report((*path, "cache"), "keeps what a frozen model says, and this one changes")
             if name not in (STUDENT, meant) and "weights" not in lost:
                 self._frozen(name, spec, path)
             if not lost and len(self.problems) == before:
@@ -172,24 +172,24 @@ class Planner:
         known = list(ModelSpec.model_fields)
         try:
             if spec.arch is not None:
-                self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.rest, path, known)
+                self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.extra, path, known)
             elif spec.zoo is not None:
                 card = find_card(spec.zoo, dataset_of(self.document))[1]
-                self.binder.parameters(builder_of(card), card.arch, spec.rest, path, known)
+                self.binder.parameters(builder_of(card), card.arch, spec.extra, path, known)
             elif spec.hub is not None and self.hub is None:
                 raise KDError("this task has no hub of models\n    hint: write `arch: NAME`, `zoo: NAME` or a !call")
             elif self._hub_made(spec) and self.hub is not None:
-                self.binder.parameters(self.hub.build, "a model of the hub", spec.rest, path, known)
+                self.binder.parameters(self.hub.build, "a model of the hub", spec.extra, path, known)
         except KDError as error:
-            self.shaper.keep((*path, spec.source), error)
+            self.validator.add_error((*path, spec.source), error)
         if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
-            for key in spec.rest:
-                self.shaper.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
+            for key in spec.extra:
+                self.validator.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
         if spec.weights == "auto" and spec.source in ("arch", "call"):
             message = (
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"
             )
-            self.shaper.report((*path, "weights"), message.rstrip(), "write `zoo: NAME`, a path or a URL")
+            self.validator.report((*path, "weights"), message.rstrip(), "write `zoo: NAME`, a path or a URL")
 
     def _hub_made(self, spec: ModelSpec) -> bool:
         """Whether the hub makes the model: what it takes is then what a config may say."""
@@ -208,7 +208,7 @@ class Planner:
             if other is None or other.init_from is not None or spec.init_from == name:
                 choices = [each for each in models if each != name and models[each].init_from is None]
                 hint = did_you_mean(spec.init_from, choices)
-                self.shaper.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
+                self.validator.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
                 del found[name]
                 continue
             theirs = {
@@ -220,17 +220,17 @@ class Planner:
 
     def _frozen(self, name: str, spec: ModelSpec, path: Path) -> None:
         """A teacher learned somewhere: to have it random must be said."""
-        given = "weights" in spec.model_fields_set or any(nearest(key, ["weights"]) for key in spec.rest)
+        given = "weights" in spec.model_fields_set or any(nearest(key, ["weights"]) for key in spec.extra)
         if spec.arch is not None and not given and not spec.trainable:
             hint = "give `weights: PATH`, or `weights: null` for random ones on purpose"
-            self.shaper.report(path, f"{name} is a frozen model without weights", hint)
+            self.validator.report(path, f"{name} is a frozen model without weights", hint)
 
     def _inputs(self, task: Task | None, models: Mapping[str, ModelSpec]) -> dict[str, Any]:
         """What each model wants its input to be: as written, else as published or as it was trained with."""
         if task is None:
             return {}
         shaped = {
-            name: self.shaper.shape(task.Input, self._input(task, spec), ("models", name, "input"))
+            name: self.validator.validate(task.Input, self._input(task, spec), ("models", name, "input"))
             for name, spec in models.items()
         }
         return {name: value for name, value in shaped.items() if value is not None}
@@ -257,12 +257,12 @@ class Planner:
             path: Path = ("adapters", name)
             if not self.binder.name(name, path, "an adapter"):
                 continue
-            spec, _ = self.shaper.salvage(AdapterSpec, value, path)
+            spec, _ = self.validator.validate_partial(AdapterSpec, value, path)
             if spec is not None and (made := self.binder.adapter(name, spec, path)) is not None:
                 plans[name] = made
         for name, adapter in plans.items():
             if name in reach(name, plans):
-                self.shaper.report((*adapter.path, "inputs"), f"adapters.{name} feeds itself")
+                self.validator.report((*adapter.path, "inputs"), f"adapters.{name} feeds itself")
         return plans
 
     # -- stages
@@ -277,7 +277,7 @@ class Planner:
         terms: dict[str, TermPlan] = {}
         for index, value in enumerate(given):
             path: Path = ("stages", index)
-            own, lost = self.shaper.salvage(StageSpec, value, path)
+            own, lost = self.validator.validate_partial(StageSpec, value, path)
             if own is None:
                 continue
             keys = own.model_fields_set
@@ -299,20 +299,24 @@ class Planner:
         """The keys a stage lacks. Those that are ``wrong`` have been reported, and are not missed."""
         lacks = {key for key in ("batch_size", "optimizer", "losses") if not getattr(stage, key)}
         if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
-            self.shaper.report(path, "needs a key 'epochs' or 'steps'")
+            self.validator.report(path, "needs a key 'epochs' or 'steps'")
             lacks |= {"epochs", "steps"}
         if own.epochs is not None and own.steps is not None:
             hint = "`epochs: null`, or --set with epochs=null, takes the other away"
-            self.shaper.report((*path, "steps"), "give 'epochs' or 'steps', not both", hint, key=True)
+            self.validator.report((*path, "steps"), "give 'epochs' or 'steps', not both", hint, key=True)
         for key in sorted(lacks & {"batch_size", "optimizer", "losses"} - wrong):
             if key in own.model_fields_set:
-                self.shaper.report((*path, key), "needs at least one term" if key == "losses" else "must not be null")
+                self.validator.report(
+                    (*path, key), "needs at least one term" if key == "losses" else "must not be null"
+                )
             else:
-                self.shaper.report(path, f"needs a key {key!r}")
+                self.validator.report(path, f"needs a key {key!r}")
         cut = stage.batch_size and stage.accumulate > stage.batch_size
         if cut and {"accumulate", "batch_size"} & own.model_fields_set:
             key = "accumulate" if "accumulate" in own.model_fields_set else "batch_size"
-            self.shaper.report((*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts")
+            self.validator.report(
+                (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts"
+            )
         for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
             value = getattr(own, key)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):
@@ -323,13 +327,13 @@ class Planner:
 
     def _views(self, given: str | ViewSpec | None, path: Path) -> Callable[[Batch], Batch]:
         if given is None:
-            return as_it_is
-        name, values = (given, {}) if isinstance(given, str) else (given.view, given.rest)
+            return identity
+        name, values = (given, {}) if isinstance(given, str) else (given.view, given.extra)
         try:
             view = VIEWS.get(name)
         except KDError as error:
-            self.shaper.keep(path if isinstance(given, str) else (*path, "view"), error)
-            return as_it_is
+            self.validator.add_error(path if isinstance(given, str) else (*path, "view"), error)
+            return identity
         self.binder.parameters(view, name, values, path, ["view"])
         return partial(view, **values)
 
@@ -339,7 +343,7 @@ class Planner:
             where = (*path, name)
             if not self.binder.name(name, where, "a term"):
                 continue
-            spec, _ = self.shaper.salvage(TermSpec, value, where)
+            spec, _ = self.validator.validate_partial(TermSpec, value, where)
             if spec is not None and (made := self.binder.term(name, spec, where)) is not None:
                 plans[name] = made
         return plans

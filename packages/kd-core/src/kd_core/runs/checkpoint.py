@@ -35,7 +35,7 @@ class Checkpoint:
         found = NAME.fullmatch(path.name)
         return cls(path, found[1], int(found[2]), found[3]) if found else None
 
-    def fault(self) -> str | None:
+    def corruption(self) -> str | None:
         """What is wrong with the file, None if it is what was written."""
         try:
             size = self.path.stat().st_size
@@ -85,7 +85,7 @@ class CheckpointStore:
         """
         faults = []
         for checkpoint in self._found("step"):
-            fault = checkpoint.fault()
+            fault = checkpoint.corruption()
             if fault is None:
                 return checkpoint.load(), checkpoint.path
             self._broken.add(checkpoint.path)

@@ -34,12 +34,12 @@ class Reporter:
         self.silent = silent
         self._terminal = not silent and self._stream.isatty()
 
-    def line(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """One line (or several) of text."""
         self._echo(text)
         self._write_log(text)
 
-    def note(self, text: str) -> None:
+    def debug(self, text: str) -> None:
         """A line for the log alone: what only a search for a mistake wants to know."""
         self._write_log(text)
 
@@ -57,7 +57,7 @@ class Reporter:
                 with suppress(OSError):
                     bar.close()
 
-    def tick(self, text: str) -> None:
+    def progress(self, text: str) -> None:
         """A line on how far an epoch is: to the log, and to the stream where no bar shows it."""
         if not self._terminal:
             self._echo(text)
@@ -106,7 +106,7 @@ class Epoch:
                     self._bar.set_postfix_str(_text(self._values))
         if now - self._ticked >= EVERY:
             self._ticked = now
-            self._reporter.tick(f"{self._title}: step {self._done}/{self._steps} {_text(self._values)}".rstrip())
+            self._reporter.progress(f"{self._title}: step {self._done}/{self._steps} {_text(self._values)}".rstrip())
 
 
 def _size(terminal: TextIO) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from kd_core.errors import ConfigError, did_you_mean, nearest
-from kd_core.taps.wires import mistake
-from kd_core.taps.wrappers import bare, hook_output, module_at, steps, walk
+from kd_core.taps.wires import config_error
+from kd_core.taps.wrappers import hook_output, module_at, resolve_path, unwrap_model, walk
 
 Build = Callable[[Any], nn.Module]
 _CLASS = "class:"
@@ -35,9 +35,9 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
         try:
             if kind is None:
                 near = did_you_mean(next(iter(edit), ""), list(_EDITS))
-                raise mistake(f"an edit is one of {', '.join(_EDITS)}", near)
+                raise config_error(f"an edit is one of {', '.join(_EDITS)}", near)
             _check_keys(edit, kind)
-            _EDITS[kind](bare(model), edit, build)
+            _EDITS[kind](unwrap_model(model), edit, build)
         except ConfigError as error:  # one from ``build`` has its own place
             path = f"{index}.{kind}" if kind else str(index)
             raise ConfigError(replace(each, path=each.path or path) for each in error.problems) from None
@@ -48,15 +48,15 @@ def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
     wanted = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
     for key in edit:
         if key not in wanted:
-            raise mistake(f"{kind} takes no {key!r}", did_you_mean(key, wanted))
+            raise config_error(f"{kind} takes no {key!r}", did_you_mean(key, wanted))
     for key in wanted:
         if key not in edit:
-            raise mistake(f"{kind} needs {key!r}", f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}")
+            raise config_error(f"{kind} needs {key!r}", f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}")
 
 
 def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     path = str(edit["truncate"])
-    along = steps(model, path)
+    along = resolve_path(model, path)
     _refuse_whole(along, "truncated")
     _refuse_uncalled(along[-1][1], path)
     for depth, ((_, parent), (kept, _)) in enumerate(pairwise(along)):
@@ -80,7 +80,7 @@ class Dropped(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ConfigError."""
         message = f"truncate dropped {self.path!r}, which the model runs before {self.end!r}"
-        raise mistake(message, "truncate at a later or a larger module")
+        raise config_error(message, "truncate at a later or a larger module")
 
 
 class _Reached(BaseException):
@@ -114,7 +114,7 @@ class _Cut:
             return reached.output
         finally:
             self.running = False
-        raise mistake(f"truncate: no pass calls {self.path!r}", "truncate at a module that the model calls")
+        raise config_error(f"truncate: no pass calls {self.path!r}", "truncate at a module that the model calls")
 
     def reach(self, module: nn.Module, args: Any, output: Any) -> None:
         """The forward hook at ``path``, which others may call by itself."""
@@ -125,7 +125,7 @@ class _Cut:
 
 
 def _replace(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
-    along = steps(model, str(edit["replace"]))
+    along = resolve_path(model, str(edit["replace"]))
     _refuse_whole(along, "replaced")
     name, old = along[-1]
     setattr(along[-2][1], name, _built(build, edit["with"], old.training))
@@ -153,18 +153,18 @@ class _RunChild:
 
 def _refuse_whole(along: Sequence[tuple[str, nn.Module]], done: str) -> None:
     if len(along) == 1:
-        raise mistake(f"a model cannot be {done} as a whole", "name one of its modules")
+        raise config_error(f"a model cannot be {done} as a whole", "name one of its modules")
 
 
 def _refuse_uncalled(module: nn.Module, path: str) -> None:
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        raise mistake(f"nothing comes out of {path!r}, a {type(module).__name__}", "name a module inside it")
+        raise config_error(f"nothing comes out of {path!r}, a {type(module).__name__}", "name a module inside it")
 
 
 def _built(build: Build, value: Any, training: bool) -> nn.Module:
     module = build(value)
     if not isinstance(module, nn.Module):
-        raise mistake(f"expected a torch.nn.Module, got {type(module).__name__}")
+        raise config_error(f"expected a torch.nn.Module, got {type(module).__name__}")
     return module.train(training)
 
 
@@ -191,7 +191,7 @@ def matching(root: nn.Module, pattern: str) -> list[tuple[str, nn.Parameter]]:
 
     Raises ConfigError with the nearest name where it means none.
     """
-    model = bare(root)
+    model = unwrap_model(root)
     modules = dict(walk(model))
     parameters = {
         f"{path}.{name}" if path else name: parameter
@@ -205,7 +205,7 @@ def matching(root: nn.Module, pattern: str) -> list[tuple[str, nn.Parameter]]:
         if not meant.isdisjoint(_prefixes(name)):
             found.setdefault(id(parameter), (name, parameter))
     if not found:
-        raise mistake(f"what {pattern!r} means in {type(model).__name__} has no parameters")
+        raise config_error(f"what {pattern!r} means in {type(model).__name__} has no parameters")
     return list(found.values())
 
 
@@ -225,17 +225,17 @@ def _of_class(modules: Mapping[str, nn.Module], pattern: str) -> set[str]:
     if not found or name in ("Module", "object"):
         there = {type(module).__name__ for module in modules.values()}
         message = f"{type(modules['']).__name__} has no module of class {name!r}"
-        raise mistake(message, did_you_mean(name, sorted(there)))
+        raise config_error(message, did_you_mean(name, sorted(there)))
     return found
 
 
 def _of_path(modules: Mapping[str, nn.Module], parameters: Sequence[str], pattern: str) -> set[str]:
     names = [*filter(None, modules), *parameters]
     if "-" in pattern and not any(each in pattern for each in "*?[") and pattern not in names:
-        pattern = ".".join(name for name, _ in steps(modules[""], pattern)[1:])
+        pattern = ".".join(name for name, _ in resolve_path(modules[""], pattern)[1:])
     found = {name for name in names if fnmatchcase(name, pattern)}
     if not found:
         near = nearest(pattern, names)
         hint = f"did you mean {near!r}?" if near else "write a path, a glob such as '*.bias', or class:NAME"
-        raise mistake(f"{type(modules['']).__name__} has nothing that matches {pattern!r}", hint)
+        raise config_error(f"{type(modules['']).__name__} has nothing that matches {pattern!r}", hint)
     return found

@@ -11,7 +11,7 @@ from torch import nn
 
 from kd_core.taps.nested import tensors
 from kd_core.taps.wires import Inputs, describe
-from kd_core.taps.wrappers import bare, hook_output, walk
+from kd_core.taps.wrappers import hook_output, unwrap_model, walk
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     The model itself has the path ``""``, a shared module a row under each of its paths, and a module that the pass does
     not call 0 calls. The model is left as it was.
     """
-    model = bare(model)
+    model = unwrap_model(model)
     seen = {module: _Seen() for module in model.modules()}
     training = [module for module in seen if module.training]
     handles = [module.register_forward_pre_hook(each.entering, with_kwargs=True) for module, each in seen.items()]

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-from kd_core.errors import ConfigError, Problem, did_you_mean, nearest
+from kd_core.errors import ConfigError, ConfigProblem, did_you_mean, nearest
 
 Field = str | int
 _NUMBER = re.compile(r"-?[0-9]+")
@@ -68,9 +68,9 @@ class Inputs:
     kwargs: Mapping[str, Any]
 
 
-def mistake(message: str, hint: str | None = None) -> ConfigError:
+def config_error(message: str, hint: str | None = None) -> ConfigError:
     """The error of one problem, to whose place the caller may add."""
-    return ConfigError(Problem(message, hint=hint))
+    return ConfigError(ConfigProblem(message, hint=hint))
 
 
 def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = ()) -> Wire:
@@ -79,24 +79,24 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
     Raises ConfigError with one problem, whose hint says what to write, where the grammar or a name is wrong.
     """
     if not isinstance(text, str) or not text or text.split() != [text]:
-        raise mistake(f"{text!r} is no wire", f"write {_FORMS}, without spaces")
+        raise config_error(f"{text!r} is no wire", f"write {_FORMS}, without spaces")
     head, *after = text.split("/")
     if "" in after:
-        raise mistake(f"wire {text!r} has an empty field after '/'", f"write {head}/NAME, {head}/0 or {head}")
+        raise config_error(f"wire {text!r} has an empty field after '/'", f"write {head}/NAME, {head}/0 or {head}")
     root, _, rest = head.partition(".")
     _check_root(text, root, [*models, "adapters", "batch"])
     if not rest:
         missing = f"{root}.output" if root in models else f"{root}.NAME"
-        raise mistake(f"wire {text!r} names nothing in {root!r}", f"write {'/'.join([missing, *after])}")
+        raise config_error(f"wire {text!r} names nothing in {root!r}", f"write {'/'.join([missing, *after])}")
     inside = tuple(int(each) if _NUMBER.fullmatch(each) else each for each in after)
     if root in models:
         tap = _parse_tap(text, root, rest)
         return Wire(root, tap.path or "output", tap, inside)
     if ":" in rest:
         hint = f"write {'/'.join([head.split(':')[0], *after])}"
-        raise mistake(f"wire {text!r}: ':' chooses a side or call of a module, and this is none", hint)
+        raise config_error(f"wire {text!r}: ':' chooses a side or call of a module, and this is none", hint)
     if root == "adapters" and rest not in adapters:
-        raise mistake(f"wire {text!r}: there is no adapter {rest!r}", did_you_mean(rest, sorted(adapters)))
+        raise config_error(f"wire {text!r}: there is no adapter {rest!r}", did_you_mean(rest, sorted(adapters)))
     return Wire(root, rest, None, inside)
 
 
@@ -107,8 +107,8 @@ def _check_root(text: str, root: str, known: list[str]) -> None:
     if before in known:
         after = root[len(before) :].strip(":[]")
         submodule = "output" if after in ("", "in", "out") or _NUMBER.fullmatch(after) else after
-        raise mistake(f"wire {text!r}: after {before!r} comes a '.'", f"write {before}.{submodule}")
-    raise mistake(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, known))
+        raise config_error(f"wire {text!r}: after {before!r} comes a '.'", f"write {before}.{submodule}")
+    raise config_error(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, known))
 
 
 def _parse_tap(text: str, root: str, rest: str) -> Tap:
@@ -116,7 +116,7 @@ def _parse_tap(text: str, root: str, rest: str) -> Tap:
     parts = re.split(r"[.\[\]]", path)
     if "" in parts or "[" in path:
         flaw = "brackets" if "[" in path else "an empty part between dots"
-        raise mistake(f"wire {text!r} has {flaw}", f"write {root}.{'.'.join(filter(None, parts)) or 'output'}")
+        raise config_error(f"wire {text!r} has {flaw}", f"write {root}.{'.'.join(filter(None, parts)) or 'output'}")
     if path == "output" and not marks:
         return Tap("")
     side: Literal["out", "in"] = "out"
@@ -130,11 +130,11 @@ def _parse_tap(text: str, root: str, rest: str) -> Tap:
 
 def _wrong_mark(text: str, head: str, mark: str, call: int | None) -> ConfigError:
     if mark in ("in", "out") and call is not None:
-        return mistake(f"wire {text!r}: the side comes before the call", f"write {head}:{mark}:{call}")
+        return config_error(f"wire {text!r}: the side comes before the call", f"write {head}:{mark}:{call}")
     hint = "write :in or :out, then the number of a call, such as :0 or :-1"
     if meant := nearest(mark, ["in", "out", "input", "output"]):
         hint = f"did you mean {':in' if meant.startswith('in') else ':out'}?"
-    return mistake(f"wire {text!r}: ':{mark}' is neither a side nor a call", hint)
+    return config_error(f"wire {text!r}: ':{mark}' is neither a side nor a call", hint)
 
 
 def pick(value: Any, fields: Sequence[Field] = ()) -> Any:
@@ -153,7 +153,7 @@ def pick(value: Any, fields: Sequence[Field] = ()) -> Any:
             where = "/".join(map(str, fields[:depth]))
             held = f"{f'/{where}' if where else 'the value'} is {describe(value)}"
             hint = did_you_mean(str(each), there) if there else "leave the field out"
-            raise mistake(f"there is no field {str(each)!r}: {held}", hint) from None
+            raise config_error(f"there is no field {str(each)!r}: {held}", hint) from None
     return value
 
 
@@ -167,7 +167,7 @@ def _enter_inputs(value: Inputs, fields: Sequence[Field]) -> tuple[Any, Sequence
         return value.args[first], fields[1:]
     there = [f"/{each}" for each in (*range(len(value.args)), *value.kwargs)]
     flaw = "are not one positional argument" if first is None else f"have no {str(first)!r}"
-    raise mistake(f"the inputs {describe(value)} {flaw}", f"choose one of: {', '.join(there)}" if there else None)
+    raise config_error(f"the inputs {describe(value)} {flaw}", f"choose one of: {', '.join(there)}" if there else None)
 
 
 def _enter(value: Any, field: Field) -> Any:

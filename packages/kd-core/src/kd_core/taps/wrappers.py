@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kd_core.errors import ConfigError, did_you_mean, nearest
 from kd_core.taps.nested import mapped, tensors
-from kd_core.taps.wires import Inputs, Tap, describe, mistake
+from kd_core.taps.wires import Inputs, Tap, config_error, describe
 
 OUTPUT = Tap("")
 Mode = tuple[bool, bool, bool]
@@ -27,7 +27,7 @@ class Capture:
     at: Mapping[Tap, Any]
 
 
-def bare(module: nn.Module) -> nn.Module:
+def unwrap_model(module: nn.Module) -> nn.Module:
     """The user's module inside forward wrappers, ``torch.compile`` and DDP."""
     while True:
         if "_orig_mod" in module._modules:
@@ -41,19 +41,19 @@ def bare(module: nn.Module) -> nn.Module:
 
 def walk(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Every path of ``model`` with its module, in the order of registration; a shared module comes several times."""
-    model = bare(model)
+    model = unwrap_model(model)
     yield path, model
     for name, child in model._modules.items():
         if child is not None:
             yield from walk(child, f"{path}.{name}" if path else name)
 
 
-def steps(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+def resolve_path(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
     """The modules along a dotted ``path``, each with its own name, from the model itself (``""``) on.
 
     A negative number counts a module's children from the end. Raises ConfigError with the nearest path.
     """
-    found = [("", bare(model))]
+    found = [("", unwrap_model(model))]
     for name in path.split(".") if path else ():
         children = found[-1][1]._modules
         if name[:1] == "-" and name[1:].isdecimal() and 0 < int(name[1:]) <= len(children):
@@ -61,13 +61,13 @@ def steps(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
         child = children.get(name)
         if child is None:
             raise _no_module(path, found, name)
-        found.append((name, bare(child)))
+        found.append((name, unwrap_model(child)))
     return found
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The module at a dotted ``path``, as in :func:`steps`."""
-    return steps(model, path)[-1][1]
+    """The module at a dotted ``path``, as in :func:`resolve_path`."""
+    return resolve_path(model, path)[-1][1]
 
 
 def _no_module(path: str, found: list[tuple[str, nn.Module]], name: str) -> ConfigError:
@@ -76,16 +76,16 @@ def _no_module(path: str, found: list[tuple[str, nn.Module]], name: str) -> Conf
     message = f"{type(model).__name__} has no module {path!r}"
     children = [above + each for each, child in parent._modules.items() if child is not None]
     if path.startswith("output."):
-        return mistake(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
+        return config_error(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
     if isinstance(getattr(parent, name, None), Tensor):
-        return mistake(message, f"{above}{name} is a tensor, not a module")
+        return config_error(message, f"{above}{name} is a tensor, not a module")
     if not children:
-        return mistake(message, f"{above[:-1] or 'it'} is a {type(parent).__name__} without modules inside")
+        return config_error(message, f"{above[:-1] or 'it'} is a {type(parent).__name__} without modules inside")
     sibling = nearest(above + name, children)
     if sibling:
-        return mistake(message, f"did you mean {sibling + path[len(above + name) :]!r}?")
+        return config_error(message, f"did you mean {sibling + path[len(above + name) :]!r}?")
     near = nearest(path, [each for each, _ in walk(model)])
-    return mistake(message, f"did you mean {near!r}?" if near else did_you_mean(above + name, children))
+    return config_error(message, f"did you mean {near!r}?" if near else did_you_mean(above + name, children))
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -218,7 +218,9 @@ class ForwardWrapper(nn.Module):
         self._taps = taps
         self._asks_output = OUTPUT in taps or not self.early_stop
         # DDP prepares its backward pass after the module's forward: that is not cut short
-        self._stops = self.early_stop and self.module is bare(self.module) and all((tap.call or 0) >= 0 for tap in taps)
+        self._stops = (
+            self.early_stop and self.module is unwrap_model(self.module) and all((tap.call or 0) >= 0 for tap in taps)
+        )
         self._wired = {tap: places[module, tap.side] for tap, module in modules.items()}
         self._places = list(places.values())
         self._handles = [_hook(module, side, place) for (module, side), place in places.items()]
@@ -267,7 +269,7 @@ class ForwardWrapper(nn.Module):
         for tap, place in self._wired.items():
             if not intact[place]:
                 change = "was changed in place later in this pass, and in earlier ones was not"
-                raise mistake(
+                raise config_error(
                     f"{self.name}: the value at {tap} {change}", "write the model's operation with inplace=False"
                 )
             calls = place.calls
@@ -281,27 +283,27 @@ class ForwardWrapper(nn.Module):
             raise self._silent(tap)
         ran = ", ".join(f":{index} {describe(each)}" for index, each in enumerate(calls))
         hint = f"choose one, such as {self.name}.{Tap(tap.path, tap.side, len(calls) - 1)}"
-        raise mistake(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
+        raise config_error(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
 
     def _silent(self, tap: Tap) -> ConfigError:
         kind = type(module_at(self.module, tap.path)).__name__
         missed = "called it" if tap.side == "in" else "finished a call of it"
         message = f"{self.name}: tap {tap} did not fire: the model has {tap.path!r} ({kind}), but no pass {missed}"
         if is_compiled(self.module):
-            return mistake(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
-        return mistake(message, "`taps` lists what a pass calls; a module's parent may use its weights alone")
+            return config_error(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
+        return config_error(message, "`taps` lists what a pass calls; a module's parent may use its weights alone")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """That of the bare module."""
-        return bare(self).state_dict(*args, **kwargs)
+        return unwrap_model(self).state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load what :meth:`state_dict` gave."""
-        return bare(self).load_state_dict(state_dict, strict, assign)
+        return unwrap_model(self).load_state_dict(state_dict, strict, assign)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """When a parent loads: give keys of the bare module the names that they have in the tree of modules."""
-        inner = next(name for name, each in self.named_modules() if each is bare(self))
+        inner = next(name for name, each in self.named_modules() if each is unwrap_model(self))
         for key in [key for key in state_dict if key.startswith(prefix)]:
             state_dict[f"{prefix}{inner}.{key[len(prefix) :]}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)

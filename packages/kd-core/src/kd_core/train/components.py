@@ -22,7 +22,7 @@ from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wrappers import Capture, ForwardWrapper
 from kd_core.task import check_model
-from kd_core.train.objective import Adapters, Values
+from kd_core.train.objective import Adapters, WireResolver
 
 PROBE = 2
 """Samples in the probe batch, from which adapters learn their widths."""
@@ -58,15 +58,15 @@ class Data:
         return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
 
 
-class World:
+class Components:
     """The built experiment. Each model's initial weights depend on (seed, name) alone; the student's are those
     of ``torch.manual_seed(seed)`` followed by its constructor."""
 
     def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, reporter: Reporter) -> None:
-        self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.note
+        self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.debug
         spec, first = data.get(plan.data)
         builder = Builder(policy, first.info.run_values, self.log)
-        models = build_models(plan, builder, first.info, reporter.line)
+        models = build_models(plan, builder, first.info, reporter.info)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
@@ -111,7 +111,7 @@ def build_models(plan: Plan, builder: Builder, info: DatasetInfo, log: Callable[
 
 def probe(
     plan: Plan, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, batch: Batch, builder: Builder
-) -> Values:
+) -> WireResolver:
     """Run what a stage looks at once, in eval mode without gradients, and build its adapters from what comes by."""
     captures: dict[str, Capture] = {}
     with torch.no_grad():
@@ -124,7 +124,7 @@ def probe(
                 wrapper.release()
                 for module, training in modes.items():
                     module.training = training
-        values = Values(captures, batch, adapters)
+        values = WireResolver(captures, batch, adapters)
         for name in stage.adapters:
             with seeded(derive(plan.seed, "adapter", name)):
                 adapters.build(name, values, models, builder)
@@ -132,13 +132,13 @@ def probe(
     return values
 
 
-class Experiment(nn.Module):
+class ModuleRoot(nn.Module):
     """Everything a run is made of; errors about patterns call it by this name."""
 
 
 def root_module(models: Mapping[str, nn.Module], adapters: nn.Module, losses: nn.Module | None = None) -> nn.Module:
     """One module over everything, in which patterns such as ``student.layer1`` or ``adapters.*`` are looked up."""
-    root = Experiment()
+    root = ModuleRoot()
     for name, model in models.items():
         root.add_module(name, model)
     root.add_module("adapters", adapters)

@@ -67,6 +67,6 @@ def without_inputs(batch: Batch) -> Batch:
     return replace(batch, inputs={}, extra=extra)
 
 
-def line(metrics: Mapping[str, float]) -> str:
+def format_metrics(metrics: Mapping[str, float]) -> str:
     """Metrics as text: ``top1 91.92, loss 0.283``, without those of single classes (``iou/cat``)."""
     return ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if "/" not in key)

@@ -15,29 +15,38 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.config import Builder
 from kd_core.data.batch import STUDENT, Batch
-from kd_core.device.distributed import Share, divide, everyones, on_main, processes, rank, share_buffers, summed
-from kd_core.device.fsdp import gathered, put, put_optimizer, whole
+from kd_core.device.distributed import (
+    MicroBatchShard,
+    all_gather_object,
+    all_reduce_sum_,
+    broadcast_buffers,
+    divide,
+    rank,
+    run_on_rank_zero,
+    world_size,
+)
+from kd_core.device.fsdp import full_state_dict, load_full_optimizer_state, load_full_state_dict, unsharded
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
 from kd_core.plan.plan import StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.runs.stop import Stopped
 from kd_core.task import eval_batch_size
-from kd_core.train.evaluate import line, score
-from kd_core.train.objective import Clock, Objective, Step
+from kd_core.train.evaluate import format_metrics, score
+from kd_core.train.objective import Objective, Step, StepInfo
 from kd_core.train.optim import build_optimizer, build_scheduler
-from kd_core.train.progress import Session
-from kd_core.train.teacher_cache import recalled
+from kd_core.train.progress import RunContext
+from kd_core.train.teacher_cache import cached_teachers
 from kd_core.train.trainable import select, set_modes, wrap
 
-AGREE_EVERY = 10
+SYNC_EVERY = 10
 """Steps between two times that several processes ask each other whether to save or stop."""
 
 
 class StageRunner:
     """Trains one stage. Everything that changes is in :meth:`state`, and :meth:`load` puts it back bit for bit."""
 
-    def __init__(self, session: Session, plan: StagePlan, before: Objective | None = None) -> None:
+    def __init__(self, session: RunContext, plan: StagePlan, before: Objective | None = None) -> None:
         self.session, self.plan, self.spec = session, plan, plan.spec
         self.world, self.progress, self.runtime = session.world, session.progress, session.world.runtime
         self.data, self.splits = self.world.data.get(plan.data)
@@ -49,7 +58,7 @@ class StageRunner:
             self.objective = Objective(plan.terms, self.world.adapters, builder, before).to(self.runtime.device)
         self.root, self.trained = select(self.world, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
-        self.recalled = recalled(self.world, plan, self.trained)
+        self.recalled = cached_teachers(self.world, plan, self.trained)
         self.learning, self.frozen = wrap(self.world, plan, self.trained, self.recalled)
         self._optimise(builder)
         self._sums = torch.zeros(
@@ -101,31 +110,31 @@ class StageRunner:
             self._end_epoch(time.monotonic() - started)
         self.close()
 
-    def _batches(self) -> Iterator[tuple[Batch, list[Share]]]:
+    def _batches(self) -> Iterator[tuple[Batch, list[MicroBatchShard]]]:
         """The rest of the epoch, this process's rows. Modes are set here: an evaluation may have come between."""
         set_modes(self.learning, self.root)
         seed, stage, epoch = self.world.plan.seed, self.plan.index, self.progress.epoch
         assert self.spec.batch_size is not None
         order = permutation(len(self.splits.train), seed, "order", stage, epoch)
-        whole = self.splits.train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
-        own = [divide(each, self.spec.accumulate) for each in whole[self.progress.batch : self.steps_per_epoch]]
+        unsharded = self.splits.train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
+        own = [divide(each, self.spec.accumulate) for each in unsharded[self.progress.batch : self.steps_per_epoch]]
         rows = (torch.cat(positions) for positions, _ in own)
         batches = self.splits.train.batches(rows, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
         yield from zip(batches, (shares for _, shares in own), strict=True)
 
-    def _step(self, raw: Batch, shares: list[Share]) -> None:
+    def _step(self, raw: Batch, shares: list[MicroBatchShard]) -> None:
         """One optimiser step on one batch, in ``accumulate`` micro-batches."""
-        clock = Clock(self.progress.step, self.total_steps, self.steps_per_epoch)
+        clock = StepInfo(self.progress.step, self.total_steps, self.steps_per_epoch)
         flags = torch.zeros_like(self._sums)
         self.stepper.zero_grad()
         for position, (part, share) in enumerate(
-            zip(raw.to(self.runtime.device).split([share.present for share in shares]), shares, strict=True)
+            zip(raw.to(self.runtime.device).split([share.local_rows for share in shares]), shares, strict=True)
         ):
             prepared = self.world.plan.task.prepare(part, self.world.plan.inputs, self.data, training=True)
             batch = self.runtime.format(self.plan.views(prepared))
             with self.runtime.autocast(), self.runtime.inference():
-                looked = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
-                frozen = looked | {name: recall(batch) for name, recall in self.recalled.items()}
+                teacher_outputs = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+                frozen = teacher_outputs | {name: recall(batch) for name, recall in self.recalled.items()}
             with self.runtime.no_sync(self.step_module, sync=position == len(shares) - 1):
                 loss, values = self.step_module(batch, frozen, clock, share)
                 self.runtime.backward(loss)
@@ -133,11 +142,11 @@ class StageRunner:
         self.runtime.clip(self.parameters, self.spec.clip_norm, self.spec.clip_value)
         self.stepper.step()
         if self.ema is not None:
-            with whole(self.step_module):
+            with unsharded(self.step_module):
                 self.ema.update_parameters(self.world.models[STUDENT])
         if self.scheduler is not None and self.per == "step":
             self.scheduler.step()
-        flags = summed(flags) / processes()
+        flags = all_reduce_sum_(flags) / world_size()
         self._sums += flags * shares[0].total
         self._rows += shares[0].total
         self._check_finite()  # of the step before, whose values have arrived by now
@@ -158,7 +167,7 @@ class StageRunner:
                 for name, value in zip([*self.objective.names, "the weighted sum"], values.tolist(), strict=True)
                 if not math.isfinite(value)
             ]
-            rows = ", ".join(str(row) for part in everyones(index.tolist()) for row in part)
+            rows = ", ".join(str(row) for part in all_gather_object(index.tolist()) for row in part)
             what = f"not finite: {', '.join(names)}\n    the batch's indices: {rows}"
             raise KDError(f"stage {self.plan.name!r}, step {step}: {what}")
 
@@ -169,7 +178,7 @@ class StageRunner:
             self._score()
             set_modes(self.learning, self.root)
         limits = self.world.plan.checkpoint
-        late, number = self._asked(60 * limits.every_minutes)
+        late, number = self._should_save_or_stop(60 * limits.every_minutes)
         if number or late or (limits.every_steps and self.progress.step % limits.every_steps == 0):
             self.save()
         if number:
@@ -177,17 +186,17 @@ class StageRunner:
             mend = f"go on with `resume {self.session.folder.path}`"
             raise Stopped(f"stopped and saved at {place}; {mend}", number)
 
-    def _asked(self, seconds: float) -> tuple[bool, int]:
+    def _should_save_or_stop(self, seconds: float) -> tuple[bool, int]:
         """Whether ``seconds`` went by since the last checkpoint, and the signal that asks to stop, if any.
 
         Several processes must agree, which costs an exchange: they ask each other now and then.
         """
         late, number = time.monotonic() - self._saved > seconds, self.session.stop.number
-        if processes() == 1:
+        if world_size() == 1:
             return late, number
-        if self.progress.step % AGREE_EVERY:
+        if self.progress.step % SYNC_EVERY:
             return False, 0
-        answers = everyones((late, number))
+        answers = all_gather_object((late, number))
         return any(late for late, _ in answers), max(number for _, number in answers)
 
     def _shown(self) -> dict[str, float]:
@@ -214,8 +223,8 @@ class StageRunner:
         self._sums.zero_()
         self._rows = 0
         self._record(row)
-        self.session.reporter.line(
-            f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {line(train)} ({seconds:.1f} s)"
+        self.session.reporter.info(
+            f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {format_metrics(train)} ({seconds:.1f} s)"
         )
         every = self.spec.evaluate.every_epochs
         last = self.progress.step >= self.total_steps
@@ -226,7 +235,7 @@ class StageRunner:
 
     def _record(self, row: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""
-        on_main(lambda: self.session.folder.metrics.append(row))
+        run_on_rank_zero(lambda: self.session.folder.metrics.append(row))
 
     def _schedule(self, value: float | None) -> None:
         if not isinstance(self.scheduler, ReduceLROnPlateau):
@@ -241,12 +250,12 @@ class StageRunner:
         """Score the student on the validation split, keep it if it is the best; the value that decides."""
         if self.splits.val is None or STUDENT not in self.trained:
             return None
-        with whole(self.step_module):
+        with unsharded(self.step_module):
             return self._scored()
 
     def _scored(self) -> float:
         assert self.splits.val is not None
-        share_buffers([self.averaged])
+        broadcast_buffers([self.averaged])
         metrics = self.score(self.averaged, self.splits.val)
         name, maximise = self._goal(metrics)
         value = metrics[name]
@@ -262,13 +271,13 @@ class StageRunner:
         self.progress.waited = waited
         self.progress.stopped = self.spec.early_stop is not None and waited >= self.spec.early_stop.patience
         remark = " (best so far)" if better else "; stopping early" if self.progress.stopped else ""
-        self.session.reporter.line(f"    validation: {line(metrics)}{remark}")
+        self.session.reporter.info(f"    validation: {format_metrics(metrics)}{remark}")
         return value
 
     def _keep(self, metrics: dict[str, float]) -> dict[str, Any]:
         """The student as it is now, also written as the best one."""
         kept = {"student": self.weights(), "metrics": metrics, "stage": self.plan.index, "epoch": self.progress.epoch}
-        on_main(lambda: self.session.store.save_best(kept, self.progress.total))
+        run_on_rank_zero(lambda: self.session.store.save_best(kept, self.progress.total))
         return kept
 
     def _better(self, value: float, maximise: bool, gain: float) -> bool:
@@ -308,7 +317,7 @@ class StageRunner:
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the student that counts, on the CPU."""
-        return {key: value.detach().cpu().clone() for key, value in gathered(self.averaged.state_dict()).items()}
+        return {key: value.detach().cpu().clone() for key, value in full_state_dict(self.averaged.state_dict()).items()}
 
     # -- state
 
@@ -323,21 +332,21 @@ class StageRunner:
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "scaler": self.runtime.scaler_state(),
-            "rng": everyones(rng_state()),
+            "rng": all_gather_object(rng_state()),
             "best": self.session.best,
             "sums": self._sums,
             "rows": self._rows,
             "metrics": self.session.folder.metrics.offset(),
         }
-        return gathered(state)
+        return full_state_dict(state)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` was taken."""
         for name, weights in state["models"].items():
-            put(self.world.models[name], weights)
-        put(self.world.adapters, state["adapters"])
-        put(self.objective.losses, state["losses"])
-        put_optimizer(self.optimizer, state["optimizer"])
+            load_full_state_dict(self.world.models[name], weights)
+        load_full_state_dict(self.world.adapters, state["adapters"])
+        load_full_state_dict(self.objective.losses, state["losses"])
+        load_full_optimizer_state(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.ema is not None:
@@ -351,9 +360,9 @@ class StageRunner:
     def save(self) -> None:
         """Write a checkpoint; a step not yet known to be finite is checked first."""
         self._check_finite()
-        share_buffers(self.world.models[name] for name in self.world.changing())
+        broadcast_buffers(self.world.models[name] for name in self.world.changing())
         state = self.state()
-        on_main(lambda: self.session.store.save(state, self.progress.total))
+        run_on_rank_zero(lambda: self.session.store.save(state, self.progress.total))
         self._saved = time.monotonic()
 
     def close(self) -> None:

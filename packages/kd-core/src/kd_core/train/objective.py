@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_core.config import Builder, Lazy
 from kd_core.config.schedules import Schedule
 from kd_core.data.batch import Batch
-from kd_core.device.distributed import ALONE, Share, gather
+from kd_core.device.distributed import SINGLE_PROCESS, MicroBatchShard, gather
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, TermPlan, Wired
 from kd_core.taps.nested import map_tensors
@@ -21,7 +21,7 @@ from kd_core.taps.wrappers import Capture, module_at
 
 
 @dataclass(frozen=True)
-class Clock:
+class StepInfo:
     """The place in a stage, which weights and temperatures follow."""
 
     step: int
@@ -37,7 +37,7 @@ class Clock:
         )
 
 
-class Values:
+class WireResolver:
     """What wires carry in one step. Adapters run when first asked for, once."""
 
     def __init__(self, captures: Mapping[str, Capture], batch: Batch, adapters: Adapters) -> None:
@@ -88,13 +88,13 @@ class Adapters(nn.Module):
         self._plans = dict(plans)
         self._borrowed: dict[str, nn.Module] = {}
 
-    def run(self, name: str, values: Values) -> Any:
+    def run(self, name: str, values: WireResolver) -> Any:
         """The output of one adapter for the inputs of this step."""
         module = self._borrowed[name] if name in self._borrowed else self._modules[name]
         assert module is not None
         return module(*(values.get(wired) for wired in self._plans[name].inputs))
 
-    def build(self, name: str, values: Values, models: Mapping[str, nn.Module], builder: Builder) -> None:
+    def build(self, name: str, values: WireResolver, models: Mapping[str, nn.Module], builder: Builder) -> None:
         """Make an adapter whose widths come from a probe batch's ``values``; a second call changes nothing."""
         plan = self._plans[name]
         if name in self._modules or name in self._borrowed:
@@ -105,7 +105,7 @@ class Adapters(nn.Module):
             return
         self.add_module(name, self._made(plan, values, builder))
 
-    def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
+    def _made(self, plan: AdapterPlan, values: WireResolver, builder: Builder) -> nn.Module:
         if isinstance(plan.builder, Lazy):
             module = builder.build(plan.builder, path=".".join((*map(str, plan.path), "module")))
             if not isinstance(module, nn.Module):
@@ -135,7 +135,7 @@ class Term(nn.Module):
         else:
             self._hyperparameters = builder.build(dict(plan.values), path=where)
 
-    def forward(self, values: Values, clock: Clock, share: Share = ALONE) -> Tensor:
+    def forward(self, values: WireResolver, clock: StepInfo, share: MicroBatchShard = SINGLE_PROCESS) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
         if self.over_batch:
@@ -169,23 +169,23 @@ class Objective(nn.Module):
             self.losses.add_module(name, term)
 
     def forward(
-        self, captures: Mapping[str, Capture], batch: Batch, clock: Clock, share: Share = ALONE
+        self, captures: Mapping[str, Capture], batch: Batch, clock: StepInfo, share: MicroBatchShard = SINGLE_PROCESS
     ) -> tuple[Tensor, Tensor]:
         """The weighted sum, a scalar with a graph, and the unweighted terms (T,) without one.
 
         Each counts what this micro-batch's ``share`` says: a loss over pairs of samples sees those of all processes.
         """
-        values = Values(captures, batch, self.adapters)
+        values = WireResolver(captures, batch, self.adapters)
         losses = []
         for term in self.terms:
-            factor = share.whole if term.over_batch else share.own
+            factor = share.global_scale if term.over_batch else share.local_scale
             loss = self._value(term, values, clock, share)
             losses.append(loss * factor if factor != 1 else loss)
         total = sum(loss * clock.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True))
         assert isinstance(total, Tensor)
         return total, torch.stack([loss.detach() for loss in losses])
 
-    def _value(self, term: Term, values: Values, clock: Clock, share: Share) -> Tensor:
+    def _value(self, term: Term, values: WireResolver, clock: StepInfo, share: MicroBatchShard) -> Tensor:
         """One loss: its adapters run under the models' precision, the loss itself in float32."""
         try:
             for wired in term.plan.wires.values():
@@ -220,7 +220,9 @@ class Step(nn.Module):
         self.models = nn.ModuleDict(dict(models))
         self.objective = objective
 
-    def forward(self, batch: Batch, frozen: Mapping[str, Capture], clock: Clock, share: Share) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, frozen: Mapping[str, Capture], clock: StepInfo, share: MicroBatchShard
+    ) -> tuple[Tensor, Tensor]:
         """Run the trained models and the objective on one micro-batch."""
         captures = {name: model(batch.for_model(name)) for name, model in self.models.items()}
         return self.objective({**frozen, **captures}, batch, clock, share)

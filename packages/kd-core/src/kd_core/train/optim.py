@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Builder, Call, Lazy
-from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, words
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean, problems_of
+from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, as_list
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, problems_of
 from kd_core.taps.edits import matching
 
 
@@ -34,7 +34,7 @@ def build_optimizer(
     call, groups = (spec.call, spec.groups) if isinstance(spec, OptimizerSpec) else (spec, [])
     left = trained(root)
     if not left:
-        raise ConfigError(Problem("nothing is left to train: every parameter is frozen", path))
+        raise ConfigError(ConfigProblem("nothing is left to train: every parameter is frozen", path))
     made = [
         group
         for position, each in enumerate(groups)
@@ -45,10 +45,10 @@ def build_optimizer(
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
     optimizer = builder.build(call, {"params": [*rest, *made], **extra}, where)
     if not isinstance(optimizer, Optimizer):
-        raise ConfigError(Problem(f"{type(optimizer).__name__} is no torch.optim.Optimizer", path))
+        raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is no torch.optim.Optimizer", path))
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
         message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
-        raise ConfigError(Problem(message, path))
+        raise ConfigError(ConfigProblem(message, path))
     _check_options(optimizer, groups, path)
     return optimizer
 
@@ -57,13 +57,13 @@ def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str)
     """ConfigError for what PyTorch would take without a word."""
     known = list(optimizer.defaults)
     for position, spec in enumerate(groups):
-        for key in spec.rest:
+        for key in spec.extra:
             if key not in known:
                 message, hint = f"{type(optimizer).__name__} takes no {key!r}", did_you_mean(key, known)
-                raise ConfigError(Problem(message, f"{path}.groups.{position}.{key}", hint=hint))
+                raise ConfigError(ConfigProblem(message, f"{path}.groups.{position}.{key}", hint=hint))
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
-            raise ConfigError(Problem(f"{group['lr']!r} is no learning rate", path))
+            raise ConfigError(ConfigProblem(f"{group['lr']!r} is no learning rate", path))
 
 
 def has_fused(call: Lazy, builder: Builder) -> bool:
@@ -76,14 +76,14 @@ def has_fused(call: Lazy, builder: Builder) -> bool:
 def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path: str) -> dict[str, Any]:
     """A parameter group; what it takes leaves ``left``."""
     try:
-        names = [name for pattern in words(spec.match) for name, _ in matching(root, pattern)]
+        names = [name for pattern in as_list(spec.match) for name, _ in matching(root, pattern)]
     except KDError as error:
         raise ConfigError(replace(each, path=f"{path}.match") for each in problems_of(error)) from None
     taken = [left.pop(name) for name in dict.fromkeys(names) if name in left]
     if not taken:
-        message = f"{', '.join(words(spec.match))} matches no parameter that learns and is in no earlier group"
-        raise ConfigError(Problem(message, f"{path}.match"))
-    return {"params": taken, **spec.rest}
+        message = f"{', '.join(as_list(spec.match))} matches no parameter that learns and is in no earlier group"
+        raise ConfigError(ConfigProblem(message, f"{path}.match"))
+    return {"params": taken, **spec.extra}
 
 
 def build_scheduler(
@@ -97,5 +97,5 @@ def build_scheduler(
         call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
     )
     if not isinstance(scheduler, LRScheduler):
-        raise ConfigError(Problem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
+        raise ConfigError(ConfigProblem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
     return scheduler, per

@@ -9,7 +9,7 @@ from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
-from kd_core.train.components import World
+from kd_core.train.components import Components
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Progress:
 
 
 @dataclass
-class Session:
+class RunContext:
     """What the stages of one run share."""
 
-    world: World
+    world: Components
     folder: RunFolder
     store: CheckpointStore
     reporter: Reporter

@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kd_core.data.batch import Batch
-from kd_core.data.views import as_it_is
+from kd_core.data.views import identity
 from kd_core.device.distributed import main_first
-from kd_core.errors import ConfigError, KDError, Problem
+from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.files import write_whole
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
 from kd_core.taps.wires import Field, pick
 from kd_core.taps.wrappers import OUTPUT, Capture
-from kd_core.train.components import World
+from kd_core.train.components import Components
 
 INDEX = "index"
 BATCH = 64
@@ -34,7 +34,7 @@ BATCH = 64
 Fields = tuple[Field, ...]
 
 
-class Recall:
+class CachedTeacher:
     """In the place of a frozen model: what it said of each training sample.
 
     ``kept`` maps the fields of the output that wires name to (N, ...) values; ``index`` (N,) has the samples' rows.
@@ -65,7 +65,7 @@ def _put(whole: Any, fields: Fields, value: Tensor) -> Any:
     return {**whole, first: _put(whole.get(first, {}), tuple(rest), value)}
 
 
-def recalled(world: World, stage: StagePlan, trained: set[str]) -> dict[str, Recall]:
+def cached_teachers(world: Components, stage: StagePlan, trained: set[str]) -> dict[str, CachedTeacher]:
     """For each model of a stage with ``cache: true``, its outputs for the stage's training samples.
 
     ConfigError where those are not the same in every epoch, or the stage trains the model.
@@ -76,16 +76,16 @@ def recalled(world: World, stage: StagePlan, trained: set[str]) -> dict[str, Rec
         path = f"models.{name}.cache"
         split = world.data.get(stage.data)[1].train
         if name in trained:
-            raise ConfigError(Problem(f"the stage {stage.name!r} trains {name}, whose outputs change", path))
-        if not split.fixed or stage.views is not as_it_is:
+            raise ConfigError(ConfigProblem(f"the stage {stage.name!r} trains {name}, whose outputs change", path))
+        if not split.fixed or stage.views is not identity:
             message = "training samples differ from epoch to epoch, and a model's outputs with them"
-            raise ConfigError(Problem(message, path, hint="leave cache out, or the augmentation and views"))
+            raise ConfigError(ConfigProblem(message, path, hint="leave cache out, or the augmentation and views"))
         with main_first():
             found[name] = _read_or_make(world, stage, name)
     return found
 
 
-def _read_or_make(world: World, stage: StagePlan, name: str) -> Recall:
+def _read_or_make(world: Components, stage: StagePlan, name: str) -> CachedTeacher:
     fields = _fields(world, stage, name)
     folder = Path(os.environ.get("KD_CACHE", "~/.cache/kd")).expanduser() / "outputs"
     path = folder / f"{_key(world, stage, name)}.safetensors"
@@ -99,10 +99,10 @@ def _read_or_make(world: World, stage: StagePlan, name: str) -> Recall:
     world.log(f"models.{name}: outputs are those kept in {path}")
     device = world.runtime.device
     kept = {each: tensors[_named(each)].to(device) for each in fields}
-    return Recall(kept, tensors[INDEX].to(device))
+    return CachedTeacher(kept, tensors[INDEX].to(device))
 
 
-def _fields(world: World, stage: StagePlan, name: str) -> list[Fields]:
+def _fields(world: Components, stage: StagePlan, name: str) -> list[Fields]:
     """The fields of a model's output that a stage's wires name."""
     parts: list[TermPlan | AdapterPlan] = [
         *stage.terms.values(),
@@ -116,7 +116,7 @@ def _named(fields: Fields) -> str:
     return "/".join(["output", *map(str, fields)])
 
 
-def _key(world: World, stage: StagePlan, name: str) -> str:
+def _key(world: Components, stage: StagePlan, name: str) -> str:
     """A hash of what the outputs depend on: weights, samples, and how those are read and run."""
     spec, splits = world.data.get(stage.data)
     state = hashlib.sha256()
@@ -143,7 +143,7 @@ def _read(path: Path, fields: list[Fields]) -> dict[str, Tensor] | None:
     return tensors if {INDEX, *map(_named, fields)} <= set(tensors) else None
 
 
-def _computed(world: World, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:
+def _computed(world: Components, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:
     """One pass over the training samples: (N, ...) values by name, with their rows."""
     task, runtime, model = world.plan.task, world.runtime, world.models[name]
     spec, splits = world.data.get(stage.data)

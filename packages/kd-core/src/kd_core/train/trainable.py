@@ -13,11 +13,11 @@ from kd_core.errors import ConfigError, KDError, problems_of
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.taps.edits import matching
 from kd_core.taps.wrappers import ForwardWrapper, Teacher
-from kd_core.train.components import World, root_module
+from kd_core.train.components import Components, root_module
 from kd_core.train.objective import Adapters
 
 
-class Parts(Protocol):
+class TrainableParts(Protocol):
     """What a stage can train, beside its losses."""
 
     @property
@@ -28,7 +28,7 @@ class Parts(Protocol):
     def adapters(self) -> Adapters: ...
 
 
-def select(world: Parts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module, set[str]]:
+def select(world: TrainableParts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module, set[str]]:
     """Set what learns in a stage; the root module of its paths, and the models of which something learns.
 
     By default the student and trainable models, where the stage looks at them, and all adapters and losses it uses.
@@ -51,7 +51,7 @@ def select(world: Parts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module
     }
 
 
-def _default(world: Parts, stage: StagePlan) -> list[str]:
+def _default(world: TrainableParts, stage: StagePlan) -> list[str]:
     used = world.plan.taps(stage)
     names = [name for name, spec in world.plan.models.items() if name in used and (name == STUDENT or spec.trainable)]
     adapters = [f"adapters.{name}" for name in stage.adapters if has_parameters(world.adapters, name)]
@@ -79,7 +79,7 @@ def _matched(root: nn.Module, patterns: list[str], stage: StagePlan, key: str) -
 
 
 def wrap(
-    world: World, stage: StagePlan, trained: set[str], known: Container[str] = ()
+    world: Components, stage: StagePlan, trained: set[str], known: Container[str] = ()
 ) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
     """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap.
 
@@ -94,7 +94,7 @@ def wrap(
         elif name not in known:
             moves = world.plan.models[name].mode == "train"
             stops = name not in world.runtime.spec.compile
-            cheap = world.runtime.cheapened(model, taps) if stops and not moves else model
+            cheap = world.runtime.optimize_for_inference(model, taps) if stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
     still = {name: teacher for name, teacher in frozen.items() if not teacher.train_mode}
     world.runtime.compile({**learning, **still})

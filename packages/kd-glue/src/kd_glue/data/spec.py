@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from kd_core.config.schema import Limits, Positive, Strict
+from kd_core.config.schema import Limits, PositiveInt, StrictModel
 from kd_core.errors import did_you_mean
-from kd_glue.data.tasks import TASKS, GlueTask, Problem
+from kd_glue.data.tasks import TASKS, GlueTask, ProblemType
 
 Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(min_length=1)]
 OWN = ("text", "label", "problem", "labels", "val")
 """What is said of files of one's own, and known of GLUE's."""
@@ -19,7 +19,7 @@ GLUE = ("root", "folder", "revision")
 """Where the data of a task of GLUE are."""
 
 
-class Files(Strict):
+class Files(StrictModel):
     """A table for each split: csv, tsv, jsonl or parquet."""
 
     train: Name | None = None
@@ -27,7 +27,7 @@ class Files(Strict):
     test: Name | None = None
 
 
-class DataSpec(Strict):
+class DataSpec(StrictModel):
     """Which texts, what their labels are, and how they are split. See docs/glue.md."""
 
     name: str | None = None
@@ -37,11 +37,11 @@ class DataSpec(Strict):
     files: Files | None = None
     text: Name | Annotated[list[Name], Field(min_length=1, max_length=2)] | None = None
     label: Name | Annotated[list[Name], Field(min_length=1)] | None = None
-    problem: Problem | None = None
+    problem: ProblemType | None = None
     labels: Annotated[list[Name], Field(min_length=1)] | None = None
-    limit: Positive | Limits | None = None
-    val: Count | Share | None = None
-    max_length: Positive = 128
+    limit: PositiveInt | Limits | None = None
+    val: Count | Fraction | None = None
+    max_length: PositiveInt = 128
     tokenizer: Name | None = None
     cache: Name | None = None
 
@@ -97,7 +97,7 @@ class DataSpec(Strict):
         return None if self.name is None else TASKS[self.name]
 
     @property
-    def kind(self) -> Problem:
+    def kind(self) -> ProblemType:
         """The problem, in the words of transformers' ``config.problem_type``."""
         if self.task is not None:
             return self.task.problem
@@ -119,7 +119,7 @@ class DataSpec(Strict):
         return Limits(train=self.limit) if isinstance(self.limit, int) else self.limit or Limits()
 
 
-class InputSpec(Strict):
+class InputSpec(StrictModel):
     """What one model takes. What is left out is the data's own.
 
     ``tokenizer`` is an id on the hub, of which ``revision`` is a version, or a folder.
@@ -127,4 +127,4 @@ class InputSpec(Strict):
 
     tokenizer: Name | None = None
     revision: Name | None = None
-    max_length: Positive | None = None
+    max_length: PositiveInt | None = None

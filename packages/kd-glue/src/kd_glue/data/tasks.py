@@ -10,7 +10,7 @@ from typing import Literal
 
 from kd_core.registry import Registry
 
-Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
@@ -40,7 +40,7 @@ class GlueTask:
         object.__setattr__(self, "__doc__", about)  # where `kd-glue list data` looks
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> ProblemType:
         """In the words of transformers' ``config.problem_type``."""
         return "regression" if self.labels is None else "single_label_classification"
 

@@ -48,7 +48,7 @@ def check_count(labels: Sequence[str] | None, outputs: int) -> None:
         raise KDError(f"labels: {len(labels)} names ({', '.join(labels)}) for a model of {outputs} outputs")
 
 
-def differ(name: str, theirs: Sequence[str], classes: Sequence[str]) -> KDError:
+def label_mismatch_error(name: str, theirs: Sequence[str], classes: Sequence[str]) -> KDError:
     """That a model's classes are not those of the data."""
     return KDError(
         f"{name} tells {', '.join(theirs)} apart, and the classes of the data are {', '.join(classes)}"
@@ -84,7 +84,7 @@ def permute(layer: nn.Linear, order: Sequence[int]) -> None:
                 parameter.copy_(parameter[list(order)].clone())
 
 
-def begin_anew(layer: nn.Linear, std: float) -> None:
+def reinitialize(layer: nn.Linear, std: float) -> None:
     """Random weights and no bias, as transformers begins a classifier."""
     from torch import nn
 

@@ -16,9 +16,18 @@ from torch import nn
 
 from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError
-from kd_core.models.hub import HubModelRequest
+from kd_core.models.hub import Hub, HubModelRequest
 from kd_glue.data.encoding import load_tokenizer
-from kd_glue.hub.labels import begin_anew, check_count, classifier_of, differ, in_base, names_of, order_of, permute
+from kd_glue.hub.labels import (
+    check_count,
+    classifier_of,
+    in_base,
+    label_mismatch_error,
+    names_of,
+    order_of,
+    permute,
+    reinitialize,
+)
 from kd_glue.hub.layers import keep_layers
 from kd_glue.hub.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
@@ -51,7 +60,7 @@ WIDTHS = {"intermediate_size": ("hidden_dim", "n_inner", "d_inner")}
 """Other names of a value in some architectures' configs, where transformers itself does not translate them."""
 
 
-class TransformersHub:
+class TransformersHub(Hub):
     """Any model that ``AutoModelForSequenceClassification`` makes."""
 
     def build(
@@ -81,7 +90,7 @@ class TransformersHub:
         folder = model_folder(request.name, revision, "weights" if load else "structure", offline=request.offline)
         config = read_config(folder, request.name)
         check_count(labels, config.num_labels)
-        order = matched(request, config, labels) if request.weights else Order()
+        order = matched(request, config, labels) if request.weights else HeadMapping()
         adapt(config, request, sizes, dropout)
         attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         with readable(request.name):
@@ -98,7 +107,7 @@ class TransformersHub:
         """The tokenizer that belongs to the model, in the same version."""
         if "tokenizer" in spec.input:
             return {}
-        revision = spec.rest.get("revision")
+        revision = spec.extra.get("revision")
         return {"tokenizer": spec.hub, **({} if revision is None else {"revision": revision})}
 
     def revisions(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
@@ -108,7 +117,7 @@ class TransformersHub:
         """
         found = {}
         for name, spec in models.items():
-            found[f"models.{name}.revision"] = commit_of(spec.hub, spec.rest.get("revision"))
+            found[f"models.{name}.revision"] = commit_of(spec.hub, spec.extra.get("revision"))
             given = spec.input.get("tokenizer")
             found[f"models.{name}.input.revision"] = commit_of(given, spec.input.get("revision"))
             if spec.hub is given is None and (commit := commit_of(data.tokenizer, None)):
@@ -164,22 +173,22 @@ def readable(name: str) -> Iterator[None]:
 # -- the classes
 
 
-class Order:
+class HeadMapping:
     """What becomes of a trained classifier: its ``rows`` in another order, or all of it ``anew``."""
 
     def __init__(self, rows: list[int] | None = None, *, anew: bool = False) -> None:
         self.rows, self.anew = rows, anew
 
 
-def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> Order:
+def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> HeadMapping:
     """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
     theirs, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
     if classes is None or theirs is None:
-        return Order()
+        return HeadMapping()
     rows = order_of(theirs, classes)
     if rows is None and (labels is not None or not request.new_head):
-        raise differ(request.name, theirs, classes)
-    return Order(rows, anew=rows is None)
+        raise label_mismatch_error(request.name, theirs, classes)
+    return HeadMapping(rows, anew=rows is None)
 
 
 # -- the architecture
@@ -264,7 +273,7 @@ def made(config: Any, attention: Mapping[str, str]) -> nn.Module:
 
 
 def loaded(
-    folder: Path, config: Any, request: HubModelRequest, order: Order, attention: Mapping[str, str]
+    folder: Path, config: Any, request: HubModelRequest, order: HeadMapping, attention: Mapping[str, str]
 ) -> nn.Module:
     """A model with its weights; KDError where some are missing or left over."""
     from transformers import AutoModelForSequenceClassification
@@ -287,7 +296,7 @@ def loaded(
         if order.rows is not None:
             permute(layer, order.rows)
         else:
-            begin_anew(layer, getattr(config, "initializer_range", 0.02))
+            reinitialize(layer, getattr(config, "initializer_range", 0.02))
     return model
 
 

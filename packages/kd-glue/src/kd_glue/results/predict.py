@@ -18,7 +18,7 @@ from torch import nn
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError, did_you_mean
-from kd_core.evaluation import Opened, opened
+from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.runs.progress import Reporter
 from kd_glue.data.splits import TextSplit
@@ -89,12 +89,13 @@ def predict(target: str | Path, *, split: str | None = None, out: Path | None = 
     """What a run's student, or a config's with weights, says of a split, written to ``out`` where that is given.
 
     ``split`` is ``train``, ``val`` or ``test``, or what a split without labels is called (MNLI's ``test_matched``);
-    None is the one without labels, else ``test``. ``options`` are those of :func:`kd_core.experiment.opened`. KDError
+    None is the one without labels, else ``test``. ``options`` are those of :func:`kd_core.evaluation.load_student`.
+    KDError
     where there is no such split, or where ``out`` is neither .tsv nor .jsonl.
     """
     if out is not None:
         writable(out, tuple(FORMATS))
-    with opened(target, **options) as student:
+    with load_student(target, **options) as student:
         name, texts, info = chosen(student, split)
         found = answers(student, student.build(info), name, texts, info)
     if out is not None:
@@ -110,7 +111,7 @@ def writable(out: Path, suffixes: tuple[str, ...]) -> None:
         raise KDError(f"{out}: there is no folder {out.parent}")
 
 
-def text_task(student: Opened) -> TextClassification:
+def text_task(student: LoadedStudent) -> TextClassification:
     """The task of a student's config; KDError where that is another one than this package's."""
     task = student.plan.task
     if not isinstance(task, TextClassification):
@@ -118,7 +119,7 @@ def text_task(student: Opened) -> TextClassification:
     return task
 
 
-def chosen(student: Opened, name: str | None) -> tuple[str, TextSplit, DatasetInfo]:
+def chosen(student: LoadedStudent, name: str | None) -> tuple[str, TextSplit, DatasetInfo]:
     """A split by name. Labelled data are read only where they are asked for, or needed to know the classes."""
     task, plan = text_task(student), student.plan
     hidden = {} if name in ("train", "val") else unlabelled(plan.data, {STUDENT: plan.inputs[STUDENT]})
@@ -140,7 +141,7 @@ def chosen(student: Opened, name: str | None) -> tuple[str, TextSplit, DatasetIn
 
 
 def answers(
-    student: Opened, built: tuple[nn.Module, Runtime], name: str, texts: TextSplit, info: DatasetInfo
+    student: LoadedStudent, built: tuple[nn.Module, Runtime], name: str, texts: TextSplit, info: DatasetInfo
 ) -> Predictions:
     """Run a student, as it was ``built``, on a split; KDError where its outputs are not those of the problem."""
     model, runtime = built

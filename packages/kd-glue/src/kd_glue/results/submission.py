@@ -19,7 +19,7 @@ from typing import Any
 
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError
-from kd_core.evaluation import Opened, opened
+from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import write_bytes
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.data.splits import TextSplit
@@ -93,7 +93,7 @@ class Submission:
 def submit(runs: Sequence[Path], *, out: Path, fill: bool = False, **options: Any) -> Submission:
     """Predict all test sets with the students of finished runs, one a task, and write the archive.
 
-    ``fill`` fills the files of tasks without a run. ``options`` are those of :func:`kd_core.experiment.opened`.
+    ``fill`` fills the files of tasks without a run. ``options`` are those of :func:`kd_core.evaluation.load_student`.
     KDError, before any student is run, for a run that is not of GLUE or not finished, two of one task, a task without
     any, and test sets that are missing or cut.
     """
@@ -120,20 +120,20 @@ def submit(runs: Sequence[Path], *, out: Path, fill: bool = False, **options: An
 # -- runs
 
 
-def open_run(run: Path, options: Mapping[str, Any]) -> Opened:
+def open_run(run: Path, options: Mapping[str, Any]) -> LoadedStudent:
     """A finished run's student; KDError where it is none of a task of GLUE."""
     if not RunFolder.open(run).finished:
         raise KDError(f"{run}: the run is not finished\n    hint: kd-glue resume {run}")
-    with opened(run, **options) as student:
+    with load_student(run, **options) as student:
         text_task(student)
         if student.plan.data.name is None:
             raise KDError(f"{run}: was trained on files of your own, not on a task of GLUE")
         return student
 
 
-def by_task(students: Sequence[Opened]) -> dict[str, Opened]:
+def by_task(students: Sequence[LoadedStudent]) -> dict[str, LoadedStudent]:
     """The students by their task; KDError where two have the same."""
-    found: dict[str, Opened] = {}
+    found: dict[str, LoadedStudent] = {}
     for student in students:
         name = student.plan.data.name
         if name in found:
@@ -142,7 +142,7 @@ def by_task(students: Sequence[Opened]) -> dict[str, Opened]:
     return found
 
 
-def test_sets(task: str, student: Opened) -> dict[str, TextSplit]:
+def test_sets(task: str, student: LoadedStudent) -> dict[str, TextSplit]:
     """The texts of each file that a task's model predicts; KDError where some are missing, or more or fewer."""
     sheets = {name: sheet for name, sheet in SHEETS.items() if sheet.task == task}
     data = student.plan.data.model_copy(update={"limit": None})
@@ -159,7 +159,7 @@ def test_sets(task: str, student: Opened) -> dict[str, TextSplit]:
     return {name: found[sheet.split] for name, sheet in sheets.items()}
 
 
-def predicted(student: Opened, texts: Mapping[str, TextSplit]) -> dict[str, list[str]]:
+def predicted(student: LoadedStudent, texts: Mapping[str, TextSplit]) -> dict[str, list[str]]:
     """What stands in each file, predicted by one student."""
     info = text_task(student).info(student.plan.data)
     built = student.build(info)

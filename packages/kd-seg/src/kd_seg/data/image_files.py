@@ -23,10 +23,10 @@ GREY = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 def read_image(path: Path) -> Image:
     """An image in RGB; KDError naming the file where it is none."""
-    return opened(path).convert("RGB")
+    return open_image(path).convert("RGB")
 
 
-def opened(path: Path) -> Image:
+def open_image(path: Path) -> Image:
     """A picture with its pixels read; KDError naming the file."""
     from PIL import Image
 
@@ -40,7 +40,7 @@ def opened(path: Path) -> Image:
 
 def read_values(path: Path) -> NDArray[np.int64]:
     """The values (H, W) in a mask file: KDError for a picture of colours."""
-    picture = opened(path)
+    picture = open_image(path)
     if picture.mode in GREY:
         return np.asarray(picture).astype(np.int64)
     channels = np.asarray(picture)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.data.rng import hashed, stream
+from kd_core.data.rng import derive_key, random_u64
 from kd_seg.data.sources import SOURCES, VOID, Parts, Source
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     Shapes are brighter than most of the ground, and each kind leans to a tint of its own, which does not tell them
     apart for certain. Textures, sizes, angles and overlaps vary; noise lies over all.
     """
-    key = stream("scene", VERSION, number)
-    draws = (hashed(key, np.arange((SHAPES + 1) * NUMBERS)) >> np.uint64(11)).reshape(SHAPES + 1, NUMBERS) * 2.0**-53
+    key = derive_key("scene", VERSION, number)
+    draws = (random_u64(key, np.arange((SHAPES + 1) * NUMBERS)) >> np.uint64(11)).reshape(
+        SHAPES + 1, NUMBERS
+    ) * 2.0**-53
     ground = draws[0]
     height, width = (SHORTEST + int(each * (LONGEST - SHORTEST + 1)) for each in ground[:2])
     y, x = (np.arange(side, dtype=np.float32) for side in (height, width))
@@ -53,7 +55,7 @@ def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
         if number_of < 2 or shape[0] < 0.5:
             draw(image, mask, shape)
     size = image.size
-    noise = hashed(key ^ 1, np.arange(-(-2 * size // 8))).view(np.uint8)[: 2 * size].reshape(2, *image.shape)
+    noise = random_u64(key ^ 1, np.arange(-(-2 * size // 8))).view(np.uint8)[: 2 * size].reshape(2, *image.shape)
     strength = 0.02 + 0.08 * float(ground[9])
     image += (noise.astype(np.float32).sum(0) - 255) * np.float32(strength)
     return np.clip(image, 0, 255).astype(np.uint8), mask

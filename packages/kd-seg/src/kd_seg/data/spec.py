@@ -6,21 +6,21 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from kd_core.config.schema import Limits, Positive, Strict
+from kd_core.config.schema import Limits, PositiveInt, StrictModel
 from kd_core.errors import KDError
 from kd_seg.data.sources import SOURCES
 
 Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
-Shades = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
-Spreads = Annotated[list[Factor], Field(min_length=3, max_length=3)]
+Size = PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+ChannelMeans = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+ChannelStds = Annotated[list[Factor], Field(min_length=3, max_length=3)]
 
 
-class Folder(Strict):
+class Folder(StrictModel):
     """A split of one's own: folders of images and masks (a mask has its image's name), and a list of names."""
 
     images: str
@@ -28,7 +28,7 @@ class Folder(Strict):
     list: str | None = None
 
 
-class Folders(Strict):
+class Folders(StrictModel):
     """Splits of one's own, below ``data.root`` unless their paths are absolute."""
 
     train: Folder
@@ -36,7 +36,7 @@ class Folders(Strict):
     test: Folder | None = None
 
 
-class Jitter(Strict):
+class Jitter(StrictModel):
     """By how much colours change at most: factors within 1 +- the value, for ``hue`` a turn by +- the value."""
 
     brightness: Strength = 0.0
@@ -45,7 +45,7 @@ class Jitter(Strict):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
-class DataSpec(Strict):
+class DataSpec(StrictModel):
     """Which images, how they are split, and what is done to them. See docs/seg.md."""
 
     name: str | None = None
@@ -58,17 +58,17 @@ class DataSpec(Strict):
     void: Count | Annotated[list[Count], Field(max_length=1024)] = 255
     """Of folders: the values in masks that stand for no class."""
     seed: Count | None = None
-    limit: Positive | Limits | None = None
-    val: Count | Share | None = None
+    limit: PositiveInt | Limits | None = None
+    val: Count | Fraction | None = None
     augment: bool = True
-    size: Positive | None = None
+    size: PositiveInt | None = None
     scale: list[Factor] = Field(default=[0.5, 2.0], min_length=2, max_length=2)
     crop: Size | None = None
     flip: Probability = 0.5
     jitter: Jitter | None = None
-    eval_size: Positive | None = None
-    mean: Shades | None = None
-    std: Spreads | None = None
+    eval_size: PositiveInt | None = None
+    mean: ChannelMeans | None = None
+    std: ChannelStds | None = None
     workers: Count | None = None
 
     @field_validator("name")
@@ -99,11 +99,11 @@ class DataSpec(Strict):
         return Limits(train=self.limit) if isinstance(self.limit, int) else self.limit or Limits()
 
 
-class InputSpec(Strict):
+class InputSpec(StrictModel):
     """What one model takes: ``mean`` and ``std`` normalise channels in [0, 1]. What is left out is the data's own."""
 
-    mean: Shades | None = None
-    std: Spreads | None = None
+    mean: ChannelMeans | None = None
+    std: ChannelStds | None = None
 
 
 def pixels(size: int | list[int]) -> tuple[int, int]:

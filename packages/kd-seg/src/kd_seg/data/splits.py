@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd_core.data.batch import SHARED, Batch, Split
-from kd_core.data.rng import Draws, hashed, stream
+from kd_core.data.rng import CounterRNG, derive_key, random_u64
 from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError
 from kd_seg.data.sources import Pairs, Parts
@@ -108,7 +108,7 @@ class _Reader(Dataset[tuple[Tensor, Tensor, int] | str]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int] | str:
         row = int(self.part.rows[position])
-        draws = Draws(self.seed, self.epoch, np.array([row])) if self.augment else None
+        draws = CounterRNG(self.seed, self.epoch, np.array([row])) if self.augment else None
         try:
             pixels, mask = self.view(*self.part.pairs.read(row), draws)
         except KDError as error:  # an exception would lose its type on the way out of a worker
@@ -171,5 +171,5 @@ def at_most(part: Part | None, count: int | None, seed: int, purpose: str) -> Pa
 
 def chosen(length: int, count: int, seed: int, purpose: str) -> NDArray[np.int64]:
     """``count`` of 0 .. length - 1, ascending: a pure function, in which a larger count adds to a smaller one."""
-    order = np.argsort(hashed(stream(purpose, seed), np.arange(length)), kind="stable")
+    order = np.argsort(random_u64(derive_key(purpose, seed), np.arange(length)), kind="stable")
     return np.sort(order[:count])

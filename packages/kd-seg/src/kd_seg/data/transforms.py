@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.data.rng import Draws
+from kd_core.data.rng import CounterRNG
 from kd_seg.data.sources import VOID
 from kd_seg.data.spec import Jitter
 
@@ -31,7 +31,7 @@ class View(Protocol):
     ``draws`` are the sample's random numbers, None where nothing is left to chance.
     """
 
-    def __call__(self, image: Image, mask: Mask, draws: Draws | None) -> tuple[Pixels, Mask]: ...
+    def __call__(self, image: Image, mask: Mask, draws: CounterRNG | None) -> tuple[Pixels, Mask]: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Whole:
 
     size: int | None = None
 
-    def __call__(self, image: Image, mask: Mask, draws: Draws | None) -> tuple[Pixels, Mask]:
+    def __call__(self, image: Image, mask: Mask, draws: CounterRNG | None) -> tuple[Pixels, Mask]:
         """Pixels (h, w, 3) and the mask (H, W)."""
         if self.size is not None:
             height, width = scaled(image, self.size)
@@ -65,7 +65,7 @@ class Crop:
     jitter: Jitter | None = None
     random: bool = True
 
-    def __call__(self, image: Image, mask: Mask, draws: Draws | None) -> tuple[Pixels, Mask]:
+    def __call__(self, image: Image, mask: Mask, draws: CounterRNG | None) -> tuple[Pixels, Mask]:
         """Pixels (*crop, 3) and a mask (*crop)."""
         draws = draws if self.random else None
         full, (top, left), flipped = self._place(image, draws)
@@ -82,7 +82,7 @@ class Crop:
         labels[:height, :width] = mask_window(mask, full, box)[:, ::step]
         return pixels, labels
 
-    def _place(self, image: Image, draws: Draws | None) -> tuple[tuple[int, int], tuple[int, int], bool]:
+    def _place(self, image: Image, draws: CounterRNG | None) -> tuple[tuple[int, int], tuple[int, int], bool]:
         """What size the image is scaled to, where in it, after flipping, the window begins, and whether it is flipped.
 
         Four draws each, whatever this view's values are, so that none of them moves what another decides.
@@ -136,7 +136,7 @@ def under(have: int, want: int) -> NDArray[np.int64]:
     return np.minimum(np.add.accumulate(steps).astype(np.int64), have - 1)
 
 
-def jittered(image: Image, jitter: Jitter, draws: Draws) -> Image:
+def jittered(image: Image, jitter: Jitter, draws: CounterRNG) -> Image:
     """Other colours, as torchvision's ColorJitter draws them: the four changes in an order of their own for each image.
 
     Eight draws are made whatever ``jitter`` says, so that one of its values moves no other.

@@ -19,7 +19,7 @@ from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.download import place
 from kd_core.errors import KDError, did_you_mean
-from kd_core.evaluation import Opened, opened
+from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.models.factory import ModelSource, missing_files
 from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
 from kd_core.plan.plan import Plan
@@ -44,7 +44,7 @@ FEW = 16
 
 
 @dataclass(frozen=True)
-class Pictured:
+class SavedImage:
     """One image whose pictures were written: the file it is in, where that is known, and its size in pixels.
 
     ``classes`` are percent of the student's pixels, the most first; ``miou`` is percent by model, empty without truth.
@@ -61,7 +61,7 @@ class Pictured:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PredictedImage:
     """One image (h, w, 3) as models were given it, its truth (H, W), VOID where there is none, and by model a mask."""
 
     row: int
@@ -71,7 +71,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Shots:
+class ImageSet:
     """Whole images to look at: ``names`` are what their pictures are called, by row."""
 
     split: SegSplit
@@ -118,16 +118,16 @@ def predict(
     truth: Path | None = None,
     teacher: bool | None = None,
     **options: Any,
-) -> Iterator[Pictured]:
+) -> Iterator[SavedImage]:
     """Write what a run's student sees in ``images``, files and folders, or in ``limit`` images of a ``split``.
 
     ``out`` gets NAME.png (the image, the truth where there is one, the teacher and the student side by side) and
     NAME_mask.png, the student's classes. ``truth`` is a folder with masks of the images' names. With ``teacher`` True
     the config's teacher is shown, fetched where need be; None shows it where its weights are on this machine.
-    ``options`` are those of :func:`kd_core.experiment.opened`. An image is written when the next result is asked for;
+    ``options`` are those of :func:`kd_core.evaluation.load_student`. An image is written when the next one is asked for;
     KDError for an image, a mask, a split or a teacher that is missing or broken.
     """
-    with opened(target, **options) as student:
+    with load_student(target, **options) as student:
         shots = of_split(student, split, limit, out) if split else of_files(student, images, truth, out)
         model, runtime = student.build(shots.info)
         other = teacher_of(student, teacher, shots.info, runtime)
@@ -137,7 +137,7 @@ def predict(
             yield written(each, shots, out)
 
 
-def seg_task(student: Opened) -> SemanticSegmentation:
+def seg_task(student: LoadedStudent) -> SemanticSegmentation:
     """The task of a student's config; KDError where that is another one than this package's."""
     task = student.plan.task
     if not isinstance(task, SemanticSegmentation):
@@ -145,7 +145,7 @@ def seg_task(student: Opened) -> SemanticSegmentation:
     return task
 
 
-def of_split(student: Opened, name: str, limit: int | None, out: Path) -> Shots:
+def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) -> ImageSet:
     """The first ``limit`` images of a split, or all; KDError where there is no such split."""
     seg_task(student)
     if name not in SPLITS:
@@ -155,7 +155,7 @@ def of_split(student: Opened, name: str, limit: int | None, out: Path) -> Shots:
     part = part.take(np.arange(min(len(part), limit or len(part))))
     rows = part.rows.tolist()
     names = free_names([part.pairs.name(row) for row in rows], out, ())
-    return Shots(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.info)
+    return ImageSet(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.info)
 
 
 def part_of(splits: Splits, name: str) -> Part:
@@ -171,7 +171,7 @@ def whole(part: Part, data: DataSpec) -> SegSplit:
     return SegSplit(part, Whole(data.eval_size), workers=0 if len(part) <= FEW else data.workers)
 
 
-def of_files(student: Opened, images: Sequence[Path], truth: Path | None, out: Path) -> Shots:
+def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None, out: Path) -> ImageSet:
     """Files and folders of images; of the config's data none is read unless only that tells the classes."""
     data = student.plan.data
     info: DatasetInfo = seg_task(student).info(data)
@@ -183,7 +183,7 @@ def of_files(student: Opened, images: Sequence[Path], truth: Path | None, out: P
     values = plain(len(info.classes or ()), data.void if data.folders is not None else 255)
     names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
     split = whole(Part(Files(files, masks, values)), data)
-    return Shots(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
+    return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 
 def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -240,7 +240,7 @@ def places(out: Path, name: str) -> tuple[Path, Path]:
     return out / f"{name}.png", out / f"{name}_mask.png"
 
 
-def teacher_of(student: Opened, wanted: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
+def teacher_of(student: LoadedStudent, wanted: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
     """The config's teacher, as ``wanted`` (see :func:`predict`); KDError where it is wanted and cannot be had."""
     plan = student.plan
     spec = plan.models.get(TEACHER)
@@ -254,10 +254,10 @@ def teacher_of(student: Opened, wanted: bool | None, info: DatasetInfo, runtime:
     if lost is not None and wanted:
         raise KDError(f"models.{TEACHER}: {lost}")
     if lost is not None:
-        Reporter().line(f"without the teacher: {lost}")
+        Reporter().info(f"without the teacher: {lost}")
         return None
     values = Builder(student.policy, info.run_values)
-    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().line, finished=True)
+    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().info, finished=True)
     return runtime.place(source.make(TEACHER, spec))
 
 
@@ -283,11 +283,13 @@ def elsewhere(plan: Plan) -> str | None:
         url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
     if url is not None and not place(url).is_file():
         return f"{url} was not downloaded yet"
-    fetched = any(spec.rest.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
+    fetched = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
     return "what builds it may download weights" if fetched else None
 
 
-def looked_at(student: Opened, models: Mapping[str, nn.Module], runtime: Runtime, shots: Shots) -> Iterator[Seen]:
+def looked_at(
+    student: LoadedStudent, models: Mapping[str, nn.Module], runtime: Runtime, shots: ImageSet
+) -> Iterator[PredictedImage]:
     """What each model sees in each image."""
     plan, size = student.plan, student.batch_size
     wants = {name: plan.inputs[name] for name in models}
@@ -304,7 +306,9 @@ def looked_at(student: Opened, models: Mapping[str, nn.Module], runtime: Runtime
         for number, row in enumerate(raw.index.tolist()):
             image: Tensor = raw.inputs[SHARED][number]
             masks = {name: each[number] for name, each in found.items()}
-            yield Seen(row, image.permute(1, 2, 0).numpy(), raw.target[number].numpy().astype(np.int16), masks)
+            yield PredictedImage(
+                row, image.permute(1, 2, 0).numpy(), raw.target[number].numpy().astype(np.int16), masks
+            )
 
 
 def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> list[Mask]:
@@ -319,7 +323,7 @@ def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> l
     return found
 
 
-def written(seen: Seen, shots: Shots, out: Path) -> Pictured:
+def written(seen: PredictedImage, shots: ImageSet, out: Path) -> SavedImage:
     """The pictures of one image."""
     name, student = shots.names[seen.row], seen.found[STUDENT]
     picture, mask = places(out, name)
@@ -332,7 +336,7 @@ def written(seen: Seen, shots: Shots, out: Path) -> Pictured:
     pixels = np.bincount(student.ravel(), minlength=len(classes))
     share = {classes[each]: 100 * int(pixels[each]) / student.size for each in np.argsort(-pixels) if pixels[each]}
     height, width = student.shape
-    return Pictured(name, shots.sources.get(seen.row), picture, mask, width, height, share, scores)
+    return SavedImage(name, shots.sources.get(seen.row), picture, mask, width, height, share, scores)
 
 
 def panels_of(image: Pixels, truth: Mask | None, found: Mapping[str, Mask], scores: Mapping[str, float]) -> list[Panel]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.runtime import is_main
-from kd_core.evaluation import opened
+from kd_core.evaluation import load_student
 from kd_core.experiment import Result
 from kd_core.files import write_text
 from kd_seg.data.sources import Pairs
@@ -31,7 +31,7 @@ WORST = 8
 
 
 @dataclass(frozen=True)
-class Scored:
+class ImageScore:
     """One image: percent over its own pixels, NaN where its truth is void all over."""
 
     row: int
@@ -45,7 +45,7 @@ class ImageMetrics(SegmentationMetrics):
     def __init__(self, num_classes: int | None, classes: Sequence[str] | None, worst: int) -> None:
         super().__init__(num_classes, classes)
         self.worst = worst
-        self.images: list[Scored] = []
+        self.images: list[ImageScore] = []
         self.kept: list[tuple[float, int, Mask]] = []
         """A heap of the worst images: mean IoU with its sign turned, the row with its sign turned, classes (H, W)."""
 
@@ -57,14 +57,14 @@ class ImageMetrics(SegmentationMetrics):
                 found = confusion(classes, truth, logits.shape[1])
                 self._matrix = found if self._matrix is None else self._matrix.add(found)
                 figures = figures_of(found.cpu().numpy())
-                scored = Scored(next(rows), figures["miou"], figures["pixel_accuracy"])
+                scored = ImageScore(next(rows), figures["miou"], figures["pixel_accuracy"])
                 self.images.append(scored)
                 if scored.miou == scored.miou and self.worst:
                     kept = (-scored.miou, -scored.row, classes.cpu().numpy().astype(np.int16))
                     (heapq.heappush if len(self.kept) < self.worst else heapq.heappushpop)(self.kept, kept)
 
 
-class Watched(SemanticSegmentation):
+class RecordingTask(SemanticSegmentation):
     """The task, with the metrics of its last score and the data that were read for it kept."""
 
     def __init__(self, worst: int) -> None:
@@ -84,23 +84,23 @@ class Watched(SemanticSegmentation):
 
 
 def report(target: str | Path | None, out: Path, *, worst: int = WORST, **options: Any) -> Result:
-    """Score as :func:`kd_core.experiment.evaluate` does, and write the details to the folder ``out``, in one pass.
+    """Score as :func:`kd_core.evaluation.evaluate` does, and write the details to the folder ``out``, in one pass.
 
     ``confusion.csv`` and ``confusion.png``; ``classes.tsv``; ``images.tsv``, the images with their scores, the lowest
     mean IoU first; and ``worst/NN_NAME.png`` for the first ``worst`` of them. ``options`` are those of
-    :func:`kd_core.experiment.opened`.
+    :func:`kd_core.evaluation.load_student`.
     """
-    with opened(target, **options) as student:
+    with load_student(target, **options) as student:
         seg_task(student)
         out.mkdir(parents=True, exist_ok=True)
-        task = Watched(worst)
+        task = RecordingTask(worst)
         result = replace(student, plan=replace(student.plan, task=task)).score()
         if is_main():
             write(task, out)
     return result
 
 
-def write(task: Watched, out: Path) -> None:
+def write(task: RecordingTask, out: Path) -> None:
     """The files of a report on the score that a task has seen."""
     metrics, splits = task.seen, task.splits
     assert metrics is not None

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.config.validation import describe, wanted_of
-from kd_core.data.rng import Draws
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
+from kd_core.data.rng import CounterRNG
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.registry import Registry
 
 Operation = Callable[..., Tensor]
@@ -39,7 +39,7 @@ PER_IMAGE = "resized_crop_flip"
 
 
 @AUGMENTATIONS("crop")
-def crop(images: Tensor, draws: Draws, *, padding: Pixels = 4) -> Tensor:
+def crop(images: Tensor, draws: CounterRNG, *, padding: Pixels = 4) -> Tensor:
     """A window of the images' own size, placed at random after ``padding`` black pixels on each side."""
     height, width = images.shape[-2:]
     padded = F.pad(images, (padding,) * 4).numpy()
@@ -49,7 +49,7 @@ def crop(images: Tensor, draws: Draws, *, padding: Pixels = 4) -> Tensor:
 
 
 @AUGMENTATIONS("flip")
-def flip(images: Tensor, draws: Draws, *, p: Probability = 0.5) -> Tensor:
+def flip(images: Tensor, draws: CounterRNG, *, p: Probability = 0.5) -> Tensor:
     """Mirrored left to right, each with probability ``p``."""
     flipped = images.numpy().copy()
     chosen = draws.uniform() < p
@@ -58,13 +58,13 @@ def flip(images: Tensor, draws: Draws, *, p: Probability = 0.5) -> Tensor:
 
 
 @AUGMENTATIONS("shift")
-def shift(images: Tensor, draws: Draws, *, pixels: Pixels = 1) -> Tensor:
+def shift(images: Tensor, draws: CounterRNG, *, pixels: Pixels = 1) -> Tensor:
     """Moved by up to ``pixels`` in each direction; what comes into view is black."""
     return crop(images, draws, padding=pixels)
 
 
 @AUGMENTATIONS("cutout")
-def cutout(images: Tensor, draws: Draws, *, size: Pixels = 8) -> Tensor:
+def cutout(images: Tensor, draws: CounterRNG, *, size: Pixels = 8) -> Tensor:
     """A black square of ``size`` pixels around a random place, cut where it leaves the image (arXiv 1708.04552)."""
     height, width = images.shape[-2:]
     top, left = draws.integers(height) - size // 2, draws.integers(width) - size // 2
@@ -84,7 +84,7 @@ class Augmentation:
 
     def __call__(self, images: Tensor, *, seed: int, epoch: int, index: Tensor) -> Tensor:
         """uint8 (B, C, H, W) and rows (B,) -> uint8 (B, C, H, W)."""
-        draws = Draws(seed, epoch, index.numpy())
+        draws = CounterRNG(seed, epoch, index.numpy())
         for operation in self.operations:
             images = operation(images, draws)
         return images
@@ -125,21 +125,21 @@ def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
     values = {"op": item} if isinstance(item, str) else dict(item)
     name = values.pop("op", None)
     if not isinstance(name, str):
-        raise ConfigError(Problem("an operation is written as its name or as {op: NAME, ...}", where.rstrip(".")))
+        raise ConfigError(ConfigProblem("an operation is written as its name or as {op: NAME, ...}", where.rstrip(".")))
     if name not in AUGMENTATIONS:
         known = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
         place = f"{where}op" if isinstance(item, Mapping) else where.rstrip(".")
-        raise ConfigError(Problem(f"there is no augmentation {name!r}", place, hint=did_you_mean(name, known)))
+        raise ConfigError(ConfigProblem(f"there is no augmentation {name!r}", place, hint=did_you_mean(name, known)))
     operation = AUGMENTATIONS.get(name)
     takes = [each.name for each in inspect.signature(operation).parameters.values() if each.kind is each.KEYWORD_ONLY]
     schemas = get_type_hints(operation, include_extras=True)
     for key, value in values.items():
         if key not in takes:
             message, hint = f"augmentation {name!r} takes no {key!r}", did_you_mean(key, [*takes, "op"])
-            raise ConfigError(Problem(message, where + key, hint=hint))
+            raise ConfigError(ConfigProblem(message, where + key, hint=hint))
         try:
             TypeAdapter(schemas.get(key, Any)).validate_python(value, strict=True)
         except ValidationError as error:
             message = f"{key!r} of {name} must be {wanted_of(error.errors())}, not {describe(value)}"
-            raise ConfigError(Problem(message, where + key)) from error
+            raise ConfigError(ConfigProblem(message, where + key)) from error
     return partial(operation, **values) if values else operation

@@ -17,7 +17,7 @@ import torch
 
 from kd_core.download import fetch
 from kd_core.errors import KDError
-from kd_vision.data.pool import Pool, pool_of
+from kd_vision.data.pool import LabelledSubset, labelled_images
 from kd_vision.data.sources import SOURCES, Parts, Source
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def unpack(layout: Layout, root: Path) -> None:
         raise KDError(f"cannot unpack {archive}: {error}") from error
 
 
-def read_files(layout: Layout, files: list[Path]) -> Pool:
+def read_files(layout: Layout, files: list[Path]) -> LabelledSubset:
     """The images and labels of some files, in their order."""
     images, labels = zip(*(read_file(layout, file) for file in files), strict=True)
-    return pool_of(torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)))
+    return labelled_images(torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)))
 
 
 def read_file(layout: Layout, file: Path) -> tuple[np.ndarray, np.ndarray]:

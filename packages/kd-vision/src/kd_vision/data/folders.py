@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from kd_core.errors import KDError
-from kd_vision.data.pool import Pool
+from kd_vision.data.pool import LabelledSubset
 from kd_vision.data.sources import SOURCES, Parts, Source
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_folders(data: DataSpec) -> Parts:
     return Parts(train, val if test else None, test or val, classes)
 
 
-def folder_pool(folder: Path, classes: tuple[str, ...]) -> Pool | None:
+def folder_pool(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | None:
     """The images of ``folder/CLASS``, None where there is no such folder; KDError for a class not in ``classes``."""
     if not folder.is_dir():
         return None
@@ -67,13 +67,13 @@ def folder_pool(folder: Path, classes: tuple[str, ...]) -> Pool | None:
     return files_pool(folder, paths, labels)
 
 
-def files_pool(folder: Path, paths: list[Path], labels: list[int]) -> Pool:
+def files_pool(folder: Path, paths: list[Path], labels: list[int]) -> LabelledSubset:
     """A pool of image files, told apart by their names below ``folder`` and their sizes in bytes."""
     state = hashlib.sha256()
     for path in paths:
         state.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
     target = torch.tensor(labels, dtype=torch.int64)
-    return Pool(Files(paths, labels), target, torch.arange(len(paths)), state.hexdigest())
+    return LabelledSubset(Files(paths, labels), target, torch.arange(len(paths)), state.hexdigest())
 
 
 def image_files(folder: Path) -> list[Path]:

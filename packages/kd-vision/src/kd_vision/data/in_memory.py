@@ -9,13 +9,13 @@ from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
 from kd_vision.data.augment import Augmentation
-from kd_vision.data.pool import Pool
+from kd_vision.data.pool import LabelledSubset
 
 
 class ArraySplit(Split):
     """Part of a data set whose images are one uint8 tensor."""
 
-    def __init__(self, pool: Pool, augmentation: Augmentation) -> None:
+    def __init__(self, pool: LabelledSubset, augmentation: Augmentation) -> None:
         self.pool = pool
         self.augmentation = augmentation
         self.fixed = not augmentation.operations

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd_core.data.batch import SHARED, Batch, Split
-from kd_core.data.rng import stream
+from kd_core.data.rng import derive_key
 from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError
 from kd_vision.data.augment import Augmentation
-from kd_vision.data.pool import Pool
+from kd_vision.data.pool import LabelledSubset
 
 EVALUATION_CROP = 0.875
 """The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""
@@ -31,7 +31,7 @@ class SampleSplit(Split):
     """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
 
     def __init__(
-        self, pool: Pool, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
+        self, pool: LabelledSubset, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
     ) -> None:
         self.pool = pool
         self.augmentation = augmentation
@@ -71,14 +71,14 @@ class SampleSplit(Split):
 class _Reader(Dataset[tuple[Any, int]]):
     """Positions in a pool -> (transformed image, or what is wrong with it, and the position)."""
 
-    pool: Pool
+    pool: LabelledSubset
     transforms: list[Transform]
     seed: int
     epoch: int
 
     def __getitem__(self, position: int) -> tuple[Tensor | str, int]:
         row = int(self.pool.index[position])
-        with seeded(stream("sample", self.seed, self.epoch, row)):
+        with seeded(derive_key("sample", self.seed, self.epoch, row)):
             try:
                 image = first_of(self.pool.images[row])
                 for transform in self.transforms:

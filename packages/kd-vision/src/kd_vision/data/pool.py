@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import ABSENT
-from kd_core.data.rng import hashed, stream
+from kd_core.data.rng import derive_key, random_u64
 from kd_core.errors import KDError
 
 UNLABELLED = -100
 
 
 @dataclass(frozen=True)
-class Pool:
+class LabelledSubset:
     """N labelled images of a data set, or some of them.
 
     ``images`` is the whole data set: uint8 (rows, C, H, W), or a torch ``Dataset`` of (image, label). ``index`` (N,)
@@ -34,11 +34,11 @@ class Pool:
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, positions: Tensor) -> Pool:
+    def take(self, positions: Tensor) -> LabelledSubset:
         """The pool of these positions, in this order."""
         return replace(self, target=self.target[positions], index=self.index[positions])
 
-    def hide_labels(self, keep: Tensor) -> Pool:
+    def hide_labels(self, keep: Tensor) -> LabelledSubset:
         """The same images with labels at the positions ``keep`` only."""
         target = torch.full_like(self.target, UNLABELLED)
         target[keep] = self.target[keep]
@@ -58,14 +58,14 @@ class Pool:
         return state.hexdigest()[:16]
 
 
-def pool_of(images: Tensor, target: Tensor) -> Pool:
+def labelled_images(images: Tensor, target: Tensor) -> LabelledSubset:
     """A pool of all rows of uint8 ``images`` (N, C, H, W) with ``target`` (N,)."""
     assert images.dtype == torch.uint8
     assert len(images) == len(target)
     state = hashlib.sha256(repr(tuple(images.shape)).encode())
     for tensor in (images, target):
         state.update(np.ascontiguousarray(tensor.numpy()).data)
-    return Pool(images, target, torch.arange(len(target)), state.hexdigest())
+    return LabelledSubset(images, target, torch.arange(len(target)), state.hexdigest())
 
 
 def stratified(target: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
@@ -80,36 +80,36 @@ def stratified(target: Tensor, count: int, *, seed: int, purpose: str) -> Tensor
     quota = np.floor(exact).astype(np.int64)
     largest_rest = np.argsort(quota - exact, kind="stable")
     quota[largest_rest[: count - quota.sum()]] += 1
-    return _first_of_each_class(target, quota, stream(purpose, seed))
+    return _first_of_each_class(target, quota, derive_key(purpose, seed))
 
 
-def equally(target: Tensor, per_class: int, *, seed: int) -> Tensor:
+def balanced(target: Tensor, per_class: int, *, seed: int) -> Tensor:
     """Positions, ascending, of ``per_class`` samples of each class; KDError where a class has fewer."""
     classes, sizes = np.unique(target.numpy(), return_counts=True)
     if sizes.min() < per_class:
         raise KDError(
             f"data.per_class: {per_class} images are asked for, class {classes[sizes.argmin()]} has {sizes.min()}"
         )
-    return _first_of_each_class(target, np.full_like(sizes, per_class), stream("per_class", seed))
+    return _first_of_each_class(target, np.full_like(sizes, per_class), derive_key("per_class", seed))
 
 
 def _first_of_each_class(target: Tensor, quota: np.ndarray, key: int) -> Tensor:
     """The first ``quota[k]`` positions of the k-th class, in an order that ``key`` decides."""
     labels = target.numpy()
-    order = np.lexsort((hashed(key, np.arange(len(labels))), labels))
+    order = np.lexsort((random_u64(key, np.arange(len(labels))), labels))
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     rank = np.arange(len(labels)) - np.repeat(starts, sizes)
     return torch.from_numpy(np.sort(order[rank < np.repeat(quota, sizes)]))
 
 
-def all_but(length: int, positions: Tensor) -> Tensor:
+def complement(length: int, positions: Tensor) -> Tensor:
     """The positions of 0 .. length - 1 that are not among ``positions``, ascending."""
     keep = torch.ones(length, dtype=torch.bool)
     keep[positions] = False
     return keep.nonzero().flatten()
 
 
-def only_classes(pool: Pool, classes: list[int]) -> Pool:
+def only_classes(pool: LabelledSubset, classes: list[int]) -> LabelledSubset:
     """The images of some classes, which become 0, 1, ... in the order given; images without a label stay."""
     new = torch.full((max([*classes, int(pool.target.max())]) + 1,), -1)
     new[classes] = torch.arange(len(classes))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kd_core.registry import Registry
-from kd_vision.data.pool import Pool, all_but, pool_of, stratified
+from kd_vision.data.pool import LabelledSubset, complement, labelled_images, stratified
 
 if TYPE_CHECKING:
     from kd_vision.data.spec import DataSpec
@@ -22,9 +22,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Parts:
     """A data set as its authors split it. ``classes`` are the names of the classes, in order."""
 
-    train: Pool
-    val: Pool | None
-    test: Pool | None
+    train: LabelledSubset
+    val: LabelledSubset | None
+    test: LabelledSubset | None
     classes: tuple[str, ...]
 
 
@@ -62,9 +62,9 @@ def read_digits(data: DataSpec) -> Parts:
 
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
-    everything = pool_of(images, torch.from_numpy(digits.target.astype(np.int64)))
+    everything = labelled_images(images, torch.from_numpy(digits.target.astype(np.int64)))
     test = stratified(everything.target, len(everything) // 5, seed=0, purpose="test")
-    train = all_but(len(everything), test)
+    train = complement(len(everything), test)
     return Parts(everything.take(train), None, everything.take(test), tuple("0123456789"))
 
 

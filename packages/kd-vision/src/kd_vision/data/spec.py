@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from kd_core.config.schema import Limits, Positive, Strict
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
+from kd_core.config.schema import Limits, PositiveInt, StrictModel
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_vision.data.augment import parse
 from kd_vision.data.sources import SOURCES
 
 SPLITS = ("train", "val", "test")
 PLAIN = (bool, int, float, str, dict)
 Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Size = Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)]
-Shades = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
-Spreads = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Size = PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+ChannelMeans = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
+ChannelStds = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
 
 
-class DataSpec(Strict):
+class DataSpec(StrictModel):
     """Which images, how they are split, and what is done to them. See docs/vision.md."""
 
     name: str | None = None
@@ -28,18 +28,18 @@ class DataSpec(Strict):
     root: str = "data"
     download: bool = True
     unlabelled: str | None = None
-    num_classes: Positive | None = None
+    num_classes: PositiveInt | None = None
     seed: Count | None = None
     classes: Annotated[list[str | int], Field(min_length=2)] | None = None
-    limit: Positive | Limits | None = None
+    limit: PositiveInt | Limits | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    per_class: Positive | None = None
-    val: Count | Share | None = None
+    per_class: PositiveInt | None = None
+    val: Count | Fraction | None = None
     labelled: Count | None = None
     augment: Any = None
     size: Size | None = None
-    mean: Shades | None = None
-    std: Spreads | None = None
+    mean: ChannelMeans | None = None
+    std: ChannelStds | None = None
     workers: Count | None = None
 
     @field_validator("name")
@@ -55,14 +55,14 @@ class DataSpec(Strict):
         if dataset is None:
             return None
         wrong = [
-            Problem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS))
+            ConfigProblem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS))
             if key not in SPLITS
-            else Problem("must be a !call of a data set of (image, label) pairs", key)
+            else ConfigProblem("must be a !call of a data set of (image, label) pairs", key)
             for key, value in dataset.items()
             if key not in SPLITS or isinstance(value, PLAIN)
         ]
         if dataset.get("train") is None and not wrong:
-            wrong = [Problem("needs a key 'train': a !call of a data set of (image, label) pairs")]
+            wrong = [ConfigProblem("needs a key 'train': a !call of a data set of (image, label) pairs")]
         if wrong:
             raise ValueError(ConfigError(wrong))
         return dataset
@@ -102,14 +102,14 @@ class DataSpec(Strict):
         return self.limit or Limits()
 
 
-class InputSpec(Strict):
+class InputSpec(StrictModel):
     """What one model takes. What is left out is the data's own.
 
     ``mean`` and ``std`` normalise channels in [0, 1]; ``size`` is pixels, or [height, width]; ``channels`` is 1 or 3.
     """
 
-    mean: Shades | None = None
-    std: Spreads | None = None
+    mean: ChannelMeans | None = None
+    std: ChannelStds | None = None
     size: Size | None = None
     channels: Annotated[int, Field(ge=1)] | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kd_core.errors import KDError, did_you_mean
-from kd_vision.data.pool import Pool, all_but, equally, only_classes, stratified
+from kd_vision.data.pool import LabelledSubset, balanced, complement, only_classes, stratified
 from kd_vision.data.sources import Parts
 from kd_vision.data.spec import DataSpec
 
@@ -55,18 +55,20 @@ def keep_classes(parts: Parts, wanted: list[str | int]) -> Parts:
     )
 
 
-def choose_train(train: Pool, data: DataSpec, seed: int) -> Pool:
+def choose_train(train: LabelledSubset, data: DataSpec, seed: int) -> LabelledSubset:
     """The training images that ``fraction``, ``per_class`` or ``limit`` leave."""
     if data.fraction is not None:
         count = round(len(train) * data.fraction)
         return train.take(stratified(train.target, count, seed=seed, purpose="fraction"))
     if data.per_class is not None:
-        return train.take(equally(train.target, data.per_class, seed=seed))
+        return train.take(balanced(train.target, data.per_class, seed=seed))
     # the images that `labelled` would choose, so that a student alone sees the labels a distilled one does
     return at_most(train, data.limits.train, seed, "labelled") or train
 
 
-def split_off(train: Pool, val: Pool | None, data: DataSpec, seed: int) -> tuple[Pool, Pool | None]:
+def split_off(
+    train: LabelledSubset, val: LabelledSubset | None, data: DataSpec, seed: int
+) -> tuple[LabelledSubset, LabelledSubset | None]:
     """Training and validation images, the latter taken from the former where there are none yet."""
     if val is not None:
         if data.val is not None:
@@ -79,10 +81,10 @@ def split_off(train: Pool, val: Pool | None, data: DataSpec, seed: int) -> tuple
     if count >= len(train):
         raise KDError(f"data.val: {count} of {len(train)} images leave none to train on")
     chosen = stratified(train.target, count, seed=seed, purpose="val")
-    return train.take(all_but(len(train), chosen)), train.take(chosen)
+    return train.take(complement(len(train), chosen)), train.take(chosen)
 
 
-def at_most(pool: Pool | None, count: int | None, seed: int, purpose: str) -> Pool | None:
+def at_most(pool: LabelledSubset | None, count: int | None, seed: int, purpose: str) -> LabelledSubset | None:
     """``count`` images of a pool where it has more."""
     if pool is None or count is None or count >= len(pool):
         return pool

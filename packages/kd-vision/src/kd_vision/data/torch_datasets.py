@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, Te
 
 from kd_core.errors import KDError
 from kd_vision.data.loading import seeded
-from kd_vision.data.pool import UNLABELLED, Pool
+from kd_vision.data.pool import UNLABELLED, LabelledSubset
 from kd_vision.data.sources import Parts, Source
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def read_called(data: DataSpec) -> Parts:
     return Parts(train, val, test, tuple(map(str, range(max(count, data.num_classes or 0)))))
 
 
-CALLED = Source("data sets of your own", read_called)
+CUSTOM = Source("data sets of your own", read_called)
 """The data sets of ``data.dataset``, of which nothing is known before they are built."""
 
 
-def dataset_pool(dataset: Any, where: str) -> Pool:
+def dataset_pool(dataset: Any, where: str) -> LabelledSubset:
     """A torch data set as a pool; KDError where it has no samples to count, or no whole numbers for labels."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise KDError(f"{where}: {type(dataset).__name__} is no data set with a length and numbered samples")
@@ -47,7 +47,7 @@ def dataset_pool(dataset: Any, where: str) -> Pool:
     target = labels_of(dataset, where)
     state = hashlib.sha256(f"{type(dataset).__module__}.{type(dataset).__qualname__} {len(dataset)}".encode())
     state.update(target.numpy().tobytes())
-    return Pool(dataset, target, torch.arange(len(target)), state.hexdigest())
+    return LabelledSubset(dataset, target, torch.arange(len(target)), state.hexdigest())
 
 
 def labels_of(dataset: Any, where: str) -> Tensor:

@@ -13,10 +13,10 @@ from torch.utils.data import ConcatDataset
 from kd_core.errors import KDError
 from kd_vision.data.folders import files_pool, image_files
 from kd_vision.data.loading import CentreCrop, as_tensor
-from kd_vision.data.pool import UNLABELLED, Pool
+from kd_vision.data.pool import UNLABELLED, LabelledSubset
 
 
-def with_unlabelled(train: Pool, folder: Path) -> Pool:
+def with_unlabelled(train: LabelledSubset, folder: Path) -> LabelledSubset:
     """``train`` with all images in ``folder`` and below, numbered on from the data set's last row.
 
     Beside images in memory they are resized and cropped to the same shape. KDError where there is none.
@@ -30,7 +30,7 @@ def with_unlabelled(train: Pool, folder: Path) -> Pool:
         images = torch.cat([train.images, in_memory(extra, train.images.shape[1:])])
     else:
         images = ConcatDataset([train.images, extra.images])
-    return Pool(
+    return LabelledSubset(
         images,
         torch.cat([train.target, extra.target]),
         torch.cat([train.index, extra.index + len(train.images)]),
@@ -38,7 +38,7 @@ def with_unlabelled(train: Pool, folder: Path) -> Pool:
     )
 
 
-def in_memory(pool: Pool, shape: torch.Size) -> Tensor:
+def in_memory(pool: LabelledSubset, shape: torch.Size) -> Tensor:
     """All images of a pool of files, uint8 (N, C, H, W) of the given ``shape`` (C, H, W)."""
     channels, height, width = shape
     crop = CentreCrop((height, width))

@@ -21,7 +21,7 @@ class Fault(NamedTuple):
     hint: str | None = None
 
 
-def bind(call: Call, obj: Callable[..., Any], supplied: Sequence[str] = ()) -> list[Fault]:
+def check_arguments(call: Call, obj: Callable[..., Any], supplied: Sequence[str] = ()) -> list[Fault]:
     """Every argument of ``call`` that ``obj`` does not take, and those it lacks.
 
     ``supplied`` are names of parameters the builder gives (an optimiser's ``params``); see :func:`split`.

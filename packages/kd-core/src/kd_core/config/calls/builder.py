@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from kd_core.config.calls.arguments import Fault, bind, signature_of, split
+from kd_core.config.calls.arguments import Fault, check_arguments, signature_of, split
 from kd_core.config.calls.policy import Policy
-from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
 from kd_core.config.syntax.plain import join
 from kd_core.config.syntax.tree import dotted
-from kd_core.errors import ConfigError, KDError, Problem, did_you_mean
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Builder:
         """The names that ``!run`` may have; None where the task, which says so, is not known."""
         self.built: dict[int, tuple[Lazy, Any]] = {}  # the Lazy too: its id must stay taken
 
-    def check(self, value: Any, supplied_names: Sequence[str] = (), path: str = "") -> list[Problem]:
+    def check(self, value: Any, supplied_names: Sequence[str] = (), path: str = "") -> list[ConfigProblem]:
         """Locate, judge and bind every call in ``value``; build nothing.
 
         ``supplied_names`` are arguments that :meth:`build` will be given for the outermost call.
@@ -54,7 +54,7 @@ class Builder:
 
     # Checking
 
-    def _problems(self, value: Any, supplied: Sequence[str], path: str, seen: set[int]) -> Iterator[Problem]:
+    def _problems(self, value: Any, supplied: Sequence[str], path: str, seen: set[int]) -> Iterator[ConfigProblem]:
         if isinstance(value, Lazy):
             if id(value) in seen:
                 return
@@ -66,29 +66,31 @@ class Builder:
         for key, part in _parts(value):
             if key == "trust_remote_code" and part not in (False, None):
                 mark = value.places.get(key) if isinstance(value, Lazy) else None
-                yield Problem(
+                yield ConfigProblem(
                     "trust_remote_code is refused: it runs code of the model's author", _join(path, key), mark
                 )
             yield from self._problems(part, (), _join(path, key), seen)
 
-    def _own_problems(self, lazy: Lazy, supplied: Sequence[str], path: str) -> Iterator[Problem]:
+    def _own_problems(self, lazy: Lazy, supplied: Sequence[str], path: str) -> Iterator[ConfigProblem]:
         """Of the Lazy itself, its parts left out."""
         if isinstance(lazy, Call):
             obj = self.policy.locate(lazy.target, lazy.mark, path)
-            self.policy.judge_call(obj, lazy.mark, path, lazy.target)
-            yield from (_placed(lazy, fault, path) for fault in bind(lazy, obj, supplied))
+            self.policy.check_call_allowed(obj, lazy.mark, path, lazy.target)
+            yield from (_placed(lazy, fault, path) for fault in check_arguments(lazy, obj, supplied))
         elif isinstance(lazy, Get):
-            self.policy.judge_get(self.policy.locate(lazy.target, lazy.mark, path), lazy.mark, path, lazy.target)
+            self.policy.check_get_allowed(
+                self.policy.locate(lazy.target, lazy.mark, path), lazy.mark, path, lazy.target
+            )
         elif isinstance(lazy, (GetAttr, SetAttr)):
-            self.policy.judge_name(lazy.name, lazy.mark, path)
+            self.policy.check_name_allowed(lazy.name, lazy.mark, path)
         elif isinstance(lazy, CallMethod):
-            self.policy.judge_name(lazy.method, lazy.mark, path)
+            self.policy.check_name_allowed(lazy.method, lazy.mark, path)
             yield from self._method_problems(lazy, path)
-        elif isinstance(lazy, Run) and self.run_names is not None and lazy.name not in self.run_names:
+        elif isinstance(lazy, RunValue) and self.run_names is not None and lazy.name not in self.run_names:
             hint = did_you_mean(lazy.name, self.run_names)
-            yield Problem(f"!run: there is no value {lazy.name!r}", path, lazy.mark, hint)
+            yield ConfigProblem(f"!run: there is no value {lazy.name!r}", path, lazy.mark, hint)
 
-    def _method_problems(self, lazy: CallMethod, path: str) -> Iterator[Problem]:
+    def _method_problems(self, lazy: CallMethod, path: str) -> Iterator[ConfigProblem]:
         """Arguments that do not fit, where the class of the object is known before it is built."""
         if not isinstance(lazy.obj, Call):
             return
@@ -99,7 +101,7 @@ class Builder:
         method = inspect.getattr_static(cls, lazy.method, None) if isinstance(cls, type) else None
         if inspect.isfunction(method):
             call = Call(f"{cls.__name__}.{lazy.method}", lazy.args, lazy.kwargs)
-            for fault in bind(call, method, ("self",)):
+            for fault in check_arguments(call, method, ("self",)):
                 part = () if not fault.where else ("kwargs",) if isinstance(fault.where[0], str) else ("args",)
                 yield _placed(lazy, fault, path, part)
 
@@ -121,7 +123,7 @@ class Builder:
             return self._call(lazy, {}, path)
         if isinstance(lazy, Get):
             return self.policy.locate(lazy.target, lazy.mark, path)
-        if isinstance(lazy, Run):
+        if isinstance(lazy, RunValue):
             return self._run_value(lazy, path)
         parts = {key: self._value(part, _join(path, key)) for key, part in lazy.parts().items()}
         if isinstance(lazy, Text):
@@ -130,14 +132,14 @@ class Builder:
             return self._item(lazy, parts["data"], parts["key"], path)
         obj = parts["obj"]
         if isinstance(lazy, SetAttr):
-            self.policy.judge_attribute(obj, lazy.name, lazy.mark, path)
+            self.policy.check_attribute_allowed(obj, lazy.name, lazy.mark, path)
             _guarded(lambda: setattr(obj, lazy.name, parts["value"]), f"setting {lazy.name!r}", lazy, path)
             return obj
         if isinstance(lazy, GetAttr):
-            self.policy.judge_attribute(obj, lazy.name, lazy.mark, path)
+            self.policy.check_attribute_allowed(obj, lazy.name, lazy.mark, path)
             default = (parts["default"],) if "default" in parts else ()
             found = _guarded(lambda: getattr(obj, lazy.name, *default), f"reading {lazy.name!r}", lazy, path)
-            self.policy.judge_value(found, lazy.mark, path)
+            self.policy.check_value_allowed(found, lazy.mark, path)
             return found
         assert isinstance(lazy, CallMethod)
         return self._call_method(lazy, obj, parts, path)
@@ -152,25 +154,27 @@ class Builder:
         return made
 
     def _call_method(self, lazy: CallMethod, obj: Any, parts: Mapping[str | int, Any], path: str) -> Any:
-        self.policy.judge_attribute(obj, lazy.method, lazy.mark, path)
+        self.policy.check_attribute_allowed(obj, lazy.method, lazy.mark, path)
         name = f"{type(obj).__name__}.{lazy.method}"
         method = _guarded(lambda: getattr(obj, lazy.method), name, lazy, path)
-        self.policy.judge_value(method, lazy.mark, path)
+        self.policy.check_value_allowed(method, lazy.mark, path)
         result = _guarded(lambda: method(*parts["args"], **parts["kwargs"]), name, lazy, path)
         self._log(lazy, name, path)
         return obj if lazy.returns_obj else result
 
     def _item(self, lazy: Item, data: Any, key: Any, path: str) -> Any:
         if not isinstance(data, (dict, list, tuple)):
-            self.policy.judge_object(data, lazy.mark, path)
+            self.policy.check_object_allowed(data, lazy.mark, path)
         found = _guarded(lambda: data[key], f"item {key!r}", lazy, path)
-        self.policy.judge_value(found, lazy.mark, path)
+        self.policy.check_value_allowed(found, lazy.mark, path)
         return found
 
-    def _run_value(self, lazy: Run, path: str) -> Any:
+    def _run_value(self, lazy: RunValue, path: str) -> Any:
         if lazy.name not in self.run_values:
             known = ", ".join(sorted(self.run_values)) or "nothing"
-            raise ConfigError(Problem(f"!run {lazy.name} is not known here", path, lazy.mark, f"known here: {known}"))
+            raise ConfigError(
+                ConfigProblem(f"!run {lazy.name} is not known here", path, lazy.mark, f"known here: {known}")
+            )
         return self.run_values[lazy.name]
 
     def _log(self, lazy: Lazy, what: str, path: str) -> None:
@@ -184,7 +188,7 @@ def _guarded(action: Callable[[], T], what: str, lazy: Lazy, path: str) -> T:
         return action()
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(Problem(f"{what} failed: {reason}", path, lazy.mark)) from error
+        raise ConfigError(ConfigProblem(f"{what} failed: {reason}", path, lazy.mark)) from error
 
 
 def _parts(value: Any) -> list[tuple[str | int, Any]]:
@@ -195,9 +199,9 @@ def _parts(value: Any) -> list[tuple[str | int, Any]]:
     return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
 
 
-def _placed(lazy: Lazy, fault: Fault, path: str, inside: tuple[str, ...] = ()) -> Problem:
+def _placed(lazy: Lazy, fault: Fault, path: str, inside: tuple[str, ...] = ()) -> ConfigProblem:
     mark = lazy.places.get(fault.where[0], lazy.mark) if fault.where else lazy.mark
-    return Problem(fault.message, dotted([*([path] if path else []), *inside, *fault.where]), mark, fault.hint)
+    return ConfigProblem(fault.message, dotted([*([path] if path else []), *inside, *fault.where]), mark, fault.hint)
 
 
 def _join(path: str, key: str | int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from kd_core.config.calls import allowed
 from kd_core.config.calls.allowed import canonical, under
 from kd_core.config.syntax.tags import DOTTED
-from kd_core.errors import ConfigError, Mark, Problem, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
 
 _MISSING = object()
 _CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
@@ -40,7 +40,9 @@ class Policy:
         self.found: dict[str, Any] = {}
         for prefix in self.trust:
             if not DOTTED.fullmatch(prefix) or _hidden(prefix):
-                raise ConfigError(Problem(f"{prefix!r} is no package or dotted name", mark=Mark(f"--trust {prefix}")))
+                raise ConfigError(
+                    ConfigProblem(f"{prefix!r} is no package or dotted name", mark=Mark(f"--trust {prefix}"))
+                )
 
     def locate(self, target: str, mark: Mark | None = None, path: str = "") -> Any:
         """The object of a dotted name. Imports only packages that are allowed or trusted."""
@@ -49,7 +51,7 @@ class Policy:
                 self.found[target] = self._locate(target)
             return self.found[target]
         except _Refusal as refusal:
-            raise ConfigError(Problem(refusal.message, path, mark, refusal.hint)) from None
+            raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
 
     def import_module(self, name: str, mark: Mark | None = None, path: str = "") -> types.ModuleType:
         """A module that ``imports:`` names."""
@@ -60,29 +62,29 @@ class Policy:
                 raise _Refusal(f"there is no module {name!r}", "is it installed, or in this folder?")
             return module
         except _Refusal as refusal:
-            raise ConfigError(Problem(refusal.message, path, mark, refusal.hint)) from None
+            raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
 
-    def judge_call(self, obj: Any, mark: Mark | None = None, path: str = "", target: str = "") -> None:
+    def check_call_allowed(self, obj: Any, mark: Mark | None = None, path: str = "", target: str = "") -> None:
         """May it be called? ``target`` is the name it was located by."""
         self._judge(self._call, mark, path, obj, target)
 
-    def judge_get(self, obj: Any, mark: Mark | None = None, path: str = "", target: str = "") -> None:
+    def check_get_allowed(self, obj: Any, mark: Mark | None = None, path: str = "", target: str = "") -> None:
         """May it be handed to somebody who may call it? Constants may, and what may be called."""
         self._judge(self._get, mark, path, obj, target)
 
-    def judge_name(self, name: str, mark: Mark | None = None, path: str = "") -> None:
+    def check_name_allowed(self, name: str, mark: Mark | None = None, path: str = "") -> None:
         """May an attribute have this name, whatever it is of?"""
         self._judge(_name, mark, path, name)
 
-    def judge_attribute(self, obj: Any, name: str, mark: Mark | None = None, path: str = "") -> None:
+    def check_attribute_allowed(self, obj: Any, name: str, mark: Mark | None = None, path: str = "") -> None:
         """May the attribute of a built object be read, set or called?"""
         self._judge(self._attribute, mark, path, obj, name)
 
-    def judge_object(self, obj: Any, mark: Mark | None = None, path: str = "") -> None:
+    def check_object_allowed(self, obj: Any, mark: Mark | None = None, path: str = "") -> None:
         """May a built object be asked for its items?"""
         self._judge(self._object, mark, path, obj, "an item")
 
-    def judge_value(self, value: Any, mark: Mark | None = None, path: str = "") -> None:
+    def check_value_allowed(self, value: Any, mark: Mark | None = None, path: str = "") -> None:
         """May a value taken out of a built object be handed on?"""
         self._judge(self._value, mark, path, value)
 
@@ -90,7 +92,7 @@ class Policy:
         try:
             rule(*about)
         except _Refusal as refusal:
-            raise ConfigError(Problem(refusal.message, path, mark, refusal.hint)) from None
+            raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
 
     # Names: what is refused before anything is imported.
 

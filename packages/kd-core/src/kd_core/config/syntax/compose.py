@@ -11,7 +11,7 @@ import yaml
 from kd_core.config.syntax.scalars import resolve
 from kd_core.config.syntax.tags import Raw, build_tag
 from kd_core.config.syntax.tree import Slot, kind_of
-from kd_core.errors import ConfigError, Mark, Problem, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
 
 MAX_DEPTH = 64
 MAX_VALUES = 50_000
@@ -32,7 +32,9 @@ def compose(text: str, place: Place) -> Slot | None:
     if bad := _FORBIDDEN.search(text):
         line, at = text.count("\n", 0, bad.start()), bad.start() - text.rfind("\n", 0, bad.start()) - 1
         mark = place(yaml.Mark("", bad.start(), line, at, None, 0))
-        raise ConfigError(Problem(f"control character U+{ord(bad[0]):04X}", mark=mark, hint='write "\\x.." in quotes'))
+        raise ConfigError(
+            ConfigProblem(f"control character U+{ord(bad[0]):04X}", mark=mark, hint='write "\\x.." in quotes')
+        )
     composer = _Composer(text, place)
     try:
         slot = composer.document()
@@ -42,7 +44,7 @@ def compose(text: str, place: Place) -> Slot | None:
         raise ConfigError([*composer.problems, _explain(error, text, place)]) from None
     except (yaml.YAMLError, ValueError, OverflowError):  # an escape such as "\UFFFFFFFF"
         here = place(composer.loader.get_mark())
-        problem = Problem("not a character: the escape is out of range", mark=here)
+        problem = ConfigProblem("not a character: the escape is out of range", mark=here)
         raise ConfigError([*composer.problems, problem]) from None
     if composer.problems:
         raise ConfigError(composer.problems)
@@ -55,7 +57,7 @@ class _Composer:
     def __init__(self, text: str, place: Place) -> None:
         self.loader = yaml.SafeLoader(text)
         self.place = place
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         self.anchors: dict[str, Slot | None] = {}  # None while the anchored value is still open
         self.merged = 0
 
@@ -69,7 +71,9 @@ class _Composer:
         if not self.loader.check_event(yaml.StreamEndEvent):
             second = self.place(self.loader.peek_event().start_mark)
             raise ConfigError(
-                Problem("a second document starts here", mark=second, hint="a config is one document: remove the ---")
+                ConfigProblem(
+                    "a second document starts here", mark=second, hint="a config is one document: remove the ---"
+                )
             )
         return slot
 
@@ -86,13 +90,15 @@ class _Composer:
             slot = self.scalar(event, mark)
         else:
             if depth >= MAX_DEPTH:
-                raise ConfigError(Problem(f"nested deeper than {MAX_DEPTH} levels", mark=mark))
+                raise ConfigError(ConfigProblem(f"nested deeper than {MAX_DEPTH} levels", mark=mark))
             content = self.sequence(depth) if isinstance(event, yaml.SequenceStartEvent) else self.mapping(depth)
             slot = self.tagged(event.tag, content, mark)
         if slot.size > MAX_VALUES:
-            raise ConfigError(Problem(f"more than {MAX_VALUES} values, with aliases written out", mark=mark))
+            raise ConfigError(ConfigProblem(f"more than {MAX_VALUES} values, with aliases written out", mark=mark))
         if slot.depth > MAX_DEPTH:
-            raise ConfigError(Problem(f"nested deeper than {MAX_DEPTH} levels, with aliases written out", mark=mark))
+            raise ConfigError(
+                ConfigProblem(f"nested deeper than {MAX_DEPTH} levels, with aliases written out", mark=mark)
+            )
         if event.anchor is not None:
             self.anchors[event.anchor] = slot
         return slot
@@ -152,7 +158,7 @@ class _Composer:
         self.merged += sum(map(len, bases))
         if self.merged > MAX_VALUES and bases:
             raise ConfigError(
-                Problem(f"<< copies more than {MAX_VALUES} values", mark=self.place(self.loader.get_mark()))
+                ConfigProblem(f"<< copies more than {MAX_VALUES} values", mark=self.place(self.loader.get_mark()))
             )
         merged: dict[str, Slot] = {}
         for base in reversed(bases):
@@ -197,18 +203,18 @@ class _Composer:
         return Slot.of(value, mark) if type(value) is kind else self.fail(f"!!{name}: this is {kind_of(value)}", mark)
 
     def fail(self, message: str, mark: Mark, hint: str | None = None) -> Slot:
-        return self.report([Problem(message, mark=mark, hint=hint)], mark)
+        return self.report([ConfigProblem(message, mark=mark, hint=hint)], mark)
 
-    def report(self, problems: list[Problem], mark: Mark) -> Slot:
+    def report(self, problems: list[ConfigProblem], mark: Mark) -> Slot:
         """Note the problems, and go on with a value in place of what is wrong."""
         self.problems += problems
         if len(self.problems) > MAX_PROBLEMS:
             del self.problems[MAX_PROBLEMS:]
-            raise ConfigError(Problem(f"more than {MAX_PROBLEMS} problems", mark=mark))
+            raise ConfigError(ConfigProblem(f"more than {MAX_PROBLEMS} problems", mark=mark))
         return Slot(None, mark)
 
 
-def _trap(found: re.Match[str], mark: Mark) -> Problem:
+def _trap(found: re.Match[str], mark: Mark) -> ConfigProblem:
     """A tag that took the punctuation behind it for its own."""
     name, target = found[1], found[2]
     written = f"!{name}:{target}" if target else f"!{name}"
@@ -216,10 +222,10 @@ def _trap(found: re.Match[str], mark: Mark) -> Problem:
     hint = f"write {written} {{}}" if name == "call" else f"put a space behind it: {written} {what}"
     if what == "(":
         hint = f"write {written} [...] or {written} {{name: ...}}"
-    return Problem(f"YAML takes the {what!r} behind {written} for a part of the tag", mark=mark, hint=hint)
+    return ConfigProblem(f"YAML takes the {what!r} behind {written} for a part of the tag", mark=mark, hint=hint)
 
 
-def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> Problem:
+def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> ConfigProblem:
     """A YAML error in words for somebody who does not know the parser."""
     start, mark = error.context_mark, error.problem_mark or error.context_mark
     if start and error.context == "while scanning a tag" and (trap := _SWALLOWED.match(text, start.index)):
@@ -233,4 +239,4 @@ def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> Problem:
         message, hint = f"not valid YAML: {said}", "quote text that starts with it"
     else:
         message, hint = " ".join(filter(None, ("not valid YAML:", said, error.context))), None
-    return Problem(message, mark=place(mark) if mark else None, hint=hint)
+    return ConfigProblem(message, mark=place(mark) if mark else None, hint=hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_core.config.syntax.tree import Slot, child, dotted
-from kd_core.errors import Mark, Problem
+from kd_core.errors import ConfigProblem, Mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,9 @@ class Document:
 
     def problem(
         self, path: Sequence[str | int], message: str, hint: str | None = None, *, key: bool = False
-    ) -> Problem:
+    ) -> ConfigProblem:
         """A problem with the value at ``path``, or with its ``key``."""
-        return Problem(message, dotted(path), self.key_mark(path) if key else self.mark(path), hint)
+        return ConfigProblem(message, dotted(path), self.key_mark(path) if key else self.mark(path), hint)
 
     def _slot(self, path: Sequence[str | int]) -> tuple[Slot, bool]:
         slot = self.root

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from yaml.emitter import Emitter
 
-from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
 from kd_core.config.syntax.scalars import resolve
 
 _SIMPLE = re.compile(r"[A-Za-z_/.~][\w./@+-]*(?: [\w./@+-]+)*", re.ASCII)
@@ -135,7 +135,7 @@ def spelled(lazy: Lazy) -> tuple[str, Any]:
         return f"!call:{lazy.target}", lazy.args or lazy.kwargs
     if isinstance(lazy, Get):
         return f"!get:{lazy.target}", ""
-    if isinstance(lazy, Run):
+    if isinstance(lazy, RunValue):
         return "!run", lazy.name
     if isinstance(lazy, GetAttr):
         return f"!getattr:{lazy.name}", list(lazy.parts().values())

@@ -49,7 +49,7 @@ class Get(Lazy):
 
 
 @dataclass
-class Run(Lazy):
+class RunValue(Lazy):
     """``!run name``: a value that is known when the data are read."""
 
     name: str

@@ -11,7 +11,7 @@ from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.plain import plain
 from kd_core.config.syntax.tree import Slot, kind_of, merge
-from kd_core.errors import ConfigError, Mark, Problem, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
 
 MAX_BYTES = 256 * 1024
 MAX_BASES = 32
@@ -28,7 +28,7 @@ def loads(text: str, file: str = "<string>", overrides: Sequence[str] = ()) -> D
 
 
 def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     root: Slot | None = None
     changes: list[options.Override] = []
     try:
@@ -63,11 +63,11 @@ class _Reader:
         name = _identity(file)
         if name in self.open:
             chain = " -> ".join([*self.open[self.open.index(name) :], name])
-            raise ConfigError(Problem(f"extends goes in a circle: {chain}", "extends", asked))
+            raise ConfigError(ConfigProblem(f"extends goes in a circle: {chain}", "extends", asked))
         if name in self.done:
             return self.done[name]
         if len(self.open) + len(self.done) > MAX_BASES:
-            raise ConfigError(Problem(f"more than {MAX_BASES} files extend each other", "extends", asked))
+            raise ConfigError(ConfigProblem(f"more than {MAX_BASES} files extend each other", "extends", asked))
         self.open.append(name)
         try:
             self.done[name] = self.extended(file, read(file, asked) if text is None else text)
@@ -79,16 +79,16 @@ class _Reader:
         root = compose(text, lambda mark: Mark(file, mark.line + 1, mark.column + 1))
         start = Mark(file, 1, 1)
         if root is None or root.value is None:
-            raise ConfigError(Problem("the file is empty", mark=start))
+            raise ConfigError(ConfigProblem("the file is empty", mark=start))
         if not isinstance(root.value, dict):
-            raise ConfigError(Problem(f"a config is a mapping, not {kind_of(root.value)}", mark=root.mark))
+            raise ConfigError(ConfigProblem(f"a config is a mapping, not {kind_of(root.value)}", mark=root.mark))
         own = dict(root.value)
         bases = own.pop("extends", None)
         own_root = Slot.of(own, root.mark)
         if bases is None:
             return own_root
         merged: Slot | None = None
-        problems: list[Problem] = []
+        problems: list[ConfigProblem] = []
         for name, mark in _names(bases):
             try:
                 base = self.tree(os.path.normpath(Path(file).parent / name), mark)
@@ -112,10 +112,10 @@ def _names(slot: Slot) -> list[tuple[str, Mark]]:
     for each in slots:
         if not isinstance(each.value, str):
             raise ConfigError(
-                Problem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark)
+                ConfigProblem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark)
             )
     if len(slots) > MAX_BASES:
-        raise ConfigError(Problem(f"names more than {MAX_BASES} files", "extends", slot.mark))
+        raise ConfigError(ConfigProblem(f"names more than {MAX_BASES} files", "extends", slot.mark))
     return [(each.value, each.mark) for each in slots]
 
 
@@ -126,21 +126,23 @@ def read(file: str, asked: Mark | None = None) -> str:
     try:
         if not Path(file).is_file() and Path(file).stat():
             what = "a directory" if Path(file).is_dir() else "no regular file"
-            raise ConfigError(Problem(f"{about}this is {what}", path, where))
+            raise ConfigError(ConfigProblem(f"{about}this is {what}", path, where))
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError(Problem(f"{about}{_reason(error)}", path, where, _neighbour(file))) from None
+        raise ConfigError(ConfigProblem(f"{about}{_reason(error)}", path, where, _neighbour(file))) from None
     if len(data) > MAX_BYTES:
         raise ConfigError(
-            Problem(f"{about}larger than {MAX_BYTES // 1024} KiB", path, where, "keep data in files of their own")
+            ConfigProblem(f"{about}larger than {MAX_BYTES // 1024} KiB", path, where, "keep data in files of their own")
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
-        raise ConfigError(Problem("not UTF-8 text", mark=Mark(file, line, column), hint="save it as UTF-8")) from None
+        raise ConfigError(
+            ConfigProblem("not UTF-8 text", mark=Mark(file, line, column), hint="save it as UTF-8")
+        ) from None
 
 
 def _reason(error: OSError | ValueError) -> str:

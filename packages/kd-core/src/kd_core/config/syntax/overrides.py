@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kd_core.config.syntax.compose import MAX_DEPTH, MAX_VALUES, compose
 from kd_core.config.syntax.lazy import Call, CallMethod
 from kd_core.config.syntax.tree import Slot, Tagged, as_index, child, dotted, kind_of
-from kd_core.errors import ConfigError, Mark, Problem, did_you_mean
+from kd_core.errors import ConfigError, ConfigProblem, Mark, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,15 @@ def _parse(option: str) -> Override:
     path = tuple(name.strip().split("."))
     example = "write --set stages.0.epochs=1"
     if not equals:
-        raise ConfigError(Problem("no '=' between a path and a value", mark=mark, hint=example))
+        raise ConfigError(ConfigProblem("no '=' between a path and a value", mark=mark, hint=example))
     if not all(path):
-        raise ConfigError(Problem(f"an empty name in the path {name.strip()!r}", mark=mark, hint=example))
+        raise ConfigError(ConfigProblem(f"an empty name in the path {name.strip()!r}", mark=mark, hint=example))
     if len(path) > MAX_DEPTH:
-        raise ConfigError(Problem(f"a path of {len(path)} names: at most {MAX_DEPTH}", mark=mark))
+        raise ConfigError(ConfigProblem(f"a path of {len(path)} names: at most {MAX_DEPTH}", mark=mark))
     if path[0] == "extends":
-        raise ConfigError(Problem("extends is read before options are", "extends", mark, "set the values themselves"))
+        raise ConfigError(
+            ConfigProblem("extends is read before options are", "extends", mark, "set the values themselves")
+        )
     return Override(path, compose(text, lambda _: mark) or Slot(None, mark))
 
 
@@ -60,7 +62,7 @@ def apply(root: Slot, override: Override) -> Slot:
     """
     changed = _set(root, override, 0)
     if changed.depth > MAX_DEPTH or changed.size > MAX_VALUES:
-        raise ConfigError(Problem("this makes the config too deep or too large", mark=override.mark))
+        raise ConfigError(ConfigProblem("this makes the config too deep or too large", mark=override.mark))
     return changed
 
 
@@ -114,4 +116,4 @@ def _created(container: object, override: Override, at: int) -> Slot:
 
 
 def _fail(override: Override, path: str, message: str, hint: str | None) -> ConfigError:
-    return ConfigError(Problem(message, path, override.mark, hint))
+    return ConfigError(ConfigProblem(message, path, override.mark, hint))

@@ -7,7 +7,7 @@ from typing import Any
 
 from kd_core.config.syntax.lazy import Call, CallMethod, Lazy, Text
 from kd_core.config.syntax.tree import Slot, Tagged, dotted
-from kd_core.errors import ConfigError, Mark, Problem
+from kd_core.errors import ConfigError, ConfigProblem, Mark
 
 
 def plain(root: Slot) -> Any:
@@ -22,7 +22,7 @@ def plain(root: Slot) -> Any:
 class _Plain:
     def __init__(self) -> None:
         self.made: dict[int, Any] = {}
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
 
     def value(self, slot: Slot, path: tuple[str | int, ...]) -> Any:
         value = slot.value
@@ -53,7 +53,7 @@ class _Plain:
         try:
             return join(tagged.fixed["how"], items)
         except (TypeError, ValueError) as error:
-            self.problems.append(Problem(f"!{tagged.fixed['how']}: {error}", dotted(path), slot.mark))
+            self.problems.append(ConfigProblem(f"!{tagged.fixed['how']}: {error}", dotted(path), slot.mark))
             return ""
 
 

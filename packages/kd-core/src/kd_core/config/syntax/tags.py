@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Run, SetAttr, Text
+from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, RunValue, SetAttr, Text
 from kd_core.config.syntax.tree import Slot, Tagged, kind_of
-from kd_core.errors import ConfigError, Mark, Problem, did_you_mean, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark, did_you_mean, nearest
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -24,7 +24,7 @@ class Raw:
     mark: Mark
 
     def fail(self, message: str, hint: str | None = None, mark: Mark | None = None) -> NoReturn:
-        raise ConfigError(Problem(f"!{self.name}: {message}", mark=mark or self.mark, hint=hint))
+        raise ConfigError(ConfigProblem(f"!{self.name}: {message}", mark=mark or self.mark, hint=hint))
 
     def target(self, text: Any, mark: Mark | None = None) -> str:
         """``text``, known to be a dotted path."""
@@ -38,13 +38,13 @@ class Raw:
         if not isinstance(self.content, dict):
             self.fail(f"takes a mapping with {', '.join(known)}, not {kind_of(self.content)}")
         problems = [
-            Problem(f"!{self.name}: there is no key {key!r}", mark=slot.key, hint=did_you_mean(key, known))
+            ConfigProblem(f"!{self.name}: there is no key {key!r}", mark=slot.key, hint=did_you_mean(key, known))
             for key, slot in self.content.items()
             if key not in known
         ]
         missing = [key for key in required if key not in self.content]
         if missing:
-            problems.append(Problem(f"!{self.name}: {' and '.join(missing)} missing", mark=self.mark))
+            problems.append(ConfigProblem(f"!{self.name}: {' and '.join(missing)} missing", mark=self.mark))
         if problems:
             raise ConfigError(problems)
         return self.content
@@ -73,7 +73,7 @@ def build_tag(raw: Raw) -> Tagged:
     known = sorted({*_WITH_ARGUMENT, *_PLAIN})
     near = nearest(raw.name, known)
     hint = f"did you mean !{near}?" if near else f"tags are: !{', !'.join(known)}"
-    raise ConfigError(Problem(f"unknown tag !{raw.name}", mark=raw.mark, hint=hint))
+    raise ConfigError(ConfigProblem(f"unknown tag !{raw.name}", mark=raw.mark, hint=hint))
 
 
 def _example(raw: Raw) -> str:
@@ -154,7 +154,7 @@ def _import_get(raw: Raw) -> Tagged:
 def _run(raw: Raw) -> Tagged:
     if not isinstance(raw.content, str):
         raw.fail(f"takes a name, not {kind_of(raw.content)}", f"write !run {RUN_NAMES[0]}")
-    return Tagged(Run, {"name": raw.content}, {})
+    return Tagged(RunValue, {"name": raw.content}, {})
 
 
 def _text(raw: Raw) -> Tagged:

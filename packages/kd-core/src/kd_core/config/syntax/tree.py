@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, Run, SetAttr, Text
+from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
 from kd_core.errors import Mark
 
 _TAGS: dict[type[Lazy], str] = {
@@ -15,7 +15,7 @@ _TAGS: dict[type[Lazy], str] = {
     Get: "!get",
     GetAttr: "!getattr",
     Item: "!item",
-    Run: "!run",
+    RunValue: "!run",
     SetAttr: "!setattr",
     Text: "!join",
 }
