@@ -124,7 +124,7 @@ def predict(
     ``out`` gets NAME.png (the image, the truth where there is one, the teacher and the student side by side) and
     NAME_mask.png, the student's classes. ``truth`` is a folder with masks of the images' names. With ``teacher`` True
     the config's teacher is shown, fetched where need be; None shows it where its weights are on this machine.
-    ``options`` are those of :func:`kd_core.evaluation.load_student`. An image is written when the next one is asked for;
+    ``options`` are those of :func:`kd_core.evaluation.load_student`. An image is written when the next is asked for;
     KDError for an image, a mask, a split or a teacher that is missing or broken.
     """
     with load_student(target, **options) as student:
