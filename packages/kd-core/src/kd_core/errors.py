@@ -24,7 +24,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing that is wrong. ``path`` is dotted (``stages.0.losses.kd``), ``hint`` says what to write."""
+    """One thing that is wrong. ``path`` is dotted (``stages.distill.losses.kd``), ``hint`` says what to write."""
 
     message: str
     path: str = ""

@@ -142,7 +142,7 @@ class Experiment:
             data.steps(stage)  # of what is wrong with the data, nothing is to be written
         world = Components(self.plan, self.policy, runtime, data, reporter)
         run_on_rank_zero(lambda: self._describe(folder, world, command))
-        store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep)
+        store = CheckpointStore(folder.checkpoints, self.plan.checkpoint.keep_last)
         with StopRequest() as stop:
             session = RunContext(world, folder, store, reporter, stop, Progress())
             runner = self._stages(session, store.latest(reporter.info) if resumed else None)

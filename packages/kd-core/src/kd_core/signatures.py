@@ -9,7 +9,7 @@ from typing import Any
 from kd_core.errors import KDError
 from kd_core.registry import owner_of
 
-RESERVED = frozenset({"loss", "weight", "module", "inputs", "like", "to", "detach"})
+RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_features", "detach"})
 """Keys of a term or an adapter in a config: no parameter may have one of these names."""
 
 

@@ -93,7 +93,7 @@ def sweep(
         folder = out / f"{number:03d}"
         rows.append(_row(point, _run(each, folder, trust, command), each, folder))
     plan = experiments[0].plan
-    best = plan.stages[-1].spec.best
+    best = plan.stages[-1].spec.monitor
     metric, maximise = (best.metric, best.mode == "max") if best else (plan.task.monitor, plan.task.mode == "max")
     known = [row for row in rows if row.score is not None]
     ordered = sorted(known, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
@@ -134,6 +134,6 @@ def _run(each: Experiment, folder: Path, trust: Sequence[str], command: str) -> 
 
 def _row(point: dict[str, Any], result: Result, each: Experiment, folder: Path) -> Row:
     best = result.best or RunFolder.open(folder).result()["best"]
-    stage = each.plan.stages[-1].spec.best
+    stage = each.plan.stages[-1].spec.monitor
     name = stage.metric if stage else each.plan.task.monitor
     return Row(point, best["metrics"][name] if best else None, result.metrics, str(folder))

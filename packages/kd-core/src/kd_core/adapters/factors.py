@@ -29,31 +29,37 @@ class Paraphraser(nn.Module):
 
 @ADAPTERS("paraphraser")
 def paraphraser(
-    inputs: list[Tensor], like: Tensor | None, to: int | None, *, rate: float = 0.5, norm: bool = False
+    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, rate: float = 0.5, norm: bool = False
 ) -> nn.Module:
     """A convolutional autoencoder of a map: fields ``factor`` and ``reconstruction``.
 
-    (B, C, H, W) -> {factor: (B, F, H, W), reconstruction: (B, C, H, W)}. F is ``to``, the channels of ``like``, or
-    ``rate`` x C, the paper's k. Three 3x3 convolutions each way, each with leaky ReLU of slope 0.1; ``norm`` puts batch
-    norm before that. KDError where the input is no map or no factor is left.
+    (B, C, H, W) -> {factor: (B, F, H, W), reconstruction: (B, C, H, W)}. F is ``out_features``, the channels of
+    ``match``, or ``rate`` x C, the paper's k. Three 3x3 convolutions each way, each with leaky ReLU of slope
+    0.1; ``norm`` puts batch norm before that. KDError where the input is no map or no factor is left.
     """
-    (source,) = tensors("paraphraser", inputs, like)
+    (source,) = tensors("paraphraser", inputs, match)
     channels = feature_map("paraphraser", source).shape[1]
-    factors = round(rate * channels) if to is None and like is None else width_of("paraphraser", like, to)
+    factors = (
+        round(rate * channels)
+        if out_features is None and match is None
+        else width_of("paraphraser", match, out_features)
+    )
     if factors < 1:
         raise KDError(f"rate {rate} of {channels} channels leaves no factor")
     return Paraphraser(channels, factors, norm=norm)
 
 
 @ADAPTERS("translator")
-def translator(inputs: list[Tensor], like: Tensor | None, to: int | None, *, norm: bool = False) -> nn.Module:
+def translator(
+    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, norm: bool = False
+) -> nn.Module:
     """Three 3x3 convolutions from a student's map to the teacher's factors, the layers of a paraphraser's encoder.
 
-    (B, C, H, W) -> (B, F, H, W): F is ``to`` or the channels of ``like``, the factors. KDError where the input is no
-    map or F is not known.
+    (B, C, H, W) -> (B, F, H, W): F is ``out_features`` or the channels of ``match``, the factors. KDError
+    where the input is no map or F is not known.
     """
-    (source,) = tensors("translator", inputs, like)
-    channels, factors = feature_map("translator", source).shape[1], width_of("translator", like, to)
+    (source,) = tensors("translator", inputs, match)
+    channels, factors = feature_map("translator", source).shape[1], width_of("translator", match, out_features)
     return convolutions(nn.Conv2d, [channels, channels, factors, factors], norm=norm)
 
 

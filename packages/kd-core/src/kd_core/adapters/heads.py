@@ -22,40 +22,41 @@ class Normalise(nn.Module):
 
 
 @ADAPTERS("embedding")
-def embedding(inputs: list[Tensor], like: Tensor | None, to: int | None) -> nn.Module:
+def embedding(inputs: list[Tensor], match: Tensor | None, out_features: int | None) -> nn.Module:
     """A linear layer on flattened features, its outputs scaled to length 1: what CRD contrasts.
 
-    (B, ...) -> (B, ``to``), 128 where not given. Tian et al., CRD, ICLR 2020 (arXiv 1910.10699).
+    (B, ...) -> (B, ``out_features``), 128 where not given. Tian et al., CRD, ICLR 2020 (arXiv 1910.10699).
     """
-    (source,) = tensors("embedding", inputs, like)
-    width = EMBEDDING if to is None and like is None else width_of("embedding", like, to)
+    (source,) = tensors("embedding", inputs, match)
+    width = EMBEDDING if out_features is None and match is None else width_of("embedding", match, out_features)
     return nn.Sequential(nn.Flatten(), nn.Linear(flat(source), width), Normalise())
 
 
 @ADAPTERS("projection_head")
-def projection_head(inputs: list[Tensor], like: Tensor | None, to: int | None) -> nn.Module:
+def projection_head(inputs: list[Tensor], match: Tensor | None, out_features: int | None) -> nn.Module:
     """Two linear layers with ReLU between on flattened features: what self-supervision compares.
 
-    (B, ...) -> (B, ``to``), the width D of the features where not given. Xu et al., SSKD, ECCV 2020 (arXiv 2006.07114).
+    (B, ...) -> (B, ``out_features``), the width D of the features where not given.
+    Xu et al., SSKD, ECCV 2020 (arXiv 2006.07114).
     """
-    (source,) = tensors("projection_head", inputs, like)
+    (source,) = tensors("projection_head", inputs, match)
     width = flat(source)
-    out = width if to is None and like is None else width_of("projection_head", like, to)
+    out = width if out_features is None and match is None else width_of("projection_head", match, out_features)
     return nn.Sequential(nn.Flatten(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
 
 
 class SimKDProjector(nn.Sequential):
-    """(B, channels, H, W) -> (B, to, H, W): 1x1, 3x3 and 1x1 convolutions, batch norm and ReLU, 1 / ``factor`` as wide.
+    """(B, channels, H, W) -> (B, out_features, H, W): 1x1, 3x3 and 1x1 convolutions, 1 / ``factor`` as wide.
 
     What a student has ``insert:``ed before the classifier that it borrows from its teacher. Chen et al., SimKD, CVPR
     2022 (arXiv 2203.14001); checked against DefangChen/SimKD. KDError where ``factor`` leaves no width.
     """
 
-    def __init__(self, *, channels: int, to: int, factor: int = 2) -> None:
-        if not 1 <= factor <= to:
-            raise KDError(f"factor is {factor}, but must be from 1 to the {to} channels to come out")
+    def __init__(self, *, channels: int, out_features: int, factor: int = 2) -> None:
+        if not 1 <= factor <= out_features:
+            raise KDError(f"factor is {factor}, but must be from 1 to the {out_features} channels to come out")
         layers: list[nn.Module] = []
-        for out, kernel in ((to // factor, 1), (to // factor, 3), (to, 1)):
+        for out, kernel in ((out_features // factor, 1), (out_features // factor, 3), (out_features, 1)):
             convolution = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
             layers += [convolution, nn.BatchNorm2d(out), nn.ReLU()]
             channels = out
@@ -63,23 +64,25 @@ class SimKDProjector(nn.Sequential):
 
 
 @ADAPTERS("simkd_projector")
-def simkd_projector(inputs: list[Tensor], like: Tensor | None, to: int | None, *, factor: int = 2) -> nn.Module:
+def simkd_projector(
+    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, factor: int = 2
+) -> nn.Module:
     """SimKD's bottleneck from a student's map to a teacher's: 1x1, 3x3 and 1x1 convolutions with batch norm and ReLU.
 
-    (B, C, H, W) -> (B, ``to`` or the channels of ``like``, H, W); where ``like`` is smaller, H and W become its by
-    average pooling. The bottleneck has 1 / ``factor`` of the output's channels. KDError where the input is no map, or
-    ``like`` is larger.
+    (B, C, H, W) -> (B, ``out_features`` or the channels of ``match``, H, W); where ``match`` is smaller, H and W become
+    its by average pooling. The bottleneck has 1 / ``factor`` of the output's channels. KDError where the input is no
+    map, or ``match`` is larger.
     """
-    (source,) = tensors("simkd_projector", inputs, like)
-    channels, width = feature_map("simkd_projector", source).shape[1], width_of("simkd_projector", like, to)
-    return nn.Sequential(*pooling(source, like), SimKDProjector(channels=channels, to=width, factor=factor))
+    (source,) = tensors("simkd_projector", inputs, match)
+    channels, width = feature_map("simkd_projector", source).shape[1], width_of("simkd_projector", match, out_features)
+    return nn.Sequential(*pooling(source, match), SimKDProjector(channels=channels, out_features=width, factor=factor))
 
 
-def pooling(source: Tensor, like: Tensor | None) -> list[nn.Module]:
-    """Average pooling to the height and width of ``like`` where they are smaller; none where they are equal."""
-    if like is None or like.shape[2:] == source.shape[2:]:
+def pooling(source: Tensor, match: Tensor | None) -> list[nn.Module]:
+    """Average pooling to the height and width of ``match`` where they are smaller; none where they are equal."""
+    if match is None or match.shape[2:] == source.shape[2:]:
         return []
-    (height, width), (high, wide) = source.shape[2:], feature_map("simkd_projector", like).shape[2:]
+    (height, width), (high, wide) = source.shape[2:], feature_map("simkd_projector", match).shape[2:]
     if high > height or wide > width:
         raise KDError(
             f"simkd_projector cannot bring {height}x{width} to {high}x{wide}"

@@ -24,9 +24,9 @@ class Generation(nn.Module):
 
     seed: Tensor
 
-    def __init__(self, channels: int, out: int, *, ratio: float, over: Literal["places", "channels"]) -> None:
+    def __init__(self, channels: int, out: int, *, ratio: float, mask: Literal["spatial", "channel"]) -> None:
         super().__init__()
-        self.ratio, self.over = ratio, over
+        self.ratio, self.mask = ratio, mask
         self.align = nn.Conv2d(channels, out, 1) if channels != out else None
         self.layers = nn.Sequential(nn.Conv2d(out, out, 3, padding=1), nn.ReLU(), nn.Conv2d(out, out, 3, padding=1))
         self.register_buffer("seed", torch.randint(2**62, ()))
@@ -47,7 +47,7 @@ class Generation(nn.Module):
         keys = torch.arange(samples, device=features.device) if index is None else index
         if keys.shape != (samples,):
             raise KDError(f"generation's index {shape(keys)} does not fit {shape(features)}: it has one row a sample")
-        size = (channels, 1, 1) if self.over == "channels" else (1, height, width)
+        size = (channels, 1, 1) if self.mask == "channel" else (1, height, width)
         bits = random_bits(self.seed + self.passes, keys, size[0] * size[1] * size[2])
         return (bits >= round(self.ratio * 2**31)).reshape(samples, *size)
 
@@ -63,34 +63,34 @@ class Generation(nn.Module):
 @ADAPTERS("generation")
 def generation(
     inputs: list[Tensor],
-    like: Tensor | None,
-    to: int | None,
+    match: Tensor | None,
+    out_features: int | None,
     *,
     ratio: float = 0.75,
-    over: Literal["places", "channels"] = "places",
+    mask: Literal["spatial", "channel"] = "spatial",
 ) -> nn.Module:
     """MGD's generation block: the student's map, masked at random, becomes a map like the teacher's.
 
-    (B, C, H, W) and, where given, ``batch.index`` (B,) -> (B, ``to`` or the channels of ``like``, H, W). The share
-    ``ratio`` of the places (all channels of each), or with ``over: channels`` of the channels, is masked, after a 1x1
-    convolution where the widths differ. Masks follow the samples in the index, so that they are the same on any number
-    of processes; without it they follow rows. KDError where the input is no map, ``like`` is of another height or
-    width, or a value is out of range.
+    (B, C, H, W) and, where given, ``batch.index`` (B,) -> (B, ``out_features`` or the channels of ``match``, H, W). The
+    share ``ratio`` of the places (all channels of each), or with ``mask: channel`` of the channels, is masked, after a
+    1x1 convolution where the widths differ. Masks follow the samples in the index, so that they are the same on any
+    number of processes; without it they follow rows. KDError where the input is no map, ``match`` is of another
+    height or width, or a value is out of range.
     """
-    source, *index = tensors("generation", inputs, like, most=2)
-    channels, width = feature_map("generation", source).shape[1], width_of("generation", like, to)
+    source, *index = tensors("generation", inputs, match, most=2)
+    channels, width = feature_map("generation", source).shape[1], width_of("generation", match, out_features)
     if not 0 <= ratio < 1:
         raise KDError(f"ratio is {ratio}, but must be at least 0 and below 1")
-    if over not in ("places", "channels"):
-        raise KDError(f"over is {over!r}, but must be 'places' or 'channels'")
+    if mask not in ("spatial", "channel"):
+        raise KDError(f"mask is {mask!r}, but must be 'spatial' or 'channel'")
     if index and index[0].shape != source.shape[:1]:
         raise KDError(
             f"generation's second input is {shape(index[0])}, not one number a sample"
             "\n    hint: write `inputs: [student.PATH, batch.index]`"
         )
-    if like is not None and feature_map("generation", like).shape[2:] != source.shape[2:]:
+    if match is not None and feature_map("generation", match).shape[2:] != source.shape[2:]:
         raise KDError(
-            f"generation keeps height and width: it cannot make {shape(source)} like {shape(like)}"
+            f"generation keeps height and width: it cannot make {shape(source)} like {shape(match)}"
             "\n    hint: resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`"
         )
-    return Generation(channels, width, ratio=ratio, over=over)
+    return Generation(channels, width, ratio=ratio, mask=mask)

@@ -21,32 +21,32 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 @ADAPTERS("projector")
 def projector(
     inputs: list[Tensor],
-    like: Tensor | None,
-    to: int | None,
+    match: Tensor | None,
+    out_features: int | None,
     *,
     kernel: int | None = None,
     bias: bool = True,
     norm: bool = False,
     activation: str | None = None,
 ) -> nn.Module:
-    """A linear map of the features: onto the width ``to`` or, where it is None, onto that of ``like``.
+    """A linear map of the features: onto the width ``out_features`` or, where it is None, onto that of ``match``.
 
     (B, D) and (B, L, D) get a linear layer; (B, C, H, W) a convolution with an odd ``kernel`` (1 where not given). If
-    ``like`` is a map half as high and wide, the convolution has stride 2 (kernel 3 where not given); if twice, it is a
+    ``match`` is a map half as high and wide, the convolution has stride 2 (kernel 3 where not given); if twice, it is a
     transposed one with kernel 4. ``norm`` adds batch norm (for (B, L, D): layer norm), then comes ``activation``.
     KDError where inputs, ranks or sizes do not fit. Sizes as the FitNet regressor of megvii-research/mdistiller.
     """
-    (source,) = tensors("projector", inputs, like)
+    (source,) = tensors("projector", inputs, match)
     if not 2 <= source.ndim <= 4:
         raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {shape(source)}")
     if activation is not None and activation not in ACTIVATIONS:
         hint = did_you_mean(activation, list(ACTIVATIONS))
         raise KDError(f"there is no activation {activation!r}\n    hint: {hint}")
-    width = _width(source, like, to)
+    width = _width(source, match, out_features)
     layers = [
-        _convolution(source, like, width, kernel, bias)
+        _convolution(source, match, width, kernel, bias)
         if source.ndim == 4
-        else _linear(source, like, width, kernel, bias)
+        else _linear(source, match, width, kernel, bias)
     ]
     if norm:
         layers.append({2: nn.BatchNorm1d, 3: nn.LayerNorm, 4: nn.BatchNorm2d}[source.ndim](width))
@@ -55,33 +55,33 @@ def projector(
     return nn.Sequential(*layers)
 
 
-def _width(source: Tensor, like: Tensor | None, to: int | None) -> int:
+def _width(source: Tensor, match: Tensor | None, out_features: int | None) -> int:
     """The number of features (dimension 1 of a map, else the last) to come out."""
-    if like is not None and like.ndim != source.ndim:
+    if match is not None and match.ndim != source.ndim:
         raise KDError(
-            f"projector cannot make {shape(source)} like {shape(like)}: the number of dimensions differs"
+            f"projector cannot make {shape(source)} like {shape(match)}: the number of dimensions differs"
             "\n    hint: pool or flatten first, for one with `module: !call:torch.nn.Flatten {}`"
         )
-    if to is not None:
-        if to < 1:
-            raise KDError(f"to is {to}, but must be a width of at least 1")
-        return to
-    if like is None:
-        raise KDError("projector knows no width\n    hint: write `like:` (a wire to be like) or `to:` (a number)")
-    return like.shape[1] if like.ndim == 4 else like.shape[-1]
+    if out_features is not None:
+        if out_features < 1:
+            raise KDError(f"out_features is {out_features}, but must be a width of at least 1")
+        return out_features
+    if match is None:
+        raise KDError("projector knows no width\n    hint: write `match:` (a wire) or `out_features:` (a number)")
+    return match.shape[1] if match.ndim == 4 else match.shape[-1]
 
 
-def _linear(source: Tensor, like: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
+def _linear(source: Tensor, match: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
     if kernel is not None:
         raise KDError(f"kernel is for maps (B, C, H, W), and the input is {shape(source)}")
-    if like is not None and like.shape[1:-1] != source.shape[1:-1]:
-        raise KDError(f"projector changes the last dimension only: it cannot make {shape(source)} like {shape(like)}")
+    if match is not None and match.shape[1:-1] != source.shape[1:-1]:
+        raise KDError(f"projector changes the last dimension only: it cannot make {shape(source)} like {shape(match)}")
     return nn.Linear(source.shape[-1], width, bias=bias)
 
 
-def _convolution(source: Tensor, like: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
+def _convolution(source: Tensor, match: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
     channels, height, wide = source.shape[1:]
-    size = (height, wide) if like is None else tuple(like.shape[2:])
+    size = (height, wide) if match is None else tuple(match.shape[2:])
     if kernel is not None and (kernel < 1 or kernel % 2 == 0):
         raise KDError(f"kernel is {kernel}, but must be odd, so that it has a middle")
     if size == (height, wide):

@@ -11,14 +11,14 @@ from kd_core.registry import Registry, owner_of
 from kd_core.signatures import is_open, is_value, parameters, refuse
 
 Adapter = Callable[..., nn.Module]
-"""``(inputs, like, to, *, values...) -> nn.Module``: what ADAPTERS holds.
+"""``(inputs, match, out_features, *, values...) -> nn.Module``: what ADAPTERS holds.
 
-``inputs`` are the probe batch's tensors at the adapter's wires, in order; ``like`` is the tensor whose shape the output
-is to have (None: not given) and ``to`` its width. Only shapes may be read: a probe can lie on the meta device. The
-module's ``forward`` takes the inputs one by one.
+``inputs`` are the probe batch's tensors at the adapter's wires, in order; ``match`` is the tensor whose shape the
+output is to have (None: not given) and ``out_features`` its width. Only shapes may be read: a probe can lie on the
+meta device. The module's ``forward`` takes the inputs one by one.
 """
 
-GIVEN = ("inputs", "like", "to")
+GIVEN = ("inputs", "match", "out_features")
 """A builder's positional parameters."""
 
 
@@ -36,12 +36,12 @@ def check(name: str, builder: Adapter) -> None:
 ADAPTERS: Registry[Adapter] = Registry("adapter", "kd.adapters", check)
 
 
-def tensors(name: str, inputs: list[Tensor], like: Tensor | None, *, most: int = 1) -> list[Tensor]:
+def tensors(name: str, inputs: list[Tensor], match: Tensor | None, *, most: int = 1) -> list[Tensor]:
     """``inputs`` of the adapter ``name``; KDError where there are more than ``most``, or one is no tensor."""
     if not 1 <= len(inputs) <= most:
         wanted = "one input" if most == 1 else f"one to {most} inputs"
         raise KDError(f"{name} takes {wanted}, not {len(inputs)}")
-    for role, each in [*(("input", source) for source in inputs), ("like", like)]:
+    for role, each in [*(("input", source) for source in inputs), ("match", match)]:
         if each is not None and not isinstance(each, Tensor):
             raise KDError(
                 f"{name}'s {role} is a {type(each).__name__}, not a tensor\n    hint: take one out of it with /FIELD"
@@ -56,13 +56,13 @@ def feature_map(name: str, source: Tensor) -> Tensor:
     return source
 
 
-def width_of(name: str, like: Tensor | None, to: int | None) -> int:
-    """``to``, else the channels of ``like``; KDError where neither is given or there is none."""
-    if to is None and like is None:
-        raise KDError(f"{name} knows no width\n    hint: write `like:` (a wire to be like) or `to:` (a number)")
-    if to is not None and to < 1:
-        raise KDError(f"to is {to}, but must be a width of at least 1")
-    return to if to is not None else like.shape[1]  # type: ignore[union-attr]
+def width_of(name: str, match: Tensor | None, out_features: int | None) -> int:
+    """``out_features``, else the channels of ``match``; KDError where neither is given or there is none."""
+    if out_features is None and match is None:
+        raise KDError(f"{name} knows no width\n    hint: write `match:` (a wire) or `out_features:` (a number)")
+    if out_features is not None and out_features < 1:
+        raise KDError(f"out_features is {out_features}, but must be a width of at least 1")
+    return out_features if out_features is not None else match.shape[1]  # type: ignore[union-attr]
 
 
 def shape(tensor: Tensor) -> str:

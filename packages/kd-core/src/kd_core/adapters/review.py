@@ -46,19 +46,21 @@ class Fusion(nn.Module):
 
 
 @ADAPTERS("fusion")
-def fusion(inputs: list[Tensor], like: Tensor | None, to: int | None, *, width: int | None = None) -> nn.Module:
+def fusion(
+    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, width: int | None = None
+) -> nn.Module:
     """A level of knowledge review: fields ``output``, for the loss, and ``residual``, for the next shallower level.
 
-    (B, C, H, W) and, but for the deepest level, the deeper one's ``residual`` (B, M, h, w) -> {output: like ``like``,
-    or with ``to`` channels, residual: (B, M, H, W)}. M is ``width``; else, as in the authors' code, that of the
-    residual or C, at most 512. KDError where an input is no map or widths do not fit.
+    (B, C, H, W) and, but for the deepest level, the deeper one's ``residual`` (B, M, h, w) -> {output: like ``match``
+    or with ``out_features`` channels, residual: (B, M, H, W)}. M is ``width``; else, as in the authors' code, that
+    of the residual or C, at most 512. KDError where an input is no map or widths do not fit.
     """
-    first, *deeper = (feature_map("fusion", each) for each in tensors("fusion", inputs, like, most=2))
+    first, *deeper = (feature_map("fusion", each) for each in tensors("fusion", inputs, match, most=2))
     handed = deeper[0].shape[1] if deeper else None
     if width is not None and handed not in (None, width):
         raise KDError(f"width is {width}, but the residual has {handed} channels: leave it out")
     between = width or handed or min(WIDEST, first.shape[1])
-    out = width_of("fusion", None if like is None else feature_map("fusion", like), to)
-    resized = like is not None and like.shape[2:] != first.shape[2:]
-    size = (like.shape[2], like.shape[3]) if like is not None and resized else None
+    out = width_of("fusion", None if match is None else feature_map("fusion", match), out_features)
+    resized = match is not None and match.shape[2:] != first.shape[2:]
+    size = (match.shape[2], match.shape[3]) if match is not None and resized else None
     return Fusion(first.shape[1], between, out, fuse=bool(deeper), size=size)

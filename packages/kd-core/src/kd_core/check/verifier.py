@@ -134,7 +134,7 @@ class Verifier:
             raw = self.plan.task.dummy_batch(stage.data, PROBE, training=True)
         except KDError as error:  # only reading the data would tell
             self._paths_only(stage, models)
-            self.unverified.append(f"stages.{stage.index}: {error}")
+            self.unverified.append(f"stages.{stage.name}: {error}")
             return
         if (batch := self._prepared(raw, stage)) is None:
             return
@@ -295,7 +295,7 @@ class Verifier:
     ) -> None:
         """What learns, its optimiser and its scheduler."""
         if (why := trusted_only([stage.spec.optimizer, stage.spec.scheduler])) is not None:
-            self.unverified.append(f"stages.{stage.index}: {why}")
+            self.unverified.append(f"stages.{stage.name}: {why}")
             return
         losses = nn.Module()
         for term in terms:
@@ -314,7 +314,7 @@ class Verifier:
 
     def _metric(self, stage: StagePlan, models: Mapping[str, nn.Module], batch: Batch) -> None:
         """Whether the task has the metric that chooses the best checkpoint."""
-        if stage.spec.best is None or STUDENT not in models:
+        if stage.spec.monitor is None or STUDENT not in models:
             return
         try:
             output = self._forward(STUDENT, models[STUDENT], [], batch).output
@@ -322,10 +322,10 @@ class Verifier:
             metrics.update(map_tensors(dummy_like, output), batch)
             known = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
-            self.unverified.append(f"stages.{stage.index}.best: a trial of the metrics failed: {reason(error)}")
+            self.unverified.append(f"stages.{stage.name}.monitor: a trial of the metrics failed: {reason(error)}")
             return
-        if (name := stage.spec.best.metric) not in known:
-            path = (*stage.path("best"), "metric")
+        if (name := stage.spec.monitor.metric) not in known:
+            path = (*stage.path("monitor"), "metric")
             self._report(path, KDError(f"there is no metric {name!r}\n    hint: {did_you_mean(name, known)}"))
 
     def _report(self, path: Path, error: KDError, data: Path = ("data",)) -> None:
@@ -354,8 +354,8 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
         for wired in adapter.inputs:
             for wire in wired if isinstance(wired, list) else [wired]:
                 yield (*adapter.path, "inputs"), wire
-        if adapter.like:
-            yield (*adapter.path, "like"), adapter.like
+        if adapter.match:
+            yield (*adapter.path, "match"), adapter.match
 
 
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:

@@ -5,6 +5,7 @@ Pieces of a file (each model, adapter, stage and term) are shaped by themselves:
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -50,8 +51,8 @@ class RuntimeSpec(StrictModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
-    fused: bool = False
-    fold: bool = False
+    fused_optimizer: bool = False
+    fuse_bn: bool = False
     compile: list[str] = []
 
 
@@ -60,30 +61,30 @@ class CheckpointSpec(StrictModel):
 
     every_steps: PositiveInt | None = None
     every_minutes: PositiveFloat = 10.0
-    keep: PositiveInt = 3
+    keep_last: PositiveInt = 3
 
 
-class EvaluateSpec(StrictModel):
+class ValidateSpec(StrictModel):
     """How often the validation split is scored."""
 
     every_epochs: PositiveInt | None = None
     every_steps: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> EvaluateSpec:
+    def _one(self) -> ValidateSpec:
         if (self.every_epochs is None) == (self.every_steps is None):
             raise ValueError("give one of 'every_epochs' and 'every_steps'")
         return self
 
 
-class BestSpec(StrictModel):
+class MonitorSpec(StrictModel):
     """Which metric of the validation split chooses the best checkpoint; the task's primary one by default."""
 
     metric: str
     mode: Literal["max", "min"]
 
 
-class EarlyStopSpec(StrictModel):
+class EarlyStoppingSpec(StrictModel):
     """Stop the stage after ``patience`` scorings without a gain of more than ``min_delta``."""
 
     patience: PositiveInt
@@ -93,7 +94,7 @@ class EarlyStopSpec(StrictModel):
 class GroupSpec(ExtraModel):
     """A parameter group: patterns of what it holds, and its own optimiser options."""
 
-    match: StrOrList
+    params: StrOrList
 
 
 class OptimizerSpec(StrictModel):
@@ -107,7 +108,7 @@ class SchedulerSpec(StrictModel):
     """A learning-rate scheduler stepped per step or per epoch."""
 
     call: Lazy
-    per: Literal["step", "epoch"] = "epoch"
+    interval: Literal["step", "epoch"] = "epoch"
 
 
 class TermSpec(ExtraModel):
@@ -129,8 +130,8 @@ class AdapterSpec(ExtraModel):
 
     module: str | Lazy
     inputs: StrOrList
-    like: str | None = None
-    to: PositiveInt | None = None
+    match: str | None = None
+    out_features: PositiveInt | None = None
 
 
 class ModelSpec(ExtraModel):
@@ -171,29 +172,32 @@ class ModelSpec(ExtraModel):
 MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
 
 
-class StageSpec(StrictModel):
-    """What a stage says. A key it leaves out comes from the stage before (see :func:`inherit`)."""
+with warnings.catch_warnings():
+    # pydantic's deprecated BaseModel.validate has the name of a key here: a field hides it, on purpose
+    warnings.filterwarnings("ignore", 'Field name "validate"', UserWarning)
 
-    name: str | None = None
-    epochs: PositiveInt | None = None
-    steps: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
-    eval_batch_size: PositiveInt | None = None
-    drop_last: bool = False
-    data: dict[str, Any] | None = None
-    views: str | ViewSpec | None = None
-    losses: dict[str, Any] = {}
-    train: list[str] | None = None
-    freeze: list[str] = []
-    optimizer: Lazy | OptimizerSpec | None = None
-    scheduler: Lazy | SchedulerSpec | None = None
-    accumulate: PositiveInt = 1
-    clip_norm: PositiveFloat | None = None
-    clip_value: PositiveFloat | None = None
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    early_stop: EarlyStopSpec | None = None
-    evaluate: EvaluateSpec = EvaluateSpec(every_epochs=1)
-    best: BestSpec | None = None
+    class StageSpec(StrictModel):
+        """What a stage says. A key it leaves out comes from the stage before (see :func:`inherit`)."""
+
+        epochs: PositiveInt | None = None
+        steps: PositiveInt | None = None
+        batch_size: PositiveInt | None = None
+        eval_batch_size: PositiveInt | None = None
+        drop_last: bool = False
+        data: dict[str, Any] | None = None
+        views: str | ViewSpec | None = None
+        losses: dict[str, Any] = {}
+        train: list[str] | None = None
+        freeze: list[str] = []
+        optimizer: Lazy | OptimizerSpec | None = None
+        scheduler: Lazy | SchedulerSpec | None = None
+        accumulation_steps: PositiveInt = 1
+        max_grad_norm: PositiveFloat | None = None
+        max_grad_value: PositiveFloat | None = None
+        ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+        early_stopping: EarlyStoppingSpec | None = None
+        validate: ValidateSpec = ValidateSpec(every_epochs=1)  # type: ignore[assignment]
+        monitor: MonitorSpec | None = None
 
 
 class ExperimentSpec(StrictModel):
@@ -206,7 +210,7 @@ class ExperimentSpec(StrictModel):
     data: dict[str, Any]
     models: dict[str, Any]
     adapters: dict[str, Any] = {}
-    stages: list[dict[str, Any]] = []
+    stages: dict[str, Any] = {}
     runtime: Literal["default", "fast"] | dict[str, Any] = "default"
     checkpoint: CheckpointSpec = CheckpointSpec()
     log_every: PositiveInt = 50
@@ -217,7 +221,7 @@ def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
     if before is None:
         return this
     given = this.model_fields_set
-    taken = {key: getattr(before, key) for key in before.model_fields_set if key not in given and key != "name"}
+    taken = {key: getattr(before, key) for key in before.model_fields_set if key not in given}
     if given & {"epochs", "steps"}:
         taken = {key: value for key, value in taken.items() if key not in ("epochs", "steps")}
     return StageSpec.model_construct(given | set(taken), **{**dict(this), **taken})

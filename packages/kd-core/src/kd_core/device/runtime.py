@@ -43,7 +43,7 @@ def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
     half = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
     compiled = list(models) if planned_steps >= COMPILE_FROM else []
     precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
-    return RuntimeSpec(precision=precision, channels_last=True, fused=True, fold=True, compile=compiled)
+    return RuntimeSpec(precision=precision, channels_last=True, fused_optimizer=True, fuse_bn=True, compile=compiled)
 
 
 def is_main() -> bool:
@@ -114,8 +114,8 @@ class Runtime:
         return model.to(self.device)
 
     def optimize_for_inference(self, model: nn.Module, taps: Collection[Tap]) -> nn.Module:
-        """A frozen model as it is run: with ``fold`` a copy with folded batch norms and weights in the precision."""
-        if not self.spec.fold:
+        """A frozen model as it is run: with ``fuse_bn`` a copy with folded batch norms and weights in the precision."""
+        if not self.spec.fuse_bn:
             return model
         cheap = folded(model, taps)
         if self.spec.precision == "bf16":

@@ -241,8 +241,8 @@ class WireBinder:
         for position, text in enumerate(as_list(spec.inputs)):
             wire = self.wire(text, (*path, "inputs", position) if isinstance(spec.inputs, list) else (*path, "inputs"))
             inputs += [wire] if wire is not None else []
-        like = self.wire(spec.like, (*path, "like")) if spec.like else None
-        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), like, spec.extra)
+        match = self.wire(spec.match, (*path, "match")) if spec.match else None
+        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), match, spec.extra)
 
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
         """The builder of an adapter, or the wire of the module it borrows."""

@@ -51,14 +51,14 @@ class AdapterPlan:
     builder: Callable[..., Any] | Lazy | None
     borrowed: Wire | None
     inputs: list[Wired]
-    like: Wire | None
+    match: Wire | None
     values: Mapping[str, Any]
 
     def all_wires(self) -> Iterator[Wire]:
         """Every wire it reads, in building and in running."""
         yield from flat(self.inputs)
-        if self.like:
-            yield self.like
+        if self.match:
+            yield self.match
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class StagePlan:
 
     def path(self, key: str) -> Path:
         """Where the value of ``key`` was written."""
-        return self.paths.get(key, ("stages", self.index))
+        return self.paths.get(key, ("stages", self.name))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -268,15 +269,22 @@ class Planner:
     # -- stages
 
     def _stages(
-        self, given: Sequence[Any], adapters: Mapping[str, AdapterPlan], task: Task | None, data: Any
+        self, given: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], task: Task | None, data: Any
     ) -> list[StagePlan]:
         plans: list[StagePlan] = []
         before: StageSpec | None = None
         paths: dict[str, Path] = {}
         wrong: frozenset[str] = frozenset()
         terms: dict[str, TermPlan] = {}
-        for index, value in enumerate(given):
-            path: Path = ("stages", index)
+        for name, value in given.items():
+            path: Path = ("stages", name)
+            if value is None:
+                continue  # what a base has, taken away
+            if not re.fullmatch(r"\w[\w+-]*", name):
+                self.validator.report(
+                    path, f"{name!r} cannot name a stage: a name is letters, digits, _, + and -", key=True
+                )
+                continue
             own, lost = self.validator.validate_partial(StageSpec, value, path)
             if own is None:
                 continue
@@ -290,8 +298,7 @@ class Planner:
                 terms = self._terms(whole.losses, paths["losses"])
             wrong |= self._stage(whole, own, path, wrong)
             views = self._views(whole.views, paths.get("views", path))
-            name = whole.name or f"stage{index}"
-            plans.append(StagePlan(index, name, whole, paths, data, terms, needed(terms, adapters), views))
+            plans.append(StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views))
             before = whole
         return plans
 
@@ -311,11 +318,11 @@ class Planner:
                 )
             else:
                 self.validator.report(path, f"needs a key {key!r}")
-        cut = stage.batch_size and stage.accumulate > stage.batch_size
-        if cut and {"accumulate", "batch_size"} & own.model_fields_set:
-            key = "accumulate" if "accumulate" in own.model_fields_set else "batch_size"
+        cut = stage.batch_size and stage.accumulation_steps > stage.batch_size
+        if cut and {"accumulation_steps", "batch_size"} & own.model_fields_set:
+            key = "accumulation_steps" if "accumulation_steps" in own.model_fields_set else "batch_size"
             self.validator.report(
-                (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulate} parts"
+                (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulation_steps} micro-batches"
             )
         for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
             value = getattr(own, key)

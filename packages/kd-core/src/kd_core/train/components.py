@@ -54,7 +54,7 @@ class Data:
             raise KDError("data: the training split is empty")
         per_epoch = samples // size if stage.spec.drop_last else math.ceil(samples / size)
         if per_epoch == 0:
-            raise KDError(f"stages.{stage.index}.drop_last: {samples} training samples do not fill a batch of {size}")
+            raise KDError(f"stages.{stage.name}.drop_last: {samples} training samples do not fill a batch of {size}")
         return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
 
 

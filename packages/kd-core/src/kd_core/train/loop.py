@@ -79,7 +79,11 @@ class StageRunner:
     def _optimise(self, builder: Builder) -> None:
         assert self.spec.optimizer is not None
         self.optimizer = build_optimizer(
-            self.spec.optimizer, self.root, builder, dotted(self.plan.path("optimizer")), fused=self.runtime.spec.fused
+            self.spec.optimizer,
+            self.root,
+            builder,
+            dotted(self.plan.path("optimizer")),
+            fused=self.runtime.spec.fused_optimizer,
         )
         self.scheduler, self.per = build_scheduler(
             self.spec.scheduler, self.optimizer, builder, dotted(self.plan.path("scheduler"))
@@ -117,13 +121,15 @@ class StageRunner:
         assert self.spec.batch_size is not None
         order = permutation(len(self.splits.train), seed, "order", stage, epoch)
         unsharded = self.splits.train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
-        own = [divide(each, self.spec.accumulate) for each in unsharded[self.progress.batch : self.steps_per_epoch]]
+        own = [
+            divide(each, self.spec.accumulation_steps) for each in unsharded[self.progress.batch : self.steps_per_epoch]
+        ]
         rows = (torch.cat(positions) for positions, _ in own)
         batches = self.splits.train.batches(rows, epoch=epoch, seed=derive(seed, "augment", stage), augment=True)
         yield from zip(batches, (shares for _, shares in own), strict=True)
 
     def _step(self, raw: Batch, shares: list[MicroBatchShard]) -> None:
-        """One optimiser step on one batch, in ``accumulate`` micro-batches."""
+        """One optimiser step on one batch, in ``accumulation_steps`` micro-batches."""
         clock = StepInfo(self.progress.step, self.total_steps, self.steps_per_epoch)
         flags = torch.zeros_like(self._sums)
         self.stepper.zero_grad()
@@ -139,7 +145,7 @@ class StageRunner:
                 loss, values = self.step_module(batch, frozen, clock, share)
                 self.runtime.backward(loss)
             flags += torch.cat([values, loss.detach().unsqueeze(0)])
-        self.runtime.clip(self.parameters, self.spec.clip_norm, self.spec.clip_value)
+        self.runtime.clip(self.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
         self.stepper.step()
         if self.ema is not None:
             with unsharded(self.step_module):
@@ -173,7 +179,7 @@ class StageRunner:
 
     def _between_steps(self) -> None:
         """What is due after a step: a scoring, a checkpoint, a stop."""
-        every = self.spec.evaluate.every_steps
+        every = self.spec.validate.every_steps
         if every and self.progress.step % every == 0:
             self._score()
             set_modes(self.learning, self.root)
@@ -226,7 +232,7 @@ class StageRunner:
         self.session.reporter.info(
             f"{self.plan.name} {self.progress.epoch}/{self.epochs}: {format_metrics(train)} ({seconds:.1f} s)"
         )
-        every = self.spec.evaluate.every_epochs
+        every = self.spec.validate.every_epochs
         last = self.progress.step >= self.total_steps
         value = self._score() if every and (self.progress.epoch % every == 0 or last) else None
         if self.scheduler is not None and self.per == "epoch":
@@ -262,14 +268,14 @@ class StageRunner:
         self._record(
             {"stage": self.plan.name, "epoch": self.progress.epoch, "step": self.progress.step, "val": metrics}
         )
-        gain = 0.0 if self.spec.early_stop is None else self.spec.early_stop.min_delta
+        gain = 0.0 if self.spec.early_stopping is None else self.spec.early_stopping.min_delta
         better = self._better(value, maximise, 0.0)
         waited = 0 if self._better(value, maximise, gain) else self.progress.waited + 1
         if better:
             self.progress.best = value
             self.session.best = self._keep(metrics)
         self.progress.waited = waited
-        self.progress.stopped = self.spec.early_stop is not None and waited >= self.spec.early_stop.patience
+        self.progress.stopped = self.spec.early_stopping is not None and waited >= self.spec.early_stopping.patience
         remark = " (best so far)" if better else "; stopping early" if self.progress.stopped else ""
         self.session.reporter.info(f"    validation: {format_metrics(metrics)}{remark}")
         return value
@@ -287,11 +293,11 @@ class StageRunner:
         return best is None or (value > best + gain if maximise else value < best - gain)
 
     def _goal(self, metrics: Mapping[str, float]) -> tuple[str, bool]:
-        task, best = self.world.plan.task, self.spec.best
+        task, best = self.world.plan.task, self.spec.monitor
         name, maximise = (best.metric, best.mode == "max") if best else (task.monitor, task.mode == "max")
         if name not in metrics:
             raise KDError(
-                f"{dotted(self.plan.path('best'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}"
+                f"{dotted(self.plan.path('monitor'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}"
             )
         return name, maximise
 

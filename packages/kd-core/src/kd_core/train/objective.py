@@ -113,8 +113,8 @@ class Adapters(nn.Module):
             return module
         assert plan.builder is not None
         inputs = [values.get(wired) for wired in plan.inputs]
-        like = values.get(plan.like) if plan.like else None
-        made: nn.Module = plan.builder(inputs, like, plan.spec.to, **plan.values)
+        match = values.get(plan.match) if plan.match else None
+        made: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
         return made
 
 

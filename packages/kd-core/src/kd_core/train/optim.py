@@ -76,13 +76,13 @@ def has_fused(call: Lazy, builder: Builder) -> bool:
 def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path: str) -> dict[str, Any]:
     """A parameter group; what it takes leaves ``left``."""
     try:
-        names = [name for pattern in as_list(spec.match) for name, _ in matching(root, pattern)]
+        names = [name for pattern in as_list(spec.params) for name, _ in matching(root, pattern)]
     except KDError as error:
-        raise ConfigError(replace(each, path=f"{path}.match") for each in problems_of(error)) from None
+        raise ConfigError(replace(each, path=f"{path}.params") for each in problems_of(error)) from None
     taken = [left.pop(name) for name in dict.fromkeys(names) if name in left]
     if not taken:
-        message = f"{', '.join(as_list(spec.match))} matches no parameter that learns and is in no earlier group"
-        raise ConfigError(ConfigProblem(message, f"{path}.match"))
+        message = f"{', '.join(as_list(spec.params))} matches no parameter that learns and is in no earlier group"
+        raise ConfigError(ConfigProblem(message, f"{path}.params"))
     return {"params": taken, **spec.extra}
 
 
@@ -92,10 +92,10 @@ def build_scheduler(
     """The scheduler and whether it steps per ``step`` or per ``epoch``."""
     if spec is None:
         return None, "epoch"
-    call, per = (spec.call, spec.per) if isinstance(spec, SchedulerSpec) else (spec, "epoch")
+    call, interval = (spec.call, spec.interval) if isinstance(spec, SchedulerSpec) else (spec, "epoch")
     scheduler = builder.build(
         call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
     )
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(ConfigProblem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
-    return scheduler, per
+    return scheduler, interval

@@ -10,7 +10,7 @@ from kd_core.config.syntax import overrides as options
 from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.plain import plain
-from kd_core.config.syntax.tree import Slot, kind_of, merge
+from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
 from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
 
 MAX_BYTES = 256 * 1024
@@ -92,12 +92,12 @@ class _Reader:
         for name, mark in _names(bases):
             try:
                 base = self.tree(os.path.normpath(Path(file).parent / name), mark)
-                merged = base if merged is None else merge(merged, base)
+                merged = base if merged is None else merge_configs(merged, base)
             except ConfigError as error:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
-        return own_root if merged is None else merge(merged, own_root)
+        return own_root if merged is None else merge_configs(merged, own_root)
 
 
 def _identity(file: str) -> str:

@@ -40,7 +40,7 @@ def _parse(option: str) -> Override:
     mark = Mark(f"--set {option}")
     name, equals, text = option.partition("=")
     path = tuple(name.strip().split("."))
-    example = "write --set stages.0.epochs=1"
+    example = "write --set stages.distill.epochs=1"
     if not equals:
         raise ConfigError(ConfigProblem("no '=' between a path and a value", mark=mark, hint=example))
     if not all(path):

@@ -100,6 +100,24 @@ def merge(base: Slot, over: Slot) -> Slot:
     return Slot.of(merged, over.mark, over.key)
 
 
+def merge_configs(base: Slot, over: Slot) -> Slot:
+    """A config on top of another one. Its new stages stand before the next one that both have, or at the end."""
+    merged = merge(base, over)
+    below, above = (child(each.value, "stages") for each in (base, over))
+    if below is None or above is None or not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return merged
+    order, new = list(below.value), []
+    for name in above.value:
+        if name not in below.value:
+            new.append(name)
+        else:
+            order[order.index(name) : order.index(name)] = new
+            new = []
+    stages = merged.value["stages"]
+    ordered = {name: stages.value[name] for name in [*order, *new]}
+    return Slot.of({**merged.value, "stages": Slot.of(ordered, stages.mark, stages.key)}, merged.mark, merged.key)
+
+
 def dotted(path: Sequence[str | int]) -> str:
     return ".".join(map(str, path))
 
