@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,11 @@ class Experiment:
         """
         problems, unverified = verify(self.plan, self.policy)
         if strict:
-            problems = problems + [ConfigProblem(f"unverified: {text}") for text in unverified]
+            marked = [replace(each, message=f"unverified: {each.message}") for each in unverified]
+            problems = problems + [self.document.place(each) for each in marked]
         if problems:
             raise ConfigError(in_order(problems))
-        return [f"unverified: {text}" for text in unverified]
+        return [f"unverified: {each}" for each in unverified]
 
     def resolved(self) -> str:
         """The config with bases and overrides applied, as YAML that reruns it."""

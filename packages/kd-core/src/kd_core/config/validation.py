@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from kd_core.config import Document, Lazy, dump
 from kd_core.config.schema import Path
-from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest, problems_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -43,9 +42,7 @@ class Validator:
 
     def add_error(self, path: Path, error: KDError) -> None:
         """Keep an error whose own places, where it knows any, lie below ``path``."""
-        for problem in problems_of(error):
-            below = problem.path.split(".") if problem.path else []
-            self.report((*path, *below), problem.message, problem.hint, key=of_key(problem))
+        self.problems += map(self.document.place, error.at(*path).problems)
 
     def validate(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
         """``value`` as ``schema``, or None with its problems kept."""
@@ -78,28 +75,11 @@ class Validator:
 
 @contextmanager
 def locate_errors(document: Document) -> Iterator[None]:
-    """Errors raised inside that begin with a path of the document get its place."""
+    """Raise the errors of the block anew with the place that their path has in the document."""
     try:
         yield
     except KDError as error:
-        raise ConfigError(_placed(each, document) for each in problems_of(error)) from error
-
-
-def _placed(problem: ConfigProblem, document: Document) -> ConfigProblem:
-    path, message = problem.path, problem.message
-    if not path and (found := _LEADING.fullmatch(message)) and found[1].partition(".")[0] in document.data:
-        path, message = found.groups()
-    placed = document.problem(path.split("."), message, problem.hint, key=of_key(problem))
-    return problem if problem.mark is not None or not path else placed
-
-
-def of_key(problem: ConfigProblem) -> bool:
-    """Whether it is the key that is wrong, and not its value."""
-    return problem.message.startswith("unknown key ") or " takes no '" in problem.message
-
-
-_LEADING = re.compile(r"([a-z]+(?:\.[\w-]+)*): (.*)", re.DOTALL)
-"""A path in front of a message."""
+        raise ConfigError(map(document.place, error.problems)) from error
 
 
 def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list[Fault]:
@@ -120,10 +100,10 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list
             faults.append(Fault(where, f"needs a key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
             reason = item["ctx"]["error"].args[0]
-            for problem in problems_of(reason if isinstance(reason, KDError) else KDError(str(reason))):
+            error_of_value = reason if isinstance(reason, KDError) else KDError(str(reason))
+            for problem in error_of_value.problems:
                 below = problem.path.split(".") if problem.path else []
-                key = of_key(problem)
-                faults.append(Fault((*where, *below), problem.message, problem.hint, key, _top(where)))
+                faults.append(Fault((*where, *below), problem.message, problem.hint, problem.at_key, _top(where)))
         elif item["type"] != "extra_forbidden":
             wants.setdefault(where, []).append(item)
     told = {*unknown, *(fault.path for fault in faults if not fault.key)}

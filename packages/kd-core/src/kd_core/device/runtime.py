@@ -87,7 +87,7 @@ class Runtime:
     def __init__(self, spec: RuntimeSpec) -> None:
         self.spec = spec
         if spec.device not in ("auto", "cpu") and not getattr(torch, spec.device).is_available():
-            raise KDError(f"runtime.device: there is no {spec.device} device here")
+            raise KDError(f"there is no {spec.device} device here", path="runtime.device")
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self._accelerator = Accelerator(
             cpu=on_cpu(spec.device),
@@ -96,7 +96,7 @@ class Runtime:
         )
         self.device = self._accelerator.device
         if self.sharded and not self._accelerator.is_fsdp2:
-            raise KDError("parameters are sharded by FSDP2 only\n    hint: accelerate launch --fsdp_version 2")
+            raise KDError("parameters are sharded by FSDP2 only", hint="accelerate launch --fsdp_version 2")
         if self.device.type == "cpu":
             keep_memory()
 

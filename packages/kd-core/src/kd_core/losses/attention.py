@@ -83,7 +83,7 @@ def _scores(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
         if given.ndim == 4 and given.shape[2] == given.shape[3]:
             return as_float32(given)
         hint = f"write `{name}: [MODEL....query, MODEL....key]`"
-        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires\n    hint: {hint}")
+        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires", hint=hint)
     return _products(name, given, heads)
 
 

@@ -85,8 +85,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     if wrong or unknown:
         lines = [f"{key} {what}" for key, what in wrong.items()] + [f"{key} is not in the model" for key in unknown]
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
-        hint = "" if new_head else "\n    hint: `new_head: true` keeps a freshly initialised last layer"
-        raise KDError(f"{source} does not fit {type(model).__name__}: {shown}{hint}")
+        hint = None if new_head else "`new_head: true` keeps a freshly initialised last layer"
+        raise KDError(f"{source} does not fit {type(model).__name__}: {shown}", hint=hint)
     fitting = {
         key: value for key, value in state.items() if key in lazy or (key in own and value.shape == own[key].shape)
     }

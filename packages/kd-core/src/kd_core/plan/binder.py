@@ -16,7 +16,7 @@ from kd_core.config.schedules import Schedule, parse_schedule
 from kd_core.config.schema import AdapterSpec, Path, TermSpec, as_list
 from kd_core.config.validation import Validator, describe, wanted_of
 from kd_core.data.batch import STUDENT
-from kd_core.errors import KDError, did_you_mean, problems_of
+from kd_core.errors import KDError, did_you_mean
 from kd_core.losses import LOSSES, LossSignature, loss_signature
 from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired
 from kd_core.signatures import is_open, parameters, values_of
@@ -145,7 +145,7 @@ class WireBinder:
                 return spec.loss, None, "the loss"
             target = self.policy.locate(spec.loss.target)
             if inspect.isclass(target) and not issubclass(target, nn.Module):
-                raise KDError(f"{spec.loss.target} is no loss\n    hint: name a function or a torch.nn.Module")
+                raise KDError(f"{spec.loss.target} is no loss", hint="name a function or a torch.nn.Module")
             known = isinstance(spec.loss, Get) != inspect.isclass(target)
             return spec.loss, loss_signature(target) if known else None, spec.loss.target
         except KDError as error:
@@ -257,7 +257,7 @@ class WireBinder:
         try:
             builder = ADAPTERS.get(spec.module)
         except KDError as error:
-            (problem,) = problems_of(error)
+            (problem,) = error.problems
             hint = did_you_mean(spec.module.split(".")[0], self.models) if "." in spec.module else problem.hint
             self.validator.report((*path, "module"), problem.message, hint)
             return None

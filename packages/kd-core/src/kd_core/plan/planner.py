@@ -178,7 +178,7 @@ class Planner:
                 card = find_card(spec.zoo, dataset_of(self.document))[1]
                 self.binder.parameters(builder_of(card), card.arch, spec.extra, path, known)
             elif spec.hub is not None and self.hub is None:
-                raise KDError("this task has no hub of models\n    hint: write `arch: NAME`, `zoo: NAME` or a !call")
+                raise KDError("this task has no hub of models", hint="write `arch: NAME`, `zoo: NAME` or a !call")
             elif self._hub_made(spec) and self.hub is not None:
                 self.binder.parameters(self.hub.build, "a model of the hub", spec.extra, path, known)
         except KDError as error:

@@ -27,7 +27,7 @@ from kd_core.device.distributed import (
 )
 from kd_core.device.fsdp import full_state_dict, load_full_optimizer_state, load_full_state_dict, unsharded
 from kd_core.device.seeding import derive, permutation, seeded
-from kd_core.errors import KDError
+from kd_core.errors import KDError, did_you_mean
 from kd_core.plan.plan import StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.runs.stop import Stopped
@@ -174,8 +174,8 @@ class StageRunner:
                 if not math.isfinite(value)
             ]
             rows = ", ".join(str(row) for part in all_gather_object(index.tolist()) for row in part)
-            what = f"not finite: {', '.join(names)}\n    the batch's indices: {rows}"
-            raise KDError(f"stage {self.plan.name!r}, step {step}: {what}")
+            message = f"step {step}: not finite: {', '.join(names)}\n    the batch's indices: {rows}"
+            raise KDError(message, path=dotted(("stages", self.plan.name)))
 
     def _between_steps(self) -> None:
         """What is due after a step: a scoring, a checkpoint, a stop."""
@@ -296,9 +296,8 @@ class StageRunner:
         task, best = self.world.plan.task, self.spec.monitor
         name, maximise = (best.metric, best.mode == "max") if best else (task.monitor, task.mode == "max")
         if name not in metrics:
-            raise KDError(
-                f"{dotted(self.plan.path('monitor'))}: there is no metric {name!r}; the task has: {', '.join(metrics)}"
-            )
+            path = dotted((*self.plan.path("monitor"), "metric"))
+            raise KDError(f"there is no metric {name!r}", hint=did_you_mean(name, list(metrics)), path=path)
         return name, maximise
 
     def score(self, model: nn.Module, split: Any) -> dict[str, float]:

@@ -229,7 +229,7 @@ def write(path: Path, tokens: Tokens) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         hint = "data.cache: a folder that can be written"
-        raise KDError(f"{path.parent}: cannot be written ({error})\n    hint: {hint}") from error
+        raise KDError(f"{path.parent}: cannot be written ({error})", hint=hint) from error
 
 
 def read(path: Path, rows: int) -> Tokens | None:

@@ -49,7 +49,7 @@ def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
     """Some columns of a table; KDError where the suffix is none of the four, or the file is missing or broken."""
     if path.suffix.lower() not in READERS:
         hint = f"known suffixes are {', '.join(READERS)}"
-        raise KDError(f"{path}: no kind of table ends in {path.suffix!r}\n    hint: {hint}")
+        raise KDError(f"{path}: no kind of table ends in {path.suffix!r}", hint=hint)
     if not path.is_file():
         raise KDError(f"{path}: there is no such file")
     return READERS[path.suffix.lower()](path, wanted, optional)
@@ -253,7 +253,7 @@ def numbers_of(classes: Sequence[str]) -> dict[str, int]:
 def _known(rows: Rows, row: int, word: str, known: dict[str, int]) -> int:
     if word not in known:
         names = [name for name in known if not name.isdecimal()] or list(known)
-        raise KDError(f"{rows.place(row)}: unknown label {word!r}\n    hint: {did_you_mean(word, names)}")
+        raise KDError(f"{rows.place(row)}: unknown label {word!r}", hint=did_you_mean(word, names))
     return known[word]
 
 

@@ -53,7 +53,7 @@ def model_folder(name: str, revision: str | None = None, kind: Kind = "structure
         files = _listed(name, revision)
     except ConnectionError as error:
         if here is None:
-            raise KDError(_unreachable(name, error)) from error
+            raise _unreachable(name, error) from error
         return here
     return _downloaded(name, revision, files, kind)
 
@@ -131,13 +131,13 @@ def _listed(name: str, revision: str | None) -> list[str]:
         info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
     except GatedRepoError as error:
         hint = f"ask for access at {url}, then `hf auth login` or HF_TOKEN"
-        raise KDError(f"{name} is given out by its owners only\n    hint: {hint}") from error
+        raise KDError(f"{name} is given out by its owners only", hint=hint) from error
     except RevisionNotFoundError as error:
-        raise KDError(f"{name} has no revision {revision!r}\n    hint: {url}/commits/main lists them") from error
+        raise KDError(f"{name} has no revision {revision!r}", hint=f"{url}/commits/main lists them") from error
     except RepositoryNotFoundError as error:
         raise KDError(
-            f"there is no model {name!r}, on the hub ({url}) or as a folder"
-            "\n    hint: a private one needs `hf auth login` or HF_TOKEN"
+            f"there is no model {name!r}, on the hub ({url}) or as a folder",
+            hint="a private one needs `hf auth login` or HF_TOKEN",
         ) from error
     except Exception as error:  # without a connection, each version of the library raises something else
         raise ConnectionError(first_line(error)) from error
@@ -178,14 +178,14 @@ def url_of(name: str) -> str:
     return f"{constants.ENDPOINT}/{name}"
 
 
-def _unreachable(name: str, error: Exception) -> str:
+def _unreachable(name: str, error: Exception) -> KDError:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    return (
+    return KDError(
         f"{name} is not on this machine (as a folder or in the hub's cache), and {url_of(name)} cannot be reached"
-        f" ({error})\n    hint: put its files into a folder and write `hub: FOLDER`, or copy {cache} from a machine"
-        " that has it"
+        f" ({error})",
+        hint=f"put its files into a folder and write `hub: FOLDER`, or copy {cache} from a machine that has it",
     )
 
 

@@ -52,7 +52,7 @@ def read_cityscapes(data: DataSpec) -> Parts:
     root = Path(data.root).expanduser()
     if not (root / "leftImg8bit" / "train").is_dir() or not (root / "gtFine" / "train").is_dir():
         hint = "register at www.cityscapes-dataset.com for leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
-        raise KDError(f"{root}: holds no folders leftImg8bit/train and gtFine/train\n    hint: {hint}")
+        raise KDError(f"{root}: holds no folders leftImg8bit/train and gtFine/train", hint=hint)
     return Parts(city_pairs(root, "train"), city_pairs(root, "val"), None, tuple(CLASSES))
 
 

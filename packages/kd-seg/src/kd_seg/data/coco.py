@@ -58,7 +58,7 @@ class CocoPairs:
         for path, there in ((self.folder, self.folder.is_dir()), (self.file, self.file.is_file())):
             if not there:
                 what = "data.root is the folder that holds train2017, val2017 and annotations"
-                raise KDError(f"there is no {path}: {what}\n    hint: they are at {SITE}")
+                raise KDError(f"there is no {path}: {what}", hint=f"they are at {SITE}")
         return self.file.read_bytes()
 
     @cached_property

@@ -50,7 +50,7 @@ def read_values(path: Path) -> NDArray[np.int64]:
     ):
         return channels[..., 0].astype(np.int64)
     hint = "save masks with a palette, or in grey: a pixel's value is its class"
-    raise KDError(f"{path}: is a picture of colours ({picture.mode}), not of classes\n    hint: {hint}")
+    raise KDError(f"{path}: is a picture of colours ({picture.mode}), not of classes", hint=hint)
 
 
 @dataclass(frozen=True)

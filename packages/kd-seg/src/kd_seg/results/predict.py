@@ -149,7 +149,7 @@ def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) ->
     """The first ``limit`` images of a split, or all; KDError where there is no such split."""
     seg_task(student)
     if name not in SPLITS:
-        raise KDError(f"the data have no split {name!r}\n    hint: {did_you_mean(name, SPLITS)}")
+        raise KDError(f"the data have no split {name!r}", hint=did_you_mean(name, SPLITS))
     data, splits = student.read()
     part = part_of(splits, name)
     part = part.take(np.arange(min(len(part), limit or len(part))))
@@ -162,7 +162,7 @@ def part_of(splits: Splits, name: str) -> Part:
     """The images of a split."""
     there = {each: split for each in SPLITS if isinstance(split := getattr(splits, each), SegSplit)}
     if name not in there:
-        raise KDError(f"the data have no split {name!r}\n    hint: --split {' or '.join(there)}")
+        raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return there[name].part
 
 
@@ -247,12 +247,13 @@ def teacher_of(student: LoadedStudent, wanted: bool | None, info: DatasetInfo, r
     if wanted is False or (wanted is None and spec is None):
         return None
     if spec is None:
-        raise KDError("the config has no model 'teacher'\n    hint: leave --teacher out")
-    lost = untold(plan)
+        raise KDError("the config has no model 'teacher'", hint="leave --teacher out")
+    reason = untold(plan)
+    lost = None if reason is None else KDError(reason)
     if lost is None and wanted is None and (away := elsewhere(plan)) is not None:
-        lost = f"{away}\n    hint: --teacher has it all the same"
+        lost = KDError(away, hint="--teacher has it all the same")
     if lost is not None and wanted:
-        raise KDError(f"models.{TEACHER}: {lost}")
+        raise lost.at("models", TEACHER)
     if lost is not None:
         Reporter().info(f"without the teacher: {lost}")
         return None
@@ -316,9 +317,11 @@ def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> l
     found: list[Mask] = []
     for logits, target in pairs(output, batch.target, None):
         if num_classes not in (None, logits.shape[1]):
-            raise KDError(f"models.{name} tells {logits.shape[1]} classes apart, and the data have {num_classes}")
+            raise KDError(
+                f"tells {logits.shape[1]} classes apart, and the data have {num_classes}", path=f"models.{name}"
+            )
         if not logits.isfinite().all():
-            raise KDError(f"models.{name}: its outputs are not finite: it predicts nothing")
+            raise KDError("its outputs are not finite: it predicts nothing", path=f"models.{name}")
         found += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
     return found
 

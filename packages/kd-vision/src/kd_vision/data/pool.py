@@ -88,7 +88,8 @@ def balanced(target: Tensor, per_class: int, *, seed: int) -> Tensor:
     classes, sizes = np.unique(target.numpy(), return_counts=True)
     if sizes.min() < per_class:
         raise KDError(
-            f"data.per_class: {per_class} images are asked for, class {classes[sizes.argmin()]} has {sizes.min()}"
+            f"{per_class} images are asked for, class {classes[sizes.argmin()]} has {sizes.min()}",
+            path="data.per_class",
         )
     return _first_of_each_class(target, np.full_like(sizes, per_class), derive_key("per_class", seed))
 
