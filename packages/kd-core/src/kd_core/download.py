@@ -30,7 +30,7 @@ def place(url: str, folder: Path | None = None) -> Path:
     parts = urlsplit(url)
     name = unquote(PurePosixPath(parts.path).name)
     if parts.scheme not in ("http", "https") or not name or name == ".." or set(name) & {"/", "\\", "\0"}:
-        raise KDError(f"{url!r} is no http or https address of a file")
+        raise KDError(f"{url!r} is not an http or https URL of a file")
     return (folder or hub_folder()) / name
 
 

@@ -133,7 +133,7 @@ def did_you_mean(name: str, candidates: Sequence[str]) -> str:
     if near:
         return f"did you mean {near!r}?"
     if not candidates:
-        return "there is none to choose from"
+        return "there are none to choose from"
     shown = sorted(candidates)[:SHOWN]
     rest = f", ... ({len(candidates)} in all)" if len(candidates) > SHOWN else ""
     return f"choose one of: {', '.join(shown)}{rest}"

@@ -121,7 +121,7 @@ def _claim(out: Path, points: list[dict[str, Any]]) -> None:
     if note.exists() and note.read_text(encoding="utf-8") != text:
         raise KDError(f"{out} holds another sweep", hint="name a new folder with --out")
     if not note.exists() and out.is_dir() and any(out.iterdir()):
-        raise KDError(f"{out} is not empty, and holds no sweep", hint="name a new folder with --out")
+        raise KDError(f"{out} is not empty and does not hold a sweep", hint="name a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_text(note, text)
 

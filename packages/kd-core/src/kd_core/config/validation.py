@@ -97,7 +97,7 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list
             found = _follow(value, where)
             near = nearest(name, [str(key) for key in found]) if isinstance(found, Mapping) else None
             hint = f"is {near!r} meant to be {name!r}?" if near else None
-            faults.append(Fault(where, f"needs a key {name!r}", hint, fields=_top(where) or (name,)))
+            faults.append(Fault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
             reason = item["ctx"]["error"].args[0]
             error_of_value = reason if isinstance(reason, KDError) else KDError(str(reason))
@@ -131,12 +131,12 @@ def _top(where: Path) -> tuple[str, ...]:
 
 
 _TYPES = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
-    "string_type": "text",
+    "string_type": "a string",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",

@@ -102,7 +102,7 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run's folder, not locked; KDError where there is none."""
         if not (path / "config.yaml").is_file():
-            what = "holds no config.yaml, so it is no run folder" if path.is_dir() else "is no folder"
+            what = "holds no config.yaml, so it is not a run folder" if path.is_dir() else "is not a folder"
             raise KDError(f"{path} {what}")
         return cls(path)
 

@@ -189,8 +189,8 @@ class StageRunner:
             self.save()
         if number:
             place = f"step {self.progress.step} of stage {self.plan.name!r}"
-            mend = f"go on with `resume {self.session.folder.path}`"
-            raise Stopped(f"stopped and saved at {place}; {mend}", number)
+            hint = f"go on with `resume {self.session.folder.path}`"
+            raise Stopped(f"stopped and saved at {place}; {hint}", number)
 
     def _should_save_or_stop(self, seconds: float) -> tuple[bool, int]:
         """Whether ``seconds`` went by since the last checkpoint, and the signal that asks to stop, if any.

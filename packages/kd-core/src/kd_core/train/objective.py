@@ -146,7 +146,7 @@ class Term(nn.Module):
             now = {key: clock.at(schedule) for key, schedule in self.plan.schedules.items()}
             loss = self.plan.loss(**inputs, **self._hyperparameters, **now)  # type: ignore[operator]
         if not isinstance(loss, Tensor) or loss.dim() != 0:
-            raise KDError(f"the loss gave {describe(loss)}, not one number (set its reduction to 'mean')")
+            raise KDError(f"the loss returned {describe(loss)}, not one number (set its reduction to 'mean')")
         return loss
 
     def _input(self, key: str, value: Any) -> Any:

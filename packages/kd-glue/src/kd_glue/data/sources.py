@@ -87,7 +87,7 @@ def _glue(data: DataSpec) -> Parts:
     train, val = source.train(), source.val()
     if val is None:
         raise KDError(
-            f"the dev set of {data.name} is missing in {Path(data.root or '') / data.task.folder}", path="data.root"
+            f"the dev set of {data.name} is missing from {Path(data.root or '') / data.task.folder}", path="data.root"
         )
     return Parts(train, val, None, data.task.labels)
 
@@ -104,7 +104,7 @@ def _tables(data: DataSpec) -> Parts:
             raise KDError("without training rows the names of the classes must be given", path="data.labels")
         if len(classes) < (1 if data.kind == MULTI else 2):
             raise KDError(
-                f"the training rows have no classes to tell apart: {', '.join(classes) or 'none'}", path="data.label"
+                f"the training rows have fewer than two classes: {', '.join(classes) or 'none'}", path="data.label"
             )
     if data.files.val is not None:
         val = read_texts(_path(data.files.val), data, classes).texts
@@ -130,7 +130,7 @@ def hold_out(train: Texts, data: DataSpec, seed: int) -> tuple[Texts, Texts | No
     if not count:
         return train, None
     if count >= len(train):
-        raise KDError(f"{count} of {len(train)} rows leave none to train on", path="data.val")
+        raise KDError(f"{count} of {len(train)} rows for validation leave none to train on", path="data.val")
     order = permutation(len(train), seed, "val").numpy()
     if data.kind != MULTI:
         order = order[np.argsort(train.target.reshape(-1)[order], kind="stable")]

@@ -56,7 +56,7 @@ class DataSpec(StrictModel):
     @classmethod
     def _distinct(cls, names: str | list[str] | None) -> str | list[str] | None:
         if isinstance(names, list) and len(set(names)) < len(names):
-            raise ValueError("a name stands there twice")
+            raise ValueError("a name is listed twice")
         return names
 
     @model_validator(mode="after")

@@ -235,7 +235,9 @@ def set_size(config: Any, key: str, value: int, name: str) -> None:
     try:
         setattr(config, names[0], value)
     except Exception as error:  # some configs derive a size from others, and say so
-        raise KDError(f"{name} ({config.model_type}) does not take it: {first_line(error)}", path=key) from error
+        raise KDError(
+            f"{name} ({config.model_type}) does not accept this value: {first_line(error)}", path=key
+        ) from error
 
 
 def expose(model: Any, attention: str | None) -> None:

@@ -158,7 +158,7 @@ def split(parts: Parts, data: DataSpec, seed: int) -> tuple[Part, Part | None, P
     share = VAL_SHARE if data.val is None else data.val
     count = share if isinstance(share, int) else round(len(train) * share)
     if count >= len(train):
-        raise KDError(f"{count} of {len(train)} images leave none to train on", path="data.val")
+        raise KDError(f"{count} of {len(train)} images for validation leave none to train on", path="data.val")
     held = chosen(len(train), count, seed, "val")
     val = at_most(train.take(held), limits.val, seed, "limit.val")
     return train.take(np.setdiff1d(np.arange(len(train)), held)), val, at_most(test, limits.test, seed, "test")

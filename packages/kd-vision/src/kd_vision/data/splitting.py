@@ -20,7 +20,7 @@ def split(parts: Parts, data: DataSpec, seed: int) -> Parts:
     """
     if data.num_classes not in (None, len(parts.classes)):
         raise KDError(
-            f"says {data.num_classes}, the data set has {len(parts.classes)} classes", path="data.num_classes"
+            f"is {data.num_classes}, and the data set has {len(parts.classes)} classes", path="data.num_classes"
         )
     if data.classes:
         parts = keep_classes(parts, data.classes)
@@ -81,7 +81,7 @@ def split_off(
     if not count:
         return train, None
     if count >= len(train):
-        raise KDError(f"{count} of {len(train)} images leave none to train on", path="data.val")
+        raise KDError(f"{count} of {len(train)} images for validation leave none to train on", path="data.val")
     chosen = stratified(train.target, count, seed=seed, purpose="val")
     return train.take(complement(len(train), chosen)), train.take(chosen)
 

@@ -63,7 +63,7 @@ class _Reader:
         name = _identity(file)
         if name in self.open:
             chain = " -> ".join([*self.open[self.open.index(name) :], name])
-            raise ConfigError(ConfigProblem(f"extends goes in a circle: {chain}", "extends", asked))
+            raise ConfigError(ConfigProblem(f"extends forms a cycle: {chain}", "extends", asked))
         if name in self.done:
             return self.done[name]
         if len(self.open) + len(self.done) > MAX_BASES:

@@ -95,7 +95,7 @@ def _created(container: object, override: Override, at: int) -> Slot:
     here = dotted(override.path[: at + 1])
     if isinstance(container, list):
         if as_index(key, 1 << 62) is None:
-            raise _fail(override, here, f"{key!r} is no index of a list", f"write {where}.0")
+            raise _fail(override, here, f"{key!r} is not a list index", f"write {where}.0")
         count = f"{len(container)} item{'s' * (len(container) != 1)}"
         raise _fail(override, here, f"there is no item {key}: the list has {count}", None)
     if isinstance(container, Tagged) and container.kind is not Call:
