@@ -13,6 +13,7 @@ from torch import nn
 
 from kd_core.check.verifier import model_taps, verify
 from kd_core.config import Document, Policy, dump, load
+from kd_core.config.kinds import refuse_sweep
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
@@ -74,6 +75,7 @@ class Experiment:
         if seed is not None:
             overrides = [*overrides, f"seed={seed}"]
         document = load(path, overrides)
+        refuse_sweep(document)
         policy = Policy(trust)
         planner = Planner(document, policy)
         made = planner.plan()

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from kd_core import experiment
 from kd_core.config import load
+from kd_core.config.kinds import refuse_config
 from kd_core.config.schema import StrictModel
 from kd_core.config.validation import Validator
 from kd_core.device.distributed import run_on_rank_zero
@@ -73,7 +74,8 @@ class Table:
 def read(path: Path) -> SweepSpec:
     """The sweep in a file; ConfigError with what is wrong."""
     document = load(path)
-    validator = Validator(document)
+    refuse_config(document)
+    validator = Validator(document, "sweep")
     spec = validator.validate(SweepSpec, document.data)
     if spec is None:
         raise ConfigError(in_order(validator.problems))

@@ -88,9 +88,7 @@ class WireBinder:
             if key not in takes:
                 if open_ended and key not in known:
                     continue  # **kwargs: only building would tell
-                self.validator.report(
-                    (*path, key), f"{title} has no parameter {key!r}", did_you_mean(key, [*takes, *known]), key=True
-                )
+                self.validator.unknown_key((*path, key), f"{title} has no parameter {key!r}", [*takes, *known])
             elif isinstance(value, Lazy):
                 self.calls(value, (*path, key))
             else:
@@ -181,12 +179,12 @@ class WireBinder:
         known = [*takes.wires, *(key for key in TermSpec.model_fields)]
         if isinstance(loss, Lazy):
             for key in values:
-                hint = (
-                    f"write the parameters of a !call inside its braces: !call:{title} {{{key}: ...}}"
-                    if key in takes.values
-                    else did_you_mean(key, known)
-                )
-                self.validator.report((*path, key), f"{title} has no input {key!r}", hint, key=True)
+                message = f"{title} has no input {key!r}"
+                if key in takes.values:
+                    hint = f"write the parameters of a !call inside its braces: !call:{title} {{{key}: ...}}"
+                    self.validator.report((*path, key), message, hint, key=True)
+                else:
+                    self.validator.unknown_key((*path, key), message, known)
             return
         if schedules and inspect.isclass(loss):
             self.validator.report(

@@ -187,7 +187,7 @@ class Planner:
             self.validator.add_error((*path, spec.source), error)
         if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
             for key in spec.extra:
-                self.validator.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
+                self.validator.unknown_key((*path, key), f"unknown key {key!r}", known)
         if spec.weights == "auto" and spec.source in ("arch", "call"):
             message = (
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"

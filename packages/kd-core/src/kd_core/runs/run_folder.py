@@ -102,8 +102,9 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run's folder, not locked; KDError where there is none."""
         if not (path / "config.yaml").is_file():
-            what = "holds no config.yaml, so it is not a run folder" if path.is_dir() else "is not a folder"
-            raise KDError(f"{path} {what}")
+            what = "contains no config.yaml, so it is not a run folder" if path.is_dir() else "is not a run folder"
+            hint = f"`train {path}` starts a run" if path.suffix in (".yaml", ".yml") and path.is_file() else None
+            raise KDError(f"{path} {what}", hint=hint)
         return cls(path)
 
     def lock(self) -> RunFolder:

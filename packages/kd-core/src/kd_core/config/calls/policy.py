@@ -108,7 +108,7 @@ class Policy:
             hint = f"did you mean {near!r}? If not: " if near else ""
             raise _Refusal(
                 f"{target} is blocked: {root} is not an allowed package",
-                f"{hint}--trust {root} allows it, if you trust its codes code",
+                f"{hint}--trust {root} allows it, if you trust its code",
             )
 
     def _guard(self, name: str, shown: str) -> None:
