@@ -196,7 +196,7 @@ def test_a_bar_is_closed_when_a_run_fails(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_gradients_of_compiled_models_are_right_too(tmp_path: Path) -> None:
-    """PyTorch's caches may hold code whose graph can be walked once only: it must not serve a run that walks it twice."""
+    """PyTorch's caches may hold code whose graph can be walked once only: no run that walks it twice may get that."""
     compiled = "runtime={compile: [student, teacher]}"
     plain = experiment(tmp_path, compiled).train(tmp_path / "plain").run
     watching = "observers={gradient_norms: {every_steps: 1}}"
