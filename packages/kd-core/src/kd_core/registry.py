@@ -50,7 +50,7 @@ class Registry(Generic[T]):
             if not self._load_next_plugin():
                 near = nearest(name, [*self._items, *self._aliases])
                 hint = f"did you mean {near!r}?" if near else did_you_mean(name, list(self._items))
-                raise KDError(f"there is no {self.kind} {name!r}\n    hint: {hint}")
+                raise KDError(f"there is no {self.kind} {name!r}", hint=hint)
         return found
 
     def __contains__(self, name: str) -> bool:

@@ -16,12 +16,12 @@ RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_featur
 def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[inspect.Parameter]:
     """The parameters of ``function``, annotations as objects where they can be resolved.
 
-    ``bound`` leaves out the first one (``self``). KDError where the callable tells nothing of its parameters.
+    ``bound`` leaves out the first one (``self``). KDError where the callable has no readable signature.
     """
     try:
         found = _signature(function)
     except (TypeError, ValueError) as reason:
-        raise KDError(f"{owner_of(function)} tells nothing of its parameters: {reason}") from reason
+        raise KDError(f"{owner_of(function)} has no readable signature: {reason}") from reason
     return list(found.parameters.values())[1 if bound else 0 :]
 
 
