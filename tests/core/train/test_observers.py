@@ -192,3 +192,20 @@ def test_a_bar_is_closed_when_a_run_fails(tmp_path: Path, monkeypatch: pytest.Mo
             tmp_path / "run"
         )
     assert ended
+
+
+@pytest.mark.slow
+def test_gradients_of_compiled_models_are_right_too(tmp_path: Path) -> None:
+    """PyTorch's caches may hold code whose graph can be walked once only: no run that walks it twice may get that."""
+    compiled = "runtime={compile: [student, teacher]}"
+    plain = experiment(tmp_path, compiled).train(tmp_path / "plain").run
+    watching = "observers={gradient_norms: {every_steps: 1}}"
+    watched = experiment(tmp_path, compiled, watching).train(tmp_path / "watched").run
+    eager = experiment(tmp_path, watching).train(tmp_path / "eager").run
+    assert plain is not None
+    assert watched is not None
+    assert eager is not None
+    name = "student/model.safetensors"
+    assert (plain / name).read_bytes() == (watched / name).read_bytes()
+    for ours, expected in zip(rows(watched, GradientNorms.FILE), rows(eager, GradientNorms.FILE), strict=True):
+        assert ours["norms"] == pytest.approx(expected["norms"], rel=1e-3)

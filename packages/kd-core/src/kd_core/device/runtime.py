@@ -133,7 +133,10 @@ class Runtime:
         named = [wrapped[name] for name in self.spec.compile if name in wrapped]
         if named:
             torch._dynamo.reset()
-            functorch.donated_buffer = not self.keeps_graphs  # a graph that is kept needs all it saved
+            if self.keeps_graphs:
+                # Compiled code that overwrites what a graph saved gives wrong gradients the second time the graph is
+                # walked, and PyTorch's caches return such code whatever `donated_buffer` says now.
+                functorch.donated_buffer = functorch.enable_autograd_cache = inductor.fx_graph_cache = False
             if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
                 torch._dynamo.disallow_in_graph(nn.functional.interpolate)
         for each in named:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
-from kd_core.signatures import values_of
+from kd_core.signatures import read_signature, values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -194,7 +193,7 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
         return value
     if id(value) not in done:
         with suppress(TypeError, ValueError):  # a callable that has no readable signature
-            takes = inspect.signature(policy.locate(value.target)).parameters
+            takes = read_signature(policy.locate(value.target)).parameters
             given = {key: each for key, each in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
             off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
             done[id(value)] = replace(

@@ -229,7 +229,7 @@ class MetricsLog:
         """The size in bytes, once all of it is on the disk: what a checkpoint notes."""
         if not self.path.exists():
             return 0
-        with self.path.open("rb") as file:
+        with self.path.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         return self.path.stat().st_size
 

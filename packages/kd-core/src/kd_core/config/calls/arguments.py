@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kd_core.config.syntax.lazy import Call
 from kd_core.errors import did_you_mean
+from kd_core.signatures import read_signature
 from kd_core.synonyms import SYNONYMS, listed
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -89,12 +90,10 @@ def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:
 
 def signature_of(obj: Callable[..., Any]) -> inspect.Signature | None:
     """None where there is none to read, as with many built-in functions."""
-    for evaluate in (True, False):  # annotations may name what is there for type checkers only
-        try:
-            return inspect.signature(obj, eval_str=evaluate)
-        except (ValueError, TypeError, NameError, AttributeError, SyntaxError):
-            continue
-    return None
+    try:
+        return read_signature(obj)
+    except (ValueError, TypeError):
+        return None
 
 
 def split(signature: inspect.Signature | None, supplied: Sequence[str]) -> tuple[list[str], list[str]]:
