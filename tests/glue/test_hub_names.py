@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kd_core.config.schema import ModelSpec
-from kd_core.data.batch import Facts
+from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError, Unverified
-from kd_core.models.hub import Wanted
+from kd_core.models.hub import HubModelRequest
 from kd_glue.data.spec import DataSpec
 from kd_glue.hub.models import TransformersHub
 
@@ -23,8 +23,8 @@ from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save, save_toke
 HUB = TransformersHub()
 
 
-def build(name: str, facts: Facts = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
-    return HUB.build(Wanted(name, facts, **{"new_head": False, **wanted}), **(values or {}))
+def build(name: str, info: DatasetInfo = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
+    return HUB.build(HubModelRequest(name, info, **{"new_head": False, **wanted}), **(values or {}))
 
 
 @pytest.fixture

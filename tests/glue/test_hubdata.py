@@ -188,7 +188,7 @@ NOWHERE = "http://127.0.0.1:9"
 PREAMBLE = """
 import json, sys
 from kd_core.errors import KDError
-from kd_glue.hubdata import hub_data, resolve_data_revision
+from kd_glue.data.hub_data import hub_data, resolve_data_revision
 from kd_glue.tasks import TASKS
 
 def shown(texts):

@@ -152,7 +152,7 @@ def test_all_heads_may_go_to_other_classes() -> None:
 def test_cards_of_torchvisions_weights() -> None:
     for name in NAMES:
         _, card = find_card(f"torchvision.{name}", None)
-        assert (card.dataset, card.num_classes, card.package) == ("coco2017", 21, "kd-seg")
+        assert (card.dataset, card.parameters, card.package) == ("coco2017", {"num_classes": 21}, "kd-seg")
         assert card.sha256 is not None
         assert len(card.sha256) == 8
         assert card.published["miou"] > 57
@@ -165,7 +165,7 @@ def test_published_weights_of_torchdistill_have_a_model() -> None:
     for name in ("deeplabv3-resnet50", "deeplabv3-resnet101", "lraspp-mobilenet-v3-large-ktaad"):
         _, card = find_card(name, None)
         with torch.device("meta"):
-            model = MODELS.get(card.arch)(num_classes=card.num_classes)
+            model = MODELS.get(card.arch)(**card.parameters)
         assert isinstance(model, nn.Module)
 
 
