@@ -107,7 +107,9 @@ def test_weights_of_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     put(url, trained.state_dict(), tmp_path)
     with pytest.raises(KDError, match="damaged"):  # the file is none of torchvision's
         MODELS.get("fcn")(backbone="resnet18", weights_backbone="IMAGENET1K_V1")
-    monkeypatch.setattr("kd_seg.models.fetch", lambda url, sha256: tmp_path / "hub" / "checkpoints" / Path(url).name)
+    monkeypatch.setattr(
+        "kd_seg.models.published.fetch", lambda url, sha256: tmp_path / "hub" / "checkpoints" / Path(url).name
+    )
     model = MODELS.get("fcn")(backbone="resnet18", weights_backbone="IMAGENET1K_V1")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, trained.layer4[1].conv2.weight)
 
