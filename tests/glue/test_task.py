@@ -280,10 +280,10 @@ def gpt2(**values: Any) -> nn.Module:
 def test_a_model_that_does_not_fit_its_tokenizer(sst2: Path, words: str, model: Any, says: str | None) -> None:
     data, wants = spec(sst2), InputSpec(tokenizer=words)
     if says is None:
-        TextClassification().fits(model(), wants, data)
+        TextClassification().check_model(model(), wants, data)
         return
     with pytest.raises(KDError) as caught:
-        TextClassification().fits(model(), wants, data)
+        TextClassification().check_model(model(), wants, data)
     assert says in str(caught.value)
 
 
