@@ -220,5 +220,5 @@ def test_adapters_of_maps_refuse_anything_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["translator", "fusion", "simkd_projector"])
 def test_adapters_without_a_width_say_so(name: str) -> None:
-    with pytest.raises(KDError, match=f"{name} knows no width"):
+    with pytest.raises(KDError, match=f"{name} has no output width"):
         from_shapes(name, (2, 3, 4, 4))

@@ -130,7 +130,7 @@ def test_loading_says_nothing_of_what_we_look_at(
 def test_what_is_no_model(tmp_path: Path) -> None:
     for name, told in (
         (tmp_path / "nowhere", "is neither a folder nor a name on the hub"),
-        (tmp_path, r"is no model's folder: it has no config\.json"),
+        (tmp_path, r"is not a model folder: it has no config\.json"),
         ("./runs/x", "is neither a folder nor a name"),
         ("a b", "is neither a folder nor a name"),
     ):

@@ -55,7 +55,7 @@ def test_names_of_a_config_win_over_the_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "told"),
     [
-        (("good", "bad"), None, r"good, bad apart, and .* negative, positive\n    hint: .*labels: \[\.\.\.\]"),
+        (("good", "bad"), None, r"good, bad, and .* negative, positive\n    hint: .*labels: \[\.\.\.\]"),
         (THEIRS, None, r"Contradiction, Neutral, ENTAILMENT apart, and .* negative, positive"),
         (2, ["bad", "good"], r"bad, good apart, and .* negative, positive"),
         (2, ["negative", "neutral", "positive"], r"labels: 3 names .* for a model of 2 outputs"),

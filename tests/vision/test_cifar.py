@@ -79,7 +79,7 @@ class Payload:
 def test_a_hostile_pickle_runs_nothing_and_is_named(tmp_path: Path, root: Path, call: Callable[[Path], Any]) -> None:
     file, trace = root / CIFAR10.folder / "data_batch_3", tmp_path / "it-ran"
     file.write_bytes(pickle.dumps(call(trace)))
-    with pytest.raises(KDError, match=r"data_batch_3: is no readable CIFAR file.*it asks for"):
+    with pytest.raises(KDError, match=r"data_batch_3: is not a readable CIFAR file.*it asks for"):
         read(root)
     assert not trace.exists()
 
@@ -95,7 +95,7 @@ def test_an_array_that_asks_for_much_memory_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
     file = root / CIFAR10.folder / "test_batch"
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
-    with pytest.raises(KDError, match="test_batch: is no readable CIFAR file"):
+    with pytest.raises(KDError, match="test_batch: is not a readable CIFAR file"):
         read(root)
 
 
@@ -103,9 +103,9 @@ def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
     ("content", "says"),
     [
         ([1, 2], "holds a list"),
-        ({}, "'data' is no array"),
-        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "'data' is no array"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "'labels' is no list of 2"),
+        ({}, "'data' is not an array"),
+        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "'data' is not an array"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "'labels' is not a list of 2"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]}, "not 0 .. 9"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, None]}, "not 0 .. 9"),
     ],
@@ -128,7 +128,7 @@ def test_a_root_one_level_too_deep_is_recognised(root: Path) -> None:
 
 
 def test_without_files_and_network_one_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="holds no folder 'cifar-10-batches-py'"):
+    with pytest.raises(KDError, match="contains no folder 'cifar-10-batches-py'"):
         read(tmp_path)
     nowhere = replace(CIFAR10, url="http://127.0.0.1:1/cifar-10-python.tar.gz")
     with pytest.raises(KDError) as caught:

@@ -110,7 +110,7 @@ def test_some_classes_are_numbered_anew(classes: list[str | int]) -> None:
         ({"classes": [0, -1]}, "no class -1"),
         ({"classes": [0, "ant"]}, "named twice"),
         ({"per_class": 21}, "class 2 has 20"),
-        ({"labelled": 91}, "91 images are asked for, there are 90"),
+        ({"labelled": 91}, "asks for 91 images, and there are 90"),
         ({"val": 100}, "leave none to train on"),
     ],
 )

@@ -154,7 +154,7 @@ def test_info_needs_no_file(values: dict[str, Any], expected: ImageInfo) -> None
         ({"name": "cifar10", "dataset": {"train": CALL}}, "one of 'name'"),
         ({"name": "cifar"}, "did you mean 'cifar10'"),
         ({"dataset": {"trian": CALL}}, "did you mean 'train'"),
-        ({"dataset": {"test": CALL}}, "needs a key 'train'"),
+        ({"dataset": {"test": CALL}}, "missing required key 'train'"),
         ({"name": "digits", "limit": 10, "fraction": 0.5}, "'fraction' and 'limit' both"),
         ({"name": "digits", "per_class": 1, "fraction": 0.5}, "both choose"),
         ({"name": "digits", "limit": 0}, "greater than or equal to 1"),
