@@ -55,8 +55,9 @@ class AdapterCase:
 
 def can_be_registered(case: AdapterCase) -> None:
     """Its parameters can be written in a config."""
+    builder = case.builder
     with no_error(f"the adapter {case.name} cannot be registered"):
-        check(case.name, case.builder)
+        check(case.name, builder)
 
 
 def builds_from_shapes_alone(case: AdapterCase) -> None:

@@ -103,8 +103,9 @@ class LossCase:
 
 def can_be_registered(case: LossCase) -> None:
     """Its parameters can be written in a config."""
+    function = case.function
     with no_error(f"the loss {case.name} cannot be registered"):
-        check(case.name, case.function)
+        check(case.name, function)
 
 
 def inputs_are_those_of_the_signature(case: LossCase) -> None:
@@ -234,7 +235,8 @@ def reads_no_number_back(case: LossCase) -> None:
 
 
 def _require_finite(case: LossCase, tensors: Mapping[str, Tensor], which: str) -> None:
-    loss = case(tensors)
+    with no_error(f"the loss {case.name} does not take {which}"):
+        loss = case(tensors)
     require(loss.shape == (), f"the loss {case.name} of {which} is not a scalar")
     require(loss.isfinite(), f"the loss {case.name} of {which} is {loss.item()}")
     for wire, gradient in case.gradients(loss, tensors).items():
