@@ -190,9 +190,7 @@ def test_unknown_names_are_the_registry_s_errors() -> None:
 # -- adapters
 
 
-def narrow_layer(
-    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, bias: bool = True
-) -> nn.Module:
+def layer(inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, bias: bool = True) -> nn.Module:
     """A linear layer."""
     width = out_features or (match.shape[1] if match is not None else 1)
     return nn.Linear(inputs[0].shape[1], width, bias=bias)
