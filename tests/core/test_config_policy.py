@@ -53,7 +53,7 @@ def verdict(target: str, *trust: str, tag: str = "call") -> str:
     """What check says of one call or get; empty where it is fine."""
     value = loads(f"a: !{tag}:{target}").data["a"]
     problems = Builder(Policy(trust)).check(value, path="a")
-    return "\n".join(str(problem) for problem in problems if " needs '" not in problem.message)
+    return "\n".join(str(problem) for problem in problems if " required parameter" not in problem.message)
 
 
 ALLOWED_CALLS = [
@@ -113,8 +113,8 @@ REFUSED = {
     "torch.load": "unpickles",
     "torch.serialization.load": "unpickles",
     "torch.jit.load": "loads code",
-    "torch.jit.script": "torch.jit can do harm",
-    "torch.jit.ScriptModule": "torch.jit can do harm",
+    "torch.jit.script": "torch.jit is unsafe",
+    "torch.jit.ScriptModule": "torch.jit is unsafe",
     "torch.package.PackageImporter": "loads code",
     "torch.export.load": "loads code",
     "torch.ops.load_library": "loads libraries",
@@ -122,17 +122,17 @@ REFUSED = {
     "torch.utils.cpp_extension.load_inline": "compiles",
     "torch.distributed.rpc.remote": "other machines",
     "torch.distributed.nn.RemoteModule": "other machines",
-    "torch.nn.parallel.DistributedDataParallel": "torch.distributed can do harm",
-    "torch.multiprocessing.spawn": "torch.multiprocessing can do harm",
-    "torch.fx.GraphModule": "torch.fx can do harm",
-    "torchvision.models.feature_extraction.DualGraphModule": "torch.fx can do harm",
-    "torch.from_file": "torch.from_file can do harm",
+    "torch.nn.parallel.DistributedDataParallel": "torch.distributed is unsafe",
+    "torch.multiprocessing.spawn": "torch.multiprocessing is unsafe",
+    "torch.fx.GraphModule": "torch.fx is unsafe",
+    "torchvision.models.feature_extraction.DualGraphModule": "torch.fx is unsafe",
+    "torch.from_file": "torch.from_file is unsafe",
     "torch.save": "unpickles",
-    "torch.UntypedStorage.from_file": "torch.storage can do harm",
-    "torch.utils.data.datapipes.iter.FileOpener": "datapipes can do harm",
-    "torch.utils.data.IterDataPipe": "datapipes can do harm",
-    "torchvision.datasets.LSUN": "LSUN can do harm",
-    "torchvision.datasets.lsun.LSUNClass": "lsun can do harm",
+    "torch.UntypedStorage.from_file": "torch.storage is unsafe",
+    "torch.utils.data.datapipes.iter.FileOpener": "datapipes is unsafe",
+    "torch.utils.data.IterDataPipe": "datapipes is unsafe",
+    "torchvision.datasets.LSUN": "LSUN is unsafe",
+    "torchvision.datasets.lsun.LSUNClass": "lsun is unsafe",
     "torch.utils.data.DataLoader": "it is not a Module, Optimizer",
     "torch.Tensor": "it is not a Module, Optimizer",
     "torch.nn.Module.load_state_dict": "only functions registered as safe",
@@ -150,24 +150,24 @@ REFUSED = {
     "torch.sys.exit": "sys is not a part of torch",
     "torch.nn.functional.importlib.import_module": "importlib is not a part of",
     "torch.nn.functional.handle_torch_function": "only functions registered as safe",
-    "torch.utils.data.datapipes.utils.decoder.pickle.loads": "datapipes can do harm",
+    "torch.utils.data.datapipes.utils.decoder.pickle.loads": "datapipes is unsafe",
     "torchvision.datasets.cifar.pickle.loads": "pickle is not a part of",
     "torchvision.os.system": "torchvision has no 'os'",
     "torchvision.models.ResNet18_Weights.DEFAULT.get_state_dict": "neither a module nor a class",
     "kd_core.config.syntax.load.os.system": "only imports it",
     "kd_core.config.allow": "only functions registered as safe",
     "kd_core.config.Policy": "it is not a Module",
-    "os.system": "os can do harm",
+    "os.system": "os is unsafe",
     "posix.system": "posix is not an allowed package",
-    "subprocess.run": "subprocess can do harm",
-    "builtins.eval": "builtins can do harm",
-    "builtins.open": "builtins can do harm",
-    "sys.exit": "sys can do harm",
-    "importlib.import_module": "importlib can do harm",
-    "pickle.loads": "pickle can do harm",
-    "ctypes.CDLL": "ctypes can do harm",
-    "runpy.run_path": "runpy can do harm",
-    "shutil.rmtree": "shutil can do harm",
+    "subprocess.run": "subprocess is unsafe",
+    "builtins.eval": "builtins is unsafe",
+    "builtins.open": "builtins is unsafe",
+    "sys.exit": "sys is unsafe",
+    "importlib.import_module": "importlib is unsafe",
+    "pickle.loads": "pickle is unsafe",
+    "ctypes.CDLL": "ctypes is unsafe",
+    "runpy.run_path": "runpy is unsafe",
+    "shutil.rmtree": "shutil is unsafe",
     "antigravity.webbrowser": "antigravity is not an allowed package",
     "numpy.load": "numpy is not an allowed package",
     "torchh.nn.ReLU": "did you mean 'torch'?",
@@ -210,12 +210,12 @@ def test_refused_whatever_is_trusted(target: str) -> None:
 
 
 def test_trusting_a_package_does_not_trust_the_harmful_in_it() -> None:
-    assert "torch.jit can do harm" in verdict("torch.jit.script", "torch")
+    assert "torch.jit is unsafe" in verdict("torch.jit.script", "torch")
     assert verdict("torch.jit.script", "torch.jit") == ""
     assert verdict("torch.utils.data.DataLoader", "torch.utils.data") == ""
     assert verdict("torch.manual_seed", "torch") == ""
     assert verdict("os.getcwd", "os") == ""
-    assert "os can do harm" in verdict("os.getcwd", "osx", "o")
+    assert "os is unsafe" in verdict("os.getcwd", "osx", "o")
 
 
 def test_a_package_is_not_imported_to_look_at_it(package: Path) -> None:
@@ -232,9 +232,9 @@ def test_a_trusted_package(package: Path) -> None:
     assert verdict("stranger_pkg.inner.VALUE", "stranger_pkg.inner", tag="get") == ""
     for target, reason in {
         "stranger_pkg.os.system": "os is not a part of stranger_pkg",
-        "stranger_pkg.shell": "os can do harm",
-        "stranger_pkg.run": "os can do harm",
-        "stranger_pkg.evaluate": "builtins can do harm",
+        "stranger_pkg.shell": "os is unsafe",
+        "stranger_pkg.run": "os is unsafe",
+        "stranger_pkg.evaluate": "builtins is unsafe",
         "stranger_pkg.read": "unpickles",
         "stranger_pkg.hub.load": "hub is not a part of stranger_pkg",
         "stranger_pkg.nn.ReLU": "nn is not a part of stranger_pkg",
@@ -334,9 +334,9 @@ MODULE = "!call:torch.nn.Linear [2, 2]"
         (f"!getattr:_modules [{MODULE}]", "'_modules' is blocked: it is private"),
         (f"!call_method:__reduce__ {{obj: {MODULE}}}", "'__reduce__' is blocked"),
         (f"!setattr:__class__ [{MODULE}, x]", "'__class__' is blocked"),
-        ("!setattr:forward [!get:torch.nn.Linear , 3]", "no object that the config built"),
-        ("!getattr:forward [!get:torch.nn.Linear ]", "no object that the config built"),
-        ("!call_method:relu {obj: !get:torch.nn.functional.relu }", "no object that the config built"),
+        ("!setattr:forward [!get:torch.nn.Linear , 3]", "not an object that the config built"),
+        ("!getattr:forward [!get:torch.nn.Linear ]", "not an object that the config built"),
+        ("!call_method:relu {obj: !get:torch.nn.functional.relu }", "not an object that the config built"),
         ("!call_method:format {obj: '{0.x}', args: [1]}", "'format' of a str is blocked"),
         ("!call_method:append {obj: [], args: [1]}", "'append' of a list is blocked"),
         (

@@ -91,7 +91,7 @@ def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_folder_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="no run folder"):
+    with pytest.raises(KDError, match="not a run folder"):
         RunFolder.open(tmp_path)
     with pytest.raises(KDError, match="is not a run folder"):
         RunFolder.open(tmp_path / "missing")

@@ -295,7 +295,12 @@ def test_a_pattern_that_means_nothing(model: nn.Module, pattern: str, message: s
     [
         ({"trunctae": "fc"}, "1", "an edit is one of truncate, replace, insert, freeze", "did you mean 'truncate'?"),
         ({}, "1", "an edit is one of", "choose one of"),
-        ({"replace": "fc"}, "1.replace", "replace needs 'with'", "write {replace: ..., with: ...}"),
+        (
+            {"replace": "fc"},
+            "1.replace",
+            "the edit 'replace' is missing the required key 'with'",
+            "write {replace: ..., with: ...}",
+        ),
         (
             {"insert": "double", "befor": "fc"},
             "1.insert",

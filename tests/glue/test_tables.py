@@ -219,7 +219,7 @@ def test_classes_are_those_of_the_training_rows(tmp_path: Path) -> None:
 
 
 def test_one_class_is_no_classification(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="no classes to tell apart: a"):
+    with pytest.raises(KDError, match="fewer than two classes: a"):
         read(spec(table(tmp_path / "train.csv", ["a", "a"])), seed=0)
 
 
@@ -273,7 +273,7 @@ def test_rows_are_held_out_where_none_validate(tmp_path: Path) -> None:
     assert again.val.index.tolist() == parts.val.index.tolist() != other.val.index.tolist()
     assert read(spec(path, val=0), seed=0).val is None
     assert len(read(spec(path, val=0.25), seed=0).val or ()) == 25
-    with pytest.raises(KDError, match=r"data.val: 100 of 100 rows leave none to train on"):
+    with pytest.raises(KDError, match=r"data.val: 100 of 100 rows for validation leave none to train on"):
         read(spec(path, val=100), seed=0)
     with pytest.raises(KDError, match=r"data.val: .*leave 'val' out"):
         read(spec(files={"train": path, "val": path}, val=0.1), seed=0)
@@ -310,7 +310,7 @@ def test_every_class_keeps_its_share(labels: list[int], share: float, seed: int)
         ({"files": {}, "text": "t"}, "names no table"),
         ({"files": {"dev": "a.csv"}, "text": "t"}, "Extra inputs"),
         ({"files": {"train": "a.csv"}, "text": ["a", "b", "c"], "label": "l"}, "at most 2"),
-        ({"files": {"train": "a.csv"}, "text": ["a", "a"], "label": "l"}, "stands there twice"),
+        ({"files": {"train": "a.csv"}, "text": ["a", "a"], "label": "l"}, "listed twice"),
         ({"files": {"train": "a.csv"}, "text": "t", "label": "l", "root": "x"}, "'root' goes with 'name'"),
         ({"files": {"train": "a.csv"}, "text": "t", "label": ["a", "b"], "problem": "regression"}, "several 'label'"),
         ({"files": {"train": "a.csv"}, "text": "t", "label": ["a", "b"], "labels": ["a"]}, "leave 'labels' out"),

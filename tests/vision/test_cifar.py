@@ -102,12 +102,12 @@ def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([1, 2], "holds a list"),
+        ([1, 2], "contains a list"),
         ({}, "'data' is not an array"),
         ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "'data' is not an array"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "'labels' is not a list of 2"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]}, "not 0 .. 9"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, None]}, "not 0 .. 9"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]}, "outside 0 .. 9"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, None]}, "outside 0 .. 9"),
     ],
 )
 def test_other_content_is_refused(root: Path, content: Any, says: str) -> None:

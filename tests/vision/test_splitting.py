@@ -120,7 +120,7 @@ def test_what_the_data_cannot_give_is_refused(values: dict[str, Any], says: str)
 
 
 def test_a_wrong_number_of_classes_is_refused() -> None:
-    with pytest.raises(KDError, match="says 4, the data set has 3"):
+    with pytest.raises(KDError, match="is 4, and the data set has 3"):
         split(parts(), DataSpec(dataset={"train": object()}, num_classes=4), 0)
 
 

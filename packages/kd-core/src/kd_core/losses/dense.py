@@ -75,7 +75,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: float = 0.5, norm_g
     """
     if student.ndim != 4 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         rule = "must be (B, C, H, W) and differ in nothing but C"
-        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
     if not 0 < scale <= 1:
         raise KDError(
             f"scale is {scale}, but must be a share of the height and width, above 0 and at most 1", path="scale"

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.adapters import ADAPTERS
 from kd_core.config import Builder, Call, Get, Lazy, Policy, RunValue, Text
@@ -24,6 +26,12 @@ from kd_core.taps.wires import Wire, parse_wire
 
 DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "teacher.output"}
 BATCH_WIRES = ("target", "mask", "index", "view")
+KINDS: dict[type, str] = {
+    nn.Module: "torch.nn.Module",
+    Optimizer: "torch.optim.Optimizer",
+    LRScheduler: "torch.optim.lr_scheduler.LRScheduler",
+}
+"""What a call can have to be, by the names people know."""
 
 
 class WireBinder:
@@ -50,9 +58,9 @@ class WireBinder:
             target = self.policy.locate(value.target)
             if not inspect.isclass(target) or issubclass(target, kind):
                 return True
-            self.validator.report(path, f"{value.target} is not a {kind.__name__}")
+            self.validator.report(path, f"{value.target} is not a {KINDS[kind]}")
         elif isinstance(value, (Get, RunValue, Text)):
-            self.validator.report(path, f"{describe(value)} is not a {kind.__name__}", "write !call:dotted.path {}")
+            self.validator.report(path, f"{describe(value)} is not a {KINDS[kind]}", "write !call:dotted.path {}")
         else:
             return True  # only building would tell
         return False

@@ -55,7 +55,7 @@ class DataSpec(StrictModel):
         if dataset is None:
             return None
         wrong = [
-            ConfigProblem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS))
+            ConfigProblem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS), at_key=True)
             if key not in SPLITS
             else ConfigProblem("must be a !call of a data set of (image, label) pairs", key)
             for key, value in dataset.items()
