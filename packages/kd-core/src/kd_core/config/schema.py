@@ -159,8 +159,8 @@ class ModelSpec(ExtraModel):
             near = next(
                 (f"is {key!r} meant to be {each!r}?" for key in self.extra if (each := nearest(key, MODEL_SOURCES))), ""
             )
-            hint = f"\n    hint: {near}" if near and not given else ""
-            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}{hint}"))
+            hint = near if near and not given else None
+            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}", hint=hint))
         return self
 
     @property
@@ -214,6 +214,7 @@ class ExperimentSpec(StrictModel):
     runtime: Literal["default", "fast"] | dict[str, Any] = "default"
     checkpoint: CheckpointSpec = CheckpointSpec()
     log_every: PositiveInt = 50
+    observers: dict[str, Any] = {}
 
 
 def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:

@@ -74,4 +74,4 @@ def _scaled(rows: Tensor, order: float) -> Tensor:
 def _order(name: str, value: float) -> None:
     """KDError where ``value`` is the order of no norm."""
     if not value >= 1:
-        raise KDError(f"{name} is {value}, but the order of a norm is at least 1")
+        raise KDError(f"{name} is {value}, but the order of a norm is at least 1", path=name)

@@ -39,7 +39,7 @@ def cwd(
     positive("temperature", temperature)
     if divergence not in DIVERGENCES:
         hint = did_you_mean(divergence, list(DIVERGENCES))
-        raise KDError(f"there is no divergence {divergence!r}\n    hint: {hint}")
+        raise KDError(f"there is no divergence {divergence!r}", hint=hint)
     if student.shape[2:].numel() < 2:
         raise KDError(f"cwd compares the positions of maps (B, C, H, W), and student {shape(student)} has one")
     counts = None if mask is None else valid_mask(mask, student, 1)
@@ -77,10 +77,12 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: float = 0.5, norm_g
         rule = "must be (B, C, H, W) and differ in nothing but C"
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")
     if not 0 < scale <= 1:
-        raise KDError(f"scale is {scale}, but must be a share of the height and width, above 0 and at most 1")
+        raise KDError(
+            f"scale is {scale}, but must be a share of the height and width, above 0 and at most 1", path="scale"
+        )
     patch = (int(student.shape[2] * scale), int(student.shape[3] * scale))
     if 0 in patch:
-        raise KDError(f"patches of scale {scale} of student {shape(student)} are empty\n    hint: take a larger scale")
+        raise KDError(f"patches of scale {scale} of student {shape(student)} are empty", hint="take a larger scale")
     ours, theirs = (_nodes(as_float32(each), patch, norm_gradient=norm_gradient) for each in (student, teacher))
     nodes = ours.shape[2]
     step = max(PAIRS // nodes, 1)

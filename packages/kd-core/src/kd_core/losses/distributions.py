@@ -48,7 +48,7 @@ def jensen_shannon(
     Agarwal et al., GKD, ICLR 2024, eq. 1 (arXiv 2306.13649); checked against huggingface/trl.
     """
     if not 0 <= beta <= 1:
-        raise KDError(f"beta is {beta}, but must lie between 0 and 1")
+        raise KDError(f"beta is {beta}, but must lie between 0 and 1", path="beta")
     log_student, log_teacher = _log_softened(student, teacher, temperature, dim)
     if beta == 0:
         each = _divergence(log_teacher, log_student, dim)
@@ -96,7 +96,7 @@ def _log_softened(student: Tensor, teacher: Tensor, temperature: float, dim: int
     positive("temperature", temperature)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
-        raise KDError(f"student {shape(student)} has one class, whose probability is always 1\n    hint: {hint}")
+        raise KDError(f"student {shape(student)} has one class, whose probability is always 1", hint=hint)
     return (student / temperature).log_softmax(dim), (teacher / temperature).log_softmax(dim)
 
 

@@ -25,7 +25,7 @@ def cross_entropy(
     (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit or a label is not below C.
     """
     if not 0 <= label_smoothing <= 1:
-        raise KDError(f"label_smoothing is {label_smoothing}, but must lie between 0 and 1")
+        raise KDError(f"label_smoothing is {label_smoothing}, but must lie between 0 and 1", path="label_smoothing")
     student = as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else student.new_tensor(class_weights)
@@ -69,7 +69,7 @@ def kd(
     positive("temperature", temperature)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
-        raise KDError(f"kd of one class, {shape(student)}, is always 0\n    hint: {hint}")
+        raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
     log_student = F.log_softmax(student / temperature, dim)
     # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
     # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.

@@ -64,7 +64,9 @@ class PixelMemory(nn.Module):
         for name, value in {"update": update, "temperature": temperature, "kd_temperature": kd_temperature}.items():
             positive(name, value)
         if pixel_memory < update:
-            raise KDError(f"pixel_memory is {pixel_memory}, but must hold the {update} pixels of one update")
+            raise KDError(
+                f"pixel_memory is {pixel_memory}, but must hold the {update} pixels of one update", path="pixel_memory"
+            )
         self.num_classes, self.dim, self.update = num_classes, dim, update
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.pixel_weight, self.region_weight = pixel_weight, region_weight
@@ -80,7 +82,7 @@ class PixelMemory(nn.Module):
         student, teacher = same_shape(student, teacher)
         if student.ndim != 4 or student.shape[1] != self.dim:
             hint = "write the teacher's channels as `dim:`; adapters `projector` bring the student's to them"
-            raise KDError(f"student {shape(student)} must be features (B, {self.dim}, H, W)\n    hint: {hint}")
+            raise KDError(f"student {shape(student)} must be features (B, {self.dim}, H, W)", hint=hint)
         members = membership(labels_at(target, student), self.num_classes)
         student, teacher = (F.normalize(each, dim=1).flatten(2).mT for each in (student, teacher))
         counts = members.any(1).flatten()

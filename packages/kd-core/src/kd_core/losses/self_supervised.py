@@ -116,7 +116,7 @@ def _kept(rank: Tensor, index: Tensor, view: Tensor, keep: float) -> Tensor:
     Among equal ranks the sample of lower index is first, then the lower view: the order of rows does not matter.
     """
     if not 0 <= keep <= 1:
-        raise KDError(f"keep is {keep}, but must be a share from 0 to 1")
+        raise KDError(f"keep is {keep}, but must be a share from 0 to 1", path="keep")
     candidates = view != 0
     wrong = (candidates & (rank > 0)).sum()
     quota = candidates.sum() - wrong + (wrong * keep).floor()

@@ -43,7 +43,7 @@ def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
 def positive(name: str, value: float) -> None:
     """KDError where a hyperparameter is not above zero."""
     if not value > 0:
-        raise KDError(f"{name} is {value}, but must be above 0")
+        raise KDError(f"{name} is {value}, but must be above 0", path=name)
 
 
 def shape(tensor: Tensor) -> str:
