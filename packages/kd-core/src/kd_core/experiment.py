@@ -137,7 +137,7 @@ class Experiment:
     def _all(self, folder: RunFolder, command: str, *, resumed: bool) -> Result:
         reporter = Reporter(folder.log, silent=not is_main())
         reporter.info(f"run folder: {folder.path}")
-        data = Data(self.plan, self.policy, reporter.debug)
+        data = Data(self.plan, self.policy, reporter)
         runtime = self._runtime(folder, data, reporter)
         for stage in self.plan.stages:
             data.steps(stage)  # of what is wrong with the data, nothing is to be written
