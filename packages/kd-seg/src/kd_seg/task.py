@@ -11,11 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import kd_seg.data.cityscapes
-import kd_seg.data.coco
-import kd_seg.data.folders
-import kd_seg.data.scenes
-import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.spec import pixels

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-import kd_vision.data.cifar
-import kd_vision.data.folders
-import kd_vision.data.torch_datasets
-import kd_vision.rotations  # noqa: F401  what they register: data sets, and views
+import kd_vision.rotations  # noqa: F401  which registers a view
 from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels

@@ -55,10 +55,9 @@ class TextSplit(Split):
             yield self._batch(positions.numpy())
 
     def _batch(self, positions: NDArray[np.int64]) -> Batch:
-        made = {
-            id(each): each.batch(positions) for each in {id(each): each for each in self.encodings.values()}.values()
-        }
-        inputs = {name: made[id(each)] for name, each in self.encodings.items()}
+        different = {id(encoding): encoding for encoding in self.encodings.values()}
+        made = {key: encoding.batch(positions) for key, encoding in different.items()}
+        inputs = {name: made[id(encoding)] for name, encoding in self.encodings.items()}
         extra: dict[str, Any] = {}
         if inputs:
             own = next(inputs[name] for name in (STUDENT, SHARED, *inputs) if name in inputs)

@@ -6,6 +6,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
+import kd_seg.data.cityscapes
+import kd_seg.data.coco
+import kd_seg.data.folders
+import kd_seg.data.scenes
+import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, Size
 from kd_core.registry import Registry

@@ -6,6 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
+import kd_vision.data.cifar
+import kd_vision.data.folders
+import kd_vision.data.torch_datasets  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegativeInt, Size
 from kd_core.errors import KDError
