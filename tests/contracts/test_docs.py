@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kd_core.config.schema import CheckpointSpec, EarlyStopSpec, ExperimentSpec, ModelSpec, RuntimeSpec, StageSpec
+from kd_core.config.schema import CheckpointSpec, EarlyStoppingSpec, ExperimentSpec, ModelSpec, RuntimeSpec, StageSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text(encoding="utf-8")
 
@@ -24,7 +24,7 @@ def section(heading: str) -> str:
         ("# The keys of an experiment", CheckpointSpec),
         ("## A model", ModelSpec),
         ("## A stage", StageSpec),
-        ("## A stage", EarlyStopSpec),
+        ("## A stage", EarlyStoppingSpec),
         ("## The runtime", RuntimeSpec),
     ],
 )

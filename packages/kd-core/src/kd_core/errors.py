@@ -119,9 +119,20 @@ def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:
     return [found[each] for each in sorted(range(len(found)), key=order.__getitem__)]
 
 
+def same_word(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that differs from ``name`` in case, hyphens and underscores at most."""
+    return next((known for known in candidates if _plain(known) == _plain(name)), None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate a user most likely meant by ``name``, or None where nothing is near."""
     known = list(candidates)
+    if same := same_word(name, known):
+        return same
     found = [each for each in known if each.endswith(f".{name}")]
     found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return found[0] if found else None
@@ -133,7 +144,7 @@ def did_you_mean(name: str, candidates: Sequence[str]) -> str:
     if near:
         return f"did you mean {near!r}?"
     if not candidates:
-        return "there is none to choose from"
+        return "there are none to choose from"
     shown = sorted(candidates)[:SHOWN]
     rest = f", ... ({len(candidates)} in all)" if len(candidates) > SHOWN else ""
     return f"choose one of: {', '.join(shown)}{rest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,19 +17,27 @@ RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_featur
 def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[inspect.Parameter]:
     """The parameters of ``function``, annotations as objects where they can be resolved.
 
-    ``bound`` leaves out the first one (``self``). KDError where the callable tells nothing of its parameters.
+    ``bound`` leaves out the first one (``self``). KDError where the callable has no readable signature.
     """
     try:
-        found = _signature(function)
+        found = read_signature(function)
     except (TypeError, ValueError) as reason:
-        raise KDError(f"{owner_of(function)} tells nothing of its parameters: {reason}") from reason
+        raise KDError(f"{owner_of(function)} has no readable signature: {reason}") from reason
     return list(found.parameters.values())[1 if bound else 0 :]
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def read_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a callable, with annotations as objects where all of them can be resolved.
+
+    TypeError or ValueError where there is none to read, as with many built-in functions.
+    """
     try:
         return inspect.signature(function, eval_str=True)
-    except (NameError, AttributeError, SyntaxError):  # a name imported for type checkers only
+    except (NameError, AttributeError, SyntaxError, TypeError):  # annotations may be for type checkers only
+        if sys.version_info >= (3, 14):  # where annotations are not evaluated before they are read
+            from annotationlib import Format
+
+            return inspect.signature(function, annotation_format=Format.FORWARDREF)
         return inspect.signature(function)
 
 

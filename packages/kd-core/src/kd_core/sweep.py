@@ -13,13 +13,15 @@ from pydantic import Field, model_validator
 
 from kd_core import experiment
 from kd_core.config import load
+from kd_core.config.kinds import refuse_config
 from kd_core.config.schema import StrictModel
 from kd_core.config.validation import Validator
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
-from kd_core.experiment import Experiment, Result
+from kd_core.experiment import Experiment
 from kd_core.files import json_text, write_text
 from kd_core.runs.run_folder import RunFolder
+from kd_core.train.run import Result
 
 Plain = bool | int | float | str | None
 Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]
@@ -73,7 +75,8 @@ class Table:
 def read(path: Path) -> SweepSpec:
     """The sweep in a file; ConfigError with what is wrong."""
     document = load(path)
-    validator = Validator(document)
+    refuse_config(document)
+    validator = Validator(document, "sweep")
     spec = validator.validate(SweepSpec, document.data)
     if spec is None:
         raise ConfigError(in_order(validator.problems))
@@ -121,7 +124,7 @@ def _claim(out: Path, points: list[dict[str, Any]]) -> None:
     if note.exists() and note.read_text(encoding="utf-8") != text:
         raise KDError(f"{out} holds another sweep", hint="name a new folder with --out")
     if not note.exists() and out.is_dir() and any(out.iterdir()):
-        raise KDError(f"{out} is not empty, and holds no sweep", hint="name a new folder with --out")
+        raise KDError(f"{out} is not empty and does not hold a sweep", hint="name a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_text(note, text)
 

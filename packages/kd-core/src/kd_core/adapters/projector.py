@@ -67,7 +67,7 @@ def _width(source: Tensor, match: Tensor | None, out_features: int | None) -> in
             raise KDError(f"out_features is {out_features}, but must be a width of at least 1", path="out_features")
         return out_features
     if match is None:
-        raise KDError("projector knows no width", hint="write `match:` (a wire) or `out_features:` (a number)")
+        raise KDError("projector has no output width", hint="write `match:` (a wire) or `out_features:` (a number)")
     return match.shape[1] if match.ndim == 4 else match.shape[-1]
 
 

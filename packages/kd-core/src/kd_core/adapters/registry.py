@@ -59,7 +59,7 @@ def feature_map(name: str, source: Tensor) -> Tensor:
 def width_of(name: str, match: Tensor | None, out_features: int | None) -> int:
     """``out_features``, else the channels of ``match``; KDError where neither is given or there is none."""
     if out_features is None and match is None:
-        raise KDError(f"{name} knows no width", hint="write `match:` (a wire) or `out_features:` (a number)")
+        raise KDError(f"{name} has no output width", hint="write `match:` (a wire) or `out_features:` (a number)")
     if out_features is not None and out_features < 1:
         raise KDError(f"out_features is {out_features}, but must be a width of at least 1", path="out_features")
     return out_features if out_features is not None else match.shape[1]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Checking a plan without data: models on the meta device, made-up samples, and every wire followed.
+"""Checking a plan without data: models on the meta device, dummy samples, and every wire followed.
 
 What cannot be followed (a model that only a user's trust lets us build, a data set whose shapes only reading
 tells) is reported as unverified, not as right.
@@ -47,7 +47,7 @@ Placed = list[tuple[Path, Wire]]
 
 
 def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
-    """The problems that building and running everything on made-up samples shows, and what could not be verified.
+    """The problems that building and running everything on dummy samples shows, and what could not be verified.
 
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
     """
@@ -181,7 +181,7 @@ class Verifier:
             spec = self.plan.models.get(wire.root)
             if spec is not None and spec.cache and wire.tap != OUTPUT:
                 hint = f"leave models.{wire.root}.cache out"
-                self._report(path, KDError(f"{wire} is not kept, only outputs are", hint=hint))
+                self._report(path, KDError(f"{wire} is not cached: only the model's output is", hint=hint))
 
     def _paths_only(self, stage: StagePlan, models: Mapping[str, nn.Module]) -> None:
         for name, placed in self._places(stage):
@@ -218,7 +218,7 @@ class Verifier:
         return None
 
     def _real_forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture | None:
-        """A pass on the CPU with made-up weights, whose errors say what is wrong."""
+        """A pass on the CPU with random weights, whose errors say what is wrong."""
         if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
             self._unverified(("models", name), "it does not run on the meta device, and is too large to try")
             return None
@@ -285,7 +285,7 @@ class Verifier:
             self._report(plan.path, error)
         except Exception as error:  # a torch.nn loss says what it wants in its own way
             given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
-            message = f"the loss cannot take {given or 'nothing'}: {reason(error)}"
+            message = f"the loss failed on {given or 'no input'}: {reason(error)}"
             self._report(plan.path, KDError(message, hint=_field_hint(plan, stand)))
         return None
 
@@ -356,7 +356,7 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
 
 
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
-    """The table of a model's modules, from made-up samples through the model without weights."""
+    """The table of a model's modules, from dummy samples through the model without weights."""
     if name not in plan.models:
         raise KDError(f"there is no model {name!r}", hint=did_you_mean(name, list(plan.models)))
     model = Verifier(plan, policy).source(name).make(name, plan.models[name])

@@ -32,7 +32,7 @@ def stratified(labels: Tensor, count: int, *, seed: int, purpose: str) -> Tensor
     A pure function of (labels, count, seed, purpose). KDError where there are fewer than ``count``.
     """
     if count > len(labels):
-        raise KDError(f"{count} samples are asked for, there are {len(labels)}", path=f"data.{purpose}")
+        raise KDError(f"asks for {count} samples, and there are {len(labels)}", path=f"data.{purpose}")
     _, sizes = np.unique(labels.numpy(), return_counts=True)
     exact = sizes * (count / max(len(labels), 1))
     quota = np.floor(exact).astype(np.int64)
@@ -45,7 +45,7 @@ def balanced(labels: Tensor, per_class: int, *, seed: int) -> Tensor:
     """Positions, ascending, of ``per_class`` samples of each class; KDError where a class has fewer."""
     classes, sizes = np.unique(labels.numpy(), return_counts=True)
     if sizes.min() < per_class:
-        message = f"{per_class} samples are asked for, class {classes[sizes.argmin()]} has {sizes.min()}"
+        message = f"asks for {per_class} samples of each class, and class {classes[sizes.argmin()]} has {sizes.min()}"
         raise KDError(message, path="data.per_class")
     return _first_of_each_class(labels, np.full_like(sizes, per_class), derive_key("per_class", seed))
 
@@ -90,7 +90,7 @@ def hold_out(train: S, val: float | None, *, seed: int) -> tuple[S, S | None]:
     if not count:
         return train, None
     if count >= len(train):
-        raise KDError(f"{count} of {len(train)} samples leave none to train on", path="data.val")
+        raise KDError(f"{count} of {len(train)} samples for validation leave none to train on", path="data.val")
     positions = chosen(train, count, seed=seed, purpose="val")
     return train.take(complement(len(train), positions)), train.take(positions)
 

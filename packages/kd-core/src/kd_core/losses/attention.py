@@ -106,7 +106,9 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
         raise KDError(f"{name} {_shapes(pair)} {rule}")
     width = pair[0].shape[2]
     if heads < 1 or width % heads:
-        raise KDError(f"{name} {_shapes(pair)} cannot be split into {heads} heads: {width} is no multiple of it")
+        raise KDError(
+            f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of {heads}"
+        )
     queries, keys = (as_float32(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
     return queries @ keys.mT / math.sqrt(width // heads)
 

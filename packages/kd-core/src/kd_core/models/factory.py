@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
-from kd_core.signatures import values_of
+from kd_core.signatures import read_signature, values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +104,7 @@ class ModelSource:
         call = without_weights(spec.call, self.builder.policy, {}) if self.structure else spec.call
         model = self.builder.build(call, path=self.path)
         if not isinstance(model, nn.Module):
-            raise ConfigError(ConfigProblem(f"{type(model).__name__} is no torch.nn.Module", self.path))
+            raise ConfigError(ConfigProblem(f"{type(model).__name__} is not a torch.nn.Module", self.path))
         return model
 
     def make_from_run(self, folder: Path) -> nn.Module:
@@ -193,8 +192,8 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
     if not isinstance(value, Call):
         return value
     if id(value) not in done:
-        with suppress(TypeError, ValueError):  # a callable that tells nothing of its parameters
-            takes = inspect.signature(policy.locate(value.target)).parameters
+        with suppress(TypeError, ValueError):  # a callable that has no readable signature
+            takes = read_signature(policy.locate(value.target)).parameters
             given = {key: each for key, each in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
             off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
             done[id(value)] = replace(
@@ -222,7 +221,7 @@ def described(folder: Path) -> ModelSpec:
 
     file = folder / "student" / "model.yaml"
     if not file.is_file():
-        reason = "has no finished student" if (folder / "config.yaml").is_file() else "is no run folder"
+        reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
     document = load(file)
     validator = Validator(document)
@@ -230,5 +229,5 @@ def described(folder: Path) -> ModelSpec:
     if spec is None:
         raise ConfigError(validator.problems)
     if spec.run is not None:
-        raise KDError(f"{file} describes another run, no model")
+        raise KDError(f"{file} describes another run, not a model")
     return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})

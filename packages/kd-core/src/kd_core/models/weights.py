@@ -35,7 +35,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = state[key]
             break
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise KDError(f"{path} holds no state dict (a mapping of names to tensors)")
+        raise KDError(f"{path} does not hold a state dict (a mapping of names to tensors)")
     prefix = "module."
     wrapped = all(key.startswith(prefix) for key in state)
     return {key[len(prefix) :] if wrapped else key: value for key, value in state.items()}

@@ -28,13 +28,14 @@ from kd_core.config.schema import (
     ViewSpec,
     inherit,
 )
-from kd_core.config.validation import Validator
+from kd_core.config.validation import Validator, describe
 from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.views import VIEWS, identity
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest
 from kd_core.models.factory import described, from_hub
 from kd_core.models.hub import Hub
 from kd_core.models.registry import MODELS, builder_of, find_card
+from kd_core.observers import OBSERVERS
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import RESERVED, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
 from kd_core.runs.run_folder import local_folders
@@ -97,6 +98,7 @@ class Planner:
             fast=header.runtime == "fast",
             checkpoint=header.checkpoint,
             log_every=header.log_every,
+            observers=self._observers(header.observers),
         )
 
     # -- the parts of the top level
@@ -145,6 +147,23 @@ class Planner:
                 )
         return spec
 
+    def _observers(self, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """The hyperparameters of each observer that is named."""
+        plans: dict[str, Mapping[str, Any]] = {}
+        for name, values in given.items():
+            path: Path = ("observers", name)
+            try:
+                observer = OBSERVERS.get(name)
+            except KDError as error:
+                self.validator.add_error(path, error)
+                continue
+            if values is not None and not isinstance(values, Mapping):
+                self.validator.report(path, f"must be a mapping of its hyperparameters, not {describe(values)}")
+                continue
+            self.binder.parameters(observer, name, values or {}, path, [])
+            plans[name] = values or {}
+        return plans
+
     # -- models
 
     def _models(self, given: Mapping[str, Any]) -> dict[str, ModelSpec]:
@@ -164,7 +183,9 @@ class Planner:
             before = len(self.problems)
             self._model(spec, path, bare=bare)
             if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
-                self.validator.report((*path, "cache"), "keeps what a frozen model says, and this one changes")
+                self.validator.report(
+                    (*path, "cache"), "caches the outputs of a frozen model, and this model changes in training"
+                )
             if name not in (STUDENT, meant) and "weights" not in lost:
                 self._frozen(name, spec, path)
             if not lost and len(self.problems) == before:
@@ -190,7 +211,7 @@ class Planner:
             self.validator.add_error((*path, spec.source), error)
         if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
             for key in spec.extra:
-                self.validator.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
+                self.validator.unknown_key((*path, key), f"unknown key {key!r}", known)
         if spec.weights == "auto" and spec.source in ("arch", "call"):
             message = (
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"
@@ -214,7 +235,7 @@ class Planner:
             if other is None or other.init_from is not None or spec.init_from == name:
                 choices = [each for each in models if each != name and models[each].init_from is None]
                 hint = did_you_mean(spec.init_from, choices)
-                self.validator.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
+                self.validator.report(path, f"there is no model {spec.init_from!r}", hint)
                 del found[name]
                 continue
             theirs = {
@@ -268,7 +289,7 @@ class Planner:
                 plans[name] = made
         for name, adapter in plans.items():
             if name in reach(name, plans):
-                self.validator.report((*adapter.path, "inputs"), f"adapters.{name} feeds itself")
+                self.validator.report((*adapter.path, "inputs"), f"adapters.{name} depends on itself (cycle)")
         return plans
 
     # -- stages
@@ -311,7 +332,7 @@ class Planner:
         """The keys a stage lacks. Those that are ``wrong`` have been reported, and are not missed."""
         lacks = {key for key in ("batch_size", "optimizer", "losses") if not getattr(stage, key)}
         if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
-            self.validator.report(path, "needs a key 'epochs' or 'steps'")
+            self.validator.report(path, "missing required key 'epochs' or 'steps'")
             lacks |= {"epochs", "steps"}
         if own.epochs is not None and own.steps is not None:
             hint = "`epochs: null`, or --set with epochs=null, takes the other away"
@@ -322,7 +343,7 @@ class Planner:
                     (*path, key), "needs at least one term" if key == "losses" else "must not be null"
                 )
             else:
-                self.validator.report(path, f"needs a key {key!r}")
+                self.validator.report(path, f"missing required key {key!r}")
         cut = stage.batch_size and stage.accumulation_steps > stage.batch_size
         if cut and {"accumulation_steps", "batch_size"} & own.model_fields_set:
             key = "accumulation_steps" if "accumulation_steps" in own.model_fields_set else "batch_size"

@@ -102,8 +102,9 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run's folder, not locked; KDError where there is none."""
         if not (path / "config.yaml").is_file():
-            what = "holds no config.yaml, so it is no run folder" if path.is_dir() else "is no folder"
-            raise KDError(f"{path} {what}")
+            what = "contains no config.yaml, so it is not a run folder" if path.is_dir() else "is not a run folder"
+            hint = f"`train {path}` starts a run" if path.suffix in (".yaml", ".yml") and path.is_file() else None
+            raise KDError(f"{path} {what}", hint=hint)
         return cls(path)
 
     def lock(self) -> RunFolder:
@@ -228,7 +229,7 @@ class MetricsLog:
         """The size in bytes, once all of it is on the disk: what a checkpoint notes."""
         if not self.path.exists():
             return 0
-        with self.path.open("rb") as file:
+        with self.path.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         return self.path.stat().st_size
 

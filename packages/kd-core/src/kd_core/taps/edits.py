@@ -51,10 +51,13 @@ def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
     wanted = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
     for key in edit:
         if key not in wanted:
-            raise config_error(f"{kind} takes no {key!r}", did_you_mean(key, wanted))
+            raise config_error(f"the edit {kind!r} has no key {key!r}", did_you_mean(key, wanted))
     for key in wanted:
         if key not in edit:
-            raise config_error(f"{kind} needs {key!r}", f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}")
+            raise config_error(
+                f"the edit {kind!r} is missing the required key {key!r}",
+                f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}",
+            )
 
 
 def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:

@@ -44,7 +44,7 @@ def build_optimizer(
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
     optimizer = builder.build(call, {"params": [*rest, *made], **extra}, where)
     if not isinstance(optimizer, Optimizer):
-        raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is no torch.optim.Optimizer", path))
+        raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
         message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
         raise ConfigError(ConfigProblem(message, path))
@@ -62,7 +62,7 @@ def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str)
                 raise KDError(message, path=f"{path}.groups.{position}.{key}", hint=hint, at_key=True)
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
-            raise ConfigError(ConfigProblem(f"{group['lr']!r} is no learning rate", path))
+            raise ConfigError(ConfigProblem(f"{group['lr']!r} is not a valid learning rate", path))
 
 
 def has_fused(call: Lazy, builder: Builder) -> bool:
@@ -96,5 +96,7 @@ def build_scheduler(
         call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
     )
     if not isinstance(scheduler, LRScheduler):
-        raise ConfigError(ConfigProblem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
+        raise ConfigError(
+            ConfigProblem(f"{type(scheduler).__name__} is not a torch.optim.lr_scheduler.LRScheduler", path)
+        )
     return scheduler, interval

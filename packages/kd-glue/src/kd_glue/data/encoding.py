@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_glue.data.texts import Place, digest
-from kd_glue.hub.repository import model_folder
+from kd_glue.repository import model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,7 +109,7 @@ class Encoder:
             made = tokenized(self.tokenizer, columns, self.max_length)
             lengths = np.diff(made.offsets)
             if not lengths.all():
-                raise KDError(f"{place(int(lengths.argmin()))}: the tokenizer makes no token of this text")
+                raise KDError(f"{place(int(lengths.argmin()))}: the tokenizer produces no tokens for this text")
             write(path, made)
             tokens = read(path, rows)
             if tokens is None:

@@ -40,7 +40,7 @@ def read_glue(
     train, val = source.train(), source.val()
     if val is None:
         missing = (root or Path()) / (folder or task.folder)
-        raise KDError(f"the dev set of {task.name} is missing in {missing}", path="root")
+        raise KDError(f"the dev set of {task.name} is missing from {missing}", path="root")
     place = f"{REPOSITORY} ({task.name})" if root is None else str(root / (folder or task.folder))
     return Parts(train, val, None, task.labels, {"train": place, "val": place})
 

@@ -22,9 +22,9 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 def distinct(names: str | list[str] | None) -> str | list[str] | None:
-    """The names; ValueError where one stands there twice."""
+    """The names; ValueError where one is listed twice."""
     if isinstance(names, list) and len(set(names)) < len(names):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name is listed twice")
     return names
 
 
@@ -62,7 +62,7 @@ def read_tables(
             raise KDError("without training rows the names of the classes must be given", path="labels")
         if len(classes) < (1 if columns.kind == MULTI else 2):
             found_classes = ", ".join(classes) or "none"
-            raise KDError(f"the training rows have no classes to tell apart: {found_classes}", path="label")
+            raise KDError(f"the training rows have fewer than two classes: {found_classes}", path="label")
     if "val" in paths:
         val = read_texts(paths["val"], columns, classes).texts
     test = read_test(paths, columns, classes)

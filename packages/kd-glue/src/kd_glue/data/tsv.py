@@ -108,7 +108,7 @@ def _cells(path: Path, number: int, line: bytes) -> list[str]:
 
 
 def decoded(path: Path, number: int, line: bytes) -> str:
-    """A line as text; KDError where it is no UTF-8."""
+    """A line as text; KDError where it is not UTF-8."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -236,4 +236,4 @@ def glue_folder(task: GlueTask, root: Path, folder: str | None) -> GlueFolder:
         hint = f"data.folder: {near}"
     else:
         hint = f"it is the folder that holds {path.name}/"
-    raise KDError(f"{root} holds no folder {path.name!r}", hint=hint, path="data.root")
+    raise KDError(f"{root} contains no folder {path.name!r}", hint=hint, path="data.root")

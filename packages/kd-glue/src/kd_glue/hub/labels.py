@@ -51,7 +51,7 @@ def check_count(labels: Sequence[str] | None, outputs: int) -> None:
 def label_mismatch_error(name: str, theirs: Sequence[str], classes: Sequence[str]) -> KDError:
     """That a model's classes are not those of the data."""
     return KDError(
-        f"{name} tells {', '.join(theirs)} apart, and the classes of the data are {', '.join(classes)}",
+        f"{name} was trained for the classes {', '.join(theirs)}, and the data have the classes {', '.join(classes)}",
         hint="if they are the same by other names, `labels: [...]` gives the data's names in the order of the"
         " model's outputs",
     )

@@ -68,7 +68,7 @@ def stack_of(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     outer = [each for each in found if not any(each[0].startswith(f"{path}.") for path, _ in found)]
     if config.model_type == "albert" or len(outer) != 1 or getattr(config, "is_encoder_decoder", False):
         raise KDError(
-            f"{name} ({config.model_type}) is no stack of layers of their own, of which some could be kept",
+            f"{name} ({config.model_type}) is not a stack of separate layers, of which some could be kept",
             path="layers",
         )
     return outer[0]

@@ -29,7 +29,7 @@ from kd_glue.hub.labels import (
     reinitialize,
 )
 from kd_glue.hub.layers import keep_layers
-from kd_glue.hub.repository import COMMIT, first_line, local_folder, model_folder, resolved
+from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -236,7 +236,9 @@ def set_size(config: Any, key: str, value: int, name: str) -> None:
     try:
         setattr(config, names[0], value)
     except Exception as error:  # some configs derive a size from others, and say so
-        raise KDError(f"{name} ({config.model_type}) does not take it: {first_line(error)}", path=key) from error
+        raise KDError(
+            f"{name} ({config.model_type}) does not accept this value: {first_line(error)}", path=key
+        ) from error
 
 
 def expose(model: Any, attention: str | None) -> None:

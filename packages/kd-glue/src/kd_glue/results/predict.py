@@ -167,7 +167,7 @@ def answers(
     index, logits = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
     width = info.model_parameters.get("num_classes")
     if logits.ndim != 2 or logits.shape[1] != (width or logits.shape[1]):
-        raise KDError(f"the data have {width} classes, the model gives {tuple(logits.shape[1:])} a text")
+        raise KDError(f"the data have {width} classes, the model returned {tuple(logits.shape[1:])} a text")
     if not logits.isfinite().all():
         raise KDError("the student's outputs are not finite: it predicts nothing")
     by_row = index.argsort(stable=True)

@@ -201,7 +201,7 @@ def verify_submission(path: Path) -> dict[str, int]:
     problems += [f"{name}: does not belong here" for name in names if name not in SHEETS]
     problems += [f"{name}: is there {names.count(name)} times" for name in files if names.count(name) > 1]
     problems += [each for name, content in files.items() for each in problems_in(name, content)]
-    refuse(f"{path}: is no submission that the leaderboard takes", problems)
+    refuse(f"{path}: is not a submission that the leaderboard accepts", problems)
     return {name: SHEETS[name].rows for name in SHEETS}
 
 
@@ -211,7 +211,7 @@ def problems_in(name: str, content: bytes) -> list[str]:
     try:
         header, *rows = content.decode().split("\n")
     except UnicodeDecodeError:
-        return [f"{name}: is no UTF-8"]
+        return [f"{name}: is not UTF-8"]
     if header != HEADER:
         return [f"{name}:1: the header is {header!r}, not {HEADER!r}"]
     if rows[-1:] == [""]:

@@ -48,7 +48,7 @@ def read_cityscapes(root: Path) -> Parts[PairSubset]:
     """``leftImg8bit/{train,val}/CITY`` with ``gtFine``; KDError, saying where they are to be had, without them."""
     if not (root / "leftImg8bit" / "train").is_dir() or not (root / "gtFine" / "train").is_dir():
         hint = "register at www.cityscapes-dataset.com for leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
-        raise KDError(f"{root}: holds no folders leftImg8bit/train and gtFine/train", hint=hint)
+        raise KDError(f"{root}: does not contain the folders leftImg8bit/train and gtFine/train", hint=hint)
     train, val = (PairSubset(city_pairs(root, split)) for split in ("train", "val"))
     places = {split: str(root / "leftImg8bit" / split) for split in ("train", "val")}
     return Parts(train, val, None, tuple(CLASSES), places)
@@ -58,7 +58,7 @@ def city_pairs(root: Path, split: str) -> FilePairs:
     """The images of a split with their masks, all of ``labelIds`` or, where there are none, of ``labelTrainIds``."""
     images = sorted((root / "leftImg8bit" / split).glob(f"*/*{IMAGE}"))
     if not images:
-        raise KDError(f"{root / 'leftImg8bit' / split}: holds no CITY/*{IMAGE}")
+        raise KDError(f"{root / 'leftImg8bit' / split}: contains no CITY/*{IMAGE}")
     given = any((root / "gtFine" / split).glob(f"*/*{LABELS}"))
     ending, values = (LABELS, label_ids()) if given else (TRAINING, plain(len(CLASSES), 255))
     found = []

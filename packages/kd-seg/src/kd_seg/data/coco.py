@@ -81,7 +81,7 @@ class CocoPairs:
                     found[int(each["image_id"])].append(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise KDError(f"{self.file}: holds no annotations of instances as COCO writes them ({what})") from error
+            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({what})") from error
         kept = [
             Drawn(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
             for number, rows in found.items()

@@ -45,7 +45,7 @@ def find_folder(root: Path, download: bool) -> Path:
         if (root / place / "JPEGImages").is_dir():
             return root / place
     if not download:
-        raise KDError(f"{root}: holds no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
+        raise KDError(f"{root}: contains no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
     fetch_voc(root)
     return root / "VOCdevkit" / "VOC2012"
 

@@ -197,7 +197,7 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
             continue
         inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGES and each.is_file())
         if not inside:
-            raise KDError(f"{path}: holds no image")
+            raise KDError(f"{path}: contains no image")
         found += [(each.relative_to(path).with_suffix("").as_posix(), each) for each in inside]
     for _, path in found:
         if not path.is_file():
@@ -205,7 +205,7 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
         try:
             Image.open(path).close()
         except Exception as error:  # of damaged files decoders tell in many ways
-            raise KDError(f"{path}: is no readable image ({type(error).__name__}: {error})") from error
+            raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
     return found
 
 
@@ -214,7 +214,7 @@ def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
     masks = files_in(folder)
     for name, path in named:
         if name not in masks:
-            raise KDError(f"{folder}: holds no mask {name}.* for {path}")
+            raise KDError(f"{folder}: contains no mask {name}.* for {path}")
     return [masks[name] for name, _ in named]
 
 
@@ -267,7 +267,7 @@ def untold(plan: Plan) -> str | None:
     spec = plan.models[TEACHER]
     trained = (pattern.split(".")[0] for stage in plan.stages for pattern in stage.spec.train or ())
     if spec.trainable or any(fnmatch(TEACHER, each) for each in trained):
-        return "it is trained by the run, which keeps the student alone"
+        return "it is trained by the run, which saves only the student"
     if spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
         return "it has random weights"
     return None
@@ -317,9 +317,7 @@ def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> l
     found: list[Mask] = []
     for logits, target in pairs(output, batch.target, None):
         if num_classes not in (None, logits.shape[1]):
-            raise KDError(
-                f"tells {logits.shape[1]} classes apart, and the data have {num_classes}", path=f"models.{name}"
-            )
+            raise KDError(f"predicts {logits.shape[1]} classes, and the data have {num_classes}", path=f"models.{name}")
         if not logits.isfinite().all():
             raise KDError("its outputs are not finite: it predicts nothing", path=f"models.{name}")
         found += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))

@@ -98,7 +98,7 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
 def first_of(sample: Any) -> Any:
     """The image of a sample, as what transforms take: a tensor (C, H, W) or a PIL image of grey or RGB."""
     if not isinstance(sample, (tuple, list)):
-        raise KDError(f"a sample of the data set is no pair of an image and a label but {type(sample).__name__}")
+        raise KDError(f"a sample of the data set must be a pair of an image and a label, not {type(sample).__name__}")
     image = sample[0]
     if isinstance(image, (Tensor, np.ndarray)):
         return as_tensor(image)

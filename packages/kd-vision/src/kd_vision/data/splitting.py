@@ -33,7 +33,7 @@ def with_classes(parts: Parts[LabelledSubset], data: DataSpec) -> Parts[Labelled
         parts = replace(parts, classes=tuple(map(str, range(max(count, data.num_classes or 0)))))
     assert parts.classes is not None
     if data.num_classes not in (None, len(parts.classes)):
-        message = f"says {data.num_classes}, the data set has {len(parts.classes)} classes"
+        message = f"is {data.num_classes}, and the data set has {len(parts.classes)} classes"
         raise KDError(message, path="data.num_classes")
     return parts
 

@@ -31,7 +31,7 @@ def called(dataset: dict[str, Any]) -> dict[str, Any]:
         if key not in SPLITS or isinstance(value, PLAIN)
     ]
     if dataset.get("train") is None and not wrong:
-        wrong = [ConfigProblem("needs a key 'train': a !call of a data set of (image, label) pairs")]
+        wrong = [ConfigProblem("missing required key 'train': a !call of a data set of (image, label) pairs")]
     if wrong:
         raise ValueError(ConfigError(wrong))
     return dataset
@@ -56,7 +56,9 @@ SOURCES("dataset")(
 def dataset_pool(dataset: Any, where: str) -> LabelledSubset:
     """A torch data set as a pool; KDError where it has no samples to count, or no whole numbers for labels."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
-        raise KDError(f"{type(dataset).__name__} is no data set with a length and numbered samples", path=where)
+        raise KDError(
+            f"{type(dataset).__name__} is not a map-style data set: it needs __len__ and __getitem__", path=where
+        )
     if not len(dataset):
         raise KDError(f"{type(dataset).__name__} is empty", path=where)
     target = labels_of(dataset, where)
@@ -73,13 +75,13 @@ def labels_of(dataset: Any, where: str) -> Tensor:
             with seeded(0):
                 labels = [dataset[row][1] for row in range(len(dataset))]
         except (TypeError, IndexError, KeyError) as error:
-            raise KDError(f"its samples are no pairs of an image and a label ({error})", path=where) from error
+            raise KDError(f"its samples are not pairs of an image and a label ({error})", path=where) from error
     try:
         target = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise KDError(f"its labels are no whole numbers ({error})", path=where) from error
+        raise KDError(f"its labels are not integers ({error})", path=where) from error
     if target.is_floating_point() or target.dtype == torch.bool or target.ndim != 1 or len(target) != len(dataset):
-        raise KDError("classification needs one whole number per image as its label", path=where)
+        raise KDError("classification needs one integer label per image", path=where)
     return target.to(torch.int64).where(target >= 0, UNLABELLED)
 
 

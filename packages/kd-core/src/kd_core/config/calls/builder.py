@@ -68,7 +68,7 @@ class Builder:
             if key == "trust_remote_code" and part not in (False, None):
                 mark = value.places.get(key) if isinstance(value, Lazy) else None
                 yield ConfigProblem(
-                    "trust_remote_code is refused: it runs code of the model's author", _join(path, key), mark
+                    "trust_remote_code is blocked: it runs code of the model's author", _join(path, key), mark
                 )
             yield from self._problems(part, (), _join(path, key), seen)
 
