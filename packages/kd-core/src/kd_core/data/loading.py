@@ -98,7 +98,11 @@ class SampleLoader(Generic[B]):
         if self._busy or not self.workers:
             queue = _Queue()
             queue.requests = requests
-            yield from _checked(iter(self._made(queue, persistent=False)))
+            own = iter(self._made(queue, persistent=False))
+            try:
+                yield from _checked(own)
+            finally:
+                _end(own)
             return
         self._busy = True
         try:
@@ -109,7 +113,7 @@ class SampleLoader(Generic[B]):
         except GeneratorExit:
             raise
         except BaseException:
-            self._loader = None  # what is left of the processes is in no known state
+            self.close()  # what is left of the processes is in no known state
             raise
         finally:
             self._queue.requests = iter(())
@@ -130,7 +134,16 @@ class SampleLoader(Generic[B]):
 
     def close(self) -> None:
         """End the processes. They are started anew where batches are asked for again."""
+        if self._loader is not None:
+            _end(self._loader._iterator)
         self._loader = None
+
+
+def _end(batches: Any) -> None:
+    """End the processes of an iterator now, whatever still refers to it: a traceback does."""
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
 
 
 def _checked(batches: Iterator[Any]) -> Iterator[Any]:
