@@ -151,7 +151,7 @@ def test_val_takes_training_samples() -> None:
 def test_the_seed_of_the_data_replaces_the_runs() -> None:
     assert rows(made(parts(), seed=1).val) != rows(made(parts(), seed=2).val)
     assert rows(made(parts(), seed=1, limit=50).val) == rows(made(parts(), seed=1, limit=50).val)
-    assert rows(made(parts(), seed=1, **{"val": 10}).val) == rows(split(parts(), Spec(name="any", val=10, seed=1), 5).val)
+    assert rows(made(parts(), seed=1, val=10).val) == rows(split(parts(), Spec(name="any", val=10, seed=1), 5).val)
 
 
 @pytest.mark.parametrize("val", [0, 5, 0.5])
@@ -161,7 +161,7 @@ def test_val_beside_a_validation_split_is_an_error_that_names_both(val: float) -
     says = "data.val: takes training samples to validate, but the data set has a validation split of its own"
     hint = "leave 'val' out, or write `test: val` to test on the data set's own validation split"
     assert str(caught.value) == f"{says}\n    hint: {hint}"
-    with pytest.raises(KDError, match="hint: leave 'val' out$"):
+    with pytest.raises(KDError, match=r"hint: leave 'val' out$"):
         made(parts(val=few([10]), test=few([5])), val=val)
 
 
@@ -199,10 +199,10 @@ def test_a_data_set_without_training_samples_stays_as_it_is() -> None:
 
 def test_a_summary_says_what_became_of_each_split() -> None:
     summary = summarize(made(parts(test=few([2, 2, 2])), limit=50))
+    counted = "of each class: ant 27, bee 13, cat 5"
     assert summary.lines() == [
         "classes: 3 (ant, bee, cat)",
-        "train: 45 of 100 training samples in here; 5 more are held out to validate; "
-        "of each class: ant 27, bee 13, cat 5",
+        f"train: 45 of 100 training samples in here; 5 more are held out to validate; {counted}",
         "val: 5 held out of the 100 training samples; of each class: ant 3, bee 2, cat 0",
         "test: 6 test samples; 2 of each class",
     ]
@@ -223,13 +223,17 @@ def test_a_class_without_a_training_sample_is_a_warning() -> None:
     given = replace(parts(), classes=("ant", "bee", "cat", "dog"))
     summary = summarize(made(given, val=0))
     assert summary.missing == ["dog"]
-    assert summary.lines()[-1] == "warning: the class 'dog' without a training sample"
+    assert summary.lines()[-1] == "warning: the class 'dog' has no training sample"
     assert summarize(parts()).warnings() == []
+    two = summarize(replace(given, classes=("ant", "bee", "cat", "dog", "emu")))
+    assert two.warnings() == ["warning: 2 classes have no training sample: 'dog', 'emu'"]
 
 
 def test_samples_of_many_classes_are_counted_compactly() -> None:
     samples = few([5] * 98 + [1, 9])
-    (line,) = (each for each in summarize(Parts(samples, None, None, tuple(map(str, range(100))))).lines() if "train:" in each)
+    (line,) = (
+        each for each in summarize(Parts(samples, None, None, tuple(map(str, range(100))))).lines() if "train:" in each
+    )
     assert line == "train: 500 training samples; from 1 (98) to 9 (99) of each class"
 
 

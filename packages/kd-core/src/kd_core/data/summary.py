@@ -72,8 +72,10 @@ class DataSummary:
         missing = self.missing
         if not missing:
             return []
-        named = "the class" if len(missing) == 1 else f"{len(missing)} classes"
-        return [f"warning: {named} {shortened([repr(name) for name in missing])} without a training sample"]
+        names = shortened([repr(name) for name in missing])
+        if len(missing) == 1:
+            return [f"warning: the class {names} has no training sample"]
+        return [f"warning: {len(missing)} classes have no training sample: {names}"]
 
 
 def summarize(parts: Parts[S]) -> DataSummary:
