@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.folders import files_in, read_folders
-from kd_seg.data.sources import Parts
+from kd_seg.data.folders import files_in
+from kd_seg.data.sources import PairSubset
 from kd_seg.data.spec import DataSpec
 
 
@@ -31,10 +32,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, *, train: dict[str, str] | None = None, **more: Any) -> Parts:
+def read(root: Path, *, train: dict[str, str] | None = None, **more: Any) -> Parts[PairSubset]:
     spec = {"train": {"images": "train/images", "masks": "train/masks", **(train or {})}}
     folders = {**spec, **{name: more.pop(name) for name in ("val", "test") if name in more}}
-    return read_folders(DataSpec(root=str(root), folders=folders, classes=["ground", "road", "car"], **more))
+    return DataSpec(root=str(root), folders=folders, classes=["ground", "road", "car"], **more).read()
 
 
 def test_a_mask_has_its_images_name(root: Path) -> None:

@@ -83,6 +83,14 @@ class PairSubset:
         """A mask has many classes."""
         return None
 
+    def name(self, position: int) -> str:
+        """What messages and pictures call the image at a position."""
+        return self.pairs.name(int(self.rows[position]))
+
+    def read(self, position: int) -> tuple[Image, NDArray[np.int16]]:
+        """The RGB image and the mask at a position; KDError naming a broken file."""
+        return self.pairs.read(int(self.rows[position]))
+
     def take(self, positions: Tensor) -> PairSubset:
         """Those at some positions."""
         return PairSubset(self.pairs, self.rows[positions.numpy()])

@@ -75,13 +75,13 @@ class PairReader(SampleReader[Sample, Read]):
         """Image (3, h, w), mask (H, W) and row."""
         row = int(self.part.rows[position])
         draws = CounterRNG(seed, epoch, np.array([row])) if augment else None
-        pixels, mask = self.view(*self.part.pairs.read(row), draws)
+        pixels, mask = self.view(*self.part.read(position), draws)
         image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         return image, torch.from_numpy(np.ascontiguousarray(mask)), row
 
     def name(self, position: int) -> str:
         """``image 2007_000033``."""
-        return f"image {self.part.pairs.name(int(self.part.rows[position]))}"
+        return f"image {self.part.name(position)}"
 
     def collate(self, samples: Sequence[Sample]) -> Read:
         """One tensor of images and one of masks, or one for each sample where sizes differ."""
