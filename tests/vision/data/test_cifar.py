@@ -18,7 +18,6 @@ import torch
 from kd_core.errors import KDError
 from kd_vision.data import cifar
 from kd_vision.data.cifar import CIFAR10, CIFAR100, Layout, read_cifar, unpickle
-from kd_vision.data.spec import DataSpec
 
 PER_FILE = 20
 
@@ -43,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, layout: Layout = CIFAR10, **values: Any) -> Any:
-    return read_cifar(layout, DataSpec(name="cifar10", root=str(root), download=False, **values))
+    return read_cifar(layout, root, **{"download": False, **values})
 
 
 @pytest.mark.parametrize(("layout", "files"), [(CIFAR10, 5), (CIFAR100, 1)])
@@ -132,7 +131,7 @@ def test_without_files_and_network_one_error_says_what_to_do(tmp_path: Path) -> 
         read(tmp_path)
     nowhere = replace(CIFAR10, url="http://127.0.0.1:1/cifar-10-python.tar.gz")
     with pytest.raises(KDError) as caught:
-        read_cifar(nowhere, DataSpec(name="cifar10", root=str(tmp_path)))
+        read_cifar(nowhere, tmp_path, download=True)
     assert nowhere.url in str(caught.value)
     assert f"put the file at {tmp_path / 'cifar-10-python.tar.gz'} by hand, or set data.root" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -145,10 +144,9 @@ def test_an_archive_is_unpacked_once_and_whole(tmp_path: Path, monkeypatch: pyte
     with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "made" / CIFAR10.folder, CIFAR10.folder)
     sha256 = hashlib.sha256((root / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
-    data = DataSpec(name="cifar10", root=str(root))
-    assert len(read_cifar(replace(CIFAR10, sha256=sha256), data).train) == 5 * PER_FILE
+    assert len(read_cifar(replace(CIFAR10, sha256=sha256), root, download=True).train) == 5 * PER_FILE
     monkeypatch.setattr(cifar, "fetch", None)
-    assert len(read_cifar(CIFAR10, data).train) == 5 * PER_FILE
+    assert len(read_cifar(CIFAR10, root, download=True).train) == 5 * PER_FILE
     assert {path.name for path in root.iterdir()} == {
         CIFAR10.folder,
         "cifar-10-python.tar.gz",
