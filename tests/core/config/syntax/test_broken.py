@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from kd_core.config import load, loads
@@ -160,10 +158,8 @@ BROKEN: dict[str, tuple[str, str, str]] = {
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: repr(text[:40]))
 def test_broken(text: str) -> None:
     place, message, hint = BROKEN[text]
-    start = time.process_time()
     with pytest.raises(ConfigError) as caught:
         loads(text)
-    assert time.process_time() - start < 10
     problem = caught.value.problems[0]
     assert str(problem).startswith(f"<string>:{place}"), str(problem)
     assert message in str(problem)
