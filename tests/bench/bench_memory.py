@@ -46,7 +46,7 @@ def main() -> None:
         print(f"epoch {len(sizes):>3}  {sizes[-1]:8.1f} MB", flush=True)
 
     StageRunner._end_epoch = measure  # type: ignore[method-assign]
-    overrides = ["models.teacher.weights=null", f"stages.0.steps={epochs * STEPS_PER_EPOCH}"]
+    overrides = ["models.teacher.weights=null", f"stages.distill.steps={epochs * STEPS_PER_EPOCH}"]
     if options.config is not None:
         overrides = [f"stages.0.epochs={epochs}"]
     with tempfile.TemporaryDirectory() as folder:
