@@ -105,7 +105,9 @@ TERMS = [
     term("{loss: cross_entropy, student: «student.fc:inn}", ".student", "neither a side nor a call", ":in"),
     term("{loss: cross_entropy, student: «student.fc:7}", ".student", "ran 1 times", "student.fc:0"),
     term("{loss: cross_entropy, student: «student.fc/0}", ".student", "there is no field '0'", "leave the field out"),
-    term("«{loss: cross_entropy, student: student.layers.0}", "", "target (2,) does not fit student (2, 4, 8, 8)"),
+    term(
+        "«{loss: cross_entropy, student: student.layers.0}", ".target", "target (2,) does not fit student (2, 4, 8, 8)"
+    ),
     term("{loss: cross_entropy, student: «3}", ".student", "a wire or a list of wires, not 3"),
     term("{loss: cross_entropy, student: «[]}", ".student", "a wire or a list of wires, not a list of 0"),
     term("{loss: cross_entropy, target: «batch.targt}", ".target", "the batch has no 'targt'"),
