@@ -21,6 +21,7 @@ from kd_core.models.factory import ModelSource
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.task import check_model
+from kd_core.train.evaluate import check_gatherable
 from kd_core.train.objective import Adapters, WireResolver
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
@@ -84,6 +85,24 @@ class Components:
             self.probe(stage)
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
+        self._check_scoring()
+
+    def _check_scoring(self) -> None:
+        """KDError where several processes could not score the student."""
+        for spec in (stage.data for stage in self.plan.stages):
+            data, splits = self.data.get(spec)
+            for split in filter(None, (splits.val, splits.test)):
+                check_gatherable(
+                    self.plan.task,
+                    self.models[STUDENT],
+                    STUDENT,
+                    split,
+                    spec=self.plan.inputs[STUDENT],
+                    data=data,
+                    info=splits.info,
+                    runtime=self.runtime,
+                )
+                break
 
     def probe(self, stage: StagePlan) -> WireResolver:
         """What the wires of a stage carry for a few samples, on which adapters that are missing yet are built."""
