@@ -122,7 +122,7 @@ class AdapterSpec(ExtraModel):
     """A module between models and losses."""
 
     module: str | Lazy
-    inputs: StrOrList
+    inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
     match: str | None = None
     out_features: PositiveInt | None = None
 

@@ -243,12 +243,22 @@ class WireBinder:
         if module is None:
             return None
         builder, borrowed = module
-        inputs = []
-        for position, text in enumerate(as_list(spec.inputs)):
-            wire = self.wire(text, (*path, "inputs", position) if isinstance(spec.inputs, list) else (*path, "inputs"))
-            inputs += [wire] if wire is not None else []
         match = self.wire(spec.match, (*path, "match")) if spec.match else None
-        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), match, spec.extra)
+        inputs = self._inputs(spec, (*path, "inputs"))
+        return AdapterPlan(name, path, spec, builder, borrowed, inputs, match, spec.extra)
+
+    def _inputs(self, spec: AdapterSpec, path: Path) -> list[Wired] | dict[str, Wired]:
+        """What an adapter is fed: wires in order, or a wire or a list of wires by name."""
+        if not isinstance(spec.inputs, Mapping):
+            places = [(*path, place) for place in range(len(spec.inputs))] if isinstance(spec.inputs, list) else [path]
+            wires = [self.wire(text, place) for text, place in zip(as_list(spec.inputs), places, strict=True)]
+            return [wire for wire in wires if wire is not None]
+        for name in spec.inputs:
+            if not name.isidentifier():
+                message = f"{name!r} is not the name of an argument: it takes letters, digits and _"
+                self.validator.report((*path, name), message, key=True)
+        named = {name: self.wired(given, (*path, name)) for name, given in spec.inputs.items()}
+        return {name: wired for name, wired in named.items() if wired is not None}
 
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
         """The builder of an adapter, or the wire of the module it borrows."""
