@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,81 @@ def test_the_public_names_are_there(name: str) -> None:
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         kd_core.trian  # noqa: B018
+
+
+ROOT = Path(__file__).parents[2]
+LAYERS: dict[str, list[str]] = {
+    "kd_core": [
+        *("errors", "files", "registry", "signatures", "download"),
+        *("config.syntax", "config.calls", "config", "config.schedules", "config.schema", "config.validation"),
+        *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "plan", "train"),
+        *("check", "experiment", "evaluation", "sweep", "cli"),
+    ],
+    "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "task", "cli"],
+    "kd_glue": ["repository", "data", "hub", "metrics", "task", "results", "verbs", "cli"],
+    "kd_seg": ["data", "models", "metrics", "task", "results", "verbs", "cli"],
+    "kd_zoo": ["densenet", "resnet", "wrn", "models", "cards", "cli"],
+}
+"""The parts of each package in the order of a run: each imports only from those before it. A module that no name here
+covers (``kd_core.__init__``, ``__main__``) may import any."""
+
+
+def modules_of(package: str) -> dict[str, ast.Module]:
+    """Every module of a package by its dotted name, parsed."""
+    folder = next(ROOT.glob(f"packages/*/src/{package}"))
+    names = {
+        path: ".".join((package, *path.relative_to(folder).with_suffix("").parts)) for path in folder.rglob("*.py")
+    }
+    return {name.removesuffix(".__init__"): ast.parse(path.read_text(encoding="utf-8")) for path, name in names.items()}
+
+
+def imports_of(tree: ast.Module, package: str, known: dict[str, ast.Module]) -> Iterator[str]:
+    """The modules of its own package that a module imports anywhere in it, in functions and for type checkers too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else str(node.module)
+
+
+def layer_of(module: str, package: str) -> int | None:
+    """The number of the layer that a module belongs to: that of the longest name that covers it."""
+    name = module.removeprefix(package).lstrip(".")
+    covering = [layer for layer in LAYERS[package] if f"{name}.".startswith(f"{layer}.")]
+    return LAYERS[package].index(max(covering, key=len)) if covering else None
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_module_imports_from_a_layer_below_its_own(package: str) -> None:
+    modules = modules_of(package)
+    upward = [
+        f"{module} imports {imported}"
+        for module, tree in modules.items()
+        for imported in imports_of(tree, package, modules)
+        if (own := layer_of(module, package)) is not None
+        and (other := layer_of(imported, package)) is not None
+        and other > own
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    modules = modules_of(package)
+    graph = {
+        module: {imported for imported in imports_of(tree, package, modules) if imported != module}
+        for module, tree in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_part_of_a_package_is_in_a_layer(package: str) -> None:
+    modules = modules_of(package)
+    parts = {module.split(".")[1] for module in modules if "." in module} - {"__main__"}
+    assert parts - {layer.partition(".")[0] for layer in LAYERS[package]} == set()

@@ -17,7 +17,6 @@ from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.experiment import Result
 from kd_core.models.factory import ModelSource
 from kd_core.models.registry import WeightCard, builder_of, find_card
 from kd_core.plan.plan import Plan
@@ -27,6 +26,7 @@ from kd_core.runs.run_folder import RunFolder
 from kd_core.task import eval_batch_size
 from kd_core.train.components import Data
 from kd_core.train.evaluate import score
+from kd_core.train.run import Result
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from kd_core.config.schema import StrictModel
 from kd_core.config.validation import Validator
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.errors import ConfigError, KDError, in_order, problems_of
-from kd_core.experiment import Experiment, Result
+from kd_core.experiment import Experiment
 from kd_core.files import json_text, write_text
 from kd_core.runs.run_folder import RunFolder
+from kd_core.train.run import Result
 
 Plain = bool | int | float | str | None
 Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]

@@ -214,6 +214,7 @@ class ExperimentSpec(StrictModel):
     runtime: Literal["default", "fast"] | dict[str, Any] = "default"
     checkpoint: CheckpointSpec = CheckpointSpec()
     log_every: PositiveInt = 50
+    observers: dict[str, Any] = {}
 
 
 def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:

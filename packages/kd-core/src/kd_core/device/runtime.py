@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
+import torch._functorch.config as functorch
 import torch._inductor.config as inductor
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
@@ -97,6 +98,8 @@ class Runtime:
         self.device = self._accelerator.device
         if self.sharded and not self._accelerator.is_fsdp2:
             raise KDError("parameters are sharded by FSDP2 only\n    hint: accelerate launch --fsdp_version 2")
+        self.keeps_graphs = False
+        """Whether the graph of a step is walked more than once, as for the gradients of single terms."""
         if self.device.type == "cpu":
             keep_memory()
 
@@ -130,6 +133,10 @@ class Runtime:
         named = [wrapped[name] for name in self.spec.compile if name in wrapped]
         if named:
             torch._dynamo.reset()
+            if self.keeps_graphs:
+                # Compiled code that overwrites what a graph saved gives wrong gradients the second time the graph is
+                # walked, and PyTorch's caches return such code whatever `donated_buffer` says now.
+                functorch.donated_buffer = functorch.enable_autograd_cache = inductor.fx_graph_cache = False
             if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
                 torch._dynamo.disallow_in_graph(nn.functional.interpolate)
         for each in named:

@@ -99,6 +99,8 @@ class Plan:
     fast: bool
     checkpoint: CheckpointSpec
     log_every: int
+    observers: Mapping[str, Mapping[str, Any]]
+    """Hyperparameters by the names of registered observers."""
     imports: tuple[str, ...] = field(default=())
 
     @property

@@ -28,13 +28,14 @@ from kd_core.config.schema import (
     ViewSpec,
     inherit,
 )
-from kd_core.config.validation import Validator
+from kd_core.config.validation import Validator, describe
 from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.views import VIEWS, identity
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest
 from kd_core.models.factory import described, from_hub
 from kd_core.models.hub import Hub
 from kd_core.models.registry import MODELS, builder_of, find_card
+from kd_core.observers import OBSERVERS
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import RESERVED, AdapterPlan, Plan, StagePlan, TermPlan, dataset_of, flat
 from kd_core.runs.run_folder import local_folders
@@ -97,6 +98,7 @@ class Planner:
             fast=header.runtime == "fast",
             checkpoint=header.checkpoint,
             log_every=header.log_every,
+            observers=self._observers(header.observers),
         )
 
     # -- the parts of the top level
@@ -139,6 +141,23 @@ class Planner:
                     did_you_mean(name, self.binder.models),
                 )
         return spec
+
+    def _observers(self, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """The hyperparameters of each observer that is named."""
+        plans: dict[str, Mapping[str, Any]] = {}
+        for name, values in given.items():
+            path: Path = ("observers", name)
+            try:
+                observer = OBSERVERS.get(name)
+            except KDError as error:
+                self.validator.add_error(path, error)
+                continue
+            if values is not None and not isinstance(values, Mapping):
+                self.validator.report(path, f"must be a mapping of its hyperparameters, not {describe(values)}")
+                continue
+            self.binder.parameters(observer, name, values or {}, path, [])
+            plans[name] = values or {}
+        return plans
 
     # -- models
 

@@ -164,6 +164,9 @@ class Objective(nn.Module):
         kept = {} if before is None else {term.plan.name: term for term in before.terms if term.plan in plans.values()}
         self.terms: list[Term] = [kept.get(name) or Term(plan, builder) for name, plan in plans.items()]
         self.names = list(plans)
+        self.keeps_graphs = False
+        self.weighted: list[Tensor] = []
+        """The weighted losses of the last pass with their graphs, while ``keeps_graphs`` is set."""
         self.losses = nn.Module()
         for name, term in zip(self.names, self.terms, strict=True):
             self.losses.add_module(name, term)
@@ -181,7 +184,9 @@ class Objective(nn.Module):
             factor = share.global_scale if term.over_batch else share.local_scale
             loss = self._value(term, values, clock, share)
             losses.append(loss * factor if factor != 1 else loss)
-        total = sum(loss * clock.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True))
+        weighted = [loss * clock.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True)]
+        self.weighted = weighted if self.keeps_graphs else []
+        total = sum(weighted)
         assert isinstance(total, Tensor)
         return total, torch.stack([loss.detach() for loss in losses])
 

@@ -10,6 +10,7 @@ from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.train.components import Components
+from kd_core.train.observers import Observers
 
 
 @dataclass
@@ -34,11 +35,12 @@ class Progress:
 class RunContext:
     """What the stages of one run share."""
 
-    world: Components
+    components: Components
     folder: RunFolder
     store: CheckpointStore
     reporter: Reporter
     stop: StopRequest
     progress: Progress
+    observers: Observers
     best: dict[str, Any] | None = None
     """The best student so far with its scores: in every checkpoint, so that one file is enough to go on."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_glue.data.texts import Place, digest
-from kd_glue.hub.repository import model_folder
+from kd_glue.repository import model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -29,7 +29,7 @@ from kd_glue.hub.labels import (
     reinitialize,
 )
 from kd_glue.hub.layers import keep_layers
-from kd_glue.hub.repository import COMMIT, first_line, local_folder, model_folder, resolved
+from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]

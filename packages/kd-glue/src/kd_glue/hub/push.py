@@ -12,7 +12,7 @@ from kd_core.errors import KDError
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.data.hub_data import REPOSITORY
 from kd_glue.data.tasks import TASKS
-from kd_glue.hub.repository import CONFIG, TIMEOUT, first_line, local_folder
+from kd_glue.repository import CONFIG, TIMEOUT, first_line, local_folder
 
 TOKEN_HINT = "`hf auth login`, or a token that may write in HF_TOKEN"
 

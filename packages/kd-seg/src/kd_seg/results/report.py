@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.runtime import is_main
 from kd_core.evaluation import load_student
-from kd_core.experiment import Result
 from kd_core.files import write_text
+from kd_core.train.run import Result
 from kd_seg.data.sources import Pairs
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask

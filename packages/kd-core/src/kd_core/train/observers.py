@@ -1,0 +1,194 @@
+"""The observers that every run has, those that a config can name, and the gradients of single terms for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import combinations
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd_core.device.distributed import all_reduce_sum_, run_on_rank_zero, world_size
+from kd_core.files import append, json_text, write_text
+from kd_core.observers import OBSERVERS, EpochEvent, Observer, RunEvent, StepEvent, ValidationEvent
+from kd_core.runs.progress import Epoch, Reporter
+from kd_core.runs.run_folder import MetricsLog
+from kd_core.train.evaluate import format_metrics
+
+
+class ProgressReport(Observer):
+    """A bar on a terminal, lines in a pipe and in the run's log. The loss is read every ``log_every`` steps only."""
+
+    def __init__(self, reporter: Reporter, log_every: int) -> None:
+        self.reporter, self.log_every = reporter, log_every
+        self._open = ExitStack()
+        self._epoch: Epoch | None = None
+
+    def after_step(self, event: StepEvent) -> None:
+        """Move the bar of the epoch."""
+        if self._epoch is None:
+            shown = self.reporter.epoch(
+                event.stage, event.epoch, event.epochs, event.steps_per_epoch, done=event.batch - 1
+            )
+            self._epoch = self._open.enter_context(shown)
+        self._epoch.step(1, **({} if event.step % self.log_every else {"loss": event.mean_loss()}))
+
+    def after_epoch(self, event: EpochEvent) -> None:
+        """Close the bar, and say what the epoch's losses were."""
+        self.on_end()
+        means = format_metrics(event.train)
+        self.reporter.info(f"{event.stage} {event.epoch}/{event.epochs}: {means} ({event.seconds:.1f} s)")
+
+    def after_validation(self, event: ValidationEvent) -> None:
+        """Say what the metrics are."""
+        remark = " (best so far)" if event.best else "; stopping early" if event.stopping else ""
+        self.reporter.info(f"    validation: {format_metrics(event.metrics)}{remark}")
+
+    def on_end(self) -> None:
+        """Close the bar."""
+        self._open.close()
+        self._epoch = None
+
+
+class MetricsWriter(Observer):
+    """``metrics.jsonl``: a line for each epoch and each validation."""
+
+    def __init__(self, log: MetricsLog) -> None:
+        self.log = log
+
+    def after_epoch(self, event: EpochEvent) -> None:
+        """Write the epoch's losses and learning rates."""
+        rates = list(event.learning_rates)
+        self._write(
+            {
+                "stage": event.stage,
+                "epoch": event.epoch,
+                "step": event.step,
+                "lr": rates[0] if len(rates) == 1 else rates,
+                "train": dict(event.train),
+                "seconds": round(event.seconds, 3),
+            }
+        )
+
+    def after_validation(self, event: ValidationEvent) -> None:
+        """Write the metrics."""
+        place = {"stage": event.stage, "epoch": event.epoch, "step": event.step}
+        self._write({**place, "val": dict(event.metrics)})
+
+    def _write(self, row: dict[str, Any]) -> None:
+        run_on_rank_zero(lambda: self.log.append(row))
+
+
+@OBSERVERS("gradient_norms")
+class GradientNorms(Observer):
+    """Writes the norm of each term's gradient, and the cosine between each two: a negative one is a conflict.
+
+    Every ``every_steps`` steps a line goes to ``gradients.jsonl`` in the run's folder. Gradients are those of the
+    weighted losses, before clipping, by all parameters that learn. Gradients whose cosine is negative are what Yu et
+    al., *Gradient Surgery for Multi-Task Learning*, NeurIPS 2020 (arXiv 2001.06782), call conflicting.
+    """
+
+    FILE = "gradients.jsonl"
+
+    def __init__(self, *, every_steps: Annotated[int, Field(ge=1)] = 100) -> None:
+        self.every_steps = every_steps
+
+    def wants_gradients(self, step: int) -> bool:
+        """Every ``every_steps`` steps, from the first."""
+        return step % self.every_steps == 0
+
+    def on_start(self, event: RunEvent) -> None:
+        """Keep the lines of steps that a resumed run does not repeat."""
+        self._file, self._writes = event.folder / self.FILE, event.is_main
+        if self._writes and self._file.exists():
+            text = self._file.read_text(encoding="utf-8")
+            lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+            write_text(self._file, "".join(line for line in lines if json.loads(line)["total"] <= event.total))
+
+    def after_step(self, event: StepEvent) -> None:
+        """Write the line of a step whose gradients were wanted."""
+        if not event.gradients or not self._writes or not self.wants_gradients(event.step - 1):
+            return
+        norms = {name: vector.norm().item() for name, vector in event.gradients.items()}
+        cosines = {
+            f"{first}/{second}": (a @ b).item() / (norms[first] * norms[second])
+            for (first, a), (second, b) in combinations(event.gradients.items(), 2)
+            if norms[first] and norms[second]
+        }
+        place = {"stage": event.stage, "step": event.step, "total": event.total}
+        append(self._file, json_text({**place, "norms": norms, "cosines": cosines}) + "\n")
+
+
+class TermGradients:
+    """The gradient of each weighted term by the ``parameters``, added up over the micro-batches of one step."""
+
+    def __init__(self, names: Sequence[str], parameters: Iterable[nn.Parameter]) -> None:
+        self.names, self.parameters = list(names), list(parameters)
+        self.vectors: dict[str, Tensor] = {}
+
+    def add(self, weighted: Sequence[Tensor]) -> None:
+        """Add those of a micro-batch, whose graph is kept for the backward pass."""
+        for name, loss in zip(self.names, weighted, strict=True):
+            if not loss.requires_grad:
+                continue
+            parts = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            flat = [
+                (torch.zeros_like(parameter) if part is None else part).detach().flatten().float()
+                for part, parameter in zip(parts, self.parameters, strict=True)
+            ]
+            vector = torch.cat(flat)
+            self.vectors[name] = self.vectors[name] + vector if name in self.vectors else vector
+
+    def mean(self) -> dict[str, Tensor]:
+        """The mean over the processes, which is the gradient that the optimiser is given."""
+        return {name: all_reduce_sum_(vector) / world_size() for name, vector in self.vectors.items()}
+
+
+class Observers:
+    """All observers of a run, told one after another."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = list(observers)
+
+    @property
+    def may_want_gradients(self) -> bool:
+        """Whether one of them overrides :meth:`Observer.wants_gradients`."""
+        return any(type(observer).wants_gradients is not Observer.wants_gradients for observer in self._observers)
+
+    def wants_gradients(self, step: int) -> bool:
+        """Whether one of them wants the terms' gradients of this step."""
+        return any(observer.wants_gradients(step) for observer in self._observers)
+
+    def on_start(self, event: RunEvent) -> None:
+        """Tell of the run's begin."""
+        for observer in self._observers:
+            observer.on_start(event)
+
+    def after_step(self, event: StepEvent) -> None:
+        """Tell of a step."""
+        for observer in self._observers:
+            observer.after_step(event)
+
+    def after_epoch(self, event: EpochEvent) -> None:
+        """Tell of an epoch."""
+        for observer in self._observers:
+            observer.after_epoch(event)
+
+    def after_validation(self, event: ValidationEvent) -> None:
+        """Tell of a validation."""
+        for observer in self._observers:
+            observer.after_validation(event)
+
+    def on_end(self) -> None:
+        """Tell of the end, whatever it was."""
+        for observer in self._observers:
+            observer.on_end()
+
+
+def built_observers(named: Mapping[str, Mapping[str, Any]]) -> list[Observer]:
+    """The observers that a config names, with their hyperparameters."""
+    return [OBSERVERS.get(name)(**values) for name, values in named.items()]

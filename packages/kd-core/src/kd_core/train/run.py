@@ -1,0 +1,172 @@
+"""A run: all stages in a folder, from the start or from a checkpoint, and the student that comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd_core.config import Policy, dump
+from kd_core.config.validation import locate_errors
+from kd_core.data.batch import STUDENT, DatasetInfo
+from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
+from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
+from kd_core.device.runtime import Runtime, fast, is_main
+from kd_core.device.seeding import derive, seed_everything
+from kd_core.models.description import describe_model
+from kd_core.models.factory import from_hub
+from kd_core.observers import RunEvent
+from kd_core.plan.plan import Plan
+from kd_core.runs.checkpoint import CheckpointStore
+from kd_core.runs.progress import Reporter
+from kd_core.runs.run_folder import RunFolder
+from kd_core.runs.stop import StopRequest
+from kd_core.train.components import Components, Data
+from kd_core.train.evaluate import format_metrics
+from kd_core.train.loop import StageRunner
+from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
+from kd_core.train.progress import Progress, RunContext
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run or an evaluation. ``metrics`` are those of ``samples`` samples of a ``split``.
+
+    That is the test split, or the validation split of data that have no labelled one.
+
+    ``published`` and ``source`` are those of the card of a published model (:class:`~kd_core.models.WeightCard`).
+    """
+
+    metrics: dict[str, float]
+    best: dict[str, Any] | None = None
+    run: Path | None = None
+    samples: int | None = None
+    split: str | None = None
+    published: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def as_record(self) -> dict[str, Any]:
+        """What ``result.json`` keeps of it."""
+        return {"metrics": self.metrics, "best": self.best, "samples": self.samples, "split": self.split}
+
+
+def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool) -> Result:
+    """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one."""
+    with locate_errors(plan.document), lost_peer_errors(f"go on with `resume {folder.path}`"):
+        reporter = Reporter(folder.log, silent=not is_main())
+        reporter.info(f"run folder: {folder.path}")
+        data = Data(plan, policy, reporter.debug)
+        runtime = _runtime(plan, folder, data, reporter)
+        for stage in plan.stages:
+            data.steps(stage)  # of what is wrong with the data, nothing is to be written
+        components = Components(plan, policy, runtime, data, reporter)
+        run_on_rank_zero(lambda: _write_manifest(folder, components, command))
+        store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
+        found = store.latest(reporter.info) if resumed else None
+        named = built_observers(plan.observers)
+        observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
+        runtime.keeps_graphs = observers.may_want_gradients
+        with StopRequest() as stop:
+            context = RunContext(components, folder, store, reporter, stop, Progress(), observers)
+            try:
+                runner = _run_stages(context, found)
+            finally:
+                observers.on_end()
+        return _finish(context, runner)
+
+
+def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:
+    """The runtime; what ``fast`` chose is written into the run's config, so that a resume repeats it."""
+    spec = plan.runtime
+    if plan.fast:
+        compiled = plan.models if plan.task.compiles else ()
+        spec = fast(compiled, sum(data.steps(stage)[1] for stage in plan.stages))
+        run_on_rank_zero(lambda: folder.write_config(dump({**plan.document.data, "runtime": spec.model_dump()})))
+        reporter.info("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
+    return Runtime(spec)
+
+
+def _write_manifest(folder: RunFolder, components: Components, command: str) -> None:
+    plan = components.plan
+    _, splits = components.data.get(plan.data)
+    named = (("train", splits.train), ("val", splits.val), ("test", splits.test))
+    folder.write_manifest(
+        command=command,
+        folder=str(Path(plan.document.file).parent.resolve()),
+        seed=plan.seed,
+        data={
+            name: {"samples": len(split), "fingerprint": split.fingerprint}
+            for name, split in named
+            if split is not None
+        },
+        parameters={
+            name: sum(parameter.numel() for parameter in model.parameters())
+            for name, model in components.models.items()
+        },
+    )
+
+
+def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | None) -> StageRunner:
+    """Run the stages that are left; the runner of the last one."""
+    plan = context.components.plan
+    seed_everything(derive(plan.seed, "process", rank()) if rank() else plan.seed)
+    state = None
+    if checkpoint is not None:
+        state, path = checkpoint
+        context.progress, context.best = Progress(**state["progress"]), state["best"]
+        name = plan.stages[context.progress.stage].name
+        context.reporter.info(f"resuming from {path}: stage {name!r}, step {context.progress.step}")
+    run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
+    context.observers.on_start(RunEvent(context.folder.path, context.progress.total, is_main()))
+    runner: StageRunner | None = None
+    for stage in plan.stages[context.progress.stage :]:
+        if runner is not None:
+            context.progress.next_stage(stage.index)
+        runner = StageRunner(context, stage, None if runner is None else runner.stage.objective)
+        if state is not None:
+            runner.load(state)
+            state = None
+        runner.run()
+    assert runner is not None
+    return runner
+
+
+def _finish(context: RunContext, runner: StageRunner) -> Result:
+    """Score the student that counts on the test split, and write the files that outlive the run."""
+    components, folder, stage = context.components, context.folder, runner.stage
+    student, best = components.models[STUDENT], context.best
+    load_full_state_dict(student, stage.weights() if best is None else best["student"])
+    if best is not None:
+        name = components.plan.stages[best["stage"]].name
+        best = {"metrics": best["metrics"], "stage": name, "epoch": best["epoch"]}
+    broadcast_buffers([student])
+    with unsharded(stage.step_module):
+        result = _score_final(context, runner, best)
+    state = full_state_dict(student.state_dict())
+    run_on_rank_zero(lambda: _export(components, folder, state, stage.splits.info))
+    run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+    return result
+
+
+def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] | None) -> Result:
+    stage, path = runner.stage, context.folder.path
+    if stage.splits.final is None:
+        return Result({}, best, path)
+    name, split = stage.splits.final
+    metrics = stage.score(context.components.models[STUDENT], split)
+    context.reporter.info(f"{name}: {format_metrics(metrics)}")
+    return Result(metrics, best, path, len(split), name)
+
+
+def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], info: DatasetInfo) -> None:
+    """Write the student's folder: weights, description and, for a hub's model, what the hub's library reads."""
+    plan = components.plan
+    hub, spec, wants = plan.task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
+
+    def beside(path: Path) -> None:
+        if hub is not None and spec.hub is not None and not spec.edit:
+            hub.save(components.models[STUDENT], wants, path)
+
+    folder.export_student(state, describe_model(plan.models[STUDENT], wants, plan.dataset, info), beside)

@@ -1,0 +1,125 @@
+"""What a stage trains with, built: its objective, models with taps, optimiser, scheduler, and moving average."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kd_core.config import Builder
+from kd_core.data.batch import STUDENT, Split
+from kd_core.device.fsdp import full_state_dict, unsharded
+from kd_core.device.seeding import derive, seeded
+from kd_core.errors import KDError
+from kd_core.plan.plan import StagePlan
+from kd_core.task import eval_batch_size
+from kd_core.train.components import Components
+from kd_core.train.evaluate import score
+from kd_core.train.objective import Objective, Step
+from kd_core.train.optim import build_optimizer, build_scheduler
+from kd_core.train.teacher_cache import cached_teachers
+from kd_core.train.trainable import select, set_modes, wrap
+
+
+class Stage:
+    """One stage of a run. ``before`` is the objective of the stage before: a term that both have keeps its state."""
+
+    def __init__(self, components: Components, plan: StagePlan, before: Objective | None = None) -> None:
+        self.components, self.plan, self.spec = components, plan, plan.spec
+        self.runtime = components.runtime
+        self.data, self.splits = components.data.get(plan.data)
+        self.steps_per_epoch, self.total_steps = components.data.steps(plan)
+        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        steps = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+        builder = Builder(components.policy, {**self.splits.info.run_values, **steps}, components.log)
+        with seeded(derive(components.plan.seed, "losses", plan.index)):
+            self.objective = Objective(plan.terms, components.adapters, builder, before).to(self.runtime.device)
+        self.root, self.trained = select(components, plan, self.objective.losses)
+        self.ema = self._average() if self.spec.ema else None
+        self.cached = cached_teachers(components, plan, self.trained)
+        self.learning, self.frozen = wrap(components, plan, self.trained, self.cached)
+        self._build_optimizer(builder)
+
+    def _average(self) -> AveragedModel | None:
+        if not self.trains_student:
+            return None
+        assert self.spec.ema is not None
+        return AveragedModel(self.components.models[STUDENT], multi_avg_fn=get_ema_multi_avg_fn(self.spec.ema))
+
+    def _build_optimizer(self, builder: Builder) -> None:
+        assert self.spec.optimizer is not None
+        where, fused = dotted(self.plan.path("optimizer")), self.runtime.spec.fused_optimizer
+        self.optimizer = build_optimizer(self.spec.optimizer, self.root, builder, where, fused=fused)
+        where = dotted(self.plan.path("scheduler"))
+        self.scheduler, self.interval = build_scheduler(self.spec.scheduler, self.optimizer, builder, where)
+        if self.runtime.sharded and len(self.components.plan.stages) > 1:
+            raise KDError("parameters are sharded (FSDP) for a whole run: it must have one stage")
+        self.step_module, self.stepper = self.runtime.prepare(Step(self.learning, self.objective), self.optimizer)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def trains_student(self) -> bool:
+        """Whether something of the student learns: else it is neither scored nor kept."""
+        return STUDENT in self.trained
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The student that counts: its moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.components.models[STUDENT]
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The learning rate of each parameter group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the student that counts, on the CPU."""
+        return {key: value.detach().cpu().clone() for key, value in full_state_dict(self.averaged.state_dict()).items()}
+
+    def set_modes(self) -> None:
+        """Put what learns into training mode, all else into evaluation mode."""
+        set_modes(self.learning, self.root)
+
+    def update_average(self) -> None:
+        """Add the student as it is now to its moving average, where there is one."""
+        if self.ema is not None:
+            with unsharded(self.step_module):
+                self.ema.update_parameters(self.components.models[STUDENT])
+
+    def schedule(self, interval: str, value: float | None = None) -> None:
+        """Step the scheduler where its interval is this one; a plateau scheduler follows the monitored ``value``."""
+        if self.scheduler is None or self.interval != interval:
+            return
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+        elif value is not None:
+            self.scheduler.step(value)
+
+    def score(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """The metrics of a model in the student's place."""
+        plan = self.components.plan
+        return score(
+            plan.task,
+            model,
+            STUDENT,
+            split,
+            spec=plan.inputs[STUDENT],
+            data=self.data,
+            info=self.splits.info,
+            batch_size=eval_batch_size(plan.task, self.spec.eval_batch_size, self.spec.batch_size),
+            runtime=self.runtime,
+        )
+
+    def close(self) -> None:
+        """Take the wrappers off the models, and let go of the last step's gradients."""
+        self.stepper.zero_grad()
+        for wrapper in (*self.learning.values(), *self.frozen.values()):
+            wrapper.release()
+        self.runtime.release()
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """A path as text."""
+    return ".".join(map(str, path))

@@ -1,0 +1,104 @@
+"""What a checkpoint holds of a stage: everything that changes, so that a run goes on bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from kd_core.device.distributed import (
+    all_gather_object,
+    broadcast_buffers,
+    rank,
+    run_on_rank_zero,
+    world_size,
+)
+from kd_core.device.fsdp import full_state_dict, load_full_optimizer_state, load_full_state_dict
+from kd_core.runs.checkpoint import rng_state, set_rng_state
+from kd_core.runs.stop import Stopped
+from kd_core.train.meter import LossMeter
+from kd_core.train.progress import RunContext
+from kd_core.train.stage import Stage
+
+SYNC_EVERY = 10
+"""Steps between two times that several processes ask each other whether to save or stop."""
+
+
+class Checkpointing:
+    """Saves a stage when it is due, and stops the run where a signal asks for it."""
+
+    def __init__(self, context: RunContext, stage: Stage, meter: LossMeter) -> None:
+        self.context, self.stage, self.meter = context, stage, meter
+        self._saved = time.monotonic()
+
+    def after_step(self) -> None:
+        """Save where steps or minutes ask for it; save and raise Stopped where a signal does."""
+        progress, limits = self.context.progress, self.context.components.plan.checkpoint
+        late, signal = self._late_or_stopped(60 * limits.every_minutes)
+        if signal or late or (limits.every_steps and progress.step % limits.every_steps == 0):
+            self.save()
+        if signal:
+            place = f"step {progress.step} of stage {self.stage.plan.name!r}"
+            raise Stopped(f"stopped and saved at {place}; go on with `resume {self.context.folder.path}`", signal)
+
+    def _late_or_stopped(self, seconds: float) -> tuple[bool, int]:
+        """Whether ``seconds`` went by since the last checkpoint, and the signal that asks to stop, 0 for none.
+
+        Several processes must agree, which costs an exchange: they ask each other now and then.
+        """
+        late, signal = time.monotonic() - self._saved > seconds, self.context.stop.number
+        if world_size() == 1:
+            return late, signal
+        if self.context.progress.step % SYNC_EVERY:
+            return False, 0
+        answers = all_gather_object((late, signal))
+        return any(late for late, _ in answers), max(signal for _, signal in answers)
+
+    def save(self) -> None:
+        """Write a checkpoint; a step not yet known to be finite is checked first."""
+        self.meter.check_finite()
+        components = self.context.components
+        broadcast_buffers(components.models[name] for name in components.changing())
+        state = stage_state(self.context, self.stage, self.meter)
+        run_on_rank_zero(lambda: self.context.store.save(state, self.context.progress.total))
+        self._saved = time.monotonic()
+
+
+def stage_state(context: RunContext, stage: Stage, meter: LossMeter) -> dict[str, Any]:
+    """Everything needed to go on bit for bit. Every process must ask."""
+    components = context.components
+    state = {
+        "progress": asdict(context.progress),
+        "models": {name: components.models[name].state_dict() for name in components.changing()},
+        "adapters": components.adapters.state_dict(),
+        "losses": stage.objective.losses.state_dict(),
+        "optimizer": stage.optimizer.state_dict(),
+        "scheduler": stage.scheduler.state_dict() if stage.scheduler is not None else None,
+        "ema": stage.ema.state_dict() if stage.ema is not None else None,
+        "scaler": stage.runtime.scaler_state(),
+        "rng": all_gather_object(rng_state()),
+        "best": context.best,
+        "meter": meter.state(),
+        "metrics": context.folder.metrics.offset(),
+    }
+    whole: dict[str, Any] = full_state_dict(state)
+    return whole
+
+
+def load_stage_state(state: Mapping[str, Any], context: RunContext, stage: Stage, meter: LossMeter) -> None:
+    """Go on where :func:`stage_state` was taken."""
+    components = context.components
+    for name, weights in state["models"].items():
+        load_full_state_dict(components.models[name], weights)
+    load_full_state_dict(components.adapters, state["adapters"])
+    load_full_state_dict(stage.objective.losses, state["losses"])
+    load_full_optimizer_state(stage.optimizer, state["optimizer"])
+    if stage.scheduler is not None:
+        stage.scheduler.load_state_dict(state["scheduler"])
+    if stage.ema is not None:
+        stage.ema.load_state_dict(state["ema"])
+    stage.runtime.load_scaler_state(state["scaler"])
+    meter.load(state["meter"])
+    context.best = state["best"]
+    set_rng_state(state["rng"][rank() % len(state["rng"])])
