@@ -29,10 +29,11 @@ demo: $(VENV)/.packages ## distil a small student on embedded data, over several
 test: $(VENV)/.dev ## the test suite
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-check: $(VENV)/.dev ## formatting, lint, types
+check: $(VENV)/.dev ## formatting, lint, types, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/make_docs.py --check
 
 format: $(VENV)/.dev ## mend what ruff can mend
 	$(BIN)/ruff format .
