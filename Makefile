@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := $(wildcard packages/*)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test coverage check format bench clean
 
-help: ## these lines
+help: ## the targets of this file
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 # The packages, editable, as a user has them.
@@ -27,7 +28,10 @@ demo: $(VENV)/.packages ## distil a small student on embedded data, over several
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev ## the test suite
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
+	$(PYTEST)
+
+coverage: $(VENV)/.dev ## the test suite, and the lines and branches that it does not run
+	$(PYTEST) --cov --cov-report=term --cov-report=xml
 
 check: $(VENV)/.dev ## formatting, lint, types, generated docs
 	$(BIN)/ruff format --check .
@@ -35,12 +39,12 @@ check: $(VENV)/.dev ## formatting, lint, types, generated docs
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_docs.py --check
 
-format: $(VENV)/.dev ## mend what ruff can mend
+format: $(VENV)/.dev ## auto-format and fix lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## the benchmarks: ours and a hand-written loop, in turn
-	set -e; for each in tests/bench/bench_*.py; do $(BIN)/python $$each; done
+bench: $(VENV)/.dev ## the benchmarks: this project and a hand-written loop, alternating
+	set -e; for script in tests/bench/bench_*.py; do $(BIN)/python $$script; done
 
 clean: ## remove the environment and the caches, not the runs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache

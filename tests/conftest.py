@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from kd_core.registry import PLUGINS
+
 ROOT = Path(__file__).parents[1]
+OURS = sorted(project.parent.name for project in ROOT.glob("packages/*/pyproject.toml"))
+
+# Plug-ins that are installed beside the packages of this repository are not tested here, nor in the processes that
+# tests start: what they register is held by suites of their own.
+os.environ[PLUGINS] = ",".join(OURS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

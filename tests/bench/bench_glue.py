@@ -32,13 +32,14 @@ models:
   teacher: {{hub: {model}, new_head: true}}
 runtime: {runtime}
 stages:
-  - epochs: 3
+  distill:
+    epochs: 3
     batch_size: 32
     losses:
       ce: {{loss: cross_entropy, weight: 0.9}}
       kd: {{loss: kd, weight: 0.1, temperature: 3.0}}
     optimizer: !call:torch.optim.AdamW {{lr: 1.0e-4, weight_decay: 0.0}}
-    clip_norm: 1.0
+    max_grad_norm: 1.0
 """
 
 

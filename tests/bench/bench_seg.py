@@ -29,12 +29,13 @@ data: {{name: voc2012, root: {root}, size: {crop}, crop: {crop}, workers: {worke
 models: {{student: {{arch: torchvision.{model}}}}}
 runtime: {runtime}
 stages:
-  - steps: 1000
+  train:
+    steps: 1000
     batch_size: {batch}
     drop_last: true
     losses: {{ce: {{loss: cross_entropy}}}}
     optimizer: !call:torch.optim.SGD {{lr: 0.01, momentum: 0.9, weight_decay: 1.0e-4}}
-    scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps, power: 0.9}}, per: step}}
+    scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps, power: 0.9}}, interval: step}}
 """
 
 

@@ -30,7 +30,8 @@ models:
   teacher: {{arch: resnet56, weights: null}}
 runtime: {runtime}
 stages:
-  - epochs: 182
+  distill:
+    epochs: 182
     batch_size: 128
     losses:
       ce: {{loss: cross_entropy, weight: 0.9}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import kd_seg.models
+import kd_seg.models.published
 import kd_seg.models.unet
 import kd_vision.models
 import kd_zoo.models  # noqa: F401
@@ -37,7 +37,7 @@ SMALL = {
     TORCHVISION + name
     for name in ("lraspp_mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "squeezenet1_1")
 }
-DENSE = {*kd_seg.models.FAMILIES, "unet", *(TORCHVISION + name for name in kd_seg.models.NAMES)}
+DENSE = {*kd_seg.models.published.FAMILIES, "unet", *(TORCHVISION + name for name in kd_seg.models.published.NAMES)}
 ONE_OF_EACH = SMALL | {
     TORCHVISION + name
     for name in (

@@ -82,11 +82,11 @@ def test_unknown_keys_are_refused(name: str) -> None:
 
 
 @every_task
-def test_example_is_like_a_batch_of_data(name: str) -> None:
+def test_a_dummy_batch_is_like_a_batch_of_data(name: str) -> None:
     task, data, splits = loaded(name)
     inputs = {"student": task.Input()}
-    made = task.prepare(task.example(data, 2), inputs, data)
-    (read,) = (task.prepare(each, inputs, data) for each in batches(splits.train, [0, 1]))
+    made = task.prepare(task.dummy_batch(data, 2, training=True), inputs, data, training=True)
+    (read,) = (task.prepare(each, inputs, data, training=True) for each in batches(splits.train, [0, 1]))
     for one, other in ((made.for_model("student"), read.for_model("student")), (made.target, read.target)):
         kinds = [[(each.shape, each.dtype) for each in tensors(value)] for value in (one, other)]
         assert kinds[0] == kinds[1]
@@ -94,12 +94,23 @@ def test_example_is_like_a_batch_of_data(name: str) -> None:
 
 
 @every_task
-def test_facts_are_true(name: str) -> None:
+def test_what_is_known_before_reading_is_true(name: str) -> None:
     task, data, splits = loaded(name)
-    facts = task.facts(data)
-    assert facts.num_classes in (None, splits.num_classes)
+    info = task.info(data)
+    assert info.classes in (None, splits.info.classes)
+    assert info.problem_type in (None, splits.info.problem_type)
+    assert info.model_parameters.items() <= splits.info.model_parameters.items()
+    assert info.run_values.keys() <= splits.info.run_values.keys()
+    assert all(info.run_values[key] == splits.info.run_values[key] for key in info.run_values)
     shape = tuple(tensors(batches(splits.train, [0])[0].inputs)[0].shape[1:])
-    assert facts.input_shape in (None, shape)
+    assert info.input_shape in (None, shape)
+
+
+@every_task
+def test_run_values_are_those_that_the_task_names(name: str) -> None:
+    task, data, splits = loaded(name)
+    for info in (task.info(data), task.dummy_info(data), splits.info):
+        assert info.run_values.keys() <= task.run_values.keys()
 
 
 @every_task
@@ -130,8 +141,8 @@ def test_rows_of_the_data_set(name: str) -> None:
     splits = loaded(name)[2]
     index = torch.cat([each.index for each in batches(splits.train, range(len(splits.train)))])
     assert len(index.unique()) == len(splits.train)
-    if splits.rows is not None:
-        assert 0 <= int(index.min()) <= int(index.max()) < splits.rows
+    if "num_samples" in splits.info.run_values:
+        assert 0 <= int(index.min()) <= int(index.max()) < splits.info.run_values["num_samples"]
 
 
 @every_task
@@ -141,12 +152,12 @@ def test_metrics_count_samples_not_batches(name: str) -> None:
     model = EXAMPLES[name].model().eval()
     scores = []
     for orders in ([range(7)], [range(3), range(3, 7)]):
-        metrics = task.metrics(splits.num_classes)
+        metrics = task.metrics(splits.info)
         for raw in batches(splits.train, *orders, epoch=0, augment=False):
-            batch = task.prepare(raw, {"student": task.Input()}, data)
+            batch = task.prepare(raw, {"student": task.Input()}, data, training=False)
             with torch.no_grad():
                 metrics.update(task.call(model, batch.for_model("student")), batch)
         scores.append(metrics.compute())
-    assert task.primary in scores[0]
+    assert task.monitor in scores[0]
     assert all(math.isfinite(value) for value in scores[0].values())
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)

@@ -9,9 +9,9 @@ models:
   student: {arch: cnn, width: 4}
   teacher: {arch: cnn, width: 8, weights: null}
 adapters:
-  proj: {module: projector, inputs: student.layers.2, like: teacher.layers.2}
+  proj: {module: projector, inputs: student.layers.2, match: teacher.layers.2}
 stages:
-  - name: distill
+  distill:
     epochs: 2
     batch_size: 32
     losses:
@@ -20,7 +20,7 @@ stages:
       hint: {loss: mse, student: adapters.proj, teacher: teacher.layers.2}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
     scheduler: !call:torch.optim.lr_scheduler.StepLR {step_size: 1}
-  - name: tune
+  tune:
     epochs: 1
 """
 TASK, DATA, STUDENT, TEACHER, PROJ = (BASE.splitlines()[row] for row in (0, 1, 3, 4, 6))
@@ -116,9 +116,9 @@ TOP = [
     top("runtime: {compile: true}", 20, "runtime.compile", "must be a list, not true"),
     top("checkpoint: 3", 13, "checkpoint", "must be a mapping, not 3"),
     top("checkpoint: {every_step: 3}", 14, "checkpoint.every_step", "unknown key", "did you mean 'every_steps'?"),
-    top("checkpoint: {every_minutes: 0}", 29, "checkpoint.every_minutes", "more than 0, not 0"),
+    top("checkpoint: {every_minutes: 0}", 29, "checkpoint.every_minutes", "greater than 0, not 0"),
     top("checkpoint: {every_minutes: .nan}", 29, "checkpoint.every_minutes", "a finite number, not .nan"),
-    top("checkpoint: {keep: 0}", 20, "checkpoint.keep", "at least 1, not 0"),
+    top("checkpoint: {keep_last: 0}", 20, "checkpoint.keep", "at least 1, not 0"),
     top("log_every: 0", 12, "log_every", "at least 1, not 0"),
     top("extends: nix.yaml", 10, "extends", "nix.yaml: no such file"),
     top("extends: 3", 10, "extends", "a file or a list of files"),
@@ -239,13 +239,30 @@ ADAPTERS = [
     proj("{module: projector, inputs: []}", 37, ".inputs", "a list of at least 1"),
     proj("{module: projector, inputs: [3]}", 38, ".inputs.0", "must be text, not 3"),
     proj("{module: projector, inputs: adapters.proj}", 37, ".inputs", "adapters.proj feeds itself"),
-    proj("{module: projector, inputs: student.layers.9, to: 8}", 37, ".inputs", "no module 'layers.9'", "'layers.2'"),
+    proj(
+        "{module: projector, inputs: student.layers.9, out_features: 8}",
+        37,
+        ".inputs",
+        "no module 'layers.9'",
+        "'layers.2'",
+    ),
     proj("{module: projector, inputs: student.layers.2}", 9, "", "projector knows no width", "write `like:`"),
-    proj("{module: projector, inputs: student.layers.2, to: 0}", 59, ".to", "at least 1, not 0"),
-    proj("{module: projector, inputs: student.fc, to: 8, kernal: 3}", 56, ".kernal", "takes no 'kernal'", "'kernel'"),
-    proj("{module: projector, inputs: student.fc, to: 8, kernel: x}", 64, ".kernel", "as a whole number, not 'x'"),
-    proj("{module: projector, inputs: student.layers.2, to: 32, kernel: 2}", 71, ".kernel", "must be odd"),
-    proj("{module: projector, inputs: student.fc, like: techer.fc}", 55, ".like", "no model 'techer'", "'teacher'"),
+    proj("{module: projector, inputs: student.layers.2, out_features: 0}", 59, ".to", "at least 1, not 0"),
+    proj(
+        "{module: projector, inputs: student.fc, out_features: 8, kernal: 3}",
+        56,
+        ".kernal",
+        "takes no 'kernal'",
+        "'kernel'",
+    ),
+    proj(
+        "{module: projector, inputs: student.fc, out_features: 8, kernel: x}",
+        64,
+        ".kernel",
+        "as a whole number, not 'x'",
+    ),
+    proj("{module: projector, inputs: student.layers.2, out_features: 32, kernel: 2}", 71, ".kernel", "must be odd"),
+    proj("{module: projector, inputs: student.fc, match: techer.fc}", 55, ".like", "no model 'techer'", "'teacher'"),
     proj(f"{{module: {SYSTEM}, inputs: student.fc}}", 18, ".module", "os.system is refused", "--trust os"),
     proj("{module: !call:torch.nn.Flatten {}, inputs: student.fc, to: 3, x: 1}", 72, ".x", "unknown key 'x'", "braces"),
     proj("3", 9, "", "must be a mapping, not 3"),

@@ -17,18 +17,18 @@ from kd_core.signatures import value_text, values_of
 Shape = tuple[int, ...]
 
 
-def build(source: Shape, like: Shape | None = None, to: int | None = None, **values: Any) -> nn.Module:
+def build(source: Shape, match: Shape | None = None, out_features: int | None = None, **values: Any) -> nn.Module:
     """From shapes alone, as ``check`` builds it."""
     return projector(
         [torch.empty(source, device="meta")],
-        None if like is None else torch.empty(like, device="meta"),
-        to,
+        None if match is None else torch.empty(match, device="meta"),
+        out_features,
         **values,
     )
 
 
 @pytest.mark.parametrize(
-    ("source", "like", "to", "values", "layer"),
+    ("source", "match", "out_features", "values", "layer"),
     [
         ((2, 3), (2, 5), None, {}, nn.Linear),
         ((2, 7, 3), (2, 7, 5), None, {}, nn.Linear),
@@ -43,10 +43,10 @@ def build(source: Shape, like: Shape | None = None, to: int | None = None, **val
     ],
 )
 def test_the_output_is_like_what_it_is_to_be_like(
-    source: Shape, like: Shape | None, to: int | None, values: dict[str, Any], layer: type
+    source: Shape, match: Shape | None, out_features: int | None, values: dict[str, Any], layer: type
 ) -> None:
-    module = build(source, like, to, **values)
-    expected = like or (source[0], 5, *source[2:])
+    module = build(source, match, out_features, **values)
+    expected = match or (source[0], 5, *source[2:])
     assert [type(each) for each in module.children()] == [layer]
     assert module(torch.zeros(source)).shape == expected
 
@@ -67,23 +67,23 @@ def test_kernels_of_the_fitnet_regressor() -> None:
     [((2, 3), nn.BatchNorm1d), ((2, 7, 3), nn.LayerNorm), ((2, 3, 4, 4), nn.BatchNorm2d)],
 )
 def test_norm_activation_and_bias(source: Shape, norm: type) -> None:
-    module = build(source, to=5, norm=True, activation="relu", bias=False)
+    module = build(source, out_features=5, norm=True, activation="relu", bias=False)
     assert [type(each) for each in module.children()][1:] == [norm, nn.ReLU]
     assert module[0].bias is None  # type: ignore[index]
     assert (module(torch.randn(source)) >= 0).all()
 
 
 def test_projectors_differ_and_train() -> None:
-    first, second = build((2, 3), to=5), build((2, 3), to=5)
+    first, second = build((2, 3), out_features=5), build((2, 3), out_features=5)
     assert not torch.equal(first[0].weight, second[0].weight)  # type: ignore[index]
     assert all(each.requires_grad and each.device.type == "cpu" for each in first.parameters())
 
 
 @pytest.mark.parametrize(
-    ("source", "like", "to", "values", "message"),
+    ("source", "match", "out_features", "values", "message"),
     [
-        ((2, 3), None, None, {}, "write `like:`"),
-        ((2, 3), None, 0, {}, "to is 0"),
+        ((2, 3), None, None, {}, "write `match:`"),
+        ((2, 3), None, 0, {}, "out_features is 0"),
         ((2,), None, 5, {}, r"not \(2,\)"),
         ((2, 3, 4, 4, 4), None, 5, {}, r"not \(2, 3, 4, 4, 4\)"),
         ((2, 3, 4, 4), (2, 5), None, {}, r"cannot make \(2, 3, 4, 4\) like \(2, 5\)"),
@@ -99,10 +99,10 @@ def test_projectors_differ_and_train() -> None:
     ],
 )
 def test_a_projector_refuses(
-    source: Shape, like: Shape | None, to: int | None, values: dict[str, Any], message: str
+    source: Shape, match: Shape | None, out_features: int | None, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(KDError, match=message):
-        build(source, like, to, **values)
+        build(source, match, out_features, **values)
 
 
 def test_a_projector_takes_one_input() -> None:
@@ -113,7 +113,7 @@ def test_a_projector_takes_one_input() -> None:
 def test_a_projector_takes_tensors() -> None:
     with pytest.raises(KDError, match="input is a tuple, not a tensor"):
         projector([(torch.zeros(2, 3),)], None, 5)  # type: ignore[list-item]
-    with pytest.raises(KDError, match="like is a dict, not a tensor"):
+    with pytest.raises(KDError, match="match is a dict, not a tensor"):
         projector([torch.zeros(2, 3)], {}, 5)  # type: ignore[arg-type]
 
 
@@ -129,19 +129,19 @@ def test_documentation_has_the_signature_of_every_adapter() -> None:
         assert f"### `{name}({', '.join(map(value_text, values))})`" in page
 
 
-def without_to(inputs: list[Tensor], like: Tensor | None, *, width: int) -> nn.Module: ...
-def positional(inputs: list[Tensor], like: Tensor | None, to: int | None, width: int) -> nn.Module: ...
-def unannotated(inputs: list[Tensor], like: Tensor | None, to: int | None, *, width) -> nn.Module: ...  # type: ignore[no-untyped-def]
-def reserved(inputs: list[Tensor], like: Tensor | None, to: int | None, *, module: str) -> nn.Module: ...
-def keywords(inputs: list[Tensor], like: Tensor | None, to: int | None, **more: int) -> nn.Module: ...
+def without_out_features(inputs: list[Tensor], match: Tensor | None, *, width: int) -> nn.Module: ...
+def positional(inputs: list[Tensor], match: Tensor | None, out_features: int | None, width: int) -> nn.Module: ...
+def unannotated(inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, width) -> nn.Module: ...  # type: ignore[no-untyped-def]
+def reserved(inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, module: str) -> nn.Module: ...
+def keywords(inputs: list[Tensor], match: Tensor | None, out_features: int | None, **more: int) -> nn.Module: ...
 
 
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
-        (without_to, r"must take \(inputs, like, to, \*, ...\), not \(inputs, like\)"),
-        (positional, r"not \(inputs, like, to, width\)"),
-        (keywords, r"not \(inputs, like, to, \*\*more: int\)"),
+        (without_out_features, r"must take \(inputs, match, out_features, \*, ...\), not \(inputs, match\)"),
+        (positional, r"not \(inputs, match, out_features, width\)"),
+        (keywords, r"not \(inputs, match, out_features, \*\*more: int\)"),
         (unannotated, "'width' has no annotation"),
         (reserved, "'module' is a reserved word"),
     ],
@@ -154,16 +154,18 @@ def test_registration_refuses_and_names_the_culprit(builder: Adapter, message: s
 
 
 def from_shapes(
-    name: str, *sources: Shape, like: Shape | None = None, to: int | None = None, **values: Any
+    name: str, *sources: Shape, match: Shape | None = None, out_features: int | None = None, **values: Any
 ) -> nn.Module:
     """A registered adapter, from shapes alone."""
-    shape_of = None if like is None else torch.empty(like, device="meta")
-    return ADAPTERS.get(name)([torch.empty(each, device="meta") for each in sources], shape_of, to, **values)
+    match_shape = None if match is None else torch.empty(match, device="meta")
+    return ADAPTERS.get(name)(
+        [torch.empty(each, device="meta") for each in sources], match_shape, out_features, **values
+    )
 
 
 def test_a_paraphraser_gives_factors_and_the_features_again() -> None:
     features = torch.randn(2, 6, 5, 4)
-    for how, width in (({}, 3), ({"rate": 0.2}, 1), ({"to": 4}, 4), ({"like": (2, 5, 3, 3)}, 5)):
+    for how, width in (({}, 3), ({"rate": 0.2}, 1), ({"out_features": 4}, 4), ({"match": (2, 5, 3, 3)}, 5)):
         output = from_shapes("paraphraser", (2, 6, 5, 4), **how)(features)  # type: ignore[arg-type]
         assert output["factor"].shape == (2, width, 5, 4)
         assert output["reconstruction"].shape == features.shape
@@ -172,7 +174,7 @@ def test_a_paraphraser_gives_factors_and_the_features_again() -> None:
 def test_a_translator_is_a_paraphrasers_encoder() -> None:
     whole, half = (
         from_shapes("paraphraser", (2, 6, 5, 4), norm=True),
-        from_shapes("translator", (2, 6, 5, 4), to=3, norm=True),
+        from_shapes("translator", (2, 6, 5, 4), out_features=3, norm=True),
     )
     half.load_state_dict(whole.get_submodule("encoder").state_dict())
     features = torch.randn(2, 6, 5, 4)
@@ -180,40 +182,40 @@ def test_a_translator_is_a_paraphrasers_encoder() -> None:
 
 
 def test_fusions_form_a_chain_of_one_width() -> None:
-    deep = from_shapes("fusion", (2, 7, 2, 2), like=(2, 9, 2, 2))
+    deep = from_shapes("fusion", (2, 7, 2, 2), match=(2, 9, 2, 2))
     handed = deep(torch.randn(2, 7, 2, 2))
     assert (handed["output"].shape, handed["residual"].shape) == ((2, 9, 2, 2), (2, 7, 2, 2))
-    shallow = from_shapes("fusion", (2, 5, 4, 6), (2, 7, 2, 2), like=(2, 3, 8, 12))
+    shallow = from_shapes("fusion", (2, 5, 4, 6), (2, 7, 2, 2), match=(2, 3, 8, 12))
     output = shallow(torch.randn(2, 5, 4, 6), handed["residual"])
     assert (output["output"].shape, output["residual"].shape) == ((2, 3, 8, 12), (2, 7, 8, 12))
-    assert from_shapes("fusion", (2, 600, 1, 1), to=3)(torch.randn(2, 600, 1, 1))["residual"].shape[1] == 512
+    assert from_shapes("fusion", (2, 600, 1, 1), out_features=3)(torch.randn(2, 600, 1, 1))["residual"].shape[1] == 512
     with pytest.raises(KDError, match="the residual has 7 channels"):
-        from_shapes("fusion", (2, 5, 4, 4), (2, 7, 2, 2), to=3, width=8)
+        from_shapes("fusion", (2, 5, 4, 4), (2, 7, 2, 2), out_features=3, width=8)
 
 
 def test_embeddings_have_length_one() -> None:
     made = from_shapes("embedding", (3, 4, 2, 2))(torch.randn(3, 4, 2, 2))
     assert made.shape == (3, 128)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(3))
-    assert from_shapes("embedding", (3, 4), to=5)(torch.zeros(3, 4)).shape == (3, 5)
+    assert from_shapes("embedding", (3, 4), out_features=5)(torch.zeros(3, 4)).shape == (3, 5)
 
 
 def test_a_projection_head_keeps_the_width() -> None:
     assert from_shapes("projection_head", (3, 4, 2, 1))(torch.randn(3, 4, 2, 1)).shape == (3, 8)
-    assert from_shapes("projection_head", (3, 4), to=5)(torch.randn(3, 4)).shape == (3, 5)
+    assert from_shapes("projection_head", (3, 4), out_features=5)(torch.randn(3, 4)).shape == (3, 5)
 
 
 def test_simkds_projector_pools_to_a_smaller_teacher_and_refuses_a_larger_one() -> None:
-    for like in ((2, 6, 8, 8), (2, 6, 4, 4)):
-        assert from_shapes("simkd_projector", (2, 3, 8, 8), like=like)(torch.randn(2, 3, 8, 8)).shape == like
+    for match in ((2, 6, 8, 8), (2, 6, 4, 4)):
+        assert from_shapes("simkd_projector", (2, 3, 8, 8), match=match)(torch.randn(2, 3, 8, 8)).shape == match
     with pytest.raises(KDError, match="cannot bring 8x8 to 9x9"):
-        from_shapes("simkd_projector", (2, 3, 8, 8), like=(2, 6, 9, 9))
+        from_shapes("simkd_projector", (2, 3, 8, 8), match=(2, 6, 9, 9))
 
 
 @pytest.mark.parametrize("name", ["paraphraser", "translator", "fusion", "simkd_projector"])
 def test_adapters_of_maps_refuse_anything_else(name: str) -> None:
     with pytest.raises(KDError, match=rf"{name} takes maps \(B, C, H, W\), not \(2, 3\)"):
-        from_shapes(name, (2, 3), to=4)
+        from_shapes(name, (2, 3), out_features=4)
 
 
 @pytest.mark.parametrize("name", ["translator", "fusion", "simkd_projector"])

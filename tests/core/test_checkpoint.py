@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(store: Checkpoin
 SAVE_FOR_EVER = """
     import sys, torch
     from pathlib import Path
-    from kd_core.checkpoint import CheckpointStore
+    from kd_core.runs.checkpoint import CheckpointStore
     store = CheckpointStore(Path(sys.argv[1]))
     found = store.latest(lambda line: sys.exit(line))
     step = found[0]["step"] if found else 0

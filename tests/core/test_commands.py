@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from kd_core.cli.group import make_cli
 from kd_core.cli.options import config_options, json_option
-from kd_core.cli.output import answer
+from kd_core.cli.output import print_result
 from kd_core.errors import ConfigError, ConfigProblem, KDError, Mark
 from kd_core.registry import Registry
 from kd_core.taps.table import Row
@@ -34,12 +34,14 @@ class Scores:
     run: Path | None = None
 
 
-PROBLEM = ConfigProblem("unknown key 'epoch'", "stages.0.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?")
+PROBLEM = ConfigProblem(
+    "unknown key 'epoch'", "stages.distill.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?"
+)
 
 
 @dataclass
 class Backend:
-    """Stands in for ``kd_core.experiment`` and notes its calls."""
+    """Stands in for ``kd_core.experiment`` and ``kd_core.evaluation``, and notes its calls."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     error: BaseException | None = None
@@ -51,7 +53,7 @@ class Backend:
         if self.error:
             raise self.error
 
-    def module(self) -> types.ModuleType:
+    def modules(self) -> list[types.ModuleType]:
         backend = self
 
         class Experiment:
@@ -92,17 +94,19 @@ class Backend:
                 Row("fc", "Linear", "(2, 64)", "(2, 10)", "float32", 650, 1),
             ]
 
-        module = types.ModuleType("kd_core.experiment")
-        vars(module).update(Experiment=Experiment, evaluate=evaluate, resume=resume, taps=taps)
-        return module
+        experiment = types.ModuleType("kd_core.experiment")
+        vars(experiment).update(Experiment=Experiment, resume=resume, taps=taps)
+        evaluation = types.ModuleType("kd_core.evaluation")
+        vars(evaluation).update(evaluate=evaluate)
+        return [experiment, evaluation]
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
     backend = Backend()
-    module = backend.module()
-    monkeypatch.setitem(sys.modules, "kd_core.experiment", module)
-    monkeypatch.setattr("kd_core.experiment", module, raising=False)
+    for module in backend.modules():
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(module.__name__, module, raising=False)
     return backend
 
 
@@ -169,7 +173,7 @@ def test_check_prints_all_problems_of_all_files(run: Run) -> None:
     assert done.stdout.splitlines() == ["good.yaml: ok", "unverified: good.yaml strict=True"]
     said = [line for line in done.stderr.splitlines() if "library" not in line]
     assert said == [
-        "bad.yaml:12:5: stages.0.epoch: unknown key 'epoch'",
+        "bad.yaml:12:5: stages.distill.epoch: unknown key 'epoch'",
         "    hint: did you mean 'epochs'?",
         "second",
         "there is no missing.yaml",
@@ -187,7 +191,7 @@ def test_check_in_json(run: Run) -> None:
         "file": "bad.yaml",
         "line": 12,
         "column": 5,
-        "path": "stages.0.epoch",
+        "path": "stages.distill.epoch",
         "message": "unknown key 'epoch'",
         "hint": "did you mean 'epochs'?",
     }
@@ -215,7 +219,9 @@ def listing(monkeypatch: pytest.MonkeyPatch) -> click.Group:
 
 def test_list(listing: click.Group) -> None:
     done = CliRunner().invoke(listing, ["list", "things"])
-    assert done.stdout == "anvil  Stands in for ``kd_core.experiment`` and notes its calls.\n"
+    assert (
+        done.stdout == "anvil  Stands in for ``kd_core.experiment`` and ``kd_core.evaluation``, and notes its calls.\n"
+    )
     assert CliRunner().invoke(listing, ["list", "nothing"]).exit_code == 0
     done = CliRunner().invoke(listing, ["list", "losses"])
     assert any(line.startswith("kd ") for line in done.stdout.splitlines())
@@ -276,7 +282,7 @@ def test_a_package_adds_a_verb_in_a_few_lines() -> None:
         """Label images."""
         if trust:
             raise KDError("trusts nobody")
-        answer(Scores({"images": len(overrides)}), as_json)
+        print_result(Scores({"images": len(overrides)}), as_json)
 
     run = CliRunner().invoke
     assert "Label images." in run(group, ["--help"]).stdout
@@ -287,7 +293,7 @@ def test_a_package_adds_a_verb_in_a_few_lines() -> None:
 def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
     code = """
         import click
-        from kd_core.commands import make_cli
+        from kd_core.cli.group import make_cli
         main = make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
         @main.command()
         def lots():

@@ -187,7 +187,7 @@ def test_set_in_an_alias() -> None:
         ("get.ob.w=1", "get.ob: a !getattr has no part 'ob'\n    hint: did you mean 'obj'?"),
         ("run.kwargs=3", "run.kwargs: this must stay a mapping, not a number"),
         ("run.args={}", "run.args: this must stay a list, not a mapping"),
-        ("name", "no '=' between a path and a value\n    hint: write --set stages.0.epochs=1"),
+        ("name", "no '=' between a path and a value\n    hint: write --set stages.distill.epochs=1"),
         ("", "no '=' between"),
         ("=1", "an empty name in the path ''"),
         ("a..b=1", "an empty name in the path 'a..b'"),

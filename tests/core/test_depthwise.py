@@ -159,8 +159,8 @@ def test_other_precisions_have_pytorchs() -> None:
 
 FAULTS = """
 import resource, torch
-from kd_core.runtime import Runtime
-from kd_core.spec import RuntimeSpec
+from kd_core.device.runtime import Runtime
+from kd_core.config.schema import RuntimeSpec
 
 Runtime(RuntimeSpec(device="cpu"))
 pages = []

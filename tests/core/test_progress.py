@@ -118,7 +118,7 @@ def test_a_stream_that_goes_away_ends_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", [60, 0])
 def test_on_a_real_terminal_nothing_but_the_answer_is_on_standard_output(columns: int) -> None:
     code = """
-        from kd_core.progress import Reporter
+        from kd_core.runs.progress import Reporter
         reporter = Reporter()
         with reporter.epoch("distill", 0, 1, 5) as epoch:
             for _ in range(5):

@@ -262,7 +262,7 @@ def test_the_share_that_is_masked() -> None:
     kept = block(ratio=0.75).kept(features, index)
     assert kept.shape == (4, 1, 50, 50)
     torch.testing.assert_close(kept.flatten(1).double().mean(1), torch.full((4,), 0.25).double(), atol=0.04, rtol=0)
-    channels = block(ratio=0.2, over="channels").kept(torch.zeros(4, 4000, 1, 1), index)
+    channels = block(ratio=0.2, mask="channel").kept(torch.zeros(4, 4000, 1, 1), index)
     assert channels.shape == (4, 4000, 1, 1)
     torch.testing.assert_close(channels.double().mean(1).flatten(), torch.full((4,), 0.8).double(), atol=0.03, rtol=0)
     assert block(ratio=0.0).kept(features, index).all()
@@ -311,5 +311,5 @@ def test_a_block_says_what_it_cannot_do() -> None:
         generation([source], torch.zeros(2, 5, 4, 4), None)
     with pytest.raises(KDError, match=r"batch\.index"):
         generation([source, source], None, 4)
-    with pytest.raises(KDError, match="'places' or 'channels'"):
-        generation([source], None, 4, over="pixels")  # type: ignore[arg-type]
+    with pytest.raises(KDError, match="'spatial' or 'channel'"):
+        generation([source], None, 4, mask="pixels")  # type: ignore[arg-type]

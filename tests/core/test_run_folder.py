@@ -107,7 +107,7 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> 
 HOLD = """
     import os, sys, time
     from pathlib import Path
-    from kd_core.run_folder import RunFolder
+    from kd_core.runs.run_folder import RunFolder
     run = RunFolder.open(Path(sys.argv[1])).lock()
     if sys.argv[2] == "dead":  # as the workers of a killed process see it
         (run.path / ".pid").write_text("4194305")  # above the largest process id there is

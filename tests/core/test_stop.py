@@ -50,8 +50,8 @@ def test_in_another_thread_it_does_nothing() -> None:
 def test_a_stopped_command_exits_with_the_signals_code_and_one_line(number: signal.Signals, code: int) -> None:
     script = """
         import time
-        from kd_core.commands import make_cli
-        from kd_core.stop import Stopped, StopRequest
+        from kd_core.cli.group import make_cli
+        from kd_core.runs.stop import Stopped, StopRequest
         main = make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
         @main.command()
         def work():

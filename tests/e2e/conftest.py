@@ -17,7 +17,7 @@ models:
   student: {arch: cnn, width: 4, depth: 2}
   teacher: {arch: cnn, width: 8, depth: 2, weights: null}
 stages:
-  - name: distill
+  distill:
     epochs: 2
     batch_size: 32
     losses:

@@ -30,11 +30,12 @@ pytestmark = pytest.mark.realdata
 def small(config: Path, data: Path, images: int = 16) -> list[str]:
     """Overrides for an epoch of few images in every stage, with teachers of random weights."""
     given = load(config).data
-    stages = [f"stages.{number}.epochs=1" for number in range(len(given["stages"]))]
+    first, *_ = given["stages"]
+    stages = [f"stages.{name}.epochs=1" for name in given["stages"]]
     models = [
         f"models.{name}.weights=null" for name, model in given["models"].items() if {"zoo", "weights"} & set(model)
     ]
-    limits = [f"data.limit={{train: {images}, test: 8}}", "data.val=0", "stages.0.batch_size=8"]
+    limits = [f"data.limit={{train: {images}, test: 8}}", "data.val=0", f"stages.{first}.batch_size=8"]
     return [f"data.root={data / 'cifar10'}", *limits, *stages, *models]
 
 
@@ -76,7 +77,11 @@ def test_it_trains_its_student_and_no_teacher(
 
 
 def test_killed_in_an_epoch_of_augmented_images_it_ends_the_same(real_data: Path, tmp_path: Path) -> None:
-    overrides = [*small(KD, real_data, images=80), "stages.0.epochs=2", "checkpoint={every_steps: 1, keep: 2}"]
+    overrides = [
+        *small(KD, real_data, images=80),
+        "stages.distill.epochs=2",
+        "checkpoint={every_steps: 1, keep_last: 2}",
+    ]
     options: list[Any] = [part for each in overrides for part in ("--set", each)]
     killed = command("train", KD, "--out", tmp_path / "killed", *options)
     wait_for(tmp_path / "killed" / "checkpoints", "step-0000000[4-9]*", killed)
@@ -86,6 +91,6 @@ def test_killed_in_an_epoch_of_augmented_images_it_ends_the_same(real_data: Path
     resumed = command("resume", tmp_path / "killed")
     _, errors = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, errors.decode()
-    assert "stage 'stage0', step" in errors.decode()
+    assert "stage 'distill', step" in errors.decode()
     Experiment.load(KD, overrides=overrides).train(tmp_path / "whole")
     assert student_bytes(tmp_path / "killed") == student_bytes(tmp_path / "whole")

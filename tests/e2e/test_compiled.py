@@ -19,16 +19,16 @@ models:
   peer: {arch: cnn, width: 4, depth: 1, trainable: true}
 runtime: {compile: [peer]}
 stages:
-  - name: before
+  before:
     epochs: 1
     batch_size: 64
     train: [student]
     losses: {kd: {loss: kd, teacher: peer.output}}
     optimizer: !call:torch.optim.SGD {lr: 0.5}
-  - name: between
+  between:
     train: [peer]
     losses: {ce: {loss: cross_entropy, student: peer.output}}
-  - name: after
+  after:
     train: [student]
     losses: {kd: {loss: kd, teacher: peer.output}}
 """

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from kd_core.registry import PLUGINS
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("# Recipes\n")[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -102,10 +104,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(clone: Path) -> dict[str, tuple[int, str]]:
     """Exit code and output of every command of the page, run in one process: else each would import torch."""
     sources = [str(each) for each in (clone / "site", *sorted(clone.glob("packages/*/src")))]
+    plugins = ",".join(path.name for path in clone.glob("packages/*"))  # with those that a recipe adds
     done = subprocess.run(
         [sys.executable, str(DRIVER)],
         cwd=clone,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sources), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sources), "OMP_NUM_THREADS": "1", PLUGINS: plugins},
         input=json.dumps([*COMMANDS, WITHOUT_TRUST]),
         capture_output=True,
         text=True,

@@ -40,14 +40,16 @@ METHODS = {
     + """
 adapters:
   paraphraser: {module: paraphraser, inputs: teacher.layers.1, norm: true}
-  translator: {module: translator, inputs: student.layers.1, like: adapters.paraphraser/factor, norm: true}
+  translator: {module: translator, inputs: student.layers.1, match: adapters.paraphraser/factor, norm: true}
 stages:
-  - epochs: 1
+  pretrain:
+    epochs: 1
     batch_size: 32
     train: [adapters.paraphraser]
     losses: {reconstruction: {loss: mse, student: adapters.paraphraser/reconstruction, teacher: teacher.layers.1}}
     optimizer: !call:torch.optim.SGD {lr: 0.02, momentum: 0.9}
-  - epochs: 1
+  distill:
+    epochs: 1
     train: [student, adapters.translator]
     losses:
       ce: {loss: cross_entropy}
@@ -56,11 +58,12 @@ stages:
     "knowledge review": HEAD
     + """
 adapters:
-  level3: {module: fusion, inputs: student.avgpool, like: teacher.avgpool}
-  level2: {module: fusion, inputs: [student.layers.1.2:in, adapters.level3/residual], like: teacher.layers.1}
-  level1: {module: fusion, inputs: [student.layers.0.2:in, adapters.level2/residual], like: teacher.layers.0}
+  level3: {module: fusion, inputs: student.avgpool, match: teacher.avgpool}
+  level2: {module: fusion, inputs: [student.layers.1.2:in, adapters.level3/residual], match: teacher.layers.1}
+  level1: {module: fusion, inputs: [student.layers.0.2:in, adapters.level2/residual], match: teacher.layers.0}
 stages:
-  - epochs: 2
+  distill:
+    epochs: 2
     batch_size: 32
     losses:
       ce: {loss: cross_entropy}
@@ -72,10 +75,11 @@ stages:
     "crd": HEAD
     + """
 adapters:
-  student_embedding: {module: embedding, inputs: student.avgpool, to: 16}
-  teacher_embedding: {module: embedding, inputs: teacher.avgpool, to: 16}
+  student_embedding: {module: embedding, inputs: student.avgpool, out_features: 16}
+  teacher_embedding: {module: embedding, inputs: teacher.avgpool, out_features: 16}
 stages:
-  - epochs: 2
+  distill:
+    epochs: 2
     batch_size: 32
     losses:
       ce: {loss: cross_entropy}
@@ -97,14 +101,16 @@ adapters:
   teacher_head: {module: projection_head, inputs: teacher.fc:in}
   student_head: {module: projection_head, inputs: student.fc:in}
 stages:
-  - epochs: 1
+  pretrain:
+    epochs: 1
     batch_size: 32
     views: rotations
     train: [adapters.teacher_head]
     losses: {contrast: {loss: view_contrast, input: adapters.teacher_head}}
     optimizer: !call:torch.optim.SGD {lr: 0.02, momentum: 0.9}
-  - epochs: 1
-    accumulate: 2
+  distill:
+    epochs: 1
+    accumulation_steps: 2
     train: [student, adapters.student_head]
     losses:
       ce: {loss: cross_entropy}
@@ -119,12 +125,13 @@ stages:
     width: 4
     depth: 2
     edit:
-      - {insert: !call:kd_core.adapters.SimKDProjector {channels: 8, to: 16}, after: layers.1}
+      - {insert: !call:kd_core.adapters.SimKDProjector {channels: 8, out_features: 16}, after: layers.1}
       - {replace: fc, with: !getattr:fc [*called]}""",
     )
     + """
 stages:
-  - epochs: 2
+  distill:
+    epochs: 2
     batch_size: 32
     freeze: [student.fc]
     losses: {simkd: {loss: mse, student: student.layers.1.inserted, teacher: teacher.layers.1}}"""

@@ -30,11 +30,12 @@ models:
     - !call:torch.nn.Linear [32, 10]
   teacher: {arch: cnn, width: 8, depth: 2, weights: null}
 adapters:
-  proj: {module: projector, inputs: student.1, to: 16}
+  proj: {module: projector, inputs: student.1, out_features: 16}
 stages:
-  - epochs: 2
+  distill:
+    epochs: 2
     batch_size: 32
-    accumulate: 2
+    accumulation_steps: 2
     eval_batch_size: 7
     losses:
       ce: {loss: cross_entropy}
@@ -51,8 +52,8 @@ def test_slices_cover_a_batch() -> None:
             assert [row for part in even_slices(total, parts) for row in range(total)[part]] == list(range(total))
     positions, shares = divide(torch.arange(10), 3)
     assert torch.equal(torch.cat(positions), torch.arange(10))
-    assert sum(share.own for share in shares) == pytest.approx(1)
-    assert MicroBatchShard((3, 0), 3).whole == 1
+    assert sum(share.local_scale for share in shares) == pytest.approx(1)
+    assert MicroBatchShard((3, 0), 3).global_scale == 1
 
 
 def launch(*arguments: str | Path, program: Sequence[str] = ("-m", "kd_vision")) -> subprocess.Popen[str]:
@@ -89,7 +90,7 @@ def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path
 
 def test_a_killed_process_ends_the_run_which_resumes(config: Callable[..., Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.0.epochs=60", "--set", "data.val=0")
+    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.distill.epochs=60", "--set", "data.val=0")
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("step-*")):
         assert both.poll() is None, both.communicate()
@@ -114,9 +115,9 @@ SHARDED = (str(Path(__file__).with_name("sharded.py")),)
 
 def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[..., Path], tmp_path: Path) -> None:
     path = config(CONFIG)
-    alone = Experiment.load(path, overrides=["stages.0.ema=0.9"]).train(tmp_path / "one")
+    alone = Experiment.load(path, overrides=["stages.distill.ema=0.9"]).train(tmp_path / "one")
     run = tmp_path / "two"
-    both = launch("train", path, "--out", run, "--json", "--set", "stages.0.ema=0.9", program=SHARDED)
+    both = launch("train", path, "--out", run, "--json", "--set", "stages.distill.ema=0.9", program=SHARDED)
     out, errors = both.communicate(timeout=240)
     assert both.returncode == 0, errors
     [answer] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]

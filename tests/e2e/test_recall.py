@@ -21,7 +21,8 @@ models:
   student: {arch: cnn, width: 4}
   teacher: {arch: cnn, width: 8, weights: null, cache: CACHE}
 stages:
-  - epochs: 2
+  distill:
+    epochs: 2
     batch_size: 32
     losses:
       ce: {loss: cross_entropy, weight: 0.5}
@@ -65,7 +66,7 @@ def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {key: tuple(value.shape) for key, value in tensors.items()} == {"output": (270, 10), "index": (270,)}
     monkeypatch.setattr("kd_core.train.teacher_cache._computed", None)
     monkeypatch.setattr(Teacher, "forward", None)
-    train("again", "stages.0.batch_size=16")
+    train("again", "stages.distill.batch_size=16")
     assert [file] == list(Path("cache/outputs").iterdir())
 
 
@@ -105,7 +106,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(monkeypatch: pytest.MonkeyPatch) 
     assert students[0] == students[1]
 
 
-@pytest.mark.parametrize("change", ["data.augment=shift", "stages.0.views=rotations"])
+@pytest.mark.parametrize("change", ["data.augment=shift", "stages.distill.views=rotations"])
 def test_samples_that_change_are_refused(change: str) -> None:
     with pytest.raises(KDError, match=r"training samples differ from epoch to epoch"):
         train("run", change)
@@ -114,7 +115,7 @@ def test_samples_that_change_are_refused(change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("stages.0.losses.kd.teacher=teacher.layers.1", "teacher.layers.1 is not kept, only outputs are"),
+        ("stages.distill.losses.kd.teacher=teacher.layers.1", "teacher.layers.1 is not kept, only outputs are"),
         ("models.student.cache=true", "keeps what a frozen model says, and this one changes"),
         ("models.teacher.trainable=true", "keeps what a frozen model says, and this one changes"),
         ("models.teacher.cache=1", "must be true or false, not 1"),

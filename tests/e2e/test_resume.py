@@ -37,19 +37,19 @@ models:
     - !call:torch.nn.Linear {in_features: 512, out_features: 10}
   teacher: {arch: cnn, width: 8, depth: 2, weights: null}
 adapters:
-  proj: {module: projector, inputs: student.1, like: teacher.layers.0, norm: true}
-checkpoint: {every_steps: 3, keep: 2}
+  proj: {module: projector, inputs: student.1, match: teacher.layers.0, norm: true}
+checkpoint: {every_steps: 3, keep_last: 2}
 stages:
-  - name: hint
+  hint:
     epochs: 2
     batch_size: 32
-    accumulate: 2
+    accumulation_steps: 2
     ema: 0.9
     losses:
       hint: {loss: hint, student: adapters.proj, teacher: teacher.layers.0}
     optimizer: !call:torch.optim.AdamW {lr: 0.01}
-    scheduler: {call: !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: !run steps}, per: step}
-  - name: distill
+    scheduler: {call: !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: !run steps}, interval: step}
+  distill:
     epochs: 2
     losses:
       ce: {loss: cross_entropy, weight: {schedule: linear, start: 0.5, end: 1.0}}
@@ -84,7 +84,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-COMPILED = "runtime={precision: bf16, channels_last: true, fused: true, compile: [teacher, student]}"
+COMPILED = "runtime={precision: bf16, channels_last: true, fused_optimizer: true, compile: [teacher, student]}"
 
 
 @pytest.fixture(
@@ -192,7 +192,7 @@ def test_a_signal_and_resume_through_the_command(
 ) -> None:
     path = config(DEMANDING)
     run, whole = tmp_path / "run", tmp_path / "whole"
-    more = ("--set", "stages.1.epochs=40", "--set", "data.val=0")
+    more = ("--set", "stages.distill.epochs=40", "--set", "data.val=0")
     process = command("train", path, "--out", run, *more)
     wait_for(run / "checkpoints", "step-0000003*", process)
     process.send_signal(number)

@@ -19,11 +19,13 @@ SMALL = [
     *("data.size=48", "data.crop=48", "data.eval_size=48", "data.workers=0", "data.limit={train: 6, val: 2}"),
     "models.student.weights_backbone=null",
     "models.teacher={arch: deeplabv3, backbone: resnet18, weights: null}",
-    "stages.0.batch_size=2",
     "log_every=1",
 ]
-OF = {VOC: ["data.sbd=false", "stages.0.steps=3"], COCO: ["stages.1.batch_size=2", "stages.1.epochs=1"]}
-MEMORY = ["stages.0.losses.memory.pixel_memory=64", "stages.0.losses.memory.region_memory=8"]
+OF = {
+    VOC: ["data.sbd=false", "stages.distill.batch_size=2", "stages.distill.steps=3"],
+    COCO: [*(f"stages.{name}.batch_size=2" for name in ("translation", "adaptation")), "stages.adaptation.epochs=1"],
+}
+MEMORY = ["stages.distill.losses.memory.pixel_memory=64", "stages.distill.losses.memory.region_memory=8"]
 NAMES = [*(path.stem for path in sorted(CONFIGS.glob("voc2012_*_resnet18_resnet101.yaml"))), KTAAD]
 
 

@@ -14,9 +14,9 @@ from kd_vision.cli import main
 
 SWEEP = """
 config: experiment.yaml
-over:
-  - {stages.0.epochs: [1, 2]}
-  - {stages.0.losses.ce.weight: [0.0, 1.0], stages.0.losses.kd.weight: [1.0, 0.0]}
+grid:
+  - {stages.distill.epochs: [1, 2]}
+  - {stages.distill.losses.ce.weight: [0.0, 1.0], stages.distill.losses.kd.weight: [1.0, 0.0]}
 seeds: [3]
 """
 
@@ -39,14 +39,17 @@ def test_every_combination_is_run_and_the_best_stands_first(sweep: Callable[...,
     told = json.loads(done.stdout)
     assert told["metric"] == "top1"
     rows = told["rows"]
-    assert sorted((row["values"]["stages.0.epochs"], row["values"]["stages.0.losses.kd.weight"]) for row in rows) == [
+    assert sorted(
+        (row["values"]["stages.distill.epochs"], row["values"]["stages.distill.losses.kd.weight"]) for row in rows
+    ) == [
         (1, 0.0),
         (1, 1.0),
         (2, 0.0),
         (2, 1.0),
     ]
     assert all(
-        row["values"]["stages.0.losses.ce.weight"] == 1 - row["values"]["stages.0.losses.kd.weight"] for row in rows
+        row["values"]["stages.distill.losses.ce.weight"] == 1 - row["values"]["stages.distill.losses.kd.weight"]
+        for row in rows
     )
     scores = [row["score"] for row in rows]
     assert scores == sorted(scores, reverse=True)
@@ -85,10 +88,10 @@ def test_what_was_finished_is_not_run_again(
     ("text", "said"),
     [
         (SWEEP.replace("[0.0, 1.0]", "[0.0]"), "the values of an axis go together"),
-        (SWEEP.replace("over:", "ovr:"), "unknown key 'ovr'"),
-        (SWEEP.replace("stages.0.epochs", "stages.0.epoch"), "did you mean 'epochs'?"),
+        (SWEEP.replace("grid:", "gird:"), "unknown key 'gird'"),
+        (SWEEP.replace("stages.distill.epochs", "stages.distill.epoch"), "did you mean 'epochs'?"),
         (SWEEP.replace("experiment.yaml", "no.yaml"), "no.yaml"),
-        (SWEEP.replace("[1, 2]", "[]"), "over.0.stages.0.epochs"),
+        (SWEEP.replace("[1, 2]", "[]"), "grid.0.stages.distill.epochs"),
     ],
 )
 def test_a_wrong_sweep_is_one_error_and_runs_nothing(

@@ -60,7 +60,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_first_losses_equal_a_hand_written_loop(
     config: Callable[..., Path], tmp_path: Path, steps: list[float]
 ) -> None:
-    experiment = Experiment.load(config(), overrides=["data.augment=shift", "stages.0.epochs=3"])
+    experiment = Experiment.load(config(), overrides=["data.augment=shift", "stages.distill.epochs=3"])
     experiment.train(tmp_path / "run")
 
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def test_same_seed_same_student_another_seed_another(train: Train) -> None:
 
 
 def test_the_resolved_config_reruns_the_run(train: Train, tmp_path: Path) -> None:
-    first = train(DIGITS, "stages.0.optimizer.lr=0.02", "seed=3", out="a")
+    first = train(DIGITS, "stages.distill.optimizer.lr=0.02", "seed=3", out="a")
     assert first.run is not None
     again = Experiment.load(first.run / "config.yaml").train(tmp_path / "b")
     assert student_bytes(first.run) == student_bytes(again.run)
@@ -134,14 +134,14 @@ def test_micro_batches_add_up_to_the_batch(train: Train, steps: list[float]) -> 
     whole = weights(train(LINEAR, out="whole").run)
     first = list(steps)
     steps.clear()
-    parts = weights(train(LINEAR, "stages.0.accumulate=5", out="parts").run)
+    parts = weights(train(LINEAR, "stages.distill.accumulation_steps=5", out="parts").run)
     assert steps == pytest.approx(first, rel=1e-5)
     assert all(torch.allclose(whole[key], parts[key], atol=1e-6) for key in whole)
 
 
 @pytest.mark.parametrize("pattern", ["student.layers.0", "student.layers.0.*", "class:Conv2d"])
 def test_what_is_frozen_stays(train: Train, pattern: str) -> None:
-    after = weights(train(DIGITS, f"stages.0.freeze=['{pattern}']", "data.val=0").run)
+    after = weights(train(DIGITS, f"stages.distill.freeze=['{pattern}']", "data.val=0").run)
     torch.manual_seed(0)
     fresh = MODELS.get("cnn")(width=4, depth=2).state_dict()
     frozen = {
@@ -155,7 +155,7 @@ def test_what_is_frozen_stays(train: Train, pattern: str) -> None:
 
 def test_a_stage_that_trains_adapters_alone_leaves_and_does_not_score_the_student(train: Train) -> None:
     text = DIGITS.replace(
-        "stages:", "adapters:\n  proj: {module: projector, inputs: teacher.layers.1, to: 16}\nstages:"
+        "stages:", "adapters:\n  proj: {module: projector, inputs: teacher.layers.1, out_features: 16}\nstages:"
     )
     text = text.replace(
         "      ce: {loss: cross_entropy}\n      kd: {loss: kd, temperature: 4.0}",
@@ -183,7 +183,7 @@ def test_a_moving_average_is_scored_and_exported(train: Train, monkeypatch: pyte
         before(self)
 
     monkeypatch.setattr(StageRunner, "_between_steps", follow)
-    result = train(DIGITS, "stages.0.ema=0.9", "data.val=0")
+    result = train(DIGITS, "stages.distill.ema=0.9", "data.val=0")
     after = weights(result.run)
     assert all(torch.allclose(after[key], shadow[key], atol=1e-6) for key in shadow)
 
@@ -197,7 +197,8 @@ models:
   peer: {arch: cnn, width: 4, depth: 2, trainable: true}
   wide: {arch: cnn, width: 8, depth: 2, weights: null}
 stages:
-  - epochs: 2
+  distill:
+    epochs: 2
     batch_size: 32
     losses:
       ce: {loss: cross_entropy}
@@ -217,12 +218,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train: Train, tmp_
     with pytest.raises(
         KDError, match=r"(?s)stage 'distill', step \d+: not finite: .*kd.*the weighted sum.*indices: \d+, \d+"
     ):
-        train(DIGITS, "stages.0.losses.kd.weight=1.0e+30", "stages.0.optimizer.lr=1.0e+10")
+        train(DIGITS, "stages.distill.losses.kd.weight=1.0e+30", "stages.distill.optimizer.lr=1.0e+10")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_early_stopping_and_the_best_epoch(train: Train) -> None:
-    result = train(DIGITS, "stages.0.epochs=50", "stages.0.optimizer.lr=0.0", "stages.0.early_stop={patience: 3}")
+    result = train(
+        DIGITS,
+        "stages.distill.epochs=50",
+        "stages.distill.optimizer.lr=0.0",
+        "stages.distill.early_stopping={patience: 3}",
+    )
     scores = rows(result.run, "val")
     assert len(scores) == 4
     assert result.best is not None
@@ -230,7 +236,7 @@ def test_early_stopping_and_the_best_epoch(train: Train) -> None:
 
 
 def test_the_least_loss_can_be_the_best(train: Train) -> None:
-    result = train(DIGITS, "stages.0.best={metric: loss, mode: min}")
+    result = train(DIGITS, "stages.distill.monitor={metric: loss, mode: min}")
     assert result.best is not None
     assert result.best["metrics"]["loss"] == min(row["loss"] for row in rows(result.run, "val"))
 
@@ -246,17 +252,15 @@ def test_a_score_at_or_below_zero_counts(best: float | None, value: float, bette
 
 
 def test_steps_in_the_place_of_epochs(train: Train) -> None:
-    result = train(DIGITS, "stages.0.epochs=null", "stages.0.steps=11")
+    result = train(DIGITS, "stages.distill.epochs=null", "stages.distill.steps=11")
     assert result.run is not None
     lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train" in line] == [9, 11]
 
 
 def test_scoring_by_steps_and_schedules_by_step(train: Train) -> None:
-    scheduler = (
-        "stages.0.scheduler={call: !call:torch.optim.lr_scheduler.LinearLR {total_iters: !run steps}, per: step}"
-    )
-    result = train(DIGITS, "stages.0.evaluate={every_steps: 4}", scheduler)
+    scheduler = "stages.distill.scheduler={call: !call:torch.optim.lr_scheduler.LinearLR {total_iters: !run steps}, interval: step}"
+    result = train(DIGITS, "stages.distill.validate={every_steps: 4}", scheduler)
     assert len(rows(result.run, "val")) == 18 // 4
     assert result.run is not None
     rates = [
@@ -268,7 +272,9 @@ def test_scoring_by_steps_and_schedules_by_step(train: Train) -> None:
 
 
 def test_parameter_groups(train: Train) -> None:
-    groups = "stages.0.optimizer={call: !call:torch.optim.SGD {lr: 0.05}, groups: [{match: student.fc, lr: 0.0}]}"
+    groups = (
+        "stages.distill.optimizer={call: !call:torch.optim.SGD {lr: 0.05}, groups: [{params: student.fc, lr: 0.0}]}"
+    )
     after = weights(train(DIGITS, groups, "data.val=0").run)
     torch.manual_seed(0)
     fresh = MODELS.get("cnn")(width=4, depth=2).state_dict()
@@ -279,11 +285,14 @@ def test_parameter_groups(train: Train) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages.0.freeze=['student.layrs']", r"stages\.0\.freeze\.0: .*layrs"),
-        ("stages.0.train=['adapters.none']", r"stages\.0\.train\.0: .*none"),
-        ("stages.0.freeze=[student]", "nothing is left to train"),
-        ("stages.0.optimizer={call: !call:torch.optim.SGD {lr: 0.1}, groups: [{match: '*.gamma'}]}", "gamma"),
-        ("stages.0.best={metric: f1, mode: max}", "(?s)stages.0.best.metric: there is no metric 'f1'.*top1"),
+        ("stages.distill.freeze=['student.layrs']", r"stages\.distill\.freeze\.0: .*layrs"),
+        ("stages.distill.train=['adapters.none']", r"stages\.distill\.train\.0: .*none"),
+        ("stages.distill.freeze=[student]", "nothing is left to train"),
+        ("stages.distill.optimizer={call: !call:torch.optim.SGD {lr: 0.1}, groups: [{params: '*.gamma'}]}", "gamma"),
+        (
+            "stages.distill.monitor={metric: f1, mode: max}",
+            "(?s)stages.distill.monitor.metric: there is no metric 'f1'.*top1",
+        ),
     ],
 )
 def test_what_only_a_run_can_tell_is_one_error(train: Train, override: str, message: str) -> None:
@@ -317,5 +326,5 @@ def test_nothing_of_a_step_outlives_it(train: Train, monkeypatch: pytest.MonkeyP
         before(self)
 
     monkeypatch.setattr(StageRunner, "_between_steps", count)
-    train(DIGITS, "data.limit=128", "data.val=0", "stages.0.epochs=3")
+    train(DIGITS, "data.limit=128", "data.val=0", "stages.distill.epochs=3")
     assert len(set(counts[2:])) == 1, counts

@@ -66,7 +66,8 @@ task: glue
 data: {{{data}, cache: {cache}}}
 models: {{student: {{hub: {model}, weights: null}}}}
 stages:
-  - epochs: 1
+  train:
+    epochs: 1
     batch_size: 8
     eval_batch_size: 4
     losses: {{labels: {{loss: {loss}, {inputs}student: student.output/logits}}}}

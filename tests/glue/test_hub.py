@@ -14,9 +14,9 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from kd_core.data.batch import Facts
+from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
-from kd_core.models.hub import Wanted
+from kd_core.models.hub import HubModelRequest
 from kd_core.runs.export import write_student
 from kd_glue.data.spec import InputSpec
 from kd_glue.hub.models import TransformersHub
@@ -26,8 +26,8 @@ from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save, save_toke
 HUB = TransformersHub()
 
 
-def build(name: Path | str, facts: Facts = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
-    return HUB.build(Wanted(str(name), facts, **{"new_head": False, **wanted}), **(values or {}))
+def build(name: Path | str, info: DatasetInfo = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
+    return HUB.build(HubModelRequest(str(name), info, **{"new_head": False, **wanted}), **(values or {}))
 
 
 # -- weights

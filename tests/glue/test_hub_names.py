@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kd_core.config.schema import ModelSpec
-from kd_core.data.batch import Facts
+from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError, Unverified
-from kd_core.models.hub import Wanted
+from kd_core.models.hub import HubModelRequest
 from kd_glue.data.spec import DataSpec
 from kd_glue.hub.models import TransformersHub
 
@@ -23,8 +23,8 @@ from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save, save_toke
 HUB = TransformersHub()
 
 
-def build(name: str, facts: Facts = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
-    return HUB.build(Wanted(name, facts, **{"new_head": False, **wanted}), **(values or {}))
+def build(name: str, info: DatasetInfo = NLI, values: dict[str, Any] | None = None, **wanted: Any) -> Any:
+    return HUB.build(HubModelRequest(name, info, **{"new_head": False, **wanted}), **(values or {}))
 
 
 @pytest.fixture
@@ -162,22 +162,22 @@ def test_names_are_pinned_to_commits(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"models.teacher.revision={large}",
         f"models.local.input.revision={base}",
     ]
-    assert HUB.pins(models, DataSpec(name="sst2", root="x")) == pins
+    assert HUB.revisions(models, DataSpec(name="sst2", root="x")) == pins
     of_data = DataSpec(name="sst2", root="x", tokenizer="bert-base-uncased")
-    assert HUB.pins({"arch": models["arch"]}, of_data) == [
+    assert HUB.revisions({"arch": models["arch"]}, of_data) == [
         f"models.arch.input.revision={base}",
         "models.arch.input.tokenizer=bert-base-uncased",
     ]
-    assert HUB.pins(models, of_data) == [*pins, *HUB.pins({"arch": models["arch"]}, of_data)]
-    assert HUB.pins({}, DataSpec(name="sst2", revision="v1")) == ["data.revision=data of v1"]
-    assert HUB.pins({}, DataSpec(name="sst2", revision="b" * 40)) == []
+    assert HUB.revisions(models, of_data) == [*pins, *HUB.revisions({"arch": models["arch"]}, of_data)]
+    assert HUB.revisions({}, DataSpec(name="sst2", revision="v1")) == ["data.revision=data of v1"]
+    assert HUB.revisions({}, DataSpec(name="sst2", revision="b" * 40)) == []
 
 
 def test_the_hub_says_which_commit_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, tmp_path / "cache")
     save(tmp_path / "model")
     with serving(FakeHub({"org/tiny": tmp_path / "model"}), monkeypatch):
-        pins = HUB.pins({"a": spec(hub="org/tiny"), "b": spec(hub="org/other")}, DataSpec(name="sst2", root="x"))
+        pins = HUB.revisions({"a": spec(hub="org/tiny"), "b": spec(hub="org/other")}, DataSpec(name="sst2", root="x"))
     assert pins == [f"models.a.revision={commit_of('org/tiny')}"]
 
 

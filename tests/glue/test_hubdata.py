@@ -188,8 +188,8 @@ NOWHERE = "http://127.0.0.1:9"
 PREAMBLE = """
 import json, sys
 from kd_core.errors import KDError
-from kd_glue.hubdata import hub_data, resolve_data_revision
-from kd_glue.tasks import TASKS
+from kd_glue.data.hub_data import hub_data, resolve_data_revision
+from kd_glue.data.tasks import TASKS
 
 def shown(texts):
     if texts is None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from kd_core.data.batch import Facts
+from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
-from kd_core.models.hub import Wanted
+from kd_core.models.hub import HubModelRequest
 from kd_glue.hub.labels import names_of, order_of
 from kd_glue.hub.models import TransformersHub
 
@@ -19,8 +19,8 @@ from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save
 THEIRS = ("Contradiction", "Neutral", "ENTAILMENT")
 
 
-def build(name: Path, facts: Facts, *, new_head: bool = False, **values: Any) -> Any:
-    return TransformersHub().build(Wanted(str(name), facts, True, new_head), **values)
+def build(name: Path, info: DatasetInfo, *, new_head: bool = False, **values: Any) -> Any:
+    return TransformersHub().build(HubModelRequest(str(name), info, True, new_head), **values)
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "deberta-v2", "albert", "gpt2"])
@@ -99,7 +99,7 @@ def test_a_regression_has_one_output(tmp_path: Path) -> None:
 
 def test_classes_that_nobody_knows_yet_stay(tmp_path: Path) -> None:
     theirs = save(tmp_path, labels=THEIRS)
-    ours = build(tmp_path, Facts())
+    ours = build(tmp_path, DatasetInfo())
     assert torch.equal(logits(ours), logits(theirs))
     assert tuple(ours.config.id2label.values()) == THEIRS
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kd_core.errors import KDError
-from kd_core.models.hub import Wanted
+from kd_core.models.hub import HubModelRequest
 from kd_glue.hub.models import TransformersHub
 
 from .tiny_models import NLI, logits, save
@@ -26,7 +26,7 @@ STACKS = {
 
 
 def build(name: Path, layers: list[int], **values: Any) -> Any:
-    return TransformersHub().build(Wanted(str(name), NLI, **values), layers=layers)
+    return TransformersHub().build(HubModelRequest(str(name), NLI, **values), layers=layers)
 
 
 @pytest.mark.parametrize("kind", STACKS)

@@ -21,7 +21,7 @@ from kd_glue.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "glue"
-SHORT = ("--set", "stages.0.epochs=2", "--set", "data.limit=200")
+SHORT = ("--set", "stages.distill.epochs=2", "--set", "data.limit=200")
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_a_student_begins_as_some_layers_of_its_teacher(teacher: Path, tmp_path:
     path.write_text(
         text.replace("{hub: configs/glue/example/tiny, weights: null}", "{init_from: teacher, layers: [1]}")
     )
-    frozen = ("--set", "stages.0.optimizer=!call:torch.optim.SGD {lr: 0.0}")
+    frozen = ("--set", "stages.distill.optimizer=!call:torch.optim.SGD {lr: 0.0}")
     run = tmp_path / "run"
     done = kd_glue("train", path, "--out", run, "--set", f"models.teacher={{run: {teacher}}}", *SHORT, *frozen)
     assert done.exit_code == 0, done.stderr
@@ -132,7 +132,7 @@ def launch(*arguments: str | Path, processes: int = 1) -> subprocess.Popen[str]:
 
 def test_a_killed_run_ends_in_the_same_bytes(teacher: Path, tmp_path: Path) -> None:
     given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher={{run: {teacher}}}", *SHORT)
-    options = ("--set", "checkpoint.every_steps=2", "--set", "stages.0.ema=0.9")
+    options = ("--set", "checkpoint.every_steps=2", "--set", "stages.distill.ema=0.9")
     whole, run = tmp_path / "whole", tmp_path / "killed"
     undisturbed = launch(*given, *options, "--out", whole)
     killed = launch(*given, *options, "--out", run)
@@ -177,11 +177,11 @@ def test_two_processes_train_what_one_does(teacher: Path, tmp_path: Path) -> Non
         ("models.student.hiden_size=4", "did you mean 'hidden_size'?"),
         ("models.teacher={hub: configs/glue/example/tiny}", "tiny"),
         (
-            "stages.0.losses.ce.student=student.output",
+            "stages.distill.losses.ce.student=student.output",
             "write `student: student.output/FIELD`, FIELD being one of logits",
         ),
         (
-            "stages.0.losses.h={loss: hidden_mse, student: student.bert.encoder.layer.0, teacher: teacher.bert.pooler}",
+            "stages.distill.losses.h={loss: hidden_mse, student: student.bert.encoder.layer.0, teacher: teacher.bert.pooler}",
             "hidden_mse",
         ),
     ],

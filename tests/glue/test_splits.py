@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_core.data.batch import SHARED, Batch, arranged
+from kd_core.data.batch import SHARED, Batch
 from kd_core.device.seeding import permutation
 from kd_glue.data.encoding import Encoding, Tokens
 from kd_glue.data.splits import MEGA, TextSplit
@@ -93,7 +93,7 @@ def test_fingerprints_tell_texts_choices_and_labels_apart() -> None:
 
 
 def arranged_batches(part: TextSplit, order: Tensor, size: int) -> list[list[int]]:
-    return [each.tolist() for each in arranged(part, order, size).split(size)]
+    return [each.tolist() for each in part.arrange(order, size).split(size)]
 
 
 @given(
@@ -103,11 +103,11 @@ def test_an_order_keeps_its_positions(lengths: list[int], size: int, seed: int, 
     count = data.draw(st.integers(0, len(lengths)))
     order = permutation(len(lengths), seed)[:count]
     part = split(lengths)
-    found = arranged(part, order, size)
+    found = part.arrange(order, size)
     assert sorted(found.tolist()) == sorted(order.tolist())
     rest = len(order) % size
     assert found[len(order) - rest :].tolist() == order[len(order) - rest :].tolist()
-    assert torch.equal(found, arranged(split(lengths), order.clone(), size))
+    assert torch.equal(found, split(lengths).arrange(order.clone(), size))
 
 
 def sizes(part: TextSplit, orders: list[list[int]]) -> list[int]:
@@ -168,7 +168,7 @@ def test_no_global_random_state_is_used() -> None:
     part = split([3, 1, 2, 5] * 20)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = arranged(part, permutation(80, 0), 8)
+    first = part.arrange(permutation(80, 0), 8)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert torch.equal(arranged(part, permutation(80, 0), 8), first)
+    assert torch.equal(part.arrange(permutation(80, 0), 8), first)

@@ -23,9 +23,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from kd_core.data.batch import SHARED, Batch, Facts
+from kd_core.data.batch import SHARED, Batch
 from kd_core.errors import KDError
 from kd_core.task import TASKS
+from kd_glue.data.info import TextInfo
 from kd_glue.data.spec import DataSpec, InputSpec
 from kd_glue.task import TextClassification, encoders_of, unlabelled
 
@@ -94,19 +95,28 @@ FILES = {"files": {"train": "nowhere.csv"}, "text": "t", "label": "l"}
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"name": "sst2"}, Facts(2, None, ("negative", "positive"), "single_label_classification")),
-        ({"name": "mnli"}, Facts(3, None, NLI, "single_label_classification")),
-        ({"name": "stsb"}, Facts(1, None, None, "regression")),
-        (FILES, Facts(None, None, None, "single_label_classification")),
-        ({**FILES, "labels": ["a", "b"]}, Facts(2, None, ("a", "b"), "single_label_classification")),
-        ({**FILES, "problem": "regression"}, Facts(1, None, None, "regression")),
-        ({**FILES, "label": ["a", "b", "c"]}, Facts(3, None, ("a", "b", "c"), "multi_label_classification")),
+        (
+            {"name": "sst2"},
+            TextInfo.of(2, classes=("negative", "positive"), problem_type="single_label_classification", task="sst2"),
+        ),
+        ({"name": "mnli"}, TextInfo.of(3, classes=NLI, problem_type="single_label_classification", task="mnli")),
+        ({"name": "stsb"}, TextInfo.of(1, problem_type="regression", task="stsb")),
+        (FILES, TextInfo.of(None, problem_type="single_label_classification")),
+        (
+            {**FILES, "labels": ["a", "b"]},
+            TextInfo.of(2, classes=("a", "b"), problem_type="single_label_classification"),
+        ),
+        ({**FILES, "problem": "regression"}, TextInfo.of(1, problem_type="regression")),
+        (
+            {**FILES, "label": ["a", "b", "c"]},
+            TextInfo.of(3, classes=("a", "b", "c"), problem_type="multi_label_classification"),
+        ),
     ],
 )
-def test_facts_and_examples_need_no_file(values: dict[str, Any], expected: Facts) -> None:
+def test_info_and_dummy_batches_need_no_file(values: dict[str, Any], expected: TextInfo) -> None:
     task, data = TextClassification(), DataSpec(**values, max_length=10)
-    assert task.facts(data) == expected
-    made = task.example(data, 3)
+    assert task.info(data) == expected
+    made = task.dummy_batch(data, 3, training=True)
     inputs = made.for_model("student")
     assert list(inputs) == ["input_ids", "attention_mask"]
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (3, 10)
@@ -115,30 +125,28 @@ def test_facts_and_examples_need_no_file(values: dict[str, Any], expected: Facts
     assert torch.equal(made.extra["mask"], inputs["attention_mask"])
     targets = {"regression": [[0], [1], [2]], "multi_label_classification": np.eye(3).tolist()}
     assert made.target.tolist() == targets.get(
-        str(expected.problem), [row % (expected.num_classes or 1) for row in range(3)]
+        str(expected.problem_type), [row % (expected.num_classes or 1) for row in range(3)]
     )
-    assert made.target.dtype == (torch.float32 if expected.problem in targets else torch.int64)
+    assert made.target.dtype == (torch.float32 if expected.problem_type in targets else torch.int64)
     assert ("group" in made.extra) == (data.name == "mnli")
 
 
-def test_an_example_of_unknown_classes() -> None:
+def test_a_dummy_batch_of_unknown_classes() -> None:
     with pytest.raises(KDError, match="not known before the texts are read"):
-        TextClassification().example(DataSpec(**FILES, problem="multi_label_classification"), 2)
+        TextClassification().dummy_batch(DataSpec(**FILES, problem="multi_label_classification"), 2, training=True)
 
 
 def test_splits_of_a_task_of_glue(sst2: Path, words: str) -> None:
     splits = TextClassification().load(spec(sst2), seed=0, inputs={"student": InputSpec(tokenizer=words)})
     assert (len(splits.train), len(splits.val or ()), splits.test) == (12, 4, None)
-    assert splits.judged is not None
-    assert splits.judged[0] == "validation"
-    assert (splits.num_classes, splits.classes, splits.problem) == (
-        2,
-        ("negative", "positive"),
-        "single_label_classification",
-    )
-    assert splits.rows == 12
-    assert splits.targets is not None
-    assert splits.targets.tolist() == [row % 2 for row in range(12)]
+    assert splits.final is not None
+    assert splits.final[0] == "validation"
+    assert splits.info.model_parameters == {"num_classes": 2}
+    assert splits.info.classes == ("negative", "positive")
+    assert splits.info.problem_type == "single_label_classification"
+    assert splits.info.run_values["num_classes"] == 2
+    assert splits.info.run_values["num_samples"] == 12
+    assert splits.info.run_values["targets"].tolist() == [row % 2 for row in range(12)]
     batch = all_of(splits.val)
     assert batch.for_model("student")["input_ids"].tolist() == [
         [2, *[row + 4] * (row + 1), 3, *[0] * (3 - row)] for row in range(4)
@@ -148,7 +156,7 @@ def test_splits_of_a_task_of_glue(sst2: Path, words: str) -> None:
 
 def test_a_limit_takes_the_first_training_rows(sst2: Path, words: str) -> None:
     splits = TextClassification().load(spec(sst2, limit=5, tokenizer=words), seed=0)
-    assert (len(splits.train), splits.rows, len(splits.val or ())) == (5, 5, 4)
+    assert (len(splits.train), splits.info.run_values["num_samples"], len(splits.val or ())) == (5, 5, 4)
 
 
 def test_held_out_rows_do_not_train(tmp_path: Path, words: str) -> None:
@@ -158,11 +166,11 @@ def test_held_out_rows_do_not_train(tmp_path: Path, words: str) -> None:
         files={"train": str(path)}, text="text", label="label", val=4, cache=str(tmp_path / "cache"), tokenizer=words
     )
     splits = TextClassification().load(data, seed=0)
-    assert splits.targets is not None
+    values = splits.info.run_values
     held = all_of(splits.val).index.tolist()
     assert len(held) == 4
-    assert (splits.targets == -1).nonzero().flatten().tolist() == held
-    assert (splits.rows, splits.num_classes, splits.classes) == (20, 2, ("a", "b"))
+    assert (values["targets"] == -1).nonzero().flatten().tolist() == held
+    assert (values["num_samples"], values["num_classes"], splits.info.classes) == (20, 2, ("a", "b"))
     assert len(list((tmp_path / "cache").iterdir())) == 1  # all rows are encoded once, whoever holds out which
     TextClassification().load(data, seed=1)
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -178,15 +186,16 @@ def test_problems_without_single_classes(tmp_path: Path, words: str, problem: st
         DataSpec(files={"train": str(path)}, text="text", label="label", **values), seed=0
     )
     target = all_of(splits.train).target
-    assert (tuple(target.shape), target.dtype, splits.targets) == (shape, torch.float32, None)
+    assert (tuple(target.shape), target.dtype) == (shape, torch.float32)
+    assert "targets" not in splits.info.run_values
     assert target.tolist() == ([[1.5], [2.0]] if problem == "regression" else [[1, 1], [0, 1]])
-    assert (splits.num_classes, splits.problem) == (shape[1], problem)
+    assert (splits.info.model_parameters, splits.info.problem_type) == ({"num_classes": shape[1]}, problem)
 
 
 def test_without_training_rows_there_is_still_something_to_score(sst2: Path, words: str) -> None:
     (sst2 / "SST-2" / "train.tsv").unlink()
     splits = TextClassification().load(spec(sst2, tokenizer=words), seed=0)
-    assert (len(splits.train), len(splits.val or ()), splits.num_classes) == (0, 4, 2)
+    assert (len(splits.train), len(splits.val or ()), splits.info.model_parameters) == (0, 4, {"num_classes": 2})
 
 
 def test_what_cannot_be_loaded(sst2: Path, words: str) -> None:
@@ -214,7 +223,7 @@ def test_models_of_one_tokenizer_share_their_inputs(sst2: Path, words: str, tmp_
     assert batch.for_model("student")["input_ids"][1, :4].tolist() == [2, 5, 5, 3]
     assert batch.for_model("second")["input_ids"][1, :4].tolist() == [2, 6, 6, 3]
     assert batch.for_model("short")["input_ids"].shape == (12, 4)
-    assert task.prepare(batch, mixed, spec(sst2)) is batch
+    assert task.prepare(batch, mixed, spec(sst2), training=True) is batch
 
 
 @pytest.mark.parametrize(
@@ -271,10 +280,10 @@ def gpt2(**values: Any) -> nn.Module:
 def test_a_model_that_does_not_fit_its_tokenizer(sst2: Path, words: str, model: Any, says: str | None) -> None:
     data, wants = spec(sst2), InputSpec(tokenizer=words)
     if says is None:
-        TextClassification().fits(model(), wants, data)
+        TextClassification().check_model(model(), wants, data)
         return
     with pytest.raises(KDError) as caught:
-        TextClassification().fits(model(), wants, data)
+        TextClassification().check_model(model(), wants, data)
     assert says in str(caught.value)
 
 
@@ -358,12 +367,10 @@ def test_metrics_are_those_of_the_data_that_was_asked_about() -> None:
     batch = Batch({}, torch.tensor([0, 1, 1, 0]), torch.arange(4))
     output = {"logits": torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0]])}
     for name, known in (("sst2", "accuracy"), ("cola", "matthews_correlation"), ("mrpc", "f1")):
-        task.facts(DataSpec(name=name))
-        metrics = task.metrics(2)
+        metrics = task.metrics(task.info(DataSpec(name=name)))
         metrics.update(output, batch)
         assert {known, "loss", "score"} <= set(metrics.compute())
-    task.facts(DataSpec(name="stsb"))
-    metrics = task.metrics(1)
+    metrics = task.metrics(task.info(DataSpec(name="stsb")))
     metrics.update(
         {"logits": torch.tensor([[0.0], [1], [2]])}, Batch({}, torch.tensor([[0.0], [1], [3]]), torch.arange(3))
     )

@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from kd_core.data.batch import Facts
+from kd_glue.data.info import TextInfo
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 SPACE = {"vocab_size": 100, "max_position_embeddings": 64}
@@ -26,9 +26,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("AlbertConfig", {**SIZES, **SPACE, "embedding_size": 16}),
     "gpt2": ("GPT2Config", {**GPT2, "bos_token_id": 1, "eos_token_id": 2}),
 }
-NLI = Facts(3, None, ("entailment", "neutral", "contradiction"), "single_label_classification")
-SENTIMENT = Facts(2, None, ("negative", "positive"), "single_label_classification")
-SCORES = Facts(1, None, None, "regression")
+NLI = TextInfo.of(3, classes=("entailment", "neutral", "contradiction"), problem_type="single_label_classification")
+SENTIMENT = TextInfo.of(2, classes=("negative", "positive"), problem_type="single_label_classification")
+SCORES = TextInfo.of(1, problem_type="regression")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film")
 
 

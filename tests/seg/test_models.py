@@ -107,7 +107,9 @@ def test_weights_of_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     put(url, trained.state_dict(), tmp_path)
     with pytest.raises(KDError, match="damaged"):  # the file is none of torchvision's
         MODELS.get("fcn")(backbone="resnet18", weights_backbone="IMAGENET1K_V1")
-    monkeypatch.setattr("kd_seg.models.fetch", lambda url, sha256: tmp_path / "hub" / "checkpoints" / Path(url).name)
+    monkeypatch.setattr(
+        "kd_seg.models.published.fetch", lambda url, sha256: tmp_path / "hub" / "checkpoints" / Path(url).name
+    )
     model = MODELS.get("fcn")(backbone="resnet18", weights_backbone="IMAGENET1K_V1")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, trained.layer4[1].conv2.weight)
 
@@ -152,7 +154,7 @@ def test_all_heads_may_go_to_other_classes() -> None:
 def test_cards_of_torchvisions_weights() -> None:
     for name in NAMES:
         _, card = find_card(f"torchvision.{name}", None)
-        assert (card.dataset, card.num_classes, card.package) == ("coco2017", 21, "kd-seg")
+        assert (card.dataset, card.parameters, card.package) == ("coco2017", {"num_classes": 21}, "kd-seg")
         assert card.sha256 is not None
         assert len(card.sha256) == 8
         assert card.published["miou"] > 57
@@ -165,7 +167,7 @@ def test_published_weights_of_torchdistill_have_a_model() -> None:
     for name in ("deeplabv3-resnet50", "deeplabv3-resnet101", "lraspp-mobilenet-v3-large-ktaad"):
         _, card = find_card(name, None)
         with torch.device("meta"):
-            model = MODELS.get(card.arch)(num_classes=card.num_classes)
+            model = MODELS.get(card.arch)(**card.parameters)
         assert isinstance(model, nn.Module)
 
 

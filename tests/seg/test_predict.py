@@ -25,7 +25,8 @@ data: {name: scenes, limit: {train: 12, val: 9}, size: 48, crop: 48, workers: 0}
 models:
   student: {arch: unet, width: 3, depth: 2}
 stages:
-  - epochs: 2
+  train:
+    epochs: 2
     batch_size: 6
     losses: {ce: {loss: cross_entropy}}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}

@@ -27,14 +27,15 @@ models:
   teacher: {arch: unet, width: 5, depth: 2, weights: null}
 checkpoint: {every_steps: 2}
 stages:
-  - epochs: 3
+  distill:
+    epochs: 3
     batch_size: 6
     losses:
       ce: {loss: cross_entropy}
       kd: {loss: kd, temperature: 1.0, mask: batch.mask}
       cwd: {loss: cwd, weight: 3.0, mask: batch.mask}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
-    scheduler: {call: !call:torch.optim.lr_scheduler.PolynomialLR {total_iters: !run steps, power: 0.9}, per: step}
+    scheduler: {call: !call:torch.optim.lr_scheduler.PolynomialLR {total_iters: !run steps, power: 0.9}, interval: step}
 """
 
 
@@ -93,7 +94,7 @@ def test_a_killed_run_ends_in_the_same_bytes() -> None:
 def test_two_processes_train_and_score_what_one_does() -> None:
     """A model without batch statistics, a loss over all pixels, 40 images in batches of 6, and 9 images to score."""
     flat = "models.student={call: !call:torch.nn.Conv2d {in_channels: 3, out_channels: 6, kernel_size: 5, padding: 2}}"
-    options = ("--set", flat, "--set", "stages.0.losses={kd: {loss: kd}}", "--set", "stages.0.epochs=2")
+    options = ("--set", flat, "--set", "stages.distill.losses={kd: {loss: kd}}", "--set", "stages.distill.epochs=2")
     assert kd_seg("train", "config.yaml", "--out", "one", *options).exit_code == 0
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -116,8 +117,8 @@ def test_two_processes_train_and_score_what_one_does() -> None:
         ("data.crop=0", "at least 1"),
         ("data.scale=[2.0, 0.5]", "from the smaller factor to the larger"),
         ("models.student={call: !call:torch.nn.Flatten {}}", "segmentation takes maps"),
-        ("stages.0.losses.kd.mask=batch.masks", "'masks'"),
-        ("stages.0.losses.kd.student=student.output/aux", "'aux'"),
+        ("stages.distill.losses.kd.mask=batch.masks", "'masks'"),
+        ("stages.distill.losses.kd.student=student.output/aux", "'aux'"),
     ],
 )
 def test_a_wrong_config_is_answered_before_anything_is_read(change: str, says: str) -> None:
@@ -130,7 +131,14 @@ def test_a_wrong_config_is_answered_before_anything_is_read(change: str, says: s
 
 def test_a_single_image_and_batch_statistics_are_one_error() -> None:
     model = "models.student={arch: deeplabv3, backbone: resnet18, output_stride: 32}"
-    options = ("--set", model, "--set", "stages.0.batch_size=1", "--set", "stages.0.losses={ce: {loss: cross_entropy}}")
+    options = (
+        "--set",
+        model,
+        "--set",
+        "stages.distill.batch_size=1",
+        "--set",
+        "stages.distill.losses={ce: {loss: cross_entropy}}",
+    )
     done = kd_seg("train", "config.yaml", "--out", "run", *options)
     assert done.exit_code == 2
     assert "batch_size of at least 2" in done.stderr
@@ -138,10 +146,17 @@ def test_a_single_image_and_batch_statistics_are_one_error() -> None:
 
 def test_an_auxiliary_head_has_its_own_weight_and_rate() -> None:
     aux = "aux: {loss: cross_entropy, student: student.output/aux}"
-    groups = "{call: !call:torch.optim.SGD {lr: 0.05}, groups: [{match: student.aux_classifier, lr: 0.5}]}"
-    options = ("--set", "stages.0.epochs=1", "--set", "data.limit.train=6", "--set", f"stages.0.optimizer={groups}")
+    groups = "{call: !call:torch.optim.SGD {lr: 0.05}, groups: [{params: student.aux_classifier, lr: 0.5}]}"
+    options = (
+        "--set",
+        "stages.distill.epochs=1",
+        "--set",
+        "data.limit.train=6",
+        "--set",
+        f"stages.distill.optimizer={groups}",
+    )
     model = "models.student={arch: fcn, backbone: resnet18, output_stride: 32, aux_loss: true}"
-    losses = f"stages.0.losses={{ce: {{loss: cross_entropy}}, {aux}}}"
+    losses = f"stages.distill.losses={{ce: {{loss: cross_entropy}}, {aux}}}"
     done = kd_seg("train", "config.yaml", "--out", "run", *options, "--set", model, "--set", losses)
     assert done.exit_code == 0, done.stderr
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from kd_core.config.schema import RuntimeSpec
-from kd_core.data.batch import SHARED, Batch, Facts
+from kd_core.data.batch import SHARED, Batch
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.task import TASKS
+from kd_seg.data.info import SegInfo
 from kd_seg.data.scenes import CLASSES
 from kd_seg.data.sources import VOC_CLASSES, VOID
 from kd_seg.data.spec import DataSpec, InputSpec
@@ -60,30 +61,30 @@ def test_the_task_is_registered_under_both_names() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"name": "scenes"}, Facts(6, (3, 64, 64), CLASSES)),
-        ({"name": "scenes", "crop": [32, 48], "size": 40}, Facts(6, (3, 32, 48), CLASSES)),
-        ({"name": "voc2012", "crop": 65}, Facts(21, (3, 65, 65), VOC_CLASSES)),
+        ({"name": "scenes"}, SegInfo.of(6, input_shape=(3, 64, 64), classes=CLASSES)),
+        ({"name": "scenes", "crop": [32, 48], "size": 40}, SegInfo.of(6, input_shape=(3, 32, 48), classes=CLASSES)),
+        ({"name": "voc2012", "crop": 65}, SegInfo.of(21, input_shape=(3, 65, 65), classes=VOC_CLASSES)),
         (
             {"folders": {"train": {"images": "a", "masks": "b"}}, "classes": ["sky", "road"]},
-            Facts(2, (3, 480, 480), ("sky", "road")),
+            SegInfo.of(2, input_shape=(3, 480, 480), classes=("sky", "road")),
         ),
     ],
 )
-def test_facts_need_no_file(values: dict[str, Any], expected: Facts) -> None:
-    assert SemanticSegmentation().facts(DataSpec(**values, root="/nowhere")) == expected
+def test_info_needs_no_file(values: dict[str, Any], expected: SegInfo) -> None:
+    assert SemanticSegmentation().info(DataSpec(**values, root="/nowhere")) == expected
 
 
 def test_classes_are_for_folders() -> None:
     with pytest.raises(KDError, match="scenes has classes of its own"):
-        SemanticSegmentation().facts(DataSpec(name="scenes", classes=["a", "b"]))
+        SemanticSegmentation().info(DataSpec(name="scenes", classes=["a", "b"]))
 
 
 def test_scenes_are_split() -> None:
     splits = SemanticSegmentation().load(SCENES, seed=0)
     assert splits.val is not None
     assert splits.test is None
-    assert (len(splits.train), len(splits.val), splits.num_classes) == (400, 100, 6)
-    assert splits.classes == CLASSES
+    assert (len(splits.train), len(splits.val), splits.info.model_parameters) == (400, 100, {"num_classes": 6})
+    assert splits.info.classes == CLASSES
     (seen,) = splits.val.batches([torch.arange(3)], epoch=0, seed=0, augment=False)
     assert [each.shape for each in seen.target] == [each.shape[1:] for each in seen.inputs[SHARED]]
     assert len({each.shape for each in seen.target}) > 1
@@ -120,11 +121,13 @@ def test_evaluation_at_a_size() -> None:
 def test_inputs_are_normalised_as_torchvision_does_it() -> None:
     images = noise(2, 3, 8, 8)
     normalise = v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec()}, SCENES).inputs[SHARED]
+    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec()}, SCENES, training=True).inputs[SHARED]
     torch.testing.assert_close(made, normalise(images / 255), rtol=0, atol=2e-6)
     assert made.dtype == torch.float32
     several = [noise(3, 8, 8), noise(3, 6, 9)]
-    listed = SemanticSegmentation().prepare(batch(several), {"student": InputSpec()}, SCENES).inputs[SHARED]
+    listed = (
+        SemanticSegmentation().prepare(batch(several), {"student": InputSpec()}, SCENES, training=True).inputs[SHARED]
+    )
     for one, other in zip(several, listed, strict=True):
         torch.testing.assert_close(other, normalise(one / 255), rtol=0, atol=2e-6)
 
@@ -133,16 +136,18 @@ def test_models_that_take_the_same_share_one_tensor() -> None:
     same = InputSpec(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     other = InputSpec(mean=[0.5] * 3, std=[0.25] * 3)
     images = noise(1, 3, 4, 4)
-    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec(), "a": same, "b": other}, SCENES)
+    made = SemanticSegmentation().prepare(
+        batch(images), {"student": InputSpec(), "a": same, "b": other}, SCENES, training=True
+    )
     assert made.for_model("student") is made.for_model("a")
     torch.testing.assert_close(made.for_model("b"), (images / 255 - 0.5) / 0.25)
     data = DataSpec(name="scenes", mean=[0.5] * 3, std=[0.25] * 3)
-    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec(), "b": other}, data)
+    made = SemanticSegmentation().prepare(batch(images), {"student": InputSpec(), "b": other}, data, training=True)
     assert made.for_model("student") is made.for_model("b")
 
 
-def test_the_example_has_every_class_and_void() -> None:
-    made = SemanticSegmentation().example(DataSpec(name="scenes", crop=[32, 48]), 2)
+def test_the_dummy_batch_has_every_class_and_void() -> None:
+    made = SemanticSegmentation().dummy_batch(DataSpec(name="scenes", crop=[32, 48]), 2, training=True)
     assert made.inputs[SHARED].shape == (2, 3, 32, 48)
     assert made.target.shape == (2, 32, 48)
     assert made.target.unique().tolist() == [VOID, *range(6)]
@@ -218,10 +223,10 @@ def test_a_batch_norm_that_sees_one_value_tells_what_to_do() -> None:
 
 def test_metrics_name_the_classes_of_the_data_asked_about() -> None:
     task = SemanticSegmentation()
-    assert "iou/disc" not in task.metrics(6).compute()
-    task.facts(SCENES)
-    assert [name for name in task.metrics(6).compute() if "/" in name] == [f"iou/{name}" for name in CLASSES]
-    assert task.primary in task.metrics(6).compute()
+    assert "iou/disc" not in task.metrics(SegInfo.of(6)).compute()
+    scores = task.metrics(task.info(SCENES)).compute()
+    assert [name for name in scores if "/" in name] == [f"iou/{name}" for name in CLASSES]
+    assert task.monitor in scores
 
 
 def test_scores_at_full_resolution_are_those_of_the_maps() -> None:
@@ -229,7 +234,7 @@ def test_scores_at_full_resolution_are_those_of_the_maps() -> None:
     task, data = SemanticSegmentation(), DataSpec(name="scenes", workers=0)
     val = task.load(data, seed=0).val
     assert val is not None
-    together, alone = task.metrics(6), task.metrics(6)
+    together, alone = (task.metrics(task.info(data)) for _ in range(2))
     for orders, metrics in (([range(4)], together), ([[each] for each in range(4)], alone)):
         for seen in val.batches(map(torch.tensor, orders), epoch=0, seed=0, augment=False):
             truths = [F.one_hot(each.clamp(min=0), 6).movedim(-1, 0).float() for each in seen.target]

@@ -73,4 +73,4 @@ def test_weights_do_not_load_into_another_number_of_classes() -> None:
     put("lraspp-mobilenet-v3-large-ktaad")
     done = kd_seg("eval", "--zoo", "lraspp-mobilenet-v3-large-ktaad", "--data", "scenes")
     assert done.exit_code == 2
-    assert "tells the 21 classes of coco2017 apart, and these data have 6" in done.stderr
+    assert "was trained for num_classes 21 (coco2017), and these data have 6" in done.stderr

@@ -70,7 +70,7 @@ def equal(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
 
 def test_folders_are_classes_and_val_alone_is_the_test_split(root: Path) -> None:
     splits = load(root)
-    assert splits.num_classes == 2
+    assert splits.info.model_parameters["num_classes"] == 2
     assert (len(splits.train), splits.val, len(splits.test or ())) == (12, None, 4)
     fill(root / "test", per_class=1)
     splits = load(root, val=None)
@@ -191,7 +191,7 @@ def own(train: Any, **values: Any) -> Splits:
 
 def test_a_data_set_of_ones_own_is_seeded_sample_by_sample() -> None:
     splits = own(Own())
-    assert splits.num_classes == 3
+    assert splits.info.model_parameters["num_classes"] == 3
     assert splits.test is None
     assert equal(views(splits), views(own(Own()), torch.arange(9).flip(0), size=2))
     assert not equal(views(splits), views(splits, epoch=1))
@@ -204,7 +204,7 @@ def test_float_images_are_taken_as_they_are() -> None:
     [batch] = splits.train.batches([torch.arange(6)], epoch=0, seed=0, augment=False)
     assert torch.equal(batch.inputs[SHARED], images)
     data = DataSpec(dataset={"train": Own()}, mean=[0.0], std=[1.0])
-    assert torch.equal(TASK.prepare(batch, {"student": InputSpec()}, data).inputs[SHARED], images)
+    assert torch.equal(TASK.prepare(batch, {"student": InputSpec()}, data, training=True).inputs[SHARED], images)
 
 
 def test_pictures_with_palettes_and_arrays_with_a_size_are_read_as_they_look() -> None:
@@ -254,7 +254,7 @@ def test_labels_are_found_without_reading_images() -> None:
         def __getitem__(self, row: int) -> tuple[Any, int]:
             raise AssertionError("an image was read")
 
-    assert own(Subset(Kept(), [0, 2])).num_classes == 3
+    assert own(Subset(Kept(), [0, 2])).info.model_parameters["num_classes"] == 3
     joined = own(ConcatDataset([Kept(), Subset(Kept(), [1])]), per_class=3)
     assert len(joined.train) == 9
 

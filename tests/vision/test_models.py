@@ -35,7 +35,7 @@ def test_cards_tell_what_torchvision_publishes() -> None:
     zoo, card = find_card("torchvision.resnet34", "image_folder")
     assert zoo is ZOOS.get("torchvision")
     assert card.url == "https://download.pytorch.org/models/resnet34-b627a593.pth"
-    assert (card.sha256, card.arch, card.num_classes) == ("b627a593", "torchvision.resnet34", 1000)
+    assert (card.sha256, card.arch, card.parameters) == ("b627a593", "torchvision.resnet34", {"num_classes": 1000})
     assert (card.input_size, card.mean, card.std) == ((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert card.published == {"top1": 73.314, "top5": 91.42}
     assert find_card("torchvision.resnet50.IMAGENET1K_V1", None)[1].published["top1"] == 76.13
@@ -63,6 +63,6 @@ def test_weights_in_the_cache_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save(trained.state_dict(), path)
     with pytest.raises(KDError, match="damaged"):
         zoo.path(card)
-    model = MODELS.get(card.arch)(num_classes=card.num_classes)
+    model = MODELS.get(card.arch)(**card.parameters)
     load_state(model, read_state(path), card.url)
     assert torch.equal(model.classifier[1].weight, trained.classifier[1].weight)

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from kd_core.data.batch import SHARED, Batch, Facts
+from kd_core.data.batch import SHARED, Batch
 from kd_core.errors import KDError
 from kd_core.task import TASKS
+from kd_vision.data.info import ImageInfo
 from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification
 
@@ -68,17 +69,17 @@ def test_the_cifar_subset_is_read_by_its_root(real_data: Any) -> None:
 def test_inputs_are_normalised_as_torchvision_does_it() -> None:
     images = noise()
     normalise = v2.Normalize(mean=[0.49139968, 0.48215841, 0.44653091], std=[0.24703223, 0.24348513, 0.26158784])
-    made = TASK.prepare(batch(images), {"student": InputSpec()}, CIFAR).inputs[SHARED]
+    made = TASK.prepare(batch(images), {"student": InputSpec()}, CIFAR, training=True).inputs[SHARED]
     torch.testing.assert_close(made, normalise(images / 255), rtol=0, atol=0)
     assert made.dtype == torch.float32
 
 
 def test_models_that_take_the_same_share_one_tensor() -> None:
     same = InputSpec(mean=list(CIFAR_MEAN), std=list(CIFAR_STD), size=32, channels=3)
-    made = TASK.prepare(batch(noise()), {"student": InputSpec(), "teacher": same}, CIFAR)
+    made = TASK.prepare(batch(noise()), {"student": InputSpec(), "teacher": same}, CIFAR, training=True)
     assert made.for_model("student") is made.for_model("teacher")
     other = {"student": InputSpec(), "teacher": InputSpec(size=[16, 24], mean=[0.5], std=[0.5]), "second": InputSpec()}
-    made = TASK.prepare(batch(noise()), other, CIFAR)
+    made = TASK.prepare(batch(noise()), other, CIFAR, training=True)
     assert made.for_model("student") is made.for_model("second")
     expected = F.interpolate(noise() / 255, (16, 24), mode="bilinear", antialias=True)
     torch.testing.assert_close(made.for_model("teacher"), (expected - 0.5) / 0.5)
@@ -89,13 +90,22 @@ CIFAR_MEAN, CIFAR_STD = (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.243
 
 def test_grey_and_colour_become_each_other() -> None:
     grey = noise(1, 8)
-    colour = TASK.prepare(batch(grey), {"m": InputSpec(channels=3, mean=[0.0], std=[1.0])}, DataSpec(name="digits"))
+    colour = TASK.prepare(
+        batch(grey), {"m": InputSpec(channels=3, mean=[0.0], std=[1.0])}, DataSpec(name="digits"), training=True
+    )
     torch.testing.assert_close(colour.inputs[SHARED], (grey / 255).expand(-1, 3, -1, -1))
     images = noise()
-    made = TASK.prepare(batch(images), {"m": InputSpec(channels=1, mean=[0.0], std=[1.0])}, CIFAR).inputs[SHARED]
+    made = TASK.prepare(
+        batch(images), {"m": InputSpec(channels=1, mean=[0.0], std=[1.0])}, CIFAR, training=True
+    ).inputs[SHARED]
     expected = v2.functional.rgb_to_grayscale(images / 255)
     torch.testing.assert_close(made, expected, rtol=0, atol=2e-4)
-    assert TASK.prepare(batch(images), {"m": InputSpec(channels=1)}, CIFAR).inputs[SHARED].shape == (4, 1, 32, 32)
+    assert TASK.prepare(batch(images), {"m": InputSpec(channels=1)}, CIFAR, training=True).inputs[SHARED].shape == (
+        4,
+        1,
+        32,
+        32,
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,35 +114,35 @@ def test_grey_and_colour_become_each_other() -> None:
 )
 def test_channels_that_do_not_fit_are_refused(channels: int, spec: dict[str, Any], says: str) -> None:
     with pytest.raises(KDError, match=says):
-        TASK.prepare(batch(noise(channels)), {"m": InputSpec(**spec)}, CIFAR)
+        TASK.prepare(batch(noise(channels)), {"m": InputSpec(**spec)}, CIFAR, training=True)
 
 
 def test_the_batch_itself_stays_as_it_was() -> None:
     images = torch.rand(2, 3, 8, 8)
     before = images.clone()
-    TASK.prepare(batch(images), {"m": InputSpec()}, CIFAR)
+    TASK.prepare(batch(images), {"m": InputSpec()}, CIFAR, training=True)
     assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"name": "digits"}, Facts(10, (1, 8, 8))),
-        ({"name": "cifar100"}, Facts(100, (3, 32, 32))),
-        ({"name": "cifar100", "classes": [3, 4, 5]}, Facts(3, (3, 32, 32))),
-        ({"name": "imagenet"}, Facts(None, (3, 224, 224))),
-        ({"name": "imagenet", "num_classes": 1000, "size": [96, 128]}, Facts(1000, (3, 96, 128))),
-        ({"dataset": {"train": CALL}}, Facts(None, None)),
+        ({"name": "digits"}, ImageInfo.of(10, input_shape=(1, 8, 8))),
+        ({"name": "cifar100"}, ImageInfo.of(100, input_shape=(3, 32, 32))),
+        ({"name": "cifar100", "classes": [3, 4, 5]}, ImageInfo.of(3, input_shape=(3, 32, 32))),
+        ({"name": "imagenet"}, ImageInfo.of(None, input_shape=(3, 224, 224))),
+        ({"name": "imagenet", "num_classes": 1000, "size": [96, 128]}, ImageInfo.of(1000, input_shape=(3, 96, 128))),
+        ({"dataset": {"train": CALL}}, ImageInfo.of(None)),
     ],
 )
-def test_facts_need_no_file(values: dict[str, Any], expected: Facts) -> None:
+def test_info_needs_no_file(values: dict[str, Any], expected: ImageInfo) -> None:
     data = DataSpec(**values, root="/nowhere")
-    assert TASK.facts(data) == expected
+    assert TASK.info(data) == expected
     if expected.input_shape is None:
         with pytest.raises(KDError, match="not known before they are read"):
-            TASK.example(data, 2)
+            TASK.dummy_batch(data, 2, training=True)
     else:
-        made = TASK.prepare(TASK.example(data, 2), {"m": InputSpec()}, data)
+        made = TASK.prepare(TASK.dummy_batch(data, 2, training=True), {"m": InputSpec()}, data, training=True)
         assert made.inputs[SHARED].shape == (2, *expected.input_shape)
         assert made.target.tolist() == [0, 1 % (expected.num_classes or 1)]
 

@@ -1,4 +1,4 @@
-"""Puts a weight file where its download would, in a layout that the ancestor saves.
+"""Puts a weight file where its download would, in a layout that torchdistill saves.
 
 python tests/zoo/make_weights.py resnet20 --layout checkpoint --state runs/my/student/model.pt
 
@@ -47,7 +47,7 @@ def put(name: str, state: State | None = None, layout: str = "plain", data: str 
     wanted = card(name, data)
     path = weights_path(wanted)
     path.parent.mkdir(parents=True, exist_ok=True)
-    given = MODELS.get(wanted.arch)(num_classes=wanted.num_classes).state_dict() if state is None else state
+    given = MODELS.get(wanted.arch)(**wanted.parameters).state_dict() if state is None else state
     torch.save(LAYOUTS[layout](given), path)
     return path
 

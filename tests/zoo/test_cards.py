@@ -43,10 +43,10 @@ def test_a_card_says_where_from_and_under_which_terms(each: WeightCard) -> None:
     assert ("original" in each.source) == any(key.endswith("_original") for key in each.published)
 
 
-def test_cards_are_found_by_our_name_and_the_ancestors() -> None:
+def test_cards_are_found_by_our_name_and_torchdistills() -> None:
     ours = card("wrn-28-10", "cifar100")
     assert ours is card("wide_resnet28_10", "cifar100")
-    assert ours.num_classes == 100
+    assert ours.parameters == {"num_classes": 100}
     assert ours.published == {"top1": 81.27, "top1_original": 80.75}
     assert find_card("resnet20", None)[1] is card("resnet20")
     assert find_card("resnet20", "cifar10")[1] is card("resnet20")
@@ -62,7 +62,11 @@ def test_a_name_may_say_its_data_set(name: str, dataset: str | None) -> None:
 def test_weights_published_for_one_data_set_begin_training_on_any() -> None:
     wanted = card("resnet18-kr", "image_folder")
     assert wanted is card("resnet18_from_resnet34") is card("ilsvrc2012-resnet18_from_resnet34", "cifar10")
-    assert (wanted.arch, wanted.dataset, wanted.num_classes) == ("torchvision.resnet18", "imagenet", 1000)
+    assert (wanted.arch, wanted.dataset, wanted.parameters) == (
+        "torchvision.resnet18",
+        "imagenet",
+        {"num_classes": 1000},
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_weights_that_do_not_exist_are_an_error(name: str, dataset: str | None, 
 
 @pytest.mark.parametrize("name", ["deeplabv3-resnet50", "lraspp-mobilenet-v3-large-ktaad"])
 def test_an_architecture_of_another_package_is_named_with_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kd_core.models.MODELS", Registry("model", "kd.none"))
+    monkeypatch.setattr("kd_core.models.registry.MODELS", Registry("model", "kd.none"))
     with pytest.raises(KDError, match="which the package kd-seg holds"):
         builder_of(card(name))
 
@@ -94,9 +98,9 @@ def test_a_file_in_the_cache_loads_in_every_layout(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     wanted = card("resnet20")
-    trained = MODELS.get(wanted.arch)(num_classes=wanted.num_classes)
+    trained = MODELS.get(wanted.arch)(**wanted.parameters)
     MAKE["put"]("resnet20", trained.state_dict(), layout)
-    fresh = MODELS.get(wanted.arch)(num_classes=wanted.num_classes)
+    fresh = MODELS.get(wanted.arch)(**wanted.parameters)
     load_state(fresh, read_state(download(wanted)), wanted.url)
     for key, value in fresh.state_dict().items():
         assert torch.equal(value, trained.state_dict()[key]), key

@@ -146,7 +146,7 @@ def test_weights_for_other_classes_are_refused() -> None:
     PUT("cifar10-resnet20")
     done = evaluate("--zoo", "cifar10-resnet20", "--data", "digits", "--set", "data.classes=['1', '7']")
     assert done.exit_code == 2
-    assert "resnet20 tells the 10 classes of cifar10 apart, and these data have 2" in done.stderr
+    assert "resnet20 was trained for num_classes 10 (cifar10), and these data have 2" in done.stderr
 
 
 def test_a_file_of_another_model_is_refused() -> None:

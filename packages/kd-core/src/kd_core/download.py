@@ -30,7 +30,7 @@ def place(url: str, folder: Path | None = None) -> Path:
     parts = urlsplit(url)
     name = unquote(PurePosixPath(parts.path).name)
     if parts.scheme not in ("http", "https") or not name or name == ".." or set(name) & {"/", "\\", "\0"}:
-        raise KDError(f"{url!r} is no http or https address of a file")
+        raise KDError(f"{url!r} is not an http or https URL of a file")
     return (folder or hub_folder()) / name
 
 
@@ -62,7 +62,7 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
         if isinstance(error, HTTPError):
             reason = f"the server answers {error.code} {error.reason}"
             error.close()  # it is the open response, too
-        raise KDError(f"cannot download {url}: {reason}\n    hint: put the file at {path} by hand") from error
+        raise KDError(f"cannot download {url}: {reason}", hint=f"put the file at {path} by hand") from error
 
 
 def _copy(response: Any, file: BinaryIO, name: str) -> str:
@@ -85,7 +85,7 @@ def _copy(response: Any, file: BinaryIO, name: str) -> str:
 def recorded(path: Path) -> str | None:
     """The sha256 that was kept beside a file when it was first seen."""
     record = _record_of(path)
-    return record.read_text(errors="replace").partition(" ")[0] if record.is_file() else None
+    return record.read_text(encoding="utf-8", errors="replace").partition(" ")[0] if record.is_file() else None
 
 
 def _record_of(path: Path) -> Path:
@@ -97,16 +97,12 @@ def _verify(path: Path, url: str, sha256: str | None) -> None:
     record = _record_of(path)
     found = _sha256(path)
     if record.is_file():
-        kept, _, origin = record.read_text(errors="replace").strip().partition("  ")
+        kept, _, origin = record.read_text(encoding="utf-8", errors="replace").strip().partition("  ")
         if "://" in origin and origin != url:
-            raise KDError(
-                f"{path} was downloaded from {origin}, not from {url}\n    hint: move it away, or give the path"
-            )
+            raise KDError(f"{path} was downloaded from {origin}, not from {url}", hint="move it away, or give the path")
         sha256 = sha256 or kept
     if not found.startswith(sha256 or ""):
-        raise KDError(
-            f"{path} is damaged: its sha256 is {found}, not {sha256}\n    hint: remove it to download it again"
-        )
+        raise KDError(f"{path} is damaged: its sha256 is {found}, not {sha256}", hint="remove it to download it again")
     if not record.is_file():
         try:
             write_text(record, f"{found}  {url}\n")

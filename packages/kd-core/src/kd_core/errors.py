@@ -1,10 +1,20 @@
-"""What a user's mistake looks like: problems with a place, a path, a reason and a mend."""
+"""A user's mistakes as data: each has a message and, where they are known, a place, a path and a hint.
+
+Code that passes an error on reads and changes these fields, never the text. An inner layer knows only the end of a
+path (``input.max_length``); the layers around it put the beginning in front with :meth:`KDError.at` or
+:func:`error_path`, and the config's document adds file, line and column last.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+E = TypeVar("E", bound="KDError")
 
 SHOWN = 16
 """How many candidates a hint names."""
@@ -12,24 +22,36 @@ SHOWN = 16
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a value was written: a file with 1-based line and column, or an option (line 0)."""
+    """Where a value was written: a file with 1-based line and column, or an option (line 0). Column 0: the line."""
 
     file: str
     line: int = 0
     column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing that is wrong. ``path`` is dotted (``stages.distill.losses.kd``), ``hint`` says what to write."""
+    """One thing that is wrong.
+
+    ``path`` is dotted (``stages.distill.losses.kd``) and ``hint`` says what to write. ``at_key``: the mistake is the
+    key at that path, not its value.
+    """
 
     message: str
     path: str = ""
     mark: Mark | None = None
     hint: str | None = None
+    at_key: bool = field(default=False, compare=False)
+
+    def below(self, *path: str | int) -> ConfigProblem:
+        """The same problem with ``path`` in front of its own, which stays where it begins with ``path`` already."""
+        front = ".".join(str(part) for part in path if part != "")
+        if not front or self.path == front or self.path.startswith(f"{front}."):
+            return self
+        return replace(self, path=f"{front}.{self.path}" if self.path else front)
 
     def __str__(self) -> str:
         head = ": ".join(str(part) for part in (self.mark, self.path, self.message) if part)
@@ -37,7 +59,31 @@ class ConfigProblem:
 
 
 class KDError(Exception):
-    """A user's mistake. A command prints it without a traceback and exits with 2."""
+    """A user's mistake. A command prints it without a traceback and exits with 2.
+
+    ``path`` is relative to what the raising code knows of; see :meth:`at`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        path: str = "",
+        at_key: bool = False,
+        mark: Mark | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.problems: list[ConfigProblem] = [ConfigProblem(message, path, mark, hint, at_key)]
+
+    def at(self: E, *path: str | int) -> E:
+        """This error, of the same class, with ``path`` in front of the path of each of its problems."""
+        moved = copy(self)
+        moved.problems = [problem.below(*path) for problem in self.problems]
+        return moved
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
 
 
 class Unverified(KDError):
@@ -48,8 +94,18 @@ class ConfigError(KDError):
     """All problems found in a config, together."""
 
     def __init__(self, problems: ConfigProblem | Iterable[ConfigProblem]) -> None:
-        self.problems = [problems] if isinstance(problems, ConfigProblem) else list(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        several = [problems] if isinstance(problems, ConfigProblem) else list(problems)
+        Exception.__init__(self, several)
+        self.problems = several
+
+
+@contextmanager
+def error_path(*path: str | int) -> Iterator[None]:
+    """Raise the errors of the block anew with ``path`` in front of their own."""
+    try:
+        yield
+    except KDError as error:
+        raise error.at(*path) from error
 
 
 def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:
@@ -63,17 +119,20 @@ def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:
     return [found[each] for each in sorted(range(len(found)), key=order.__getitem__)]
 
 
-def problems_of(error: KDError) -> list[ConfigProblem]:
-    """What an error says, as problems; a hint in its text becomes the hint."""
-    if isinstance(error, ConfigError):
-        return error.problems
-    message, _, hint = str(error).partition("\n    hint: ")
-    return [ConfigProblem(message, hint=hint or None)]
+def same_word(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that differs from ``name`` in case, hyphens and underscores at most."""
+    return next((known for known in candidates if _plain(known) == _plain(name)), None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate a user most likely meant by ``name``, or None where nothing is near."""
     known = list(candidates)
+    if same := same_word(name, known):
+        return same
     found = [each for each in known if each.endswith(f".{name}")]
     found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return found[0] if found else None
@@ -85,7 +144,7 @@ def did_you_mean(name: str, candidates: Sequence[str]) -> str:
     if near:
         return f"did you mean {near!r}?"
     if not candidates:
-        return "there is none to choose from"
+        return "there are none to choose from"
     shown = sorted(candidates)[:SHOWN]
     rest = f", ... ({len(candidates)} in all)" if len(candidates) > SHOWN else ""
     return f"choose one of: {', '.join(shown)}{rest}"

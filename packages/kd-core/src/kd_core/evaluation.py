@@ -71,7 +71,7 @@ class LoadedStudent:
         card = _published(self.spec, self.plan)
         data, splits = self.read()
         if splits.final is None:
-            raise KDError("data: there is no test split to score")
+            raise KDError("there is no test split to score", path="data")
         name, split = splits.final
         if card is not None and not self.spec.extra and not self.spec.edit:
             check_card(card, splits.info)
@@ -130,8 +130,9 @@ def load_student(
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
     with nullcontext() if run else locate_errors(document):  # a run's student is not written in a config
         if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
-            mend = "name a run folder, or --set models.student.weights=PATH"
-            raise KDError(f"models.student has random weights: there is nothing to evaluate\n    hint: {mend}")
+            hint = "name a run folder, or --set models.student.weights=PATH"
+            message = "the student has random weights: there is nothing to evaluate"
+            raise KDError(message, hint=hint, path=f"models.{STUDENT}")
         yield LoadedStudent(planned, policy, spec, run)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kd_core.check.verifier import model_taps, verify
 from kd_core.config import Document, Policy, dump, load
+from kd_core.config.kinds import refuse_sweep
 from kd_core.config.validation import locate_errors
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
@@ -38,6 +39,7 @@ class Experiment:
         if seed is not None:
             overrides = [*overrides, f"seed={seed}"]
         document = load(path, overrides)
+        refuse_sweep(document)
         policy = Policy(trust)
         planner = Planner(document, policy)
         made = planner.plan()
@@ -61,10 +63,11 @@ class Experiment:
         """
         problems, unverified = verify(self.plan, self.policy)
         if strict:
-            problems = problems + [ConfigProblem(f"unverified: {text}") for text in unverified]
+            marked = [replace(each, message=f"unverified: {each.message}") for each in unverified]
+            problems = problems + [self.document.place(each) for each in marked]
         if problems:
             raise ConfigError(in_order(problems))
-        return [f"unverified: {text}" for text in unverified]
+        return [f"unverified: {each}" for each in unverified]
 
     def resolved(self) -> str:
         """The config with bases and overrides applied, as YAML that reruns it."""

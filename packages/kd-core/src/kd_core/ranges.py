@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -134,17 +135,26 @@ def _bounds(item: Any) -> list[Ge | Gt | Le | Lt]:
     return [each for each in getattr(item, "metadata", ()) if isinstance(each, (Ge, Gt, Le, Lt))]
 
 
+def read_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a callable, with annotations as objects where all of them can be resolved.
+
+    TypeError or ValueError where there is none to read, as with many built-in functions.
+    """
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, AttributeError, SyntaxError, TypeError):  # annotations may be for type checkers only
+        if sys.version_info >= (3, 14):  # where annotations are not evaluated before they are read
+            from annotationlib import Format
+
+            return inspect.signature(function, annotation_format=Format.FORWARDREF)
+        return inspect.signature(function)
+
+
 def ranges_of(function: Callable[..., Any]) -> dict[str, Range]:
     """The ranges of the parameters of ``function`` by name, those without one left out."""
     try:
-        parameters = inspect.signature(function, eval_str=True).parameters.values()
-    except (
-        TypeError,
-        ValueError,
-        NameError,
-        AttributeError,
-        SyntaxError,
-    ):  # it tells nothing, or to type checkers only
+        parameters = read_signature(function).parameters.values()
+    except (TypeError, ValueError):
         return {}
     found = {parameter.name: range_of(parameter.annotation) for parameter in parameters}
     return {name: limits for name, limits in found.items() if limits is not None}

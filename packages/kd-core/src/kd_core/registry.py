@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -11,6 +13,9 @@ from kd_core.errors import KDError, did_you_mean, nearest
 from kd_core.ranges import checked
 
 T = TypeVar("T")
+
+PLUGINS = "KD_PLUGINS"
+"""The environment variable with the distributions whose plug-ins are loaded, separated by commas; unset, all are."""
 
 
 class Registry(Generic[T]):
@@ -52,7 +57,7 @@ class Registry(Generic[T]):
             if not self._load_next_plugin():
                 near = nearest(name, [*self._items, *self._aliases])
                 hint = f"did you mean {near!r}?" if near else did_you_mean(name, list(self._items))
-                raise KDError(f"there is no {self.kind} {name!r}\n    hint: {hint}")
+                raise KDError(f"there is no {self.kind} {name!r}", hint=hint)
         return found
 
     def __contains__(self, name: str) -> bool:
@@ -73,13 +78,30 @@ class Registry(Generic[T]):
 
     def _load_next_plugin(self) -> bool:
         if self._pending is None:
-            from importlib.metadata import entry_points  # slow to import, and not needed for `--help`
-
-            self._pending = sorted({entry.value for entry in entry_points(group=self.group)}, reverse=True)
+            self._pending = _plugins(self.group)
         if not self._pending:
             return False
         importlib.import_module(self._pending.pop())
         return True
+
+
+def _plugins(group: str) -> list[str]:
+    """The modules of an entry-point group, the first one last, of all distributions or of those in ``KD_PLUGINS``."""
+    from importlib.metadata import entry_points  # slow to import, and not needed for `--help`
+
+    listed = os.environ.get(PLUGINS)
+    allowed = None if listed is None else {_normalized(name) for name in listed.split(",")}
+    entries = [
+        entry
+        for entry in entry_points(group=group)
+        if allowed is None or (entry.dist is not None and _normalized(entry.dist.name) in allowed)
+    ]
+    return sorted({entry.value for entry in entries}, reverse=True)
+
+
+def _normalized(distribution: str) -> str:
+    """The name of a distribution as packaging compares it: ``KD_core`` is ``kd-core``."""
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
 def owner_of(item: object) -> str:

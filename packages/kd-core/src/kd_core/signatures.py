@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from kd_core.errors import KDError
-from kd_core.ranges import range_of
+from kd_core.ranges import range_of, read_signature
 from kd_core.registry import owner_of
 
 RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_features", "detach"})
@@ -18,20 +18,13 @@ RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_featur
 def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[inspect.Parameter]:
     """The parameters of ``function``, annotations as objects where they can be resolved.
 
-    ``bound`` leaves out the first one (``self``). KDError where the callable tells nothing of its parameters.
+    ``bound`` leaves out the first one (``self``). KDError where the callable has no readable signature.
     """
     try:
-        found = _signature(function)
+        found = read_signature(function)
     except (TypeError, ValueError) as reason:
-        raise KDError(f"{owner_of(function)} tells nothing of its parameters: {reason}") from reason
+        raise KDError(f"{owner_of(function)} has no readable signature: {reason}") from reason
     return list(found.parameters.values())[1 if bound else 0 :]
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function, eval_str=True)
-    except (NameError, AttributeError, SyntaxError):  # a name imported for type checkers only
-        return inspect.signature(function)
 
 
 def is_open(parameter: inspect.Parameter) -> bool:

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from kd_core import experiment
 from kd_core.config import load
+from kd_core.config.kinds import refuse_config
 from kd_core.config.schema import StrictModel
 from kd_core.config.validation import Validator
 from kd_core.device.distributed import run_on_rank_zero
-from kd_core.errors import ConfigError, KDError, in_order, problems_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
 from kd_core.experiment import Experiment
 from kd_core.files import json_text, write_text
 from kd_core.runs.run_folder import RunFolder
@@ -77,7 +78,8 @@ class Table:
 def read(path: Path) -> SweepSpec:
     """The sweep in a file; ConfigError with what is wrong."""
     document = load(path)
-    validator = Validator(document)
+    refuse_config(document)
+    validator = Validator(document, "sweep")
     spec = validator.validate(SweepSpec, document.data)
     if spec is None:
         raise ConfigError(in_order(validator.problems))
@@ -114,7 +116,7 @@ def _experiment(config: Path, point: dict[str, Any], overrides: Sequence[str], t
         found = Experiment.load(config, overrides=[*overrides, *given], trust=trust)
         found.check()
     except KDError as error:
-        raise KDError("\n".join([f"with {', '.join(given)}:", *map(str, problems_of(error))])) from None
+        raise ConfigError([ConfigProblem(f"with {', '.join(given)}:"), *error.problems]) from None
     return found
 
 
@@ -123,9 +125,9 @@ def _claim(out: Path, points: list[dict[str, Any]]) -> None:
     note = out / "sweep.json"
     text = json_text(points, indent=2) + "\n"
     if note.exists() and note.read_text(encoding="utf-8") != text:
-        raise KDError(f"{out} holds another sweep\n    hint: name a new folder with --out")
+        raise KDError(f"{out} holds another sweep", hint="name a new folder with --out")
     if not note.exists() and out.is_dir() and any(out.iterdir()):
-        raise KDError(f"{out} is not empty, and holds no sweep\n    hint: name a new folder with --out")
+        raise KDError(f"{out} is not empty and does not hold a sweep", hint="name a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_text(note, text)
 

@@ -123,7 +123,7 @@ def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) 
     try:
         task.check_model(model, wants, data)
     except KDError as error:
-        raise KDError(f"models.{name}: {error}") from None
+        raise error.at("models", name) from None
 
 
 def eval_batch_size(task: Task, given: int | None, training: int | None) -> int:

@@ -53,7 +53,7 @@ def model_folder(name: str, revision: str | None = None, kind: Kind = "structure
         files = _listed(name, revision)
     except ConnectionError as error:
         if here is None:
-            raise KDError(_unreachable(name, error)) from error
+            raise _unreachable(name, error) from error
         return here
     return _downloaded(name, revision, files, kind)
 
@@ -66,7 +66,7 @@ def local_folder(name: str) -> Path | None:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
-            raise KDError(f"{name} is no model's folder: it has no {CONFIG}")
+            raise KDError(f"{name} is not a model folder: it has no {CONFIG}")
         return folder
     try:
         try_to_load_from_cache(name, CONFIG)
@@ -118,7 +118,7 @@ def shards(path: Path) -> list[str]:
     try:
         return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KDError(f"{path} is no index of weights: {error}") from error
+        raise KDError(f"{path} is not a weight index: {error}") from error
 
 
 def _listed(name: str, revision: str | None) -> list[str]:
@@ -131,13 +131,13 @@ def _listed(name: str, revision: str | None) -> list[str]:
         info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
     except GatedRepoError as error:
         hint = f"ask for access at {url}, then `hf auth login` or HF_TOKEN"
-        raise KDError(f"{name} is given out by its owners only\n    hint: {hint}") from error
+        raise KDError(f"{name} is a gated model", hint=hint) from error
     except RevisionNotFoundError as error:
-        raise KDError(f"{name} has no revision {revision!r}\n    hint: {url}/commits/main lists them") from error
+        raise KDError(f"{name} has no revision {revision!r}", hint=f"{url}/commits/main lists them") from error
     except RepositoryNotFoundError as error:
         raise KDError(
-            f"there is no model {name!r}, on the hub ({url}) or as a folder"
-            "\n    hint: a private one needs `hf auth login` or HF_TOKEN"
+            f"there is no model {name!r}, on the hub ({url}) or as a folder",
+            hint="a private one needs `hf auth login` or HF_TOKEN",
         ) from error
     except Exception as error:  # without a connection, each version of the library raises something else
         raise ConnectionError(first_line(error)) from error
@@ -147,13 +147,13 @@ def _listed(name: str, revision: str | None) -> list[str]:
 def _downloaded(name: str, revision: str | None, files: list[str], kind: Kind) -> Path:
     """The snapshot in the cache, with all files of a kind."""
     if CONFIG not in files:
-        raise KDError(f"{url_of(name)} holds no model that transformers can read: there is no {CONFIG}")
+        raise KDError(f"{url_of(name)} does not hold a model that transformers can read: there is no {CONFIG}")
     folder = Path(_download(name, CONFIG, revision)).parent  # by its name, so that the cache knows what that is
     if kind == "tokenizer":
         wanted = [each for each in files if any(fnmatch(each, pattern) for pattern in TOKENIZER)]
     elif kind == "weights":
         if (first := weight_file(files)) is None:
-            raise KDError(f"{url_of(name)} holds no weights for PyTorch: none of {', '.join(WEIGHTS)}")
+            raise KDError(f"{url_of(name)} has no PyTorch weights: none of {', '.join(WEIGHTS)}")
         wanted = [first, *shards(Path(_download(name, first, folder.name)))]
     else:
         wanted = []
@@ -178,14 +178,14 @@ def url_of(name: str) -> str:
     return f"{constants.ENDPOINT}/{name}"
 
 
-def _unreachable(name: str, error: Exception) -> str:
+def _unreachable(name: str, error: Exception) -> KDError:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    return (
+    return KDError(
         f"{name} is not on this machine (as a folder or in the hub's cache), and {url_of(name)} cannot be reached"
-        f" ({error})\n    hint: put its files into a folder and write `hub: FOLDER`, or copy {cache} from a machine"
-        " that has it"
+        f" ({error})",
+        hint=f"put its files into a folder and write `hub: FOLDER`, or copy {cache} from a machine that has it",
     )
 
 

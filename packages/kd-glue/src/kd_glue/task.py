@@ -141,7 +141,7 @@ def dummy_targets(info: TextInfo, index: Tensor) -> Tensor:
     if info.problem_type == "single_label_classification":
         return index % (info.num_classes or 1)
     if info.num_classes is None:
-        raise KDError("data.labels: the classes are not known before the texts are read")
+        raise KDError("the classes are not known before the texts are read", path="data.labels")
     return nn.functional.one_hot(index % info.num_classes, info.num_classes).float()
 
 
@@ -175,19 +175,22 @@ def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[
         tokenizer, revision = wants.tokenizer or data.tokenizer, wants.revision if wants.tokenizer else None
         length = wants.max_length or data.max_length
         if tokenizer is None:
-            raise KDError(f"{where}.tokenizer: is missing\n    hint: {where}.tokenizer: a name on the hub, or a folder")
+            raise KDError(
+                "is missing", hint=f"{where}.tokenizer: a name on the hub, or a folder", path=f"{where}.tokenizer"
+            )
         key = (tokenizer, revision, length)
         if key not in read:
             try:
                 read[key] = make_encoder(load_tokenizer(tokenizer, revision), length)
             except KDError as error:
-                raise KDError(f"{where}.tokenizer: {error}") from error
+                raise error.at(where, "tokenizer") from error
         found[name] = read[key]
         if length > (most := found[name].tokenizer.model_max_length):
             place = where if wants.max_length else "data"
             raise KDError(
-                f"{place}.max_length: {length} is more than the {most} tokens that {tokenizer} is made for"
-                f"\n    hint: {where}.max_length: {most}"
+                f"{length} is more than the {most} tokens that {tokenizer} is made for",
+                hint=f"{where}.max_length: {most}",
+                path=f"{place}.max_length",
             )
     return found
 
@@ -207,14 +210,14 @@ def check_fit(model: nn.Module, encoder: Encoder) -> None:
     embeds, tokens = embeddings_of(model), max(encoder.tokenizer.get_vocab().values()) + 1
     if embeds is not None and tokens > embeds:
         raise KDError(
-            f"its tokenizer {encoder.tokenizer.name_or_path} has {tokens} tokens, and it embeds {embeds}"
-            "\n    hint: input.tokenizer: the one that the model was trained with"
+            f"its tokenizer {encoder.tokenizer.name_or_path} has {tokens} tokens, and the model embeds {embeds}",
+            hint="input.tokenizer: the one that the model was trained with",
         )
     most = positions_of(model)
     if most is not None and encoder.max_length > most:
         raise KDError(
-            f"it takes {most} tokens at most, and max_length is {encoder.max_length}"
-            f"\n    hint: input.max_length: {most}"
+            f"the model takes at most {most} tokens, and max_length is {encoder.max_length}",
+            hint=f"input.max_length: {most}",
         )
 
 

@@ -73,7 +73,9 @@ def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     cell = target.to(kind).clamp_(min=-1).add_(1).mul_(width).add_(prediction)  # row 0 is void's
     counts = torch.bincount(cell.flatten(), minlength=width * (width + 1))
     if len(counts) > width * (width + 1):
-        raise KDError(f"a mask has the class {int(target.max())}, and the model tells 0 .. {num_classes - 1} apart")
+        raise KDError(
+            f"a mask has the class {int(target.max())}, and the model predicts the classes 0 .. {num_classes - 1}"
+        )
     return counts[width:].view(width, width)
 
 
@@ -112,12 +114,14 @@ def pairs(output: Any, target: Any, num_classes: int | None) -> Iterator[tuple[T
         each, truths = [logits], [target]
     wanted = f"(B, {num_classes or 'classes'}, h, w)"
     if len(each) != len(truths):
-        raise KDError(f"segmentation is scored on logits {wanted} of {len(truths)} images, the model gives {len(each)}")
+        raise KDError(
+            f"segmentation is scored on logits {wanted} of {len(truths)} images, the model returned {len(each)}"
+        )
     for one, truth in zip(each, truths, strict=True):
         if not isinstance(one, Tensor):
-            raise KDError(f"segmentation is scored on logits {wanted}, the model gives {type(one).__name__}")
+            raise KDError(f"segmentation is scored on logits {wanted}, the model returned {type(one).__name__}")
         if one.ndim != 4 or len(one) != len(truth) or num_classes not in (None, one.shape[1]):
-            raise KDError(f"segmentation is scored on logits {wanted}, the model gives {tuple(one.shape)}")
+            raise KDError(f"segmentation is scored on logits {wanted}, the model returned {tuple(one.shape)}")
         yield one, truth
 
 

@@ -166,7 +166,7 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:
         if not str(error).startswith(ONE_VALUE):
             raise
         hint = "train with a batch_size of at least 2, and drop_last: true where one image is left over"
-        raise KDError(f"a batch norm cannot train on a single value for a channel\n    hint: {hint}") from error
+        raise KDError("a batch norm cannot train on a single value for a channel", hint=hint) from error
     named = by_name(given, type(model).__name__)
     out = named["out"]
     if not isinstance(out, Tensor) or out.ndim != 4:

@@ -35,7 +35,7 @@ class ClassificationMetrics(Metrics):
         if logits.ndim != 2 or len(logits) != len(target) or logits.shape[1] < (self.num_classes or 1):
             raise KDError(
                 f"classification is scored on logits ({len(target)}, {self.num_classes or 'classes'}), "
-                f"the model gives {tuple(logits.shape)}"
+                f"the model returned {tuple(logits.shape)}"
             )
         labelled = target >= 0
         probabilities = logits.softmax(1)
@@ -71,5 +71,5 @@ def logits_of(output: Any) -> Tensor:
         output = output["logits"]
     output = getattr(output, "logits", output)
     if not isinstance(output, torch.Tensor):
-        raise KDError(f"classification is scored on a tensor of logits, the model gives {type(output).__name__}")
+        raise KDError(f"classification is scored on a tensor of logits, the model returned {type(output).__name__}")
     return output

@@ -111,7 +111,7 @@ def card_of(arch: str, version: str = "") -> WeightCard:
     versions = torchvision_models.get_model_weights(arch)
     if version and version not in versions.__members__:
         raise KDError(
-            f"{PREFIX}{arch} has no weights {version!r}\n    hint: {did_you_mean(version, list(versions.__members__))}"
+            f"{PREFIX}{arch} has no weights {version!r}", hint=did_you_mean(version, list(versions.__members__))
         )
     weights: Any = versions[version] if version else versions.DEFAULT
     transform = weights.transforms()

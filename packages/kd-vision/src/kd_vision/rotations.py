@@ -25,5 +25,5 @@ def rotations(batch: Batch) -> Batch:
 def turned(images: Tensor, quarters: int) -> Tensor:
     """Images (B, C, H, W) turned to the left by so many quarters."""
     if images.shape[-1] != images.shape[-2]:
-        raise KDError(f"rotations take square images, not {tuple(images.shape[1:])}\n    hint: set data.size")
+        raise KDError(f"rotations take square images, not {tuple(images.shape[1:])}", hint="set data.size")
     return torch.rot90(images, quarters, (-2, -1))

@@ -65,7 +65,7 @@ class ImageClassification(Task):
         if data.unlabelled is not None:
             train = with_unlabelled(train, Path(data.unlabelled).expanduser())
         if not len(train):
-            raise KDError("data: no training image is left")
+            raise KDError("no training image is left", path="data")
         augmentation = parse(source.augment if data.augment is None else data.augment)
 
         def readable(pool: LabelledSubset | None) -> Split | None:
@@ -97,7 +97,7 @@ class ImageClassification(Task):
         """Noise, with classes in turn; KDError where only reading the data would tell the shape."""
         info = self.info(data)
         if info.input_shape is None:
-            raise KDError("data.dataset: the shape of its images is not known before they are read")
+            raise KDError("the shape of its images is not known before they are read", path="data.dataset")
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (size, *info.input_shape), dtype=torch.uint8, generator=generator)
         index = torch.arange(size)

@@ -37,7 +37,7 @@ def list_cards(data: str | None, as_json: bool) -> None:
     cards = [card for card in CARDS if data in (None, card.dataset)]
     if not cards:
         known = list(dict.fromkeys(card.dataset for card in CARDS))
-        raise KDError(f"no weights were published for {data!r}\n    hint: {did_you_mean(str(data), known)}")
+        raise KDError(f"no weights were published for {data!r}", hint=did_you_mean(str(data), known))
     if as_json:
         click.echo(json_text({"cards": [asdict(card) for card in cards]}))
         return

@@ -54,7 +54,9 @@ class SimKDProjector(nn.Sequential):
 
     def __init__(self, *, channels: int, out_features: int, factor: int = 2) -> None:
         if not 1 <= factor <= out_features:
-            raise KDError(f"factor is {factor}, but must be from 1 to the {out_features} channels to come out")
+            raise KDError(
+                f"factor is {factor}, but must be from 1 to the {out_features} channels to come out", path="factor"
+            )
         layers: list[nn.Module] = []
         for out, kernel in ((out_features // factor, 1), (out_features // factor, 3), (out_features, 1)):
             convolution = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
@@ -85,8 +87,8 @@ def pooling(source: Tensor, match: Tensor | None) -> list[nn.Module]:
     (height, width), (high, wide) = source.shape[2:], feature_map("simkd_projector", match).shape[2:]
     if high > height or wide > width:
         raise KDError(
-            f"simkd_projector cannot bring {height}x{width} to {high}x{wide}"
-            "\n    hint: pool the teacher's map with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`"
+            f"simkd_projector cannot bring {height}x{width} to {high}x{wide}",
+            hint="pool the teacher's map with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`",
         )
     return [nn.AdaptiveAvgPool2d((high, wide))]
 

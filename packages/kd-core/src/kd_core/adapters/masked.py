@@ -80,17 +80,17 @@ def generation(
     source, *index = tensors("generation", inputs, match, most=2)
     channels, width = feature_map("generation", source).shape[1], width_of("generation", match, out_features)
     if not 0 <= ratio < 1:
-        raise KDError(f"ratio is {ratio}, but must be at least 0 and below 1")
+        raise KDError(f"ratio is {ratio}, but must be at least 0 and below 1", path="ratio")
     if mask not in ("spatial", "channel"):
-        raise KDError(f"mask is {mask!r}, but must be 'spatial' or 'channel'")
+        raise KDError(f"mask is {mask!r}, but must be 'spatial' or 'channel'", path="mask")
     if index and index[0].shape != source.shape[:1]:
         raise KDError(
-            f"generation's second input is {shape(index[0])}, not one number a sample"
-            "\n    hint: write `inputs: [student.PATH, batch.index]`"
+            f"generation's second input is {shape(index[0])}, not one number a sample",
+            hint="write `inputs: [student.PATH, batch.index]`",
         )
     if match is not None and feature_map("generation", match).shape[2:] != source.shape[2:]:
         raise KDError(
-            f"generation keeps height and width: it cannot make {shape(source)} like {shape(match)}"
-            "\n    hint: resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`"
+            f"generation keeps height and width: it cannot make {shape(source)} like {shape(match)}",
+            hint="resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`",
         )
     return Generation(channels, width, ratio=ratio, mask=mask)

@@ -41,7 +41,7 @@ def projector(
         raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {shape(source)}")
     if activation is not None and activation not in ACTIVATIONS:
         hint = did_you_mean(activation, list(ACTIVATIONS))
-        raise KDError(f"there is no activation {activation!r}\n    hint: {hint}")
+        raise KDError(f"there is no activation {activation!r}", hint=hint)
     width = _width(source, match, out_features)
     layers = [
         _convolution(source, match, width, kernel, bias)
@@ -59,15 +59,15 @@ def _width(source: Tensor, match: Tensor | None, out_features: int | None) -> in
     """The number of features (dimension 1 of a map, else the last) to come out."""
     if match is not None and match.ndim != source.ndim:
         raise KDError(
-            f"projector cannot make {shape(source)} like {shape(match)}: the number of dimensions differs"
-            "\n    hint: pool or flatten first, for one with `module: !call:torch.nn.Flatten {}`"
+            f"projector cannot make {shape(source)} like {shape(match)}: the number of dimensions differs",
+            hint="pool or flatten first, for one with `module: !call:torch.nn.Flatten {}`",
         )
     if out_features is not None:
         if out_features < 1:
-            raise KDError(f"out_features is {out_features}, but must be a width of at least 1")
+            raise KDError(f"out_features is {out_features}, but must be a width of at least 1", path="out_features")
         return out_features
     if match is None:
-        raise KDError("projector knows no width\n    hint: write `match:` (a wire) or `out_features:` (a number)")
+        raise KDError("projector has no output width", hint="write `match:` (a wire) or `out_features:` (a number)")
     return match.shape[1] if match.ndim == 4 else match.shape[-1]
 
 
@@ -83,7 +83,7 @@ def _convolution(source: Tensor, match: Tensor | None, width: int, kernel: int |
     channels, height, wide = source.shape[1:]
     size = (height, wide) if match is None else tuple(match.shape[2:])
     if kernel is not None and (kernel < 1 or kernel % 2 == 0):
-        raise KDError(f"kernel is {kernel}, but must be odd, so that it has a middle")
+        raise KDError(f"kernel is {kernel}, but must be odd, so that it has a middle", path="kernel")
     if size == (height, wide):
         kernel = kernel or 1
         return nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=bias)
@@ -93,10 +93,11 @@ def _convolution(source: Tensor, match: Tensor | None, width: int, kernel: int |
     if size == (2 * height, 2 * wide):
         if kernel is not None:
             raise KDError(
-                f"kernel is {kernel}, but doubling {height}x{wide} takes a transposed convolution with kernel 4"
+                f"kernel is {kernel}, but doubling {height}x{wide} takes a transposed convolution with kernel 4",
+                path="kernel",
             )
         return nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=bias)
     raise KDError(
-        f"projector keeps, halves or doubles height and width: it cannot bring {height}x{wide} to {size[0]}x{size[1]}"
-        "\n    hint: resize first, for one with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`"
+        f"projector keeps, halves or doubles height and width: it cannot bring {height}x{wide} to {size[0]}x{size[1]}",
+        hint="resize first, for one with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`",
     )

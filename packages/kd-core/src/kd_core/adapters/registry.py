@@ -44,7 +44,7 @@ def tensors(name: str, inputs: list[Tensor], match: Tensor | None, *, most: int 
     for role, each in [*(("input", source) for source in inputs), ("match", match)]:
         if each is not None and not isinstance(each, Tensor):
             raise KDError(
-                f"{name}'s {role} is a {type(each).__name__}, not a tensor\n    hint: take one out of it with /FIELD"
+                f"{name}'s {role} is a {type(each).__name__}, not a tensor", hint="take one out of it with /FIELD"
             )
     return inputs
 
@@ -59,9 +59,9 @@ def feature_map(name: str, source: Tensor) -> Tensor:
 def width_of(name: str, match: Tensor | None, out_features: int | None) -> int:
     """``out_features``, else the channels of ``match``; KDError where neither is given or there is none."""
     if out_features is None and match is None:
-        raise KDError(f"{name} knows no width\n    hint: write `match:` (a wire) or `out_features:` (a number)")
+        raise KDError(f"{name} has no output width", hint="write `match:` (a wire) or `out_features:` (a number)")
     if out_features is not None and out_features < 1:
-        raise KDError(f"out_features is {out_features}, but must be a width of at least 1")
+        raise KDError(f"out_features is {out_features}, but must be a width of at least 1", path="out_features")
     return out_features if out_features is not None else match.shape[1]  # type: ignore[union-attr]
 
 

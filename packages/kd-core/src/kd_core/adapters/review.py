@@ -58,7 +58,7 @@ def fusion(
     first, *deeper = (feature_map("fusion", each) for each in tensors("fusion", inputs, match, most=2))
     handed = deeper[0].shape[1] if deeper else None
     if width is not None and handed not in (None, width):
-        raise KDError(f"width is {width}, but the residual has {handed} channels: leave it out")
+        raise KDError(f"width is {width}, but the residual has {handed} channels: leave it out", path="width")
     between = width or handed or min(WIDEST, first.shape[1])
     out = width_of("fusion", None if match is None else feature_map("fusion", match), out_features)
     resized = match is not None and match.shape[2:] != first.shape[2:]

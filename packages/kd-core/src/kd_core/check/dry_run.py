@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Call, Lazy, Policy
-from kd_core.config.schema import Path
 from kd_core.data.batch import Batch
 from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.plan.plan import Plan
@@ -91,13 +90,3 @@ def needs_values(error: Exception) -> bool:
 def reason(error: Exception) -> str:
     """An error of someone else's code in one line."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
-
-
-def has(value: Any, path: Path) -> bool:
-    """Whether a path leads somewhere in plain values."""
-    for part in path:
-        try:
-            value = value[part]
-        except (LookupError, TypeError):
-            return False
-    return True

@@ -1,4 +1,4 @@
-"""Checking a plan without data: models on the meta device, made-up samples, and every wire followed.
+"""Checking a plan without data: models on the meta device, dummy samples, and every wire followed.
 
 What cannot be followed (a model that only a user's trust lets us build, a data set whose shapes only reading
 tells) is reported as unverified, not as right.
@@ -18,7 +18,6 @@ from kd_core.check.dry_run import (
     DummyValues,
     TrainableParts,
     dummy_like,
-    has,
     needs_values,
     reason,
     trusted_only,
@@ -26,9 +25,9 @@ from kd_core.check.dry_run import (
 )
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec, Path
-from kd_core.config.validation import of_key
+from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo
-from kd_core.errors import ConfigProblem, KDError, Unverified, did_you_mean, problems_of
+from kd_core.errors import ConfigProblem, KDError, Unverified, did_you_mean
 from kd_core.models.factory import ModelSource, described
 from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
@@ -47,8 +46,8 @@ LARGE = 300_000_000
 Placed = list[tuple[Path, Wire]]
 
 
-def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[ConfigProblem], list[str]]:
-    """The problems that building and running everything on made-up samples shows, and what could not be verified.
+def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
+    """The problems that building and running everything on dummy samples shows, and what could not be verified.
 
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
     """
@@ -64,7 +63,7 @@ class Verifier:
     plan: Plan
     policy: Policy
     problems: list[ConfigProblem] = field(default_factory=list)
-    unverified: list[str] = field(default_factory=list)
+    unverified: list[ConfigProblem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sound = self.plan.task is not None and self.plan.data is not None
@@ -89,12 +88,12 @@ class Verifier:
 
     def _model(self, name: str, spec: ModelSpec) -> nn.Module | None:
         if (why := self._not_to_build(spec)) is not None:
-            self.unverified.append(f"models.{name}: {why}")
+            self._unverified(("models", name), why)
             return None
         try:
             return self._built(name, spec)
         except Unverified as error:
-            self.unverified.append(f"models.{name}: {error}")
+            self._unverified(("models", name), error)
         except KDError as error:
             self._report(("models", name), error)
         except Exception as error:  # a constructor may raise anything
@@ -134,7 +133,7 @@ class Verifier:
             raw = self.plan.task.dummy_batch(stage.data, PROBE, training=True)
         except KDError as error:  # only reading the data would tell
             self._paths_only(stage, models)
-            self.unverified.append(f"stages.{stage.name}: {error}")
+            self._unverified(("stages", stage.name), error)
             return
         if (batch := self._prepared(raw, stage)) is None:
             return
@@ -182,7 +181,7 @@ class Verifier:
             spec = self.plan.models.get(wire.root)
             if spec is not None and spec.cache and wire.tap != OUTPUT:
                 hint = f"leave models.{wire.root}.cache out"
-                self._report(path, KDError(f"{wire} is not kept, only outputs are\n    hint: {hint}"))
+                self._report(path, KDError(f"{wire} is not cached: only the model's output is", hint=hint))
 
     def _paths_only(self, stage: StagePlan, models: Mapping[str, nn.Module]) -> None:
         for name, placed in self._places(stage):
@@ -219,17 +218,17 @@ class Verifier:
         return None
 
     def _real_forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture | None:
-        """A pass on the CPU with made-up weights, whose errors say what is wrong."""
+        """A pass on the CPU with random weights, whose errors say what is wrong."""
         if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
-            self.unverified.append(f"models.{name}: it does not run on the meta device, and is too large to try")
+            self._unverified(("models", name), "it does not run on the meta device, and is too large to try")
             return None
         try:
             real = self.source(name).make(name, self.plan.models[name]).eval()
             with torch.no_grad():
                 capture = ForwardWrapper(real, taps, name=name, call=self.plan.task.call)(batch.for_model(name))
         except Exception as error:
-            what = f"it cannot take {shapes(batch.for_model(name))}: {reason(error)}"
-            self._report(("models", name), error if isinstance(error, KDError) else KDError(what))
+            message = f"forward failed on a dummy input of shape {shapes(batch.for_model(name))}: {reason(error)}"
+            self._report(("models", name), error if isinstance(error, KDError) else KDError(message))
             return None
         to_meta = {tap: map_tensors(lambda each: each.to(META), value) for tap, value in capture.at.items()}
         return replace(capture, at=to_meta)
@@ -259,7 +258,7 @@ class Verifier:
                 return False
             except Exception as error:  # shapes that do not fit raise whatever the module raises
                 given = ", ".join(shapes(values.get(wired)) for wired in self.plan.adapters[name].inputs)
-                self._report(path, KDError(f"it cannot take {given}: {reason(error)}"))
+                self._report(path, KDError(f"forward failed on a dummy input of shape {given}: {reason(error)}"))
                 return False
         return True
 
@@ -275,7 +274,7 @@ class Verifier:
     def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
         """The loss, tried on values of the right shapes."""
         if (why := trusted_only([plan.loss, plan.values])) is not None:
-            self.unverified.append(f"{'.'.join(map(str, plan.path))}: {why}")
+            self._unverified(plan.path, why)
             return None
         stand = DummyValues(values, batch)
         try:
@@ -286,8 +285,8 @@ class Verifier:
             self._report(plan.path, error)
         except Exception as error:  # a torch.nn loss says what it wants in its own way
             given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
-            hint = _field_hint(plan, stand)
-            self._report(plan.path, KDError(f"the loss cannot take {given or 'nothing'}: {reason(error)}{hint}"))
+            message = f"the loss failed on {given or 'no input'}: {reason(error)}"
+            self._report(plan.path, KDError(message, hint=_field_hint(plan, stand)))
         return None
 
     def _training(
@@ -295,7 +294,7 @@ class Verifier:
     ) -> None:
         """What learns, its optimiser and its scheduler."""
         if (why := trusted_only([stage.spec.optimizer, stage.spec.scheduler])) is not None:
-            self.unverified.append(f"stages.{stage.name}: {why}")
+            self._unverified(("stages", stage.name), why)
             return
         losses = nn.Module()
         for term in terms:
@@ -303,9 +302,9 @@ class Verifier:
         assert stage.spec.optimizer is not None
         try:
             root, _ = select(TrainableParts(self.plan, models, adapters), stage, losses)
-            where = ".".join(map(str, stage.path("optimizer")))
+            where = dotted(stage.path("optimizer"))
             optimizer = build_optimizer(stage.spec.optimizer, root, self.builder, where)
-            where = ".".join(map(str, stage.path("scheduler")))
+            where = dotted(stage.path("scheduler"))
             scheduler, _ = build_scheduler(stage.spec.scheduler, optimizer, self.builder, where)
             if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
                 try_step(scheduler, where)
@@ -322,25 +321,23 @@ class Verifier:
             metrics.update(map_tensors(dummy_like, output), batch)
             known = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
-            self.unverified.append(f"stages.{stage.name}.monitor: a trial of the metrics failed: {reason(error)}")
+            self._unverified(stage.path("monitor"), f"a trial of the metrics failed: {reason(error)}")
             return
         if (name := stage.spec.monitor.metric) not in known:
             path = (*stage.path("monitor"), "metric")
-            self._report(path, KDError(f"there is no metric {name!r}\n    hint: {did_you_mean(name, known)}"))
+            self._report(path, KDError(f"there is no metric {name!r}", hint=did_you_mean(name, known)))
+
+    def _unverified(self, path: Path, why: str | KDError) -> None:
+        """Keep that something at ``path`` cannot be verified; an error says why, and where below ``path``."""
+        error = why if isinstance(why, KDError) else KDError(why)
+        self.unverified += error.at(*path).problems
 
     def _report(self, path: Path, error: KDError, data: Path = ("data",)) -> None:
         """Keep an error that may know its own place, in full or below ``path``; ``data`` is where the data are."""
-        document = self.plan.document
-        for problem in problems_of(error):
-            if problem.mark is not None:
-                self.problems.append(problem)
-                continue
-            below = tuple(problem.path.split(".")) if problem.path else ()
-            whole: Path = below if below[: len(path)] == tuple(map(str, path)) else (*path, *below)
-            if not below and (key := problem.message.partition(" ")[0]) and has(document.data, (*path, key)):
-                whole = (*path, key)  # "temperature is 0, but ..."
-            whole = (*data, *below[1:]) if below[:1] == ("data",) else whole
-            self.problems.append(document.problem(whole, problem.message, problem.hint, key=of_key(problem)))
+        for problem in error.problems:
+            first, *rest = problem.path.split(".")
+            placed = replace(problem, path=dotted((*data, *rest))) if first == "data" else problem.below(*path)
+            self.problems.append(self.plan.document.place(placed))
 
 
 def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
@@ -359,19 +356,19 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
 
 
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
-    """The table of a model's modules, from made-up samples through the model without weights."""
+    """The table of a model's modules, from dummy samples through the model without weights."""
     if name not in plan.models:
-        raise KDError(f"there is no model {name!r}\n    hint: {did_you_mean(name, list(plan.models))}")
+        raise KDError(f"there is no model {name!r}", hint=did_you_mean(name, list(plan.models)))
     model = Verifier(plan, policy).source(name).make(name, plan.models[name])
     raw = plan.task.dummy_batch(plan.data, PROBE, training=True)
     batch = plan.task.prepare(raw, plan.inputs, plan.data, training=True)
     return module_table(model, batch.for_model(name), plan.task.call)
 
 
-def _field_hint(plan: TermPlan, stand: DummyValues) -> str:
+def _field_hint(plan: TermPlan, stand: DummyValues) -> str | None:
     """A hint where a wire of a loss leads to named tensors, of which one was meant."""
     for key, wired in plan.wires.items():
         value = stand.get(wired)
         if isinstance(wired, Wire) and isinstance(value, Mapping):
-            return f"\n    hint: write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
-    return ""
+            return f"write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
+    return None

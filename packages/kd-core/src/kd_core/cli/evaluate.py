@@ -16,7 +16,7 @@ def evaluate_command(published: str) -> click.Command:
     @click.command("eval")
     @click.argument("target", metavar="[CONFIG | RUN]", required=False)
     @click.option(f"--{published}", "name", metavar="NAME", help="A published model, on the data of CONFIG or others.")
-    @click.option("--data", "--task", metavar="NAME", help="Another data set.")
+    @click.option("--data", metavar="NAME", help="Another data set.")
     @click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
     @config_options
     @json_option

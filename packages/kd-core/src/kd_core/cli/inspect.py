@@ -12,7 +12,7 @@ import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
 from kd_core.cli.output import first_line, quiet_stdout, report_as_json
-from kd_core.errors import ConfigProblem, KDError, problems_of
+from kd_core.errors import ConfigProblem, KDError
 from kd_core.files import json_text
 from kd_core.registry import Registry
 
@@ -61,7 +61,7 @@ def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProbl
         try:
             return [], Experiment.load(config, **options).check(strict=strict)
         except KDError as error:
-            return problems_of(error), []
+            return error.problems, []
 
 
 @click.command()

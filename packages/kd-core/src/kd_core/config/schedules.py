@@ -107,7 +107,7 @@ class _Form:
         self.problems: list[ConfigProblem] = []
         for key in given:
             if key not in ("schedule", *keys):
-                self.wrong(key, f"a {given['schedule']} schedule takes no {key!r}", did_you_mean(str(key), keys))
+                self.wrong(key, f"a {given['schedule']} schedule has no key {key!r}", did_you_mean(str(key), keys))
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> None:
         self.problems.append(ConfigProblem(message, str(key) if key in self.given else "", hint=hint))
@@ -136,7 +136,7 @@ class _Form:
         if any(later <= earlier for earlier, later in zip((0.0, *marks), marks, strict=False)):
             self.wrong(unit, f"{self.given[unit]!r} must be above 0" + (" and rise" if len(marks) > 1 else ""))
         if unit == "steps" and any(mark % 1 > 0 for mark in marks):
-            self.wrong(unit, f"{self.given[unit]!r} must be whole: there are no parts of a step")
+            self.wrong(unit, f"{self.given[unit]!r} must be an integer: steps cannot be divided")
 
 
 def _constant(form: _Form) -> float:

@@ -203,8 +203,8 @@ class ModelSpec(ExtraModel):
             near = next(
                 (f"is {key!r} meant to be {each!r}?" for key in self.extra if (each := nearest(key, MODEL_SOURCES))), ""
             )
-            hint = f"\n    hint: {near}" if near and not given else ""
-            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}{hint}"))
+            hint = near if near and not given else None
+            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}", hint=hint))
         return self
 
     @property

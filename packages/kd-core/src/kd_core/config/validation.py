@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from kd_core.config import Document, Lazy, dump
 from kd_core.config.schema import Path
-from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, nearest, problems_of
+from kd_core.config.synonyms import SHAPES, key_hint, meant, place_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, nearest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,22 +30,33 @@ class Fault(NamedTuple):
     fields: tuple[str, ...] = ()
 
 
+class Piece(NamedTuple):
+    """A part of a document that is validated by itself: its path and the document's data, both for hints."""
+
+    path: Path
+    document: Mapping[str, Any]
+
+
 class Validator:
     """Validates pieces of a document and keeps what is wrong with them."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, place: str = "") -> None:
         self.document = document
+        self.place: Path = (place,) if place else ()
+        """What the document is, where it is no config: the name of its place in :mod:`kd_core.config.synonyms`."""
         self.problems: list[ConfigProblem] = []
 
     def report(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> None:
         """Keep a problem at ``path``."""
         self.problems.append(self.document.problem(path, message, hint, key=key))
 
+    def unknown_key(self, path: Path, message: str, keys: Sequence[str]) -> None:
+        """Keep that there is no such key at ``path``; ``keys`` are those that may stand there."""
+        self.report(path, message, key_hint((*self.place, *path), keys, self.document.data), key=True)
+
     def add_error(self, path: Path, error: KDError) -> None:
         """Keep an error whose own places, where it knows any, lie below ``path``."""
-        for problem in problems_of(error):
-            below = problem.path.split(".") if problem.path else []
-            self.report((*path, *below), problem.message, problem.hint, key=of_key(problem))
+        self.problems += map(self.document.place, error.at(*path).problems)
 
     def validate(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
         """``value`` as ``schema``, or None with its problems kept."""
@@ -60,12 +71,12 @@ class Validator:
         ``instead`` holds stand-ins for required ones. None where nothing can be made of it.
         """
         if not isinstance(value, Mapping):
-            self.report(path, f"must be a mapping, not {describe(value)}")
+            self.report(path, f"must be a mapping, not {describe(value)}", SHAPES.get(place_of(path)))
             return None, frozenset(schema.model_fields)
         try:
             return schema.model_validate(dict(value)), frozenset()
         except ValidationError as error:
-            faults = explain(error, schema, value)
+            faults = explain(error, schema, value, Piece((*self.place, *path), self.document.data))
         for fault in faults:
             self.report((*path, *fault.path), fault.message, fault.hint, key=fault.key)
         lost = frozenset(name for fault in faults for name in fault.fields)
@@ -78,34 +89,17 @@ class Validator:
 
 @contextmanager
 def locate_errors(document: Document) -> Iterator[None]:
-    """Errors raised inside that begin with a path of the document get its place."""
+    """Raise the errors of the block anew with the place that their path has in the document."""
     try:
         yield
     except KDError as error:
-        raise ConfigError(_placed(each, document) for each in problems_of(error)) from error
+        raise ConfigError(map(document.place, error.problems)) from error
 
 
-def _placed(problem: ConfigProblem, document: Document) -> ConfigProblem:
-    path, message = problem.path, problem.message
-    if not path and (found := _LEADING.fullmatch(message)) and found[1].partition(".")[0] in document.data:
-        path, message = found.groups()
-    placed = document.problem(path.split("."), message, problem.hint, key=of_key(problem))
-    return problem if problem.mark is not None or not path else placed
-
-
-def of_key(problem: ConfigProblem) -> bool:
-    """Whether it is the key that is wrong, and not its value."""
-    return problem.message.startswith("unknown key ") or " takes no '" in problem.message
-
-
-_LEADING = re.compile(r"([a-z]+(?:\.[\w-]+)*): (.*)", re.DOTALL)
-"""A path in front of a message."""
-
-
-def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list[Fault]:
+def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: Piece) -> list[Fault]:
     """What pydantic complains of, each place once and unknown keys first."""
     items = error.errors(include_url=False)
-    faults = _unknown(items, schema, value)
+    faults = _unknown(items, schema, value, piece)
     unknown = {fault.path[:-1]: fault.fields for fault in faults}
     wants: dict[Path, list[Any]] = {}
     for item in items:
@@ -117,31 +111,32 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any) -> list
             found = _follow(value, where)
             near = nearest(name, [str(key) for key in found]) if isinstance(found, Mapping) else None
             hint = f"is {near!r} meant to be {name!r}?" if near else None
-            faults.append(Fault(where, f"needs a key {name!r}", hint, fields=_top(where) or (name,)))
+            faults.append(Fault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
             reason = item["ctx"]["error"].args[0]
-            for problem in problems_of(reason if isinstance(reason, KDError) else KDError(str(reason))):
+            error_of_value = reason if isinstance(reason, KDError) else KDError(str(reason))
+            for problem in error_of_value.problems:
                 below = problem.path.split(".") if problem.path else []
-                key = of_key(problem)
-                faults.append(Fault((*where, *below), problem.message, problem.hint, key, _top(where)))
+                faults.append(Fault((*where, *below), problem.message, problem.hint, problem.at_key, _top(where)))
         elif item["type"] != "extra_forbidden":
             wants.setdefault(where, []).append(item)
     told = {*unknown, *(fault.path for fault in faults if not fault.key)}
     for where, wanted in wants.items():
         if where not in told and not any(each[: len(where)] == where for each in {*told, *wants} - {where}):
             message = f"must be {_all_wanted(wanted)}, not {describe(_follow(value, where))}"
-            faults.append(Fault(where, message, fields=_top(where)))
+            faults.append(Fault(where, message, SHAPES.get(place_of((*piece.path, *where))), fields=_top(where)))
     return faults
 
 
-def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any) -> list[Fault]:
+def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any, piece: Piece) -> list[Fault]:
     faults = []
     for item in items:
         if item["type"] == "extra_forbidden":
             where = _real_path(item["loc"], value)
             name, fields = str(where[-1]), _fields_at(schema, where[:-1])
-            near = nearest(name, fields)
-            hint = did_you_mean(name, fields) if fields else None
+            path = (*piece.path, *where)
+            near = meant(place_of(path[:-1]), name, fields)
+            hint = key_hint(path, fields, piece.document)
             faults.append(Fault(where, f"unknown key {name!r}", hint, True, (*_top(where), *([near] if near else []))))
     return faults
 
@@ -151,12 +146,12 @@ def _top(where: Path) -> tuple[str, ...]:
 
 
 _TYPES = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
-    "string_type": "text",
+    "string_type": "a string",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -169,7 +164,7 @@ _TYPES = {
 }
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("more than", "gt"),
+    "greater_than": ("greater than", "gt"),
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
 }

@@ -57,7 +57,7 @@ def views_of(batch: Batch, inputs: Sequence[Mapping[str, Any]]) -> Batch:
 
     def labels(target: Tensor) -> Tensor:
         if target.is_floating_point():
-            raise KDError("views keep labels to view 0 by hiding the others', but the targets are no class labels")
+            raise KDError("views hide the labels of all views but the first, which needs class labels as targets")
         return torch.cat([target, target.new_full((size * (count - 1), *target.shape[1:]), UNLABELLED)])
 
     return replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 WORKERS = 8
 """At most so many processes read samples unless the config says otherwise."""
@@ -14,7 +15,8 @@ LINGER = 20
 def start_worker(number: int) -> None:
     """What such a process does first, as the ``worker_init_fn`` of a data loader."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends its workers
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
+    if sys.platform != "win32":  # which has no SIGALRM, and ends a process without asking it
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
 
 
 def available_cores() -> int:

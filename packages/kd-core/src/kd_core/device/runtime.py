@@ -88,7 +88,7 @@ class Runtime:
     def __init__(self, spec: RuntimeSpec) -> None:
         self.spec = spec
         if spec.device not in ("auto", "cpu") and not getattr(torch, spec.device).is_available():
-            raise KDError(f"runtime.device: there is no {spec.device} device here")
+            raise KDError(f"there is no {spec.device} device here", path="runtime.device")
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self._accelerator = Accelerator(
             cpu=on_cpu(spec.device),
@@ -97,7 +97,7 @@ class Runtime:
         )
         self.device = self._accelerator.device
         if self.sharded and not self._accelerator.is_fsdp2:
-            raise KDError("parameters are sharded by FSDP2 only\n    hint: accelerate launch --fsdp_version 2")
+            raise KDError("parameters are sharded by FSDP2 only", hint="accelerate launch --fsdp_version 2")
         self.keeps_graphs = False
         """Whether the graph of a step is walked more than once, as for the gradients of single terms."""
         if self.device.type == "cpu":

@@ -92,7 +92,7 @@ def _scores(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
         if given.ndim == 4 and given.shape[2] == given.shape[3]:
             return as_float32(given)
         hint = f"write `{name}: [MODEL....query, MODEL....key]`"
-        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires\n    hint: {hint}")
+        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires", hint=hint)
     return _products(name, given, heads)
 
 
@@ -115,7 +115,9 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
         raise KDError(f"{name} {_shapes(pair)} {rule}")
     width = pair[0].shape[2]
     if width % heads:
-        raise KDError(f"{name} {_shapes(pair)} cannot be split into {heads} heads: {width} is no multiple of it")
+        raise KDError(
+            f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of {heads}"
+        )
     queries, keys = (as_float32(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
     return queries @ keys.mT / math.sqrt(width // heads)
 

@@ -57,7 +57,7 @@ class CRD(nn.Module):
     ) -> None:
         super().__init__()
         if mode == "relaxed" and targets is None:
-            raise KDError("relaxed positives are of the sample's class\n    hint: write `targets: !run targets`")
+            raise KDError("relaxed positives are of the sample's class", hint="write `targets: !run targets`")
         self.temperature, self.momentum, self.dim = temperature, momentum, dim
         self.rows = ContrastRows(num_samples, targets, negatives=negatives, relaxed=mode == "relaxed")
         bound = 1 / math.sqrt(dim / 3)
@@ -71,7 +71,7 @@ class CRD(nn.Module):
         student, teacher = same_shape(student, teacher)
         if student.ndim != 2 or student.shape[1] != self.dim:
             hint = "an adapter `embedding` makes them"
-            raise KDError(f"student {shape(student)} must be embeddings (B, {self.dim})\n    hint: {hint}")
+            raise KDError(f"student {shape(student)} must be embeddings (B, {self.dim})", hint=hint)
         if index.shape != student.shape[:1]:
             raise KDError(f"index {shape(index)} does not fit student {shape(student)}: it has one row a sample")
         rows = self.rows(index, self.seed + self.passes)

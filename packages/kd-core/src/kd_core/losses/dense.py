@@ -76,7 +76,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: Fraction = 0.5, nor
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")
     patch = (int(student.shape[2] * scale), int(student.shape[3] * scale))
     if 0 in patch:
-        raise KDError(f"patches of scale {scale} of student {shape(student)} are empty\n    hint: take a larger scale")
+        raise KDError(f"patches of scale {scale} of student {shape(student)} are empty", hint="take a larger scale")
     ours, theirs = (_nodes(as_float32(each), patch, norm_gradient=norm_gradient) for each in (student, teacher))
     nodes = ours.shape[2]
     step = max(PAIRS // nodes, 1)

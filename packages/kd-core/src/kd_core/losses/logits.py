@@ -67,7 +67,7 @@ def kd(
     student, teacher = same_shape(student, teacher, dim=dim)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
-        raise KDError(f"kd of one class, {shape(student)}, is always 0\n    hint: {hint}")
+        raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
     log_student = F.log_softmax(student / temperature, dim)
     # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
     # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.

@@ -65,8 +65,8 @@ def check(name: str, loss: Loss) -> None:
         refuse("loss", name, loss, [*wires, *values])
         taken = [p.name for p in values if not is_value(p) or p.name in {wire.name for wire in wires}]
         if taken:
-            mend = "__init__ takes values, keyword-only and named unlike forward's tensors"
-            raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {mend}: {', '.join(taken)}")
+            rule = "__init__ takes values, keyword-only and named unlike forward's tensors"
+            raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {rule}: {', '.join(taken)}")
     loss_signature(loss)
 
 

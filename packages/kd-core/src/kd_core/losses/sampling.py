@@ -36,7 +36,7 @@ class ContrastRows(nn.Module):
         self.candidates = int((labels != ABSENT).sum())
         sizes = torch.bincount(labels[labels >= 0])
         if self.candidates < 2 or (len(sizes) and int(sizes.max()) == self.candidates):
-            raise KDError("there are no negatives: the rows that train are of one class, or there is but one")
+            raise KDError("there are no negatives: all training rows are of one class, or there is only one row")
         order = torch.where(labels == ABSENT, torch.iinfo(torch.int64).max, labels).argsort(stable=True)
         unlabelled = self.candidates - sizes.sum()  # they come first
         for name, values in {
@@ -48,7 +48,7 @@ class ContrastRows(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, index: Tensor, seed: Tensor) -> Tensor:
-        """``index`` (B,) the samples' rows, ``seed`` a whole number -> (B, 1 + negatives) rows."""
+        """``index`` (B,) the samples' rows, ``seed`` an integer -> (B, 1 + negatives) rows."""
         labels = self.labels[index]
         labelled, known = labels >= 0, labels.clamp(min=0)
         sizes = torch.where(labelled, self.sizes[known], 0)[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
-from kd_core.errors import ConfigError, ConfigProblem, KDError, problems_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
+from kd_core.ranges import read_signature
 from kd_core.signatures import values_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class ModelSource:
 
     def make(self, name: str, spec: ModelSpec) -> nn.Module:
         """The model, edited and with its weights; KDError naming what is wrong."""
+        with error_path(self.path):
+            return self._make(name, spec)
+
+    def _make(self, name: str, spec: ModelSpec) -> nn.Module:
         spec = from_hub(spec)
         if spec.hub is not None:
             return self._edited(self._from_hub(name, spec), spec)
@@ -51,8 +55,8 @@ class ModelSource:
 
         try:
             return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
-        except ConfigError as error:
-            raise ConfigError(replace(each, path=f"{self.path}.edit.{each.path}") for each in error.problems) from None
+        except KDError as error:
+            raise error.at(self.path, "edit") from None
 
     def _bare(self, spec: ModelSpec) -> nn.Module:
         if spec.call is not None:
@@ -74,7 +78,7 @@ class ModelSource:
         fresh = spec.new_head or spec.trainable or (name == STUDENT and not self.finished)
         if given and spec.weights is not None and "layers" in spec.extra:
             hint = "`hub:` with a folder in the hub's format, or `run:`"
-            raise KDError(f"layers: those of a weight file cannot be chosen\n    hint: {hint}")
+            raise KDError("those of a weight file cannot be chosen", hint=hint, path="layers")
         model = self._hub_model(spec, weights=not given, new_head=fresh)
         if given and not self.structure:
             self._load(name, spec, model)
@@ -101,7 +105,7 @@ class ModelSource:
         call = without_weights(spec.call, self.builder.policy, {}) if self.structure else spec.call
         model = self.builder.build(call, path=self.path)
         if not isinstance(model, nn.Module):
-            raise ConfigError(ConfigProblem(f"{type(model).__name__} is no torch.nn.Module", self.path))
+            raise ConfigError(ConfigProblem(f"{type(model).__name__} is not a torch.nn.Module", self.path))
         return model
 
     def make_from_run(self, folder: Path) -> nn.Module:
@@ -112,7 +116,7 @@ class ModelSource:
         except KDError as error:
             file = folder / "student" / "model.yaml"
             raise ConfigError(
-                ConfigProblem(f"{file}: {each.message}", self.path, hint=each.hint) for each in problems_of(error)
+                ConfigProblem(f"{file}: {each.message}", self.path, hint=each.hint) for each in error.problems
             ) from None
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
@@ -126,7 +130,7 @@ class ModelSource:
                 self.log(f"models.{name}: weights from {source}")
                 load_state(model, read_state(path), source, new_head=spec.new_head)
         except KDError as error:
-            raise ConfigError(replace(each, path=place) for each in problems_of(error)) from None
+            raise error.at(place) from None
 
     def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
         """The weight file and its name in messages, None for weights the constructor gave or random ones."""
@@ -144,7 +148,7 @@ class ModelSource:
             return path, str(path)
         if given:
             hint = "write `zoo: NAME`, a path or a URL"
-            raise KDError(f"there are no published weights\n    hint: {hint}")
+            raise KDError("there are no published weights", hint=hint)
         return None
 
 
@@ -174,7 +178,7 @@ def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:
         try:
             described(Path(spec.run))
         except KDError as error:
-            found += [replace(each, path=f"models.{name}.run") for each in problems_of(error)]
+            found += error.at("models", name, "run").problems
     return found
 
 
@@ -189,8 +193,8 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
     if not isinstance(value, Call):
         return value
     if id(value) not in done:
-        with suppress(TypeError, ValueError):  # a callable that tells nothing of its parameters
-            takes = inspect.signature(policy.locate(value.target)).parameters
+        with suppress(TypeError, ValueError):  # a callable that has no readable signature
+            takes = read_signature(policy.locate(value.target)).parameters
             given = {key: each for key, each in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
             off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
             done[id(value)] = replace(
@@ -218,13 +222,13 @@ def described(folder: Path) -> ModelSpec:
 
     file = folder / "student" / "model.yaml"
     if not file.is_file():
-        reason = "has no finished student" if (folder / "config.yaml").is_file() else "is no run folder"
+        reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
     document = load(file)
     validator = Validator(document)
     spec = validator.validate(ModelSpec, document.data)
     if spec is None:
-        raise KDError("\n".join(map(str, validator.problems)))
+        raise ConfigError(validator.problems)
     if spec.run is not None:
-        raise KDError(f"{file} describes another run, no model")
+        raise KDError(f"{file} describes another run, not a model")
     return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})

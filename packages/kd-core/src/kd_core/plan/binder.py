@@ -16,10 +16,10 @@ from kd_core.config.schedules import Ramp, Schedule, Staircase, parse_schedule
 from kd_core.config.schema import AdapterSpec, Path, TermSpec, as_list
 from kd_core.config.validation import Validator, describe, wanted_of
 from kd_core.data.batch import STUDENT
-from kd_core.errors import KDError, did_you_mean, problems_of
+from kd_core.errors import KDError, did_you_mean
 from kd_core.losses import LOSSES, LossSignature, loss_signature
 from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired
-from kd_core.ranges import out_of_range, range_of
+from kd_core.ranges import range_of
 from kd_core.signatures import is_open, parameters, values_of
 from kd_core.taps.wires import Wire, parse_wire
 
@@ -53,9 +53,9 @@ class WireBinder:
             target = self.policy.locate(value.target)
             if not inspect.isclass(target) or issubclass(target, kind):
                 return True
-            self.validator.report(path, f"{value.target} makes no {kind.__name__}")
+            self.validator.report(path, f"{value.target} is not a {kind.__name__}")
         elif isinstance(value, (Get, RunValue, Text)):
-            self.validator.report(path, f"{describe(value)} makes no {kind.__name__}", "write !call:dotted.path {}")
+            self.validator.report(path, f"{describe(value)} is not a {kind.__name__}", "write !call:dotted.path {}")
         else:
             return True  # only building would tell
         return False
@@ -91,36 +91,31 @@ class WireBinder:
             if key not in takes:
                 if open_ended and key not in known:
                     continue  # **kwargs: only building would tell
-                self.validator.report(
-                    (*path, key), f"{title} takes no {key!r}", did_you_mean(key, [*takes, *known]), key=True
-                )
+                self.validator.unknown_key((*path, key), f"{title} has no parameter {key!r}", [*takes, *known])
             elif isinstance(value, Lazy):
                 self.calls(value, (*path, key))
             elif isinstance(value, (Ramp, Staircase)):
-                all(self._value(takes[key], title, number, (*path, key, *place)) for place, number in value.numbers())
+                all(self._value(takes[key], number, (*path, key, *place)) for place, number in value.numbers())
             else:
-                self._value(takes[key], title, value, (*path, key))
+                self._value(takes[key], value, (*path, key))
         for key, parameter in takes.items():
             if parameter.default is parameter.empty and key not in values:
-                self.validator.report(path, f"{title} needs a value for {key!r}")
+                self.validator.report(path, f"{title} is missing the required parameter {key!r}")
 
-    def _value(self, parameter: inspect.Parameter, title: str, value: Any, path: Path) -> bool:
+    def _value(self, parameter: inspect.Parameter, value: Any, path: Path) -> bool:
         """Whether the parameter may have that value; if not, why has been reported."""
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
             return True  # written for type checkers only
         if isinstance(value, float) and not math.isfinite(value):
-            self.validator.report(path, f"{title} takes {parameter.name!r} as a finite number, not {describe(value)}")
+            self.validator.report(path, f"must be a finite number, not {describe(value)}")
             return False
         try:
             TypeAdapter(parameter.annotation).validate_python(value, strict=True)
         except ValidationError as error:
             faults = error.errors(include_url=False)
             limits = range_of(parameter.annotation)
-            if limits is not None and all(fault["type"] in RANGE_ERRORS for fault in faults):
-                self.validator.report(path, out_of_range(parameter.name, value, limits))
-                return False
-            wanted = wanted_of(faults)
-            self.validator.report(path, f"{title} takes {parameter.name!r} as {wanted}, not {describe(value)}")
+            outside = limits is not None and all(fault["type"] in RANGE_ERRORS for fault in faults)
+            self.validator.report(path, f"must be {limits if outside else wanted_of(faults)}, not {describe(value)}")
             return False
         return True
 
@@ -158,7 +153,7 @@ class WireBinder:
                 return spec.loss, None, "the loss"
             target = self.policy.locate(spec.loss.target)
             if inspect.isclass(target) and not issubclass(target, nn.Module):
-                raise KDError(f"{spec.loss.target} is no loss\n    hint: name a function or a torch.nn.Module")
+                raise KDError(f"{spec.loss.target} is not a loss", hint="name a function or a torch.nn.Module")
             known = isinstance(spec.loss, Get) != inspect.isclass(target)
             return spec.loss, loss_signature(target) if known else None, spec.loss.target
         except KDError as error:
@@ -194,12 +189,12 @@ class WireBinder:
         known = [*takes.wires, *(key for key in TermSpec.model_fields)]
         if isinstance(loss, Lazy):
             for key in values:
-                hint = (
-                    f"values of a !call stand in its braces: !call:{title} {{{key}: ...}}"
-                    if key in takes.values
-                    else did_you_mean(key, known)
-                )
-                self.validator.report((*path, key), f"{title} has no input {key!r}", hint, key=True)
+                message = f"{title} has no input {key!r}"
+                if key in takes.values:
+                    hint = f"write the parameters of a !call inside its braces: !call:{title} {{{key}: ...}}"
+                    self.validator.report((*path, key), message, hint, key=True)
+                else:
+                    self.validator.unknown_key((*path, key), message, known)
             return
         if schedules and inspect.isclass(loss):
             self.validator.report(
@@ -261,16 +256,16 @@ class WireBinder:
         """The builder of an adapter, or the wire of the module it borrows."""
         if isinstance(spec.module, Lazy):
             self.calls(spec.module, (*path, "module"), kind=nn.Module)
-            self._no_values(spec, path, "values of a !call stand in its braces")
+            self._no_values(spec, path, "write the parameters of a !call inside its braces")
             return spec.module, None
         if spec.module.split(".")[0] in self.models:
             borrowed = self.wire(spec.module, (*path, "module"))
-            self._no_values(spec, path, "a borrowed module takes none")
+            self._no_values(spec, path, "parameters cannot be set on a module shared from a model")
             return (None, borrowed) if borrowed is not None else None
         try:
             builder = ADAPTERS.get(spec.module)
         except KDError as error:
-            (problem,) = problems_of(error)
+            (problem,) = error.problems
             hint = did_you_mean(spec.module.split(".")[0], self.models) if "." in spec.module else problem.hint
             self.validator.report((*path, "module"), problem.message, hint)
             return None

@@ -178,7 +178,9 @@ class Planner:
             before = len(self.problems)
             self._model(spec, path, bare=bare)
             if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
-                self.validator.report((*path, "cache"), "keeps what a frozen model says, and this one changes")
+                self.validator.report(
+                    (*path, "cache"), "caches the outputs of a frozen model, and this model changes in training"
+                )
             if name not in (STUDENT, meant) and "weights" not in lost:
                 self._frozen(name, spec, path)
             if not lost and len(self.problems) == before:
@@ -197,14 +199,14 @@ class Planner:
                 card = find_card(spec.zoo, dataset_of(self.document))[1]
                 self.binder.parameters(builder_of(card), card.arch, spec.extra, path, known)
             elif spec.hub is not None and self.hub is None:
-                raise KDError("this task has no hub of models\n    hint: write `arch: NAME`, `zoo: NAME` or a !call")
+                raise KDError("this task has no hub of models", hint="write `arch: NAME`, `zoo: NAME` or a !call")
             elif self._hub_made(spec) and self.hub is not None:
                 self.binder.parameters(self.hub.build, "a model of the hub", spec.extra, path, known)
         except KDError as error:
             self.validator.add_error((*path, spec.source), error)
         if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
             for key in spec.extra:
-                self.validator.report((*path, key), f"unknown key {key!r}", did_you_mean(key, known), key=True)
+                self.validator.unknown_key((*path, key), f"unknown key {key!r}", known)
         if spec.weights == "auto" and spec.source in ("arch", "call"):
             message = (
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"
@@ -228,7 +230,7 @@ class Planner:
             if other is None or other.init_from is not None or spec.init_from == name:
                 choices = [each for each in models if each != name and models[each].init_from is None]
                 hint = did_you_mean(spec.init_from, choices)
-                self.validator.report(path, f"there is no model {spec.init_from!r} to begin as", hint)
+                self.validator.report(path, f"there is no model {spec.init_from!r}", hint)
                 del found[name]
                 continue
             theirs = {
@@ -282,7 +284,7 @@ class Planner:
                 plans[name] = made
         for name, adapter in plans.items():
             if name in reach(name, plans):
-                self.validator.report((*adapter.path, "inputs"), f"adapters.{name} feeds itself")
+                self.validator.report((*adapter.path, "inputs"), f"adapters.{name} depends on itself (cycle)")
         return plans
 
     # -- stages
@@ -327,7 +329,7 @@ class Planner:
         if all(value is None for value in stage.losses.values()):
             lacks.add("losses")
         if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
-            self.validator.report(path, "needs a key 'epochs' or 'steps'")
+            self.validator.report(path, "missing required key 'epochs' or 'steps'")
             lacks |= {"epochs", "steps"}
         if own.epochs is not None and own.steps is not None:
             hint = "`epochs: null`, or --set with epochs=null, takes the other away"
@@ -338,7 +340,7 @@ class Planner:
                     (*path, key), "needs at least one term" if key == "losses" else "must not be null"
                 )
             else:
-                self.validator.report(path, f"needs a key {key!r}")
+                self.validator.report(path, f"missing required key {key!r}")
         cut = stage.batch_size and stage.accumulation_steps > stage.batch_size
         if cut and {"accumulation_steps", "batch_size"} & own.model_fields_set:
             key = "accumulation_steps" if "accumulation_steps" in own.model_fields_set else "batch_size"

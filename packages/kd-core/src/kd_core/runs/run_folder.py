@@ -92,7 +92,7 @@ class RunFolder:
             run.path.mkdir(parents=True, exist_ok=True)
             if any(each.name not in (".lock", ".pid") for each in run.path.iterdir()):
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
-                raise KDError(f"the run folder {out} is not empty\n    hint: {hint}")
+                raise KDError(f"the run folder {out} is not empty", hint=hint)
             run._new = True
             return run.lock()
         except OSError as error:
@@ -102,8 +102,9 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run's folder, not locked; KDError where there is none."""
         if not (path / "config.yaml").is_file():
-            what = "holds no config.yaml, so it is no run folder" if path.is_dir() else "is no folder"
-            raise KDError(f"{path} {what}")
+            what = "contains no config.yaml, so it is not a run folder" if path.is_dir() else "is not a run folder"
+            hint = f"`train {path}` starts a run" if path.suffix in (".yaml", ".yml") and path.is_file() else None
+            raise KDError(f"{path} {what}", hint=hint)
         return cls(path)
 
     def lock(self) -> RunFolder:
@@ -152,7 +153,7 @@ class RunFolder:
             result = None
         if not isinstance(result, dict) or not {"metrics", "best"} <= result.keys():
             hint = "delete it, and `resume` makes it again from the last checkpoint"
-            raise KDError(f"{self._result} is damaged\n    hint: {hint}")
+            raise KDError(f"{self._result} is damaged", hint=hint)
         return result
 
     def write_config(self, text: str) -> None:
@@ -201,7 +202,7 @@ def local_folders(config: Path) -> list[str]:
 def _new_folder(root: Path, name: str, seed: int) -> Path:
     """A folder that did not exist, named by the time and the seed; KDError where ``name`` leads out of ``root``."""
     if not re.fullmatch(r"\w[^/\\\0]*", name):
-        raise KDError(f"name: {name!r} is not the name of a folder")
+        raise KDError(f"{name!r} is not the name of a folder", path="name")
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
     (root / name).mkdir(parents=True, exist_ok=True)
     for again in itertools.count():
@@ -228,7 +229,7 @@ class MetricsLog:
         """The size in bytes, once all of it is on the disk: what a checkpoint notes."""
         if not self.path.exists():
             return 0
-        with self.path.open("rb") as file:
+        with self.path.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         return self.path.stat().st_size
 

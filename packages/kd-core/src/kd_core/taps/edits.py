@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from kd_core.errors import ConfigError, did_you_mean, nearest
+from kd_core.errors import ConfigError, KDError, did_you_mean, nearest
 from kd_core.taps.wires import config_error
 from kd_core.taps.wrappers import hook_output, module_at, resolve_path, unwrap_model, walk
 
@@ -38,9 +38,12 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
                 raise config_error(f"an edit is one of {', '.join(_EDITS)}", near)
             _check_keys(edit, kind)
             _EDITS[kind](unwrap_model(model), edit, build)
-        except ConfigError as error:  # one from ``build`` has its own place
-            path = f"{index}.{kind}" if kind else str(index)
-            raise ConfigError(replace(each, path=each.path or path) for each in error.problems) from None
+        except KDError as error:
+            path = (index, kind) if kind else (index,)
+            moved = (
+                each if each.path else each.below(*path) for each in error.problems
+            )  # one from ``build`` has its own
+            raise ConfigError(moved) from None
     return model
 
 
@@ -48,10 +51,13 @@ def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
     wanted = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
     for key in edit:
         if key not in wanted:
-            raise config_error(f"{kind} takes no {key!r}", did_you_mean(key, wanted))
+            raise config_error(f"the edit {kind!r} has no key {key!r}", did_you_mean(key, wanted))
     for key in wanted:
         if key not in edit:
-            raise config_error(f"{kind} needs {key!r}", f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}")
+            raise config_error(
+                f"the edit {kind!r} is missing the required key {key!r}",
+                f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}",
+            )
 
 
 def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:

@@ -79,7 +79,7 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
     Raises ConfigError with one problem, whose hint says what to write, where the grammar or a name is wrong.
     """
     if not isinstance(text, str) or not text or text.split() != [text]:
-        raise config_error(f"{text!r} is no wire", f"write {_FORMS}, without spaces")
+        raise config_error(f"{text!r} is not a wire", f"write {_FORMS}, without spaces")
     head, *after = text.split("/")
     if "" in after:
         raise config_error(f"wire {text!r} has an empty field after '/'", f"write {head}/NAME, {head}/0 or {head}")
@@ -94,7 +94,7 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
         return Wire(root, tap.path or "output", tap, inside)
     if ":" in rest:
         hint = f"write {'/'.join([head.split(':')[0], *after])}"
-        raise config_error(f"wire {text!r}: ':' chooses a side or call of a module, and this is none", hint)
+        raise config_error(f"wire {text!r}: ':' selects a side or a call of a module, and this is not a module", hint)
     if root == "adapters" and rest not in adapters:
         raise config_error(f"wire {text!r}: there is no adapter {rest!r}", did_you_mean(rest, sorted(adapters)))
     return Wire(root, rest, None, inside)

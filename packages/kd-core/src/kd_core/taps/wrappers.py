@@ -291,7 +291,7 @@ class ForwardWrapper(nn.Module):
         message = f"{self.name}: tap {tap} did not fire: the model has {tap.path!r} ({kind}), but no pass {missed}"
         if is_compiled(self.module):
             return config_error(message, "if the model ran compiled before it was tapped, call torch._dynamo.reset()")
-        return config_error(message, "`taps` lists what a pass calls; a module's parent may use its weights alone")
+        return config_error(message, "`taps` lists what a pass calls; a module's parent may use only its weights")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """That of the bare module."""

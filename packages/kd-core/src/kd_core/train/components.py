@@ -51,10 +51,11 @@ class Data:
         size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
         assert size is not None
         if samples == 0:
-            raise KDError("data: the training split is empty")
+            raise KDError("the training split is empty", path="data")
         per_epoch = samples // size if stage.spec.drop_last else math.ceil(samples / size)
         if per_epoch == 0:
-            raise KDError(f"stages.{stage.name}.drop_last: {samples} training samples do not fill a batch of {size}")
+            message = f"{samples} training samples do not fill a batch of {size}"
+            raise KDError(message, path=f"stages.{stage.name}.drop_last")
         return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
 
 

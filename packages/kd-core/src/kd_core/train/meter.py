@@ -56,8 +56,8 @@ class LossMeter:
         values = zip([*self.names, TOTAL], losses.tolist(), strict=True)
         names = [name for name, value in values if not math.isfinite(value)]
         rows = ", ".join(str(row) for part in all_gather_object(index.tolist()) for row in part)
-        what = f"not finite: {', '.join(names)}\n    the batch's indices: {rows}"
-        raise KDError(f"stage {self.stage!r}, step {step}: {what}")
+        message = f"step {step}: not finite: {', '.join(names)}\n    the batch's indices: {rows}"
+        raise KDError(message, path=f"stages.{self.stage}")
 
     def mean_loss(self) -> float:
         """The mean weighted sum of the epoch so far; it waits for the device."""

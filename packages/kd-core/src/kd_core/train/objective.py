@@ -61,8 +61,8 @@ class WireResolver:
             value = self._captures[wire.root].at[wire.tap]
         found = pick(value, wire.fields)
         if found is None:
-            hint = "maps of attention need a model with `attn_implementation: eager`"
-            raise KDError(f"{wire} is None: the module gives nothing there\n    hint: {hint}")
+            hint = "attention maps need a model with `attn_implementation: eager`"
+            raise KDError(f"{wire} is None: the module returned None there", hint=hint)
         return found
 
     def _adapted(self, name: str) -> Any:
@@ -109,7 +109,7 @@ class Adapters(nn.Module):
         if isinstance(plan.builder, Lazy):
             module = builder.build(plan.builder, path=".".join((*map(str, plan.path), "module")))
             if not isinstance(module, nn.Module):
-                raise KDError(f"{type(module).__name__} is no torch.nn.Module")
+                raise KDError(f"{type(module).__name__} is not a torch.nn.Module", path="module")
             return module
         assert plan.builder is not None
         inputs = [values.get(wired) for wired in plan.inputs]
@@ -146,7 +146,7 @@ class Term(nn.Module):
             now = {key: clock.at(schedule) for key, schedule in self.plan.schedules.items()}
             loss = self.plan.loss(**inputs, **self._hyperparameters, **now)  # type: ignore[operator]
         if not isinstance(loss, Tensor) or loss.dim() != 0:
-            raise KDError(f"the loss gave {describe(loss)}, not one number (set its reduction to 'mean')")
+            raise KDError(f"the loss returned {describe(loss)}, not one number (set its reduction to 'mean')")
         return loss
 
     def _input(self, key: str, value: Any) -> Any:
@@ -198,7 +198,7 @@ class Objective(nn.Module):
             with torch.autocast(values.device, enabled=False):
                 loss: Tensor = term(values, clock, share)
         except KDError as error:
-            raise KDError(f"losses.{term.plan.name}: {error}") from None
+            raise error.at(*term.plan.path) from None
         return loss
 
 

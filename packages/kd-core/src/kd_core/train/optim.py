@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Builder, Call, Lazy
 from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, as_list
-from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean, problems_of
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.taps.edits import matching
 
 
@@ -45,7 +44,7 @@ def build_optimizer(
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
     optimizer = builder.build(call, {"params": [*rest, *made], **extra}, where)
     if not isinstance(optimizer, Optimizer):
-        raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is no torch.optim.Optimizer", path))
+        raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
         message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
         raise ConfigError(ConfigProblem(message, path))
@@ -59,11 +58,11 @@ def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str)
     for position, spec in enumerate(groups):
         for key in spec.extra:
             if key not in known:
-                message, hint = f"{type(optimizer).__name__} takes no {key!r}", did_you_mean(key, known)
-                raise ConfigError(ConfigProblem(message, f"{path}.groups.{position}.{key}", hint=hint))
+                message, hint = f"{type(optimizer).__name__} has no parameter {key!r}", did_you_mean(key, known)
+                raise KDError(message, path=f"{path}.groups.{position}.{key}", hint=hint, at_key=True)
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
-            raise ConfigError(ConfigProblem(f"{group['lr']!r} is no learning rate", path))
+            raise ConfigError(ConfigProblem(f"{group['lr']!r} is not a valid learning rate", path))
 
 
 def has_fused(call: Lazy, builder: Builder) -> bool:
@@ -78,7 +77,7 @@ def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path
     try:
         names = [name for pattern in as_list(spec.params) for name, _ in matching(root, pattern)]
     except KDError as error:
-        raise ConfigError(replace(each, path=f"{path}.params") for each in problems_of(error)) from None
+        raise error.at(path, "params") from None
     taken = [left.pop(name) for name in dict.fromkeys(names) if name in left]
     if not taken:
         message = f"{', '.join(as_list(spec.params))} matches no parameter that learns and is in no earlier group"
@@ -97,5 +96,7 @@ def build_scheduler(
         call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
     )
     if not isinstance(scheduler, LRScheduler):
-        raise ConfigError(ConfigProblem(f"{type(scheduler).__name__} is no torch.optim.lr_scheduler.LRScheduler", path))
+        raise ConfigError(
+            ConfigProblem(f"{type(scheduler).__name__} is not a torch.optim.lr_scheduler.LRScheduler", path)
+        )
     return scheduler, interval

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from torch import nn
 
 from kd_core.data.batch import STUDENT
-from kd_core.errors import ConfigError, KDError, problems_of
+from kd_core.errors import KDError
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.taps.edits import matching
 from kd_core.taps.wrappers import ForwardWrapper, Teacher
@@ -73,8 +72,7 @@ def _matched(root: nn.Module, patterns: list[str], stage: StagePlan, key: str) -
         try:
             found += [parameter for _, parameter in matching(root, pattern)]
         except KDError as error:
-            path = ".".join(map(str, (*stage.path(key), position)))
-            raise ConfigError(replace(each, path=path) for each in problems_of(error)) from None
+            raise error.at(*stage.path(key), position) from None
     return found
 
 

@@ -90,7 +90,6 @@ class Validation:
         task, monitor = self.context.components.plan.task, self.stage.spec.monitor
         name, mode = (task.monitor, task.mode) if monitor is None else (monitor.metric, monitor.mode)
         if name not in metrics:
-            where = dotted(self.stage.plan.path("monitor"))
-            hint = did_you_mean(name, list(metrics))
-            raise KDError(f"{where}: there is no metric {name!r}; the task has: {', '.join(metrics)}\n    hint: {hint}")
+            path = dotted((*self.stage.plan.path("monitor"), "metric"))
+            raise KDError(f"there is no metric {name!r}", hint=did_you_mean(name, list(metrics)), path=path)
         return name, mode == "max"

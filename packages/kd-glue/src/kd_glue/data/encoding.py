@@ -109,7 +109,7 @@ class Encoder:
             made = tokenized(self.tokenizer, columns, self.max_length)
             lengths = np.diff(made.offsets)
             if not lengths.all():
-                raise KDError(f"{place(int(lengths.argmin()))}: the tokenizer makes no token of this text")
+                raise KDError(f"{place(int(lengths.argmin()))}: the tokenizer produces no tokens for this text")
             write(path, made)
             tokens = read(path, rows)
             if tokens is None:
@@ -229,7 +229,7 @@ def write(path: Path, tokens: Tokens) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         hint = "data.cache: a folder that can be written"
-        raise KDError(f"{path.parent}: cannot be written ({error})\n    hint: {hint}") from error
+        raise KDError(f"{path.parent}: cannot be written ({error})", hint=hint) from error
 
 
 def read(path: Path, rows: int) -> Tokens | None:

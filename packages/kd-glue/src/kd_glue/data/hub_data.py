@@ -95,18 +95,18 @@ def hub_data(task: GlueTask, revision: str | None) -> HubData:
 
     cached = Path(config.HF_DATASETS_CACHE) / REPOSITORY.replace("/", "___") / task.name
     if resolve_data_revision(revision) is None and not cached.is_dir():  # the library would ask again and again
-        raise KDError(f"data: the hub does not answer, and no copy of {REPOSITORY} is here\n    hint: {FOLDER_HINT}")
+        raise KDError(f"the hub does not answer, and no copy of {REPOSITORY} is here", hint=FOLDER_HINT, path="data")
     try:
         parts = load_dataset(REPOSITORY, task.name, revision=revision)
     except DatasetNotFoundError as error:
-        raise KDError(f"data: {first_line(error)}\n    hint: {FOLDER_HINT}") from error
+        raise KDError(f"{first_line(error)}", hint=FOLDER_HINT, path="data") from error
     except Exception as error:  # without a connection, each version of the libraries raises something else
         what = f"{type(error).__name__}: {first_line(error)}"
-        raise KDError(f"data: cannot load {REPOSITORY} from the hub ({what})\n    hint: {FOLDER_HINT}") from error
+        raise KDError(f"cannot load {REPOSITORY} from the hub ({what})", hint=FOLDER_HINT, path="data") from error
     commit = cached_commit(parts)
     if revision is not None and COMMIT.fullmatch(revision) and commit not in (None, revision):
         what = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
-        raise KDError(f"data.revision: {what}")
+        raise KDError(f"{what}", path="data.revision")
     return HubData(task, parts)
 
 
@@ -137,9 +137,9 @@ def resolve_data_revision(revision: str | None) -> str | None:
     try:
         return HfApi().dataset_info(REPOSITORY, revision=revision, timeout=10.0).sha
     except RevisionNotFoundError as error:
-        raise KDError(f"data.revision: {REPOSITORY} has no revision {revision!r}") from error
+        raise KDError(f"{REPOSITORY} has no revision {revision!r}", path="data.revision") from error
     except RepositoryNotFoundError as error:
-        raise KDError(f"data: the hub has no data set {REPOSITORY}\n    hint: {FOLDER_HINT}") from error
+        raise KDError(f"the hub has no data set {REPOSITORY}", hint=FOLDER_HINT, path="data") from error
     except Exception:  # without a connection, each version of the library raises something else
         card = try_to_load_from_cache(REPOSITORY, "README.md", repo_type="dataset", revision=revision)
         return Path(card).parent.name if isinstance(card, str) else None

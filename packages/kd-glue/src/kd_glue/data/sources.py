@@ -53,11 +53,11 @@ def read(data: DataSpec, seed: int) -> Parts:
         for part, count in ((parts.train, limits.train), (parts.val, limits.val), (parts.test, limits.test))
     )
     if val is not None and data.val is not None:
-        raise KDError("data.val: the data set has rows for validation of its own; leave 'val' out")
+        raise KDError("the data set has rows for validation of its own; leave 'val' out", path="data.val")
     if train is not None and val is None:
         train, val = hold_out(train, data, seed)
     if train is None and val is None and test is None:
-        raise KDError("data: no split has labels")
+        raise KDError("no split has labels", path="data")
     return Parts(train, val, test, parts.classes)
 
 
@@ -82,11 +82,13 @@ def _glue(data: DataSpec) -> Parts:
     """The splits of a task of GLUE, whose test set has no labels."""
     assert data.task is not None
     if data.name == "ax":
-        raise KDError("data.name: ax has no labels: models of mnli predict it\n    hint: data.name: mnli")
+        raise KDError("ax has no labels: models of mnli predict it", hint="data.name: mnli", path="data.name")
     source = _of_glue(data)
     train, val = source.train(), source.val()
     if val is None:
-        raise KDError(f"data.root: the dev set of {data.name} is missing in {Path(data.root or '') / data.task.folder}")
+        raise KDError(
+            f"the dev set of {data.name} is missing from {Path(data.root or '') / data.task.folder}", path="data.root"
+        )
     return Parts(train, val, None, data.task.labels)
 
 
@@ -99,10 +101,10 @@ def _tables(data: DataSpec) -> Parts:
         train, classes = found.texts, found.classes
     if data.kind != "regression":
         if classes is None:
-            raise KDError("data.labels: without training rows the names of the classes must be given")
+            raise KDError("without training rows the names of the classes must be given", path="data.labels")
         if len(classes) < (1 if data.kind == MULTI else 2):
             raise KDError(
-                f"data.label: the training rows have no classes to tell apart: {', '.join(classes) or 'none'}"
+                f"the training rows have fewer than two classes: {', '.join(classes) or 'none'}", path="data.label"
             )
     if data.files.val is not None:
         val = read_texts(_path(data.files.val), data, classes).texts
@@ -128,7 +130,7 @@ def hold_out(train: Texts, data: DataSpec, seed: int) -> tuple[Texts, Texts | No
     if not count:
         return train, None
     if count >= len(train):
-        raise KDError(f"data.val: {count} of {len(train)} rows leave none to train on")
+        raise KDError(f"{count} of {len(train)} rows for validation leave none to train on", path="data.val")
     order = permutation(len(train), seed, "val").numpy()
     if data.kind != MULTI:
         order = order[np.argsort(train.target.reshape(-1)[order], kind="stable")]

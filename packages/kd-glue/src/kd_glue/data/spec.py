@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from kd_core.config.schema import Limits, PositiveInt, StrictModel
-from kd_core.errors import did_you_mean
+from kd_core.errors import KDError, did_you_mean
 from kd_glue.data.tasks import TASKS, GlueTask, ProblemType
 
 Count = Annotated[int, Field(ge=0)]
@@ -49,14 +49,14 @@ class DataSpec(StrictModel):
     @classmethod
     def _known(cls, name: str | None) -> str | None:
         if name is not None and name not in TASKS:
-            raise ValueError(f"there is no GLUE task {name!r}\n    hint: {did_you_mean(name, list(TASKS))}")
+            raise ValueError(KDError(f"there is no GLUE task {name!r}", hint=did_you_mean(name, list(TASKS))))
         return name
 
     @field_validator("text", "label", "labels")
     @classmethod
     def _distinct(cls, names: str | list[str] | None) -> str | list[str] | None:
         if isinstance(names, list) and len(set(names)) < len(names):
-            raise ValueError("a name stands there twice")
+            raise ValueError("a name is listed twice")
         return names
 
     @model_validator(mode="after")

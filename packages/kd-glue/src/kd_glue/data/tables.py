@@ -49,7 +49,7 @@ def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
     """Some columns of a table; KDError where the suffix is none of the four, or the file is missing or broken."""
     if path.suffix.lower() not in READERS:
         hint = f"known suffixes are {', '.join(READERS)}"
-        raise KDError(f"{path}: no kind of table ends in {path.suffix!r}\n    hint: {hint}")
+        raise KDError(f"{path}: {path.suffix!r} is not a known table format", hint=hint)
     if not path.is_file():
         raise KDError(f"{path}: there is no such file")
     return READERS[path.suffix.lower()](path, wanted, optional)
@@ -79,7 +79,7 @@ def _csv(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
                     column.append(cells[place])
             start = reader.line_num + 1
     except csv.Error as error:
-        raise KDError(f"{path}:{reader.line_num}: is no csv ({error})") from None
+        raise KDError(f"{path}:{reader.line_num}: is not valid CSV ({error})") from None
     return Rows(path, columns, lines)
 
 
@@ -92,9 +92,9 @@ def _jsonl(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise KDError(f"{path}:{number}: is no JSON ({error})") from None
+            raise KDError(f"{path}:{number}: is not valid JSON ({error})") from None
         if not isinstance(row, dict):
-            raise KDError(f"{path}:{number}: is no JSON object")
+            raise KDError(f"{path}:{number}: is not a JSON object")
         columns_of(f"{path}:{number}", list(row), wanted, ())
         lines.append(number)
         for name, column in columns.items():
@@ -112,7 +112,7 @@ def _parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows
         kept = columns_of(str(path), names, wanted, optional)
         table = parquet.read_table(path, columns=kept)
     except (pa.ArrowException, OSError) as error:
-        raise KDError(f"{path}: is no readable parquet file ({error})") from None
+        raise KDError(f"{path}: is not a readable parquet file ({error})") from None
     columns = {name: table.column(name).to_pylist() for name in kept}
     return Rows(path, columns, range(1, table.num_rows + 1), ": row ")
 
@@ -170,7 +170,7 @@ def _texts(rows: Rows, data: DataSpec) -> list[Cells]:
     for name, column in zip(as_list(data.text), columns, strict=True):
         for row, cell in enumerate(column):
             if not isinstance(cell, str):
-                raise KDError(f"{rows.place(row)}: {name!r} is {shown(cell)}, no text")
+                raise KDError(f"{rows.place(row)}: {name!r} is {shown(cell)}, not a string")
     return columns
 
 
@@ -195,7 +195,7 @@ def _numbers(rows: Rows, cells: Cells) -> NDArray[np.generic]:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, no number")
+            raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, not a number")
         found[row] = number
     return found
 
@@ -214,7 +214,7 @@ def _several(rows: Rows, cells: Cells, classes: tuple[str, ...] | None) -> tuple
     for row, cell in enumerate(cells):
         parts = [part.strip() for part in cell.split(SEPARATOR)] if isinstance(cell, str) else cell
         if not isinstance(parts, list):
-            raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, no list of names")
+            raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, not a list of names")
         words.append([_word(rows, row, part) for part in parts if part != ""])
     classes = classes or in_order({word for each in words for word in each})
     known = numbers_of(classes)
@@ -240,7 +240,7 @@ def _word(rows: Rows, row: int, cell: Any) -> str:
     if isinstance(cell, bool):
         return str(cell).lower()
     if not isinstance(cell, (str, int)) or cell == "":
-        raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, no name")
+        raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, not a name")
     return str(cell)
 
 
@@ -253,7 +253,7 @@ def numbers_of(classes: Sequence[str]) -> dict[str, int]:
 def _known(rows: Rows, row: int, word: str, known: dict[str, int]) -> int:
     if word not in known:
         names = [name for name in known if not name.isdecimal()] or list(known)
-        raise KDError(f"{rows.place(row)}: unknown label {word!r}\n    hint: {did_you_mean(word, names)}")
+        raise KDError(f"{rows.place(row)}: unknown label {word!r}", hint=did_you_mean(word, names))
     return known[word]
 
 

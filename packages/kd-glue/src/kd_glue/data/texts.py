@@ -68,7 +68,7 @@ class Texts:
 def texts_of(
     columns: Sequence[Sequence[str]], target: NDArray[np.generic], place: Place, group: NDArray[np.int64] | None = None
 ) -> Texts:
-    """All rows of a table, whose texts are ``columns``; KDError where a text is no valid Unicode."""
+    """All rows of a table, whose texts are ``columns``; KDError where a text is not valid Unicode."""
     return Texts(tuple(strings(column, place) for column in columns), target, np.arange(len(target)), group)
 
 
@@ -78,7 +78,7 @@ def strings(column: Sequence[str], place: Place) -> pa.LargeStringArray:
         return pa.array(column, pa.large_string())
     except (UnicodeEncodeError, pa.ArrowInvalid):
         row = next(row for row, text in enumerate(column) if not encodes(text))
-        raise KDError(f"{place(row)}: the text is no valid Unicode") from None
+        raise KDError(f"{place(row)}: the text is not valid Unicode") from None
 
 
 def encodes(text: str) -> bool:

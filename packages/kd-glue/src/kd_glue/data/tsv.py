@@ -98,7 +98,7 @@ def read_tsv(
             for column, place in zip(found, kept, strict=True):
                 column.append(cells[place])
     if broken:
-        raise KDError(_broken(path, broken, len(names)))
+        raise _broken(path, broken, len(names))
     return Table(path, {names[place]: column for place, column in zip(kept, found, strict=True)}, first)
 
 
@@ -108,12 +108,13 @@ def _cells(path: Path, number: int, line: bytes) -> list[str]:
 
 
 def decoded(path: Path, number: int, line: bytes) -> str:
-    """A line as text; KDError where it is no UTF-8."""
+    """A line as text; KDError where it is not UTF-8."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        what = f"byte {line[error.start]:#04x} is no UTF-8"
-        raise KDError(f"{path}:{number}: {what}\n    hint: convert the file, as with iconv -t UTF-8") from None
+        what = f"byte {line[error.start]:#04x} is not UTF-8"
+        hint = "convert the file, as with iconv -t UTF-8"
+        raise KDError(f"{path}:{number}: {what}", hint=hint) from None
 
 
 def columns_of(where: str, names: Sequence[str], wanted: Sequence[str], optional: Sequence[str]) -> list[str]:
@@ -122,7 +123,7 @@ def columns_of(where: str, names: Sequence[str], wanted: Sequence[str], optional
         if name not in names:
             near = nearest(name, names)
             hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(map(repr, names[:SHOWN]))}"
-            raise KDError(f"{where}: there is no column {name!r}\n    hint: {hint}")
+            raise KDError(f"{where}: there is no column {name!r}", hint=hint)
     kept = list(dict.fromkeys([*wanted, *(name for name in optional if name in names)]))
     for name in kept:
         if names.count(name) > 1:
@@ -130,7 +131,7 @@ def columns_of(where: str, names: Sequence[str], wanted: Sequence[str], optional
     return kept
 
 
-def _broken(path: Path, broken: dict[int, int], width: int) -> str:
+def _broken(path: Path, broken: dict[int, int], width: int) -> KDError:
     """The error of lines with too many or too few columns: number -> columns."""
     number, cells = next(iter(broken.items()))
     others = len(broken) - 1
@@ -139,7 +140,7 @@ def _broken(path: Path, broken: dict[int, int], width: int) -> str:
     named = f"lines {shown}" if others else "this line"
     named += f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
     what = f"{cells} column{'' if cells == 1 else 's'}, not {width}"
-    return f"{path}:{number}: {what}{rest}\n    hint: mend or remove {named}"
+    return KDError(f"{path}:{number}: {what}{rest}", hint=f"correct or remove {named}")
 
 
 def read_split(task: GlueTask, path: Path) -> Texts:
@@ -170,7 +171,7 @@ def _classes(table: Table, cells: list[str], known: dict[str, int]) -> NDArray[n
     if not set(cells) <= set(known):
         row = next(row for row, cell in enumerate(cells) if cell not in known)
         hint = did_you_mean(cells[row], list(known))
-        raise KDError(f"{table.place(row)}: unknown label {cells[row]!r}\n    hint: {hint}")
+        raise KDError(f"{table.place(row)}: unknown label {cells[row]!r}", hint=hint)
     return np.array([known[cell] for cell in cells], np.int64)
 
 
@@ -183,7 +184,7 @@ def _scores(table: Table, cells: list[str]) -> NDArray[np.generic]:
         except ValueError:
             score = np.nan
         if not 0 <= score <= HIGHEST:
-            raise KDError(f"{table.place(row)}: {cell!r} is no score from 0 to 5")
+            raise KDError(f"{table.place(row)}: {cell!r} is not a score from 0 to 5")
         found[row] = score
     return found
 
@@ -225,7 +226,7 @@ def glue_folder(task: GlueTask, root: Path, folder: str | None) -> GlueFolder:
     if path.is_dir():
         return GlueFolder(task, path)
     if not root.is_dir():
-        raise KDError(f"data.root: there is no folder {root}")
+        raise KDError(f"there is no folder {root}", path="data.root")
     names = sorted(each.name for each in root.iterdir() if each.is_dir())
     starts = [name for name in names if name.lower().startswith(path.name.lower())]
     near = starts[0] if starts else nearest(path.name, names)
@@ -235,4 +236,4 @@ def glue_folder(task: GlueTask, root: Path, folder: str | None) -> GlueFolder:
         hint = f"data.folder: {near}"
     else:
         hint = f"it is the folder that holds {path.name}/"
-    raise KDError(f"data.root: {root} holds no folder {path.name!r}\n    hint: {hint}")
+    raise KDError(f"{root} contains no folder {path.name!r}", hint=hint, path="data.root")

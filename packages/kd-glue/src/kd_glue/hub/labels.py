@@ -45,15 +45,15 @@ def plain(name: str) -> str:
 def check_count(labels: Sequence[str] | None, outputs: int) -> None:
     """KDError where a config names more or fewer classes than a model has outputs."""
     if labels is not None and len(labels) != outputs:
-        raise KDError(f"labels: {len(labels)} names ({', '.join(labels)}) for a model of {outputs} outputs")
+        raise KDError(f"{len(labels)} names ({', '.join(labels)}) for a model of {outputs} outputs", path="labels")
 
 
 def label_mismatch_error(name: str, theirs: Sequence[str], classes: Sequence[str]) -> KDError:
     """That a model's classes are not those of the data."""
     return KDError(
-        f"{name} tells {', '.join(theirs)} apart, and the classes of the data are {', '.join(classes)}"
-        "\n    hint: if they are the same by other names, `labels: [...]` gives the data's names in the order of the"
-        " model's outputs"
+        f"{name} was trained for the classes {', '.join(theirs)}, and the data have the classes {', '.join(classes)}",
+        hint="if they are the same by other names, `labels: [...]` gives the data's names in the order of the"
+        " model's outputs",
     )
 
 

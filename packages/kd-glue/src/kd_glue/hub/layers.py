@@ -46,13 +46,13 @@ def keep_layers(model: nn.Module, layers: Sequence[int], name: str) -> None:
 def indices(layers: Sequence[int], count: int) -> list[int]:
     """Layers counted from 0, negative ones from the end; KDError where one is not there, or stands there twice."""
     if not layers:
-        raise KDError("layers: at least one layer must be kept")
+        raise KDError("at least one layer must be kept", path="layers")
     for each in layers:
         if not -count <= each < count:
-            raise KDError(f"layers: there is no layer {each}: they are 0 to {count - 1} (or -{count} to -1)")
+            raise KDError(f"there is no layer {each}: they are 0 to {count - 1} (or -{count} to -1)", path="layers")
     found = [each % count for each in layers]
     if len(set(found)) < len(found):
-        raise KDError(f"layers: {list(layers)} has a layer twice")
+        raise KDError(f"{list(layers)} has a layer twice", path="layers")
     return found
 
 
@@ -68,7 +68,8 @@ def stack_of(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     outer = [each for each in found if not any(each[0].startswith(f"{path}.") for path, _ in found)]
     if config.model_type == "albert" or len(outer) != 1 or getattr(config, "is_encoder_decoder", False):
         raise KDError(
-            f"layers: {name} ({config.model_type}) is no stack of layers of their own, of which some could be kept"
+            f"{name} ({config.model_type}) is not a stack of separate layers, of which some could be kept",
+            path="layers",
         )
     return outer[0]
 
@@ -86,8 +87,9 @@ def _same_as_new(model: nn.Module, name: str, kept: Sequence[int]) -> None:
         new = type(model)(model.config)
     if shapes(model.state_dict()) != shapes(new.state_dict()):
         raise KDError(
-            f"layers: the layers of {name} ({type(model).__name__}) differ by their place, and {list(kept)} do not"
-            " make a model of the same kind"
+            f"the layers of {name} ({type(model).__name__}) differ by their place, and {list(kept)} do not"
+            " make a model of the same kind",
+            path="layers",
         )
 
 

@@ -199,8 +199,9 @@ def check_sizes(request: HubModelRequest, sizes: Mapping[str, int | None]) -> No
     given = [key for key, value in sizes.items() if value is not None]
     if request.weights and given:
         raise KDError(
-            f"{given[0]}: the weights of {request.name} have the sizes they were trained with"
-            "\n    hint: `weights: null` has random ones; `layers: [0, 2, ...]` keeps layers with their weights"
+            f"the weights of {request.name} have the sizes they were trained with",
+            hint="`weights: null` has random ones; `layers: [0, 2, ...]` keeps layers with their weights",
+            path=given[0],
         )
 
 
@@ -230,11 +231,13 @@ def set_size(config: Any, key: str, value: int, name: str) -> None:
     """Set a size by its common name; KDError where an architecture has none such."""
     names = [each for each in (key, *WIDTHS.get(key, ())) if hasattr(config, each)]
     if not names:
-        raise KDError(f"{key}: {name} ({config.model_type}) has no such size")
+        raise KDError(f"{name} ({config.model_type}) has no such size", path=key)
     try:
         setattr(config, names[0], value)
     except Exception as error:  # some configs derive a size from others, and say so
-        raise KDError(f"{key}: {name} ({config.model_type}) does not take it: {first_line(error)}") from error
+        raise KDError(
+            f"{name} ({config.model_type}) does not accept this value: {first_line(error)}", path=key
+        ) from error
 
 
 def expose(model: Any, attention: str | None) -> None:
@@ -309,10 +312,8 @@ def check_loaded(model: nn.Module, told: Mapping[str, Any], request: HubModelReq
     lines += [f"{key} is not in the model" for key in sorted(told["unexpected_keys"]) if not harmless(key)]
     if lines:
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
-        allowed = (
-            "\n    hint: `new_head: true` begins with a random classifier" if len(classifies) == len(lines) else ""
-        )
-        raise KDError(f"the weights of {request.name} do not fit {type(model).__name__}: {shown}{allowed}")
+        hint = "`new_head: true` begins with a random classifier" if len(classifies) == len(lines) else None
+        raise KDError(f"the weights of {request.name} do not fit {type(model).__name__}: {shown}", hint=hint)
     return not classifies
 
 

@@ -29,7 +29,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     if not run.finished or not (run.student / CONFIG).is_file():
         raise KDError(f"{folder} has no finished student that transformers could load: there is nothing to upload")
     if get_token() is None:
-        raise KDError(f"the hub wants to know who you are\n    hint: {TOKEN_HINT}")
+        raise KDError("the hub needs a token, and none is here", hint=TOKEN_HINT)
     files = {path.name: path for path in sorted(run.student.iterdir()) if path.is_file()}
     operations = [CommitOperationAdd(path_in_repo=each, path_or_fileobj=path) for each, path in files.items()]
     try:
@@ -38,8 +38,8 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         operations.append(CommitOperationAdd("README.md", card(run, made.repo_id).encode()))
         HfApi().create_commit(made.repo_id, operations, commit_message=f"kd-glue: {run.path.name}")
     except Exception as error:  # of the hub, the network and the disk, in several libraries
-        hint = f"\n    hint: {TOKEN_HINT}" if status_of(error) in (401, 403) else ""
-        raise KDError(f"cannot upload {name}: {first_line(error)}{hint}") from error
+        hint = TOKEN_HINT if status_of(error) in (401, 403) else None
+        raise KDError(f"cannot upload {name}: {first_line(error)}", hint=hint) from error
     return str(made)
 
 

@@ -56,7 +56,7 @@ class GlueMetrics(Metrics):
         if logits.ndim != 2 or len(logits) != len(target) or logits.shape[1] != (classes or logits.shape[1]):
             raise KDError(
                 f"a {self.problem} is scored on outputs ({len(target)}, {classes or 'classes'}), "
-                f"the model gives {tuple(logits.shape)}"
+                f"the model returned {tuple(logits.shape)}"
             )
         group = batch.extra.get("group", torch.zeros_like(batch.index))
         self._seen.append((batch.index, logits, target, group))
@@ -110,5 +110,5 @@ def logits_of(output: Any) -> Tensor:
         output = output["logits"]
     output = getattr(output, "logits", output)
     if not isinstance(output, torch.Tensor):
-        raise KDError(f"texts are scored on a tensor of logits, the model gives {type(output).__name__}")
+        raise KDError(f"texts are scored on a tensor of logits, the model returned {type(output).__name__}")
     return output

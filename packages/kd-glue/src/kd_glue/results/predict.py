@@ -125,18 +125,18 @@ def chosen(student: LoadedStudent, name: str | None) -> tuple[str, TextSplit, Da
     hidden = {} if name in ("train", "val") else unlabelled(plan.data, {STUDENT: plan.inputs[STUDENT]})
     if name is None:
         if len(hidden) > 1:
-            raise KDError(f"there are {len(hidden)} splits without labels\n    hint: --split {' or '.join(hidden)}")
+            raise KDError(f"there are {len(hidden)} splits without labels", hint=f"--split {' or '.join(hidden)}")
         name = next(iter(hidden), "test")
     if name not in (*LABELLED, *hidden):
         hint = did_you_mean(name, [*dict.fromkeys((*LABELLED, *hidden))])
-        raise KDError(f"the data have no split {name!r}\n    hint: {hint}")
+        raise KDError(f"the data have no split {name!r}", hint=hint)
     info = task.info(plan.data)
     if name in hidden and info.num_classes is not None:
         return name, hidden[name], info
     _, splits = student.read()
     there = {each: split for each in LABELLED if (split := getattr(splits, each)) is not None} | hidden
     if name not in there:
-        raise KDError(f"the data have no split {name!r}\n    hint: --split {' or '.join(there)}")
+        raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return name, there[name], splits.info
 
 
@@ -167,7 +167,7 @@ def answers(
     index, logits = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
     width = info.model_parameters.get("num_classes")
     if logits.ndim != 2 or logits.shape[1] != (width or logits.shape[1]):
-        raise KDError(f"the data have {width} classes, the model gives {tuple(logits.shape[1:])} a text")
+        raise KDError(f"the data have {width} classes, the model returned {tuple(logits.shape[1:])} a text")
     if not logits.isfinite().all():
         raise KDError("the student's outputs are not finite: it predicts nothing")
     by_row = index.argsort(stable=True)

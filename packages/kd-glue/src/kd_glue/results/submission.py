@@ -103,8 +103,8 @@ def submit(runs: Sequence[Path], *, out: Path, fill: bool = False, **options: An
     if missing and not fill:
         tasks = dict.fromkeys(SHEETS[name].task for name in missing)
         raise KDError(
-            f"no run predicts {', '.join(missing)}\n"
-            f"    hint: name a run of {', '.join(tasks)} too, or --fill with the most frequent class"
+            f"no run predicts {', '.join(missing)}",
+            hint=f"name a run of {', '.join(tasks)} too, or --fill with the most frequent class",
         )
     texts = {task: test_sets(task, student) for task, student in students.items()}
     written = {name: list(islice(cycle(SHEETS[name].filling), SHEETS[name].rows)) for name in missing}
@@ -123,7 +123,7 @@ def submit(runs: Sequence[Path], *, out: Path, fill: bool = False, **options: An
 def open_run(run: Path, options: Mapping[str, Any]) -> LoadedStudent:
     """A finished run's student; KDError where it is none of a task of GLUE."""
     if not RunFolder.open(run).finished:
-        raise KDError(f"{run}: the run is not finished\n    hint: kd-glue resume {run}")
+        raise KDError(f"{run}: the run is not finished", hint=f"kd-glue resume {run}")
     with load_student(run, **options) as student:
         text_task(student)
         if student.plan.data.name is None:
@@ -137,7 +137,7 @@ def by_task(students: Sequence[LoadedStudent]) -> dict[str, LoadedStudent]:
     for student in students:
         name = student.plan.data.name
         if name in found:
-            raise KDError(f"{found[name].run} and {student.run} are both runs of {name}\n    hint: name one of them")
+            raise KDError(f"{found[name].run} and {student.run} are both runs of {name}", hint="name one of them")
         found[name] = student
     return found
 
@@ -200,7 +200,7 @@ def verify_submission(path: Path) -> dict[str, int]:
     problems += [f"{name}: does not belong here" for name in names if name not in SHEETS]
     problems += [f"{name}: is there {names.count(name)} times" for name in files if names.count(name) > 1]
     problems += [each for name, content in files.items() for each in problems_in(name, content)]
-    refuse(f"{path}: is no submission that the leaderboard takes", problems)
+    refuse(f"{path}: is not a submission that the leaderboard accepts", problems)
     return {name: SHEETS[name].rows for name in SHEETS}
 
 
@@ -210,7 +210,7 @@ def problems_in(name: str, content: bytes) -> list[str]:
     try:
         header, *rows = content.decode().split("\n")
     except UnicodeDecodeError:
-        return [f"{name}: is no UTF-8"]
+        return [f"{name}: is not UTF-8"]
     if header != HEADER:
         return [f"{name}:1: the header is {header!r}, not {HEADER!r}"]
     if rows[-1:] == [""]:

@@ -52,7 +52,7 @@ def read_cityscapes(data: DataSpec) -> Parts:
     root = Path(data.root).expanduser()
     if not (root / "leftImg8bit" / "train").is_dir() or not (root / "gtFine" / "train").is_dir():
         hint = "register at www.cityscapes-dataset.com for leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
-        raise KDError(f"{root}: holds no folders leftImg8bit/train and gtFine/train\n    hint: {hint}")
+        raise KDError(f"{root}: does not contain the folders leftImg8bit/train and gtFine/train", hint=hint)
     return Parts(city_pairs(root, "train"), city_pairs(root, "val"), None, tuple(CLASSES))
 
 
@@ -60,7 +60,7 @@ def city_pairs(root: Path, split: str) -> FilePairs:
     """The images of a split with their masks, all of ``labelIds`` or, where there are none, of ``labelTrainIds``."""
     images = sorted((root / "leftImg8bit" / split).glob(f"*/*{IMAGE}"))
     if not images:
-        raise KDError(f"{root / 'leftImg8bit' / split}: holds no CITY/*{IMAGE}")
+        raise KDError(f"{root / 'leftImg8bit' / split}: contains no CITY/*{IMAGE}")
     given = any((root / "gtFine" / split).glob(f"*/*{LABELS}"))
     ending, values = (LABELS, label_ids()) if given else (TRAINING, plain(len(CLASSES), 255))
     found = []

@@ -58,7 +58,7 @@ class CocoPairs:
         for path, there in ((self.folder, self.folder.is_dir()), (self.file, self.file.is_file())):
             if not there:
                 what = "data.root is the folder that holds train2017, val2017 and annotations"
-                raise KDError(f"there is no {path}: {what}\n    hint: they are at {SITE}")
+                raise KDError(f"there is no {path}: {what}", hint=f"they are at {SITE}")
         return self.file.read_bytes()
 
     @cached_property
@@ -82,7 +82,7 @@ class CocoPairs:
                     found[int(each["image_id"])].append(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise KDError(f"{self.file}: holds no annotations of instances as COCO writes them ({what})") from error
+            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({what})") from error
         kept = [
             Drawn(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
             for number, rows in found.items()

@@ -36,7 +36,7 @@ def folder_pairs(root: Path, spec: Folder, values: Values) -> FilePairs:
         for what, found, folder in (("image", images, spec.images), ("mask", masks, spec.masks)):
             if name not in found:
                 other = (masks if what == "image" else images).get(name, f"the list {spec.list}")
-                raise KDError(f"{root / folder}: holds no {what} {name}.*, as {other} asks for")
+                raise KDError(f"{root / folder}: contains no {what} {name}.*, as {other} asks for")
     if spec.list is None and (alone := sorted(set(masks) - set(images))):
         raise KDError(f"{masks[alone[0]]}: there is no image of that name in {root / spec.images}")
     return FilePairs([Pair(name, images[name], masks[name]) for name in names], values)
@@ -51,8 +51,8 @@ def files_in(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() in IMAGES and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
-                raise KDError(f"{path}: {found[name].name} has the same name; which one is meant?")
+                raise KDError(f"{path}: {found[name].name} has the same name, so the image is ambiguous")
             found[name] = path
     if not found:
-        raise KDError(f"{folder}: holds no image")
+        raise KDError(f"{folder}: contains no image")
     return found

@@ -35,7 +35,7 @@ def open_image(path: Path) -> Image:
             picture.load()
             return picture
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise KDError(f"{path}: is no readable image ({type(error).__name__}: {error})") from error
+        raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
 def read_values(path: Path) -> NDArray[np.int64]:
@@ -50,7 +50,7 @@ def read_values(path: Path) -> NDArray[np.int64]:
     ):
         return channels[..., 0].astype(np.int64)
     hint = "save masks with a palette, or in grey: a pixel's value is its class"
-    raise KDError(f"{path}: is a picture of colours ({picture.mode}), not of classes\n    hint: {hint}")
+    raise KDError(f"{path}: is a colour image ({picture.mode}), not a mask of class ids", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Values:
             void = np.flatnonzero(self.table == VOID).tolist()
             listed = f" and {', '.join(map(str, void))} for void" if 0 < len(void) < 4 else ""
             classes = f"{known[0]} .. {known[-1]}{listed}"
-            raise KDError(f"{path}: holds the value {value}, which is no class; there are {classes}")
+            raise KDError(f"{path}: holds the value {value}, which is not a class; there are {classes}")
         return mask
 
 
@@ -143,7 +143,9 @@ def names_in(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise KDError(f"{path}: is no readable list of names ({getattr(error, 'strerror', None) or error})") from error
+        raise KDError(
+            f"{path}: is not a readable list of names ({getattr(error, 'strerror', None) or error})"
+        ) from error
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise KDError(f"{path}: lists no image")

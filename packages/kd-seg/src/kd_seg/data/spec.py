@@ -88,7 +88,7 @@ class DataSpec(StrictModel):
         if self.folders is not None and self.classes is None:
             raise ValueError("folders need 'classes', the names of what the values 0, 1, ... in masks stand for")
         if self.sbd and self.name != "voc2012":
-            raise ValueError("'sbd' is for voc2012, whose further training masks it means")
+            raise ValueError("'sbd' adds training masks to voc2012, and to no other data set")
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale goes from the smaller factor to the larger, not {self.scale}")
         return self

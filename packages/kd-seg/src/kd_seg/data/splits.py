@@ -85,8 +85,8 @@ class SegSplit(Split):
             generator=torch.Generator(),  # else it draws from the global one
         )
         for read in loader:
-            if isinstance(read, str):
-                raise KDError(read)
+            if isinstance(read, KDError):
+                raise read
             images, masks, index = read
             if len(images) == 1:  # int16 until here: less to hand over from process to process
                 target = masks[0].long()
@@ -97,7 +97,7 @@ class SegSplit(Split):
 
 
 @dataclass(frozen=True)
-class _Reader(Dataset[tuple[Tensor, Tensor, int] | str]):
+class _Reader(Dataset[tuple[Tensor, Tensor, int] | KDError]):
     """Positions in a part -> image (3, h, w), mask (H, W) and row, or what is wrong with them."""
 
     part: Part
@@ -106,27 +106,27 @@ class _Reader(Dataset[tuple[Tensor, Tensor, int] | str]):
     epoch: int
     augment: bool
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int] | str:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int] | KDError:
         row = int(self.part.rows[position])
         draws = CounterRNG(self.seed, self.epoch, np.array([row])) if self.augment else None
         try:
             pixels, mask = self.view(*self.part.pairs.read(row), draws)
         except KDError as error:  # an exception would lose its type on the way out of a worker
-            return str(error)
+            return error
         except OSError as error:
-            return f"image {self.part.pairs.name(row)}: {error}"
+            return KDError(f"image {self.part.pairs.name(row)}: {error}")
         image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         return image, torch.from_numpy(np.ascontiguousarray(mask)), row
 
 
-def _together(samples: Sequence[tuple[Tensor, Tensor, int] | str]) -> Read | str:
+def _together(samples: Sequence[tuple[Tensor, Tensor, int] | KDError]) -> Read | KDError:
     """Images and masks as lists of one tensor (B, ...), or of B tensors (1, ...) where sizes differ, and the rows.
 
     The first thing that is wrong with a sample, if any is.
     """
     read: list[tuple[Tensor, Tensor, int]] = []
     for sample in samples:
-        if isinstance(sample, str):
+        if isinstance(sample, KDError):
             return sample
         read.append(sample)
     images, masks, rows = [one for one, _, _ in read], [mask for _, mask, _ in read], [row for _, _, row in read]
@@ -149,14 +149,16 @@ def split(parts: Parts, data: DataSpec, seed: int) -> tuple[Part, Part | None, P
     assert train is not None
     if val is not None and data.val is not None:
         if test is not None:
-            raise KDError("data.val: the data set has images of its own to validate and to test; leave 'val' out")
+            raise KDError(
+                "the data set has images of its own to validate and to test; leave 'val' out", path="data.val"
+            )
         val, test = None, val
     elif val is not None:
         return train, at_most(val, limits.val, seed, "val"), at_most(test, limits.test, seed, "test")
     share = VAL_SHARE if data.val is None else data.val
     count = share if isinstance(share, int) else round(len(train) * share)
     if count >= len(train):
-        raise KDError(f"data.val: {count} of {len(train)} images leave none to train on")
+        raise KDError(f"{count} of {len(train)} images for validation leave none to train on", path="data.val")
     held = chosen(len(train), count, seed, "val")
     val = at_most(train.take(held), limits.val, seed, "limit.val")
     return train.take(np.setdiff1d(np.arange(len(train)), held)), val, at_most(test, limits.test, seed, "test")

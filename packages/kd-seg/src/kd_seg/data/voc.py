@@ -25,7 +25,7 @@ def read_voc(data: DataSpec) -> Parts:
     train, val = (folder / LISTS / f"{name}.txt" for name in ("trainaug" if data.sbd else "train", "val"))
     if data.sbd and not (train.is_file() and (folder / "SegmentationClassAug").is_dir()):
         hint = "the list of 10,582 names and the masks, palette PNGs, are made from the .mat files of SBD"
-        raise KDError(f"sbd: there is no {train} with a folder SegmentationClassAug\n    hint: {hint}")
+        raise KDError(f"sbd: there is no {train} with a folder SegmentationClassAug", hint=hint)
     names, held = names_in(train), names_in(val)
     if both := sorted({*names} & {*held}):
         more = f" and {len(both) - 1} more are validation images" if len(both) > 1 else " is a validation image"
@@ -47,7 +47,7 @@ def find_folder(root: Path, download: bool) -> Path:
         if (root / place / "JPEGImages").is_dir():
             return root / place
     if not download:
-        raise KDError(f"{root}: holds no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
+        raise KDError(f"{root}: contains no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
     fetch_voc(root)
     return root / "VOCdevkit" / "VOC2012"
 
@@ -60,7 +60,7 @@ def fetch_voc(root: Path) -> None:
         VOCSegmentation(root, year="2012", image_set="val", download=True)
     except Exception as error:  # of the network, the server, the archive
         hint = f"put the archive at {root / URL.rpartition('/')[2]} by hand, or set data.root to what holds VOCdevkit"
-        raise KDError(f"cannot download {URL}: {error}\n    hint: {hint}") from error
+        raise KDError(f"cannot download {URL}: {error}", hint=hint) from error
 
 
 SOURCES("voc2012")(

@@ -56,12 +56,12 @@ def features(backbone: str, weights: str | None, output_stride: Stride | None) -
     """
     if backbone not in torchvision_models.list_models(module=torchvision_models):
         known = torchvision_models.list_models(module=torchvision_models, include=["*resne*", "mobilenet_v3*"])
-        raise KDError(f"torchvision has no backbone {backbone!r}\n    hint: {did_you_mean(backbone, known)}")
+        raise KDError(f"torchvision has no backbone {backbone!r}", hint=did_you_mean(backbone, known))
     if "resne" in backbone:
         return _resnet(backbone, weights, output_stride or 8)
     if backbone.startswith("mobilenet_v3"):
         return _mobilenet(backbone, weights, output_stride or 16)
-    raise KDError(f"{backbone} has no stages to cut out\n    hint: take a resnet, resnext, wide_resnet or mobilenet_v3")
+    raise KDError(f"{backbone} has no stages to cut out", hint="take a resnet, resnext, wide_resnet or mobilenet_v3")
 
 
 def _resnet(backbone: str, weights: str | None, stride: Stride) -> Features:
@@ -93,7 +93,7 @@ def _dilate(layer: nn.Module, dilation: int) -> None:
 
 def _mobilenet(backbone: str, weights: str | None, stride: Stride) -> Features:
     if stride == 8:
-        raise KDError(f"output_stride 8 is for ResNets\n    hint: {backbone} has 16 or 32")
+        raise KDError("output_stride 8 is for ResNets", hint=f"{backbone} has 16 or 32")
     classifier: Any = torchvision_models.get_model(backbone, dilated=stride == 16)
     load_backbone(classifier, backbone, weights)
     net = classifier.features
@@ -114,7 +114,7 @@ def load_backbone(net: nn.Module, backbone: str, weights: str | None) -> None:
     versions = torchvision_models.get_model_weights(backbone)
     if weights not in versions.__members__:
         hint = did_you_mean(weights, list(versions.__members__))
-        raise KDError(f"weights_backbone: {backbone} has no weights {weights!r}\n    hint: {hint}")
+        raise KDError(f"{backbone} has no weights {weights!r}", hint=hint, path="weights_backbone")
     url = versions[weights].url
     net.load_state_dict(read_state(fetch(url, sha256=Path(url).stem.rpartition("-")[2])))
 
@@ -240,7 +240,7 @@ def card_of(arch: str, version: str = "") -> WeightCard:
     versions = torchvision_models.get_model_weights(arch)
     if version and version not in versions.__members__:
         hint = did_you_mean(version, list(versions.__members__))
-        raise KDError(f"{PREFIX}{arch} has no weights {version!r}\n    hint: {hint}")
+        raise KDError(f"{PREFIX}{arch} has no weights {version!r}", hint=hint)
     weights: Any = versions[version] if version else versions.DEFAULT
     scores: Mapping[str, float] = weights.meta["_metrics"]["COCO-val2017-VOC-labels"]
     return WeightCard(

@@ -149,7 +149,7 @@ def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) ->
     """The first ``limit`` images of a split, or all; KDError where there is no such split."""
     seg_task(student)
     if name not in SPLITS:
-        raise KDError(f"the data have no split {name!r}\n    hint: {did_you_mean(name, SPLITS)}")
+        raise KDError(f"the data have no split {name!r}", hint=did_you_mean(name, SPLITS))
     data, splits = student.read()
     part = part_of(splits, name)
     part = part.take(np.arange(min(len(part), limit or len(part))))
@@ -162,7 +162,7 @@ def part_of(splits: Splits, name: str) -> Part:
     """The images of a split."""
     there = {each: split for each in SPLITS if isinstance(split := getattr(splits, each), SegSplit)}
     if name not in there:
-        raise KDError(f"the data have no split {name!r}\n    hint: --split {' or '.join(there)}")
+        raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return there[name].part
 
 
@@ -197,7 +197,7 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
             continue
         inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGES and each.is_file())
         if not inside:
-            raise KDError(f"{path}: holds no image")
+            raise KDError(f"{path}: contains no image")
         found += [(each.relative_to(path).with_suffix("").as_posix(), each) for each in inside]
     for _, path in found:
         if not path.is_file():
@@ -205,7 +205,7 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
         try:
             Image.open(path).close()
         except Exception as error:  # of damaged files decoders tell in many ways
-            raise KDError(f"{path}: is no readable image ({type(error).__name__}: {error})") from error
+            raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
     return found
 
 
@@ -214,7 +214,7 @@ def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
     masks = files_in(folder)
     for name, path in named:
         if name not in masks:
-            raise KDError(f"{folder}: holds no mask {name}.* for {path}")
+            raise KDError(f"{folder}: contains no mask {name}.* for {path}")
     return [masks[name] for name, _ in named]
 
 
@@ -247,12 +247,13 @@ def teacher_of(student: LoadedStudent, wanted: bool | None, info: DatasetInfo, r
     if wanted is False or (wanted is None and spec is None):
         return None
     if spec is None:
-        raise KDError("the config has no model 'teacher'\n    hint: leave --teacher out")
-    lost = untold(plan)
+        raise KDError("the config has no model 'teacher'", hint="leave --teacher out")
+    reason = untold(plan)
+    lost = None if reason is None else KDError(reason)
     if lost is None and wanted is None and (away := elsewhere(plan)) is not None:
-        lost = f"{away}\n    hint: --teacher has it all the same"
+        lost = KDError(away, hint="--teacher has it all the same")
     if lost is not None and wanted:
-        raise KDError(f"models.{TEACHER}: {lost}")
+        raise lost.at("models", TEACHER)
     if lost is not None:
         Reporter().info(f"without the teacher: {lost}")
         return None
@@ -266,7 +267,7 @@ def untold(plan: Plan) -> str | None:
     spec = plan.models[TEACHER]
     trained = (pattern.split(".")[0] for stage in plan.stages for pattern in stage.spec.train or ())
     if spec.trainable or any(fnmatch(TEACHER, each) for each in trained):
-        return "it is trained by the run, which keeps the student alone"
+        return "it is trained by the run, which saves only the student"
     if spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
         return "it has random weights"
     return None
@@ -316,9 +317,9 @@ def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> l
     found: list[Mask] = []
     for logits, target in pairs(output, batch.target, None):
         if num_classes not in (None, logits.shape[1]):
-            raise KDError(f"models.{name} tells {logits.shape[1]} classes apart, and the data have {num_classes}")
+            raise KDError(f"predicts {logits.shape[1]} classes, and the data have {num_classes}", path=f"models.{name}")
         if not logits.isfinite().all():
-            raise KDError(f"models.{name}: its outputs are not finite: it predicts nothing")
+            raise KDError("its outputs are not finite: it predicts nothing", path=f"models.{name}")
         found += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
     return found
 

@@ -135,7 +135,7 @@ def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
     schemas = get_type_hints(operation, include_extras=True)
     for key, value in values.items():
         if key not in takes:
-            message, hint = f"augmentation {name!r} takes no {key!r}", did_you_mean(key, [*takes, "op"])
+            message, hint = f"augmentation {name!r} has no parameter {key!r}", did_you_mean(key, [*takes, "op"])
             raise ConfigError(ConfigProblem(message, where + key, hint=hint))
         try:
             TypeAdapter(schemas.get(key, Any)).validate_python(value, strict=True)

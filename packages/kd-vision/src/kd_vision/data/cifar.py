@@ -70,7 +70,7 @@ def read_cifar(layout: Layout, data: DataSpec) -> Parts:
     folder = find_folder(layout, Path(data.root).expanduser(), data.download)
     names = unpickle(folder / layout.meta).get(layout.names)
     if not isinstance(names, list) or len(names) != layout.num_classes:
-        raise KDError(f"{folder / layout.meta}: holds no list {layout.names!r} of {layout.num_classes} names")
+        raise KDError(f"{folder / layout.meta}: contains no list {layout.names!r} of {layout.num_classes} names")
     train = read_files(layout, [folder / file for file in layout.train])
     return Parts(train, None, read_files(layout, [folder / layout.test]), tuple(map(str, names)))
 
@@ -82,7 +82,7 @@ def find_folder(layout: Layout, root: Path, download: bool) -> Path:
         if (root / layout.test).is_file():
             raise KDError(f"{root}: data.root is the folder that holds {layout.folder!r}: {root.resolve().parent}")
         if not download:
-            raise KDError(f"{root}: holds no folder {layout.folder!r}, and data.download is false")
+            raise KDError(f"{root}: contains no folder {layout.folder!r}, and data.download is false")
         unpack(layout, root)
     missing = [file for file in (*layout.train, layout.test, layout.meta) if not (folder / file).is_file()]
     if missing:
@@ -117,11 +117,11 @@ def read_file(layout: Layout, file: Path) -> tuple[np.ndarray, np.ndarray]:
     content = unpickle(file)
     images, labels = content.get("data"), content.get(layout.labels)
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
-        raise KDError(f"{file}: 'data' is no array of rows of 3,072 bytes")
+        raise KDError(f"{file}: 'data' is not an array of rows of 3,072 bytes")
     if not isinstance(labels, list) or len(labels) != len(images):
-        raise KDError(f"{file}: {layout.labels!r} is no list of {len(images)} labels")
+        raise KDError(f"{file}: {layout.labels!r} is not a list of {len(images)} labels")
     if not all(type(label) is int and 0 <= label < layout.num_classes for label in labels):
-        raise KDError(f"{file}: {layout.labels!r} holds labels that are not 0 .. {layout.num_classes - 1}")
+        raise KDError(f"{file}: {layout.labels!r} has labels outside 0 .. {layout.num_classes - 1}")
     return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
 
 
@@ -133,9 +133,9 @@ def unpickle(file: Path) -> dict[str, Any]:
     try:
         content = _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="latin1").load()
     except Exception as error:  # a broken pickle can raise nearly anything
-        raise KDError(f"{file}: is no readable CIFAR file ({type(error).__name__}: {error})") from error
+        raise KDError(f"{file}: is not a readable CIFAR file ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
-        raise KDError(f"{file}: holds a {type(content).__name__}, not the mapping of a CIFAR file")
+        raise KDError(f"{file}: contains a {type(content).__name__}, not the mapping of a CIFAR file")
     return content
 
 

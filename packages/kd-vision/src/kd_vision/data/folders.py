@@ -34,7 +34,7 @@ class Files(Dataset[tuple[Any, int]]):
             with Image.open(self.paths[row]) as image:
                 return image.convert("RGB"), self.targets[row]
         except Exception as error:  # damaged files make decoders raise nearly anything
-            raise KDError(f"{self.paths[row]}: is no readable image ({type(error).__name__}: {error})") from error
+            raise KDError(f"{self.paths[row]}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
 def read_folders(data: DataSpec) -> Parts:
@@ -44,11 +44,13 @@ def read_folders(data: DataSpec) -> Parts:
     """
     root = Path(data.root).expanduser()
     if not (root / "train").is_dir():
-        raise KDError(f"{root}: holds no folder 'train'; data.root is the folder that holds train/CLASS and val/CLASS")
+        raise KDError(
+            f"{root}: contains no folder 'train'; data.root is the folder that holds train/CLASS and val/CLASS"
+        )
     classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
     train, val, test = (folder_pool(root / name, classes) for name in ("train", "val", "test"))
     if not train:
-        raise KDError(f"{root / 'train'}: holds no images in folders of classes")
+        raise KDError(f"{root / 'train'}: contains no images in folders of classes")
     return Parts(train, val if test else None, test or val, classes)
 
 
@@ -58,7 +60,7 @@ def folder_pool(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | None
         return None
     unknown = sorted({each.name for each in folder.iterdir() if each.is_dir()} - set(classes))
     if unknown:
-        raise KDError(f"{folder}: {unknown[0]!r} is no class of the training images")
+        raise KDError(f"{folder}: {unknown[0]!r} is not a class of the training images")
     paths, labels = [], []
     for number, name in enumerate(classes):
         found = image_files(folder / name)

@@ -59,8 +59,8 @@ class SampleSplit(Split):
             generator=torch.Generator(),  # else it draws from the global one
         )
         for images, rows in loader:
-            if isinstance(images, str):
-                raise KDError(images)
+            if isinstance(images, KDError):
+                raise images
             index = self.pool.index.index_select(0, rows)
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
@@ -76,7 +76,7 @@ class _Reader(Dataset[tuple[Any, int]]):
     seed: int
     epoch: int
 
-    def __getitem__(self, position: int) -> tuple[Tensor | str, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor | KDError, int]:
         row = int(self.pool.index[position])
         with seeded(derive_key("sample", self.seed, self.epoch, row)):
             try:
@@ -85,13 +85,13 @@ class _Reader(Dataset[tuple[Any, int]]):
                     image = transform(image)
                 return as_tensor(image), position
             except (KDError, OSError) as error:  # an exception would lose its type on the way out of a worker
-                return f"image {row}: {error}" if isinstance(error, OSError) else str(error), position
+                return KDError(f"image {row}: {error}") if isinstance(error, OSError) else error, position
 
 
 def first_of(sample: Any) -> Any:
     """The image of a sample, as what transforms take: a tensor (C, H, W) or a PIL image of grey or RGB."""
     if not isinstance(sample, (tuple, list)):
-        raise KDError(f"a sample of the data set is no pair of an image and a label but {type(sample).__name__}")
+        raise KDError(f"a sample of the data set must be a pair of an image and a label, not {type(sample).__name__}")
     image = sample[0]
     if isinstance(image, (Tensor, np.ndarray)):
         return as_tensor(image)
@@ -122,7 +122,7 @@ def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None
     from torchvision.transforms import v2
 
     if size is None:
-        raise KDError("data.augment: 'resized_crop_flip' needs data.size, the pixels of a crop")
+        raise KDError("'resized_crop_flip' needs data.size, the pixels of a crop", path="data.augment")
     return [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
 
 
@@ -159,18 +159,16 @@ def as_tensor(image: Any) -> Tensor:
     return torch.from_numpy(array[:, :, None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
 
 
-def _stack(samples: list[tuple[Tensor | str, int]]) -> tuple[Tensor | str, Tensor]:
+def _stack(samples: list[tuple[Tensor | KDError, int]]) -> tuple[Tensor | KDError, Tensor]:
     """The samples as a batch, or the first thing that is wrong with one."""
     images = [image for image, _ in samples]
     positions = torch.tensor([position for _, position in samples])
-    wrong = next((image for image in images if isinstance(image, str)), None)
+    wrong = next((image for image in images if isinstance(image, KDError)), None)
     if wrong is not None:
         return wrong, positions
     shapes = {tuple(image.shape) for image in images if isinstance(image, Tensor)}
     if len(shapes) > 1:
         first, second, *_ = sorted(shapes)
-        return (
-            f"images of a batch differ in shape, {first} and {second}: set data.size, or end data.augment with a crop",
-            positions,
-        )
-    return torch.stack(images), positions  # type: ignore[arg-type]  # no text is left
+        message = f"images of a batch differ in shape, {first} and {second}"
+        return KDError(message, hint="set data.size, or end data.augment with a crop"), positions
+    return torch.stack(images), positions  # type: ignore[arg-type]  # no error is left

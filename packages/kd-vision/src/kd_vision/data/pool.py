@@ -74,7 +74,7 @@ def stratified(target: Tensor, count: int, *, seed: int, purpose: str) -> Tensor
     A pure function of (labels, count, seed, purpose). KDError where there are fewer than ``count``.
     """
     if count > len(target):
-        raise KDError(f"data.{purpose}: {count} images are asked for, there are {len(target)}")
+        raise KDError(f"data.{purpose}: asks for {count} images, and there are {len(target)}")
     _, sizes = np.unique(target.numpy(), return_counts=True)
     exact = sizes * (count / max(len(target), 1))
     quota = np.floor(exact).astype(np.int64)
@@ -88,7 +88,8 @@ def balanced(target: Tensor, per_class: int, *, seed: int) -> Tensor:
     classes, sizes = np.unique(target.numpy(), return_counts=True)
     if sizes.min() < per_class:
         raise KDError(
-            f"data.per_class: {per_class} images are asked for, class {classes[sizes.argmin()]} has {sizes.min()}"
+            f"asks for {per_class} images of each class, and class {classes[sizes.argmin()]} has {sizes.min()}",
+            path="data.per_class",
         )
     return _first_of_each_class(target, np.full_like(sizes, per_class), derive_key("per_class", seed))
 

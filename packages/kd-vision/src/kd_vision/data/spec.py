@@ -62,7 +62,7 @@ class DataSpec(StrictModel):
             if key not in SPLITS or isinstance(value, PLAIN)
         ]
         if dataset.get("train") is None and not wrong:
-            wrong = [ConfigProblem("needs a key 'train': a !call of a data set of (image, label) pairs")]
+            wrong = [ConfigProblem("missing required key 'train': a !call of a data set of (image, label) pairs")]
         if wrong:
             raise ValueError(ConfigError(wrong))
         return dataset

@@ -19,7 +19,9 @@ def split(parts: Parts, data: DataSpec, seed: int) -> Parts:
     A pure function of the data set, the config and the seed; every class keeps its share.
     """
     if data.num_classes not in (None, len(parts.classes)):
-        raise KDError(f"data.num_classes: says {data.num_classes}, the data set has {len(parts.classes)} classes")
+        raise KDError(
+            f"is {data.num_classes}, and the data set has {len(parts.classes)} classes", path="data.num_classes"
+        )
     if data.classes:
         parts = keep_classes(parts, data.classes)
     train, val = split_off(choose_train(parts.train, data, seed), parts.val, data, seed)
@@ -37,16 +39,16 @@ def keep_classes(parts: Parts, wanted: list[str | int]) -> Parts:
     numbers: list[int] = []
     for item in wanted:
         if isinstance(item, str) and item not in parts.classes:
-            raise KDError(f"data.classes: there is no class {item!r}\n    hint: {did_you_mean(item, parts.classes)}")
+            raise KDError(f"there is no class {item!r}", hint=did_you_mean(item, parts.classes), path="data.classes")
         number = parts.classes.index(item) if isinstance(item, str) else item
         if not 0 <= number < len(parts.classes):
-            raise KDError(f"data.classes: there is no class {item}; they are 0 .. {len(parts.classes) - 1}")
+            raise KDError(f"there is no class {item}; they are 0 .. {len(parts.classes) - 1}", path="data.classes")
         numbers.append(number)
     if len(set(numbers)) < len(numbers):
-        raise KDError("data.classes: a class is named twice")
+        raise KDError("a class is named twice", path="data.classes")
     train = only_classes(parts.train, numbers)
     if not len(train):
-        raise KDError("data.classes: there are no training images of these classes")
+        raise KDError("there are no training images of these classes", path="data.classes")
     return Parts(
         train,
         parts.val and only_classes(parts.val, numbers),
@@ -72,14 +74,14 @@ def split_off(
     """Training and validation images, the latter taken from the former where there are none yet."""
     if val is not None:
         if data.val is not None:
-            raise KDError("data.val: the data set has a validation split of its own; leave 'val' out")
+            raise KDError("the data set has a validation split of its own; leave 'val' out", path="data.val")
         return train, val
     share = VAL_SHARE if data.val is None else data.val
     count = share if isinstance(share, int) else round(len(train) * share)
     if not count:
         return train, None
     if count >= len(train):
-        raise KDError(f"data.val: {count} of {len(train)} images leave none to train on")
+        raise KDError(f"{count} of {len(train)} images for validation leave none to train on", path="data.val")
     chosen = stratified(train.target, count, seed=seed, purpose="val")
     return train.take(complement(len(train), chosen)), train.take(chosen)
 

@@ -41,7 +41,9 @@ CUSTOM = Source("data sets of your own", read_called)
 def dataset_pool(dataset: Any, where: str) -> LabelledSubset:
     """A torch data set as a pool; KDError where it has no samples to count, or no whole numbers for labels."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
-        raise KDError(f"{where}: {type(dataset).__name__} is no data set with a length and numbered samples")
+        raise KDError(
+            f"{where}: {type(dataset).__name__} is not a map-style data set: it needs __len__ and __getitem__"
+        )
     if not len(dataset):
         raise KDError(f"{where}: {type(dataset).__name__} is empty")
     target = labels_of(dataset, where)
@@ -58,13 +60,13 @@ def labels_of(dataset: Any, where: str) -> Tensor:
             with seeded(0):
                 labels = [dataset[row][1] for row in range(len(dataset))]
         except (TypeError, IndexError, KeyError) as error:
-            raise KDError(f"{where}: its samples are no pairs of an image and a label ({error})") from error
+            raise KDError(f"{where}: its samples are not pairs of an image and a label ({error})") from error
     try:
         target = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise KDError(f"{where}: its labels are no whole numbers ({error})") from error
+        raise KDError(f"{where}: its labels are not integers ({error})") from error
     if target.is_floating_point() or target.dtype == torch.bool or target.ndim != 1 or len(target) != len(dataset):
-        raise KDError(f"{where}: classification needs one whole number per image as its label")
+        raise KDError(f"{where}: classification needs one integer label per image")
     return target.to(torch.int64).where(target >= 0, UNLABELLED)
 
 

@@ -23,7 +23,7 @@ def with_unlabelled(train: LabelledSubset, folder: Path) -> LabelledSubset:
     """
     paths = image_files(folder)
     if not paths:
-        raise KDError(f"data.unlabelled: there are no images in {folder}")
+        raise KDError(f"there are no images in {folder}", path="data.unlabelled")
     extra = files_pool(folder, paths, [UNLABELLED] * len(paths))
     images: Any
     if isinstance(train.images, Tensor):

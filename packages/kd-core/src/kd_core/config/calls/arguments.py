@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kd_core.config.syntax.lazy import Call
 from kd_core.errors import did_you_mean
+from kd_core.ranges import read_signature
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -43,7 +44,8 @@ def check_arguments(call: Call, obj: Callable[..., Any], supplied: Sequence[str]
     given = {*filled, *named, *call.kwargs}
     missing = [repr(p.name) for p in params if p.name not in given and p.default is p.empty and p.kind not in _REST]
     if missing:
-        faults.append(Fault((), f"{call.target} needs {', '.join(missing)}"))
+        noun = "parameter" if len(missing) == 1 else "parameters"
+        faults.append(Fault((), f"{call.target} is missing the required {noun} {', '.join(missing)}"))
     return faults
 
 
@@ -64,9 +66,9 @@ def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: 
     if any(p.kind is p.VAR_KEYWORD for p in params):
         return None
     if any(p.name == name and p.kind is p.POSITIONAL_ONLY for p in params):
-        return Fault((name,), f"{call.target} takes {name!r} by position only")
+        return Fault((name,), f"{call.target} takes {name!r} only by position")
     free = [each for each in takes if each not in taken]
-    return Fault((name,), f"{call.target} takes no {name!r}", did_you_mean(name, free))
+    return Fault((name,), f"{call.target} has no parameter {name!r}", did_you_mean(name, free))
 
 
 def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:
@@ -77,20 +79,18 @@ def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:
     numbers = bool(names & {"int", "float"}) and names <= {"int", "float", "Tensor", "NoneType"}
     if numbers and isinstance(value, (str, bool)):
         shown = repr(value) if isinstance(value, str) else str(value).lower()
-        return Fault((name,), f"{call.target} takes a number as {name!r}, not {shown}")
+        return Fault((name,), f"must be a number, not {shown}")
     if names <= {"bool", "NoneType"} and "bool" in names and isinstance(value, str):
-        return Fault((name,), f"{call.target} takes true or false as {name!r}, not {value!r}")
+        return Fault((name,), f"must be true or false, not {value!r}")
     return None
 
 
 def signature_of(obj: Callable[..., Any]) -> inspect.Signature | None:
     """None where there is none to read, as with many built-in functions."""
-    for evaluate in (True, False):  # annotations may name what is there for type checkers only
-        try:
-            return inspect.signature(obj, eval_str=evaluate)
-        except (ValueError, TypeError, NameError, AttributeError, SyntaxError):
-            continue
-    return None
+    try:
+        return read_signature(obj)
+    except (ValueError, TypeError):
+        return None
 
 
 def split(signature: inspect.Signature | None, supplied: Sequence[str]) -> tuple[list[str], list[str]]:

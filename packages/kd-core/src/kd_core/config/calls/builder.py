@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from kd_core.config.calls.arguments import Fault, check_arguments, signature_of, split
@@ -67,7 +68,7 @@ class Builder:
             if key == "trust_remote_code" and part not in (False, None):
                 mark = value.places.get(key) if isinstance(value, Lazy) else None
                 yield ConfigProblem(
-                    "trust_remote_code is refused: it runs code of the model's author", _join(path, key), mark
+                    "trust_remote_code is blocked: it runs code of the model's author", _join(path, key), mark
                 )
             yield from self._problems(part, (), _join(path, key), seen)
 
@@ -187,8 +188,11 @@ def _guarded(action: Callable[[], T], what: str, lazy: Lazy, path: str) -> T:
     try:
         return action()
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, KDError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(ConfigProblem(f"{what} failed: {reason}", path, lazy.mark)) from error
+        causes = error.problems if isinstance(error, KDError) else [ConfigProblem(f"{type(error).__name__}: {error}")]
+        raise ConfigError(
+            replace(cause.below(path), message=f"{what} failed: {cause.message}", mark=cause.mark or lazy.mark)
+            for cause in causes
+        ) from error
 
 
 def _parts(value: Any) -> list[tuple[str | int, Any]]:

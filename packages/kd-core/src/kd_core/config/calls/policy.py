@@ -22,7 +22,7 @@ _KINDS = "Module, Optimizer, LRScheduler, Dataset, Sampler or transform"
 
 
 class _Refusal(Exception):
-    """A reason and a hint; becomes a Problem where the place is known."""
+    """A reason and a hint; becomes a ConfigProblem where the place is known."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class Policy:
         for prefix in self.trust:
             if not DOTTED.fullmatch(prefix) or _hidden(prefix):
                 raise ConfigError(
-                    ConfigProblem(f"{prefix!r} is no package or dotted name", mark=Mark(f"--trust {prefix}"))
+                    ConfigProblem(f"{prefix!r} is not a package or a dotted name", mark=Mark(f"--trust {prefix}"))
                 )
 
     def locate(self, target: str, mark: Mark | None = None, path: str = "") -> Any:
@@ -100,26 +100,26 @@ class Policy:
         if not DOTTED.fullmatch(target) or (whole and "." not in target):
             raise _Refusal(f"{target!r} is not a dotted path", "write one such as torch.nn.ReLU")
         if hidden := _hidden(target):
-            raise _Refusal(f"{target} is refused: {hidden!r} is private")
+            raise _Refusal(f"{target} is blocked: {hidden!r} is private")
         self._guard(target, target)
         root = target.partition(".")[0]
         if not (allowed.may_import(root) or under(target, self.trust)):
             near = nearest(root, allowed.import_roots())
             hint = f"did you mean {near!r}? If not: " if near else ""
             raise _Refusal(
-                f"{target} is refused: {root} is no allowed package",
+                f"{target} is blocked: {root} is not an allowed package",
                 f"{hint}--trust {root} allows it, if you trust its code",
             )
 
     def _guard(self, name: str, shown: str) -> None:
         for prefix, reason in allowed.NEVER.items():
             if under(name, [prefix]):
-                raise _Refusal(f"{shown} is refused: {reason}")
+                raise _Refusal(f"{shown} is blocked: {reason}")
         guard = allowed.guard_of(name)
         if guard and not any(under(prefix, [guard]) and under(name, [prefix]) for prefix in self.trust):
             raise _Refusal(
-                f"{shown} is refused: {guard} can do harm",
-                f"only --trust {guard} allows it: know what the config does with it",
+                f"{shown} is blocked: unsafe module '{guard}'",
+                f"pass --trust {guard} only if you have read this config",
             )
 
     # Steps: from one name to the next.
@@ -141,7 +141,7 @@ class Policy:
                 self._guard(canonical(obj), target)
                 obj = _in_class(obj, name, so_far)
             else:
-                raise _Refusal(f"{target} is refused: {so_far} is neither a module nor a class")
+                raise _Refusal(f"{target} is blocked: {so_far} is neither a module nor a class")
             so_far = f"{so_far}.{name}"
         if isinstance(obj, types.ModuleType):
             raise _Refusal(f"{target} is a module", "name a class or function in it")
@@ -156,7 +156,7 @@ class Policy:
         if found is _MISSING:
             raise _Refusal(f"{module.__name__} has no {name!r}", _near(name, _public(module)))
         if isinstance(found, types.ModuleType) and sys.modules.get(full) is not found:
-            raise _Refusal(f"{full} is refused: {name} is not a part of {module.__name__}, which only imports it")
+            raise _Refusal(f"{full} is blocked: {name} is not a part of {module.__name__}, which only imports it")
         return found
 
     def _import(self, name: str) -> types.ModuleType | None:
@@ -192,17 +192,17 @@ class Policy:
             raise _Refusal(f"{shown} cannot be called", f"write !get:{target} for its value" if target else None)
         if self._trusted(target, name) or allowed.is_safe(obj, target):
             return
-        hint = f"--trust {shown} allows it, if you trust it" if target or name else None
+        hint = f"--trust {shown} allows it, if you trust its code" if target or name else None
         if not isinstance(obj, type):
-            raise _Refusal(f"{shown} is refused: only functions registered as safe are called", hint)
+            raise _Refusal(f"{shown} is blocked: only functions registered as safe are called", hint)
         if not allowed.is_kind(obj):
-            raise _Refusal(f"{shown} is refused: it is no {_KINDS}", hint)
+            raise _Refusal(f"{shown} is blocked: it is not a {_KINDS}", hint)
         if not allowed.in_packages(obj.__module__):
-            raise _Refusal(f"{shown} is refused: {obj.__module__} is in no allowed package", hint)
+            raise _Refusal(f"{shown} is blocked: {obj.__module__} is not in an allowed package", hint)
 
     def _get(self, obj: Any, target: str) -> None:
         if isinstance(obj, types.ModuleType):
-            raise _Refusal(f"{target or canonical(obj)} is refused: it is a module")
+            raise _Refusal(f"{target or canonical(obj)} is blocked: it is a module")
         if allowed.is_inert(obj):
             return
         if callable(obj) and not self._trusted(target):
@@ -211,8 +211,8 @@ class Policy:
         self._guard(canonical(obj), target or repr(obj))
         if not (self._trusted(target) or allowed.is_safe(obj, target)):
             raise _Refusal(
-                f"{target} is refused: a {type(obj).__name__} is no constant",
-                f"--trust {target} allows it, if you trust it",
+                f"{target} is blocked: a {type(obj).__name__} is not a constant",
+                f"--trust {target} allows it, if you trust its code",
             )
 
     def _attribute(self, obj: Any, name: str) -> None:
@@ -223,18 +223,20 @@ class Policy:
         if owner is not object:
             self._guard(canonical(owner), f"{cls.__name__}.{name}")
         if allowed.touches_files(name) and not self._trusted(canonical(cls)):
-            hint = f"--trust {canonical(cls)} allows it, if you trust it"
-            raise _Refusal(f"{cls.__name__}.{name} is refused: it reads or writes files", hint)
+            hint = f"--trust {canonical(cls)} allows it, if you trust its code"
+            raise _Refusal(f"{cls.__name__}.{name} is blocked: it reads or writes files", hint)
 
     def _object(self, obj: Any, wanted: str) -> None:
         cls = type(obj)
         if isinstance(obj, _CODE):
-            raise _Refusal(f"{wanted} of {canonical(obj)} is refused: it is no object that the config built")
+            raise _Refusal(f"{wanted} of {canonical(obj)} is blocked: it is not an object that the config built")
         if self._trusted(canonical(cls)) or allowed.is_tensor(cls):
             return
         if not (allowed.is_kind(cls) and allowed.in_packages(cls.__module__)):
-            hint = None if cls.__module__ == "builtins" else f"--trust {canonical(cls)} allows it, if you trust it"
-            raise _Refusal(f"{wanted} of a {cls.__name__} is refused: it is no {_KINDS}", hint)
+            hint = (
+                None if cls.__module__ == "builtins" else f"--trust {canonical(cls)} allows it, if you trust its code"
+            )
+            raise _Refusal(f"{wanted} of a {cls.__name__} is blocked: it is not a {_KINDS}", hint)
 
     def _value(self, value: Any) -> None:
         if isinstance(value, (types.MethodType, types.BuiltinMethodType)) and not _loose(value):
@@ -252,9 +254,9 @@ def _loose(function: Any) -> bool:
 
 def _name(name: str) -> None:
     if hidden := _hidden(name):
-        raise _Refusal(f"{hidden!r} is refused: it is private")
+        raise _Refusal(f"{hidden!r} is blocked: it is private")
     if name == "trust_remote_code":
-        raise _Refusal("trust_remote_code is refused: it runs code of the model's author")
+        raise _Refusal("trust_remote_code is blocked: it runs code of the model's author")
 
 
 def _hidden(target: str) -> str | None:
@@ -266,7 +268,7 @@ def _attribute_of(module: types.ModuleType, name: str) -> Any:
     try:
         return getattr(module, name, _MISSING)
     except Exception as error:  # a module may compute its attributes
-        raise _Refusal(f"{module.__name__}.{name} cannot be had: {type(error).__name__}: {error}") from None
+        raise _Refusal(f"{module.__name__}.{name} cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _in_class(cls: type, name: str, shown: str) -> Any:

@@ -134,7 +134,7 @@ class _Composer:
                 bases = self.bases(value)
             elif not isinstance(key.value, str):
                 self.fail(
-                    f"a key must be text, not {kind_of(key.value)}",
+                    f"a key must be a string, not {kind_of(key.value)}",
                     key.mark,
                     "quote it" if kind_of(key.value) == "a number" else None,
                 )
@@ -234,9 +234,9 @@ def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> ConfigProb
     if "'\\t'" in said:
         message, hint = "a tab where YAML wants spaces", "indent with spaces"
     elif "mapping values are not allowed" in said:
-        message, hint = "a second ':' in one line, or a wrong indentation", "quote text that holds ': '"
+        message, hint = "a second ':' in one line, or a wrong indentation", "quote a string that holds ': '"
     elif "cannot start any token" in said:
-        message, hint = f"not valid YAML: {said}", "quote text that starts with it"
+        message, hint = f"not valid YAML: {said}", "quote a string that starts with it"
     else:
         message, hint = " ".join(filter(None, ("not valid YAML:", said, error.context))), None
     return ConfigProblem(message, mark=place(mark) if mark else None, hint=hint)

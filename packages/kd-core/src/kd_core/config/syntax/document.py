@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kd_core.config.syntax.tree import Slot, child, dotted
@@ -32,7 +32,14 @@ class Document:
         self, path: Sequence[str | int], message: str, hint: str | None = None, *, key: bool = False
     ) -> ConfigProblem:
         """A problem with the value at ``path``, or with its ``key``."""
-        return ConfigProblem(message, dotted(path), self.key_mark(path) if key else self.mark(path), hint)
+        return ConfigProblem(message, dotted(path), self.key_mark(path) if key else self.mark(path), hint, key)
+
+    def place(self, problem: ConfigProblem) -> ConfigProblem:
+        """The problem with file, line and column, where it has a path and no place yet."""
+        if problem.mark is not None or not problem.path:
+            return problem
+        path = problem.path.split(".")
+        return replace(problem, mark=self.key_mark(path) if problem.at_key else self.mark(path))
 
     def _slot(self, path: Sequence[str | int]) -> tuple[Slot, bool]:
         slot = self.root

@@ -11,7 +11,7 @@ from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.plain import plain
 from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
-from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark, did_you_mean, nearest
 
 MAX_BYTES = 256 * 1024
 MAX_BASES = 32
@@ -63,7 +63,7 @@ class _Reader:
         name = _identity(file)
         if name in self.open:
             chain = " -> ".join([*self.open[self.open.index(name) :], name])
-            raise ConfigError(ConfigProblem(f"extends goes in a circle: {chain}", "extends", asked))
+            raise ConfigError(ConfigProblem(f"extends forms a cycle: {chain}", "extends", asked))
         if name in self.done:
             return self.done[name]
         if len(self.open) + len(self.done) > MAX_BASES:
@@ -125,8 +125,8 @@ def read(file: str, asked: Mark | None = None) -> str:
     about = f"{file}: " if asked else ""
     try:
         if not Path(file).is_file() and Path(file).stat():
-            what = "a directory" if Path(file).is_dir() else "no regular file"
-            raise ConfigError(ConfigProblem(f"{about}this is {what}", path, where))
+            what, hint = _not_a_file(Path(file))
+            raise ConfigError(ConfigProblem(f"{about}this is {what}, not a config", path, where, hint))
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -143,6 +143,16 @@ def read(file: str, asked: Mark | None = None) -> str:
         raise ConfigError(
             ConfigProblem("not UTF-8 text", mark=Mark(file, line, column), hint="save it as UTF-8")
         ) from None
+
+
+def _not_a_file(path: Path) -> tuple[str, str | None]:
+    """What a path that is no regular file is, and a hint."""
+    if not path.is_dir():
+        return "not a regular file", None
+    if (path / "config.yaml").is_file():
+        return "a run folder", f"`resume {path}` continues the run; {path / 'config.yaml'} is its config"
+    configs = sorted(each.name for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
+    return "a directory", f"name a config in it: {did_you_mean('', configs)}" if configs else None
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -60,10 +61,28 @@ def apply(root: Slot, override: Override) -> Slot:
     Plain containers are copied along the path, so that another alias of them keeps its value; a call is
     changed in place, since its aliases are one object. Raises ConfigError where the path leads nowhere.
     """
+    _check_indices(root, override)
     changed = _set(root, override, 0)
     if changed.depth > MAX_DEPTH or changed.size > MAX_VALUES:
         raise ConfigError(ConfigProblem("this makes the config too deep or too large", mark=override.mark))
     return changed
+
+
+_INDEX = re.compile(r"([^\[\]]+)\[(-?\d+)\]")
+
+
+def _check_indices(root: Slot, override: Override) -> None:
+    """ConfigError for ``stages[0]`` or ``stages.0``: stages have names, and items of lists are written ``.0``."""
+    text = dotted(override.path)
+    path = _INDEX.sub(r"\1.\2", text).split(".")
+    stages = child(root.value, "stages")
+    names = list(stages.value) if stages is not None and isinstance(stages.value, dict) else []
+    number = as_index(path[1], len(names)) if path[0] == "stages" and len(path) > 1 and path[1] not in names else None
+    if number is not None:
+        path[1] = names[number]
+    if path != list(override.path):
+        message = f"{text!r} is not a path: " + ("stages have names" if number is not None else "items are written .0")
+        raise _fail(override, "", message, f"did you mean {dotted(path)}?")
 
 
 def _set(slot: Slot, override: Override, at: int) -> Slot:
@@ -95,7 +114,7 @@ def _created(container: object, override: Override, at: int) -> Slot:
     here = dotted(override.path[: at + 1])
     if isinstance(container, list):
         if as_index(key, 1 << 62) is None:
-            raise _fail(override, here, f"{key!r} is no index of a list", f"write {where}.0")
+            raise _fail(override, here, f"{key!r} is not a list index", f"write {where}.0")
         count = f"{len(container)} item{'s' * (len(container) != 1)}"
         raise _fail(override, here, f"there is no item {key}: the list has {count}", None)
     if isinstance(container, Tagged) and container.kind is not Call:

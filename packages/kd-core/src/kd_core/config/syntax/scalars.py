@@ -29,16 +29,16 @@ def resolve(text: str) -> Scalar:
     if text in _WORDS:
         return _WORDS[text]
     if text in _PYTHON:
-        raise ValueError(f"{text} is no YAML value here", f"write {_PYTHON[text]}, or '{text}' for text")
+        raise ValueError(f"{text} is not a YAML value", f"write {_PYTHON[text]}, or '{text}' for a string")
     if text[0] not in "-+.0123456789":
         return text
     if len(text) > _LONGEST:
         if _DIGITS.fullmatch(text):
-            raise ValueError(f"a number of {len(text)} digits", "quote it if it is text")
+            raise ValueError(f"a number of {len(text)} digits", "quote it if it is a string")
         return text
     if zero := _ZERO.fullmatch(text):
         plain = f"{zero[1]}{zero[2].lstrip('0_') or 0}"
-        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {plain}, or '{text}' for text")
+        raise ValueError(f"{text} starts with a zero: numbers are decimal", f"write {plain}, or '{text}' for a string")
     if special := _SPECIAL.fullmatch(text):
         return float(special[1] + special[2])
     if not _FLOAT.fullmatch(text):

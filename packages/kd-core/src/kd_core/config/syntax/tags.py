@@ -173,7 +173,7 @@ def _text(raw: Raw) -> Tagged:
 def _name(raw: Raw, name: Any, mark: Mark | None = None) -> str:
     if not (isinstance(name, str) and name.isidentifier()):
         raw.fail(
-            f"{name!r} is not a name" if isinstance(name, str) else f"the name must be text, not {kind_of(name)}",
+            f"{name!r} is not a name" if isinstance(name, str) else f"the name must be a string, not {kind_of(name)}",
             mark=mark,
         )
     return name

@@ -128,5 +128,5 @@ def kind_of(value: Any) -> str:
         return f"a {_TAGS[value.kind]}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number"}
+    names = {dict: "a mapping", list: "a list", str: "a string", int: "a number", float: "a number"}
     return names.get(type(value), type(value).__name__)
