@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,9 @@ from kd_core.cli.options import config_argument, config_options, json_option
 from kd_core.cli.output import first_line, quiet_stdout, report_as_json
 from kd_core.errors import ConfigProblem, KDError
 from kd_core.files import json_text
-from kd_core.registry import Registry
+
+if TYPE_CHECKING:
+    from kd_core.registry import Registry
 
 REGISTRIES = {
     "losses": "kd_core.losses:LOSSES",
