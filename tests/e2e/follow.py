@@ -1,4 +1,4 @@
-"""Runs commands of CONTRIBUTING.md in one process: a JSON list on standard input, {command: [exit code, output]} out.
+"""Run commands of docs/extending in one process: a JSON list on standard input, {command: [exit code, output]} out.
 
 ``git clone`` is left out, as there is no network; ``pip install`` writes the entry points that it would write.
 """
@@ -24,7 +24,7 @@ else:
 
 
 def run(command: str) -> tuple[int, str]:
-    """The exit code and everything printed."""
+    """Return the exit code and everything printed."""
     program, *arguments = shlex.split(command)
     if program == "git":
         return 0, ""
@@ -40,6 +40,11 @@ def run(command: str) -> tuple[int, str]:
         return done.returncode, done.stdout + done.stderr
     with contextlib.redirect_stdout(io.StringIO()) as output:
         return int(pytest.main([*arguments[2:], "-q", "-p", "no:cacheprovider"])), output.getvalue()
+
+
+def order(command: str) -> int:
+    """Packages are installed first, as registries look once for what is there; a run is there before it is used."""
+    return 0 if command.startswith("pip") else 1 if " train " in command else 2
 
 
 def install(package: Path) -> int:
@@ -60,5 +65,5 @@ def install(package: Path) -> int:
 
 if __name__ == "__main__":
     commands = json.load(sys.stdin)
-    commands.sort(key=lambda command: not command.startswith("pip"))  # registries look once for what is installed
+    commands.sort(key=order)
     print(json.dumps({command: run(command) for command in commands}))

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md, followed to the letter in a copy of this repository."""
+"""The pages of docs/extending, followed to the letter in a copy of this repository."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from kd_core.registry import PLUGINS
-
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("# Recipes\n")[2]
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted(ROOT.glob("docs/extending/*.md"))}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REFERENCE = """\
 class ChatDistiller:
@@ -33,14 +31,16 @@ DRIVER = Path(__file__).with_name("follow.py")
 
 
 class Block(NamedTuple):
+    """A fenced block of a page."""
+
     language: str
     text: str
 
     @property
     def file(self) -> str | None:
-        """The path that the first line ends in, where it does."""
-        found = re.match(r"# (?:kd-\w+ train )?(\S+/\S+|\w+\.toml)\n", self.text)
-        return found[1] if found else None
+        """The path that the first line consists of, where it does."""
+        match = re.match(r"# (\S+/\S+|\w+\.toml)\n", self.text)
+        return match[1] if match else None
 
     @property
     def body(self) -> str:
@@ -48,8 +48,16 @@ class Block(NamedTuple):
         return self.text.partition("\n")[2] if self.language in ("diff", "markdown") else self.text
 
 
-BLOCKS = [Block(*found) for found in FENCE.findall(PAGE)]
-COMMANDS = [line for block in BLOCKS if block.language == "sh" for line in block.text.splitlines()]
+def blocks_of(page: str) -> list[Block]:
+    """The blocks of a page, in order."""
+    return [Block(*match) for match in FENCE.findall(PAGES[page])]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+COMMANDS = {
+    page: [line for block in blocks_of(page) if block.language == "sh" for line in block.text.splitlines()]
+    for page in PAGES
+}
 
 
 def changed(text: str, diff: str) -> str:
@@ -63,7 +71,7 @@ def changed(text: str, diff: str) -> str:
 
 
 def follow(folder: Path) -> None:
-    """Write every file of the page and make every change in it."""
+    """Write every file of the pages and make every change in them."""
     for block in BLOCKS:
         if block.file is None:
             continue
@@ -73,8 +81,8 @@ def follow(folder: Path) -> None:
         file.write_text(body, encoding="utf-8")
 
 
-def reference(folder: Path) -> None:
-    """A repository in the place of the one that the page clones."""
+def write_reference(folder: Path) -> None:
+    """Write a repository in the place of the one that a page clones."""
     file = folder / "repos" / "MANGA-UOFA" / "fdistill" / "chat" / "kd.py"
     file.parent.mkdir(parents=True)
     file.write_text(REFERENCE, encoding="utf-8")
@@ -93,40 +101,48 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this repository with all recipes followed."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("packages", "configs", "docs", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs", "*.egg-info"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     follow(folder)
-    reference(folder)
+    write_reference(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def answers(clone: Path) -> dict[str, tuple[int, str]]:
-    """Exit code and output of every command of the page, run in one process: else each would import torch."""
-    sources = [str(each) for each in (clone / "site", *sorted(clone.glob("packages/*/src")))]
-    plugins = ",".join(path.name for path in clone.glob("packages/*"))  # with those that a recipe adds
+    """Exit code and output of every command of the pages, run in one process: else each would import torch."""
+    sources = [clone / "site", *sorted(clone.glob("packages/*/src")), *sorted(clone.glob("*/src"))]
+    commands = [command for page in COMMANDS.values() for command in page]
+    environment = {name: value for name, value in os.environ.items() if name != "KD_PLUGINS"}
     done = subprocess.run(
         [sys.executable, str(DRIVER)],
         cwd=clone,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sources), "OMP_NUM_THREADS": "1", PLUGINS: plugins},
-        input=json.dumps([*COMMANDS, WITHOUT_TRUST]),
+        env={**environment, "PYTHONPATH": os.pathsep.join(map(str, sources)), "OMP_NUM_THREADS": "1"},
+        input=json.dumps([*commands, WITHOUT_TRUST]),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    outputs: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return outputs
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_command_works(answers: dict[str, tuple[int, str]], command: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(page, command, id=f"{page}: {command}")
+        for page, commands in COMMANDS.items()
+        for command in commands
+    ],
+)
+def test_the_command_works(answers: dict[str, tuple[int, str]], page: str, command: str) -> None:
     code, output = answers[command]
     assert code == 0, output
 
 
 def test_the_answer_without_trust_is_the_one_shown(answers: dict[str, tuple[int, str]]) -> None:
-    (shown,) = (block.text for block in BLOCKS if block.language == "text")
+    (shown,) = (block.text for block in blocks_of("outside") if block.language == "text")
     code, output = answers[WITHOUT_TRUST]
     assert code == 2
     assert shown in output
@@ -134,8 +150,9 @@ def test_the_answer_without_trust_is_the_one_shown(answers: dict[str, tuple[int,
 
 @pytest.mark.parametrize("arguments", ["check", "format --check"])
 def test_the_recipes_pass_the_checks(clone: Path, arguments: str) -> None:
+    folders = sorted({str(file).split("/")[0] for block in BLOCKS if (file := block.file)} - {"docs", "configs"})
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", *arguments.split(), "--no-cache", "packages", "tests", "my_study"],
+        [sys.executable, "-m", "ruff", *arguments.split(), "--no-cache", *folders],
         cwd=clone,
         capture_output=True,
         text=True,
