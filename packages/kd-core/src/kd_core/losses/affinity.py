@@ -38,7 +38,7 @@ def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: NormOrder = 1.0
 def affinity(student: Tensor, teacher: Tensor) -> Tensor:
     """KTAAD's affinity: how strongly each pair of positions is active together, channel by channel.
 
-    student, teacher (B, C, H, W) of one shape -> scalar: with s and t a channel's H x W numbers, scaled to length 1,
+    student, teacher (B, C, H, W) of one shape -> scalar: with s and t a channel's H x W numbers, L2-normalised,
     the Frobenius norm of s s^T - t t^T divided by H x W, summed over the channels, the mean over B. It is computed as
     |s - t| |s + t| / sqrt(2), in memory that grows with H x W, not with its square. A channel of zeros stays one and
     has no gradient (the reference divides by 0). KDError where the shapes differ.

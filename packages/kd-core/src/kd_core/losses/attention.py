@@ -31,8 +31,8 @@ def attention_mse(
     """TinyBERT's attention loss: mean squared difference of the scores, before the softmax, of one layer.
 
     student, teacher: scores (B, heads, L, L), or [queries, keys] of (B, L, H) each, split into ``heads`` whose scores
-    are q k / sqrt(H / heads); H may differ; mask (B, L), zero where a position (of padding) does not count -> scalar,
-    the mean over heads and all pairs of positions that count, 0 where there are none. Scores of -100 and below are of
+    are q k / sqrt(H / heads); H may differ; mask (B, L), zero where a position (of padding) is masked -> scalar,
+    the mean over heads and all pairs of unmasked positions, 0 where there are none. Scores of -100 and below are of
     masked positions and count as 0. KDError where shapes do not fit.
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 7 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
@@ -60,8 +60,8 @@ def attention_kl(
 
     student, teacher: vectors (B, L, H), split into ``heads``, whose relations are softmax(x x / sqrt(H / heads)); or
     [queries, keys] of (B, L, H) each, whose attention is softmax(q k / sqrt(H / heads)); or maps of attention
-    (B, heads, L, L), of probabilities. H may differ. mask (B, L), zero where a position (of padding) does not count
-    -> scalar: the mean over heads and the positions of a sequence that count, then over the sequences that have any,
+    (B, heads, L, L), of probabilities. H may differ. mask (B, L), zero where a position (of padding) is masked
+    -> scalar: the mean over heads and the unmasked positions of a sequence, then over the sequences that have any,
     0 where none has. KDError where shapes do not fit.
     Wang et al., MiniLM, NeurIPS 2020, eq. 6 to 8 (arXiv 2002.10957): the attention of [queries, keys] and the relation
     of values. Wang et al., MiniLMv2, Findings of ACL 2021, eq. 5 to 8 (arXiv 2012.15828): relations of queries, of

@@ -26,14 +26,13 @@ DENSE = 32
 class CRD(nn.Module):
     """Noise-contrastive estimation of which memory row belongs to a sample, student against teacher and back.
 
-    student, teacher (B, dim) embeddings of length 1 (adapter ``embedding``); index (B,), a row of the memory a sample
+    student, teacher (B, dim) L2-normalised embeddings (adapter ``embedding``); index (B,), a row of the memory a sample
     -> scalar, the sum over ``negatives`` and one positive, the mean over the batch, of both directions. In training
-    each pass then moves the batch's memory rows: ``momentum`` times the old one plus the rest of the embedding, scaled
-    to length 1.
-    ``num_samples`` and ``targets`` are ``!run num_samples`` and ``!run targets``. Negatives are samples of other
-    classes, without ``targets`` any samples; the positive is the sample itself (``mode: exact``) or any of its class
-    (``relaxed``). What is drawn is a pure function of the seed, the pass and the sample. KDError where shapes do not
-    fit or values are out of range.
+    each pass then moves the batch's memory rows: ``momentum`` times the old one plus the rest of the embedding,
+    L2-normalised. ``num_samples`` and ``targets`` are ``!run num_samples`` and ``!run targets``. Negatives are samples
+    of other classes, without ``targets`` any samples; the positive is the sample itself (``mode: exact``) or any of its
+    class (``relaxed``). What is drawn is a pure function of the seed, the pass and the sample. KDError where shapes do
+    not fit or values are out of range.
     Tian, Krishnan & Isola, ICLR 2020, eq. 17-18 (arXiv 1910.10699); checked against HobbitLong/RepDistiller, whose
     data loader draws without replacement.
     """

@@ -31,7 +31,7 @@ def dist(
     """One minus Pearson's correlation of the softened outputs, within each prediction and within each class.
 
     student, teacher (B, C) or (B, C, ...) logits; mask in that shape without C, zero where a prediction (of a void
-    pixel) does not count -> scalar: ``temperature`` squared times the sum of ``beta`` times the inter-class term (over
+    pixel) is masked -> scalar: ``temperature`` squared times the sum of ``beta`` times the inter-class term (over
     the C probabilities of a prediction, the mean over predictions) and ``gamma`` times the intra-class term (over all
     predictions for a class, the mean over classes); 0 where nothing counts. KDError where shapes do not fit, there is
     one class, or the temperature is not above 0.

@@ -35,7 +35,7 @@ def cirkd_minibatch(student: Tensor, teacher: Tensor, *, temperature: PositiveFl
 
 
 def _pixels(features: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H x W, C), each pixel's vector of length 1."""
+    """(B, C, H, W) -> (B, H x W, C), each pixel's vector of unit length."""
     if min(features.shape[2:]) >= POOL_FROM:
         features = F.avg_pool2d(features, POOL, ceil_mode=True)
     return F.normalize(features, dim=1).flatten(2).mT

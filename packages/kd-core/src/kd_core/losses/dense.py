@@ -29,11 +29,11 @@ def cwd(
 ) -> Tensor:
     """Channel-wise distillation: where in the map each channel is active, as a distribution over the positions.
 
-    student, teacher (B, C, H, W) of one shape, features or logits; mask (B, H, W), zero where a position does not
-    count -> scalar: the softmax of each channel over the positions that count, its KL divergence from the teacher's
-    (``divergence: mse``: the sum of squared differences), summed over the positions, the mean over the channels and
-    the samples with a position that counts (0 where none has one), times the squared temperature. KDError where shapes
-    do not fit, there is one position, the divergence is unknown or the temperature not above 0.
+    student, teacher (B, C, H, W) of one shape, features or logits; mask (B, H, W), zero where a position is masked
+    -> scalar: the softmax of each channel over the unmasked positions, its KL divergence from the teacher's (with
+    ``divergence: mse`` the sum of squared differences), summed over the positions, the mean over the channels and the
+    samples with an unmasked position (0 where none has one), times the squared temperature. KDError where shapes do not
+    fit, there is one position, the divergence is unknown or the temperature not above 0.
     Shu et al., *Channel-wise Knowledge Distillation for Dense Prediction*, ICCV 2021 (arXiv 2011.13256);
     checked against irfanICMLL/TorchDistiller, which has no mask and with mse no temperature.
     """
@@ -49,7 +49,7 @@ def cwd(
 
 
 def _over_positions(maps: Tensor, counts: Tensor | None) -> Tensor:
-    """(B, C, H, W) -> (B, C, H x W), the logarithms of each channel's softmax over the positions that count.
+    """(B, C, H, W) -> (B, C, H x W), the logarithms of each channel's softmax over the unmasked positions.
 
     The others have the probability 0 and no gradient. Where none counts, both models have the same distribution.
     """
@@ -91,7 +91,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: Fraction = 0.5, nor
 
 
 def _nodes(maps: Tensor, patch: tuple[int, int], *, norm_gradient: bool) -> Tensor:
-    """(B, C, H, W) -> (B, C, N), vectors of length 1."""
+    """(B, C, H, W) -> (B, C, N), vectors of unit length."""
     pooled = F.max_pool2d(maps, patch, patch, ceil_mode=True).flatten(2)
     lengths = torch.linalg.vector_norm(pooled, dim=1, keepdim=True)
     return pooled / ((lengths if norm_gradient else lengths.detach()) + 1e-8)

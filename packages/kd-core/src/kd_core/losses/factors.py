@@ -12,7 +12,7 @@ from kd_core.ranges import PositiveFloat
 
 @LOSSES("factor_transfer")
 def factor_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 1.0) -> Tensor:
-    """Mean of |a - b|^p over the elements of two factors, each sample's flattened and scaled to length 1.
+    """Mean of |a - b|^p over the elements of two factors, each sample's flattened and L2-normalised.
 
     student, teacher (B, F, H, W) of one shape, the translator's and the paraphraser's -> scalar, the mean over all
     elements. KDError where the shapes differ or p is not above 0.

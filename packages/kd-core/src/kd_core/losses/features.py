@@ -46,8 +46,8 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     """One minus the cosine of the angle between the student's vectors and the teacher's.
 
     student, teacher of one shape, their vectors along ``dim`` (-1: hidden states (B, L, D); 1: maps (B, D, H, W));
-    mask in that shape without ``dim``, zero where a vector (of padding) does not count -> scalar in [0, 2], the mean
-    over the vectors that count, 0 where none does. KDError where shapes do not fit.
+    mask in that shape without ``dim``, zero where a vector (of padding) is masked -> scalar in [0, 2], the mean
+    over the unmasked vectors, 0 where all are masked. KDError where shapes do not fit.
     Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
     huggingface/transformers-research-projects.
     """
@@ -74,7 +74,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 @LOSSES("attention_transfer")
 def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2.0) -> Tensor:
-    """Squared distance of normalised attention maps.
+    """Mean squared difference of L2-normalised attention maps.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar, the mean over B and H x W. Channels may differ; KDError
     where B, H or W do.
@@ -88,5 +88,5 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2
 
 
 def _attention(features: Tensor, p: float) -> Tensor:
-    """(B, C, H, W) -> (B, H x W), each row of length 1."""
+    """(B, C, H, W) -> (B, H x W), each row of unit length."""
     return F.normalize(as_float32(features).abs().pow(p).mean(1).flatten(1))

@@ -19,7 +19,7 @@ UNLABELLED = -100
 def cross_entropy(
     student: Tensor, target: Tensor, *, label_smoothing: Probability = 0.0, class_weights: list[float] | None = None
 ) -> Tensor:
-    """Cross-entropy with the labels, the mean over what is labelled; 0 where nothing is.
+    """Cross-entropy with the labels, averaged over the labelled elements; 0 where none is.
 
     student (B, C) or (B, C, ...), target integers (B,) or (B, ...), -100 for unlabelled, or the probabilities
     themselves in student's shape -> scalar, that of ``torch.nn.functional.cross_entropy``. With ``class_weights``
@@ -59,8 +59,9 @@ def kd(
     """KL divergence of the student's softened outputs from the teacher's, times the squared temperature.
 
     student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or pixel, or
-    token) does not count -> scalar: the sum over the classes in dimension ``dim``, the mean over all others that count,
-    0 where nothing does. KDError where shapes do not fit, there is one class, or the temperature is not above 0.
+    token) is masked -> scalar: the sum over the classes in dimension ``dim``, the mean over all other unmasked
+    elements, 0 where all are masked. KDError where shapes do not fit, there is one class, or the temperature is not
+    above 0.
     Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
     megvii-research/mdistiller and szagoruyko/attention-transfer.
     """

@@ -37,7 +37,7 @@ class PixelMemory(nn.Module):
     """
 
     pixels: Tensor
-    """(num_classes, pixel_memory, dim), of length 1, as are ``regions``."""
+    """(num_classes, pixel_memory, dim), of unit length, as are ``regions``."""
     regions: Tensor
     next_pixel: Tensor
     """(num_classes,) where the next pixel goes; ``next_region`` likewise."""
@@ -119,7 +119,7 @@ class PixelMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, teacher: Tensor, members: Tensor) -> None:
-        """Add (B, N, dim) features of length 1 whose classes are ``members`` (B, num_classes, N), image by image."""
+        """Add (B, N, dim) features of unit length whose classes are ``members`` (B, num_classes, N), image by image."""
         sizes, drawn = members.sum(2), self.drawn(members)
         regions = F.normalize(members.to(teacher.dtype) @ teacher, dim=2)[:, :, None]
         for image in range(len(teacher)):

@@ -136,5 +136,5 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def _mean(each: Tensor, counts: Tensor) -> Tensor:
-    """The mean of what counts, 0 where nothing does."""
+    """The mean of the unmasked elements, 0 where all are masked."""
     return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
