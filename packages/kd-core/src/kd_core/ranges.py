@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-from kd_core.errors import KDError
+from kd_core.errors import KDError, nearest
 
 PositiveFloat = Annotated[float, Gt(0)]
 PositiveInt = Annotated[int, Ge(1)]
@@ -26,9 +26,9 @@ NonNegativeInt = Annotated[int, Ge(0)]
 Probability = Annotated[float, Ge(0), Le(1)]
 """From 0 to 1, both included."""
 Fraction = Annotated[float, Gt(0), Le(1)]
-"""A part of a whole that is not empty."""
+"""From 0, excluded, to 1, included: a part of a whole that is not empty."""
 Momentum = Annotated[float, Ge(0), Lt(1)]
-"""From 0 to below 1: also the part that may be left out."""
+"""From 0, included, to 1, excluded."""
 NormOrder = Annotated[float, Ge(1)]
 """The order of a norm."""
 
@@ -61,6 +61,11 @@ class Range:
     def _tests(self) -> tuple[tuple[Callable[[Any, Any], bool], Any], ...]:
         """Each bound's comparison: a loss is called every step."""
         return tuple((_TESTS[type(bound)], _limit(bound)) for bound in self.bounds)
+
+    def hint(self, value: Any) -> str | None:
+        """Which choice a mistyped value was probably meant to be."""
+        near = nearest(value, map(str, self.choices)) if isinstance(value, str) else None
+        return f"did you mean {near!r}?" if near else None
 
     @property
     def sign(self) -> str:
@@ -160,11 +165,6 @@ def ranges_of(function: Callable[..., Any]) -> dict[str, Range]:
     return {name: limits for name, limits in found.items() if limits is not None}
 
 
-def out_of_range(name: str, value: Any, limits: Range) -> str:
-    """One sentence: what the parameter ``name`` must be, and what it is."""
-    return f"{name} must be {limits}, not {value!r}"
-
-
 def checked(item: T) -> T:
     """``item``, a function or a class, whose calls raise a KDError where a value is out of its annotation's range.
 
@@ -203,4 +203,4 @@ def _require(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         limits = ranges.get(name)
         if limits is not None and not limits.allows(value):
-            raise KDError(out_of_range(name, value, limits))
+            raise KDError(f"{name} must be {limits}, not {value!r}", hint=limits.hint(value))

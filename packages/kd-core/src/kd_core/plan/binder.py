@@ -114,8 +114,10 @@ class WireBinder:
         except ValidationError as error:
             faults = error.errors(include_url=False)
             limits = range_of(parameter.annotation)
-            outside = limits is not None and all(fault["type"] in RANGE_ERRORS for fault in faults)
-            self.validator.report(path, f"must be {limits if outside else wanted_of(faults)}, not {describe(value)}")
+            if limits is not None and all(fault["type"] in RANGE_ERRORS for fault in faults):
+                self.validator.report(path, f"must be {limits}, not {describe(value)}", limits.hint(value))
+            else:
+                self.validator.report(path, f"must be {wanted_of(faults)}, not {describe(value)}")
             return False
         return True
 
