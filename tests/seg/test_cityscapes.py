@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_seg.data.cityscapes import CLASSES, read_cityscapes
-from kd_seg.data.sources import VOID, Parts
-from kd_seg.data.spec import DataSpec
+from kd_seg.data.sources import VOID, PairSubset
 
 
 def shot(root: Path, split: str, city: str, number: int, values: np.ndarray, kind: str = "labelIds") -> None:
@@ -26,8 +26,8 @@ def shot(root: Path, split: str, city: str, number: int, values: np.ndarray, kin
         Image.fromarray(array).save(path)
 
 
-def read(root: Path) -> Parts:
-    return read_cityscapes(DataSpec(name="cityscapes", root=str(root)))
+def read(root: Path) -> Parts[PairSubset]:
+    return read_cityscapes(root)
 
 
 def test_the_classes_are_torchvisions() -> None:

@@ -14,7 +14,6 @@ from PIL import Image
 from kd_core.errors import KDError
 from kd_seg.data.coco import CATEGORIES, CocoPairs, read_coco
 from kd_seg.data.sources import VOID
-from kd_seg.data.spec import DataSpec
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "coco_masks.json").read_text())
 PERSON, CAT, TOOTHBRUSH = 1, 17, 90
@@ -107,7 +106,7 @@ def test_images_with_little_to_see_do_not_train(tmp_path: Path) -> None:
 
 
 def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
-    parts = read_coco(DataSpec(name="coco2017", root=str(written(tmp_path, [], split="val2017"))))
+    parts = read_coco(written(tmp_path, [], split="val2017"))
     assert parts.val is not None
     assert len(parts.val) == 1
     with pytest.raises(KDError, match=r"there is no .*train2017: data\.root is the folder that holds .*\n +hint: they"):

@@ -80,18 +80,18 @@ def test_distances_have_the_shapes_sign(
 
 
 def test_the_data_set() -> None:
-    parts = read_scenes(DataSpec(name="scenes", root="/nowhere", download=False))
+    parts = read_scenes()
     assert parts.val is not None
     assert parts.test is None
     assert (len(parts.train), len(parts.val), parts.classes) == (400, 100, CLASSES)
     assert SOURCES.get("scenes").classes == CLASSES
-    assert parts.train.fingerprint != parts.val.fingerprint
+    assert parts.train.pairs.fingerprint != parts.val.pairs.fingerprint
     image, mask = parts.val.read(7)
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), scene(407)[0])
     assert image.size == mask.shape[::-1]
     assert parts.val.name(7) == "scene_0407"
-    assert Scenes(0, 400).fingerprint == parts.train.fingerprint
+    assert Scenes(0, 400).fingerprint == parts.train.pairs.fingerprint
 
 
 def test_a_name_that_is_none_is_refused() -> None:

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from kd_core.data.batch import SHARED, Batch
+from kd_core.data.sources import Parts
+from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_seg.data.scenes import Scenes
-from kd_seg.data.sources import VOID, Parts
+from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
-from kd_seg.data.splits import Part, SegSplit, split
+from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, View, Whole
 
 CROP = Crop(64, (32, 40))
@@ -49,7 +51,7 @@ def batches(made: SegSplit, *orders: Any, epoch: int = 0, augment: bool = True) 
 
 
 def of(pairs: Any, view: View, workers: int = 0) -> SegSplit:
-    return SegSplit(Part(pairs), view, workers=workers)
+    return SegSplit(PairSubset(pairs), view, workers=workers)
 
 
 def test_training_batches_have_tensors_of_one_size() -> None:
@@ -112,71 +114,38 @@ def test_what_is_wrong_with_an_image_is_told(workers: int, error: Exception, say
         batches(of(Own([(8, 8)] * 3, {1: error}), Whole(), workers), [0], [1, 2], augment=False)
 
 
-def parts(train: int = 40, val: int | None = 10, test: int | None = None) -> Parts:
-    made = [None if count is None else Scenes(100 * start, count) for start, count in enumerate((train, val, test))]
-    assert made[0] is not None
-    return Parts(made[0], made[1], made[2], ("a", "b"))
+def parts(train: int = 40, val: int | None = None) -> Parts[PairSubset]:
+    subsets = [
+        None if count is None else PairSubset(Scenes(100 * start, count)) for start, count in ((0, train), (1, val))
+    ]
+    return Parts(subsets[0], subsets[1], None, ("a", "b"))
 
 
-def sizes(given: Parts, seed: int = 0, **values: Any) -> tuple[int, ...]:
-    return tuple(len(part) if part else 0 for part in split(given, DataSpec(name="scenes", **values), seed))
+def chosen(**values: Any) -> PairSubset:
+    train = split(parts(val=10), DataSpec(name="scenes", **values), 0).train
+    assert train is not None
+    return train
 
 
-def test_sizes_of_splits() -> None:
-    assert sizes(parts()) == (40, 10, 0)
-    assert sizes(parts(), limit=30) == (30, 10, 0)
-    assert sizes(parts(test=9), limit={"train": 5, "val": 4, "test": 3}) == (5, 4, 3)
-    assert sizes(parts(), limit=400) == (40, 10, 0)
-    assert sizes(parts(val=None)) == (36, 4, 0)  # a tenth, where nothing else validates
-    assert sizes(parts(val=None), val=0) == (40, 0, 0)
-    assert sizes(parts(val=None, test=7), val=0.25) == (30, 10, 7)
-
-
-def test_the_official_validation_becomes_the_test() -> None:
-    given = parts()
-    assert sizes(given, val=12) == (28, 12, 10)
-    assert sizes(given, val=0) == (40, 0, 10)
-    assert sizes(given, val=0.1, limit={"test": 3, "train": 20}) == (18, 2, 3)
-    train, val, test = split(given, DataSpec(name="scenes", val=12), 0)
-    assert val is not None
-    assert test is not None
-    assert sorted([*train.rows, *val.rows]) == list(range(40))
-    assert val.pairs is train.pairs is given.train
-    assert test.pairs is given.val
-
-
-def test_choices_depend_on_the_seed_alone() -> None:
-    def chosen(seed: int, count: int = 20) -> list[int]:
-        rows: list[int] = split(parts(), DataSpec(name="scenes", limit=count), seed)[0].rows.tolist()
-        return rows
-
-    assert chosen(0) == chosen(0) == sorted(set(chosen(0)))
-    assert chosen(0) != chosen(1)
-    assert set(chosen(0, 10)) < set(chosen(0, 20))
+def test_images_without_a_class_are_chosen_by_a_hash() -> None:
+    assert set(chosen(limit=10).rows) < set(chosen(limit=20).rows)
+    both = split(parts(), DataSpec(name="scenes"), 0)
+    assert both.train is not None
+    assert both.val is not None
+    assert sorted([*both.train.rows, *both.val.rows]) == list(range(40))
+    assert len(both.val) == 4
 
 
 def test_the_fingerprint_tells_which_images_there_are() -> None:
     def prints(**values: Any) -> str:
-        return SegSplit(split(parts(), DataSpec(name="scenes", **values), 0)[0], CROP, workers=0).fingerprint
+        return SegSplit(chosen(**values), CROP, workers=0).fingerprint
 
     assert len({prints(), prints(limit=5), prints(limit=6), of(Scenes(1, 40), CROP).fingerprint}) == 4
     assert prints() == of(Scenes(0, 40), CROP).fingerprint
 
 
-@pytest.mark.parametrize(
-    ("given", "values", "says"),
-    [
-        (parts(test=5), {"val": 4}, "leave 'val' out"),
-        (parts(), {"val": 40}, "40 of 40 images leave none"),
-    ],
-)
-def test_choices_that_cannot_be_are_refused(given: Parts, values: dict[str, Any], says: str) -> None:
-    with pytest.raises(KDError, match=says):
-        split(given, DataSpec(name="scenes", **values), 0)
-
-
 def test_rows_have_names() -> None:
-    train = split(parts(), DataSpec(name="scenes", limit=5), 0)[0]
+    train = chosen(limit=5)
     made = SegSplit(train, CROP, workers=0)
     (batch,) = batches(made, [2])
     assert made.name(int(batch.index[0])) == f"scene_{train.rows[2]:04}"

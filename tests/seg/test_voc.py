@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.sources import VOID, Parts
-from kd_seg.data.spec import DataSpec
+from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.voc import read_voc
 from kd_seg.results.pictures import palette_mask
 
@@ -45,8 +45,8 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
-def read(root: Path, **more: Any) -> Parts:
-    return read_voc(DataSpec(name="voc2012", root=str(root), download=False, **more))
+def read(root: Path, **more: Any) -> Parts[PairSubset]:
+    return read_voc(root, download=False, **more)
 
 
 def test_the_official_lists_in_their_order(folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_download(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         folder.parent.rename(tmp_path / "data" / "VOCdevkit")
 
     monkeypatch.setattr(datasets, "VOCSegmentation", fetch)
-    parts = read_voc(DataSpec(name="voc2012", root=str(tmp_path / "data")))
+    parts = read_voc(tmp_path / "data", download=True)
     assert len(parts.train) == 2
     assert (asked["root"], asked["year"], asked["download"]) == (tmp_path / "data", "2012", True)
 
@@ -143,7 +143,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(
         KDError, match=r"cannot download http.*tar: no route to host\n +hint: put the archive at .*tar by"
     ):
-        read_voc(DataSpec(name="voc2012", root=str(tmp_path)))
+        read_voc(tmp_path, download=True)
 
 
 @pytest.mark.realdata

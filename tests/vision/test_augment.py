@@ -132,13 +132,13 @@ def test_without_augmentation_images_are_as_they_were() -> None:
     [
         ("crop_flop", "did you mean 'crop_flip'"),
         (["crops"], "did you mean 'crop'"),
-        ([{"op": "crop", "paddin": 4}], "(?s)takes no 'paddin'.*did you mean 'padding'"),
+        ([{"op": "crop", "paddin": 4}], "(?s)has no parameter 'paddin'.*did you mean 'padding'"),
         ([{"padding": 4}], "{op: NAME, ...}"),
         ([{"op": 3}], "{op: NAME, ...}"),
         (["crop", abs], "before the named operations"),
         (["crop", "resized_crop_flip"], "must stand first"),
         ([{"op": "crop", "padding": -1}], "'padding' of crop must be at least 1, not -1"),
-        ([{"op": "crop", "padding": "4"}], "must be a whole number, not '4'"),
+        ([{"op": "crop", "padding": "4"}], "must be an integer, not '4'"),
         ([{"op": "flip", "p": 2}], "'p' of flip must be at most 1, not 2"),
     ],
 )

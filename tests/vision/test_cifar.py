@@ -18,7 +18,6 @@ import torch
 from kd_core.errors import KDError
 from kd_vision.data import cifar
 from kd_vision.data.cifar import CIFAR10, CIFAR100, Layout, read_cifar, unpickle
-from kd_vision.data.spec import DataSpec
 
 PER_FILE = 20
 
@@ -43,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, layout: Layout = CIFAR10, **values: Any) -> Any:
-    return read_cifar(layout, DataSpec(name="cifar10", root=str(root), download=False, **values))
+    return read_cifar(layout, root, **{"download": False, **values})
 
 
 @pytest.mark.parametrize(("layout", "files"), [(CIFAR10, 5), (CIFAR100, 1)])
@@ -79,7 +78,7 @@ class Payload:
 def test_a_hostile_pickle_runs_nothing_and_is_named(tmp_path: Path, root: Path, call: Callable[[Path], Any]) -> None:
     file, trace = root / CIFAR10.folder / "data_batch_3", tmp_path / "it-ran"
     file.write_bytes(pickle.dumps(call(trace)))
-    with pytest.raises(KDError, match=r"data_batch_3: is no readable CIFAR file.*it asks for"):
+    with pytest.raises(KDError, match=r"data_batch_3: is not a readable CIFAR file.*it asks for"):
         read(root)
     assert not trace.exists()
 
@@ -95,19 +94,19 @@ def test_an_array_that_asks_for_much_memory_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
     file = root / CIFAR10.folder / "test_batch"
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
-    with pytest.raises(KDError, match="test_batch: is no readable CIFAR file"):
+    with pytest.raises(KDError, match="test_batch: is not a readable CIFAR file"):
         read(root)
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([1, 2], "holds a list"),
-        ({}, "'data' is no array"),
-        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "'data' is no array"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "'labels' is no list of 2"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]}, "not 0 .. 9"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, None]}, "not 0 .. 9"),
+        ([1, 2], "contains a list"),
+        ({}, "'data' is not an array"),
+        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "'data' is not an array"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "'labels' is not a list of 2"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]}, "outside 0 .. 9"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, None]}, "outside 0 .. 9"),
     ],
 )
 def test_other_content_is_refused(root: Path, content: Any, says: str) -> None:
@@ -128,11 +127,11 @@ def test_a_root_one_level_too_deep_is_recognised(root: Path) -> None:
 
 
 def test_without_files_and_network_one_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="holds no folder 'cifar-10-batches-py'"):
+    with pytest.raises(KDError, match="contains no folder 'cifar-10-batches-py'"):
         read(tmp_path)
     nowhere = replace(CIFAR10, url="http://127.0.0.1:1/cifar-10-python.tar.gz")
     with pytest.raises(KDError) as caught:
-        read_cifar(nowhere, DataSpec(name="cifar10", root=str(tmp_path)))
+        read_cifar(nowhere, tmp_path, download=True)
     assert nowhere.url in str(caught.value)
     assert f"put the file at {tmp_path / 'cifar-10-python.tar.gz'} by hand, or set data.root" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -145,10 +144,9 @@ def test_an_archive_is_unpacked_once_and_whole(tmp_path: Path, monkeypatch: pyte
     with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "made" / CIFAR10.folder, CIFAR10.folder)
     sha256 = hashlib.sha256((root / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
-    data = DataSpec(name="cifar10", root=str(root))
-    assert len(read_cifar(replace(CIFAR10, sha256=sha256), data).train) == 5 * PER_FILE
+    assert len(read_cifar(replace(CIFAR10, sha256=sha256), root, download=True).train) == 5 * PER_FILE
     monkeypatch.setattr(cifar, "fetch", None)
-    assert len(read_cifar(CIFAR10, data).train) == 5 * PER_FILE
+    assert len(read_cifar(CIFAR10, root, download=True).train) == 5 * PER_FILE
     assert {path.name for path in root.iterdir()} == {
         CIFAR10.folder,
         "cifar-10-python.tar.gz",

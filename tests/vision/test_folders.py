@@ -21,7 +21,8 @@ from torchvision.transforms import v2
 
 from kd_core.data.batch import SHARED, Splits
 from kd_core.errors import KDError
-from kd_vision.data.loading import _Reader, evaluation_transforms
+from kd_vision.data.augment import Augmentation
+from kd_vision.data.loading import ImageReader
 from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification
 
@@ -50,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, seed: int = 0, **values: Any) -> Splits:
-    values = {"name": "image_folder", "root": str(root), "size": 16, "val": 0, "workers": 0, **values}
+    values = {"name": "image_folder", "root": str(root), "size": 16, "test": "val", "val": 0, "workers": 0, **values}
     return TASK.load(DataSpec(**values), seed=seed)
 
 
@@ -68,13 +69,20 @@ def equal(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[row], other[row]) for row in one)
 
 
-def test_folders_are_classes_and_val_alone_is_the_test_split(root: Path) -> None:
+def test_folders_are_classes_and_splits_have_the_roles_of_their_names(root: Path) -> None:
     splits = load(root)
-    assert splits.info.model_parameters["num_classes"] == 2
+    assert splits.info.classes == CLASSES
     assert (len(splits.train), splits.val, len(splits.test or ())) == (12, None, 4)
+    splits = load(root, val=None, test=None)
+    assert (len(splits.train), len(splits.val or ()), splits.test) == (12, 4, None)
     fill(root / "test", per_class=1)
-    splits = load(root, val=None)
+    splits = load(root, val=None, test=None)
     assert (len(splits.train), len(splits.val or ()), len(splits.test or ())) == (12, 4, 2)
+    assert splits.describe()[1:] == [
+        f"train: 12 training samples in {root / 'train'}; 6 of each class",
+        f"val: 4 validation samples in {root / 'val'}; 2 of each class",
+        f"test: 2 test samples in {root / 'test'}; 1 of each class",
+    ]
 
 
 def test_evaluation_resizes_and_crops_the_centre(root: Path) -> None:
@@ -122,30 +130,32 @@ def test_views_depend_on_seed_and_epoch_and_reading_can_begin_anywhere(root: Pat
 def test_a_damaged_image_is_named(root: Path, workers: int, content: bytes | None) -> None:
     file = root / "train" / "bee" / "3.png"
     file.write_bytes(file.read_bytes()[:200] if content is None else content)
-    with pytest.raises(KDError, match=rf"^{file}: is no readable image"):
+    with pytest.raises(KDError, match=rf"^{file}: is not a readable image"):
         views(load(root, workers=workers))
 
 
 def test_a_signal_to_the_whole_group_does_not_stop_reading(root: Path) -> None:
-    batches = load(root, workers=2).train.batches(torch.arange(12).split(1), epoch=0, seed=0, augment=True)
+    train = load(root, workers=2).train
+    batches = train.batches(torch.arange(12).split(1), epoch=0, seed=0, augment=True)
     seen = [next(batches), next(batches)]  # one of each worker: both are ready for signals
     for child in active_children():
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(child.pid or 0, number)
     seen += batches
     assert [each.index.item() for each in seen] == list(range(12))
+    train.close()
     assert active_children() == []
 
 
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="holds no folder 'train'"):
+    with pytest.raises(KDError, match="contains no folder 'train'"):
         load(tmp_path)
     (tmp_path / "train" / "ant").mkdir(parents=True)
-    with pytest.raises(KDError, match="holds no images"):
+    with pytest.raises(KDError, match="contains no images"):
         load(tmp_path)
     picture(0).save(tmp_path / "train" / "ant" / "0.png")
     fill(tmp_path / "val", ("wasp",))
-    with pytest.raises(KDError, match="'wasp' is no class of the training images"):
+    with pytest.raises(KDError, match="'wasp' is not a class of the training images"):
         load(tmp_path)
 
 
@@ -216,8 +226,10 @@ def test_pictures_with_palettes_and_arrays_with_a_size_are_read_as_they_look() -
 
 
 def test_what_readers_get_can_be_sent_to_processes_that_are_not_forked(root: Path) -> None:
-    reader = _Reader(load(root).train.pool, evaluation_transforms((8, 8)), 0, 0)  # type: ignore[attr-defined]
-    assert torch.equal(pickle.loads(pickle.dumps(reader))[3][0], reader[3][0])  # type: ignore[arg-type]
+    reader = ImageReader(load(root).train.pool, Augmentation(), (8, 8))  # type: ignore[attr-defined]
+    copy = pickle.loads(pickle.dumps(reader))
+    one, other = (each.sample(3, seed=0, epoch=0, augment=False)[0] for each in (reader, copy))
+    assert torch.equal(one, other)
 
 
 class Dicts(Own):
@@ -228,7 +240,7 @@ class Dicts(Own):
 
 
 def test_samples_that_are_no_pairs_are_refused() -> None:
-    with pytest.raises(KDError, match="no pair of an image and a label but dict"):
+    with pytest.raises(KDError, match="must be a pair of an image and a label, not dict"):
         views(own(Dicts()))
 
 
@@ -267,12 +279,12 @@ class Endless(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("train", "says"),
     [
-        (Endless(), "no data set with a length"),
+        (Endless(), "is not a map-style data set"),
         ([], "is empty"),
-        ([1, 2], "no pairs of an image and a label"),
-        ([(torch.rand(3, 4, 4), 0.5)], "one whole number"),
-        ([(torch.rand(3, 4, 4), "ant")], "no whole numbers"),
-        ([(torch.rand(3, 4, 4), [1, 0])], "one whole number"),
+        ([1, 2], "not pairs of an image and a label"),
+        ([(torch.rand(3, 4, 4), 0.5)], "one integer label"),
+        ([(torch.rand(3, 4, 4), "ant")], "labels are not integers"),
+        ([(torch.rand(3, 4, 4), [1, 0])], "one integer label"),
     ],
 )
 def test_what_is_no_data_set_for_classification_is_refused(train: Any, says: str) -> None:
@@ -282,7 +294,7 @@ def test_what_is_no_data_set_for_classification_is_refused(train: Any, says: str
 
 def test_images_of_several_sizes_need_a_size() -> None:
     dataset = [(picture(0, 10, 10), 0), (picture(1, 12, 10), 1)]
-    with pytest.raises(KDError, match=r"differ in shape.*data\.size"):
+    with pytest.raises(KDError, match=r"(?s)differ in shape.*data\.size"):
         views(own(dataset))
     assert views(own(dataset, size=8))[1].shape == (3, 8, 8)
 

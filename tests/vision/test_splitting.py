@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_vision.data.pool import UNLABELLED, LabelledSubset, labelled_images, stratified
-from kd_vision.data.sources import Parts
+from kd_vision.data.pool import UNLABELLED, LabelledSubset, labelled_images
 from kd_vision.data.spec import DataSpec
 from kd_vision.data.splitting import split
 
@@ -25,11 +22,11 @@ def pool(sizes: list[int] = SIZES) -> LabelledSubset:
     return labelled_images(torch.zeros(len(target), 1, 2, 2, dtype=torch.uint8), target)
 
 
-def parts(val: LabelledSubset | None = None) -> Parts:
+def parts(val: LabelledSubset | None = None) -> Parts[LabelledSubset]:
     return Parts(pool(), val, pool([5, 3, 2]), ("ant", "bee", "cat"))
 
 
-def choose(seed: int = 0, given: Parts | None = None, **values: Any) -> Parts:
+def choose(seed: int = 0, given: Parts[LabelledSubset] | None = None, **values: Any) -> Parts[LabelledSubset]:
     return split(given or parts(), DataSpec(**{"name": "digits", **values}), seed)
 
 
@@ -110,7 +107,7 @@ def test_some_classes_are_numbered_anew(classes: list[str | int]) -> None:
         ({"classes": [0, -1]}, "no class -1"),
         ({"classes": [0, "ant"]}, "named twice"),
         ({"per_class": 21}, "class 2 has 20"),
-        ({"labelled": 91}, "91 images are asked for, there are 90"),
+        ({"labelled": 91}, "asks for 91 samples, and there are 90"),
         ({"val": 100}, "leave none to train on"),
     ],
 )
@@ -120,28 +117,8 @@ def test_what_the_data_cannot_give_is_refused(values: dict[str, Any], says: str)
 
 
 def test_a_wrong_number_of_classes_is_refused() -> None:
-    with pytest.raises(KDError, match="says 4, the data set has 3"):
+    with pytest.raises(KDError, match="is 4, and the data set has 3"):
         split(parts(), DataSpec(dataset={"train": object()}, num_classes=4), 0)
-
-
-labels = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(torch.tensor)
-
-
-@settings(max_examples=100, deadline=None)
-@given(labels, st.floats(0, 1), st.integers(0, 2**60))
-def test_every_class_keeps_its_share_to_within_one(target: Tensor, share: float, seed: int) -> None:
-    count = round(share * len(target))
-    chosen = stratified(target, count, seed=seed, purpose="val")
-    assert len(chosen) == len(chosen.unique()) == count
-    assert torch.equal(chosen, chosen.sort().values)
-    exact = torch.bincount(target, minlength=5) * (count / len(target))
-    assert (torch.bincount(target[chosen], minlength=5) - exact).abs().max() < 1
-
-
-def test_choices_for_two_purposes_differ() -> None:
-    target = pool().target
-    one, other = (stratified(target, 50, seed=0, purpose=purpose) for purpose in ("val", "labelled"))
-    assert not torch.equal(one, other)
 
 
 def test_a_limit_leaves_the_images_whose_labels_another_run_keeps() -> None:
