@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from kd_core.adapters import ADAPTERS
 from kd_core.config import Lazy, dump
+from kd_core.data.sources import Source
 from kd_core.losses import LOSSES, loss_signature
 from kd_core.ranges import Range, range_of
 from kd_core.registry import Registry
@@ -35,7 +36,7 @@ BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADING = re.compile(r"^### `(\w+)(?:\(.*\))?`$", re.MULTILINE)
 NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", dict: "mapping"}
 
-PLURALS = {"string": "strings", "mapping": "mappings", "number": "numbers", "any": "anything"}
+SINGULAR = re.compile(r"\b(string|integer|number|boolean|mapping)\b")
 
 
 def main() -> int:
@@ -84,7 +85,7 @@ def block(target: str) -> str:
     if item is LOSSES:
         return table(("loss", "inputs", "parameters", "meaning"), registered(item))
     if isinstance(item, Registry):
-        return table((item.kind, "parameters", "meaning"), registered(item))
+        return table((item.kind, "options" if item.kind == "data set" else "parameters", "meaning"), registered(item))
     return table(("key", "type", "default", "meaning"), keys(item))
 
 
@@ -98,13 +99,19 @@ def table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def registered(registry: Registry[Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each item: its name, a loss's tensors, hyperparameters with ranges and defaults, and first line."""
+    """A row for each item: its name, a loss's tensors, its parameters with ranges and defaults, and one line on it."""
     for name in registry.names():
         item = registry.get(name)
+        source = isinstance(item, Source)
+        values = item.options if source else values_of(item)
+        summary = item.about if source else (inspect.getdoc(item) or "").partition("\n")[0]
         inputs = [inputs_of(item)] if registry is LOSSES else []
-        values = "<br>".join(f"`{value_text(parameter)}`" for parameter in values_of(item).values())
-        summary = (inspect.getdoc(item) or "").partition("\n")[0].replace("``", "`")
-        yield f"`{name}`", *inputs, values, summary
+        yield f"`{name}`", *inputs, "<br>".join(f"`{value_text(each)}`" for each in values.values()), plain(summary)
+
+
+def plain(summary: str) -> str:
+    """One line of a docstring as Markdown."""
+    return summary.replace("``", "`")
 
 
 def inputs_of(loss: Any) -> str:
@@ -159,8 +166,7 @@ def type_of(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin is list:
-        inner = type_of(arguments[0])
-        return f"list of {PLURALS.get(inner, inner)}"
+        return f"list of {SINGULAR.sub(lambda match: match[0] + 's', type_of(arguments[0]))}"
     if annotation is Any:
         return "any"
     if isinstance(annotation, type) and issubclass(annotation, Lazy):
