@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from kd_core.data.sources import Parts
+from kd_core.data.subset import split
 from kd_core.errors import KDError
-from kd_glue.data.sources import hold_out, read, read_unlabelled
-from kd_glue.data.spec import DataSpec
-from kd_glue.data.tables import Read, read_texts
+from kd_glue.data.spec import DataSpec, read_unlabelled
+from kd_glue.data.tables import Columns, Read, read_texts
 from kd_glue.data.texts import Texts
 
 MULTI = "multi_label_classification"
@@ -41,8 +42,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def read_one(path: Path, **values: Any) -> Read:
-    data = spec(path, **values)
-    return read_texts(path, data, data.classes)
+    data: Any = spec(path, **values)
+    return read_texts(path, Columns(data.text, data.label, data.kind), data.class_names)
+
+
+def read(data: DataSpec, seed: int) -> Parts[Texts]:
+    return split(data.read(), data, seed)
 
 
 def texts(read: Texts) -> list[tuple[str, ...]]:
@@ -219,7 +224,7 @@ def test_classes_are_those_of_the_training_rows(tmp_path: Path) -> None:
 
 
 def test_one_class_is_no_classification(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="no classes to tell apart: a"):
+    with pytest.raises(KDError, match="fewer than two classes: a"):
         read(spec(table(tmp_path / "train.csv", ["a", "a"])), seed=0)
 
 
@@ -249,13 +254,21 @@ def test_a_test_table_without_labels_is_for_prediction(tmp_path: Path, suffix: s
     assert read_unlabelled(spec(train)) == {}
 
 
-def test_limits_are_the_first_rows(tmp_path: Path) -> None:
-    files = {name: table(tmp_path / f"{name}.csv", ["a", "b"] * 10) for name in ("train", "val", "test")}
-    parts = read(spec(files=files, limit=6), seed=0)
-    assert [len(part or ()) for part in (parts.train, parts.val, parts.test)] == [6, 20, 20]
+def test_files_lie_below_the_root(tmp_path: Path) -> None:
+    table(tmp_path / "train.csv", ["a", "b"] * 10)
+    data = spec("train.csv", root=str(tmp_path), val=0)
+    assert len(read(data, seed=0).train or ()) == 20
+    assert data.read().places == {"train": str(tmp_path / "train.csv")}
+
+
+def test_limits_keep_the_shares_of_classes_and_the_rows(tmp_path: Path) -> None:
+    files = {name: table(tmp_path / f"{name}.csv", ["a", "b", "b", "b"] * 5) for name in ("train", "val", "test")}
+    parts = read(spec(files=files, limit=8), seed=0)
+    assert [len(part or ()) for part in (parts.train, parts.val, parts.test)] == [8, 20, 20]
     assert parts.train is not None
-    assert texts(parts.train) == [(f"text {row}",) for row in range(6)]
-    assert parts.train.rows == 6
+    assert np.bincount(parts.train.target).tolist() == [2, 6]
+    assert [column.to_pylist() for column in parts.train.chosen] == [[f"text {row}" for row in parts.train.index]]
+    assert parts.train.rows == 20
     parts = read(spec(files=files, limit={"val": 3, "test": 50}), seed=0)
     assert [len(part or ()) for part in (parts.train, parts.val, parts.test)] == [20, 3, 20]
 
@@ -273,23 +286,10 @@ def test_rows_are_held_out_where_none_validate(tmp_path: Path) -> None:
     assert again.val.index.tolist() == parts.val.index.tolist() != other.val.index.tolist()
     assert read(spec(path, val=0), seed=0).val is None
     assert len(read(spec(path, val=0.25), seed=0).val or ()) == 25
-    with pytest.raises(KDError, match=r"data.val: 100 of 100 rows leave none to train on"):
+    with pytest.raises(KDError, match=r"data.val: 100 of 100 samples for validation leave none to train on"):
         read(spec(path, val=100), seed=0)
     with pytest.raises(KDError, match=r"data.val: .*leave 'val' out"):
         read(spec(files={"train": path, "val": path}, val=0.1), seed=0)
-
-
-@given(labels=st.lists(st.integers(0, 3), min_size=2, max_size=60), share=st.floats(0, 1), seed=st.integers(0, 2**32))
-def test_every_class_keeps_its_share(labels: list[int], share: float, seed: int) -> None:
-    count = min(int(share * len(labels)), len(labels) - 1)
-    column = pa.array([str(row) for row in range(len(labels))], pa.large_string())
-    whole = Texts((column,), np.array(labels, np.int64), np.arange(len(labels)))
-    train, val = hold_out(whole, spec(val=count), seed)
-    assert len(val or ()) == count
-    assert len(train) == len(labels) - count
-    if val is not None:
-        sizes, held = np.bincount(labels, minlength=4), np.bincount(val.target, minlength=4)
-        assert (np.abs(held - sizes * count / len(labels)) <= 1).all()
 
 
 # -- what a config may say
@@ -298,20 +298,20 @@ def test_every_class_keeps_its_share(labels: list[int], share: float, seed: int)
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({}, "one of 'name'"),
-        ({"name": "sst2", "files": {"train": "a.csv"}}, "one of 'name'"),
+        ({}, "give 'name', a data set by its name, or 'files'"),
+        ({"name": "sst2", "files": {"train": "a.csv"}}, "(?s)files.*Extra inputs"),
         ({"name": "sst-2"}, "did you mean 'sst2'"),
-        ({"name": "sst2", "text": "sentence"}, "'text' goes with 'files'"),
-        ({"name": "sst2", "val": 0.1}, "'val' goes with 'files'"),
+        ({"name": "sst2", "text": "sentence"}, "(?s)text.*Extra inputs"),
+        ({"name": "sst2", "val": 0.1}, "a validation split of its own"),
         ({"name": "sst2", "folder": "x"}, "'folder' is a folder below 'root'"),
         ({"name": "sst2", "root": "x", "revision": "main"}, "'revision' is one of the hub's"),
-        ({"files": {"train": "a.csv"}, "label": "l"}, "'text' is missing"),
+        ({"files": {"train": "a.csv"}, "label": "l"}, "(?s)text.*Field required"),
         ({"files": {"train": "a.csv"}, "text": "t"}, "'label' is missing"),
         ({"files": {}, "text": "t"}, "names no table"),
         ({"files": {"dev": "a.csv"}, "text": "t"}, "Extra inputs"),
         ({"files": {"train": "a.csv"}, "text": ["a", "b", "c"], "label": "l"}, "at most 2"),
-        ({"files": {"train": "a.csv"}, "text": ["a", "a"], "label": "l"}, "stands there twice"),
-        ({"files": {"train": "a.csv"}, "text": "t", "label": "l", "root": "x"}, "'root' goes with 'name'"),
+        ({"files": {"train": "a.csv"}, "text": ["a", "a"], "label": "l"}, "listed twice"),
+        ({"files": {"train": "a.csv"}, "text": "t", "label": "l", "folder": "x"}, "(?s)folder.*Extra inputs"),
         ({"files": {"train": "a.csv"}, "text": "t", "label": ["a", "b"], "problem": "regression"}, "several 'label'"),
         ({"files": {"train": "a.csv"}, "text": "t", "label": ["a", "b"], "labels": ["a"]}, "leave 'labels' out"),
         ({"files": {"train": "a.csv"}, "text": "t", "label": "l", "labels": ["a"]}, "two or more"),

@@ -330,8 +330,7 @@ def test_the_verb_refuses(runs: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.realdata
 def test_real_test_sets_have_the_rows_that_the_leaderboard_wants(real_data: Path) -> None:
-    from kd_glue.data.sources import read_unlabelled
-    from kd_glue.data.spec import DataSpec
+    from kd_glue.data.spec import DataSpec, read_unlabelled
     from kd_glue.data.tasks import TASKS
 
     root = real_data / "glue"

@@ -41,9 +41,9 @@ def batches(part: TextSplit, *orders: list[int]) -> list[Batch]:
 
 
 def test_a_batch_is_the_rows_at_its_positions() -> None:
-    part = split([3, 1, 9, 2], index=[3, 1, 2])
+    part = TextSplit(texts(4, index=[3, 1, 2]), {SHARED: encoding([2, 1, 9])})
     first, second = batches(part, [0, 1], [2])
-    assert first.inputs[SHARED]["input_ids"].tolist() == [[14, 15], [4, 0]]
+    assert first.inputs[SHARED]["input_ids"].tolist() == [[1, 2], [3, 0]]
     assert first.extra["mask"].tolist() == [[1, 1], [1, 0]]
     assert (first.index.tolist(), first.target.tolist()) == ([3, 1], [1, 1])
     assert second.inputs[SHARED]["input_ids"].shape == (1, 10)

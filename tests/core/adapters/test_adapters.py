@@ -123,7 +123,7 @@ def test_values_are_the_keyword_only_parameters() -> None:
 
 
 def test_documentation_has_the_signature_of_every_adapter() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "losses.md").read_text(encoding="utf-8")
     for name in ADAPTERS:
         values = values_of(ADAPTERS.get(name)).values()
         assert f"### `{name}({', '.join(map(value_text, values))})`" in page

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,11 +161,11 @@ def test_mnli_has_two_dev_sets_as_groups_of_one(tmp_path: Path) -> None:
     assert read.group.tolist() == [0, 0, 1]
     assert source.train() is None
     assert source.unlabelled() == {}
-    one = read.first(1)
-    assert one.group is not None
-    assert (rows(one), one.target.tolist(), one.group.tolist()) == ([("a", "b"), ("e", "f")], [1, 0], [0, 1])
-    assert (one.index.tolist(), one.rows) == ([0, 1], 2)
-    assert read.first(3) is read.first(None) is read
+    some = read.take(torch.tensor([2, 0]))
+    assert some.group is not None
+    assert (some.target.tolist(), some.group.tolist(), some.index.tolist()) == ([0, 1], [1, 0], [2, 0])
+    assert [column.to_pylist() for column in some.chosen] == [["e", "a"], ["f", "b"]]
+    assert read.chosen is read.columns
 
 
 @pytest.mark.parametrize(

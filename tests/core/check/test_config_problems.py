@@ -18,7 +18,7 @@ from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 from kd_vision.cli import main
 
-from .problem_rows import BASE, DATA, SGD, STAGES, SYSTEM, TASK, TEACHER, Row
+from .problem_rows import BASE, DATA, HERE, SGD, STAGES, SYSTEM, TASK, TEACHER, Row, config
 from .problem_stage_rows import ROWS
 
 
@@ -28,29 +28,30 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def written(old: str, new: str) -> Path:
-    """BASE with a replacement, as a file."""
-    assert BASE.count(old) >= 1
-    path = Path("wrong.yaml")
-    path.write_text(BASE.replace(old, new, 1), encoding="utf-8")
-    return path
+def written(old: str, new: str) -> tuple[str, list[str]]:
+    """Writes BASE with a replacement; the file, and the places ``FILE:LINE:COLUMN`` that are marked."""
+    text, places = config(old, new)
+    Path("wrong.yaml").write_text(text, encoding="utf-8")
+    return "wrong.yaml", [f"wrong.yaml:{place}" for place in places]
 
 
 def test_the_table_is_long_and_its_base_is_sound() -> None:
     assert len(ROWS) >= 150
-    assert Experiment.load(written(TASK, TASK)).check(strict=True) == []
+    assert Experiment.load(written(TASK, TASK)[0]).check(strict=True) == []
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{number}-{row[2][0][1]}" for number, row in enumerate(ROWS)])
+@pytest.mark.parametrize("row", ROWS, ids=[f"{number}-{row[2][0][0]}" for number, row in enumerate(ROWS)])
 def test_each_mistake_is_answered_at_its_place(row: Row) -> None:
     old, new, expected = row
-    done = CliRunner().invoke(main, ["check", "--json", written(old, new).name])
+    name, places = written(old, new)
+    done = CliRunner().invoke(main, ["check", "--json", name])
     assert done.exit_code == 2, done.output
     assert isinstance(done.exception, SystemExit), done.exception
     found = json.loads(done.stdout)["files"]["wrong.yaml"]["problems"]
-    assert [f"{each['line']}:{each['column']}" for each in found] == [place for place, *_ in expected], found
-    for problem, (_, path, message, hint) in zip(found, expected, strict=True):
-        assert (problem["file"], problem["path"]) == ("wrong.yaml", path)
+    shown = ["{file}:{line}:{column}".format(**problem) for problem in found]
+    assert shown == (places if len(places) > 1 else places * len(expected)), found
+    for problem, (path, message, hint) in zip(found, expected, strict=True):
+        assert problem["path"] == path
         assert message in problem["message"]
         assert hint in (problem["hint"] or "")
         assert "\n" not in problem["message"]
@@ -60,18 +61,19 @@ def test_each_mistake_is_answered_at_its_place(row: Row) -> None:
 @pytest.mark.parametrize(
     ("verb", "row"),
     [
-        ("train", SGD.replace("momentum", "momentun")),
-        ("show", SGD.replace("momentum", "momentun")),
-        ("taps", SGD.replace("momentum", "momentun")),
-        ("eval", SGD.replace("momentum", "momentun")),
-        ("train", SGD.replace("0.05", "-1")),
+        ("train", SGD.replace("momentum", "«momentun")),
+        ("show", SGD.replace("momentum", "«momentun")),
+        ("taps", SGD.replace("momentum", "«momentun")),
+        ("eval", SGD.replace("momentum", "«momentun")),
+        ("train", SGD.replace("!call", "«!call").replace("0.05", "-1")),
     ],
 )
 def test_every_verb_answers_and_writes_nothing(verb: str, row: str) -> None:
-    done = CliRunner().invoke(main, [verb, written(SGD, row).name])
+    name, [place] = written(SGD, row)
+    done = CliRunner().invoke(main, [verb, name])
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("wrong.yaml:16:")
+    assert done.stderr.startswith(f"{place}: ")
     assert sorted(each.name for each in Path().iterdir()) == ["wrong.yaml"]
 
 
@@ -80,23 +82,23 @@ def test_every_verb_answers_and_writes_nothing(verb: str, row: str) -> None:
     [
         (
             TEACHER,
-            TEACHER.replace("null", "no.pt"),
-            r"wrong.yaml:5:43: models.teacher.weights: .* no weight file no.pt",
+            TEACHER.replace("null", "«no.pt"),
+            r"models.teacher.weights: .* no weight file no.pt",
         ),
-        (TEACHER, "  teacher: {run: nowhere}", r"wrong.yaml:5:18: models.teacher.run: nowhere is no run folder"),
-        (STAGES, "stages: []\n", r"wrong.yaml:8:9: stages: there is nothing to train"),
-        (STAGES, "", r"wrong.yaml:1:1: stages: there is nothing to train"),
+        (TEACHER, "  teacher: {run: «nowhere}", r"models.teacher.run: nowhere is no run folder"),
+        (STAGES, "stages: «{}\n", r"stages: there is nothing to train"),
+        (BASE, HERE + BASE.removesuffix(STAGES), r"stages: there is nothing to train"),
         (DATA, "data: {name: cifar10, root: no, download: false}", r"cifar-10-batches-py"),
     ],
 )
 def test_what_only_training_needs_is_asked_for_before_anything_is_written(old: str, new: str, said: str) -> None:
-    path = written(old, new)
+    name, places = written(old, new)
     if "cifar10" in new:
-        path.write_text(path.read_text().replace("width", "in_channels: 3, width"))
-    assert CliRunner().invoke(main, ["check", path.name]).exit_code == 0
-    done = CliRunner().invoke(main, ["train", path.name, "--out", "run"])
+        Path(name).write_text(Path(name).read_text().replace("width", "in_channels: 3, width"))
+    assert CliRunner().invoke(main, ["check", name]).exit_code == 0
+    done = CliRunner().invoke(main, ["train", name, "--out", "run"])
     assert done.exit_code == 2
-    assert re.search(said, done.stderr)
+    assert re.search("".join(f"{place}: " for place in places) + said, done.stderr)
     assert not Path("run", "config.yaml").exists()
 
 
@@ -111,10 +113,11 @@ def test_what_only_training_needs_is_asked_for_before_anything_is_written(old: s
 )
 def test_a_broken_weight_file_is_named_with_its_line(content: bytes, said: str) -> None:
     Path("broken.pt").write_bytes(content)
-    done = CliRunner().invoke(main, ["train", written(TEACHER, TEACHER.replace("null", "broken.pt")).name])
+    name, [place] = written(TEACHER, TEACHER.replace("null", "«broken.pt"))
+    done = CliRunner().invoke(main, ["train", name])
     assert done.exit_code == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("wrong.yaml:5:43: models.teacher.weights: broken.pt is not a readable weight file")
+    assert last.startswith(f"{place}: models.teacher.weights: broken.pt is not a readable weight file")
     assert said in last
 
 
@@ -136,15 +139,15 @@ def test_torchvision_models_are_called_without_weights() -> None:
 
 
 def test_the_installed_command_says_it_too() -> None:
-    path = written(SGD, SGD.replace("momentum", "momentun"))
-    command = [sys.executable, "-m", "kd_vision", "check", path.name]
+    name, [place] = written(SGD, SGD.replace("momentum", "«momentun"))
+    command = [sys.executable, "-m", "kd_vision", "check", name]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "wrong.yaml:16:49: stages.0.optimizer.momentun: torch.optim.SGD takes no 'momentun'",
+        f"{place}: stages.distill.optimizer.momentun: torch.optim.SGD takes no 'momentun'",
         "    hint: did you mean 'momentum'?",
     ]
 
@@ -193,12 +196,12 @@ KEYS = [
     "run",
     "zoo",
     "inputs",
-    "like",
+    "match",
     "module",
     "student",
     "mode",
     "data",
-    "to",
+    "out_features",
 ]
 
 

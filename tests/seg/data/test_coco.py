@@ -15,7 +15,7 @@ from kd_core.errors import KDError
 from kd_seg.data.coco import CATEGORIES, CocoPairs, read_coco
 from kd_seg.data.sources import VOID
 
-GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "coco_masks.json").read_text())
+GOLDEN = json.loads(Path(__file__).parents[2].joinpath("golden", "coco_masks.json").read_text())
 PERSON, CAT, TOOTHBRUSH = 1, 17, 90
 Annotation = dict[str, Any]
 
