@@ -48,6 +48,11 @@ def test_other_systems_train() -> None:
     assert {words[0] for words in TRAININGS} == {"kd-vision", "kd-seg"}
 
 
+def test_the_changelog_has_a_section_for_what_is_not_released() -> None:
+    sections = re.findall(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sections[0] == "Unreleased"
+
+
 def test_only_publishing_may_identify_itself_to_the_package_index() -> None:
     permissions = {name: job.get("permissions") for name, job in WORKFLOWS["release"]["jobs"].items()}
     assert permissions == {"build": None, "publish": {"id-token": "write"}}

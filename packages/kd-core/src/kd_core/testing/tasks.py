@@ -195,8 +195,9 @@ def rows_of_the_data_set_are_distinct(case: TaskCase) -> None:
 
 def splits_can_be_pickled(case: TaskCase) -> None:
     """Processes that read the data get them pickled on macOS and Windows, and on Linux from Python 3.14 on."""
+    splits = case.load()  # before a batch was read: processes that read are started with what is copied here
     for name in ("train", "val", "test"):
-        split: Split | None = getattr(case.splits, name)
+        split: Split | None = getattr(splits, name)
         if split is not None:
             with no_error(f"the split {name} cannot be pickled (a lambda or an open file in it?)"):
                 copied = pickle.loads(pickle.dumps(split))
