@@ -116,7 +116,7 @@ TOP = [
     top("runtime: {compile: true}", 20, "runtime.compile", "must be a list, not true"),
     top("checkpoint: 3", 13, "checkpoint", "must be a mapping, not 3"),
     top("checkpoint: {every_step: 3}", 14, "checkpoint.every_step", "unknown key", "did you mean 'every_steps'?"),
-    top("checkpoint: {every_minutes: 0}", 29, "checkpoint.every_minutes", "more than 0, not 0"),
+    top("checkpoint: {every_minutes: 0}", 29, "checkpoint.every_minutes", "greater than 0, not 0"),
     top("checkpoint: {every_minutes: .nan}", 29, "checkpoint.every_minutes", "a finite number, not .nan"),
     top("checkpoint: {keep_last: 0}", 20, "checkpoint.keep", "at least 1, not 0"),
     top("log_every: 0", 12, "log_every", "at least 1, not 0"),

@@ -51,7 +51,7 @@ STAGE_ROWS = [
     one(BATCH + "\n", "", "9:5", "stages.0", "needs a key 'batch_size'"),
     option("accumulate: 64", 17, ".accumulate", "cannot cut a batch of 32 into 64 parts"),
     option("acumulate: 2", 5, ".acumulate", "unknown key", "did you mean 'accumulate'?"),
-    option("clip_norm: 0", 16, ".clip_norm", "more than 0, not 0"),
+    option("clip_norm: 0", 16, ".clip_norm", "greater than 0, not 0"),
     option("clip_norm: .inf", 16, ".clip_norm", "a finite number, not .inf"),
     option("ema: 1.5", 10, ".ema", "less than 1, not 1.5"),
     option("early_stop: 3", 17, ".early_stop", "must be a mapping, not 3"),
@@ -122,7 +122,7 @@ TERMS = [
     term("{loss: !call:torch.nn.Linear [3, 4]}", 11, "", "the loss cannot take input (2, 10)"),
     term("{loss: !call:torch.optim.SGD {params: []}}", 18, ".loss", "is no loss", "torch.nn.Module"),
     one(KD, KD.replace("temp", "tmp"), "14:22", "stages.0.losses.kd.tmperature", "kd takes no", "'temperature'"),
-    one(KD, KD.replace("4.0", "0"), "14:35", "stages.0.losses.kd.temperature", "must be above 0"),
+    one(KD, KD.replace("4.0", "0"), "14:35", "stages.0.losses.kd.temperature", "must be greater than 0, not 0"),
     one(KD, KD.replace("4.0", ".inf"), "14:35", "stages.0.losses.kd.temperature", "a finite number, not .inf"),
     one(KD, KD.replace("4.0", "[4]"), "14:35", "stages.0.losses.kd.temperature", "as a number, not a list of 1"),
     one(

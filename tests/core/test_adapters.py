@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_core.adapters import ADAPTERS, Adapter, check, projector
 from kd_core.errors import KDError
 from kd_core.registry import Registry
-from kd_core.signatures import values_of
+from kd_core.signatures import value_text, values_of
 
 Shape = tuple[int, ...]
 
@@ -126,7 +126,7 @@ def test_documentation_has_the_signature_of_every_adapter() -> None:
     page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
     for name in ADAPTERS:
         values = values_of(ADAPTERS.get(name)).values()
-        assert f"`{name}({', '.join(['*', *map(str, values)] if values else [])})`" in page
+        assert f"### `{name}({', '.join(map(value_text, values))})`" in page
 
 
 def without_out_features(inputs: list[Tensor], match: Tensor | None, *, width: int) -> nn.Module: ...

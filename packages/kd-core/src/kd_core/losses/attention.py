@@ -14,6 +14,7 @@ from torch import Tensor
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, shape
+from kd_core.ranges import PositiveInt
 
 MASKED = -1e2
 """Scores that are not above this are those of masked positions, and count as 0."""
@@ -21,7 +22,11 @@ MASKED = -1e2
 
 @LOSSES("attention_mse")
 def attention_mse(
-    student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None, *, heads: int = 12
+    student: Tensor | list[Tensor],
+    teacher: Tensor | list[Tensor],
+    mask: Tensor | None = None,
+    *,
+    heads: PositiveInt = 12,
 ) -> Tensor:
     """TinyBERT's attention loss: mean squared difference of the scores, before the softmax, of one layer.
 
@@ -45,7 +50,11 @@ def attention_mse(
 
 @LOSSES("attention_kl")
 def attention_kl(
-    student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None, *, heads: int = 12
+    student: Tensor | list[Tensor],
+    teacher: Tensor | list[Tensor],
+    mask: Tensor | None = None,
+    *,
+    heads: PositiveInt = 12,
 ) -> Tensor:
     """MiniLM's and MiniLMv2's losses: KL divergence of the student's attention or relations from the teacher's.
 
@@ -105,7 +114,7 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
         rule = "must be (B, L, H), or [queries, keys] of that shape"
         raise KDError(f"{name} {_shapes(pair)} {rule}")
     width = pair[0].shape[2]
-    if heads < 1 or width % heads:
+    if width % heads:
         raise KDError(
             f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of {heads}"
         )

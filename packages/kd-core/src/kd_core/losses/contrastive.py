@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.losses.sampling import ContrastRows
-from kd_core.losses.tensors import positive, same_shape, shape
+from kd_core.losses.tensors import same_shape, shape
+from kd_core.ranges import Momentum, PositiveFloat, PositiveInt
 
 EPSILON = 1e-7
 DENSE = 32
@@ -46,22 +47,15 @@ class CRD(nn.Module):
     def __init__(
         self,
         *,
-        num_samples: int,
+        num_samples: PositiveInt,
         targets: Sequence[int] | None = None,
-        dim: int = 128,
-        negatives: int = 16384,
-        temperature: float = 0.07,
-        momentum: float = 0.5,
+        dim: PositiveInt = 128,
+        negatives: PositiveInt = 16384,
+        temperature: PositiveFloat = 0.07,
+        momentum: Momentum = 0.5,
         mode: Literal["exact", "relaxed"] = "exact",
     ) -> None:
         super().__init__()
-        positive("temperature", temperature)
-        for name, value in (("dim", dim), ("negatives", negatives)):
-            positive(name, value)
-        if not 0 <= momentum < 1:
-            raise KDError(f"momentum is {momentum}, but must be at least 0 and below 1", path="momentum")
-        if mode not in ("exact", "relaxed"):
-            raise KDError(f"mode is {mode!r}, but must be 'exact' or 'relaxed'", path="mode")
         if mode == "relaxed" and targets is None:
             raise KDError("relaxed positives are of the sample's class", hint="write `targets: !run targets`")
         self.temperature, self.momentum, self.dim = temperature, momentum, dim

@@ -8,7 +8,8 @@ from torch.linalg import vector_norm
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat
 
 EPSILON = 1e-8
 """What the authors add to the product of the lengths that they divide by."""
@@ -25,7 +26,7 @@ def dist(
     *,
     beta: float = 1.0,
     gamma: float = 1.0,
-    temperature: float = 1.0,
+    temperature: PositiveFloat = 1.0,
 ) -> Tensor:
     """One minus Pearson's correlation of the softened outputs, within each prediction and within each class.
 
@@ -38,7 +39,6 @@ def dist(
     hunto/image_classification_sota.
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    positive("temperature", temperature)
     if student.shape[1] == 1:
         raise KDError(f"student {shape(student)} has one class, whose probability is always 1")
     positions = student.shape[:1] + student.shape[2:]

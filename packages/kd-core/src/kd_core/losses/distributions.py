@@ -9,12 +9,13 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat, Probability
 
 
 @LOSSES("reverse_kl")
 def reverse_kl(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0, dim: int = 1
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 1.0, dim: int = 1
 ) -> Tensor:
     """KL divergence of the teacher's softened outputs from the student's: it seeks one of the teacher's modes.
 
@@ -34,8 +35,8 @@ def jensen_shannon(
     teacher: Tensor,
     mask: Tensor | None = None,
     *,
-    beta: float = 0.5,
-    temperature: float = 1.0,
+    beta: Probability = 0.5,
+    temperature: PositiveFloat = 1.0,
     dim: int = 1,
 ) -> Tensor:
     """Generalised Jensen-Shannon divergence: both KL divergences from the mixture of the softened outputs.
@@ -47,8 +48,6 @@ def jensen_shannon(
     shapes do not fit, there is one class, beta is not in [0, 1] or the temperature not above 0.
     Agarwal et al., GKD, ICLR 2024, eq. 1 (arXiv 2306.13649); checked against huggingface/trl.
     """
-    if not 0 <= beta <= 1:
-        raise KDError(f"beta is {beta}, but must lie between 0 and 1", path="beta")
     log_student, log_teacher = _log_softened(student, teacher, temperature, dim)
     if beta == 0:
         each = _divergence(log_teacher, log_student, dim)
@@ -75,7 +74,7 @@ def total_variation(student: Tensor, teacher: Tensor, mask: Tensor | None = None
 
 @LOSSES("soft_cross_entropy")
 def soft_cross_entropy(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0, dim: int = 1
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 1.0, dim: int = 1
 ) -> Tensor:
     """TinyBERT's prediction loss: cross-entropy of the student's softened outputs with the teacher's.
 
@@ -93,7 +92,6 @@ def soft_cross_entropy(
 def _log_softened(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> tuple[Tensor, Tensor]:
     """The logarithms of both models' probabilities."""
     student, teacher = same_shape(student, teacher, dim=dim)
-    positive("temperature", temperature)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"student {shape(student)} has one class, whose probability is always 1", hint=hint)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat
 
 
 @LOSSES("mse")
@@ -31,13 +32,12 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("smooth_l1")
-def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
+def smooth_l1(student: Tensor, teacher: Tensor, *, beta: PositiveFloat = 1.0) -> Tensor:
     """Mean of d^2 / (2 beta) where the difference d is below ``beta``, and of d - beta / 2 above.
 
     student, teacher of one shape -> scalar, the mean over all elements. KDError where the shapes differ or beta is
     not above 0.
     """
-    positive("beta", beta)
     return F.smooth_l1_loss(*same_shape(student, teacher), beta=beta)
 
 
@@ -73,14 +73,13 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("attention_transfer")
-def attention_transfer(student: Tensor, teacher: Tensor, *, p: float = 2.0) -> Tensor:
+def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2.0) -> Tensor:
     """Squared distance of normalised attention maps.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar, the mean over B and H x W. Channels may differ; KDError
     where B, H or W do.
     Zagoruyko & Komodakis, ICLR 2017, eq. 2 (arXiv 1612.03928); checked against szagoruyko/attention-transfer.
     """
-    positive("p", p)
     if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         raise KDError(
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C"
