@@ -67,7 +67,15 @@ ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, list[str]] = {
     "kd_core": [
         *("errors", "files", "ranges", "registry", "signatures", "download"),
-        *("config.syntax", "config.calls", "config", "config.schedules", "config.schema", "config.validation"),
+        *(
+            "config.syntax",
+            "config.calls",
+            "config",
+            "config.schedules",
+            "config.schema",
+            "config.synonyms",
+            "config.validation",
+        ),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "plan", "train"),
         *("check", "experiment", "evaluation", "sweep", "cli", "testing"),
     ],
