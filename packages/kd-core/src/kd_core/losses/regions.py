@@ -8,14 +8,15 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, positive, shape
+from kd_core.losses.tensors import as_float32, shape
+from kd_core.ranges import PositiveInt
 
 COUNT_EPSILON = 1e-6
 """What the authors of IFVD add to the number of pixels that they divide by."""
 
 
 @LOSSES("ifvd")
-def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: int) -> Tensor:
+def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: PositiveInt) -> Tensor:
     """Intra-class feature variation: how far each pixel's features point away from its class's mean in the image.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) features; target (B, h, w) labels, brought to H x W by nearest
@@ -24,7 +25,6 @@ def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: int) 
     shapes do not fit.
     Wang et al., IFVD, ECCV 2020; checked against YukangWang/IFVD.
     """
-    positive("num_classes", num_classes)
     student, teacher = same_places(student, teacher)
     members = membership(labels_at(target, student), num_classes)
     gap = _variation(student, members) - _variation(teacher, members)
@@ -47,6 +47,7 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         raise KDError(
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C",
             hint="resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`",
+            path="student",
         )
     return as_float32(student), as_float32(teacher)
 
@@ -54,7 +55,9 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 def labels_at(target: Tensor, features: Tensor) -> Tensor:
     """The label of each place of ``features`` (B, C, H, W), by nearest neighbour from target (B, h, w): (B, H x W)."""
     if target.ndim != 3 or len(target) != len(features):
-        raise KDError(f"target {shape(target)} must be labels (B, h, w) with the B of student {shape(features)}")
+        raise KDError(
+            f"target {shape(target)} must be labels (B, h, w) with the B of student {shape(features)}", path="target"
+        )
     labels = target[:, None].to(torch.float32)  # exact: labels are below 2**24
     return F.interpolate(labels, features.shape[2:], mode="nearest").long().flatten(1)
 
