@@ -65,5 +65,6 @@ def install(package: Path) -> int:
 
 if __name__ == "__main__":
     commands = json.load(sys.stdin)
-    commands.sort(key=order)
+    if "--in-order" not in sys.argv:
+        commands.sort(key=order)
     print(json.dumps({command: run(command) for command in commands}))
