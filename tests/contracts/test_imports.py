@@ -69,7 +69,7 @@ LAYERS: dict[str, list[str]] = {
         *("errors", "files", "registry", "signatures", "download"),
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "plan", "train"),
-        *("check", "experiment", "evaluation", "sweep", "cli"),
+        *("check", "experiment", "evaluation", "sweep", "cli", "testing"),
     ],
     "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "task", "cli"],
     "kd_glue": ["repository", "data", "hub", "metrics", "task", "results", "verbs", "cli"],

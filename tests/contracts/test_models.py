@@ -1,18 +1,18 @@
-"""What every registered model keeps, whoever wrote it."""
+"""What every registered model keeps, whoever wrote it: the checks of :mod:`kd_core.testing`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 import kd_seg.models.published
 import kd_seg.models.unet
 import kd_vision.models
 import kd_zoo.models  # noqa: F401
 from kd_core.models.registry import MODELS
+from kd_core.testing import MODEL_CHECKS, ModelCase, models
+from kd_core.testing.models import CLASSES
 from kd_vision.metrics import logits_of
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -56,47 +56,36 @@ ON_META = [
 ON_CPU = sorted({*OURS, *SMALL} - LARGE)
 
 
-def build(name: str, num_classes: int = 7) -> nn.Module:
-    return MODELS.get(name)(num_classes=num_classes, **NEEDED.get(name, {}))
-
-
-def images(name: str, size: int = 2) -> Tensor:
-    if name in OURS or name in DENSE:
-        return torch.rand(size, CHANNELS.get(name, 3), 32, 32)
-    height, width = kd_vision.models.card_of(name.removeprefix(TORCHVISION)).input_size
-    return torch.rand(size, 3, height, width)
-
-
-def logits(name: str, model: nn.Module, images: Tensor) -> Tensor:
-    """(B, classes), or (B, classes, H, W) of models on maps."""
-    output = model(images)
-    return output["out"] if name in DENSE else logits_of(output)
+def case(name: str) -> ModelCase:
+    dense = name in DENSE
+    if name in OURS or dense:
+        shape = (CHANNELS.get(name, 3), 32, 32)
+    else:
+        shape = (3, *kd_vision.models.card_of(name.removeprefix(TORCHVISION)).input_size)
+    return ModelCase(
+        name,
+        shape,
+        NEEDED.get(name, {}),
+        logits=(lambda output: output["out"]) if dense else logits_of,
+        output=(CLASSES, 32, 32) if dense else (CLASSES,),
+    )
 
 
 @pytest.mark.parametrize("name", ON_META)
 def test_builds_on_the_meta_device_and_gives_as_many_logits_as_classes(name: str) -> None:
-    with torch.device("meta"):
-        found = logits(name, build(name).eval(), images(name))
-    assert found.shape == ((2, 7, 32, 32) if name in DENSE else (2, 7))
+    models.builds_on_the_meta_device(case(name))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_is_a_function_of_the_seed_and_survives_its_state_dict(name: str) -> None:
-    x = images(name, size=1)
-    models = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        models.append(build(name).eval())
-    same, again, other = models
-    expected = logits(name, same, x)
-    assert torch.equal(expected, logits(name, again, x))
-    assert not torch.equal(expected, logits(name, other, x))
-    other.load_state_dict(same.state_dict())
-    assert torch.equal(expected, logits(name, other, x))
+    models.weights_are_a_function_of_the_seed(case(name))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
-    model = build(name)
-    logits(name, model, images(name)).square().sum().backward()
-    assert [key for key, value in model.named_parameters() if value.grad is None] == []
+    models.every_parameter_gets_a_gradient(case(name))
+
+
+def test_these_are_all_checks() -> None:
+    checks = {models.builds_on_the_meta_device, models.weights_are_a_function_of_the_seed}
+    assert {*checks, models.every_parameter_gets_a_gradient} == set(MODEL_CHECKS)

@@ -31,8 +31,10 @@ class Cnn(nn.Module):
 
     def __init__(self, *, width: int = 16, depth: int = 3, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise KDError(f"a cnn has width and depth of at least 1, not {width} and {depth}")
+        if min(width, depth, num_classes) < 1:
+            raise KDError(
+                f"a cnn has width, depth and num_classes of at least 1, not {width}, {depth} and {num_classes}"
+            )
         self.layers = nn.Sequential()
         for number in range(depth):
             self.layers.append(convolution(in_channels, width << number, stride=2 if number else 1))
