@@ -35,7 +35,9 @@ stages:
     drop_last: true
     losses: {{ce: {{loss: cross_entropy}}}}
     optimizer: !call:torch.optim.SGD {{lr: 0.01, momentum: 0.9, weight_decay: 1.0e-4}}
-    scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps, power: 0.9}}, interval: step}}
+    scheduler:
+      call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps, power: 0.9}}
+      interval: step
 """
 
 

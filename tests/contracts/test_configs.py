@@ -46,7 +46,7 @@ def helper(path: Path) -> ModuleType:
     return module
 
 
-HUB = helper(ROOT / "tests" / "glue" / "hub_cache.py")
+HUB = helper(ROOT / "tests" / "glue" / "hub" / "hub_cache.py")
 
 
 @pytest.fixture(autouse=True)

@@ -135,7 +135,7 @@ def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[.
 
 
 def test_sharding_two_stages_is_refused(config: Callable[..., Path], tmp_path: Path) -> None:
-    both = launch("train", config(CONFIG + "  - epochs: 1\n"), "--out", tmp_path / "run", program=SHARDED)
+    both = launch("train", config(CONFIG + "  tune:\n    epochs: 1\n"), "--out", tmp_path / "run", program=SHARDED)
     _, errors = both.communicate(timeout=240)
     assert both.returncode != 0
     assert "parameters are sharded (FSDP) for a whole run: it must have one stage" in errors

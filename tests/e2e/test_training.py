@@ -73,7 +73,7 @@ def test_first_losses_equal_a_hand_written_loop(
     for epoch in range(3):
         order = permutation(len(splits.train), 0, "order", 0, epoch).split(32)
         for raw in splits.train.batches(order, epoch=epoch, seed=derive(0, "augment", 0), augment=True):
-            batch = experiment.plan.task.prepare(raw, experiment.plan.inputs, data)
+            batch = experiment.plan.task.prepare(raw, experiment.plan.inputs, data, training=True)
             images = batch.for_model("student")
             with torch.no_grad():
                 soft = F.softmax(teacher(images) / 4, 1)
@@ -259,7 +259,8 @@ def test_steps_in_the_place_of_epochs(train: Train) -> None:
 
 
 def test_scoring_by_steps_and_schedules_by_step(train: Train) -> None:
-    scheduler = "stages.distill.scheduler={call: !call:torch.optim.lr_scheduler.LinearLR {total_iters: !run steps}, interval: step}"
+    linear = "!call:torch.optim.lr_scheduler.LinearLR {total_iters: !run steps}"
+    scheduler = f"stages.distill.scheduler={{call: {linear}, interval: step}}"
     result = train(DIGITS, "stages.distill.validate={every_steps: 4}", scheduler)
     assert len(rows(result.run, "val")) == 18 // 4
     assert result.run is not None

@@ -21,6 +21,7 @@ from kd_glue.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "glue"
+HIDDEN = "{loss: hidden_mse, student: student.bert.encoder.layer.0, teacher: teacher.bert.pooler}"
 SHORT = ("--set", "stages.distill.epochs=2", "--set", "data.limit=200")
 
 
@@ -181,7 +182,7 @@ def test_two_processes_train_what_one_does(teacher: Path, tmp_path: Path) -> Non
             "write `student: student.output/FIELD`, FIELD being one of logits",
         ),
         (
-            "stages.distill.losses.h={loss: hidden_mse, student: student.bert.encoder.layer.0, teacher: teacher.bert.pooler}",
+            f"stages.distill.losses.h={HIDDEN}",
             "hidden_mse",
         ),
     ],

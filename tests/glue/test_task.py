@@ -154,7 +154,7 @@ def test_splits_of_a_task_of_glue(sst2: Path, words: str) -> None:
     assert (batch.target.tolist(), batch.index.tolist()) == ([0, 1, 0, 1], [0, 1, 2, 3])
 
 
-def test_a_limit_takes_the_first_training_rows(sst2: Path, words: str) -> None:
+def test_a_limit_leaves_so_many_training_rows(sst2: Path, words: str) -> None:
     splits = TextClassification().load(spec(sst2, limit=5, tokenizer=words), seed=0)
     assert (len(splits.train), splits.info.run_values["num_samples"], len(splits.val or ())) == (5, 5, 4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,9 @@ def test_counts_of_processes_are_added_up() -> None:
     total = sum(share.matrix for share in shares)
     whole = SegmentationMetrics(4)
     whole.update(logits, batch(target))
+    processes = SimpleNamespace(sum=lambda tensor: tensor.copy_(total))
     for share in shares:
-        share.reduce(lambda tensor: tensor.copy_(total))
+        share.reduce(processes)
         assert share.compute() == whole.compute()
 
 

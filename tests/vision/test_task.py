@@ -150,11 +150,11 @@ def test_info_needs_no_file(values: dict[str, Any], expected: ImageInfo) -> None
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({}, "one of 'name'"),
-        ({"name": "cifar10", "dataset": {"train": CALL}}, "one of 'name'"),
+        ({}, "give 'name', a data set by its name, or 'dataset'"),
+        ({"name": "cifar10", "dataset": {"train": CALL}}, "Extra inputs"),
         ({"name": "cifar"}, "did you mean 'cifar10'"),
         ({"dataset": {"trian": CALL}}, "did you mean 'train'"),
-        ({"dataset": {"test": CALL}}, "needs a key 'train'"),
+        ({"dataset": {"test": CALL}}, "missing required key 'train'"),
         ({"name": "digits", "limit": 10, "fraction": 0.5}, "'fraction' and 'limit' both"),
         ({"name": "digits", "per_class": 1, "fraction": 0.5}, "both choose"),
         ({"name": "digits", "limit": 0}, "greater than or equal to 1"),
@@ -167,6 +167,7 @@ def test_info_needs_no_file(values: dict[str, Any], expected: ImageInfo) -> None
         ({"name": "digits", "augment": [None]}, "neither the name"),
         ({"name": "digits", "num_classes": 9}, "has 10 classes, not 9"),
         ({"name": "digits", "roots": "x"}, "Extra inputs"),
+        ({"name": "digits", "test": "val"}, "no validation split of its own to test on"),
         ({"name": "digits", "std": [0.0]}, "greater than 0"),
     ],
 )

@@ -43,7 +43,7 @@ class LoadedStudent:
 
     def read(self) -> tuple[Any, Splits]:
         """The config's ``data:`` with the calls in it built, and its splits."""
-        return Data(self.plan, self.policy, Reporter().debug).get(self.plan.data)
+        return Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
 
     def build(self, info: DatasetInfo) -> tuple[nn.Module, Runtime]:
         """The student, on its device, for data of which ``info`` is known, and how it is run."""

@@ -30,25 +30,25 @@ Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)
 class SweepSpec(StrictModel):
     """A sweep: which config (beside this file), and the values to try.
 
-    Each item of ``over`` is an axis: paths of the config with as many values each, which go together. All combinations
+    Each item of ``grid`` is an axis: paths of the config with as many values each, which go together. All combinations
     of the axes are run, with each of ``seeds``.
     """
 
     config: str
-    over: Annotated[list[Annotated[dict[str, Values], Field(min_length=1)]], Field(min_length=1)]
+    grid: Annotated[list[Annotated[dict[str, Values], Field(min_length=1)]], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
 
     @model_validator(mode="after")
     def _even(self) -> SweepSpec:
-        for number, axis in enumerate(self.over):
+        for number, axis in enumerate(self.grid):
             if len({len(values) for values in axis.values()}) > 1:
                 counts = ", ".join(f"{path}: {len(values)}" for path, values in axis.items())
-                raise ValueError(f"the values of an axis go together, over.{number} has {counts}")
+                raise ValueError(f"the values of an axis go together, grid.{number} has {counts}")
         return self
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The values of each run by path; the seed comes last."""
-        axes = [[dict(zip(axis, row, strict=True)) for row in zip(*axis.values(), strict=True)] for axis in self.over]
+        axes = [[dict(zip(axis, row, strict=True)) for row in zip(*axis.values(), strict=True)] for axis in self.grid]
         for chosen in itertools.product(*axes):
             for seed in self.seeds:
                 yield {path: value for each in chosen for path, value in each.items()} | {"seed": seed}

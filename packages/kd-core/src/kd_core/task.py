@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from kd_core.data.batch import Batch, DatasetInfo, Splits
+from kd_core.data.spec import DataSpec
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 
@@ -68,7 +69,8 @@ class Task:
     mode: ClassVar[Literal["max", "min"]] = "max"
     """Whether a larger or a smaller value of ``monitor`` is better."""
     Data: ClassVar[type[BaseModel]]
-    """The schema of the config's ``data:``; it forbids unknown keys."""
+    """The schema of the config's ``data:``: a subclass of :class:`~kd_core.data.spec.DataSpec`, or a schema of the
+    task's own that forbids unknown keys."""
     Input: ClassVar[type[BaseModel]]
     """The schema of a model's ``input:``, what this model wants its input to be; it forbids unknown keys."""
     output: ClassVar[str] = ""
@@ -82,6 +84,10 @@ class Task:
     run_values: ClassVar[Mapping[str, str]] = {}
     """What ``!run NAME`` can stand for beside ``steps`` and ``steps_per_epoch``: name -> one line on it. The values are
     those of :attr:`DatasetInfo.run_values`."""
+
+    def data_schema(self, values: Mapping[str, Any]) -> type[BaseModel]:
+        """The schema of a config's ``data:``: :attr:`Data`, with the options of the data set that the values name."""
+        return self.Data.schema_for(values) if issubclass(self.Data, DataSpec) else self.Data
 
     def info(self, data: Any) -> DatasetInfo:
         """What is known of the data without opening a file."""

@@ -10,7 +10,7 @@ main = make_cli(
     package="kd-glue",
     tasks=("text_classification",),
     help="Fine-tune and distil text classifiers from a YAML file.",
-    registries={"data": "kd_glue.data.tasks:NAMES"},
+    registries={"data": "kd_glue.data.sources:SOURCES"},
     published="hub",
 )
 for verb in (with_upload(main.commands["train"]), predict, submit, push):

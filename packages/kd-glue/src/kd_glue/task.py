@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
+from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_core.task import TASKS, Metrics, Task
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
 from kd_glue.data.info import CLASS_VALUES, TextInfo
-from kd_glue.data.sources import read, read_unlabelled
-from kd_glue.data.spec import DataSpec, InputSpec
+from kd_glue.data.spec import DataSpec, InputSpec, read_unlabelled
 from kd_glue.data.splits import TextSplit
 from kd_glue.data.texts import Texts
 from kd_glue.hub.models import TransformersHub
@@ -44,8 +44,9 @@ class TextClassification(Task):
 
     def info(self, data: DataSpec) -> TextInfo:
         """What the task's name, or the config, tells of the classes."""
-        width = num_classes(data, data.classes)
-        return TextInfo.of(width, classes=data.classes, problem_type=data.kind, task=data.name)
+        classes = data.class_names
+        width = num_classes(data, classes)
+        return TextInfo.of(width, classes=classes, problem_type=data.kind, task=data.name)
 
     def dummy_info(self, data: DataSpec) -> TextInfo:
         """The same, with ten classes and a hundred texts where only reading would tell."""
@@ -57,28 +58,24 @@ class TextClassification(Task):
 
         KDError where files or tokenizers are missing or broken, and for more tokens than a tokenizer's model takes.
         """
-        parts = read(data, seed)
+        parts = split(data.read(), data, seed)
         encoders = encoders_of(data, inputs)
-        train, val, test = (
-            None if part is None else encoded(part, name, data, encoders)
-            for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test))
-        )
+        there = {name: encoded(texts, name, data, encoders) for name, texts in parts.items().items()}
+        if not there:
+            raise KDError("no split has labels", path="data")
+        train = there.get("train")
         if train is None:  # a model that is there can be scored all the same
-            some = next(part for part in (parts.val, parts.test) if part is not None)
-            train = encoded(some.first(0), "train", data, encoders)
-        return Splits(
-            train,
-            val,
-            test,
-            TextInfo.of(
-                num_classes(data, parts.classes),
-                samples=train.texts.rows,
-                targets=targets_of(train.texts),
-                classes=parts.classes,
-                problem_type=data.kind,
-                task=data.name,
-            ),
+            nothing = next(iter(there.values())).texts.take(torch.empty(0, dtype=torch.int64))
+            train = encoded(nothing, "train", data, encoders)
+        info = TextInfo.of(
+            num_classes(data, parts.classes),
+            samples=train.texts.rows,
+            targets=targets_of(train.texts),
+            classes=parts.classes,
+            problem_type=data.kind,
+            task=data.name,
         )
+        return Splits(train, there.get("val"), there.get("test"), info, parts)
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Dummy tokens, a quarter of the last sample being padding."""
@@ -154,16 +151,18 @@ def unlabelled(data: DataSpec, inputs: Mapping[str, InputSpec] | None = None) ->
     return {name: encoded(texts, name, data, encoders) for name, texts in read_unlabelled(data).items()}
 
 
-def encoded(texts: Texts, split: str, data: DataSpec, encoders: Mapping[str, Encoder]) -> TextSplit:
+def encoded(texts: Texts, name: str, data: DataSpec, encoders: Mapping[str, Encoder]) -> TextSplit:
     """Texts as each model takes them: one encoding for all models where it is the same."""
     made: dict[str, Encoding] = {}
     folder = cache_folder(data.cache)
     for encoder in encoders.values():
         if encoder.hash not in made:
-            made[encoder.hash] = encoder.encode(texts.columns, folder, lambda row: f"data: row {row + 1} of {split}")
+            made[encoder.hash] = encoder.encode(
+                texts.chosen, folder, lambda row: f"data: row {int(texts.index[row]) + 1} of {name}"
+            )
     if len(made) == 1:
         return TextSplit(texts, {SHARED: next(iter(made.values()))})
-    return TextSplit(texts, {name: made[encoder.hash] for name, encoder in encoders.items()})
+    return TextSplit(texts, {model: made[encoder.hash] for model, encoder in encoders.items()})
 
 
 def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[str, Encoder]:

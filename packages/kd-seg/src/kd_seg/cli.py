@@ -10,7 +10,7 @@ main = make_cli(
     package="kd-seg",
     tasks=("semantic_segmentation",),
     help="Train and distil models of semantic segmentation from a YAML file.",
-    registries={"data": "kd_seg.task:SOURCES"},
+    registries={"data": "kd_seg.data.sources:SOURCES"},
 )
 for verb in (with_report(main.commands["eval"]), predict):
     main.add_command(verb)

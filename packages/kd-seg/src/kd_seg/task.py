@@ -11,19 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import kd_seg.data.cityscapes
-import kd_seg.data.coco
-import kd_seg.data.scenes
-import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
-from kd_core.errors import ConfigError, ConfigProblem, KDError
+from kd_core.data.spec import pixels
+from kd_core.data.subset import split
+from kd_core.errors import KDError
 from kd_core.task import TASKS, Task
-from kd_seg.data.folders import read_folders
 from kd_seg.data.info import CLASS_VALUES, SegInfo
-from kd_seg.data.sources import SOURCES, VOID, Source
-from kd_seg.data.spec import DataSpec, InputSpec, pixels
-from kd_seg.data.splits import Part, SegSplit, split
+from kd_seg.data.sources import VOID, MaskSource, PairSubset
+from kd_seg.data.spec import DataSpec, InputSpec, classes_of, source_of
+from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole
 from kd_seg.metrics import SegmentationMetrics
 
@@ -52,9 +49,9 @@ class SemanticSegmentation(Task):
 
     def info(self, data: DataSpec) -> SegInfo:
         """What the data set's name and the config tell; the shape is that of a training sample."""
-        source = source_of(data)
-        num_classes = None if source.classes is None else len(source.classes)
-        return SegInfo.of(num_classes, input_shape=(3, *crop_of(data, source)), classes=source.classes)
+        classes = classes_of(data)
+        crop = crop_of(data, source_of(data))
+        return SegInfo.of(None if classes is None else len(classes), input_shape=(3, *crop), classes=classes)
 
     def dummy_info(self, data: DataSpec) -> SegInfo:
         """The same, with ten classes where only reading would tell."""
@@ -62,19 +59,16 @@ class SemanticSegmentation(Task):
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
-        source = source_of(data)
-        parts = source.read(data)
-        train, val, test = split(parts, data, seed if data.seed is None else data.seed)
+        parts = split(data.read(), data, seed)
+        assert parts.train is not None
 
-        def evaluated(part: Part | None) -> SegSplit | None:
+        def evaluated(part: PairSubset | None) -> SegSplit | None:
             return None if part is None else SegSplit(part, Whole(data.eval_size), workers=data.workers)
 
-        return Splits(
-            SegSplit(train, training_view(data, source), workers=data.workers),
-            evaluated(val),
-            evaluated(test),
-            SegInfo.of(len(parts.classes), classes=parts.classes),
-        )
+        train = SegSplit(parts.train, training_view(data, source_of(data)), workers=data.workers)
+        classes = parts.classes or ()
+        info = SegInfo.of(len(classes), classes=classes)
+        return Splits(train, evaluated(parts.val), evaluated(parts.test), info, parts)
 
     def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec, *, training: bool) -> Batch:
         """Float images as each model takes them; models that take the same share one tensor, or one list."""
@@ -94,7 +88,7 @@ class SemanticSegmentation(Task):
         images = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8, generator=generator)
         index = torch.arange(size)
         target = index[:, None, None] + torch.arange(height)[:, None] + torch.arange(width)
-        target %= max(len(source.classes or ()), 1)
+        target %= max(len(classes_of(data) or ()), 1)
         target[:, 0] = VOID
         return Batch({SHARED: images}, target, index, {"mask": target >= 0})
 
@@ -112,30 +106,19 @@ class SemanticSegmentation(Task):
         return SegmentationMetrics(info.model_parameters.get("num_classes"), info.classes)
 
 
-def source_of(data: DataSpec) -> Source:
-    """The data set a config names, or the folders it gives; ConfigError for classes of what has its own."""
-    if data.name is None:
-        return Source("images and masks in folders of your own", read_folders, classes=tuple(data.classes or ()))
-    if data.classes is not None:
-        raise ConfigError(
-            ConfigProblem(f"{data.name} has classes of its own; 'classes' is for folders", "data.classes")
-        )
-    return SOURCES.get(data.name)
-
-
-def crop_of(data: DataSpec, source: Source) -> tuple[int, int]:
+def crop_of(data: DataSpec, source: MaskSource) -> tuple[int, int]:
     """(height, width) of a training sample."""
     return source.crop if data.crop is None else pixels(data.crop)
 
 
-def training_view(data: DataSpec, source: Source) -> Crop:
+def training_view(data: DataSpec, source: MaskSource) -> Crop:
     """What is made of a training image; without augmentation its middle, its shorter side scaled to ``size``."""
     size, crop = data.size or source.size, crop_of(data, source)
     low, high = data.scale
     return Crop(size, crop, (low, high), data.flip, data.jitter, random=data.augment)
 
 
-def normalization_of(spec: InputSpec, data: DataSpec, source: Source) -> Normalization:
+def normalization_of(spec: InputSpec, data: DataSpec, source: MaskSource) -> Normalization:
     """Mean and deviation that an ``input:`` asks for, what it leaves out taken from the data."""
     return tuple(spec.mean or data.mean or source.mean), tuple(spec.std or data.std or source.std)
 

@@ -9,5 +9,5 @@ main = make_cli(
     package="kd-vision",
     tasks=("image_classification",),
     help="Train and distil image classifiers from a YAML file.",
-    registries={"data": "kd_vision.task:SOURCES", "augmentations": "kd_vision.data.augment:AUGMENTATIONS"},
+    registries={"data": "kd_vision.data.sources:SOURCES", "augmentations": "kd_vision.data.augment:AUGMENTATIONS"},
 )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.data.spec import pixels
 from kd_core.errors import ConfigError, ConfigProblem
-from kd_vision.data.sources import Source
-from kd_vision.data.spec import DataSpec, InputSpec, pixels
+from kd_vision.data.sources import ImageSource
+from kd_vision.data.spec import DataSpec, InputSpec
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey image (ITU-R BT.601)."""
@@ -38,7 +39,7 @@ class View:
         return (images - constant(self.mean, images.device)).div_(constant(self.std, images.device))
 
 
-def view_of(spec: InputSpec, data: DataSpec, source: Source, shape: torch.Size) -> View:
+def view_of(spec: InputSpec, data: DataSpec, source: ImageSource, shape: torch.Size) -> View:
     """The view of images (B, C, H, W) that an ``input:`` asks for, what it leaves out taken from the data."""
     have, height, width = shape[-3:]
     channels = spec.channels or have

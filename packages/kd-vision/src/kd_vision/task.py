@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-import kd_vision.data.cifar
-import kd_vision.data.folders
-import kd_vision.rotations  # noqa: F401  what they register: data sets, and views
+import kd_vision.rotations  # noqa: F401  which registers a view
 from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
+from kd_core.data.spec import pixels
 from kd_core.errors import KDError
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
@@ -22,10 +21,9 @@ from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.info import CLASS_VALUES, ImageInfo
 from kd_vision.data.loading import SampleSplit
 from kd_vision.data.pool import LabelledSubset
-from kd_vision.data.sources import SOURCES, Source
-from kd_vision.data.spec import DataSpec, InputSpec, pixels
+from kd_vision.data.sources import ImageSource
+from kd_vision.data.spec import DataSpec, InputSpec, source_of
 from kd_vision.data.splitting import split
-from kd_vision.data.torch_datasets import CUSTOM
 from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import view_of
 from kd_vision.metrics import ClassificationMetrics
@@ -48,8 +46,8 @@ class ImageClassification(Task):
         source = source_of(data)
         num_classes = len(data.classes) if data.classes else data.num_classes or source.num_classes
         size = size_of_images(data, source)
-        if source.shape is None and size is not None and data.dataset is None:
-            return ImageInfo.of(num_classes, input_shape=(3, *size))
+        if source.shape is None and size is not None and source.channels is not None:
+            return ImageInfo.of(num_classes, input_shape=(source.channels, *size))
         return ImageInfo.of(num_classes, input_shape=source.shape)
 
     def dummy_info(self, data: DataSpec) -> ImageInfo:
@@ -59,29 +57,21 @@ class ImageClassification(Task):
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
-        source = source_of(data)
-        parts = split(source.read(data), data, seed if data.seed is None else data.seed)
-        train = parts.train
+        source, parts = source_of(data), split(data.read(), data, seed)
         if data.unlabelled is not None:
-            train = with_unlabelled(train, Path(data.unlabelled).expanduser())
-        if not len(train):
+            parts = with_unlabelled(parts, Path(data.unlabelled).expanduser())
+        train = parts.train
+        if not train:
             raise KDError("no training image is left", path="data")
         augmentation = parse(source.augment if data.augment is None else data.augment)
 
         def readable(pool: LabelledSubset | None) -> Split | None:
             return as_split(pool, augmentation, data, source) if pool else None
 
-        return Splits(
-            as_split(train, augmentation, data, source),
-            readable(parts.val),
-            readable(parts.test),
-            ImageInfo.of(
-                len(parts.classes),
-                classes=parts.classes,
-                samples=len(train.images),
-                targets=train.target_of_rows(),
-            ),
-        )
+        classes = parts.classes or ()
+        info = ImageInfo.of(len(classes), classes=classes, samples=len(train.images), targets=train.target_of_rows())
+        train_split = as_split(train, augmentation, data, source)
+        return Splits(train_split, readable(parts.val), readable(parts.test), info, parts)
 
     def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec, *, training: bool) -> Batch:
         """Float images as each model takes them; models that take the same share one tensor."""
@@ -108,18 +98,13 @@ class ImageClassification(Task):
         return ClassificationMetrics(info.model_parameters.get("num_classes"))
 
 
-def source_of(data: DataSpec) -> Source:
-    """The data set a config names, or calls."""
-    return CUSTOM if data.name is None else SOURCES.get(data.name)
-
-
-def size_of_images(data: DataSpec, source: Source) -> tuple[int, int] | None:
+def size_of_images(data: DataSpec, source: ImageSource) -> tuple[int, int] | None:
     """What images are resized and cropped to when they are read, None where they are taken as they are."""
     size = data.size or source.size
     return None if size is None else pixels(size)
 
 
-def as_split(pool: LabelledSubset, augmentation: Augmentation, data: DataSpec, source: Source) -> Split:
+def as_split(pool: LabelledSubset, augmentation: Augmentation, data: DataSpec, source: ImageSource) -> Split:
     """A pool that gives batches: cut from memory, or read image by image where one of its images needs that."""
     if isinstance(pool.images, Tensor):
         if not (augmentation.transforms or augmentation.per_image):

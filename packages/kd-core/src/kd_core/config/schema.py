@@ -26,14 +26,6 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
 
-class Limits(StrictModel):
-    """At most so many samples of each split."""
-
-    train: PositiveInt | None = None
-    val: PositiveInt | None = None
-    test: PositiveInt | None = None
-
-
 class ExtraModel(StrictModel):
     """Strict, but further keys are kept in ``model_extra``: a registered thing's own parameters."""
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kd_core.data.sources import Parts
+from kd_core.data.summary import DataSummary, summarize
 from kd_core.taps.nested import map_tensors
 
 STUDENT = "student"
@@ -119,6 +122,9 @@ class Split:
         """
         return order
 
+    def close(self) -> None:
+        """End what reads the samples; called when a run is over. The split can be read all the same."""
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -141,12 +147,35 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Splits:
-    """What :meth:`Task.load` returns. ``val`` chooses the best checkpoint; ``test`` is read once, at the end."""
+    """What :meth:`Task.load` returns. ``val`` chooses the best checkpoint; ``test`` is read once, at the end.
+
+    ``parts`` are what the splits are made of, where the task reads its data by sources.
+    """
 
     train: Split
     val: Split | None
     test: Split | None
     info: DatasetInfo = DatasetInfo()
+    parts: Parts[Any] | None = None
+
+    def items(self) -> dict[str, Split]:
+        """The splits that are there, by name."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @cached_property
+    def summary(self) -> DataSummary:
+        """How many samples of which classes are in which split, and why; empty where the task has no ``parts``."""
+        return DataSummary() if self.parts is None else summarize(self.parts)
+
+    def describe(self) -> list[str]:
+        """What a run says of its data before it trains: a line each."""
+        return self.summary.lines() or [f"{name}: {len(split):,} samples" for name, split in self.items().items()]
+
+    def close(self) -> None:
+        """End what reads the samples."""
+        for split in self.items().values():
+            split.close()
 
     @property
     def final(self) -> tuple[str, Split] | None:

@@ -127,7 +127,12 @@ class Planner:
         if task is None:
             return None
         self.binder.calls(value, path)
-        return self.validator.validate(task.Data, value, path)
+        try:
+            schema = task.data_schema(value) if isinstance(value, Mapping) else task.Data
+        except KDError as error:
+            self.validator.add_error(path, error)
+            return None
+        return self.validator.validate(schema, value, path)
 
     def _runtime(self, value: Any) -> RuntimeSpec | None:
         if isinstance(value, str):

@@ -29,10 +29,10 @@ PROBE = 2
 
 
 class Data:
-    """The data of an experiment, each ``data:`` value read once."""
+    """The data of an experiment, each ``data:`` value read once, and told of once."""
 
-    def __init__(self, plan: Plan, policy: Policy, log: Callable[[str], None]) -> None:
-        self._plan, self._policy, self._log = plan, policy, log
+    def __init__(self, plan: Plan, policy: Policy, reporter: Reporter) -> None:
+        self._plan, self._policy, self._reporter = plan, policy, reporter
         self._read: list[tuple[Any, Any, Splits]] = []
 
     def get(self, spec: Any) -> tuple[Any, Splits]:
@@ -40,11 +40,18 @@ class Data:
         for known, built, splits in self._read:
             if known is spec or known == spec:
                 return built, splits
-        built = build_fields(spec, Builder(self._policy, {}, self._log))
+        built = build_fields(spec, Builder(self._policy, {}, self._reporter.debug))
         with main_first():
             splits = self._plan.task.load(built, seed=self._plan.seed, inputs=self._plan.inputs)
         self._read.append((spec, built, splits))
+        for line in () if self._reporter.silent else splits.describe():
+            self._reporter.info(f"data: {line}")
         return built, splits
+
+    def close(self) -> None:
+        """End what reads samples."""
+        for _, _, splits in self._read:
+            splits.close()
 
     def steps(self, stage: StagePlan) -> tuple[int, int]:
         """Steps per epoch and in all of a stage."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,13 @@ class Result:
 
 def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool) -> Result:
     """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one."""
-    with locate_errors(plan.document), lost_peer_errors(f"go on with `resume {folder.path}`"):
-        reporter = Reporter(folder.log, silent=not is_main())
+    reporter = Reporter(folder.log, silent=not is_main())
+    with (
+        locate_errors(plan.document),
+        lost_peer_errors(f"go on with `resume {folder.path}`"),
+        closing(Data(plan, policy, reporter)) as data,
+    ):
         reporter.info(f"run folder: {folder.path}")
-        data = Data(plan, policy, reporter.debug)
         runtime = _runtime(plan, folder, data, reporter)
         for stage in plan.stages:
             data.steps(stage)  # of what is wrong with the data, nothing is to be written
@@ -91,15 +95,12 @@ def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> R
 def _write_manifest(folder: RunFolder, components: Components, command: str) -> None:
     plan = components.plan
     _, splits = components.data.get(plan.data)
-    named = (("train", splits.train), ("val", splits.val), ("test", splits.test))
     folder.write_manifest(
         command=command,
         folder=str(Path(plan.document.file).parent.resolve()),
         seed=plan.seed,
         data={
-            name: {"samples": len(split), "fingerprint": split.fingerprint}
-            for name, split in named
-            if split is not None
+            name: {"samples": len(split), "fingerprint": split.fingerprint} for name, split in splits.items().items()
         },
         parameters={
             name: sum(parameter.numel() for parameter in model.parameters())

@@ -23,7 +23,8 @@ MEGA = 50
 class TextSplit(Split):
     """Some texts of a data set, as one or several tokenizers encode them.
 
-    ``encodings`` has one entry for each model, or one under :data:`kd_core.task.SHARED` for all.
+    ``encodings``, of these texts in their order, has one entry for each model, or one under
+    :data:`kd_core.data.batch.SHARED` for all.
     """
 
     fixed = True
@@ -54,22 +55,23 @@ class TextSplit(Split):
             yield self._batch(positions.numpy())
 
     def _batch(self, positions: NDArray[np.int64]) -> Batch:
-        rows = self.texts.index[positions]
-        made = {id(each): each.batch(rows) for each in {id(each): each for each in self.encodings.values()}.values()}
-        inputs = {name: made[id(each)] for name, each in self.encodings.items()}
+        different = {id(encoding): encoding for encoding in self.encodings.values()}
+        made = {key: encoding.batch(positions) for key, encoding in different.items()}
+        inputs = {name: made[id(encoding)] for name, encoding in self.encodings.items()}
         extra: dict[str, Any] = {}
         if inputs:
             own = next(inputs[name] for name in (STUDENT, SHARED, *inputs) if name in inputs)
             extra["mask"] = own["attention_mask"]
         if self.texts.group is not None:
             extra["group"] = torch.from_numpy(self.texts.group[positions])
-        return Batch(inputs, torch.from_numpy(self.texts.target[positions]), torch.from_numpy(rows), extra)
+        index = torch.from_numpy(self.texts.index[positions])
+        return Batch(inputs, torch.from_numpy(self.texts.target[positions]), index, extra)
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
         """(N,) the tokens of each sample, of all encodings together."""
         different = {id(each): each for each in self.encodings.values()}.values()
-        return sum((each.lengths[self.texts.index] for each in different), np.zeros(len(self), np.int64))
+        return sum((each.lengths for each in different), np.zeros(len(self), np.int64))
 
     def arrange(self, order: Tensor, batch_size: int) -> Tensor:
         """``order`` with positions of like length in each batch, and the batches in random order.

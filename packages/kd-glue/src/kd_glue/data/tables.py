@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.errors import KDError, did_you_mean
-from kd_glue.data.spec import DataSpec
+from kd_glue.data.tasks import ProblemType
 from kd_glue.data.texts import Texts, texts_of, unlabelled
 from kd_glue.data.tsv import BOM, columns_of, decoded, read_tsv
 
@@ -136,6 +136,15 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold the text (or two of a pair) and the label (or several of 0 and 1)."""
+
+    text: str | list[str]
+    label: str | list[str] | None
+    kind: ProblemType
+
+
+@dataclass(frozen=True)
 class Read:
     """A table's texts. ``classes`` are the names of the classes, None for a regression and where nothing has labels."""
 
@@ -144,18 +153,18 @@ class Read:
     classes: tuple[str, ...] | None
 
 
-def read_texts(path: Path, data: DataSpec, classes: tuple[str, ...] | None, *, labelled: bool = True) -> Read:
+def read_texts(path: Path, columns: Columns, classes: tuple[str, ...] | None, *, labelled: bool = True) -> Read:
     """All rows of a table. Without ``classes`` they are those found in it.
 
     Where not ``labelled``, the columns of labels may be missing: then no text has one.
     """
-    names = as_list(data.label)
-    rows = read_table(path, as_list(data.text) + (names if labelled else []), names)
-    texts = _texts(rows, data)
+    names = as_list(columns.label)
+    rows = read_table(path, as_list(columns.text) + (names if labelled else []), names)
+    texts = _texts(rows, columns)
     if not names or not set(names) <= set(rows.columns):
-        target = unlabelled(len(rows), data.kind == "regression")
+        target = unlabelled(len(rows), columns.kind == "regression")
         return Read(texts_of(texts, target, rows.place), False, classes)
-    target, classes = _targets(rows, data, [rows.columns[name] for name in names], classes)
+    target, classes = _targets(rows, columns, [rows.columns[name] for name in names], classes)
     return Read(texts_of(texts, target, rows.place), True, classes)
 
 
@@ -164,25 +173,26 @@ def as_list(names: str | list[str] | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
-def _texts(rows: Rows, data: DataSpec) -> list[Cells]:
+def _texts(rows: Rows, columns: Columns) -> list[Cells]:
     """The columns of texts; KDError where a cell is none."""
-    columns = [rows.columns[name] for name in as_list(data.text)]
-    for name, column in zip(as_list(data.text), columns, strict=True):
+    names = as_list(columns.text)
+    found = [rows.columns[name] for name in names]
+    for name, column in zip(names, found, strict=True):
         for row, cell in enumerate(column):
             if not isinstance(cell, str):
                 raise KDError(f"{rows.place(row)}: {name!r} is {shown(cell)}, not a string")
-    return columns
+    return found
 
 
 def _targets(
-    rows: Rows, data: DataSpec, cells: list[Cells], classes: tuple[str, ...] | None
+    rows: Rows, columns: Columns, cells: list[Cells], classes: tuple[str, ...] | None
 ) -> tuple[NDArray[np.generic], tuple[str, ...] | None]:
-    if data.kind == "regression":
+    if columns.kind == "regression":
         return _numbers(rows, cells[0]), None
-    if data.kind == "single_label_classification":
+    if columns.kind == "single_label_classification":
         return _single(rows, cells[0], classes)
-    if isinstance(data.label, list):
-        return _marked(rows, cells, data.label), tuple(data.label)
+    if isinstance(columns.label, list):
+        return _marked(rows, cells, columns.label), tuple(columns.label)
     return _several(rows, cells[0], classes)
 
 

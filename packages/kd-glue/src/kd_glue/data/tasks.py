@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kd_core.registry import Registry
-
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -32,12 +30,11 @@ class GlueTask:
     folder: str
     file: str
 
-    def __post_init__(self) -> None:
+    @property
+    def about(self) -> str:
+        """One line on it, for lists."""
         texts = "one text" if len(self.texts) == 1 else "two texts"
-        about = (
-            f"{self.title}: {texts}, {', '.join(self.labels or ('a score from 0 to 5',))}; {', '.join(self.metrics)}"
-        )
-        object.__setattr__(self, "__doc__", about)  # where `kd-glue list data` looks
+        return f"{self.title}: {texts}, {', '.join(self.labels or ('a score from 0 to 5',))}; {', '.join(self.metrics)}"
 
     @property
     def problem(self) -> ProblemType:
@@ -118,7 +115,3 @@ TASKS = {
     )
 }
 """The tasks by name. ``ax`` has a test split only, which models of ``mnli`` predict."""
-
-NAMES: Registry[GlueTask] = Registry("data set", "kd.glue.data")
-for _task in TASKS.values():
-    NAMES(_task.name)(_task)

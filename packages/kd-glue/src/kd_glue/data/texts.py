@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kd_core.errors import KDError
 
@@ -40,20 +42,23 @@ class Texts:
         """Rows of the data set that these samples are of."""
         return len(self.columns[0])
 
-    def take(self, positions: NDArray[np.int64]) -> Texts:
-        """The samples at these positions, in this order."""
-        group = None if self.group is None else self.group[positions]
-        return replace(self, target=self.target[positions], index=self.index[positions], group=group)
+    @property
+    def labels(self) -> Tensor | None:
+        """(N,) the class of each text; None where a text has several, or a number."""
+        return None if self.target.ndim != 1 else torch.from_numpy(self.target)
 
-    def first(self, count: int | None) -> Texts:
-        """The first ``count`` rows of the data set, or of each of its groups; all of it where that is None."""
-        if count is None or count >= self.rows:
-            return self
-        assert len(self) == self.rows, "a limit comes before any choice"
-        group = np.zeros(self.rows, np.int64) if self.group is None else self.group
-        kept = np.concatenate([np.flatnonzero(group == each)[:count] for each in np.unique(group)])
-        columns = tuple(column.take(pa.array(kept)) for column in self.columns)
-        return replace(self.take(kept), columns=columns, index=np.arange(len(kept)))
+    @property
+    def chosen(self) -> tuple[pa.LargeStringArray, ...]:
+        """The texts of these samples alone, one array or two of length N."""
+        if np.array_equal(self.index, np.arange(self.rows)):
+            return self.columns
+        return tuple(column.take(pa.array(self.index)) for column in self.columns)
+
+    def take(self, positions: Tensor) -> Texts:
+        """The samples at these positions, in this order."""
+        at = positions.numpy()
+        group = None if self.group is None else self.group[at]
+        return replace(self, target=self.target[at], index=self.index[at], group=group)
 
     def digest(self) -> str:
         """A hash of texts, choice and labels."""

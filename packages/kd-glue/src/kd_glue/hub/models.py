@@ -123,10 +123,11 @@ class TransformersHub(Hub):
             if spec.hub is given is None and (commit := commit_of(data.tokenizer, None)):
                 found[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
                 found[f"models.{name}.input.revision"] = commit
-        if data.root is None and data.files is None and not COMMIT.fullmatch(data.revision or ""):
+        revision = data.options.get("revision")
+        if data.root is None and "revision" in data.options and not COMMIT.fullmatch(revision or ""):
             from kd_glue.data.hub_data import resolve_data_revision
 
-            found["data.revision"] = resolve_data_revision(data.revision)
+            found["data.revision"] = resolve_data_revision(revision)
         return [f"{key}={commit}" for key, commit in found.items() if commit is not None]
 
     def save(self, model: nn.Module, wants: Any, folder: Path) -> None:

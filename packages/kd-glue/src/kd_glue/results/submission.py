@@ -22,6 +22,7 @@ from kd_core.errors import KDError
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import write_bytes
 from kd_core.runs.run_folder import RunFolder
+from kd_glue.data.spec import DataSpec
 from kd_glue.data.splits import TextSplit
 from kd_glue.data.tasks import ENTAILMENT, NLI
 from kd_glue.results.predict import Predictions, answers, text_task, writable
@@ -148,7 +149,7 @@ def test_sets(task: str, student: LoadedStudent) -> dict[str, TextSplit]:
     data = student.plan.data.model_copy(update={"limit": None})
     found = unlabelled(data, {STUDENT: student.plan.inputs[STUDENT]})
     if task == "mnli":
-        diagnostic = data.model_copy(update={"name": "ax", "folder": None})
+        diagnostic = DataSpec(**{**dict(data), "name": "ax", "folder": None})
         found |= unlabelled(diagnostic, {STUDENT: student.plan.inputs[STUDENT]})
     for name, sheet in sheets.items():
         if sheet.split not in found:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_seg.data.image_files import FilePairs, Pair, Values, plain
-from kd_seg.data.sources import SOURCES, VOID, Parts, Source
-
-if TYPE_CHECKING:
-    from kd_seg.data.spec import DataSpec
+from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
 
 CLASSES = {
     "road": 7,
@@ -47,13 +44,14 @@ def label_ids() -> Values:
     return Values(table)
 
 
-def read_cityscapes(data: DataSpec) -> Parts:
+def read_cityscapes(root: Path) -> Parts[PairSubset]:
     """``leftImg8bit/{train,val}/CITY`` with ``gtFine``; KDError, saying where they are to be had, without them."""
-    root = Path(data.root).expanduser()
     if not (root / "leftImg8bit" / "train").is_dir() or not (root / "gtFine" / "train").is_dir():
         hint = "register at www.cityscapes-dataset.com for leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
         raise KDError(f"{root}: does not contain the folders leftImg8bit/train and gtFine/train", hint=hint)
-    return Parts(city_pairs(root, "train"), city_pairs(root, "val"), None, tuple(CLASSES))
+    train, val = (PairSubset(city_pairs(root, split)) for split in ("train", "val"))
+    places = {split: str(root / "leftImg8bit" / split) for split in ("train", "val")}
+    return Parts(train, val, None, tuple(CLASSES), places)
 
 
 def city_pairs(root: Path, split: str) -> FilePairs:
@@ -71,9 +69,10 @@ def city_pairs(root: Path, split: str) -> FilePairs:
 
 
 SOURCES("cityscapes")(
-    Source(
+    MaskSource(
         "Cityscapes: 2,975 + 500 images of 2048x1024 pixels, 19 classes; registration needed",
         read_cityscapes,
+        splits=("train", "val"),
         classes=tuple(CLASSES),
         size=1024,
         crop=(512, 1024),

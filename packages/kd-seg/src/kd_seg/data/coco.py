@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_seg.data.image_files import read_image
-from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, Parts, Source
+from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from kd_seg.data.spec import DataSpec
 
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
 """COCO's category of each of VOC's classes; the background has none."""
@@ -136,17 +135,18 @@ def draw(drawn: Drawn, height: int, width: int) -> NDArray[np.int16]:
     return classes
 
 
-def read_coco(data: DataSpec) -> Parts:
+def read_coco(root: Path) -> Parts[PairSubset]:
     """``train2017`` and ``val2017`` of a folder that holds ``annotations`` too; there is no download."""
-    root = Path(data.root).expanduser()
-    val = CocoPairs(root, "val2017", annotated_only=False)
-    return Parts(CocoPairs(root, "train2017", annotated_only=True), val, None, VOC_CLASSES)
+    train, val = CocoPairs(root, "train2017", annotated_only=True), CocoPairs(root, "val2017", annotated_only=False)
+    places = {"train": str(train.folder), "val": str(val.folder)}
+    return Parts(PairSubset(train), PairSubset(val), None, VOC_CLASSES, places)
 
 
 SOURCES("coco2017")(
-    Source(
+    MaskSource(
         "COCO 2017 in VOC's classes: 92,518 + 5,000 images, 20 classes and background; to be downloaded by hand",
         read_coco,
+        splits=("train", "val"),
         classes=VOC_CLASSES,
         size=520,
         crop=(480, 480),

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+from pydantic import Field
+
+from kd_core.config.schema import StrictModel
+from kd_core.data.sources import Parts
+from kd_core.data.spec import NonNegativeInt
 from kd_core.errors import KDError
 from kd_seg.data.image_files import FilePairs, Pair, Values, names_in, plain
-from kd_seg.data.sources import Parts
-
-if TYPE_CHECKING:
-    from kd_seg.data.spec import DataSpec, Folder
+from kd_seg.data.sources import SOURCES, MaskSource, PairSubset
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
-def read_folders(data: DataSpec) -> Parts:
-    """The splits that ``data.folders`` names, below ``data.root``."""
-    assert data.folders is not None
-    assert data.classes is not None
-    root, values = Path(data.root).expanduser(), plain(len(data.classes), data.void)
-    train, val, test = (
-        None if each is None else folder_pairs(root, each, values)
-        for each in (data.folders.train, data.folders.val, data.folders.test)
-    )
-    assert train is not None
-    return Parts(train, val, test, tuple(data.classes))
+class Folder(StrictModel):
+    """A split of one's own: folders of images and masks (a mask has its image's name), and a list of names."""
+
+    images: str
+    masks: str
+    list: str | None = None
+
+
+class Folders(StrictModel):
+    """Splits of one's own, below ``data.root`` unless their paths are absolute."""
+
+    train: Folder
+    val: Folder | None = None
+    test: Folder | None = None
+
+
+ClassNames = Annotated[list[str], Field(min_length=2)]
+"""What the values 0, 1, ... in masks stand for."""
+Void = NonNegativeInt | Annotated[list[NonNegativeInt], Field(max_length=1024)]
+"""The values in masks that stand for no class."""
+
+
+def read_folders(root: Path, *, folders: Folders, classes: ClassNames, void: Void = 255) -> Parts[PairSubset]:
+    """The splits that ``folders`` names, below ``root``."""
+    values = plain(len(classes), void)
+    given = {"train": folders.train, "val": folders.val, "test": folders.test}
+    parts = {
+        name: PairSubset(folder_pairs(root, folder, values)) for name, folder in given.items() if folder is not None
+    }
+    places = {name: str(root / (folder.list or folder.images)) for name, folder in given.items() if folder is not None}
+    return Parts(parts["train"], parts.get("val"), parts.get("test"), tuple(classes), places)
 
 
 def folder_pairs(root: Path, spec: Folder, values: Values) -> FilePairs:
@@ -56,3 +78,10 @@ def files_in(folder: Path) -> dict[str, Path]:
     if not found:
         raise KDError(f"{folder}: contains no image")
     return found
+
+
+SOURCES("folders")(
+    MaskSource(
+        "images and masks of your own, in folders: {train: {images: DIR, masks: DIR}, val:, test:}", read_folders
+    )
+)

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.data.rng import derive_key, random_u64
-from kd_seg.data.sources import SOURCES, VOID, Parts, Source
+from kd_core.data.sources import Parts
+from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from kd_seg.data.spec import DataSpec
 
 VERSION = 2
 """Of what :func:`scene` draws: part of every fingerprint, raised with every change of a pixel."""
@@ -130,15 +129,16 @@ class Scenes:
         return Image.fromarray(image), mask
 
 
-def read_scenes(data: DataSpec) -> Parts:
+def read_scenes() -> Parts[PairSubset]:
     """400 scenes to train on and 100 to validate; nothing is read."""
-    return Parts(Scenes(0, TRAIN), Scenes(TRAIN, VAL), None, CLASSES)
+    return Parts(PairSubset(Scenes(0, TRAIN)), PairSubset(Scenes(TRAIN, VAL)), None, CLASSES)
 
 
 SOURCES("scenes")(
-    Source(
+    MaskSource(
         f"{TRAIN} + {VAL} generated images of about 80x80 pixels, 5 shapes and background; no download",
         read_scenes,
+        splits=("train", "val"),
         classes=CLASSES,
         size=64,
         crop=(64, 64),

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from kd_core.data.sources import Source, check_source
+from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from kd_core.registry import Registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from kd_seg.data.spec import DataSpec
-
 VOID = -100
 """In a mask: the pixel has no class. It trains nothing and is not scored."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VOC_CLASSES = (
     "background",
     "aeroplane",
@@ -64,34 +64,52 @@ class Pairs(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A data set as its authors split it. ``classes`` are the names of the classes, in order."""
+class PairSubset:
+    """Some rows of a data set, ascending: ``chosen`` ones, or all. Nothing is read before it is asked for."""
 
-    train: Pairs
-    val: Pairs | None
-    test: Pairs | None
-    classes: tuple[str, ...]
+    pairs: Pairs
+    chosen: NDArray[np.int64] | None = None
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """(N,) the rows."""
+        return np.arange(len(self.pairs)) if self.chosen is None else self.chosen
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> None:
+        """A mask has many classes."""
+        return None
+
+    def name(self, position: int) -> str:
+        """What messages and pictures call the image at a position."""
+        return self.pairs.name(int(self.rows[position]))
+
+    def read(self, position: int) -> tuple[Image, NDArray[np.int16]]:
+        """The RGB image and the mask at a position; KDError naming a broken file."""
+        return self.pairs.read(int(self.rows[position]))
+
+    def take(self, positions: Tensor) -> PairSubset:
+        """Those at some positions."""
+        return PairSubset(self.pairs, self.rows[positions.numpy()])
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set. ``about`` is one line on it, for lists; ``read`` raises KDError where files are missing or broken.
+@dataclass(frozen=True, eq=False)
+class MaskSource(Source[PairSubset]):
+    """A data set of images with masks.
 
-    ``classes`` is None where only the config or reading tells. ``size`` is the pixels of the shorter side that images
-    are scaled about in training, ``crop`` (height, width) of what is cut out of them. ``mean`` and ``std`` normalise
-    channels in [0, 1].
+    ``classes`` is None where only an option ``classes``, or reading, tells. ``size`` is the pixels of the shorter side
+    that images are scaled about in training, ``crop`` (height, width) of what is cut out of them. ``mean`` and ``std``
+    normalise channels in [0, 1].
     """
 
-    about: str
-    read: Callable[[DataSpec], Parts]
     classes: tuple[str, ...] | None = None
     size: int = 520
     crop: tuple[int, int] = (480, 480)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "__doc__", self.about)  # where `kd-seg list data` looks
 
-
-SOURCES: Registry[Source] = Registry("data set", "kd.seg.data")
+SOURCES: Registry[MaskSource] = Registry("data set", "kd.seg.data", check_source)

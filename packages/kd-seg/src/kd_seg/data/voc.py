@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_seg.data.image_files import FilePairs, Pair, names_in, plain
-from kd_seg.data.sources import SOURCES, VOC_CLASSES, Parts, Source
-
-if TYPE_CHECKING:
-    from kd_seg.data.spec import DataSpec
+from kd_seg.data.sources import SOURCES, VOC_CLASSES, MaskSource, PairSubset
 
 URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 LISTS = Path("ImageSets") / "Segmentation"
@@ -19,19 +16,20 @@ PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012")
 VOC = plain(len(VOC_CLASSES), 255)
 
 
-def read_voc(data: DataSpec) -> Parts:
+def read_voc(root: Path, download: bool, *, sbd: bool = False) -> Parts[PairSubset]:
     """The official lists ``train`` and ``val``; with ``sbd`` the list ``trainaug`` and ``SegmentationClassAug``."""
-    folder = find_folder(Path(data.root).expanduser(), data.download)
-    train, val = (folder / LISTS / f"{name}.txt" for name in ("trainaug" if data.sbd else "train", "val"))
-    if data.sbd and not (train.is_file() and (folder / "SegmentationClassAug").is_dir()):
+    folder = find_folder(root, download)
+    train, val = (folder / LISTS / f"{name}.txt" for name in ("trainaug" if sbd else "train", "val"))
+    if sbd and not (train.is_file() and (folder / "SegmentationClassAug").is_dir()):
         hint = "the list of 10,582 names and the masks, palette PNGs, are made from the .mat files of SBD"
-        raise KDError(f"sbd: there is no {train} with a folder SegmentationClassAug", hint=hint)
+        raise KDError(f"there is no {train} with a folder SegmentationClassAug", hint=hint, path="sbd")
     names, held = names_in(train), names_in(val)
     if both := sorted({*names} & {*held}):
         more = f" and {len(both) - 1} more are validation images" if len(both) > 1 else " is a validation image"
         raise KDError(f"{train}: {both[0]}{more}")
-    masks = "SegmentationClassAug" if data.sbd else "SegmentationClass"
-    return Parts(pairs(folder, names, masks), pairs(folder, held, "SegmentationClass"), None, VOC_CLASSES)
+    masks = "SegmentationClassAug" if sbd else "SegmentationClass"
+    parts = (PairSubset(pairs(folder, names, masks)), PairSubset(pairs(folder, held, "SegmentationClass")))
+    return Parts(*parts, None, VOC_CLASSES, {"train": str(train), "val": str(val)})
 
 
 def pairs(folder: Path, names: list[str], masks: str) -> FilePairs:
@@ -64,9 +62,10 @@ def fetch_voc(root: Path) -> None:
 
 
 SOURCES("voc2012")(
-    Source(
+    MaskSource(
         "PASCAL VOC 2012: 1,464 + 1,449 images, 20 classes and background; downloaded (2 GB)",
         read_voc,
+        splits=("train", "val"),
         classes=VOC_CLASSES,
         size=520,
         crop=(480, 480),

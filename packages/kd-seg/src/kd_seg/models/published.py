@@ -18,11 +18,11 @@ from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
+from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
 from kd_core.models.registry import MODELS, ZOOS, WeightCard
 from kd_core.models.weights import read_state
-from kd_seg.data.sources import IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX = "torchvision."
 AUX = ("aux_classifier.",)

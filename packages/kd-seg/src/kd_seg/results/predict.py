@@ -26,9 +26,9 @@ from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 from kd_seg.data.folders import IMAGES, files_in
 from kd_seg.data.image_files import Values, fit, plain, read_image, read_values
-from kd_seg.data.sources import VOID
+from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
-from kd_seg.data.splits import Part, SegSplit
+from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask, Pixels, Whole
 from kd_seg.metrics import confusion, figures_of, pairs, predicted
 from kd_seg.results.pictures import Panel, palette_mask, save, saved_here, side_by_side
@@ -152,13 +152,13 @@ def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) ->
         raise KDError(f"the data have no split {name!r}", hint=did_you_mean(name, SPLITS))
     data, splits = student.read()
     part = part_of(splits, name)
-    part = part.take(np.arange(min(len(part), limit or len(part))))
+    part = part.take(torch.arange(min(len(part), limit or len(part))))
     rows = part.rows.tolist()
     names = free_names([part.pairs.name(row) for row in rows], out, ())
     return ImageSet(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.info)
 
 
-def part_of(splits: Splits, name: str) -> Part:
+def part_of(splits: Splits, name: str) -> PairSubset:
     """The images of a split."""
     there = {each: split for each in SPLITS if isinstance(split := getattr(splits, each), SegSplit)}
     if name not in there:
@@ -166,7 +166,7 @@ def part_of(splits: Splits, name: str) -> Part:
     return there[name].part
 
 
-def whole(part: Part, data: DataSpec) -> SegSplit:
+def whole(part: PairSubset, data: DataSpec) -> SegSplit:
     """Images as they are evaluated, those of the training split too."""
     return SegSplit(part, Whole(data.eval_size), workers=0 if len(part) <= FEW else data.workers)
 
@@ -180,9 +180,9 @@ def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None,
     named = listed(images)
     files = [path for _, path in named]
     masks = None if truth is None else masks_for(named, truth)
-    values = plain(len(info.classes or ()), data.void if data.folders is not None else 255)
+    values = plain(len(info.classes or ()), data.options.get("void", 255))
     names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
-    split = whole(Part(Files(files, masks, values)), data)
+    split = whole(PairSubset(Files(files, masks, values)), data)
     return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 

@@ -10,18 +10,16 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from kd_core.data.sources import Parts
 from kd_core.download import fetch
 from kd_core.errors import KDError
 from kd_vision.data.pool import LabelledSubset, labelled_images
-from kd_vision.data.sources import SOURCES, Parts, Source
-
-if TYPE_CHECKING:
-    from kd_vision.data.spec import DataSpec
+from kd_vision.data.sources import SOURCES, ImageSource
 
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 
@@ -65,14 +63,15 @@ CIFAR100 = Layout(
 )
 
 
-def read_cifar(layout: Layout, data: DataSpec) -> Parts:
+def read_cifar(layout: Layout, root: Path, download: bool) -> Parts[LabelledSubset]:
     """50,000 + 10,000 images of 32x32 pixels, or those of them that the files hold."""
-    folder = find_folder(layout, Path(data.root).expanduser(), data.download)
+    folder = find_folder(layout, root, download)
     names = unpickle(folder / layout.meta).get(layout.names)
     if not isinstance(names, list) or len(names) != layout.num_classes:
         raise KDError(f"{folder / layout.meta}: contains no list {layout.names!r} of {layout.num_classes} names")
     train = read_files(layout, [folder / file for file in layout.train])
-    return Parts(train, None, read_files(layout, [folder / layout.test]), tuple(map(str, names)))
+    places = {"train": str(folder), "test": str(folder / layout.test)}
+    return Parts(train, None, read_files(layout, [folder / layout.test]), tuple(map(str, names)), places)
 
 
 def find_folder(layout: Layout, root: Path, download: bool) -> Path:
@@ -166,9 +165,10 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 SOURCES("cifar10")(
-    Source(
+    ImageSource(
         "50,000 + 10,000 images of 32x32 pixels, 10 classes; downloaded (163 MB)",
         partial(read_cifar, CIFAR10),
+        splits=("train", "test"),
         num_classes=10,
         shape=(3, 32, 32),
         mean=(0.49139968, 0.48215841, 0.44653091),
@@ -177,9 +177,10 @@ SOURCES("cifar10")(
     )
 )
 SOURCES("cifar100")(
-    Source(
+    ImageSource(
         "50,000 + 10,000 images of 32x32 pixels, 100 classes; downloaded (161 MB)",
         partial(read_cifar, CIFAR100),
+        splits=("train", "test"),
         num_classes=100,
         shape=(3, 32, 32),
         mean=(0.5070754, 0.48655024, 0.44091907),

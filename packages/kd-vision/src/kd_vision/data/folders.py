@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
 from kd_vision.data.pool import LabelledSubset
-from kd_vision.data.sources import SOURCES, Parts, Source
-
-if TYPE_CHECKING:
-    from kd_vision.data.spec import DataSpec
+from kd_vision.data.sources import SOURCES, ImageSource
 
 
 class Files(Dataset[tuple[Any, int]]):
@@ -37,21 +35,18 @@ class Files(Dataset[tuple[Any, int]]):
             raise KDError(f"{self.paths[row]}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
-def read_folders(data: DataSpec) -> Parts:
-    """``root/train/CLASS/*`` with ``root/test`` or, as for ImageNet, with ``root/val`` alone, which figures are of.
-
-    With both, ``val`` chooses the best checkpoint; with one of them, that is the test split.
-    """
-    root = Path(data.root).expanduser()
+def read_folders(root: Path) -> Parts[LabelledSubset]:
+    """``root/train/CLASS/*``, with ``root/val`` and ``root/test`` where they are there."""
     if not (root / "train").is_dir():
         raise KDError(
             f"{root}: contains no folder 'train'; data.root is the folder that holds train/CLASS and val/CLASS"
         )
     classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
-    train, val, test = (folder_pool(root / name, classes) for name in ("train", "val", "test"))
-    if not train:
+    pools = {name: folder_pool(root / name, classes) for name in SPLITS}
+    if not pools["train"]:
         raise KDError(f"{root / 'train'}: contains no images in folders of classes")
-    return Parts(train, val if test else None, test or val, classes)
+    places = {name: str(root / name) for name, pool in pools.items() if pool is not None}
+    return Parts(pools["train"], pools["val"] or None, pools["test"] or None, classes, places)
 
 
 def folder_pool(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | None:
@@ -86,10 +81,11 @@ def image_files(folder: Path) -> list[Path]:
 
 
 SOURCES("image_folder", "imagenet")(
-    Source(
+    ImageSource(
         "images in folders: root/train/CLASS, root/val/CLASS, as of ImageNet",
         read_folders,
         size=224,
+        channels=3,
         augment="resized_crop_flip",
     )
 )

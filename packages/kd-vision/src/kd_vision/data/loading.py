@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from kd_core.data.batch import SHARED, Batch, Split
+from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
-from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.pool import LabelledSubset
@@ -35,8 +34,8 @@ class SampleSplit(Split):
     ) -> None:
         self.pool = pool
         self.augmentation = augmentation
-        self.size = size
-        self.workers = available_cores() if workers is None else workers
+        self.reader = ImageReader(pool, augmentation, size)
+        self.loader = SampleLoader(self.reader, workers)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -48,44 +47,52 @@ class SampleSplit(Split):
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """Batches of images (B, C, H, W). With workers, ``order`` is read ahead of what is yielded."""
-        transforms = training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
-        loader = DataLoader(
-            _Reader(self.pool, transforms, seed, epoch),
-            batch_sampler=map(Tensor.tolist, order),
-            num_workers=self.workers,
-            collate_fn=_stack,
-            worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else it draws from the global one
-        )
-        for images, rows in loader:
-            if isinstance(images, KDError):
-                raise images
-            index = self.pool.index.index_select(0, rows)
+        self.reader.transforms(augment)  # whose error is told here, not by a process
+        for images, positions in self.loader.batches(order, epoch=epoch, seed=seed, augment=augment):
+            index = self.pool.index.index_select(0, positions)
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
-            yield Batch({SHARED: images}, self.pool.target.index_select(0, rows), index)
+            yield Batch({SHARED: images}, self.pool.target.index_select(0, positions), index)
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self.loader.close()
 
 
 @dataclass(frozen=True)
-class _Reader(Dataset[tuple[Any, int]]):
-    """Positions in a pool -> (transformed image, or what is wrong with it, and the position)."""
+class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
+    """Positions in a pool -> (transformed image (C, H, W), position); batches are images (B, C, H, W) and positions."""
 
     pool: LabelledSubset
-    transforms: list[Transform]
-    seed: int
-    epoch: int
+    augmentation: Augmentation
+    size: tuple[int, int] | None
 
-    def __getitem__(self, position: int) -> tuple[Tensor | KDError, int]:
+    def transforms(self, augment: bool) -> list[Transform]:
+        """What happens to one image."""
+        return training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
+
+    def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> tuple[Tensor, int]:
+        """The image with every transform, whose random numbers are those of (seed, epoch, row)."""
         row = int(self.pool.index[position])
-        with seeded(derive_key("sample", self.seed, self.epoch, row)):
-            try:
-                image = first_of(self.pool.images[row])
-                for transform in self.transforms:
-                    image = transform(image)
-                return as_tensor(image), position
-            except (KDError, OSError) as error:  # an exception would lose its type on the way out of a worker
-                return KDError(f"image {row}: {error}") if isinstance(error, OSError) else error, position
+        with seeded(derive_key("sample", seed, epoch, row)):
+            image = first_of(self.pool.images[row])
+            for transform in self.transforms(augment):
+                image = transform(image)
+            return as_tensor(image), position
+
+    def name(self, position: int) -> str:
+        """``image 17``, by its row in the data set."""
+        return f"image {int(self.pool.index[position])}"
+
+    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        """The images in one tensor; KDError where they differ in shape."""
+        images = [image for image, _ in samples]
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            first, second, *_ = sorted(shapes)
+            message = f"images of a batch differ in shape, {first} and {second}"
+            raise KDError(message, hint="set data.size, or end data.augment with a crop")
+        return torch.stack(images), torch.tensor([position for _, position in samples])
 
 
 def first_of(sample: Any) -> Any:
@@ -157,18 +164,3 @@ def as_tensor(image: Any) -> Tensor:
     if array.ndim not in (2, 3):
         raise KDError(f"an image is a PIL image, an array (H, W, C) or a tensor (C, H, W), not {type(image).__name__}")
     return torch.from_numpy(array[:, :, None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
-
-
-def _stack(samples: list[tuple[Tensor | KDError, int]]) -> tuple[Tensor | KDError, Tensor]:
-    """The samples as a batch, or the first thing that is wrong with one."""
-    images = [image for image, _ in samples]
-    positions = torch.tensor([position for _, position in samples])
-    wrong = next((image for image in images if isinstance(image, KDError)), None)
-    if wrong is not None:
-        return wrong, positions
-    shapes = {tuple(image.shape) for image in images if isinstance(image, Tensor)}
-    if len(shapes) > 1:
-        first, second, *_ = sorted(shapes)
-        message = f"images of a batch differ in shape, {first} and {second}"
-        return KDError(message, hint="set data.size, or end data.augment with a crop"), positions
-    return torch.stack(images), positions  # type: ignore[arg-type]  # no error is left

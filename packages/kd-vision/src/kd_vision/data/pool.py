@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import ABSENT
-from kd_core.data.rng import derive_key, random_u64
-from kd_core.errors import KDError
 
 UNLABELLED = -100
 
@@ -33,6 +31,11 @@ class LabelledSubset:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) the class of each image."""
+        return self.target
 
     def take(self, positions: Tensor) -> LabelledSubset:
         """The pool of these positions, in this order."""
@@ -66,48 +69,6 @@ def labelled_images(images: Tensor, target: Tensor) -> LabelledSubset:
     for tensor in (images, target):
         state.update(np.ascontiguousarray(tensor.numpy()).data)
     return LabelledSubset(images, target, torch.arange(len(target)), state.hexdigest())
-
-
-def stratified(target: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
-    """Positions, ascending, of ``count`` samples in which every class keeps its share to within one sample.
-
-    A pure function of (labels, count, seed, purpose). KDError where there are fewer than ``count``.
-    """
-    if count > len(target):
-        raise KDError(f"data.{purpose}: asks for {count} images, and there are {len(target)}")
-    _, sizes = np.unique(target.numpy(), return_counts=True)
-    exact = sizes * (count / max(len(target), 1))
-    quota = np.floor(exact).astype(np.int64)
-    largest_rest = np.argsort(quota - exact, kind="stable")
-    quota[largest_rest[: count - quota.sum()]] += 1
-    return _first_of_each_class(target, quota, derive_key(purpose, seed))
-
-
-def balanced(target: Tensor, per_class: int, *, seed: int) -> Tensor:
-    """Positions, ascending, of ``per_class`` samples of each class; KDError where a class has fewer."""
-    classes, sizes = np.unique(target.numpy(), return_counts=True)
-    if sizes.min() < per_class:
-        raise KDError(
-            f"asks for {per_class} images of each class, and class {classes[sizes.argmin()]} has {sizes.min()}",
-            path="data.per_class",
-        )
-    return _first_of_each_class(target, np.full_like(sizes, per_class), derive_key("per_class", seed))
-
-
-def _first_of_each_class(target: Tensor, quota: np.ndarray, key: int) -> Tensor:
-    """The first ``quota[k]`` positions of the k-th class, in an order that ``key`` decides."""
-    labels = target.numpy()
-    order = np.lexsort((random_u64(key, np.arange(len(labels))), labels))
-    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
-    return torch.from_numpy(np.sort(order[rank < np.repeat(quota, sizes)]))
-
-
-def complement(length: int, positions: Tensor) -> Tensor:
-    """The positions of 0 .. length - 1 that are not among ``positions``, ascending."""
-    keep = torch.ones(length, dtype=torch.bool)
-    keep[positions] = False
-    return keep.nonzero().flatten()
 
 
 def only_classes(pool: LabelledSubset, classes: list[int]) -> LabelledSubset:

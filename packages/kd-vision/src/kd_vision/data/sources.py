@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from kd_core.data.sources import Parts, Source, check_source
+from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from kd_core.data.subset import complement, stratified
 from kd_core.registry import Registry
-from kd_vision.data.pool import LabelledSubset, complement, labelled_images, stratified
-
-if TYPE_CHECKING:
-    from kd_vision.data.spec import DataSpec
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from kd_vision.data.pool import LabelledSubset, labelled_images
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A data set as its authors split it. ``classes`` are the names of the classes, in order."""
-
-    train: LabelledSubset
-    val: LabelledSubset | None
-    test: LabelledSubset | None
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set. ``about`` is one line on it, for lists; ``read`` raises KDError where files are missing or broken.
+@dataclass(frozen=True, eq=False)
+class ImageSource(Source[LabelledSubset]):
+    """A data set of images with one class each. ``classes`` of its parts are None where only labels tell their number.
 
     ``shape`` (C, H, W) is None where only reading tells; where images differ in size, ``size`` is what they are brought
-    to unless the config says otherwise. ``mean`` and ``std`` normalise channels in [0, 1]; ``augment`` is what training
-    images undergo by default.
+    to unless the config says otherwise, and ``channels`` what they then have. ``mean`` and ``std`` normalise channels
+    in [0, 1]; ``augment`` is what training images undergo by default.
     """
 
-    about: str
-    read: Callable[[DataSpec], Parts]
     num_classes: int | None = None
     shape: tuple[int, int, int] | None = None
     size: int | None = None
+    channels: int | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     augment: str = "none"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "__doc__", self.about)  # where `kd-vision list data` looks
+
+SOURCES: Registry[ImageSource] = Registry("data set", "kd.vision.data", check_source)
 
 
-SOURCES: Registry[Source] = Registry("data set", "kd.vision.data")
-
-
-def read_digits(data: DataSpec) -> Parts:
+def read_digits() -> Parts[LabelledSubset]:
     """1,797 handwritten digits of 8x8 pixels that come with scikit-learn (UCI, Alpaydin & Kaynak 1998).
 
     The data set has no test split of its own: a fixed fifth of each class is one here.
@@ -69,9 +51,10 @@ def read_digits(data: DataSpec) -> Parts:
 
 
 SOURCES("digits")(
-    Source(
+    ImageSource(
         "1,797 handwritten digits of 8x8 pixels, 10 classes; comes with scikit-learn",
         read_digits,
+        splits=("train", "test"),
         num_classes=10,
         shape=(1, 8, 8),
         mean=(0.3053,),

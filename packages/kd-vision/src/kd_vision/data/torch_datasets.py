@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from kd_core.errors import KDError
+from kd_core.data.sources import SPLITS, Parts
+from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_vision.data.loading import seeded
 from kd_vision.data.pool import UNLABELLED, LabelledSubset
-from kd_vision.data.sources import Parts, Source
+from kd_vision.data.sources import SOURCES, ImageSource
 
-if TYPE_CHECKING:
-    from kd_vision.data.spec import DataSpec
-
+PLAIN = (bool, int, float, str, dict)
 LABELS = ("targets", "labels", "_labels", "y")
 """Where data sets commonly keep the labels of all samples."""
 
 
-def read_called(data: DataSpec) -> Parts:
-    """``data.dataset``: torch data sets of (image, label) with labels 0, 1, ...; a negative label is none."""
-    assert data.dataset is not None
-    given = {key: dataset for key, dataset in data.dataset.items() if dataset is not None}
-    pools = {key: dataset_pool(dataset, f"data.dataset.{key}") for key, dataset in given.items()}
-    train, val, test = pools["train"], pools.get("val"), pools.get("test")
+def called(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Data sets, or calls of them, by split; ValueError for anything else."""
+    wrong = [
+        ConfigProblem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS), at_key=True)
+        if key not in SPLITS
+        else ConfigProblem("must be a !call of a data set of (image, label) pairs", key)
+        for key, value in dataset.items()
+        if key not in SPLITS or isinstance(value, PLAIN)
+    ]
+    if dataset.get("train") is None and not wrong:
+        wrong = [ConfigProblem("missing required key 'train': a !call of a data set of (image, label) pairs")]
+    if wrong:
+        raise ValueError(ConfigError(wrong))
+    return dataset
+
+
+def read_called(*, dataset: Annotated[dict[str, Any], AfterValidator(called)]) -> Parts[LabelledSubset]:
+    """Torch data sets of (image, label) by split, with labels 0, 1, ...; a negative label is none."""
+    given = {key: value for key, value in dataset.items() if value is not None}
+    pools = {key: dataset_pool(value, f"dataset.{key}") for key, value in given.items()}
     names = getattr(given["train"], "classes", None)
     count = max(int(pool.target.max()) + 1 for pool in pools.values())
-    if isinstance(names, (list, tuple)) and len(names) >= count:
-        return Parts(train, val, test, tuple(map(str, names)))
-    return Parts(train, val, test, tuple(map(str, range(max(count, data.num_classes or 0)))))
+    known = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
+    places = {key: type(value).__name__ for key, value in given.items()}
+    return Parts(pools["train"], pools.get("val"), pools.get("test"), known, places)
 
 
-CUSTOM = Source("data sets of your own", read_called)
-"""The data sets of ``data.dataset``, of which nothing is known before they are built."""
+SOURCES("dataset")(
+    ImageSource("torch data sets that the config calls: {train: !call:... {}, val:, test:}", read_called)
+)
 
 
 def dataset_pool(dataset: Any, where: str) -> LabelledSubset:
     """A torch data set as a pool; KDError where it has no samples to count, or no whole numbers for labels."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise KDError(
-            f"{where}: {type(dataset).__name__} is not a map-style data set: it needs __len__ and __getitem__"
+            f"{type(dataset).__name__} is not a map-style data set: it needs __len__ and __getitem__", path=where
         )
     if not len(dataset):
-        raise KDError(f"{where}: {type(dataset).__name__} is empty")
+        raise KDError(f"{type(dataset).__name__} is empty", path=where)
     target = labels_of(dataset, where)
     state = hashlib.sha256(f"{type(dataset).__module__}.{type(dataset).__qualname__} {len(dataset)}".encode())
     state.update(target.numpy().tobytes())
@@ -60,13 +75,13 @@ def labels_of(dataset: Any, where: str) -> Tensor:
             with seeded(0):
                 labels = [dataset[row][1] for row in range(len(dataset))]
         except (TypeError, IndexError, KeyError) as error:
-            raise KDError(f"{where}: its samples are not pairs of an image and a label ({error})") from error
+            raise KDError(f"its samples are not pairs of an image and a label ({error})", path=where) from error
     try:
         target = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise KDError(f"{where}: its labels are not integers ({error})") from error
+        raise KDError(f"its labels are not integers ({error})", path=where) from error
     if target.is_floating_point() or target.dtype == torch.bool or target.ndim != 1 or len(target) != len(dataset):
-        raise KDError(f"{where}: classification needs one integer label per image")
+        raise KDError("classification needs one integer label per image", path=where)
     return target.to(torch.int64).where(target >= 0, UNLABELLED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_vision.data.folders import files_pool, image_files
 from kd_vision.data.loading import CentreCrop, as_tensor
 from kd_vision.data.pool import UNLABELLED, LabelledSubset
 
 
-def with_unlabelled(train: LabelledSubset, folder: Path) -> LabelledSubset:
+def with_unlabelled(parts: Parts[LabelledSubset], folder: Path) -> Parts[LabelledSubset]:
+    """All images in ``folder`` and below among those that train."""
+    assert parts.train is not None
+    train = joined(parts.train, folder)
+    own = parts.origins["train"]
+    more = replace(own, added=len(train) - len(parts.train))
+    return replace(parts, train=train, origins={**parts.origins, "train": more})
+
+
+def joined(train: LabelledSubset, folder: Path) -> LabelledSubset:
     """``train`` with all images in ``folder`` and below, numbered on from the data set's last row.
 
     Beside images in memory they are resized and cropped to the same shape. KDError where there is none.

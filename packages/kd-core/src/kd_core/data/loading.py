@@ -1,0 +1,167 @@
+"""Samples that are read one by one, by processes that live as long as the split they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kd_core.data.workers import available_cores, start_worker
+from kd_core.errors import KDError
+
+T = TypeVar("T")
+"""A sample, as it is read."""
+B = TypeVar("B")
+"""A batch, as it is handed over from process to process."""
+
+
+class SampleReader(Generic[T, B]):
+    """How the samples of a split are read. It is copied into each process, and must be picklable."""
+
+    def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> T:
+        """The sample at a position of the split, a pure function of all that it gets; KDError where it is broken."""
+        raise NotImplementedError
+
+    def name(self, position: int) -> str:
+        """What an error calls a sample whose file the system cannot read."""
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[T]) -> B:
+        """The samples as a batch; KDError where they do not go together."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Request:
+    """The samples of one batch, and what is to be done to them."""
+
+    positions: list[int]
+    seed: int
+    epoch: int
+    augment: bool
+
+
+@dataclass(frozen=True)
+class _Requested(Dataset[Any]):
+    """Requests -> batches, or what is wrong with one: an exception would lose its type on the way out of a process."""
+
+    reader: SampleReader[Any, Any]
+
+    def __getitem__(self, request: Request) -> Any:
+        try:
+            return self.reader.collate([self._sample(position, request) for position in request.positions])
+        except KDError as error:
+            return error
+
+    def _sample(self, position: int, request: Request) -> Any:
+        try:
+            return self.reader.sample(position, seed=request.seed, epoch=request.epoch, augment=request.augment)
+        except OSError as error:
+            raise KDError(f"{self.reader.name(position)}: {error}") from error
+
+
+class _Queue:
+    """The requests that a loader is to answer now: a sampler whose content is replaced with every epoch."""
+
+    def __init__(self) -> None:
+        self.requests: Iterator[Request] = iter(())
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.requests
+
+
+class SampleLoader(Generic[B]):
+    """Batches of samples, read by ``workers`` processes or, with 0, by this one; None: as many as there are cores.
+
+    The processes are started by the first batch that is asked for and live until :meth:`close`, or until nothing refers
+    to the loader any more. An iterator over batches may be abandoned. While one is in use, a second one gets processes
+    of its own, which end with it.
+    """
+
+    def __init__(self, reader: SampleReader[Any, B], workers: int | None) -> None:
+        self.reader = reader
+        self.workers = available_cores() if workers is None else workers
+        self._queue = _Queue()
+        self._loader: DataLoader[Any] | None = None
+        self._busy = False
+
+    def batches(self, order: Iterable[Tensor], *, seed: int, epoch: int, augment: bool) -> Iterator[B]:
+        """A batch for each tensor of positions in ``order``, which is read ahead where there are processes.
+
+        KDError, as it was raised, for a sample that cannot be read, and for a process that is killed.
+        """
+        requests = (Request(positions.tolist(), seed, epoch, augment) for positions in order)
+        if self._busy or not self.workers:
+            queue = _Queue()
+            queue.requests = requests
+            own = iter(self._made(queue, persistent=False))
+            try:
+                yield from _checked(own)
+            finally:
+                _end(own)
+            return
+        self._busy = True
+        try:
+            self._queue.requests = requests
+            if self._loader is None:
+                self._loader = self._made(self._queue, persistent=True)
+            yield from _checked(iter(self._loader))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()  # what is left of the processes is in no known state
+            raise
+        finally:
+            self._queue.requests = iter(())
+            self._busy = False
+
+    def _made(self, queue: _Queue, *, persistent: bool) -> DataLoader[Any]:
+        return DataLoader(
+            _Requested(self.reader),
+            sampler=queue,
+            batch_size=None,
+            collate_fn=_same,
+            num_workers=self.workers,
+            worker_init_fn=start_worker,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from the global one
+            persistent_workers=persistent,
+        )
+
+    def close(self) -> None:
+        """End the processes. They are started anew where batches are asked for again."""
+        if self._loader is not None:
+            _end(self._loader._iterator)
+        self._loader = None
+
+
+def _end(batches: Any) -> None:
+    """End the processes of an iterator now, whatever still refers to it: a traceback does."""
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
+
+
+def _checked(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches; KDError in place of one that could not be read."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            hint = "memory may have run out: try fewer data.workers, or 0 to read in the run itself"
+            raise KDError("a process that reads samples was killed", hint=hint, path="data.workers") from error
+        if isinstance(batch, KDError):
+            raise batch
+        yield batch
+
+
+def _same(batch: B) -> B:
+    return batch

@@ -1,0 +1,155 @@
+"""Tables of one's own as a data set: which files, and what is said of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from kd_core.config.schema import StrictModel
+from kd_core.data.sources import Parts
+from kd_core.errors import KDError
+from kd_glue.data.sources import SOURCES, TextSource
+from kd_glue.data.tables import Columns, Read, read_texts
+from kd_glue.data.tasks import ProblemType
+from kd_glue.data.texts import Texts
+
+MULTI = "multi_label_classification"
+Name = Annotated[str, Field(min_length=1)]
+
+
+def distinct(names: str | list[str] | None) -> str | list[str] | None:
+    """The names; ValueError where one is listed twice."""
+    if isinstance(names, list) and len(set(names)) < len(names):
+        raise ValueError("a name is listed twice")
+    return names
+
+
+TextColumns = Annotated[Name | Annotated[list[Name], Field(min_length=1, max_length=2)], AfterValidator(distinct)]
+LabelColumns = Annotated[Name | Annotated[list[Name], Field(min_length=1)], AfterValidator(distinct)]
+Labels = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
+
+
+class Files(StrictModel):
+    """A table for each split: csv, tsv, jsonl or parquet."""
+
+    train: Name | None = None
+    val: Name | None = None
+    test: Name | None = None
+
+
+def read_tables(
+    root: Path | None,
+    *,
+    files: Files,
+    text: TextColumns,
+    label: LabelColumns | None = None,
+    problem: ProblemType | None = None,
+    labels: Labels | None = None,
+) -> Parts[Texts]:
+    """The splits with labels. Classes that ``labels`` does not name are those of the training rows."""
+    columns = Columns(text, label, problem_of(label, problem))
+    classes, train, val = classes_of(label, labels), None, None
+    paths = {split: path_of(root, name) for split, name in files if name is not None}
+    if "train" in paths:
+        found = read_texts(paths["train"], columns, classes)
+        train, classes = found.texts, found.classes
+    if columns.kind != "regression":
+        if classes is None:
+            raise KDError("without training rows the names of the classes must be given", path="labels")
+        if len(classes) < (1 if columns.kind == MULTI else 2):
+            found_classes = ", ".join(classes) or "none"
+            raise KDError(f"the training rows have fewer than two classes: {found_classes}", path="label")
+    if "val" in paths:
+        val = read_texts(paths["val"], columns, classes).texts
+    test = read_test(paths, columns, classes)
+    labelled = test.texts if test is not None and test.labelled else None
+    return Parts(train, val, labelled, classes, {split: str(path) for split, path in paths.items()})
+
+
+def unlabelled_tables(
+    root: Path | None,
+    *,
+    files: Files,
+    text: TextColumns,
+    label: LabelColumns | None = None,
+    problem: ProblemType | None = None,
+    labels: Labels | None = None,
+) -> dict[str, Texts]:
+    """The test rows where they have no labels."""
+    paths = {split: path_of(root, name) for split, name in files if name is not None}
+    test = read_test(paths, Columns(text, label, problem_of(label, problem)), classes_of(label, labels))
+    return {} if test is None or test.labelled else {"test": test.texts}
+
+
+def read_test(paths: Mapping[str, Path], columns: Columns, classes: tuple[str, ...] | None) -> Read | None:
+    """The test rows, with labels or without."""
+    return None if "test" not in paths else read_texts(paths["test"], columns, classes, labelled=False)
+
+
+def path_of(root: Path | None, name: str) -> Path:
+    """A file, below ``root`` where there is one and the name is not absolute."""
+    path = Path(name).expanduser()
+    return path if root is None else root / path
+
+
+def problem_of(label: str | list[str] | None, problem: ProblemType | None) -> ProblemType:
+    """The problem, in the words of transformers' ``config.problem_type``."""
+    return MULTI if isinstance(label, list) else problem or "single_label_classification"  # type: ignore[return-value]
+
+
+def classes_of(label: str | list[str] | None, labels: list[str] | None) -> tuple[str, ...] | None:
+    """The names of the classes, in the order of the targets, as far as the config tells."""
+    names = label if isinstance(label, list) else labels
+    return None if names is None else tuple(names)
+
+
+def check_tables(
+    *,
+    files: Files,
+    text: str | list[str],
+    label: str | list[str] | None,
+    problem: ProblemType | None,
+    labels: list[str] | None,
+) -> None:
+    """KDError where options do not agree."""
+    if not files.model_fields_set:
+        raise KDError("'files' names no table: give 'train', 'val' or 'test'")
+    if label is None and (files.train or files.val):
+        raise KDError("'label' is missing: the column of the labels")
+    if isinstance(label, list):
+        if problem not in (None, MULTI):
+            raise KDError("several 'label' columns are a multi_label_classification: leave 'problem' out")
+        if labels is not None:
+            raise KDError("several 'label' columns are the classes: leave 'labels' out")
+    kind = problem_of(label, problem)
+    if labels is not None and kind == "regression":
+        raise KDError("a regression has no classes: leave 'labels' out")
+    if labels is not None and kind == "single_label_classification" and len(labels) < 2:
+        raise KDError("'labels' of a classification are two or more")
+
+
+@dataclass(frozen=True, eq=False)
+class TableSource(TextSource):
+    """Tables, of which the options say what problem they are."""
+
+    def problem_of(self, options: Mapping[str, Any]) -> ProblemType:
+        """The problem, by ``label`` and ``problem``."""
+        return problem_of(options["label"], options["problem"])
+
+    def classes_of(self, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The names of the classes, by ``label`` and ``labels``."""
+        return classes_of(options["label"], options["labels"])
+
+
+SOURCES("files")(
+    TableSource(
+        "tables of your own, by split: {train: a.csv, val: b.csv}; csv, tsv, jsonl or parquet",
+        read_tables,
+        check=check_tables,
+        unlabelled=unlabelled_tables,
+    )
+)

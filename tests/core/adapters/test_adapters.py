@@ -1,0 +1,224 @@
+"""Adapters: what a projector becomes for each pair of shapes, and what may be registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd_core.adapters import ADAPTERS, Adapter, check, projector
+from kd_core.errors import KDError
+from kd_core.registry import Registry
+from kd_core.signatures import values_of
+
+Shape = tuple[int, ...]
+
+
+def build(source: Shape, match: Shape | None = None, out_features: int | None = None, **values: Any) -> nn.Module:
+    """From shapes alone, as ``check`` builds it."""
+    return projector(
+        [torch.empty(source, device="meta")],
+        None if match is None else torch.empty(match, device="meta"),
+        out_features,
+        **values,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "match", "out_features", "values", "layer"),
+    [
+        ((2, 3), (2, 5), None, {}, nn.Linear),
+        ((2, 7, 3), (2, 7, 5), None, {}, nn.Linear),
+        ((2, 3), None, 5, {}, nn.Linear),
+        ((2, 3, 8, 6), (2, 5, 8, 6), None, {}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 8, 6), None, {"kernel": 3}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 4, 3), None, {}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 4, 3), None, {"kernel": 1}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 4, 3), None, {"kernel": 5}, nn.Conv2d),
+        ((2, 3, 8, 6), (2, 5, 16, 12), None, {}, nn.ConvTranspose2d),
+        ((2, 3, 8, 6), None, 5, {}, nn.Conv2d),
+    ],
+)
+def test_the_output_is_like_what_it_is_to_be_like(
+    source: Shape, match: Shape | None, out_features: int | None, values: dict[str, Any], layer: type
+) -> None:
+    module = build(source, match, out_features, **values)
+    expected = match or (source[0], 5, *source[2:])
+    assert [type(each) for each in module.children()] == [layer]
+    assert module(torch.zeros(source)).shape == expected
+
+
+def test_a_width_beside_like_wins_and_like_gives_the_size() -> None:
+    assert build((2, 3, 8, 8), (2, 5, 4, 4), 7)(torch.zeros(2, 3, 8, 8)).shape == (2, 7, 4, 4)
+
+
+def test_kernels_of_the_fitnet_regressor() -> None:
+    same, half = build((2, 3, 8, 8), (2, 5, 8, 8)), build((2, 3, 8, 8), (2, 5, 4, 4))
+    assert [same[0].kernel_size, half[0].kernel_size] == [(1, 1), (3, 3)]  # type: ignore[index]
+    double = build((2, 3, 8, 8), (2, 5, 16, 16))[0]  # type: ignore[index]
+    assert (double.kernel_size, double.stride, double.padding) == ((4, 4), (2, 2), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("source", "norm"),
+    [((2, 3), nn.BatchNorm1d), ((2, 7, 3), nn.LayerNorm), ((2, 3, 4, 4), nn.BatchNorm2d)],
+)
+def test_norm_activation_and_bias(source: Shape, norm: type) -> None:
+    module = build(source, out_features=5, norm=True, activation="relu", bias=False)
+    assert [type(each) for each in module.children()][1:] == [norm, nn.ReLU]
+    assert module[0].bias is None  # type: ignore[index]
+    assert (module(torch.randn(source)) >= 0).all()
+
+
+def test_projectors_differ_and_train() -> None:
+    first, second = build((2, 3), out_features=5), build((2, 3), out_features=5)
+    assert not torch.equal(first[0].weight, second[0].weight)  # type: ignore[index]
+    assert all(each.requires_grad and each.device.type == "cpu" for each in first.parameters())
+
+
+@pytest.mark.parametrize(
+    ("source", "match", "out_features", "values", "message"),
+    [
+        ((2, 3), None, None, {}, "write `match:`"),
+        ((2, 3), None, 0, {}, "out_features is 0"),
+        ((2,), None, 5, {}, r"not \(2,\)"),
+        ((2, 3, 4, 4, 4), None, 5, {}, r"not \(2, 3, 4, 4, 4\)"),
+        ((2, 3, 4, 4), (2, 5), None, {}, r"cannot make \(2, 3, 4, 4\) like \(2, 5\)"),
+        ((2, 3), (2, 5, 4, 4), 5, {}, r"cannot make \(2, 3\) like \(2, 5, 4, 4\)"),
+        ((2, 7, 3), (2, 9, 5), None, {}, r"cannot make \(2, 7, 3\) like \(2, 9, 5\)"),
+        ((2, 3, 8, 8), (2, 5, 6, 6), None, {}, "cannot bring 8x8 to 6x6"),
+        ((2, 3, 8, 8), (2, 5, 4, 8), None, {}, "cannot bring 8x8 to 4x8"),
+        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 2}, "kernel is 2, but must be odd"),
+        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 0}, "kernel is 0, but must be odd"),
+        ((2, 3, 8, 8), (2, 5, 16, 16), None, {"kernel": 3}, "transposed convolution with kernel 4"),
+        ((2, 3), None, 5, {"kernel": 1}, r"kernel is for maps \(B, C, H, W\)"),
+        ((2, 3), None, 5, {"activation": "rellu"}, "did you mean 'relu'"),
+    ],
+)
+def test_a_projector_refuses(
+    source: Shape, match: Shape | None, out_features: int | None, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(KDError, match=message):
+        build(source, match, out_features, **values)
+
+
+def test_a_projector_takes_one_input() -> None:
+    with pytest.raises(KDError, match="one input, not 2"):
+        projector([torch.zeros(2, 3), torch.zeros(2, 3)], None, 5)
+
+
+def test_a_projector_takes_tensors() -> None:
+    with pytest.raises(KDError, match="input is a tuple, not a tensor"):
+        projector([(torch.zeros(2, 3),)], None, 5)  # type: ignore[list-item]
+    with pytest.raises(KDError, match="match is a dict, not a tensor"):
+        projector([torch.zeros(2, 3)], {}, 5)  # type: ignore[arg-type]
+
+
+def test_values_are_the_keyword_only_parameters() -> None:
+    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation"]
+    assert values_of(projector)["norm"].annotation is bool
+
+
+def test_documentation_has_the_signature_of_every_adapter() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "losses.md").read_text(encoding="utf-8")
+    for name in ADAPTERS:
+        values = values_of(ADAPTERS.get(name)).values()
+        assert f"`{name}({', '.join(['*', *map(str, values)] if values else [])})`" in page
+
+
+def without_out_features(inputs: list[Tensor], match: Tensor | None, *, width: int) -> nn.Module: ...
+def positional(inputs: list[Tensor], match: Tensor | None, out_features: int | None, width: int) -> nn.Module: ...
+def unannotated(inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, width) -> nn.Module: ...  # type: ignore[no-untyped-def]
+def reserved(inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, module: str) -> nn.Module: ...
+def keywords(inputs: list[Tensor], match: Tensor | None, out_features: int | None, **more: int) -> nn.Module: ...
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (without_out_features, r"must take \(inputs, match, out_features, \*, ...\), not \(inputs, match\)"),
+        (positional, r"not \(inputs, match, out_features, width\)"),
+        (keywords, r"not \(inputs, match, out_features, \*\*more: int\)"),
+        (unannotated, "'width' has no annotation"),
+        (reserved, "'module' is a reserved word"),
+    ],
+)
+def test_registration_refuses_and_names_the_culprit(builder: Adapter, message: str) -> None:
+    registry = Registry[Adapter]("adapter", "kd.none", check)
+    with pytest.raises(KDError, match=message) as caught:
+        registry("mine")(builder)
+    assert builder.__qualname__ in str(caught.value)
+
+
+def from_shapes(
+    name: str, *sources: Shape, match: Shape | None = None, out_features: int | None = None, **values: Any
+) -> nn.Module:
+    """A registered adapter, from shapes alone."""
+    match_shape = None if match is None else torch.empty(match, device="meta")
+    return ADAPTERS.get(name)(
+        [torch.empty(each, device="meta") for each in sources], match_shape, out_features, **values
+    )
+
+
+def test_a_paraphraser_gives_factors_and_the_features_again() -> None:
+    features = torch.randn(2, 6, 5, 4)
+    for how, width in (({}, 3), ({"rate": 0.2}, 1), ({"out_features": 4}, 4), ({"match": (2, 5, 3, 3)}, 5)):
+        output = from_shapes("paraphraser", (2, 6, 5, 4), **how)(features)  # type: ignore[arg-type]
+        assert output["factor"].shape == (2, width, 5, 4)
+        assert output["reconstruction"].shape == features.shape
+
+
+def test_a_translator_is_a_paraphrasers_encoder() -> None:
+    whole, half = (
+        from_shapes("paraphraser", (2, 6, 5, 4), norm=True),
+        from_shapes("translator", (2, 6, 5, 4), out_features=3, norm=True),
+    )
+    half.load_state_dict(whole.get_submodule("encoder").state_dict())
+    features = torch.randn(2, 6, 5, 4)
+    assert torch.equal(half(features), whole(features)["factor"])
+
+
+def test_fusions_form_a_chain_of_one_width() -> None:
+    deep = from_shapes("fusion", (2, 7, 2, 2), match=(2, 9, 2, 2))
+    handed = deep(torch.randn(2, 7, 2, 2))
+    assert (handed["output"].shape, handed["residual"].shape) == ((2, 9, 2, 2), (2, 7, 2, 2))
+    shallow = from_shapes("fusion", (2, 5, 4, 6), (2, 7, 2, 2), match=(2, 3, 8, 12))
+    output = shallow(torch.randn(2, 5, 4, 6), handed["residual"])
+    assert (output["output"].shape, output["residual"].shape) == ((2, 3, 8, 12), (2, 7, 8, 12))
+    assert from_shapes("fusion", (2, 600, 1, 1), out_features=3)(torch.randn(2, 600, 1, 1))["residual"].shape[1] == 512
+    with pytest.raises(KDError, match="the residual has 7 channels"):
+        from_shapes("fusion", (2, 5, 4, 4), (2, 7, 2, 2), out_features=3, width=8)
+
+
+def test_embeddings_have_length_one() -> None:
+    made = from_shapes("embedding", (3, 4, 2, 2))(torch.randn(3, 4, 2, 2))
+    assert made.shape == (3, 128)
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(3))
+    assert from_shapes("embedding", (3, 4), out_features=5)(torch.zeros(3, 4)).shape == (3, 5)
+
+
+def test_a_projection_head_keeps_the_width() -> None:
+    assert from_shapes("projection_head", (3, 4, 2, 1))(torch.randn(3, 4, 2, 1)).shape == (3, 8)
+    assert from_shapes("projection_head", (3, 4), out_features=5)(torch.randn(3, 4)).shape == (3, 5)
+
+
+def test_simkds_projector_pools_to_a_smaller_teacher_and_refuses_a_larger_one() -> None:
+    for match in ((2, 6, 8, 8), (2, 6, 4, 4)):
+        assert from_shapes("simkd_projector", (2, 3, 8, 8), match=match)(torch.randn(2, 3, 8, 8)).shape == match
+    with pytest.raises(KDError, match="cannot bring 8x8 to 9x9"):
+        from_shapes("simkd_projector", (2, 3, 8, 8), match=(2, 6, 9, 9))
+
+
+@pytest.mark.parametrize("name", ["paraphraser", "translator", "fusion", "simkd_projector"])
+def test_adapters_of_maps_refuse_anything_else(name: str) -> None:
+    with pytest.raises(KDError, match=rf"{name} takes maps \(B, C, H, W\), not \(2, 3\)"):
+        from_shapes(name, (2, 3), out_features=4)
+
+
+@pytest.mark.parametrize("name", ["translator", "fusion", "simkd_projector"])
+def test_adapters_without_a_width_say_so(name: str) -> None:
+    with pytest.raises(KDError, match=f"{name} knows no width"):
+        from_shapes(name, (2, 3, 4, 4))

@@ -1,0 +1,167 @@
+"""COCO in VOC's classes: masks drawn from instances, equal to those of torchvision's reference code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd_core.errors import KDError
+from kd_seg.data.coco import CATEGORIES, CocoPairs, read_coco
+from kd_seg.data.sources import VOID
+
+GOLDEN = json.loads(Path(__file__).parents[2].joinpath("golden", "coco_masks.json").read_text())
+PERSON, CAT, TOOTHBRUSH = 1, 17, 90
+Annotation = dict[str, Any]
+
+
+def box(left: int, top: int, right: int, bottom: int, category: int, image: int = 1, **more: Any) -> Annotation:
+    """An instance that is a rectangle, one polygon."""
+    polygon = [left, top, right, top, right, bottom, left, bottom]
+    area = (right - left) * (bottom - top)
+    return {"image_id": image, "category_id": category, "area": area, "segmentation": [polygon], "iscrowd": 0, **more}
+
+
+def written(root: Path, annotations: list[Annotation], images: int = 1, split: str = "train2017") -> Path:
+    """A split of images of 60 x 50 pixels."""
+    (root / "annotations").mkdir(exist_ok=True, parents=True)
+    (root / split).mkdir(exist_ok=True)
+    listed = [{"id": number, "file_name": f"{number:012}.jpg"} for number in range(images, 0, -1)]
+    for each in listed:
+        Image.new("RGB", (60, 50)).save(root / split / str(each["file_name"]))
+    content = {"images": listed, "annotations": annotations, "categories": []}
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def masks(root: Path, annotated_only: bool = True) -> list[np.ndarray]:
+    pairs = CocoPairs(root, "train2017", annotated_only=annotated_only)
+    return [pairs.read(row)[1] for row in range(len(pairs))]
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_masks_are_those_of_torchvisions_reference(real_data: Path, split: str) -> None:
+    pairs = CocoPairs(real_data / "coco2017_subset", split, annotated_only=split == "train2017")
+    found = {}
+    for row in range(len(pairs)):
+        mask = pairs.read(row)[1]
+        voids = np.where(mask == VOID, 255, mask).astype(np.uint8)
+        found[pairs.name(row)] = hashlib.sha256(voids.tobytes()).hexdigest()[:16]
+    assert found == GOLDEN["masks"][split]
+
+
+def test_instances_are_drawn_by_class(tmp_path: Path) -> None:
+    (mask,) = masks(written(tmp_path, [box(0, 0, 40, 40, PERSON), box(45, 5, 55, 15, TOOTHBRUSH)]))
+    assert mask.shape == (50, 60)
+    assert np.unique(mask).tolist() == [0, 15]
+    assert (mask[:40, :40] == 15).all()
+    assert (mask == 15).sum() == 1600
+
+
+def test_overlaps_are_void_even_of_one_class(tmp_path: Path) -> None:
+    for other in (CAT, PERSON):
+        (mask,) = masks(written(tmp_path, [box(0, 0, 40, 40, PERSON), box(20, 20, 60, 50, other)]))
+        assert (mask[20:40, 20:40] == VOID).all()
+        assert (mask == VOID).sum() == 400
+        assert mask[45, 50] == CATEGORIES.index(other)
+
+
+def test_polygons_of_one_instance_do_not_overlap(tmp_path: Path) -> None:
+    one = box(0, 0, 40, 40, PERSON)
+    one["segmentation"].append(box(20, 20, 60, 50, PERSON)["segmentation"][0])
+    (mask,) = masks(written(tmp_path, [one]))
+    assert np.unique(mask).tolist() == [0, 15]
+
+
+def test_crowds_are_drawn_from_run_lengths(tmp_path: Path) -> None:
+    """Runs go down the columns: ten of background, forty of a crowd, and so on."""
+    runs = {"size": [50, 60], "counts": [10, 40] * 60}
+    (mask,) = masks(written(tmp_path, [box(0, 0, 60, 40, PERSON, segmentation=runs, iscrowd=1)]))
+    assert (mask[:10] == 0).all()
+    assert (mask[10:] == 15).all()
+
+
+def test_images_with_little_to_see_do_not_train(tmp_path: Path) -> None:
+    root = written(
+        tmp_path,
+        [
+            box(0, 0, 40, 40, PERSON, 1),
+            box(0, 0, 40, 25, CAT, 2),  # 1,000 pixels are not more than 1,000
+            box(0, 0, 60, 50, TOOTHBRUSH, 3),
+            box(0, 0, 40, 15, CAT, 5),
+            box(0, 20, 40, 40, PERSON, 5),
+        ],
+        images=5,
+    )
+    assert [CocoPairs(root, "train2017", annotated_only=True).name(row) for row in range(2)] == [f"{1:012}", f"{5:012}"]
+    assert len(masks(root)) == 2
+    everything = masks(root, annotated_only=False)
+    assert [int(each.max()) for each in everything] == [15, 8, 0, 0, 15]
+
+
+def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
+    parts = read_coco(written(tmp_path, [], split="val2017"))
+    assert parts.val is not None
+    assert len(parts.val) == 1
+    with pytest.raises(KDError, match=r"there is no .*train2017: data\.root is the folder that holds .*\n +hint: they"):
+        len(parts.train)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"JSONDecodeError"),
+        ("[]", r"TypeError"),
+        ("{}", r"KeyError: 'images'"),
+        ('{"images": [{"id": 1}], "annotations": []}', r"KeyError: 'file_name'"),
+        ('{"images": [], "annotations": [{"category_id": 1}]}', r"KeyError: 'segmentation'"),
+        (json.dumps({"images": [], "annotations": [box(0, 0, 9, 9, PERSON, 7)]}), r"KeyError: 7"),
+        (
+            json.dumps({"images": [], "annotations": [box(0, 0, 9, 9, PERSON, segmentation={"counts": []})]}),
+            r"KeyError: 'size'",
+        ),
+    ],
+)
+def test_annotations_of_another_form(tmp_path: Path, content: str, message: str) -> None:
+    written(tmp_path, [])
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(content)
+    expected = rf"instances_train2017\.json: holds no annotations of instances as COCO writes them \({message}"
+    with pytest.raises(KDError, match=expected):
+        masks(tmp_path)
+
+
+def test_missing_images_are_named(tmp_path: Path) -> None:
+    written(tmp_path, [], images=3)
+    for number in (2, 3):
+        (tmp_path / "train2017" / f"{number:012}.jpg").unlink()
+    with pytest.raises(
+        KDError, match=r"000000000002\.jpg is missing, and 1 more, which .*instances_train2017\.json names"
+    ):
+        masks(tmp_path, annotated_only=False)
+
+
+@pytest.mark.parametrize(
+    "shape", [[[1, 2, 3]], [["a"]], {"size": [50, 60], "counts": "\x00"}, {"size": [9, 9], "counts": [81]}]
+)
+def test_shapes_that_cannot_be_drawn(tmp_path: Path, shape: Any) -> None:
+    written(tmp_path, [box(0, 0, 40, 40, PERSON, segmentation=shape)])
+    with pytest.raises(KDError, match=r"instances_train2017\.json: "):
+        masks(tmp_path)
+
+
+def test_an_instance_without_polygons_is_nowhere(tmp_path: Path) -> None:
+    (mask,) = masks(written(tmp_path, [box(0, 0, 40, 40, PERSON), box(0, 0, 9, 9, CAT, segmentation=[])]))
+    assert np.unique(mask).tolist() == [0, 15]
+
+
+def test_the_fingerprint_is_that_of_the_annotations(tmp_path: Path) -> None:
+    first = CocoPairs(written(tmp_path, []), "train2017", annotated_only=True).fingerprint
+    assert CocoPairs(tmp_path, "train2017", annotated_only=False).fingerprint != first
+    written(tmp_path, [box(0, 0, 9, 9, CAT)])
+    assert CocoPairs(tmp_path, "train2017", annotated_only=True).fingerprint != first

@@ -1,0 +1,115 @@
+"""Images and masks of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from kd_core.data.sources import Parts
+from kd_core.errors import KDError
+from kd_seg.data.folders import files_in
+from kd_seg.data.sources import PairSubset
+from kd_seg.data.spec import DataSpec
+
+
+def picture(path: Path, value: int = 0, mode: str = "L") -> None:
+    """A picture of one value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (6, 4), value).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two images, in two formats and a folder below, with their masks."""
+    picture(tmp_path / "train/images/a.JPG", mode="RGB")
+    picture(tmp_path / "train/images/city/b.1.png", mode="RGB")
+    picture(tmp_path / "train/masks/a.png", 1)
+    picture(tmp_path / "train/masks/city/b.1.tif", 2)
+    (tmp_path / "train/images/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def read(root: Path, *, train: dict[str, str] | None = None, **more: Any) -> Parts[PairSubset]:
+    spec = {"train": {"images": "train/images", "masks": "train/masks", **(train or {})}}
+    folders = {**spec, **{name: more.pop(name) for name in ("val", "test") if name in more}}
+    return DataSpec(root=str(root), folders=folders, classes=["ground", "road", "car"], **more).read()
+
+
+def test_a_mask_has_its_images_name(root: Path) -> None:
+    parts = read(root)
+    assert (parts.val, parts.test, parts.classes) == (None, None, ("ground", "road", "car"))
+    assert [parts.train.name(row) for row in range(2)] == ["a", "city/b.1"]
+    assert [int(parts.train.read(row)[1].max()) for row in range(2)] == [1, 2]
+
+
+def test_lists_choose_and_give_the_order(root: Path) -> None:
+    (root / "some.txt").write_text("city/b.1\r\n")
+    parts = read(root, train={"list": "some.txt"}, val={"images": "train/images", "masks": "train/masks"})
+    assert len(parts.train) == 1
+    assert parts.train.name(0) == "city/b.1"
+    assert parts.val is not None
+    assert len(parts.val) == 2
+
+
+def test_absolute_paths(root: Path) -> None:
+    assert len(read(Path("elsewhere"), train={"images": f"{root}/train/images", "masks": f"{root}/train/masks"}).train)
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("train/masks/a.png", r"train/masks: holds no mask a\.\*, as .*a\.JPG asks for"),
+        ("train/images/a.JPG", r"train/masks/a\.png: there is no image of that name in .*train/images"),
+    ],
+)
+def test_one_without_the_other_is_named(root: Path, lost: str, message: str) -> None:
+    (root / lost).unlink()
+    with pytest.raises(KDError, match=message):
+        read(root)
+
+
+def test_a_listed_image_that_is_not_there(root: Path) -> None:
+    (root / "some.txt").write_text("a.png\n")
+    with pytest.raises(KDError, match=r"train/images: holds no image a\.png\.\*, as the list some\.txt asks for"):
+        read(root, train={"list": "some.txt"})
+
+
+def test_two_pictures_of_one_name(root: Path) -> None:
+    picture(root / "train/images/a.png", mode="RGB")
+    with pytest.raises(KDError, match=r"a\.png: a\.JPG has the same name; which one is meant\?"):
+        read(root)
+
+
+def test_no_folder_and_an_empty_one(root: Path) -> None:
+    with pytest.raises(KDError, match=r"there is no folder .*nowhere"):
+        read(root, train={"masks": "nowhere"})
+    (root / "empty").mkdir()
+    with pytest.raises(KDError, match=r"empty: holds no image"):
+        files_in(root / "empty")
+
+
+def test_a_class_out_of_range_is_named_with_its_file(root: Path) -> None:
+    picture(root / "train/masks/a.png", 3)
+    with pytest.raises(
+        KDError, match=r"masks/a\.png: holds the value 3, which is no class; there are 0 \.\. 2 and 255"
+    ):
+        read(root).train.read(0)
+    assert int(read(root, void=[3, 255]).train.read(0)[1].max()) < 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"classes": None}, "(?s)classes.*valid list"),
+        ({"name": "voc2012"}, "(?s)folders.*Extra inputs"),
+        ({"classes": ["one"]}, "at least 2"),
+        ({"sbd": True}, "(?s)sbd.*Extra inputs"),
+    ],
+)
+def test_what_a_config_may_not_say(values: dict[str, Any], message: str) -> None:
+    right = {"folders": {"train": {"images": "a", "masks": "b"}}, "classes": ["one", "two"]}
+    with pytest.raises(ValueError, match=message):
+        DataSpec(**{**right, **values})

@@ -1,0 +1,306 @@
+"""Images read one by one: folders, data sets of the user's own, workers, seeds."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+from collections.abc import Iterator
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+from torchvision.transforms import v2
+
+from kd_core.data.batch import SHARED, Splits
+from kd_core.errors import KDError
+from kd_vision.data.augment import Augmentation
+from kd_vision.data.loading import ImageReader
+from kd_vision.data.spec import DataSpec, InputSpec
+from kd_vision.task import ImageClassification
+
+TASK = ImageClassification()
+CLASSES = ("ant", "bee")
+PER_CLASS = 6
+
+
+def picture(number: int, width: int = 40, height: int = 30) -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def fill(folder: Path, classes: tuple[str, ...] = CLASSES, per_class: int = PER_CLASS) -> None:
+    for position, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            picture(100 * position + number).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    fill(tmp_path / "train")
+    fill(tmp_path / "val", per_class=2)
+    return tmp_path
+
+
+def load(root: Path, seed: int = 0, **values: Any) -> Splits:
+    values = {"name": "image_folder", "root": str(root), "size": 16, "test": "val", "val": 0, "workers": 0, **values}
+    return TASK.load(DataSpec(**values), seed=seed)
+
+
+def views(splits: Splits, order: Tensor | None = None, size: int = 4, **how: Any) -> dict[int, Tensor]:
+    """Row -> image as training sees it."""
+    how = {"epoch": 0, "seed": 0, "augment": True, **how}
+    order = torch.arange(len(splits.train)) if order is None else order
+    seen: dict[int, Tensor] = {}
+    for batch in splits.train.batches(order.split(size), **how):
+        seen.update(zip(batch.index.tolist(), batch.inputs[SHARED], strict=True))
+    return seen
+
+
+def equal(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[row], other[row]) for row in one)
+
+
+def test_folders_are_classes_and_splits_have_the_roles_of_their_names(root: Path) -> None:
+    splits = load(root)
+    assert splits.info.classes == CLASSES
+    assert (len(splits.train), splits.val, len(splits.test or ())) == (12, None, 4)
+    splits = load(root, val=None, test=None)
+    assert (len(splits.train), len(splits.val or ()), splits.test) == (12, 4, None)
+    fill(root / "test", per_class=1)
+    splits = load(root, val=None, test=None)
+    assert (len(splits.train), len(splits.val or ()), len(splits.test or ())) == (12, 4, 2)
+    assert splits.describe()[1:] == [
+        f"train: 12 training samples in {root / 'train'}; 6 of each class",
+        f"val: 4 validation samples in {root / 'val'}; 2 of each class",
+        f"test: 2 test samples in {root / 'test'}; 1 of each class",
+    ]
+
+
+def test_evaluation_resizes_and_crops_the_centre(root: Path) -> None:
+    splits = load(root, size=28)
+    [batch] = splits.train.batches([torch.tensor([7])], epoch=0, seed=0, augment=False)
+    expected = v2.functional.center_crop(v2.functional.resize(picture(101), 32), [28, 28])
+    assert torch.equal(batch.inputs[SHARED][0], v2.functional.pil_to_tensor(expected))
+    assert batch.target.tolist() == [1]
+
+
+AUGMENTS: list[Any] = [
+    None,
+    ["resized_crop_flip", "cutout"],
+    "crop_flip",
+    [v2.RandomCrop(16), v2.RandomHorizontalFlip(), v2.RandAugment(), {"op": "cutout", "size": 4}],
+]
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_views_do_not_depend_on_batches_workers_or_random_states(root: Path, augment: Any) -> None:
+    expected = views(load(root, augment=augment))
+    assert next(iter(expected.values())).shape == (3, 16, 16)
+    torch.manual_seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    assert equal(expected, views(load(root, augment=augment), torch.randperm(12).flip(0), size=5))
+    torch.set_rng_state(before[0])
+    assert equal(expected, views(load(root, augment=augment, workers=2)))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), str(np.random.get_state()))
+
+
+def test_views_depend_on_seed_and_epoch_and_reading_can_begin_anywhere(root: Path) -> None:
+    splits = load(root)
+    expected = views(splits)
+    for how in ({"seed": 1}, {"epoch": 1}):
+        other = views(splits, **how)
+        assert all(not torch.equal(expected[row], other[row]) for row in expected)
+    rest = views(splits, torch.arange(5, 12))
+    assert equal({row: expected[row] for row in range(5, 12)}, rest)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_a_damaged_image_is_named(root: Path, workers: int, content: bytes | None) -> None:
+    file = root / "train" / "bee" / "3.png"
+    file.write_bytes(file.read_bytes()[:200] if content is None else content)
+    with pytest.raises(KDError, match=rf"^{file}: is not a readable image"):
+        views(load(root, workers=workers))
+
+
+def test_a_signal_to_the_whole_group_does_not_stop_reading(root: Path) -> None:
+    train = load(root, workers=2).train
+    batches = train.batches(torch.arange(12).split(1), epoch=0, seed=0, augment=True)
+    seen = [next(batches), next(batches)]  # one of each worker: both are ready for signals
+    for child in active_children():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child.pid or 0, number)
+    seen += batches
+    assert [each.index.item() for each in seen] == list(range(12))
+    train.close()
+    assert active_children() == []
+
+
+def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(KDError, match="contains no folder 'train'"):
+        load(tmp_path)
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    with pytest.raises(KDError, match="contains no images"):
+        load(tmp_path)
+    picture(0).save(tmp_path / "train" / "ant" / "0.png")
+    fill(tmp_path / "val", ("wasp",))
+    with pytest.raises(KDError, match="'wasp' is not a class of the training images"):
+        load(tmp_path)
+
+
+def test_a_class_without_test_images_keeps_the_numbers_of_the_others(root: Path) -> None:
+    for file in (root / "val" / "ant").iterdir():
+        file.unlink()
+    (root / "val" / "ant").rmdir()
+    test = load(root).test
+    assert test is not None
+    [batch] = test.batches([torch.arange(len(test))], epoch=0, seed=0, augment=False)
+    assert batch.target.tolist() == [1, 1]
+
+
+def test_unlabelled_images_join_the_training_images(root: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "more", ("x", "y/z"), per_class=2)
+    splits = load(root, unlabelled=str(tmp_path / "more"), labelled=4)
+    [batch] = splits.train.batches([torch.arange(16)], epoch=0, seed=0, augment=False)
+    assert batch.index.tolist() == list(range(16))
+    assert (batch.target >= 0).sum() == 4
+    assert (batch.target[12:] == -100).all()
+    digits = DataSpec(name="digits", limit=10, val=0, unlabelled=str(tmp_path / "more"))
+    [batch] = TASK.load(digits, seed=0).train.batches([torch.arange(14)], epoch=0, seed=0, augment=False)
+    assert batch.inputs[SHARED].shape == (14, 1, 8, 8)
+    assert (batch.target == -100).tolist() == [False] * 10 + [True] * 4
+    with pytest.raises(KDError, match="no images in"):
+        load(root, unlabelled=str(tmp_path / "nothing"))
+
+
+class Own(Dataset[tuple[Any, int]]):
+    """Nine images of noise that is new at every reading, labels read from samples only."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return (torch.rand(3, 8, 8) + random.random() + np.random.rand()) / 3, row % 3
+
+
+def own(train: Any, **values: Any) -> Splits:
+    values = {"dataset": {"train": train}, "val": 0, "workers": 0, **values}
+    return TASK.load(DataSpec(**values), seed=0)
+
+
+def test_a_data_set_of_ones_own_is_seeded_sample_by_sample() -> None:
+    splits = own(Own())
+    assert splits.info.model_parameters["num_classes"] == 3
+    assert splits.test is None
+    assert equal(views(splits), views(own(Own()), torch.arange(9).flip(0), size=2))
+    assert not equal(views(splits), views(splits, epoch=1))
+    assert equal(views(splits), views(own(Own(), workers=2)))
+
+
+def test_float_images_are_taken_as_they_are() -> None:
+    images = torch.rand(6, 3, 4, 4)
+    splits = own(TensorDataset(images, torch.arange(6)))
+    [batch] = splits.train.batches([torch.arange(6)], epoch=0, seed=0, augment=False)
+    assert torch.equal(batch.inputs[SHARED], images)
+    data = DataSpec(dataset={"train": Own()}, mean=[0.0], std=[1.0])
+    assert torch.equal(TASK.prepare(batch, {"student": InputSpec()}, data, training=True).inputs[SHARED], images)
+
+
+def test_pictures_with_palettes_and_arrays_with_a_size_are_read_as_they_look() -> None:
+    image = picture(1).convert("P")
+    splits = own([(image, 0)])
+    [batch] = splits.train.batches([torch.arange(1)], epoch=0, seed=0, augment=False)
+    assert torch.equal(batch.inputs[SHARED][0], v2.functional.pil_to_tensor(image.convert("RGB")))
+    assert views(own([(np.array(picture(1)), 0)], size=8))[0].shape == (3, 8, 8)
+
+
+def test_what_readers_get_can_be_sent_to_processes_that_are_not_forked(root: Path) -> None:
+    reader = ImageReader(load(root).train.pool, Augmentation(), (8, 8))  # type: ignore[attr-defined]
+    copy = pickle.loads(pickle.dumps(reader))
+    one, other = (each.sample(3, seed=0, epoch=0, augment=False)[0] for each in (reader, copy))
+    assert torch.equal(one, other)
+
+
+class Dicts(Own):
+    targets = [0] * 9
+
+    def __getitem__(self, row: int) -> Any:
+        return {"image": torch.rand(3, 4, 4)}
+
+
+def test_samples_that_are_no_pairs_are_refused() -> None:
+    with pytest.raises(KDError, match="must be a pair of an image and a label, not dict"):
+        views(own(Dicts()))
+
+
+@pytest.mark.parametrize("kind", ["pil", "array", "grey array", "uint8"])
+def test_images_may_come_in_several_kinds(kind: str) -> None:
+    image = picture(1, 8, 6)
+    made = {
+        "pil": image,
+        "array": np.array(image),
+        "grey array": np.array(image.convert("L")),
+        "uint8": v2.functional.pil_to_tensor(image),
+    }[kind]
+    splits = own([(made, 0), (made, 1)])
+    [batch] = splits.train.batches([torch.arange(2)], epoch=0, seed=0, augment=False)
+    expected = v2.functional.pil_to_tensor(image.convert("L") if "grey" in kind else image)
+    assert torch.equal(batch.inputs[SHARED][0], expected)
+
+
+def test_labels_are_found_without_reading_images() -> None:
+    class Kept(Own):
+        targets = [2, 1, 0] * 3
+
+        def __getitem__(self, row: int) -> tuple[Any, int]:
+            raise AssertionError("an image was read")
+
+    assert own(Subset(Kept(), [0, 2])).info.model_parameters["num_classes"] == 3
+    joined = own(ConcatDataset([Kept(), Subset(Kept(), [1])]), per_class=3)
+    assert len(joined.train) == 9
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        (Endless(), "is not a map-style data set"),
+        ([], "is empty"),
+        ([1, 2], "not pairs of an image and a label"),
+        ([(torch.rand(3, 4, 4), 0.5)], "one integer label"),
+        ([(torch.rand(3, 4, 4), "ant")], "labels are not integers"),
+        ([(torch.rand(3, 4, 4), [1, 0])], "one integer label"),
+    ],
+)
+def test_what_is_no_data_set_for_classification_is_refused(train: Any, says: str) -> None:
+    with pytest.raises(KDError, match=f"data.dataset.train.*{says}"):
+        own(train)
+
+
+def test_images_of_several_sizes_need_a_size() -> None:
+    dataset = [(picture(0, 10, 10), 0), (picture(1, 12, 10), 1)]
+    with pytest.raises(KDError, match=r"(?s)differ in shape.*data\.size"):
+        views(own(dataset))
+    assert views(own(dataset, size=8))[1].shape == (3, 8, 8)
+
+
+def test_images_in_memory_take_transforms_too() -> None:
+    data = {"name": "digits", "limit": 10, "val": 0, "workers": 0}
+    splits = TASK.load(DataSpec(**data, augment=[v2.RandomAffine(15), "flip"]), seed=0)
+    assert next(iter(views(splits).values())).shape == (1, 8, 8)
+    assert equal(views(splits), views(splits, size=1))
