@@ -43,8 +43,8 @@ def run(command: str) -> tuple[int, str]:
 
 
 def order(command: str) -> int:
-    """Packages are installed first, as registries look once for what is there; a run is there before it is used."""
-    return 0 if command.startswith("pip") else 1 if " train " in command else 2
+    """Packages are installed and data made first, as registries look once for packages; runs come before their uses."""
+    return 0 if command.startswith(("pip", "python my_study/make")) else 1 if " train " in command else 2
 
 
 def install(package: Path) -> int:
