@@ -33,10 +33,11 @@ test: $(VENV)/.dev ## the test suite
 coverage: $(VENV)/.dev ## the test suite, and the lines and branches that it does not run
 	$(PYTEST) --cov --cov-report=term --cov-report=xml
 
-check: $(VENV)/.dev ## formatting, lint, types
+check: $(VENV)/.dev ## formatting, lint, types, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/make_docs.py --check
 
 format: $(VENV)/.dev ## auto-format and fix lint
 	$(BIN)/ruff format .

@@ -66,7 +66,7 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
 ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, list[str]] = {
     "kd_core": [
-        *("errors", "files", "registry", "signatures", "download"),
+        *("errors", "files", "ranges", "registry", "signatures", "download"),
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "plan", "train"),
         *("check", "experiment", "evaluation", "sweep", "cli", "testing"),

@@ -330,7 +330,9 @@ class Planner:
 
     def _stage(self, stage: StageSpec, own: StageSpec, path: Path, wrong: Set[str]) -> set[str]:
         """The keys a stage lacks. Those that are ``wrong`` have been reported, and are not missed."""
-        lacks = {key for key in ("batch_size", "optimizer", "losses") if not getattr(stage, key)}
+        lacks = {key for key in ("batch_size", "optimizer") if not getattr(stage, key)}
+        if all(value is None for value in stage.losses.values()):
+            lacks.add("losses")
         if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
             self.validator.report(path, "missing required key 'epochs' or 'steps'")
             lacks |= {"epochs", "steps"}
@@ -374,6 +376,8 @@ class Planner:
         plans = {}
         for name, value in given.items() if isinstance(given, Mapping) else ():
             where = (*path, name)
+            if value is None:
+                continue  # a term of a base, taken away
             if not self.binder.name(name, where, "a term"):
                 continue
             spec, _ = self.validator.validate_partial(TermSpec, value, where)
