@@ -24,6 +24,7 @@ REGISTRIES = {
     "models": "kd_core.models:MODELS",
     "tasks": "kd_core.task:TASKS",
     "views": "kd_core.data.views:VIEWS",
+    "observers": "kd_core.observers:OBSERVERS",
 }
 """What ``list`` lists: ``module:registry``."""
 
@@ -98,6 +99,8 @@ def _signature(item: Any) -> str:
     """What a config may write about it, each value with its range and default; empty where that is nothing."""
     from kd_core.signatures import signature_text
 
+    if not callable(item):  # a data set, whose line names its options
+        return ""
     text = signature_text(item)
     return "" if text == "()" else text
 
