@@ -38,7 +38,7 @@ CLIS: dict[str, click.Group] = {
 OLD = {
     r"\bclip_(norm|value)\b": "max_grad_norm, max_grad_value",
     r"\baccumulate:|`accumulate`": "accumulation_steps",
-    r"\bearly_stop:|`early_stop`": "early_stopping",
+    r"\bearly_stop:": "early_stopping",
     r"\bper: (step|epoch)": "interval",
     r"\bbest: \{": "monitor",
     r"\bevaluate: \{": "validate",
