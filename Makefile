@@ -5,7 +5,7 @@ PACKAGES := $(wildcard packages/*)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format bench clean
+.PHONY: help demo test coverage check format docs bench clean
 
 help: ## the targets of this file
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ check: $(VENV)/.dev ## formatting, lint, types, generated docs
 format: $(VENV)/.dev ## auto-format and fix lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
+	$(BIN)/python scripts/make_docs.py
 
 bench: $(VENV)/.dev ## the benchmarks: this project and a hand-written loop, alternating
 	set -e; for script in tests/bench/bench_*.py; do $(BIN)/python $$script; done

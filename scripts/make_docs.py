@@ -12,6 +12,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -28,7 +29,7 @@ from kd_core.config import Lazy, dump
 from kd_core.data.sources import Source
 from kd_core.losses import LOSSES, loss_signature
 from kd_core.ranges import Range, range_of
-from kd_core.registry import Registry
+from kd_core.registry import PLUGINS, Registry
 from kd_core.signatures import signature_text, type_text, value_text, values_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -44,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not current")
     check = parser.parse_args().check
+    os.environ[PLUGINS] = "kd-core"  # what is installed beside it is not documented here
     stale = 0
     for page in sorted(DOCS.rglob("*.md")):
         old = page.read_text(encoding="utf-8")

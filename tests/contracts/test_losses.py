@@ -61,6 +61,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "mgd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "mse": {"student": (3, 5), "teacher": (3, 5)},
     "multilabel_kd": {"student": (7,), "teacher": (7,)},
+    "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
     "pkt": {"student": (5,), "teacher": (3,)},

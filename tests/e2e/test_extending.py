@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from kd_core.registry import PLUGINS
+
 ROOT = Path(__file__).parents[2]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted(ROOT.glob("docs/extending/*.md"))}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -117,11 +119,11 @@ def answers(clone: Path) -> dict[str, tuple[int, str]]:
     """Exit code and output of every command of the pages, run in one process: else each would import torch."""
     sources = [clone / "site", *sorted(clone.glob("packages/*/src")), *sorted(clone.glob("*/src"))]
     commands = [command for page in COMMANDS.values() for command in page]
-    environment = {name: value for name, value in os.environ.items() if name != "KD_PLUGINS"}
+    plugins = ",".join(path.parent.name for path in clone.rglob("pyproject.toml"))  # those of the recipes too
     done = subprocess.run(
         [sys.executable, str(DRIVER)],
         cwd=clone,
-        env={**environment, "PYTHONPATH": os.pathsep.join(map(str, sources)), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources)), "OMP_NUM_THREADS": "1", PLUGINS: plugins},
         input=json.dumps([*commands, *MISTAKES.values()]),
         capture_output=True,
         text=True,

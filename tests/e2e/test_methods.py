@@ -215,7 +215,7 @@ def test_simkds_student_has_its_teachers_classifier_wherever_it_goes(train: Trai
 def test_views_that_are_not_there_are_named(config: Config) -> None:
     for wrong, message in (
         ("views: rotation", "did you mean 'rotations'"),
-        ("views: {view: rotations, by: 2}", "rotations takes no 'by'"),
+        ("views: {view: rotations, by: 2}", "rotations has no parameter 'by'"),
         ("drop_last: false", "the batch has no 'view'"),
     ):
         with pytest.raises(KDError, match=message):

@@ -217,11 +217,11 @@ def test_what_are_no_logits_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_outputs_are_as_wide_as_targets() -> None:
-    with pytest.raises(KDError, match=r"a regression is scored on outputs \(4, 1\), the model gives \(4, 2\)"):
+    with pytest.raises(KDError, match=r"a regression is scored on outputs \(4, 1\), the model returned \(4, 2\)"):
         GlueMetrics("stsb", REGRESSION, 1).update(torch.zeros(4, 2), Batch({}, torch.zeros(4, 1), torch.arange(4)))
-    with pytest.raises(KDError, match=r"scored on outputs \(4, 3\), the model gives \(4, 2\)"):
+    with pytest.raises(KDError, match=r"scored on outputs \(4, 3\), the model returned \(4, 2\)"):
         GlueMetrics(None, MULTI, 3).update(torch.zeros(4, 2), Batch({}, torch.zeros(4, 3), torch.arange(4)))
-    with pytest.raises(KDError, match="gives list"):
+    with pytest.raises(KDError, match="returned list"):
         GlueMetrics("sst2", SINGLE, 2).update([torch.zeros(4, 2)], Batch({}, torch.zeros(4).long(), torch.arange(4)))
 
 

@@ -1,6 +1,6 @@
 """Compares every model of the zoo with torchdistill's: state dicts, and outputs with the same weights.
 
-python tests/zoo/compare_torchdistill.py [NAME ...]   where torchdistill==1.1.5 is installed; it need not be the tests'
+python tests/zoo/compare_torchdistill.py [NAME ...]    where torchdistill==1.1.5 is installed; it need not be the tests'
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_every_verb_answers_and_writes_nothing(verb: str, row: str) -> None:
             TEACHER.replace("null", "«no.pt"),
             r"models.teacher.weights: .* no weight file no.pt",
         ),
-        (TEACHER, "  teacher: {run: «nowhere}", r"models.teacher.run: nowhere is no run folder"),
+        (TEACHER, "  teacher: {run: «nowhere}", r"models.teacher.run: nowhere is not a run folder"),
         (STAGES, "stages: «{}\n", r"stages: there is nothing to train"),
         (BASE, HERE + BASE.removesuffix(STAGES), r"stages: there is nothing to train"),
         (DATA, "data: {name: cifar10, root: no, download: false}", r"cifar-10-batches-py"),
@@ -147,7 +147,7 @@ def test_the_installed_command_says_it_too() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        f"{place}: stages.distill.optimizer.momentun: torch.optim.SGD takes no 'momentun'",
+        f"{place}: stages.distill.optimizer.momentun: torch.optim.SGD has no parameter 'momentun'",
         "    hint: did you mean 'momentum'?",
     ]
 

@@ -92,7 +92,7 @@ def test_neither_number_nor_schedule(value: Any) -> None:
         ("schedule: constant", [": 'value' is missing"]),
         (
             "schedule: linear, start: 0, end: 1, epoch: 3",
-            ["epoch: a linear schedule takes no 'epoch' (did you mean 'epochs"],
+            ["epoch: a linear schedule has no key 'epoch' (did you mean 'epochs"],
         ),
         ("schedule: linear, start: a, end: true", ["start: 'a' is not a finite", "end: True is not a finite"]),
         ("schedule: linear, start: 0, end: 1, epochs: 1, steps: 2", ["steps: 'epochs' and 'steps' exclude each other"]),
@@ -102,7 +102,7 @@ def test_neither_number_nor_schedule(value: Any) -> None:
         ),
         ("schedule: cosine, start: 0, end: 1, epochs: 0", ["epochs: 0 must be above 0"]),
         ("schedule: cosine, start: 0, end: 1, epochs: null", ["epochs: None is not a finite number"]),
-        ("schedule: cosine, start: 0, end: 1, steps: 1.5", ["steps: 1.5 must be whole"]),
+        ("schedule: cosine, start: 0, end: 1, steps: 1.5", ["steps: 1.5 must be an integer"]),
         ("schedule: step", [": 'values' is missing", ": 'epochs' or 'steps' is missing"]),
         ("schedule: step, values: 1.0, epochs: 3", ["values: 1.0 is not a list", "epochs: 3 is not a list"]),
         ("schedule: step, values: [], epochs: [a]", ["values: [] is not a list", "epochs: ['a'] is not a list"]),

@@ -295,9 +295,24 @@ def test_a_pattern_that_means_nothing(model: nn.Module, pattern: str, message: s
     [
         ({"trunctae": "fc"}, "1", "an edit is one of truncate, replace, insert, freeze", "did you mean 'truncate'?"),
         ({}, "1", "an edit is one of", "choose one of"),
-        ({"replace": "fc"}, "1.replace", "replace needs 'with'", "write {replace: ..., with: ...}"),
-        ({"insert": "double", "befor": "fc"}, "1.insert", "insert takes no 'befor'", "choose one of: after, insert"),
-        ({"truncate": "fc", "freeze": "fc"}, "1.truncate", "truncate takes no 'freeze'", "choose one of: truncate"),
+        (
+            {"replace": "fc"},
+            "1.replace",
+            "the edit 'replace' is missing the required key 'with'",
+            "write {replace: ..., with: ...}",
+        ),
+        (
+            {"insert": "double", "befor": "fc"},
+            "1.insert",
+            "the edit 'insert' has no key 'befor'",
+            "choose one of: after, insert",
+        ),
+        (
+            {"truncate": "fc", "freeze": "fc"},
+            "1.truncate",
+            "the edit 'truncate' has no key 'freeze'",
+            "choose one of: truncate",
+        ),
         ({"truncate": "layr1"}, "1.truncate", "ResNet has no module 'layr1'", "did you mean 'layer1'?"),
         (
             {"replace": "", "with": "head"},

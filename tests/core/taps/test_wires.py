@@ -98,11 +98,11 @@ def test_any_text_parses_or_is_refused_with_a_hint(text: str) -> None:
         ("student.layer1/", "empty field", "write student.layer1/NAME, student.layer1/0 or student.layer1"),
         ("student.layer1//0", "empty field", "write student.layer1/NAME"),
         ("adapters.prj", "there is no adapter 'prj'", "did you mean 'proj'?"),
-        ("adapters.proj:in", "':' chooses a side or call of a module", "write adapters.proj"),
-        ("batch.x:0/y", "':' chooses", "write batch.x/y"),
-        ("", "'' is no wire", "write MODEL.path"),
-        ("student. layer1", "is no wire", "without spaces"),
-        (7, "7 is no wire", "write MODEL.path"),
+        ("adapters.proj:in", "':' selects a side or a call of a module", "write adapters.proj"),
+        ("batch.x:0/y", "':' selects", "write batch.x/y"),
+        ("", "'' is not a wire", "write MODEL.path"),
+        ("student. layer1", "is not a wire", "without spaces"),
+        (7, "7 is not a wire", "write MODEL.path"),
     ],
 )
 def test_mistakes(text: str, flaw: str, hint: str) -> None:

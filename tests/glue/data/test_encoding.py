@@ -274,7 +274,7 @@ def test_no_rows_are_no_file(tmp_path: Path) -> None:
 def test_a_text_without_a_token_is_an_error(tmp_path: Path) -> None:
     bare = tokenizer()
     bare.backend_tokenizer.post_processor = processors.TemplateProcessing("$A")
-    with pytest.raises(KDError, match="row 3: the tokenizer makes no token of this text"):
+    with pytest.raises(KDError, match="row 3: the tokenizer produces no tokens for this text"):
         encode(make_encoder(bare, 16), tmp_path, LINES)
 
 

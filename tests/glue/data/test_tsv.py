@@ -112,7 +112,11 @@ def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "lines", "says"),
     [
-        ("sst2", ["sentence\tlabel", "a\t1", "b"], "train.tsv:3: 1 column, not 2\n    hint: mend or remove this line"),
+        (
+            "sst2",
+            ["sentence\tlabel", "a\t1", "b"],
+            "train.tsv:3: 1 column, not 2\n    hint: correct or remove this line",
+        ),
         ("sst2", ["sentence\tlabel", "a\t1", "", "b\t0"], "train.tsv:3: 1 column, not 2"),
         ("sst2", ["sentence\tlabel", "a\tb\t1", "b\t0", "c"], "train.tsv:2: 3 columns, not 2 (and 1 more of its lines"),
         ("sst2", ["sentence\tlabel", *["x"] * 30], "lines 2, 3, 4, 5, 6, 7, 8"),
@@ -126,9 +130,9 @@ def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
         ("cola", ["source\tlabel\tmark\tsentence"], "train.tsv:1: unknown label 'label'"),
         ("rte", ["index\tsentence1\tsentence2\tlabel", "0\ta\tb\tentailed"], "did you mean 'entailment'?"),
         ("mnli", ["sentence1\tsentence2\tgold_label", "a\tb\t-"], "train.tsv:2: unknown label '-'"),
-        ("stsb", ["sentence1\tsentence2\tscore", "a\tb\t5.1"], "train.tsv:2: '5.1' is no score from 0 to 5"),
-        ("stsb", ["sentence1\tsentence2\tscore", "a\tb\tnan"], "train.tsv:2: 'nan' is no score"),
-        ("stsb", ["sentence1\tsentence2\tscore", "a\tb\t1", "a\tb\tx"], "train.tsv:3: 'x' is no score"),
+        ("stsb", ["sentence1\tsentence2\tscore", "a\tb\t5.1"], "train.tsv:2: '5.1' is not a score from 0 to 5"),
+        ("stsb", ["sentence1\tsentence2\tscore", "a\tb\tnan"], "train.tsv:2: 'nan' is not a score"),
+        ("stsb", ["sentence1\tsentence2\tscore", "a\tb\t1", "a\tb\tx"], "train.tsv:3: 'x' is not a score"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, lines: list[str], says: str) -> None:
@@ -138,7 +142,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, lines: l
 
 
 @pytest.mark.parametrize(
-    ("encoding", "says"), [("latin-1", "train.tsv:3: byte 0xe9 is no UTF-8"), ("utf-16", "train.tsv:1: byte 0xff")]
+    ("encoding", "says"), [("latin-1", "train.tsv:3: byte 0xe9 is not UTF-8"), ("utf-16", "train.tsv:1: byte 0xff")]
 )
 def test_other_encodings_are_refused(tmp_path: Path, encoding: str, says: str) -> None:
     path = written(tmp_path / "train.tsv", "sentence\tlabel", "fine\t1", "café\t0", encoding=encoding)

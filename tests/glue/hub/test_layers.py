@@ -85,7 +85,7 @@ def test_a_check_has_the_smaller_structure(tmp_path: Path) -> None:
         ("bert", [-5], "there is no layer -5"),
         ("bert", [0, -4], "has a layer twice"),
         ("bert", [], "at least one layer"),
-        ("albert", [0], r"\(albert\) is no stack of layers of their own"),
+        ("albert", [0], r"\(albert\) is not a stack of separate layers"),
     ],
 )
 def test_layers_that_cannot_be_kept(tmp_path: Path, kind: str, layers: list[int], told: str) -> None:

@@ -130,7 +130,7 @@ def test_loading_says_nothing_of_what_we_look_at(
 def test_what_is_no_model(tmp_path: Path) -> None:
     for name, told in (
         (tmp_path / "nowhere", "is neither a folder nor a name on the hub"),
-        (tmp_path, r"is no model's folder: it has no config\.json"),
+        (tmp_path, r"is not a model folder: it has no config\.json"),
         ("./runs/x", "is neither a folder nor a name"),
         ("a b", "is neither a folder nor a name"),
     ):
@@ -197,7 +197,7 @@ def test_sizes_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(KDError, match=r"cannot be built.*33"):
         build(tmp_path / "bert", values={"hidden_size": 33}, weights=False)
     transformers.FunnelConfig().save_pretrained(tmp_path / "funnel")
-    with pytest.raises(KDError, match=r"num_hidden_layers: .*\(funnel\) does not take it"):
+    with pytest.raises(KDError, match=r"num_hidden_layers: .*\(funnel\) does not accept this value"):
         build(tmp_path / "funnel", values={"num_hidden_layers": 3}, weights=False)
     transformers.BartConfig().save_pretrained(tmp_path / "bart")
     with pytest.raises(KDError, match=r"intermediate_size: .*\(bart\) has no such size"):

@@ -138,7 +138,7 @@ def test_an_unfinished_run_and_a_missing_folder(root: Path, cola: Path, tmp_path
     (tmp_path / "config.yaml").write_bytes((cola / "config.yaml").read_bytes())
     with pytest.raises(KDError, match="has no finished student"):
         predict(tmp_path)
-    with pytest.raises(KDError, match=r"holds no config\.yaml"):
+    with pytest.raises(KDError, match=r"contains no config\.yaml"):
         predict(root)
 
 

@@ -154,7 +154,7 @@ def refused(runs: list[Path], what: str, tmp_path: Path, **options: object) -> N
 
 def test_runs_that_cannot_be_submitted(runs: dict[str, Path], root: Path, tmp_path: Path) -> None:
     refused([runs["cola"], runs["mnli"], runs["cola"]], "are both runs of cola", tmp_path)
-    refused([root], "is no run folder", tmp_path)
+    refused([root], "is not a run folder", tmp_path)
     half = shutil.copytree(runs["cola"], tmp_path / "half")
     (half / "result.json").unlink()
     refused([half], f"the run is not finished\n    hint: kd-glue resume {half}", tmp_path)
@@ -174,7 +174,7 @@ def test_test_sets_that_are_not_glues(runs: dict[str, Path], root: Path, tmp_pat
 @pytest.mark.usefixtures("small")
 def test_mnli_needs_the_diagnostic_set(runs: dict[str, Path], root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "MNLI", tmp_path / "MNLI")
-    refused([runs["mnli"]], "holds no folder 'diagnostic'", tmp_path, root=tmp_path)
+    refused([runs["mnli"]], "contains no folder 'diagnostic'", tmp_path, root=tmp_path)
 
 
 def test_what_cannot_be_written_is_told_first(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -227,13 +227,13 @@ def files(small: None, tmp_path: Path) -> dict[str, bytes]:
         ("RTE.tsv", lambda text: text.replace(b"1\t", b"1,"), "RTE.tsv:3: the index is '1,entailment', not 1"),
         ("RTE.tsv", lambda text: text.replace(b"entail", b"Entail"), "'Entailment' is none of entailment, not_ent"),
         ("RTE.tsv", lambda text: text.replace(b"1\tentailment", b"1\t0"), "RTE.tsv:3: the prediction '0' is none of"),
-        ("RTE.tsv", lambda text: text.replace(b"entail", b"\xff"), "RTE.tsv: is no UTF-8"),
+        ("RTE.tsv", lambda text: text.replace(b"entail", b"\xff"), "RTE.tsv: is not UTF-8"),
         ("CoLA.tsv", lambda text: text.replace(b"\t1", b"\tacceptable"), "the prediction 'acceptable' is none of 0, 1"),
         ("QNLI.tsv", lambda text: text.replace(b"entail", b"not_entail", 1), None),
-        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"5.1"), "prediction '5.1' is no score from 0 to 5"),
-        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"nan"), "prediction 'nan' is no score from 0 to 5"),
-        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"-0.1"), "prediction '-0.1' is no score from 0 to 5"),
-        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"high"), "prediction 'high' is no score from 0 to 5"),
+        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"5.1"), "prediction '5.1' is not a score from 0 to 5"),
+        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"nan"), "prediction 'nan' is not a score from 0 to 5"),
+        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"-0.1"), "prediction '-0.1' is not a score from 0 to 5"),
+        ("STS-B.tsv", lambda text: text.replace(b"2.0", b"high"), "prediction 'high' is not a score from 0 to 5"),
         ("STS-B.tsv", lambda text: text.replace(b"2.0", b"4"), None),
         ("WNLI.tsv", lambda text: text[:-1], None),
     ],

@@ -131,7 +131,7 @@ def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
 def test_annotations_of_another_form(tmp_path: Path, content: str, message: str) -> None:
     written(tmp_path, [])
     (tmp_path / "annotations" / "instances_train2017.json").write_text(content)
-    expected = rf"instances_train2017\.json: holds no annotations of instances as COCO writes them \({message}"
+    expected = rf"instances_train2017\.json: has no instance annotations in COCO's format \({message}"
     with pytest.raises(KDError, match=expected):
         masks(tmp_path)
 

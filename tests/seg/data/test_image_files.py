@@ -61,7 +61,7 @@ def test_colours_are_no_classes(tmp_path: Path, mode: str, colour: tuple[int, ..
     path = tmp_path / ("mask.tif" if mode == "F" else "mask.png")
     Image.new(mode, (3, 2), colour).save(path)
     with pytest.raises(
-        KDError, match=rf"{path.name}: is a picture of colours \({mode}\), not of classes\n +hint: save"
+        KDError, match=rf"{path.name}: is a colour image \({mode}\), not a mask of class ids\n +hint: save"
     ):
         read_values(path)
 
@@ -71,7 +71,7 @@ def test_a_broken_picture_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(content)
     for read in (read_image, read_values):
-        with pytest.raises(KDError, match=r"broken\.png: is no readable image"):
+        with pytest.raises(KDError, match=r"broken\.png: is not a readable image"):
             read(path)
 
 
@@ -81,7 +81,7 @@ def test_a_cut_off_picture_is_named(tmp_path: Path) -> None:
         path = tmp_path / f"cut.{ending}"
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[:-400])
-        with pytest.raises(KDError, match=rf"cut\.{ending}: is no readable image"):
+        with pytest.raises(KDError, match=rf"cut\.{ending}: is not a readable image"):
             read_image(path)
 
 
@@ -114,7 +114,7 @@ def test_values_become_classes_and_void() -> None:
     ],
 )
 def test_a_value_without_a_class_is_named(value: int, void: int | list[int], known: str) -> None:
-    with pytest.raises(KDError, match=rf"^m\.png: holds the value {value}, which is no class; there are {known}$"):
+    with pytest.raises(KDError, match=rf"^m\.png: holds the value {value}, which is not a class; there are {known}$"):
         plain(3, void).of(np.array([[1, value]]), Path("m.png"))
 
 
@@ -163,7 +163,7 @@ def test_lists_of_names(tmp_path: Path) -> None:
         with pytest.raises(KDError, match=r"list\.txt: lists no image"):
             names_in(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(KDError, match=r"list\.txt: is no readable list of names"):
+    with pytest.raises(KDError, match=r"list\.txt: is not a readable list of names"):
         names_in(path)
-    with pytest.raises(KDError, match=r"list\.txt: is no readable list of names \(No such file"):
+    with pytest.raises(KDError, match=r"list\.txt: is not a readable list of names \(No such file"):
         names_in(tmp_path / "no" / "list.txt")

@@ -105,7 +105,7 @@ def test_sbd_without_the_images_that_are_scored(folder: Path, names: str, messag
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
-        ("ImageSets/Segmentation/val.txt", r"val\.txt: is no readable list of names"),
+        ("ImageSets/Segmentation/val.txt", r"val\.txt: is not a readable list of names"),
         ("SegmentationClass/2007_000002.png", r"there is no file .*2007_000002\.png, which 2007_000002 needs"),
         ("JPEGImages/2007_000003.jpg", r"there is no file .*2007_000003\.jpg, which 2007_000003 needs"),
     ],
@@ -117,7 +117,7 @@ def test_what_is_missing_is_named(folder: Path, lost: str, message: str) -> None
 
 
 def test_without_the_data_and_without_a_download(tmp_path: Path) -> None:
-    with pytest.raises(KDError, match=r"holds no VOCdevkit/VOC2012 with JPEGImages, and data\.download is false"):
+    with pytest.raises(KDError, match=r"contains no VOCdevkit/VOC2012 with JPEGImages, and data\.download is false"):
         read(tmp_path)
 
 

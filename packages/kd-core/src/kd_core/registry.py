@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from kd_core.errors import KDError, did_you_mean, nearest
+from kd_core.errors import KDError, did_you_mean, nearest, same_word
 from kd_core.ranges import checked
+from kd_core.synonyms import NAMES, listed
 
 T = TypeVar("T")
 
@@ -55,7 +56,9 @@ class Registry(Generic[T]):
         """The item of that name; KDError with the nearest name where there is none."""
         while (found := self._items.get(self._aliases.get(name, name))) is None:
             if not self._load_next_plugin():
-                near = nearest(name, [*self._items, *self._aliases])
+                names = [*self._items, *self._aliases]
+                synonym = listed(NAMES.get(self.kind, {}), name)
+                near = synonym if synonym in names and not same_word(name, names) else nearest(name, names)
                 hint = f"did you mean {near!r}?" if near else did_you_mean(name, list(self._items))
                 raise KDError(f"there is no {self.kind} {name!r}", hint=hint)
         return found

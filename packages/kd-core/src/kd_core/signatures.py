@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from kd_core.errors import KDError
 from kd_core.ranges import range_of, read_signature
@@ -13,6 +13,20 @@ from kd_core.registry import owner_of
 
 RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_features", "detach"})
 """Keys of a term or an adapter in a config: no parameter may have one of these names."""
+FROM_INPUTS = "from_inputs"
+"""The class method of a registered loss that builds it from the probe batch's tensors."""
+Marked = TypeVar("Marked", bound=Callable[..., Any])
+
+
+def over_batch(item: Marked) -> Marked:
+    """Mark a loss or an adapter (a builder or a module's class) that relates samples to each other or keeps a memory.
+
+    Under several processes its inputs are the rows of all of them, gathered with gradients. A loss is computed by every
+    process over all rows; of an adapter's output each process gets back the rows of its own samples. With
+    ``accumulation_steps`` it sees the samples of one micro-batch (of all processes), never those of the whole batch.
+    """
+    item.over_batch = True  # type: ignore[attr-defined]
+    return item
 
 
 def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[inspect.Parameter]:
@@ -54,9 +68,16 @@ def refuse(kind: str, name: str, item: object, found: Iterable[inspect.Parameter
 
 
 def values_of(item: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The hyperparameters of a registered function (keyword-only) or class (of ``__init__``), by name."""
-    found = parameters(item.__init__, bound=True) if inspect.isclass(item) else parameters(item)
-    return {each.name: each for each in found if is_value(each)}
+    """The hyperparameters of a registered function (keyword-only) or class, by name.
+
+    Those of a class are ``__init__``'s, or where the class has one, those of ``from_inputs``.
+    """
+    if inspect.isclass(item):
+        built = getattr(item, FROM_INPUTS, None)
+        taken = parameters(item.__init__, bound=True) if built is None else parameters(built)
+    else:
+        taken = parameters(item)
+    return {parameter.name: parameter for parameter in taken if is_value(parameter)}
 
 
 def signature_text(item: Callable[..., Any]) -> str:

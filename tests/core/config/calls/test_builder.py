@@ -22,7 +22,7 @@ def test_the_example_of_the_design() -> None:
     value = document.data["stages"][0]["optimizer"]
     problems = Builder(Policy()).check(value, ["params"], "stages.0.optimizer")
     assert "\n".join(map(str, problems)) == (
-        "configs/x.yaml:2:47: stages.0.optimizer.momentun: torch.optim.SGD takes no 'momentun'\n"
+        "configs/x.yaml:2:47: stages.0.optimizer.momentun: torch.optim.SGD has no parameter 'momentun'\n"
         "    hint: did you mean 'momentum'?"
     )
 
@@ -36,14 +36,18 @@ def example(first, second=2, /, third=3, *, fourth, fifth=5):
     [
         ("{fourth: 4}", ["first"], []),
         ("[1]", ["fourth"], []),
-        ("[1]", [], [((), "f.F needs 'fourth'", None)]),
-        ("{third: 3}", [], [((), "f.F needs 'first', 'fourth'", None)]),
+        ("[1]", [], [((), "f.F is missing the required parameter 'fourth'", None)]),
+        ("{third: 3}", [], [((), "f.F is missing the required parameters 'first', 'fourth'", None)]),
         ("[1, 2, 3, 4]", ["fourth"], [((3,), "f.F takes at most 3 positional arguments, not 4", None)]),
         ("[1, 2, 3]", ["first", "fourth"], [((2,), "f.F takes at most 2 positional arguments, not 3", None)]),
-        ("{fourth: 4, fith: 1}", ["first"], [(("fith",), "f.F takes no 'fith'", "did you mean 'fifth'?")]),
-        ("{fourth: 4, second: 1}", ["first"], [(("second",), "f.F takes 'second' by position only", None)]),
+        ("{fourth: 4, fith: 1}", ["first"], [(("fith",), "f.F has no parameter 'fith'", "did you mean 'fifth'?")]),
+        ("{fourth: 4, second: 1}", ["first"], [(("second",), "f.F takes 'second' only by position", None)]),
         ("{fourth: 4}", ["first", "fourth"], [(("fourth",), "'fourth' is supplied to f.F already", "remove it")]),
-        ("{fourth: 4, zzz: 1}", ["first"], [(("zzz",), "f.F takes no 'zzz'", "choose one of: fifth, fourth, third")]),
+        (
+            "{fourth: 4, zzz: 1}",
+            ["first"],
+            [(("zzz",), "f.F has no parameter 'zzz'", "choose one of: fifth, fourth, third")],
+        ),
     ],
 )
 def test_bind(arguments: str, supplied: list[str], expected: list[tuple]) -> None:
@@ -63,7 +67,9 @@ def test_bind_takes_what_the_callable_takes() -> None:
     assert faults("{a: 1, b: 2}", anything, "x") == []
     assert faults("[1, 2, 3]", anything) == []
     assert faults("{nonsense: 1}", torch.tensor) == []  # a built-in without a signature
-    assert faults("{in_features: 1}", torch.nn.Linear) == [((), "f.F needs 'out_features'", None)]
+    assert faults("{in_features: 1}", torch.nn.Linear) == [
+        ((), "f.F is missing the required parameter 'out_features'", None)
+    ]
     assert faults("{in_features: 1, out_features: 2}", torch.nn.Linear) == []
     assert faults("{lr: 1}", torch.optim.SGD, "params") == []
     assert faults("[1, 2]", torch.nn.ReLU) == [((1,), "f.F takes at most 1 positional argument, not 2", None)]
@@ -82,13 +88,13 @@ def test_all_problems_of_nested_calls() -> None:
         "- !call_method:register_forward_hook {obj: !call:torch.nn.ReLU {}, kwargs: {hok: 1}}\n"
     ).data
     assert [str(problem).partition("\n")[0] for problem in Builder(Policy()).check(value)] == [
-        "<string>:3:28: a.0.0.in_feature: torch.nn.Linear takes no 'in_feature'",
-        "<string>:3:5: a.0.0: torch.nn.Linear needs 'in_features'",
+        "<string>:3:28: a.0.0.in_feature: torch.nn.Linear has no parameter 'in_feature'",
+        "<string>:3:5: a.0.0: torch.nn.Linear is missing the required parameter 'in_features'",
         "<string>:4:5: a.0.1: torch.nn has no 'Relu'",
         "<string>:6:7: a.1.b: torch.nn.functional has no 'reluu'",
-        "<string>:7:33: a.2.inplace: os.getcwd is refused: os can do harm",
-        "<string>:8:77: a.3.kwargs.hok: ReLU.register_forward_hook takes no 'hok'",
-        "<string>:8:3: a.3: ReLU.register_forward_hook needs 'hook'",
+        "<string>:7:33: a.2.inplace: os.getcwd is blocked: os is unsafe",
+        "<string>:8:77: a.3.kwargs.hok: ReLU.register_forward_hook has no parameter 'hok'",
+        "<string>:8:3: a.3: ReLU.register_forward_hook is missing the required parameter 'hook'",
     ]
 
 

@@ -53,7 +53,7 @@ def verdict(target: str, *trust: str, tag: str = "call") -> str:
     """What check says of one call or get; empty where it is fine."""
     value = loads(f"a: !{tag}:{target}").data["a"]
     problems = Builder(Policy(trust)).check(value, path="a")
-    return "\n".join(str(problem) for problem in problems if " needs '" not in problem.message)
+    return "\n".join(str(problem) for problem in problems if " required parameter" not in problem.message)
 
 
 ALLOWED_CALLS = [
@@ -113,8 +113,8 @@ REFUSED = {
     "torch.load": "unpickles",
     "torch.serialization.load": "unpickles",
     "torch.jit.load": "loads code",
-    "torch.jit.script": "torch.jit can do harm",
-    "torch.jit.ScriptModule": "torch.jit can do harm",
+    "torch.jit.script": "torch.jit is unsafe",
+    "torch.jit.ScriptModule": "torch.jit is unsafe",
     "torch.package.PackageImporter": "loads code",
     "torch.export.load": "loads code",
     "torch.ops.load_library": "loads libraries",
@@ -122,19 +122,19 @@ REFUSED = {
     "torch.utils.cpp_extension.load_inline": "compiles",
     "torch.distributed.rpc.remote": "other machines",
     "torch.distributed.nn.RemoteModule": "other machines",
-    "torch.nn.parallel.DistributedDataParallel": "torch.distributed can do harm",
-    "torch.multiprocessing.spawn": "torch.multiprocessing can do harm",
-    "torch.fx.GraphModule": "torch.fx can do harm",
-    "torchvision.models.feature_extraction.DualGraphModule": "torch.fx can do harm",
-    "torch.from_file": "torch.from_file can do harm",
+    "torch.nn.parallel.DistributedDataParallel": "torch.distributed is unsafe",
+    "torch.multiprocessing.spawn": "torch.multiprocessing is unsafe",
+    "torch.fx.GraphModule": "torch.fx is unsafe",
+    "torchvision.models.feature_extraction.DualGraphModule": "torch.fx is unsafe",
+    "torch.from_file": "torch.from_file is unsafe",
     "torch.save": "unpickles",
-    "torch.UntypedStorage.from_file": "torch.storage can do harm",
-    "torch.utils.data.datapipes.iter.FileOpener": "datapipes can do harm",
-    "torch.utils.data.IterDataPipe": "datapipes can do harm",
-    "torchvision.datasets.LSUN": "LSUN can do harm",
-    "torchvision.datasets.lsun.LSUNClass": "lsun can do harm",
-    "torch.utils.data.DataLoader": "it is no Module, Optimizer",
-    "torch.Tensor": "it is no Module, Optimizer",
+    "torch.UntypedStorage.from_file": "torch.storage is unsafe",
+    "torch.utils.data.datapipes.iter.FileOpener": "datapipes is unsafe",
+    "torch.utils.data.IterDataPipe": "datapipes is unsafe",
+    "torchvision.datasets.LSUN": "LSUN is unsafe",
+    "torchvision.datasets.lsun.LSUNClass": "lsun is unsafe",
+    "torch.utils.data.DataLoader": "it is not a Module, Optimizer",
+    "torch.Tensor": "it is not a Module, Optimizer",
     "torch.nn.Module.load_state_dict": "only functions registered as safe",
     "torch.manual_seed": "only functions registered as safe",
     "torch.compile": "only functions registered as safe",
@@ -150,28 +150,28 @@ REFUSED = {
     "torch.sys.exit": "sys is not a part of torch",
     "torch.nn.functional.importlib.import_module": "importlib is not a part of",
     "torch.nn.functional.handle_torch_function": "only functions registered as safe",
-    "torch.utils.data.datapipes.utils.decoder.pickle.loads": "datapipes can do harm",
+    "torch.utils.data.datapipes.utils.decoder.pickle.loads": "datapipes is unsafe",
     "torchvision.datasets.cifar.pickle.loads": "pickle is not a part of",
     "torchvision.os.system": "torchvision has no 'os'",
     "torchvision.models.ResNet18_Weights.DEFAULT.get_state_dict": "neither a module nor a class",
     "kd_core.config.syntax.load.os.system": "only imports it",
     "kd_core.config.allow": "only functions registered as safe",
-    "kd_core.config.Policy": "it is no Module",
-    "os.system": "os can do harm",
-    "posix.system": "posix is no allowed package",
-    "subprocess.run": "subprocess can do harm",
-    "builtins.eval": "builtins can do harm",
-    "builtins.open": "builtins can do harm",
-    "sys.exit": "sys can do harm",
-    "importlib.import_module": "importlib can do harm",
-    "pickle.loads": "pickle can do harm",
-    "ctypes.CDLL": "ctypes can do harm",
-    "runpy.run_path": "runpy can do harm",
-    "shutil.rmtree": "shutil can do harm",
-    "antigravity.webbrowser": "antigravity is no allowed package",
-    "numpy.load": "numpy is no allowed package",
+    "kd_core.config.Policy": "it is not a Module",
+    "os.system": "os is unsafe",
+    "posix.system": "posix is not an allowed package",
+    "subprocess.run": "subprocess is unsafe",
+    "builtins.eval": "builtins is unsafe",
+    "builtins.open": "builtins is unsafe",
+    "sys.exit": "sys is unsafe",
+    "importlib.import_module": "importlib is unsafe",
+    "pickle.loads": "pickle is unsafe",
+    "ctypes.CDLL": "ctypes is unsafe",
+    "runpy.run_path": "runpy is unsafe",
+    "shutil.rmtree": "shutil is unsafe",
+    "antigravity.webbrowser": "antigravity is not an allowed package",
+    "numpy.load": "numpy is not an allowed package",
     "torchh.nn.ReLU": "did you mean 'torch'?",
-    "kd_evil.X": "kd_evil is no allowed package",
+    "kd_evil.X": "kd_evil is not an allowed package",
     "torch": "is not a dotted path",
     "eval": "is not a dotted path",
     # mistakes
@@ -206,21 +206,21 @@ def test_refused(target: str, tag: str) -> None:
     ],
 )
 def test_refused_whatever_is_trusted(target: str) -> None:
-    assert "is refused" in verdict(target, "torch", "torch.hub", "torch.load", "torch.jit", "os")
+    assert "is blocked" in verdict(target, "torch", "torch.hub", "torch.load", "torch.jit", "os")
 
 
 def test_trusting_a_package_does_not_trust_the_harmful_in_it() -> None:
-    assert "torch.jit can do harm" in verdict("torch.jit.script", "torch")
+    assert "torch.jit is unsafe" in verdict("torch.jit.script", "torch")
     assert verdict("torch.jit.script", "torch.jit") == ""
     assert verdict("torch.utils.data.DataLoader", "torch.utils.data") == ""
     assert verdict("torch.manual_seed", "torch") == ""
     assert verdict("os.getcwd", "os") == ""
-    assert "os can do harm" in verdict("os.getcwd", "osx", "o")
+    assert "os is unsafe" in verdict("os.getcwd", "osx", "o")
 
 
 def test_a_package_is_not_imported_to_look_at_it(package: Path) -> None:
-    assert "stranger_pkg is no allowed package\n    hint: --trust stranger_pkg" in verdict("stranger_pkg.Net")
-    assert "stranger_pkg is no allowed package" in verdict("stranger_pkg.Net", "stranger", "stranger_pkg.inner")
+    assert "stranger_pkg is not an allowed package\n    hint: --trust stranger_pkg" in verdict("stranger_pkg.Net")
+    assert "stranger_pkg is not an allowed package" in verdict("stranger_pkg.Net", "stranger", "stranger_pkg.inner")
     assert not (package / "imported").exists()
     assert "stranger_pkg" not in sys.modules
 
@@ -232,9 +232,9 @@ def test_a_trusted_package(package: Path) -> None:
     assert verdict("stranger_pkg.inner.VALUE", "stranger_pkg.inner", tag="get") == ""
     for target, reason in {
         "stranger_pkg.os.system": "os is not a part of stranger_pkg",
-        "stranger_pkg.shell": "os can do harm",
-        "stranger_pkg.run": "os can do harm",
-        "stranger_pkg.evaluate": "builtins can do harm",
+        "stranger_pkg.shell": "os is unsafe",
+        "stranger_pkg.run": "os is unsafe",
+        "stranger_pkg.evaluate": "builtins is unsafe",
         "stranger_pkg.read": "unpickles",
         "stranger_pkg.hub.load": "hub is not a part of stranger_pkg",
         "stranger_pkg.nn.ReLU": "nn is not a part of stranger_pkg",
@@ -251,7 +251,7 @@ def test_a_trusted_package(package: Path) -> None:
 
 def test_trust_must_be_a_name() -> None:
     for prefix in ("", "*", "a.", "__main__", "a b", "../x"):
-        with pytest.raises(ConfigError, match=r"^--trust .*is no package or dotted name$"):
+        with pytest.raises(ConfigError, match=r"^--trust .*is not a package or a dotted name$"):
             Policy([prefix])
 
 
@@ -260,7 +260,9 @@ def test_a_trusted_package_that_is_not_there() -> None:
 
 
 def test_imports(package: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^imports\.0: stranger_pkg is refused: stranger_pkg is no allowed package"):
+    with pytest.raises(
+        ConfigError, match=r"^imports\.0: stranger_pkg is blocked: stranger_pkg is not an allowed package"
+    ):
         Policy().import_module("stranger_pkg", path="imports.0")
     assert Policy(["stranger_pkg"]).import_module("stranger_pkg.inner").VALUE == 3
     with pytest.raises(ConfigError, match=r"there is no module 'stranger_pkg\.x'"):
@@ -276,11 +278,11 @@ def test_allow(package: Path, monkeypatch) -> None:
     assert "only functions registered" in verdict("torch.numel")
     assert allow("torch.numel") == "torch.numel"
     assert verdict("torch.numel") == ""
-    assert "is no allowed package" in verdict("stranger_pkg.Net")
+    assert "is not an allowed package" in verdict("stranger_pkg.Net")
     allow_package("stranger_pkg")
     monkeypatch.syspath_prepend(package)
     assert verdict("stranger_pkg.Net") == ""
-    assert "it is no Module" in verdict("stranger_pkg.Plain")
+    assert "it is not a Module" in verdict("stranger_pkg.Plain")
 
 
 @pytest.mark.parametrize(
@@ -302,8 +304,8 @@ def test_allow(package: Path, monkeypatch) -> None:
 def test_refused_wherever_it_is_nested(text: str) -> None:
     value = loads(f"a: {text}").data
     problems = [str(problem) for problem in Builder(Policy()).check(value)]
-    assert any("is refused" in problem for problem in problems)
-    with pytest.raises(ConfigError, match=r"is refused"):
+    assert any("is blocked" in problem for problem in problems)
+    with pytest.raises(ConfigError, match=r"is blocked"):
         Builder(Policy()).build(value)
 
 
@@ -319,7 +321,7 @@ def test_refused_wherever_it_is_nested(text: str) -> None:
 )
 def test_remote_code_is_refused(text: str) -> None:
     problems = Builder(Policy(["torch"])).check(loads(f"a: {text}").data)
-    assert any("trust_remote_code is refused" in str(problem) for problem in problems)
+    assert any("trust_remote_code is blocked" in str(problem) for problem in problems)
 
 
 MODULE = "!call:torch.nn.Linear [2, 2]"
@@ -328,22 +330,22 @@ MODULE = "!call:torch.nn.Linear [2, 2]"
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (f"!getattr:__class__ [{MODULE}]", "'__class__' is refused: it is private"),
-        (f"!getattr:_modules [{MODULE}]", "'_modules' is refused: it is private"),
-        (f"!call_method:__reduce__ {{obj: {MODULE}}}", "'__reduce__' is refused"),
-        (f"!setattr:__class__ [{MODULE}, x]", "'__class__' is refused"),
-        ("!setattr:forward [!get:torch.nn.Linear , 3]", "no object that the config built"),
-        ("!getattr:forward [!get:torch.nn.Linear ]", "no object that the config built"),
-        ("!call_method:relu {obj: !get:torch.nn.functional.relu }", "no object that the config built"),
-        ("!call_method:format {obj: '{0.x}', args: [1]}", "'format' of a str is refused"),
-        ("!call_method:append {obj: [], args: [1]}", "'append' of a list is refused"),
+        (f"!getattr:__class__ [{MODULE}]", "'__class__' is blocked: it is private"),
+        (f"!getattr:_modules [{MODULE}]", "'_modules' is blocked: it is private"),
+        (f"!call_method:__reduce__ {{obj: {MODULE}}}", "'__reduce__' is blocked"),
+        (f"!setattr:__class__ [{MODULE}, x]", "'__class__' is blocked"),
+        ("!setattr:forward [!get:torch.nn.Linear , 3]", "not an object that the config built"),
+        ("!getattr:forward [!get:torch.nn.Linear ]", "not an object that the config built"),
+        ("!call_method:relu {obj: !get:torch.nn.functional.relu }", "not an object that the config built"),
+        ("!call_method:format {obj: '{0.x}', args: [1]}", "'format' of a str is blocked"),
+        ("!call_method:append {obj: [], args: [1]}", "'append' of a list is blocked"),
         (
             "!call_method:tofile {obj: !call_method:numpy {obj: !call:torch.zeros [1]}, args: [x]}",
-            "of a ndarray is refused",
+            "of a ndarray is blocked",
         ),
         ("!call_method:from_file {obj: !call:torch.zeros [1]}", "reads or writes files"),
         ("!getattr:save [!call:torch.zeros [1]]", "reads or writes files"),
-        ("!item ['abc', 0]", "an item of a str is refused"),
+        ("!item ['abc', 0]", "an item of a str is blocked"),
         (f"!getattr:nope [{MODULE}]", "reading 'nope' failed: AttributeError"),
         ("!getattr:loader [!call:torchvision.datasets.FakeData {}]", "reading 'loader' failed"),
         ("!call_method:download {obj: !call:torchvision.datasets.FakeData {}}", "reads or writes files"),
@@ -363,7 +365,7 @@ def test_a_function_taken_out_of_an_object_is_judged(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").write_bytes(b"")
     folder = f"!call:torchvision.datasets.ImageFolder {{root: '{tmp_path}'}}"
-    with pytest.raises(ConfigError, match="default_loader is refused: only functions registered as safe"):
+    with pytest.raises(ConfigError, match="default_loader is blocked: only functions registered as safe"):
         Builder(Policy()).build(loads(f"a: !getattr:loader [{folder}]").data)
 
 

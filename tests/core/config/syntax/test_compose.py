@@ -80,14 +80,17 @@ def test_extends_problems(folder) -> None:
         top="a: 1\nextends: [broken.yaml, nowhere.yaml, empty.yaml, broken.yaml, ., brken.yaml]\n",
         **{f"chain{n}": f"extends: chain{n + 1}.yaml\n" for n in range(40)},
     )
-    assert problems("itself.yaml")[0].startswith("itself.yaml:1:10: extends: extends goes in a circle: ")
-    assert problems("one.yaml")[0].startswith("two.yaml:1:10: extends: extends goes in a circle: ")
+    assert problems("itself.yaml")[0].startswith("itself.yaml:1:10: extends: extends forms a cycle: ")
+    assert problems("one.yaml")[0].startswith("two.yaml:1:10: extends: extends forms a cycle: ")
     assert problems("chain0.yaml") == ["chain32.yaml:1:10: extends: more than 32 files extend each other"]
     assert problems("top.yaml") == [
-        "broken.yaml:1:4: True is no YAML value here\n    hint: write true, or 'True' for text",
+        "broken.yaml:1:4: True is not a YAML value\n    hint: write true, or 'True' for a string",
         "top.yaml:2:24: extends: nowhere.yaml: no such file\n    hint: did you mean one.yaml?",
         "empty.yaml:1:1: the file is empty",
-        "top.yaml:2:63: extends: .: this is a directory",
+        (
+            "top.yaml:2:63: extends: .: this is a directory, not a config\n"
+            "    hint: name a config in it, such as broken.yaml"
+        ),
         "top.yaml:2:66: extends: brken.yaml: no such file\n    hint: did you mean broken.yaml?",
     ]
 
@@ -179,8 +182,8 @@ def test_set_in_an_alias() -> None:
         ("stages.3.epochs=1", "stages.3: there is no item 3: the list has 2 items"),
         ("stages.-3.epochs=1", "stages.-3: there is no item -3: the list has 2 items"),
         ("stages.2=1", "stages.2: there is no item 2: the list has 2 items"),
-        ("stages.x=1", "stages.x: 'x' is no index of a list\n    hint: write stages.0"),
-        ("name.x=1", "name: this is text, with nothing inside\n    hint: write --set 'name={x: ...}'"),
+        ("stages.x=1", "stages.x: 'x' is not a list index\n    hint: write stages.0"),
+        ("name.x=1", "name: this is a string, with nothing inside\n    hint: write --set 'name={x: ...}'"),
         ("none.x=1", "none: this is null, with nothing inside"),
         ("stages.0.epochs.x=1", "stages.0.epochs: this is a number, with nothing inside"),
         ("path.3=1", "path.3: a !join has no part '3'"),
@@ -195,7 +198,7 @@ def test_set_in_an_alias() -> None:
         ("a.=1", "an empty name in the path 'a.'"),
         ("name=[1", "not valid YAML"),
         ("name=a: b: c", "a second ':'"),
-        ("name=True", "True is no YAML value here"),
+        ("name=True", "True is not a YAML value"),
         ("name={a: !call:X}", "YAML takes the '}' behind !call:X"),
         ("name=*p", "there is no anchor &p above"),
         ("name=\x00", "control character U+0000"),

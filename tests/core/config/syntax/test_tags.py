@@ -240,7 +240,7 @@ stages:
 
 
 def test_dump_refuses_objects() -> None:
-    with pytest.raises(TypeError, match="a config holds no object"):
+    with pytest.raises(TypeError, match="a config cannot hold object"):
         dump({"a": object()})
 
 

@@ -97,11 +97,12 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
 
 def _signature(item: Any) -> str:
     """What a config may write about it, each value with its range and default; empty where that is nothing."""
-    from kd_core.signatures import signature_text
+    from kd_core.signatures import signature_text, value_text
 
-    if not callable(item):  # a data set, whose line names its options
-        return ""
-    text = signature_text(item)
+    options = getattr(item, "options", None)  # of a data set, which is no function
+    if options is not None:
+        return f"({', '.join(map(value_text, options.values()))})" if options else ""
+    text = signature_text(item) if callable(item) else ""
     return "" if text == "()" else text
 
 

@@ -107,7 +107,9 @@ class _Form:
         self.problems: list[ConfigProblem] = []
         for key in given:
             if key not in ("schedule", *keys):
-                self.wrong(key, f"a {given['schedule']} schedule has no key {key!r}", did_you_mean(str(key), keys))
+                hint = did_you_mean(str(key), keys)
+                message = f"a {given['schedule']} schedule has no key {key!r}"
+                self.problems.append(ConfigProblem(message, str(key), hint=hint, at_key=True))
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> None:
         self.problems.append(ConfigProblem(message, str(key) if key in self.given else "", hint=hint))

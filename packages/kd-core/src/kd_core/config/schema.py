@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kd_core.config import Lazy
 from kd_core.errors import KDError, nearest
+from kd_core.synonyms import SYNONYMS, listed
 
 Path = tuple[str | int, ...]
 PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
@@ -147,8 +148,9 @@ class AdapterSpec(ExtraModel):
     module: str | Lazy
     """A registered adapter (`kd-vision list adapters`), a `!call` of a module, or the path of a model's module to
     share."""
-    inputs: StrOrList
-    """The [wires](wires.md) that the adapter reads, in the order of its `forward`."""
+    inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
+    """The [wires](wires.md) that the adapter reads: in the order of its `forward`, or by the names of its
+    parameters, each a wire or a list of wires."""
     match: str | None = None
     """The wire whose shape the adapter's output is to have."""
     out_features: PositiveInt | None = None
@@ -192,10 +194,11 @@ class ModelSpec(ExtraModel):
         given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
             but = f", not {' and '.join(given)}" if given else ""
+            words = ((key, listed(SYNONYMS["models.*"], key) or nearest(key, MODEL_SOURCES)) for key in self.extra)
             near = next(
-                (f"is {key!r} meant to be {each!r}?" for key in self.extra if (each := nearest(key, MODEL_SOURCES))), ""
+                (f"is {key!r} meant to be {source!r}?" for key, source in words if source in MODEL_SOURCES), None
             )
-            hint = near if near and not given else None
+            hint = None if given else near
             raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}", hint=hint))
         return self
 

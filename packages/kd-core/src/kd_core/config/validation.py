@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kd_core.config import Document, Lazy, dump
+from kd_core.config.hints import key_hint, meant, place_of
 from kd_core.config.schema import Path
-from kd_core.config.synonyms import SHAPES, key_hint, meant, place_of
 from kd_core.errors import ConfigError, ConfigProblem, KDError, nearest
+from kd_core.synonyms import SHAPES
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -43,7 +44,7 @@ class Validator:
     def __init__(self, document: Document, place: str = "") -> None:
         self.document = document
         self.place: Path = (place,) if place else ()
-        """What the document is, where it is no config: the name of its place in :mod:`kd_core.config.synonyms`."""
+        """What the document is, where it is no config: the name of its place in :mod:`kd_core.synonyms`."""
         self.problems: list[ConfigProblem] = []
 
     def report(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> None:

@@ -92,7 +92,7 @@ def _scores(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
         if given.ndim == 4 and given.shape[2] == given.shape[3]:
             return as_float32(given)
         hint = f"write `{name}: [MODEL....query, MODEL....key]`"
-        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires", hint=hint)
+        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires", hint=hint, path=name)
     return _products(name, given, heads)
 
 
@@ -103,7 +103,7 @@ def _logits(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
     if given.ndim != 4:
         return _products(name, [given, given], heads)
     if given.shape[2] != given.shape[3]:
-        raise KDError(f"{name} {shape(given)} must be a map of attention (B, heads, L, L)")
+        raise KDError(f"{name} {shape(given)} must be a map of attention (B, heads, L, L)", path=name)
     given = as_float32(given)
     return given.clamp(min=torch.finfo(given.dtype).tiny).log()
 
@@ -112,11 +112,12 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
     """The scaled inner products of all positions: two of (B, L, H) -> (B, heads, L, L)."""
     if len(pair) != 2 or pair[0].ndim != 3 or pair[0].shape != pair[1].shape:
         rule = "must be (B, L, H), or [queries, keys] of that shape"
-        raise KDError(f"{name} {_shapes(pair)} {rule}")
+        raise KDError(f"{name} {_shapes(pair)} {rule}", path=name)
     width = pair[0].shape[2]
     if width % heads:
         raise KDError(
-            f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of {heads}"
+            f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of that",
+            path=name,
         )
     queries, keys = (as_float32(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
     return queries @ keys.mT / math.sqrt(width // heads)
@@ -133,7 +134,9 @@ def _seen(mask: Tensor, scores: Tensor) -> Tensor:
     """(B, L), where ``mask`` is not zero."""
     batch, length = scores.shape[0], scores.shape[-1]
     if mask.shape != (batch, length):
-        raise KDError(f"mask {shape(mask)} does not fit student: it must be (B, L), here {(batch, length)}")
+        raise KDError(
+            f"mask {shape(mask)} does not fit student: it must be (B, L), here {(batch, length)}", path="mask"
+        )
     return mask != 0
 
 

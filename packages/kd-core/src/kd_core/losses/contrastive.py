@@ -70,9 +70,11 @@ class CRD(nn.Module):
         student, teacher = same_shape(student, teacher)
         if student.ndim != 2 or student.shape[1] != self.dim:
             hint = "an adapter `embedding` makes them"
-            raise KDError(f"student {shape(student)} must be embeddings (B, {self.dim})", hint=hint)
+            raise KDError(f"student {shape(student)} must be embeddings (B, {self.dim})", hint=hint, path="student")
         if index.shape != student.shape[:1]:
-            raise KDError(f"index {shape(index)} does not fit student {shape(student)}: it has one row a sample")
+            raise KDError(
+                f"index {shape(index)} does not fit student {shape(student)}: it has one row a sample", path="index"
+            )
         rows = self.rows(index, self.seed + self.passes)
         scores = (
             self._scores(student, self.teacher_memory, rows),

@@ -40,7 +40,7 @@ def dist(
     """
     student, teacher = same_shape(student, teacher, dim=1)
     if student.shape[1] == 1:
-        raise KDError(f"student {shape(student)} has one class, whose probability is always 1")
+        raise KDError(f"student {shape(student)} has one class, whose probability is always 1", path="student")
     positions = student.shape[:1] + student.shape[2:]
     counts = student.new_ones(positions).bool() if mask is None else valid_mask(mask, student, 1)
     counts = counts.reshape(len(student), 1, -1)

@@ -73,7 +73,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: Fraction = 0.5, nor
     """
     if student.ndim != 4 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         rule = "must be (B, C, H, W) and differ in nothing but C"
-        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
     patch = (int(student.shape[2] * scale), int(student.shape[3] * scale))
     if 0 in patch:
         raise KDError(f"patches of scale {scale} of student {shape(student)} are empty", hint="take a larger scale")

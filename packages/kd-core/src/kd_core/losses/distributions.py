@@ -94,7 +94,9 @@ def _log_softened(student: Tensor, teacher: Tensor, temperature: float, dim: int
     student, teacher = same_shape(student, teacher, dim=dim)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
-        raise KDError(f"student {shape(student)} has one class, whose probability is always 1", hint=hint)
+        raise KDError(
+            f"student {shape(student)} has one class, whose probability is always 1", hint=hint, path="student"
+        )
     return (student / temperature).log_softmax(dim), (teacher / temperature).log_softmax(dim)
 
 

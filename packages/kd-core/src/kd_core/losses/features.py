@@ -82,7 +82,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2
     """
     if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         raise KDError(
-            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C"
+            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C",
+            path="student",
         )
     return F.mse_loss(_attention(student, p), _attention(teacher, p))
 

@@ -43,7 +43,10 @@ def _layers(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> l
     """The layers that are compared."""
     students, teachers = ([each] if isinstance(each, Tensor) else each for each in (student, teacher))
     if len(students) != len(teachers) or not students:
-        raise KDError(f"student has {len(students)} layers and teacher {len(teachers)}: they are compared one to one")
+        raise KDError(
+            f"student has {len(students)} layers and teacher {len(teachers)}: they are compared one to one",
+            path="student",
+        )
     return list(zip(students, teachers, strict=True))
 
 
@@ -60,5 +63,5 @@ def _patience(student: Tensor, teacher: Tensor) -> Tensor:
     ours, theirs = (as_float32(each[:, 0] if each.ndim == 3 else each) for each in (student, teacher))
     if ours.ndim != 2 or ours.shape != theirs.shape:
         rule = "must be states (B, L, H) or (B, H) with the same B and H"
-        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}")
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
     return F.mse_loss(F.normalize(ours), F.normalize(theirs))

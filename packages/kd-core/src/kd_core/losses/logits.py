@@ -29,17 +29,22 @@ def cross_entropy(
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else student.new_tensor(class_weights)
     if weights is not None and len(weights) != classes:
-        raise KDError(f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes")
+        raise KDError(
+            f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes",
+            path="class_weights",
+        )
     if target.is_floating_point():
         soft = same_shape(student, target, other="target")[1].to(student.dtype)
         return F.cross_entropy(student, soft, weights, label_smoothing=label_smoothing)
     if not classes or target.shape != student.shape[:1] + student.shape[2:]:
         rule = "integer labels have student's shape without its dimension 1, the classes"
-        raise KDError(f"target {shape(target)} does not fit student {shape(student)}: {rule}")
+        raise KDError(f"target {shape(target)} does not fit student {shape(student)}: {rule}", path="target")
     try:
         return _labelled(student, target.long(), weights, label_smoothing)
     except IndexError as reason:
-        raise KDError(f"target holds a label that is not below {classes}, student's classes: {reason}") from reason
+        raise KDError(
+            f"target holds a label that is not below {classes}, student's classes: {reason}", path="target"
+        ) from reason
 
 
 def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:

@@ -77,7 +77,7 @@ class PixelMemory(nn.Module):
         student, teacher = same_shape(student, teacher)
         if student.ndim != 4 or student.shape[1] != self.dim:
             hint = "write the teacher's channels as `dim:`; adapters `projector` bring the student's to them"
-            raise KDError(f"student {shape(student)} must be features (B, {self.dim}, H, W)", hint=hint)
+            raise KDError(f"student {shape(student)} must be features (B, {self.dim}, H, W)", hint=hint, path="student")
         members = membership(labels_at(target, student), self.num_classes)
         student, teacher = (F.normalize(each, dim=1).flatten(2).mT for each in (student, teacher))
         counts = members.any(1).flatten()

@@ -47,6 +47,7 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         raise KDError(
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C",
             hint="resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`",
+            path="student",
         )
     return as_float32(student), as_float32(teacher)
 
@@ -54,7 +55,9 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 def labels_at(target: Tensor, features: Tensor) -> Tensor:
     """The label of each place of ``features`` (B, C, H, W), by nearest neighbour from target (B, h, w): (B, H x W)."""
     if target.ndim != 3 or len(target) != len(features):
-        raise KDError(f"target {shape(target)} must be labels (B, h, w) with the B of student {shape(features)}")
+        raise KDError(
+            f"target {shape(target)} must be labels (B, h, w) with the B of student {shape(features)}", path="target"
+        )
     labels = target[:, None].to(torch.float32)  # exact: labels are below 2**24
     return F.interpolate(labels, features.shape[2:], mode="nearest").long().flatten(1)
 

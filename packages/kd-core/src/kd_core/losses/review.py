@@ -24,7 +24,10 @@ def hierarchical_context(student: Tensor | list[Tensor], teacher: Tensor | list[
     """
     students, teachers = ([each] if isinstance(each, Tensor) else each for each in (student, teacher))
     if len(students) != len(teachers):
-        raise KDError(f"student has {len(students)} maps and teacher {len(teachers)}: they are compared one to one")
+        raise KDError(
+            f"student has {len(students)} maps and teacher {len(teachers)}: they are compared one to one",
+            path="student",
+        )
     levels = [_level(*pair) for pair in zip(students, teachers, strict=True)]
     return sum(levels[1:], start=levels[0])
 

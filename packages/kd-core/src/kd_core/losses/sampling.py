@@ -32,7 +32,7 @@ class ContrastRows(nn.Module):
         self.negatives, self.relaxed = negatives, relaxed
         labels = torch.full((num_samples,), -100) if targets is None else torch.as_tensor(targets)
         if len(labels) != num_samples:
-            raise KDError(f"targets has {len(labels)} rows, num_samples is {num_samples}")
+            raise KDError(f"targets has {len(labels)} rows, num_samples is {num_samples}", path="targets")
         self.candidates = int((labels != ABSENT).sum())
         sizes = torch.bincount(labels[labels >= 0])
         if self.candidates < 2 or (len(sizes) and int(sizes.max()) == self.candidates):

@@ -88,14 +88,14 @@ def transformed_kd(
 def _rows(name: str, rows: Tensor, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``rows`` as (B, D) in full precision, with the checked index and view."""
     if rows.ndim < 2:
-        raise KDError(f"{name} {shape(rows)} must be (B, ...), one row a view")
+        raise KDError(f"{name} {shape(rows)} must be (B, ...), one row a view", path=name)
     index, view = (_of_each_row(*each, rows, name) for each in (("index", index), ("view", view)))
     return as_float32(rows).flatten(1), index, view
 
 
 def _of_each_row(name: str, numbers: Tensor, rows: Tensor, of: str = "student") -> Tensor:
     if numbers.shape != rows.shape[:1]:
-        raise KDError(f"{name} {shape(numbers)} does not fit {of} {shape(rows)}: it has one number a row")
+        raise KDError(f"{name} {shape(numbers)} does not fit {of} {shape(rows)}: it has one number a row", path=name)
     return numbers
 
 

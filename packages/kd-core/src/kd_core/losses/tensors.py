@@ -16,9 +16,9 @@ def as_float32(tensor: Tensor) -> Tensor:
 def same_shape(student: Tensor, teacher: Tensor, *, dim: int = 0, other: str = "teacher") -> tuple[Tensor, Tensor]:
     """Both in full precision. KDError where their shapes differ, or have no dimension ``dim``."""
     if student.shape != teacher.shape:
-        raise KDError(f"student {shape(student)} and {other} {shape(teacher)} must have the same shape")
+        raise KDError(f"student {shape(student)} and {other} {shape(teacher)} must have the same shape", path="student")
     if not -student.ndim <= dim < max(student.ndim, 1):
-        raise KDError(f"student and {other} {shape(student)} have no dimension {dim}")
+        raise KDError(f"student and {other} {shape(student)} have no dimension {dim}", path="student")
     return as_float32(student), as_float32(teacher)
 
 
@@ -26,7 +26,8 @@ def same_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both as (B, features) in full precision. KDError where the batch sizes differ."""
     if student.ndim < 2 or teacher.ndim < 2 or len(student) != len(teacher):
         raise KDError(
-            f"student {shape(student)} and teacher {shape(teacher)} must be (B, ...) with the same B, one row a sample"
+            f"student {shape(student)} and teacher {shape(teacher)} must be (B, ...) with the same B, one row a sample",
+            path="student",
         )
     return as_float32(student).flatten(1), as_float32(teacher).flatten(1)
 
@@ -36,7 +37,7 @@ def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
     laid_out = student.movedim(dim, -1).shape[:-1]
     if mask.shape != laid_out:
         vectors = f"whose vectors along {dim} are laid out as {tuple(laid_out)}"
-        raise KDError(f"mask {shape(mask)} does not fit student, {vectors}")
+        raise KDError(f"mask {shape(mask)} does not fit student, {vectors}", path="mask")
     return mask != 0
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.adapters import ADAPTERS
 from kd_core.config import Builder, Call, Get, Lazy, Policy, RunValue, Text
@@ -27,6 +29,12 @@ DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "
 RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error")
 """What pydantic calls a value of the right type that lies outside a range."""
 BATCH_WIRES = ("target", "mask", "index", "view")
+KINDS: dict[type, str] = {
+    nn.Module: "torch.nn.Module",
+    Optimizer: "torch.optim.Optimizer",
+    LRScheduler: "torch.optim.lr_scheduler.LRScheduler",
+}
+"""What a call can have to be, by the names people know."""
 
 
 class WireBinder:
@@ -53,9 +61,9 @@ class WireBinder:
             target = self.policy.locate(value.target)
             if not inspect.isclass(target) or issubclass(target, kind):
                 return True
-            self.validator.report(path, f"{value.target} is not a {kind.__name__}")
+            self.validator.report(path, f"{value.target} is not a {KINDS[kind]}")
         elif isinstance(value, (Get, RunValue, Text)):
-            self.validator.report(path, f"{describe(value)} is not a {kind.__name__}", "write !call:dotted.path {}")
+            self.validator.report(path, f"{describe(value)} is not a {KINDS[kind]}", "write !call:dotted.path {}")
         else:
             return True  # only building would tell
         return False
@@ -247,12 +255,22 @@ class WireBinder:
         if module is None:
             return None
         builder, borrowed = module
-        inputs = []
-        for position, text in enumerate(as_list(spec.inputs)):
-            wire = self.wire(text, (*path, "inputs", position) if isinstance(spec.inputs, list) else (*path, "inputs"))
-            inputs += [wire] if wire is not None else []
         match = self.wire(spec.match, (*path, "match")) if spec.match else None
-        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), match, spec.extra)
+        inputs = self._inputs(spec, (*path, "inputs"))
+        return AdapterPlan(name, path, spec, builder, borrowed, inputs, match, spec.extra)
+
+    def _inputs(self, spec: AdapterSpec, path: Path) -> list[Wired] | dict[str, Wired]:
+        """What an adapter is fed: wires in order, or a wire or a list of wires by name."""
+        if not isinstance(spec.inputs, Mapping):
+            places = [(*path, place) for place in range(len(spec.inputs))] if isinstance(spec.inputs, list) else [path]
+            wires = [self.wire(text, place) for text, place in zip(as_list(spec.inputs), places, strict=True)]
+            return [wire for wire in wires if wire is not None]
+        for name in spec.inputs:
+            if not name.isidentifier():
+                message = f"{name!r} is not the name of an argument: it takes letters, digits and _"
+                self.validator.report((*path, name), message, key=True)
+        named = {name: self.wired(given, (*path, name)) for name, given in spec.inputs.items()}
+        return {name: wired for name, wired in named.items() if wired is not None}
 
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
         """The builder of an adapter, or the wire of the module it borrows."""

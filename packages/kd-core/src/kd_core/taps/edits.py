@@ -51,7 +51,7 @@ def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
     wanted = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
     for key in edit:
         if key not in wanted:
-            raise config_error(f"the edit {kind!r} has no key {key!r}", did_you_mean(key, wanted))
+            raise KDError(f"the edit {kind!r} has no key {key!r}", hint=did_you_mean(key, wanted))
     for key in wanted:
         if key not in edit:
             raise config_error(

@@ -221,7 +221,7 @@ def problems_in(name: str, content: bytes) -> list[str]:
         if index != str(number):
             return [f"{name}:{number + 2}: the index is {index!r}, not {number}"]
         if not sheet.allows(prediction):
-            wanted = f"none of {', '.join(sheet.labels)}" if sheet.labels else f"no score from 0 to {HIGHEST:g}"
+            wanted = f"none of {', '.join(sheet.labels)}" if sheet.labels else f"not a score from 0 to {HIGHEST:g}"
             return [f"{name}:{number + 2}: the prediction {prediction!r} is {wanted}"]
     return [] if len(rows) == sheet.rows else [f"{name}: has {len(rows)} rows, not {sheet.rows}"]
 

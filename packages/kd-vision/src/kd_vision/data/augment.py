@@ -136,7 +136,7 @@ def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
     for key, value in values.items():
         if key not in takes:
             message, hint = f"augmentation {name!r} has no parameter {key!r}", did_you_mean(key, [*takes, "op"])
-            raise ConfigError(ConfigProblem(message, where + key, hint=hint))
+            raise KDError(message, hint=hint, path=where + key, at_key=True)
         try:
             TypeAdapter(schemas.get(key, Any)).validate_python(value, strict=True)
         except ValidationError as error:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from kd_core.config.syntax.lazy import Call
 from kd_core.errors import did_you_mean
 from kd_core.ranges import read_signature
+from kd_core.synonyms import SYNONYMS, listed
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -68,7 +69,9 @@ def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: 
     if any(p.name == name and p.kind is p.POSITIONAL_ONLY for p in params):
         return Fault((name,), f"{call.target} takes {name!r} only by position")
     free = [each for each in takes if each not in taken]
-    return Fault((name,), f"{call.target} has no parameter {name!r}", did_you_mean(name, free))
+    near = listed(SYNONYMS["call"], name)
+    hint = f"did you mean {near!r}?" if near in free else did_you_mean(name, free)
+    return Fault((name,), f"{call.target} has no parameter {name!r}", hint)
 
 
 def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:

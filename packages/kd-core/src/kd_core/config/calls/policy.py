@@ -118,7 +118,7 @@ class Policy:
         guard = allowed.guard_of(name)
         if guard and not any(under(prefix, [guard]) and under(name, [prefix]) for prefix in self.trust):
             raise _Refusal(
-                f"{shown} is blocked: unsafe module '{guard}'",
+                f"{shown} is blocked: {guard} is unsafe",
                 f"pass --trust {guard} only if you have read this config",
             )
 

@@ -119,7 +119,7 @@ def _spelling(value: Any) -> tuple[str, str | None]:
         special = ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
         return (repr(float(value)) if math.isfinite(value) else special), None
     if not isinstance(value, str):
-        raise TypeError(f"a config cannot hold a {type(value).__name__}")
+        raise TypeError(f"a config cannot hold {type(value).__name__}")
     try:
         as_is = bool(_SIMPLE.fullmatch(value)) and not _ELSEWHERE.fullmatch(value) and resolve(value) == value
     except ValueError:

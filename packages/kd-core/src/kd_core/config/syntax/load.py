@@ -11,7 +11,7 @@ from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.plain import plain
 from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
-from kd_core.errors import ConfigError, ConfigProblem, Mark, did_you_mean, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
 
 MAX_BYTES = 256 * 1024
 MAX_BASES = 32
@@ -126,7 +126,7 @@ def read(file: str, asked: Mark | None = None) -> str:
     try:
         if not Path(file).is_file() and Path(file).stat():
             what, hint = _not_a_file(Path(file))
-            raise ConfigError(ConfigProblem(f"{about}this is {what}, not a config", path, where, hint))
+            raise ConfigError(ConfigProblem(f"{about}this is {what}", path, where, hint))
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -150,9 +150,9 @@ def _not_a_file(path: Path) -> tuple[str, str | None]:
     if not path.is_dir():
         return "not a regular file", None
     if (path / "config.yaml").is_file():
-        return "a run folder", f"`resume {path}` continues the run; {path / 'config.yaml'} is its config"
+        return "a run folder, not a config", f"`resume {path}` continues the run; {path / 'config.yaml'} is its config"
     configs = sorted(each.name for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
-    return "a directory", f"name a config in it: {did_you_mean('', configs)}" if configs else None
+    return "a directory, not a config", f"name a config in it, such as {path / configs[0]}" if configs else None
 
 
 def _reason(error: OSError | ValueError) -> str:

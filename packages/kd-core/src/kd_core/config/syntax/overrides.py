@@ -80,6 +80,8 @@ def _check_indices(root: Slot, override: Override) -> None:
     number = as_index(path[1], len(names)) if path[0] == "stages" and len(path) > 1 and path[1] not in names else None
     if number is not None:
         path[1] = names[number]
+    if number is None and names and path[0] == "stages" and len(path) > 2 and path[1] not in names:
+        raise _fail(override, "", f"there is no stage {path[1]!r}", did_you_mean(path[1], names))
     if path != list(override.path):
         message = f"{text!r} is not a path: " + ("stages have names" if number is not None else "items are written .0")
         raise _fail(override, "", message, f"did you mean {dotted(path)}?")

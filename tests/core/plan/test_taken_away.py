@@ -9,7 +9,7 @@ import pytest
 from kd_core.errors import ConfigError
 from kd_core.experiment import Experiment
 
-KD = Path(__file__).parents[2] / "configs" / "vision" / "digits_kd.yaml"
+KD = Path(__file__).parents[3] / "configs" / "vision" / "digits_kd.yaml"
 
 
 def test_a_term_set_to_null_is_taken_away() -> None:

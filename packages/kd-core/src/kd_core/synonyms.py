@@ -8,33 +8,12 @@ PyTorch, Lightning, transformers and torchdistill, and what else is common in tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from pydantic import BaseModel
-
-from kd_core.config import schema
-from kd_core.errors import did_you_mean, nearest, same_word
+from kd_core.errors import same_word
 
 STAGE = "stages.*"
 TERM = "stages.*.losses.*"
-
-SCHEMAS: dict[str, type[BaseModel]] = {
-    "": schema.ExperimentSpec,
-    STAGE: schema.StageSpec,
-    TERM: schema.TermSpec,
-    "models.*": schema.ModelSpec,
-    "adapters.*": schema.AdapterSpec,
-    "runtime": schema.RuntimeSpec,
-    "checkpoint": schema.CheckpointSpec,
-    "stages.*.optimizer": schema.OptimizerSpec,
-    "stages.*.optimizer.groups.*": schema.GroupSpec,
-    "stages.*.scheduler": schema.SchedulerSpec,
-    "stages.*.monitor": schema.MonitorSpec,
-    "stages.*.early_stopping": schema.EarlyStoppingSpec,
-    "stages.*.validate": schema.ValidateSpec,
-}
-"""The keys of each place."""
 
 SYNONYMS: dict[str, dict[str, str]] = {
     "": {
@@ -47,6 +26,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "imports": "dependencies import plugins",
         "runtime": "trainer_args accelerator",
         "checkpoint": "checkpoints checkpointing",
+        "observers": "callbacks callback loggers logger",
         "log_every": "log_every_n_steps logging_steps log_freq log_interval print_freq",
         "seed": "random_seed manual_seed random_state",
         "name": "experiment_name run_name",
@@ -133,6 +113,15 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "max_length": "max_seq_length max_len",
         "tokenizer": "tokenizer_name",
     },
+    "call": {
+        "lr": "learning_rate eta",
+        "weight_decay": "wd l2 weight_decay_rate",
+        "T_max": "t_max max_epochs epochs num_epochs",
+        "milestones": "lr_steps decay_epochs",
+        "gamma": "decay decay_rate lr_decay",
+        "step_size": "decay_every",
+        "total_iters": "total_steps num_training_steps warmup_steps",
+    },
     "sweep": {"grid": "over parameters params search_space axes", "config": "base extends file", "seeds": "seed"},
 }
 """For each place the keys, as a path below it where they are deeper, and the words that others have for them."""
@@ -157,26 +146,26 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """For each place words of keys that stand at another place, whose whole path is given."""
 
 REMARKS: dict[tuple[str, str], str] = {
-    (TERM, "alpha"): "it is the factor of one term, so the other term has a weight of its own",
-    (STAGE, "lr"): "write optimizer: !call:torch.optim.SGD {lr: 0.1}",
-    (STAGE, "learning_rate"): "write optimizer: !call:torch.optim.SGD {lr: 0.1}",
-    (STAGE, "weight_decay"): "write optimizer: !call:torch.optim.SGD {lr: 0.1, weight_decay: 1.0e-4}",
-    (STAGE, "momentum"): "write optimizer: !call:torch.optim.SGD {lr: 0.1, momentum: 0.9}",
-    (STAGE, "frozen_modules"): "it is a list of patterns, as student.layer1",
-    (STAGE, "greater_is_better"): "it is max or min",
-    (STAGE, "train_data_loader"): "the samples come from `data:`",
-    (STAGE, "train_loader"): "the samples come from `data:`",
-    (STAGE, "train_dataloader"): "the samples come from `data:`",
-    (STAGE, "fp16"): "it is fp32, bf16 or fp16",
-    (STAGE, "bf16"): "it is fp32, bf16 or fp16",
-    ("", "fp16"): "it is fp32, bf16 or fp16",
-    ("", "bf16"): "it is fp32, bf16 or fp16",
-    ("models.*", "requires_grad"): "the student is always trained, others where trainable is true",
-    ("models.*", "freeze"): "models other than the student are frozen unless trainable is true",
-    ("models.*", "frozen"): "models other than the student are frozen unless trainable is true",
-    ("stages.*.optimizer", "key"): "write !call:torch.optim.SGD {lr: 0.1}",
-    ("stages.*.scheduler", "key"): "write !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: 100}",
-    ("stages.*.monitor", "greater_is_better"): "it is max or min",
+    (TERM, "alpha"): "It is the factor of one term, so the other term has a weight of its own",
+    (STAGE, "lr"): "Write optimizer: !call:torch.optim.SGD {lr: 0.1}",
+    (STAGE, "learning_rate"): "Write optimizer: !call:torch.optim.SGD {lr: 0.1}",
+    (STAGE, "weight_decay"): "Write optimizer: !call:torch.optim.SGD {lr: 0.1, weight_decay: 1.0e-4}",
+    (STAGE, "momentum"): "Write optimizer: !call:torch.optim.SGD {lr: 0.1, momentum: 0.9}",
+    (STAGE, "frozen_modules"): "It is a list of patterns, as student.layer1",
+    (STAGE, "greater_is_better"): "It is max or min",
+    (STAGE, "train_data_loader"): "The samples come from `data:`",
+    (STAGE, "train_loader"): "The samples come from `data:`",
+    (STAGE, "train_dataloader"): "The samples come from `data:`",
+    (STAGE, "fp16"): "It is fp32, bf16 or fp16",
+    (STAGE, "bf16"): "It is fp32, bf16 or fp16",
+    ("", "fp16"): "It is fp32, bf16 or fp16",
+    ("", "bf16"): "It is fp32, bf16 or fp16",
+    ("models.*", "requires_grad"): "The student is always trained, others where trainable is true",
+    ("models.*", "freeze"): "Models other than the student are frozen unless trainable is true",
+    ("models.*", "frozen"): "Models other than the student are frozen unless trainable is true",
+    ("stages.*.optimizer", "key"): "Write !call:torch.optim.SGD {lr: 0.1}",
+    ("stages.*.scheduler", "key"): "Write !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: 100}",
+    ("stages.*.monitor", "greater_is_better"): "It is max or min",
 }
 """What a hint says beside the key that is meant."""
 
@@ -222,61 +211,45 @@ SHAPES: dict[str, str] = {
 """What to write where a value is of another kind (a list for a mapping, say)."""
 
 
-def place_of(path: Sequence[str | int]) -> str:
-    """The place of a path: names that users choose become ``*``; the data of a stage are ``data``."""
-    parts = list(map(str, path))
-    if parts[:1] in (["stages"], ["models"], ["adapters"]) and len(parts) > 1:
-        parts[1] = "*"
-    if parts[:1] == ["stages"] and len(parts) > 3 and parts[2] == "losses":
-        parts[3] = "*"
-    if parts[2:4] == ["optimizer", "groups"] and len(parts) > 4:
-        parts[4] = "*"
-    if parts[:1] == ["stages"] and parts[2:3] == ["data"]:
-        parts = parts[2:]
-    return ".".join(parts)
+NAMES: dict[str, dict[str, str]] = {
+    "loss": {
+        "kd": "KDLoss kl kl_div kldiv KLDivLoss kl_divergence soft_target hinton logits",
+        "cross_entropy": "ce CrossEntropyLoss ce_loss xent nll",
+        "mse": "MSELoss l2 l2_loss",
+        "l1": "L1Loss mae",
+        "attention_transfer": "at ATLoss",
+        "factor_transfer": "ft FTLoss",
+        "hint": "fitnet fitnets",
+        "crd": "CRDLoss",
+        "pkt": "PKTLoss",
+        "rkd_distance": "rkd RKDLoss",
+        "similarity_preserving": "sp spkd SPKDLoss",
+        "hierarchical_context": "HierarchicalContextLoss reviewkd review_kd kr",
+        "self_supervised_kd": "sskd SSKDLoss",
+        "dist": "DISTLoss",
+        "knowledge_adaptation": "kta KTALoss ktaad",
+        "affinity": "AffinityLoss",
+        "patience": "pkd patient_kd",
+        "jensen_shannon": "jsd js",
+        "reverse_kl": "rkl",
+    },
+    "adapter": {
+        "projector": "linear conv regressor ConvReg connector",
+        "paraphraser": "Paraphraser4FactorTransfer",
+        "translator": "Translator4FactorTransfer",
+        "fusion": "abf AttentionBasedFusion",
+        "projection_head": "mlp head",
+        "embedding": "embed Linear4CRD",
+    },
+    "task": {
+        "image_classification": "classification vision images",
+        "semantic_segmentation": "segmentation seg",
+        "text_classification": "text nlp sequence_classification",
+    },
+}
+"""For each kind of registered thing its names, and the words that others have for them."""
 
 
-def meant(place: str, word: str, keys: Iterable[str]) -> str | None:
-    """The key among ``keys`` that a word stands for at a place, None where it is none of them."""
-    known = list(keys)
-    same = same_word(word, known)
-    named = _listed(SYNONYMS.get(place, {}), word)
-    return same or (named if named in known else None) or (None if _elsewhere(place, word) else nearest(word, known))
-
-
-def key_hint(path: Sequence[str | int], keys: Sequence[str], document: Mapping[str, Any]) -> str | None:
-    """What to write instead of an unknown key, of which ``keys`` are the known ones at its place."""
-    place, word = place_of(path[:-1]), str(path[-1])
-    if (place, word) in NO_KEY and not same_word(word, keys):
-        return NO_KEY[place, word]
-    target = meant(place, word, keys) or _elsewhere(place, word)
-    if target is None:
-        return did_you_mean(word, list(keys)) if keys else None
-    remark = REMARKS.get((place, word))
-    return f"did you mean {with_names(target, document)!r}?" + (f" {remark}" if remark else "")
-
-
-def with_names(path: str, document: Mapping[str, Any]) -> str:
-    """A path with the name of the document's first stage for that of a stage."""
-    stages = document.get("stages")
-    first = next(iter(stages), "NAME") if isinstance(stages, Mapping) else "NAME"
-    return path.replace(STAGE, f"stages.{first}", 1)
-
-
-def _elsewhere(place: str, word: str) -> str | None:
-    """The whole path of the key that a word means, where that stands at another or a deeper place."""
-    deeper = _listed(SYNONYMS.get(place, {}), word)
-    if deeper is not None and "." in deeper:
-        return f"{place}.{deeper}" if place else deeper
-    if other := _listed(ELSEWHERE.get(place, {}), word):
-        return other
-    for there in ("", STAGE) if place in ("", STAGE) else ():
-        if there != place:
-            key = word if word in SCHEMAS[there].model_fields else _listed(SYNONYMS[there], word)
-            if key is not None:
-                return f"{there}.{key}" if there else key
-    return None
-
-
-def _listed(table: Mapping[str, str], word: str) -> str | None:
-    return next((key for key, words in table.items() if word in words.split()), None)
+def listed(table: Mapping[str, str], word: str) -> str | None:
+    """The key of a table of synonyms that a word stands for, in whatever case."""
+    return next((key for key, words in table.items() if same_word(word, words.split())), None)

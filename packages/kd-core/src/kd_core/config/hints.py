@@ -1,0 +1,86 @@
+"""Hints for keys that a config does not know: spelling, case, synonyms of the trade, keys of another place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from kd_core.config import schema
+from kd_core.errors import did_you_mean, nearest, same_word
+from kd_core.synonyms import ELSEWHERE, NO_KEY, REMARKS, STAGE, SYNONYMS, TERM, listed
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "": schema.ExperimentSpec,
+    STAGE: schema.StageSpec,
+    TERM: schema.TermSpec,
+    "models.*": schema.ModelSpec,
+    "adapters.*": schema.AdapterSpec,
+    "runtime": schema.RuntimeSpec,
+    "checkpoint": schema.CheckpointSpec,
+    "stages.*.optimizer": schema.OptimizerSpec,
+    "stages.*.optimizer.groups.*": schema.GroupSpec,
+    "stages.*.scheduler": schema.SchedulerSpec,
+    "stages.*.monitor": schema.MonitorSpec,
+    "stages.*.early_stopping": schema.EarlyStoppingSpec,
+    "stages.*.validate": schema.ValidateSpec,
+}
+"""The keys of each place."""
+
+
+def place_of(path: Sequence[str | int]) -> str:
+    """The place of a path: names that users choose become ``*``; the data of a stage are ``data``."""
+    parts = list(map(str, path))
+    if parts[:1] in (["stages"], ["models"], ["adapters"]) and len(parts) > 1:
+        parts[1] = "*"
+    if parts[:1] == ["stages"] and len(parts) > 3 and parts[2] == "losses":
+        parts[3] = "*"
+    if parts[2:4] == ["optimizer", "groups"] and len(parts) > 4:
+        parts[4] = "*"
+    if parts[:1] == ["stages"] and parts[2:3] == ["data"]:
+        parts = parts[2:]
+    return ".".join(parts)
+
+
+def meant(place: str, word: str, keys: Iterable[str]) -> str | None:
+    """The key among ``keys`` that a word stands for at a place, None where it is none of them."""
+    known = list(keys)
+    same = same_word(word, known)
+    named = listed(SYNONYMS.get(place, {}), word)
+    return same or (named if named in known else None) or (None if _elsewhere(place, word) else nearest(word, known))
+
+
+def key_hint(path: Sequence[str | int], keys: Sequence[str], document: Mapping[str, Any]) -> str | None:
+    """What to write instead of an unknown key, of which ``keys`` are the known ones at its place."""
+    place, word = place_of(path[:-1]), str(path[-1])
+    if (place, word) in NO_KEY and not same_word(word, keys):
+        return NO_KEY[place, word]
+    target = meant(place, word, keys) or _elsewhere(place, word)
+    if target is None:
+        return did_you_mean(word, list(keys)) if keys else None
+    remark = REMARKS.get((place, word))
+    where = " at the top level" if place and target in SCHEMAS[""].model_fields and target not in keys else ""
+    return f"did you mean {with_names(target, document)!r}{where}?" + (f" {remark}" if remark else "")
+
+
+def with_names(path: str, document: Mapping[str, Any]) -> str:
+    """A path with the name of the document's first stage for that of a stage."""
+    stages = document.get("stages")
+    first = next(iter(stages), "NAME") if isinstance(stages, Mapping) else "NAME"
+    return path.replace(STAGE, f"stages.{first}", 1)
+
+
+def _elsewhere(place: str, word: str) -> str | None:
+    """The whole path of the key that a word means, where that stands at another or a deeper place."""
+    deeper = listed(SYNONYMS.get(place, {}), word)
+    if deeper is not None and "." in deeper:
+        return f"{place}.{deeper}" if place else deeper
+    if other := listed(ELSEWHERE.get(place, {}), word):
+        return other
+    for there in ("", STAGE) if place in ("", STAGE) else ():
+        if there != place:
+            key = word if word in SCHEMAS[there].model_fields else listed(SYNONYMS[there], word)
+            if key is not None:
+                return f"{there}.{key}" if there else key
+    return None
