@@ -168,7 +168,7 @@ DATA_ROWS = [
     data("«{name: digits, fraction: 0.5, per_class: 3}", "data", "both choose the training images"),
     data("{name: digits, mean: «[0.5, 0.5]}", "data.mean", "2 values for images of 1 channels"),
     data("{name: digits, mean: [«1.5]}", "data.mean.0", "at most 1, not 1.5"),
-    data("{name: digits, dataset: {train: «3}}", "data.dataset.train", "must be a !call of a data set"),
+    data("{dataset: {train: «3}}", "data.dataset.train", "must be a !call of a data set"),
     data("{dataset: «{}}", "data.dataset", "missing required key 'train'"),
     data(f"{{dataset: {{train: «{SYSTEM}}}}}", "data.dataset.train", "os.system is blocked", "--trust os"),
     data("{dataset: {«trian: 3}}", "data.dataset.trian", "unknown key 'trian'", "did you mean 'train'?"),

@@ -97,7 +97,7 @@ TERMS = [
     term("{loss: cross_entropy, weight: «{schedule: linear, start: 0}}", ".weight", "'end' is missing"),
     term("{loss: cross_entropy, «label_smothing: 0.1}", ".label_smothing", "has no parameter", "'label_smoothing'"),
     term("{loss: cross_entropy, label_smoothing: «'0'}", ".label_smoothing", "must be a number, not '0'"),
-    term("{loss: cross_entropy, label_smoothing: «1.5}", ".label_smoothing", "between 0 and 1"),
+    term("{loss: cross_entropy, label_smoothing: «1.5}", ".label_smoothing", "must be in [0, 1], not 1.5"),
     term("{loss: cross_entropy, class_weights: «[1, 2]}", ".class_weights", "has 2 numbers"),
     term("{loss: cross_entropy, student: «student.fcc}", ".student", "no module 'fcc'", "did you mean 'fc'?"),
     term("{loss: cross_entropy, student: «studnet.fc}", ".student", "no model 'studnet'", "'student'"),

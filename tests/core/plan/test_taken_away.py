@@ -35,5 +35,5 @@ def test_a_stage_keeps_at_least_one_term() -> None:
 
 def test_a_stage_set_to_null_is_taken_away() -> None:
     overrides = ["stages.tune={epochs: 1}", "stages.distill=null"]
-    with pytest.raises(ConfigError, match=r"stages\.tune: needs a key 'batch_size'"):
+    with pytest.raises(ConfigError, match=r"stages\.tune: missing required key 'batch_size'"):
         Experiment.load(KD, overrides=overrides).check()

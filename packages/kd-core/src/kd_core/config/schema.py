@@ -149,8 +149,7 @@ class AdapterSpec(ExtraModel):
     """A registered adapter (`kd-vision list adapters`), a `!call` of a module, or the path of a model's module to
     share."""
     inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
-    """The [wires](wires.md) that the adapter reads: in the order of its `forward`, or by the names of its
-    parameters, each a wire or a list of wires."""
+    """The [wires](wires.md) that the adapter reads: one, a list of them, or a mapping of keyword arguments."""
     match: str | None = None
     """The wire whose shape the adapter's output is to have."""
     out_features: PositiveInt | None = None
@@ -236,7 +235,8 @@ with warnings.catch_warnings():
         """The terms of the objective by name."""
         train: list[str] | None = None
         """[Patterns](wires.md#edits) of what is trained. By default the student, trainable models, and the stage's
-        adapters and losses."""
+        adapters and losses. A part that is frozen when it is built stays frozen unless a pattern names it or something
+        in it: `student` does not train a frozen `student.backbone`; `student.backbone` and `student.*` do."""
         freeze: list[str] = []
         """Patterns of what is not trained, applied after `train`."""
         optimizer: Lazy | OptimizerSpec | None = None
