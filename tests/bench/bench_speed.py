@@ -3,9 +3,9 @@
 Both sides train on the same images with crop and flip, batch 128, the same terms (cross-entropy 0.9, softened outputs
 0.1, temperature 4), in processes of their own with the same number of threads, in turn, for several rounds::
 
-    python tests/bench/bench_speed.py --ancestor PYTHON     # PYTHON has torchdistill==1.1.5 and torchvision
+    python tests/bench/bench_speed.py --baseline PYTHON     # PYTHON has torchdistill==1.1.5 and torchvision
 
-``--ancestor`` is left out to measure our sides alone.
+``--baseline`` is left out to measure our sides alone.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def ours(data: Path, steps: int, runtime: str) -> float:
     raise AssertionError("the run ended early")
 
 
-def ancestor(data: Path, steps: int) -> float:
+def torchdistill(data: Path, steps: int) -> float:
     """Seconds a step of torchdistill's loop as its image classification example writes it."""
     import torch
     import torchdistill.losses
@@ -150,7 +150,7 @@ def ancestor(data: Path, steps: int) -> float:
 
 
 SIDES = {
-    "ancestor": ancestor,
+    "torchdistill": torchdistill,
     "ours, default": lambda data, steps: ours(data, steps, "default"),
     "ours, fast": lambda data, steps: ours(data, steps, "fast"),
 }
@@ -169,7 +169,7 @@ def measure(side: str, python: str, data: Path, steps: int, threads: int) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data")) / "cifar10"
-    parser.add_argument("--ancestor", metavar="PYTHON")
+    parser.add_argument("--baseline", metavar="PYTHON")
     parser.add_argument("--data", type=Path, default=default)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=25)
@@ -179,7 +179,7 @@ def main() -> None:
     if arguments.side:
         print(SIDES[arguments.side](arguments.data.resolve(), arguments.steps))
         return
-    pythons = {"ancestor": arguments.ancestor} if arguments.ancestor else {}
+    pythons = {"torchdistill": arguments.baseline} if arguments.baseline else {}
     pythons |= {"ours, default": sys.executable, "ours, fast": sys.executable}
     speeds: dict[str, list[float]] = {side: [] for side in pythons}
     for number in range(arguments.rounds):

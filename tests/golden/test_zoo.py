@@ -1,4 +1,4 @@
-"""The zoo's models have the ancestor's state dicts and outputs (made by make_zoo.py)."""
+"""The zoo's models have torchdistill's state dicts and outputs (made by make_zoo.py)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def test_equal_weights_give_equal_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDENS if name.startswith("wrn")])
-def test_the_ancestors_names_are_aliases(name: str) -> None:
+def test_torchdistills_names_are_aliases(name: str) -> None:
     _, depth, width = name.split("-")
     assert MODELS.get(f"wide_resnet{depth}_{width}") is MODELS.get(name)

@@ -38,7 +38,7 @@ def evaluate(*arguments: str) -> Result:
 
 
 def by_hand(root: Path, state: Path) -> dict[str, float]:
-    """top1, top5 and loss on the first test images of CIFAR-10, with the ancestor's normalisation."""
+    """top1, top5 and loss on the first test images of CIFAR-10, with torchdistill's normalisation."""
     batch = pickle.loads((root / "cifar-10-batches-py" / "test_batch").read_bytes())
     images = torch.from_numpy(batch["data"].reshape(-1, 3, 32, 32)).float() / 255
     labels = torch.tensor(batch["labels"])

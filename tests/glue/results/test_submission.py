@@ -26,7 +26,7 @@ from .small_runs import tiny_bert, trained, write_cola, write_pairs, write_tsv
 
 BINARY, ENTAILMENT = {"0", "1"}, {"entailment", "not_entailment"}
 NLI = {"entailment", "neutral", "contradiction"}
-RULES = {  # https://gluebenchmark.com/faq; `wc -l` of the files that the ancestor submitted, less the header
+RULES = {  # https://gluebenchmark.com/faq; `wc -l` of the files that torchdistill submitted, less the header
     "AX.tsv": (1104, NLI),
     "CoLA.tsv": (1063, BINARY),
     "MNLI-m.tsv": (9796, NLI),

@@ -24,6 +24,7 @@ REGISTRIES = {
     "models": "kd_core.models:MODELS",
     "tasks": "kd_core.task:TASKS",
     "views": "kd_core.data.views:VIEWS",
+    "observers": "kd_core.observers:OBSERVERS",
 }
 """What ``list`` lists: ``module:registry``."""
 
