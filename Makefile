@@ -5,7 +5,7 @@ PACKAGES := $(wildcard packages/*)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format bench clean
+.PHONY: help demo test coverage check format docs bench clean
 
 help: ## the targets of this file
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -33,14 +33,18 @@ test: $(VENV)/.dev ## the test suite
 coverage: $(VENV)/.dev ## the test suite, and the lines and branches that it does not run
 	$(PYTEST) --cov --cov-report=term --cov-report=xml
 
-check: $(VENV)/.dev ## formatting, lint, types
+check: $(VENV)/.dev ## formatting, lint, types, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/make_docs.py --check
 
 format: $(VENV)/.dev ## auto-format and fix lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
+	$(BIN)/python scripts/make_docs.py
 
 bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
 	$(BIN)/python -m pytest tests/bench --benchmark-only

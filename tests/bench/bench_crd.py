@@ -1,4 +1,4 @@
-"""CRD's step against torchdistill's, in turn: forward and backward pass and the update of both memories.
+"""CRD's step against torchdistill's, alternating: forward and backward pass and the update of both memories.
 
 ::
 
@@ -6,7 +6,7 @@
     python tests/bench/bench_crd.py [--baseline PYTHON] [--rounds 10] [--batch 64] [--samples 50000] [--negatives 16384]
 
 PYTHON is an interpreter that has torchdistill 1.1.5; without it only our side runs. Both sides get the same embeddings
-of width 128 and labels, work on one thread in processes of their own, and take turns step by step. torchdistill is
+of width 128 and labels, work on one thread in separate processes, and alternate step by step. The baseline is
 handed its contrast rows, drawn beforehand and not counted, because its own way to draw them fails; ours draws within
 the step. Prints the median step of each side and the ratio.
 """

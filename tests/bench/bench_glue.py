@@ -1,8 +1,8 @@
 """Sequences a second of distilling a 3-layer MiniLM from the 6-layer one on SST-2: torchdistill's recipe against ours.
 
 Both sides train on the same sentences with batch 32, the same terms (cross-entropy 0.9, softened outputs 0.1,
-temperature 3) and AdamW, the teacher run in each step, in processes of their own, in turn, for several rounds. The
-torchdistill's recipe is float32, random order, each batch padded to its longest sentence::
+temperature 3) and AdamW, the teacher run in each step, in separate processes, in alternating rounds. torchdistill's
+recipe is float32, random order, each batch padded to its longest sentence::
 
     python tests/bench/bench_glue.py --model FOLDER --baseline PYTHON
 

@@ -1,33 +1,76 @@
-"""docs/experiment.md has every key that a config may hold."""
+"""The generated parts of docs/ are current, and every key of a config is explained in a whole sentence."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
 
-from kd_core.config.schema import CheckpointSpec, EarlyStoppingSpec, ExperimentSpec, ModelSpec, RuntimeSpec, StageSpec
+from kd_core.config import schema
+from kd_core.sweep import SweepSpec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "make_docs.py"
+PAGES = {page: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))}
+GENERATED = sorted({target for text in PAGES.values() for target in re.findall(r"<!-- generated: (\S+) -->", text)})
+BASES = (schema.StrictModel, schema.ExtraModel)
+SCHEMAS = [SweepSpec] + [
+    item
+    for item in vars(schema).values()
+    if isinstance(item, type) and issubclass(item, schema.StrictModel) and item not in BASES
+]
 
 
-def section(heading: str) -> str:
-    """The text under a heading, up to the next one."""
-    return PAGE.partition(f"{heading}\n")[2].partition("\n## ")[0]
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = spec_from_file_location("make_docs", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize(
-    ("heading", "schema"),
-    [
-        ("# The keys of an experiment", ExperimentSpec),
-        ("# The keys of an experiment", CheckpointSpec),
-        ("## A model", ModelSpec),
-        ("## A stage", StageSpec),
-        ("## A stage", EarlyStoppingSpec),
-        ("## The runtime", RuntimeSpec),
-    ],
-)
-def test_every_key_is_explained(heading: str, schema: type[BaseModel]) -> None:
-    text = section(heading)
-    assert [key for key in schema.model_fields if f"`{key}`" not in text and f"{key}: " not in text] == []
+def test_the_generated_parts_are_current() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("model", SCHEMAS, ids=lambda model: model.__name__)
+def test_every_schema_has_a_table(model: type[BaseModel]) -> None:
+    assert f"{model.__module__}:{model.__name__}" in GENERATED
+
+
+@pytest.mark.parametrize("target", GENERATED)
+def test_every_row_of_a_table_is_explained(script: ModuleType, target: str) -> None:
+    head, _, *rows = (line.strip("|").split(" | ") for line in script.block(target).splitlines())
+    assert head[-1].strip() == "meaning"
+    assert [row[0].strip() for row in rows if not row[-1].strip()] == []
+    if head[0].strip() == "key":
+        assert [row[0].strip() for row in rows if not row[-1].strip().endswith(".")] == []
+
+
+def test_a_stale_table_is_written_anew(script: ModuleType) -> None:
+    marker = "<!-- generated: kd_core.config.schema:SchedulerSpec -->"
+    page = f"# Title\n\n{marker}\n| something old |\n<!-- end -->\n\nText.\n"
+    made = script.generated(page)
+    assert "| `interval` | `step` or `epoch` | `epoch` |" in made
+    assert "something old" not in made
+    assert (made.partition(marker)[0], made.rpartition("<!-- end -->")[2]) == ("# Title\n\n", "\n\nText.\n")
+    assert script.generated(made) == made
+
+
+def test_headings_of_losses_and_adapters_get_their_signatures(script: ModuleType) -> None:
+    made = script.generated("### `kd`\n### `translator(old)`\n### Others\n### `no_loss(x)`\n", signatures=True)
+    assert made.splitlines() == [
+        "### `kd(student, teacher, mask=None, *, temperature: float > 0 = 4.0, dim: int = 1)`",
+        "### `translator(norm: bool = False)`",
+        "### Others",
+        "### `no_loss(x)`",
+    ]

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from kd_core.registry import PLUGINS
+
 ROOT = Path(__file__).parents[2]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted(ROOT.glob("docs/extending/*.md"))}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -26,7 +28,11 @@ class ChatDistiller:
         return (entropy + divergence)[mask].mean()
 """
 """Stands in for the authors' code, which a test without a network has not: the same number by another formula."""
-WITHOUT_TRUST = "kd-vision check my_study/stripes.yaml"
+MISTAKES = {
+    "outside": "kd-vision check my_study/stripes.yaml",
+    "data-source": "kd-vision check my_study/spots.yaml --trust spots --set data.test_fold=5",
+}
+"""Commands that fail, by the page that shows what they print."""
 DRIVER = Path(__file__).with_name("follow.py")
 
 
@@ -113,12 +119,12 @@ def answers(clone: Path) -> dict[str, tuple[int, str]]:
     """Exit code and output of every command of the pages, run in one process: else each would import torch."""
     sources = [clone / "site", *sorted(clone.glob("packages/*/src")), *sorted(clone.glob("*/src"))]
     commands = [command for page in COMMANDS.values() for command in page]
-    environment = {name: value for name, value in os.environ.items() if name != "KD_PLUGINS"}
+    plugins = ",".join(path.parent.name for path in clone.rglob("pyproject.toml"))  # those of the recipes too
     done = subprocess.run(
         [sys.executable, str(DRIVER)],
         cwd=clone,
-        env={**environment, "PYTHONPATH": os.pathsep.join(map(str, sources)), "OMP_NUM_THREADS": "1"},
-        input=json.dumps([*commands, WITHOUT_TRUST]),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources)), "OMP_NUM_THREADS": "1", PLUGINS: plugins},
+        input=json.dumps([*commands, *MISTAKES.values()]),
         capture_output=True,
         text=True,
         check=False,
@@ -141,9 +147,10 @@ def test_the_command_works(answers: dict[str, tuple[int, str]], page: str, comma
     assert code == 0, output
 
 
-def test_the_answer_without_trust_is_the_one_shown(answers: dict[str, tuple[int, str]]) -> None:
-    (shown,) = (block.text for block in blocks_of("outside") if block.language == "text")
-    code, output = answers[WITHOUT_TRUST]
+@pytest.mark.parametrize("page", MISTAKES)
+def test_a_mistake_is_answered_as_shown(answers: dict[str, tuple[int, str]], page: str) -> None:
+    (shown,) = (block.text for block in blocks_of(page) if block.language == "text")
+    code, output = answers[MISTAKES[page]]
     assert code == 2
     assert shown in output
 

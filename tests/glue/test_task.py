@@ -156,7 +156,7 @@ def test_splits_of_a_task_of_glue(sst2: Path, words: str) -> None:
 
 def test_a_limit_leaves_so_many_training_rows(sst2: Path, words: str) -> None:
     splits = TextClassification().load(spec(sst2, limit=5, tokenizer=words), seed=0)
-    assert (len(splits.train), splits.info.run_values["num_samples"], len(splits.val or ())) == (5, 5, 4)
+    assert (len(splits.train), splits.info.run_values["num_samples"], len(splits.val or ())) == (5, 12, 4)
 
 
 def test_held_out_rows_do_not_train(tmp_path: Path, words: str) -> None:
@@ -267,12 +267,12 @@ def gpt2(**values: Any) -> nn.Module:
     ("model", "says"),
     [
         (lambda: bert(), None),
-        (lambda: bert(vocab_size=53), "has 54 tokens, and it embeds 53"),
-        (lambda: bert(max_position_embeddings=15), "it takes 15 tokens at most, and max_length is 16"),
+        (lambda: bert(vocab_size=53), "has 54 tokens, and the model embeds 53"),
+        (lambda: bert(max_position_embeddings=15), "at most 15 tokens, and max_length is 16"),
         (lambda: roberta(max_position_embeddings=18), None),
-        (lambda: roberta(max_position_embeddings=17), "it takes 15 tokens at most"),
+        (lambda: roberta(max_position_embeddings=17), "at most 15 tokens"),
         (lambda: gpt2(n_positions=16), None),
-        (lambda: gpt2(n_positions=8), "it takes 8 tokens at most"),
+        (lambda: gpt2(n_positions=8), "at most 8 tokens"),
         (lambda: nn.Linear(2, 2), None),
         (lambda: nn.Embedding(3, 2), None),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_core.adapters import ADAPTERS, Adapter, check, projector
 from kd_core.errors import KDError
 from kd_core.registry import Registry
-from kd_core.signatures import values_of
+from kd_core.signatures import value_text, values_of
 
 Shape = tuple[int, ...]
 
@@ -83,7 +83,7 @@ def test_projectors_differ_and_train() -> None:
     ("source", "match", "out_features", "values", "message"),
     [
         ((2, 3), None, None, {}, "write `match:`"),
-        ((2, 3), None, 0, {}, "out_features is 0"),
+        ((2, 3), None, 0, {}, "out_features must be at least 1, not 0"),
         ((2,), None, 5, {}, r"not \(2,\)"),
         ((2, 3, 4, 4, 4), None, 5, {}, r"not \(2, 3, 4, 4, 4\)"),
         ((2, 3, 4, 4), (2, 5), None, {}, r"cannot make \(2, 3, 4, 4\) like \(2, 5\)"),
@@ -91,8 +91,8 @@ def test_projectors_differ_and_train() -> None:
         ((2, 7, 3), (2, 9, 5), None, {}, r"cannot make \(2, 7, 3\) like \(2, 9, 5\)"),
         ((2, 3, 8, 8), (2, 5, 6, 6), None, {}, "cannot bring 8x8 to 6x6"),
         ((2, 3, 8, 8), (2, 5, 4, 8), None, {}, "cannot bring 8x8 to 4x8"),
-        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 2}, "kernel is 2, but must be odd"),
-        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 0}, "kernel is 0, but must be odd"),
+        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 2}, "kernel must be odd, not 2"),
+        ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 0}, "kernel must be at least 1, not 0"),
         ((2, 3, 8, 8), (2, 5, 16, 16), None, {"kernel": 3}, "transposed convolution with kernel 4"),
         ((2, 3), None, 5, {"kernel": 1}, r"kernel is for maps \(B, C, H, W\)"),
         ((2, 3), None, 5, {"activation": "rellu"}, "did you mean 'relu'"),
@@ -126,7 +126,7 @@ def test_documentation_has_the_signature_of_every_adapter() -> None:
     page = (Path(__file__).parents[3] / "docs" / "losses.md").read_text(encoding="utf-8")
     for name in ADAPTERS:
         values = values_of(ADAPTERS.get(name)).values()
-        assert f"`{name}({', '.join(['*', *map(str, values)] if values else [])})`" in page
+        assert f"### `{name}({', '.join(map(value_text, values))})`" in page
 
 
 def without_out_features(inputs: list[Tensor], match: Tensor | None, *, width: int) -> nn.Module: ...

@@ -159,9 +159,11 @@ def test_errors_keep_their_type_and_text(workers: int, error: Exception, kind: t
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_a_users_code_is_no_mistake_of_the_config(workers: int) -> None:
-    with pytest.raises(ZeroDivisionError, match="by zero"):
-        read(SampleLoader(Numbers({7: ZeroDivisionError("division by zero")}), workers))
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), RuntimeError("by zero")])
+def test_an_error_of_a_users_code_is_no_mistake_of_the_config(workers: int, error: Exception) -> None:
+    with pytest.raises(type(error), match="by zero") as caught:
+        read(SampleLoader(Numbers({7: error}), workers))
+    assert type(caught.value) is type(error)
 
 
 def test_a_killed_process_is_an_error_that_says_so() -> None:

@@ -104,7 +104,7 @@ def test_a_source_with_an_option_trains(root: Path) -> None:
         (
             "column: pictures",
             "column: pictures\n  scale: 0",
-            "config.yaml:7:10: data.scale: must be more than 0, not 0",
+            "config.yaml:7:10: data.scale: must be greater than 0, not 0",
         ),
         (
             "column: pictures",
@@ -146,8 +146,14 @@ def test_what_reading_finds_wrong_with_an_option_has_its_place(root: Path) -> No
 def test_options_are_listed() -> None:
     answer = CliRunner().invoke(main, ["list", "data", "--json"])
     listed = json.loads(answer.stdout)["data"]
-    assert listed["npz_images"] == "images in an archive; options: column, labels = 'labels', scale = 1.0"
-    assert listed["digits"] == "1,797 handwritten digits of 8x8 pixels, 10 classes; comes with scikit-learn"
+    assert listed["npz_images"] == {
+        "signature": "(column: str, labels: str = 'labels', scale: float > 0 = 1.0)",
+        "summary": "images in an archive",
+    }
+    assert listed["digits"] == {
+        "signature": "",
+        "summary": "1,797 handwritten digits of 8x8 pixels, 10 classes; comes with scikit-learn",
+    }
 
 
 @pytest.mark.usefixtures("npz")

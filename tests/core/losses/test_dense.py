@@ -157,19 +157,19 @@ def test_the_penalty_is_of_the_whole_batch() -> None:
 @pytest.mark.parametrize(
     ("name", "shapes", "values", "says"),
     [
-        ("cwd", [(2, 3, 4, 4), (2, 3, 4, 4)], {"divergence": "mes"}, "did you mean.*mse"),
-        ("cwd", [(2, 3, 4, 4), (2, 3, 4, 4)], {"temperature": 0.0}, "temperature is 0.0"),
+        ("cwd", [(2, 3, 4, 4), (2, 3, 4, 4)], {"divergence": "mes"}, "divergence must be .kl. or .mse., not .mes."),
+        ("cwd", [(2, 3, 4, 4), (2, 3, 4, 4)], {"temperature": 0.0}, "temperature must be greater than 0, not 0.0"),
         ("cwd", [(2, 3, 1, 1), (2, 3, 1, 1)], {}, "has one"),
         ("cwd", [(2, 3), (2, 3)], {}, "has one"),
         ("cwd", [(2, 3, 4, 4), (2, 3, 4, 4), (2, 4, 5)], {}, r"mask \(2, 4, 5\)"),
         ("skd_pairwise", [(2, 3, 4, 4), (2, 3, 4, 5)], {}, "nothing but C"),
         ("skd_pairwise", [(2, 3, 4), (2, 3, 4)], {}, "nothing but C"),
         ("skd_pairwise", [(2, 3, 4, 4), (2, 3, 4, 4)], {"scale": 0.2}, "are empty"),
-        ("skd_pairwise", [(2, 3, 4, 4), (2, 3, 4, 4)], {"scale": 1.5}, "scale is 1.5"),
+        ("skd_pairwise", [(2, 3, 4, 4), (2, 3, 4, 4)], {"scale": 1.5}, r"scale must be in \(0, 1\], not 1.5"),
         ("affinity", [(2, 3), (2, 3)], {}, "no dimension 2"),
-        ("knowledge_adaptation", [(2, 3), (2, 3)], {"p": 0.5}, "p is 0.5"),
-        ("knowledge_adaptation", [(2, 3), (2, 3)], {"q": 0}, "q is 0"),
-        ("norm_penalty", [(2, 3)], {"p": -1}, "p is -1"),
+        ("knowledge_adaptation", [(2, 3), (2, 3)], {"p": 0.5}, "p must be at least 1, not 0.5"),
+        ("knowledge_adaptation", [(2, 3), (2, 3)], {"q": 0}, "q must be at least 1, not 0"),
+        ("norm_penalty", [(2, 3)], {"p": -1}, "p must be at least 1, not -1"),
     ],
 )
 def test_what_does_not_fit_is_named(name: str, shapes: list[Any], values: dict[str, Any], says: str) -> None:

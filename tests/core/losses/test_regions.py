@@ -305,7 +305,7 @@ def test_a_loaded_block_goes_on_with_its_masks() -> None:
 
 def test_a_block_says_what_it_cannot_do() -> None:
     source = torch.zeros(2, 3, 8, 8)
-    with pytest.raises(KDError, match=r"ratio is 1"):
+    with pytest.raises(KDError, match=r"ratio must be in \[0, 1\), not 1"):
         generation([source], source, None, ratio=1.0)
     with pytest.raises(KDError, match=r"cannot make \(2, 3, 8, 8\) like \(2, 5, 4, 4\)"):
         generation([source], torch.zeros(2, 5, 4, 4), None)

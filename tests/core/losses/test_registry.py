@@ -12,6 +12,7 @@ from kd_core import losses
 from kd_core.errors import KDError
 from kd_core.losses import loss_signature
 from kd_core.losses.registry import check
+from kd_core.ranges import PositiveFloat
 from kd_core.registry import Registry
 
 
@@ -31,7 +32,7 @@ def test_signature_of_a_function() -> None:
         ("mask",),
         ["temperature", "dim"],
     )
-    assert found.values["temperature"].annotation is float
+    assert found.values["temperature"].annotation == PositiveFloat
     assert found.values["temperature"].default == 4.0
 
 

@@ -137,14 +137,14 @@ def test_lists_of_wires_and_detached_inputs(planned: Planned) -> None:
 
 
 def test_schedules_are_told_from_values(planned: Planned) -> None:
-    linear = "{schedule: linear, start: 1.0, end: 0.0}"
+    linear = "{schedule: linear, start: 1.0, end: 0.5}"
     made = planned(f"stages.distill.losses.kd={{loss: kd, temperature: {linear}, weight: {linear}}}")
     term = made.stages[0].terms["kd"]
     assert term.values == {}
     halfway = {"step": 2, "total_steps": 5, "steps_per_epoch": 5}
     assert callable(term.weight)
     assert term.weight(**halfway) == term.schedules["temperature"](**halfway)
-    assert 0 < term.weight(**halfway) < 1
+    assert 0.5 < term.weight(**halfway) < 1
 
 
 def test_a_plan_has_the_name_of_its_file_unless_it_has_one(planned: Planned) -> None:

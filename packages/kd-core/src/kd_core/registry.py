@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from kd_core.errors import KDError, did_you_mean, nearest, same_word
+from kd_core.ranges import checked
 from kd_core.synonyms import NAMES, listed
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Registry(Generic[T]):
         self._pending: list[str] | None = None
 
     def __call__(self, name: str, *aliases: str) -> Callable[[T], T]:
-        """Decorator that registers under ``name``; KDError where a name is taken."""
+        """Decorator that registers under ``name``, with its ranges checked by calls; KDError where a name is taken."""
 
         def register(item: T) -> T:
             if self._check:
@@ -44,6 +45,7 @@ class Registry(Generic[T]):
                 if owner is not None:
                     first = f"{self.kind} {each!r} is already registered by {owner_of(owner)}"
                     raise KDError(f"{first}, not again by {owner_of(item)}")
+            item = checked(item)
             self._items[name] = item
             self._aliases.update(dict.fromkeys(aliases, name))
             return item
@@ -107,6 +109,7 @@ def _normalized(distribution: str) -> str:
 
 def owner_of(item: object) -> str:
     """``module.qualname (file:line)`` of a function or class, for messages."""
+    item = inspect.unwrap(item) if callable(item) else item
     name = f"{getattr(item, '__module__', '?')}.{getattr(item, '__qualname__', repr(item))}"
     try:
         return f"{name} ({inspect.getsourcefile(item)}:{inspect.getsourcelines(item)[1]})"  # type: ignore[arg-type]

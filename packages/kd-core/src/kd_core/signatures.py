@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import inspect
-import sys
+import types
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from kd_core.errors import KDError
+from kd_core.ranges import range_of, read_signature
 from kd_core.registry import owner_of
 
 RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_features", "detach"})
 """Keys of a term or an adapter in a config: no parameter may have one of these names."""
+FROM_INPUTS = "from_inputs"
+"""The class method of a registered loss that builds it from the probe batch's tensors."""
+Marked = TypeVar("Marked", bound=Callable[..., Any])
+
+
+def over_batch(item: Marked) -> Marked:
+    """Mark a loss or an adapter (a builder or a module's class) that relates samples to each other or keeps a memory.
+
+    Under several processes its inputs are the rows of all of them, gathered with gradients. A loss is computed by every
+    process over all rows; of an adapter's output each process gets back the rows of its own samples. With
+    ``accumulation_steps`` it sees the samples of one micro-batch (of all processes), never those of the whole batch.
+    """
+    item.over_batch = True  # type: ignore[attr-defined]
+    return item
 
 
 def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[inspect.Parameter]:
@@ -24,21 +39,6 @@ def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[ins
     except (TypeError, ValueError) as reason:
         raise KDError(f"{owner_of(function)} has no readable signature: {reason}") from reason
     return list(found.parameters.values())[1 if bound else 0 :]
-
-
-def read_signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a callable, with annotations as objects where all of them can be resolved.
-
-    TypeError or ValueError where there is none to read, as with many built-in functions.
-    """
-    try:
-        return inspect.signature(function, eval_str=True)
-    except (NameError, AttributeError, SyntaxError, TypeError):  # annotations may be for type checkers only
-        if sys.version_info >= (3, 14):  # where annotations are not evaluated before they are read
-            from annotationlib import Format
-
-            return inspect.signature(function, annotation_format=Format.FORWARDREF)
-        return inspect.signature(function)
 
 
 def is_open(parameter: inspect.Parameter) -> bool:
@@ -68,6 +68,61 @@ def refuse(kind: str, name: str, item: object, found: Iterable[inspect.Parameter
 
 
 def values_of(item: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The hyperparameters of a registered function (keyword-only) or class (of ``__init__``), by name."""
-    found = parameters(item.__init__, bound=True) if inspect.isclass(item) else parameters(item)
-    return {each.name: each for each in found if is_value(each)}
+    """The hyperparameters of a registered function (keyword-only) or class, by name.
+
+    Those of a class are ``__init__``'s, or where the class has one, those of ``from_inputs``.
+    """
+    if inspect.isclass(item):
+        built = getattr(item, FROM_INPUTS, None)
+        taken = parameters(item.__init__, bound=True) if built is None else parameters(built)
+    else:
+        taken = parameters(item)
+    return {parameter.name: parameter for parameter in taken if is_value(parameter)}
+
+
+def signature_text(item: Callable[..., Any]) -> str:
+    """The parameters of something registered, each with type, range and default: ``(*, temperature: float > 0 = 4.0)``.
+
+    What comes by position stands first: a loss's tensors, an adapter's inputs, a view's batch.
+    """
+    texts = [f"{name}=None" if optional else name for name, optional in _wires(item)]
+    values = [value_text(parameter) for parameter in values_of(item).values()]
+    return f"({', '.join([*texts, *(['*'] if texts and values else []), *values])})"
+
+
+def _wires(item: Callable[..., Any]) -> list[tuple[str, bool]]:
+    """The names of the tensors that a loss takes, and whether each may be left out."""
+    forward = getattr(item, "forward", None)
+    found = parameters(forward, bound=True) if inspect.isclass(item) and forward else parameters(item)
+    tensors = [each for each in found if not is_value(each) and not is_open(each)]
+    return [(each.name, each.default is not each.empty) for each in tensors]
+
+
+def value_text(parameter: inspect.Parameter) -> str:
+    """A hyperparameter with its type, its range and its default."""
+    default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    return f"{parameter.name}: {type_text(parameter.annotation)}{default}"
+
+
+def type_text(annotation: Any) -> str:
+    """A type as a reader writes it, with its range: ``float > 0``, ``int >= 1 or None``, ``'kl' or 'mse'``."""
+    if isinstance(annotation, str):
+        return annotation
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(type_text, get_args(annotation)))
+    if origin is Literal:
+        return " or ".join(map(repr, get_args(annotation)))
+    if origin is Annotated:
+        limits = range_of(annotation)
+        return f"{type_text(annotation.__origin__)} {limits.sign if limits else ''}".rstrip()
+    if annotation is type(None):
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else _short(annotation)
+
+
+def _short(annotation: Any) -> str:
+    """A generic type without the modules of its parts: ``list[float]``."""
+    inner = ", ".join("..." if part is ... else type_text(part) for part in get_args(annotation))
+    name = getattr(get_origin(annotation), "__name__", str(annotation).rpartition(".")[2])
+    return f"{name}[{inner}]" if inner else name

@@ -35,8 +35,11 @@ class SweepSpec(StrictModel):
     """
 
     config: str
+    """The config of all runs, a path relative to this file."""
     grid: Annotated[list[Annotated[dict[str, Values], Field(min_length=1)]], Field(min_length=1)]
+    """The axes. Each maps paths of the config to lists of values of one length, which are set together."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
+    """Random seeds. Each combination is run once with each of them."""
 
     @model_validator(mode="after")
     def _even(self) -> SweepSpec:

@@ -12,6 +12,7 @@ from torchvision import models as torchvision_models
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
 from kd_core.models.registry import MODELS, ZOOS, WeightCard
+from kd_core.ranges import PositiveInt, checked
 
 PREFIX = "torchvision."
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -22,6 +23,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """What torchvision's builders do only when they load weights themselves: inputs scaled again, a larger image."""
 
 
+@checked
 class Cnn(nn.Module):
     """``depth`` layers of 3x3 convolution, normalisation and ReLU: images (B, in_channels, H, W) -> logits (B, C).
 
@@ -29,12 +31,15 @@ class Cnn(nn.Module):
     Outputs of the layers are ``layers.0``, ``layers.1``, ... Any H and W work.
     """
 
-    def __init__(self, *, width: int = 16, depth: int = 3, num_classes: int = 10, in_channels: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        width: PositiveInt = 16,
+        depth: PositiveInt = 3,
+        num_classes: PositiveInt = 10,
+        in_channels: PositiveInt = 1,
+    ) -> None:
         super().__init__()
-        if min(width, depth, num_classes) < 1:
-            raise KDError(
-                f"a cnn has width, depth and num_classes of at least 1, not {width}, {depth} and {num_classes}"
-            )
         self.layers = nn.Sequential()
         for number in range(depth):
             self.layers.append(convolution(in_channels, width << number, stride=2 if number else 1))
@@ -54,7 +59,9 @@ def convolution(in_width: int, width: int, stride: int) -> nn.Sequential:
 
 
 @MODELS("cnn")
-def cnn(*, width: int = 16, depth: int = 3, num_classes: int = 10, in_channels: int = 1) -> Cnn:
+def cnn(
+    *, width: PositiveInt = 16, depth: PositiveInt = 3, num_classes: PositiveInt = 10, in_channels: PositiveInt = 1
+) -> Cnn:
     """A small convolutional network; a wider and deeper one makes a teacher for it."""
     return Cnn(width=width, depth=depth, num_classes=num_classes, in_channels=in_channels)
 
@@ -63,7 +70,7 @@ def _register(name: str) -> None:
     make: Callable[..., nn.Module] = torchvision_models.get_model_builder(name)
 
     @MODELS(PREFIX + name)
-    def build(*, num_classes: int = 1000, **values: Any) -> nn.Module:
+    def build(*, num_classes: PositiveInt = 1000, **values: Any) -> nn.Module:
         try:
             return make(**{"num_classes": num_classes, **SPECIAL.get(name, {}), **values})
         except (TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kd_core.errors import KDError
 from kd_core.models.registry import MODELS
+from kd_core.ranges import PositiveInt, Probability, checked
 
 NAMED = ((12, 100), (24, 250), (40, 190))
 """(growth, depth) of the networks in the paper's table 2; ``densenet-bc`` builds every other one."""
@@ -94,6 +95,7 @@ def transition(width: int) -> nn.Sequential:
     )
 
 
+@checked
 class DenseNet(nn.Module):
     """DenseNet-BC of three blocks: images (B, in_channels, H, W) -> logits (B, num_classes).
 
@@ -104,20 +106,18 @@ class DenseNet(nn.Module):
 
     def __init__(
         self,
-        growth: int,
+        growth: PositiveInt,
         depth: int,
         *,
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
         memory_efficient: bool = False,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: PositiveInt = 10,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         layers, rest = divmod(depth - 4, 6)
         if rest or layers < 1:
             raise KDError(f"a DenseNet-BC has depth 6n + 4 (10, 16, 22, 28, 34, 40, ..., 100, ...), not {depth}")
-        if growth < 1:
-            raise KDError(f"the growth of a DenseNet-BC is at least 1, not {growth}")
         width = 2 * growth
         self.features = nn.Sequential()
         self.features.add_module("conv0", nn.Conv2d(in_channels, width, 3, padding=1, bias=False))
@@ -148,12 +148,12 @@ class DenseNet(nn.Module):
 @MODELS("densenet-bc")
 def densenet_bc(
     *,
-    growth: int,
+    growth: PositiveInt,
     depth: int,
-    dropout: float = 0.0,
+    dropout: Probability = 0.0,
     memory_efficient: bool = False,
-    num_classes: int = 10,
-    in_channels: int = 3,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
 ) -> DenseNet:
     """A DenseNet-BC of any growth and any depth 6n + 4."""
     return DenseNet(
@@ -169,7 +169,11 @@ def densenet_bc(
 def _register(growth: int, depth: int) -> None:
     @MODELS(f"densenet-bc-k{growth}-d{depth}", f"densenet_bc_k{growth}_depth{depth}")
     def build(
-        *, dropout: float = 0.0, memory_efficient: bool = False, num_classes: int = 10, in_channels: int = 3
+        *,
+        dropout: Probability = 0.0,
+        memory_efficient: bool = False,
+        num_classes: PositiveInt = 10,
+        in_channels: PositiveInt = 3,
     ) -> DenseNet:
         return DenseNet(
             growth,

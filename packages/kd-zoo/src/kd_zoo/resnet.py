@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd_core.errors import KDError
 from kd_core.models.registry import MODELS
+from kd_core.ranges import PositiveInt, checked
 
 WIDTHS = (16, 32, 64)
 DEPTHS = (20, 32, 44, 56, 110, 1202)
@@ -37,6 +38,7 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
+@checked
 class CifarResNet(nn.Module):
     """ResNet of three groups of widths 16, 32, 64: images (B, in_channels, H, W) -> logits (B, num_classes).
 
@@ -44,7 +46,7 @@ class CifarResNet(nn.Module):
     ``layer2`` (H/2, W/2) and ``layer3`` (H/4, W/4). Any H and W work; the paper's are 32. KDError for another depth.
     """
 
-    def __init__(self, depth: int, *, num_classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(self, depth: int, *, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
@@ -81,7 +83,7 @@ def initialise(model: nn.Module) -> None:
 
 def _register(depth: int) -> None:
     @MODELS(f"resnet{depth}")
-    def build(*, num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+    def build(*, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> CifarResNet:
         return CifarResNet(depth, num_classes=num_classes, in_channels=in_channels)
 
     build.__name__ = build.__qualname__ = f"resnet{depth}"
@@ -93,6 +95,6 @@ for _depth in DEPTHS:
 
 
 @MODELS("cifar-resnet")
-def cifar_resnet(*, depth: int, num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+def cifar_resnet(*, depth: int, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> CifarResNet:
     """A CIFAR ResNet of any depth 6n + 2."""
     return CifarResNet(depth, num_classes=num_classes, in_channels=in_channels)

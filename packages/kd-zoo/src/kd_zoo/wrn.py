@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd_core.errors import KDError
 from kd_core.models.registry import MODELS
+from kd_core.ranges import PositiveInt, Probability, checked
 from kd_zoo.resnet import group, initialise
 
 NAMED = ((16, 1), (16, 2), (16, 4), (16, 8), (22, 8), (28, 2), (28, 10), (28, 12), (40, 1), (40, 2), (40, 4), (40, 8))
@@ -39,6 +40,7 @@ class WideBlock(nn.Module):
         return out + self.shortcut(x)
 
 
+@checked
 class WideResNet(nn.Module):
     """WRN-depth-width: images (B, in_channels, H, W) -> logits (B, num_classes).
 
@@ -48,14 +50,18 @@ class WideResNet(nn.Module):
     """
 
     def __init__(
-        self, depth: int, width: int, *, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3
+        self,
+        depth: int,
+        width: PositiveInt,
+        *,
+        dropout: Probability = 0.3,
+        num_classes: PositiveInt = 10,
+        in_channels: PositiveInt = 3,
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise KDError(f"a wide ResNet has depth 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
-        if width < 1:
-            raise KDError(f"the width of a wide ResNet multiplies 16, 32 and 64: at least 1, not {width}")
         widths = (16 * width, 32 * width, 64 * width)
         block = partial(WideBlock, dropout=dropout)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
@@ -74,14 +80,21 @@ class WideResNet(nn.Module):
 
 
 @MODELS("wrn", "wide_resnet")
-def wrn(*, depth: int, width: int, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3) -> WideResNet:
+def wrn(
+    *,
+    depth: int,
+    width: PositiveInt,
+    dropout: Probability = 0.3,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
+) -> WideResNet:
     """A wide ResNet of any depth 6n + 4 and any width."""
     return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
 
 
 def _register(depth: int, width: int) -> None:
     @MODELS(f"wrn-{depth}-{width}", f"wide_resnet{depth}_{width}")
-    def build(*, dropout: float = 0.3, num_classes: int = 10, in_channels: int = 3) -> WideResNet:
+    def build(*, dropout: Probability = 0.3, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> WideResNet:
         return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
 
     build.__name__ = build.__qualname__ = f"wrn_{depth}_{width}"

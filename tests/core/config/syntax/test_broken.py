@@ -201,7 +201,7 @@ def test_no_file(tmp_path, monkeypatch) -> None:
     (tmp_path / "config.yaml").write_text("a: 1")
     with pytest.raises(ConfigError, match=r"^confg\.yaml: no such file\n +hint: did you mean config\.yaml\?$"):
         load("confg.yaml")
-    with pytest.raises(ConfigError, match="this is a (directory|run folder), not a config"):
+    with pytest.raises(ConfigError, match=r"this is a (directory|run folder), not a config"):
         load(".")
     with pytest.raises(ConfigError, match="not a directory"):
         load("config.yaml/x")

@@ -87,7 +87,10 @@ def test_extends_problems(folder) -> None:
         "broken.yaml:1:4: True is not a YAML value\n    hint: write true, or 'True' for a string",
         "top.yaml:2:24: extends: nowhere.yaml: no such file\n    hint: did you mean one.yaml?",
         "empty.yaml:1:1: the file is empty",
-        "top.yaml:2:63: extends: .: this is a directory, not a config\n    hint: name a config in it, such as broken.yaml",
+        (
+            "top.yaml:2:63: extends: .: this is a directory, not a config\n"
+            "    hint: name a config in it, such as broken.yaml"
+        ),
         "top.yaml:2:66: extends: brken.yaml: no such file\n    hint: did you mean broken.yaml?",
     ]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
 from kd_core.errors import KDError
+from kd_core.ranges import PositiveFloat, PositiveInt
 
 
 class Paraphraser(nn.Module):
@@ -29,7 +30,12 @@ class Paraphraser(nn.Module):
 
 @ADAPTERS("paraphraser")
 def paraphraser(
-    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, rate: float = 0.5, norm: bool = False
+    inputs: list[Tensor],
+    match: Tensor | None,
+    out_features: PositiveInt | None,
+    *,
+    rate: PositiveFloat = 0.5,
+    norm: bool = False,
 ) -> nn.Module:
     """A convolutional autoencoder of a map: fields ``factor`` and ``reconstruction``.
 
@@ -51,7 +57,7 @@ def paraphraser(
 
 @ADAPTERS("translator")
 def translator(
-    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, norm: bool = False
+    inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None, *, norm: bool = False
 ) -> nn.Module:
     """Three 3x3 convolutions from a student's map to the teacher's factors, the layers of a paraphraser's encoder.
 

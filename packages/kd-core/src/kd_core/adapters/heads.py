@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
 from kd_core.errors import KDError
+from kd_core.ranges import PositiveInt, checked
 
 EMBEDDING = 128
 """The width of CRD's embeddings unless a config says otherwise."""
@@ -22,7 +23,7 @@ class Normalise(nn.Module):
 
 
 @ADAPTERS("embedding")
-def embedding(inputs: list[Tensor], match: Tensor | None, out_features: int | None) -> nn.Module:
+def embedding(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
     """A linear layer on flattened features, its outputs scaled to length 1: what CRD contrasts.
 
     (B, ...) -> (B, ``out_features``), 128 where not given. Tian et al., CRD, ICLR 2020 (arXiv 1910.10699).
@@ -33,7 +34,7 @@ def embedding(inputs: list[Tensor], match: Tensor | None, out_features: int | No
 
 
 @ADAPTERS("projection_head")
-def projection_head(inputs: list[Tensor], match: Tensor | None, out_features: int | None) -> nn.Module:
+def projection_head(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
     """Two linear layers with ReLU between on flattened features: what self-supervision compares.
 
     (B, ...) -> (B, ``out_features``), the width D of the features where not given.
@@ -45,6 +46,7 @@ def projection_head(inputs: list[Tensor], match: Tensor | None, out_features: in
     return nn.Sequential(nn.Flatten(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
 
 
+@checked
 class SimKDProjector(nn.Sequential):
     """(B, channels, H, W) -> (B, out_features, H, W): 1x1, 3x3 and 1x1 convolutions, 1 / ``factor`` as wide.
 
@@ -52,11 +54,9 @@ class SimKDProjector(nn.Sequential):
     2022 (arXiv 2203.14001); checked against DefangChen/SimKD. KDError where ``factor`` leaves no width.
     """
 
-    def __init__(self, *, channels: int, out_features: int, factor: int = 2) -> None:
-        if not 1 <= factor <= out_features:
-            raise KDError(
-                f"factor is {factor}, but must be from 1 to the {out_features} channels to come out", path="factor"
-            )
+    def __init__(self, *, channels: PositiveInt, out_features: PositiveInt, factor: PositiveInt = 2) -> None:
+        if factor > out_features:
+            raise KDError(f"factor must be at most out_features, {out_features}, not {factor}", path="factor")
         layers: list[nn.Module] = []
         for out, kernel in ((out_features // factor, 1), (out_features // factor, 3), (out_features, 1)):
             convolution = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
@@ -67,7 +67,7 @@ class SimKDProjector(nn.Sequential):
 
 @ADAPTERS("simkd_projector")
 def simkd_projector(
-    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, factor: int = 2
+    inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None, *, factor: PositiveInt = 2
 ) -> nn.Module:
     """SimKD's bottleneck from a student's map to a teacher's: 1x1, 3x3 and 1x1 convolutions with batch norm and ReLU.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kd_core.adapters.registry import ADAPTERS, feature_map, shape, tensors, width_of
 from kd_core.data.rng import random_bits
 from kd_core.errors import KDError
+from kd_core.ranges import Momentum, PositiveInt
 
 
 class Generation(nn.Module):
@@ -64,9 +65,9 @@ class Generation(nn.Module):
 def generation(
     inputs: list[Tensor],
     match: Tensor | None,
-    out_features: int | None,
+    out_features: PositiveInt | None,
     *,
-    ratio: float = 0.75,
+    ratio: Momentum = 0.75,
     mask: Literal["spatial", "channel"] = "spatial",
 ) -> nn.Module:
     """MGD's generation block: the student's map, masked at random, becomes a map like the teacher's.
@@ -79,10 +80,6 @@ def generation(
     """
     source, *index = tensors("generation", inputs, match, most=2)
     channels, width = feature_map("generation", source).shape[1], width_of("generation", match, out_features)
-    if not 0 <= ratio < 1:
-        raise KDError(f"ratio is {ratio}, but must be at least 0 and below 1", path="ratio")
-    if mask not in ("spatial", "channel"):
-        raise KDError(f"mask is {mask!r}, but must be 'spatial' or 'channel'", path="mask")
     if index and index[0].shape != source.shape[:1]:
         raise KDError(
             f"generation's second input is {shape(index[0])}, not one number a sample",

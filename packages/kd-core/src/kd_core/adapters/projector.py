@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
 from kd_core.adapters.registry import ADAPTERS, shape, tensors
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError
+from kd_core.ranges import PositiveInt
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+Activation = Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh"]
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
@@ -22,12 +25,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def projector(
     inputs: list[Tensor],
     match: Tensor | None,
-    out_features: int | None,
+    out_features: PositiveInt | None,
     *,
-    kernel: int | None = None,
+    kernel: PositiveInt | None = None,
     bias: bool = True,
     norm: bool = False,
-    activation: str | None = None,
+    activation: Activation | None = None,
 ) -> nn.Module:
     """A linear map of the features: onto the width ``out_features`` or, where it is None, onto that of ``match``.
 
@@ -39,9 +42,6 @@ def projector(
     (source,) = tensors("projector", inputs, match)
     if not 2 <= source.ndim <= 4:
         raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {shape(source)}")
-    if activation is not None and activation not in ACTIVATIONS:
-        hint = did_you_mean(activation, list(ACTIVATIONS))
-        raise KDError(f"there is no activation {activation!r}", hint=hint)
     width = _width(source, match, out_features)
     layers = [
         _convolution(source, match, width, kernel, bias)
@@ -63,8 +63,6 @@ def _width(source: Tensor, match: Tensor | None, out_features: int | None) -> in
             hint="pool or flatten first, for one with `module: !call:torch.nn.Flatten {}`",
         )
     if out_features is not None:
-        if out_features < 1:
-            raise KDError(f"out_features is {out_features}, but must be a width of at least 1", path="out_features")
         return out_features
     if match is None:
         raise KDError("projector has no output width", hint="write `match:` (a wire) or `out_features:` (a number)")
@@ -82,8 +80,8 @@ def _linear(source: Tensor, match: Tensor | None, width: int, kernel: int | None
 def _convolution(source: Tensor, match: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
     channels, height, wide = source.shape[1:]
     size = (height, wide) if match is None else tuple(match.shape[2:])
-    if kernel is not None and (kernel < 1 or kernel % 2 == 0):
-        raise KDError(f"kernel is {kernel}, but must be odd, so that it has a middle", path="kernel")
+    if kernel is not None and kernel % 2 == 0:
+        raise KDError(f"kernel must be odd, not {kernel}", path="kernel")
     if size == (height, wide):
         kernel = kernel or 1
         return nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=bias)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
-from kd_core.signatures import is_open, is_value, parameters, refuse
+from kd_core.signatures import is_open, is_value, over_batch, parameters, refuse
+
+__all__ = ["ADAPTERS", "Adapter", "check", "feature_map", "over_batch", "shape", "tensors", "width_of"]
 
 Adapter = Callable[..., nn.Module]
 """``(inputs, match, out_features, *, values...) -> nn.Module``: what ADAPTERS holds.
 
-``inputs`` are the probe batch's tensors at the adapter's wires, in order; ``match`` is the tensor whose shape the
-output is to have (None: not given) and ``out_features`` its width. Only shapes may be read: a probe can lie on the
-meta device. The module's ``forward`` takes the inputs one by one.
+``inputs`` are the probe batch's tensors at the adapter's wires: a list in the order of the config, whose items the
+module's ``forward`` takes one by one, or, where the config's ``inputs`` is a mapping, a mapping of the same names,
+which ``forward`` takes as keyword arguments; an item is a list of tensors where the config has a list of wires there.
+``match`` is the tensor whose shape the output is to have (None: not given) and ``out_features`` its width. Only shapes
+should be read: in a check the probe lies on the meta device, and only if building fails there does the builder get
+tensors with random values. The module may have lazy layers. :func:`over_batch` marks a builder, or the class of its
+module, that needs the samples of all processes.
 """
 
 GIVEN = ("inputs", "match", "out_features")
@@ -37,7 +43,11 @@ ADAPTERS: Registry[Adapter] = Registry("adapter", "kd.adapters", check)
 
 
 def tensors(name: str, inputs: list[Tensor], match: Tensor | None, *, most: int = 1) -> list[Tensor]:
-    """``inputs`` of the adapter ``name``; KDError where there are more than ``most``, or one is no tensor."""
+    """``inputs`` of the adapter ``name``; KDError where they are named, too many, or no tensors."""
+    if isinstance(inputs, Mapping):
+        raise KDError(
+            f"{name} takes its inputs in order, not by name", hint="write `inputs: [WIRE, ...]`", path="inputs"
+        )
     if not 1 <= len(inputs) <= most:
         wanted = "one input" if most == 1 else f"one to {most} inputs"
         raise KDError(f"{name} takes {wanted}, not {len(inputs)}")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
 from kd_core.errors import KDError
+from kd_core.ranges import PositiveInt
 
 WIDEST = 512
 """The most channels that are handed from level to level unless a config says otherwise."""
@@ -47,7 +48,7 @@ class Fusion(nn.Module):
 
 @ADAPTERS("fusion")
 def fusion(
-    inputs: list[Tensor], match: Tensor | None, out_features: int | None, *, width: int | None = None
+    inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None, *, width: PositiveInt | None = None
 ) -> nn.Module:
     """A level of knowledge review: fields ``output``, for the loss, and ``residual``, for the next shallower level.
 

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Call, Lazy, Policy
+from kd_core.config.schema import Path
 from kd_core.data.batch import Batch
 from kd_core.errors import ConfigError, ConfigProblem, KDError
-from kd_core.plan.plan import Plan
+from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan, Wired
 from kd_core.taps.nested import map_tensors
-from kd_core.train.objective import Adapters, WireResolver
+from kd_core.taps.wires import Wire
+from kd_core.train.objective import Adapters, Values, WireResolver
+from kd_core.train.trainable import FrozenWhenBuilt
+
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,16 @@ class TrainableParts:
     plan: Plan
     models: Mapping[str, nn.Module]
     adapters: Adapters
+    frozen: FrozenWhenBuilt
 
 
 class DummyValues:
     """Values on the CPU in the place of those on the meta device: small random numbers of the same shapes."""
 
-    def __init__(self, values: WireResolver, batch: Batch) -> None:
+    def __init__(self, values: Values, batch: Batch) -> None:
         self._values, self._batch = values, batch
 
-    def get(self, wired: Any) -> Any:
+    def get(self, wired: Wired) -> Any:
         """As :meth:`WireResolver.get`; what comes from the batch is the batch's own."""
         if isinstance(wired, list):
             return [self.get(wire) for wire in wired]
@@ -90,3 +96,34 @@ def needs_values(error: Exception) -> bool:
 def reason(error: Exception) -> str:
     """An error of someone else's code in one line."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
+
+
+def to_meta(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape without values."""
+    return tensor.to(META)
+
+
+def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
+    """Every wire a stage uses with the place it is written in."""
+    for term in stage.terms.values():
+        for key, wired in term.wires.items():
+            for wire in wired if isinstance(wired, list) else [wired]:
+                yield (*term.path, key), wire
+    for name in stage.adapters:
+        adapter: AdapterPlan = plan.adapters[name]
+        names = list(adapter.inputs) if isinstance(adapter.inputs, Mapping) else None
+        for position, wired in enumerate(adapter.wired):
+            place = () if names is None else (names[position],)
+            for wire in wired if isinstance(wired, list) else [wired]:
+                yield (*adapter.path, "inputs", *place), wire
+        if adapter.match:
+            yield (*adapter.path, "match"), adapter.match
+
+
+def field_hint(plan: TermPlan, stand: DummyValues) -> str | None:
+    """A hint where a wire of a loss leads to named tensors, of which one was meant."""
+    for key, wired in plan.wires.items():
+        value = stand.get(wired)
+        if isinstance(wired, Wire) and isinstance(value, Mapping):
+            return f"write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
+    return None

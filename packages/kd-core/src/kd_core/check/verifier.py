@@ -15,13 +15,17 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kd_core.check.dry_run import (
+    META,
     DummyValues,
     TrainableParts,
     dummy_like,
+    field_hint,
     needs_values,
     reason,
+    to_meta,
     trusted_only,
     try_step,
+    written,
 )
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec, Path
@@ -29,18 +33,17 @@ from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import ConfigProblem, KDError, Unverified, did_you_mean
 from kd_core.models.factory import ModelSource, described
-from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan
+from kd_core.plan.plan import Plan, StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.table import Row, module_table
 from kd_core.taps.wires import Tap, Wire
 from kd_core.taps.wires import describe as shapes
-from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, module_at
-from kd_core.train.components import PROBE
-from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver
+from kd_core.taps.wrappers import OUTPUT, Capture, module_at
+from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
 from kd_core.train.optim import build_optimizer, build_scheduler
-from kd_core.train.trainable import select
+from kd_core.train.probe import MORE, ONE_VALUE, PROBE, forward, restored
+from kd_core.train.trainable import FrozenWhenBuilt, select, set_stage_mode
 
-META = torch.device("meta")
 LARGE = 300_000_000
 """Parameters of a model that a check does not build with values."""
 Placed = list[tuple[Path, Wire]]
@@ -52,7 +55,8 @@ def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[Conf
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
     """
     verifier = Verifier(plan, policy)
-    verifier.run(whole)
+    with restored(()):  # random states are as before
+        verifier.run(whole)
     return list(dict.fromkeys(verifier.problems)), list(dict.fromkeys(verifier.unverified))
 
 
@@ -71,18 +75,30 @@ class Verifier:
         dummy = self.plan.task.dummy_info(self.plan.data) if sound else DatasetInfo()
         self.run_values = {"steps": 10, "steps_per_epoch": 1, **dummy.run_values}
         self.builder = Builder(self.policy, self.run_values)
+        self.models: dict[str, nn.Module] = {}
+        self.adapters, self.frozen = Adapters(self.plan.adapters), FrozenWhenBuilt()
+        self._real: dict[str, nn.Module] = {}
+
+    @property
+    def parts(self) -> TrainableParts:
+        """What training would select from."""
+        return TrainableParts(self.plan, self.models, self.adapters, self.frozen)
 
     def run(self, whole: bool = True) -> None:
         """Check models, then each stage."""
-        models = {
-            name: model for name, spec in self.plan.models.items() if (model := self._model(name, spec)) is not None
-        }
-        adapters = Adapters(self.plan.adapters)
+        for name, spec in self.plan.models.items():
+            if (model := self._model(name, spec)) is not None:
+                self.models[name] = model
+                self.frozen.remember(model)
         for stage in self.plan.stages:
-            if whole:
-                self._stage(stage, models, adapters)
-            else:
-                self._paths_only(stage, models)
+            if not whole:
+                self._paths_only(stage)
+                continue
+            before = len(self.problems)
+            self._stage(stage, PROBE)
+            if any(ONE_VALUE in problem.message for problem in self.problems[before:]):
+                del self.problems[before:]
+                self._stage(stage, MORE)
 
     # -- models
 
@@ -128,29 +144,31 @@ class Verifier:
 
     # -- a stage
 
-    def _stage(self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters) -> None:
+    def _stage(self, stage: StagePlan, size: int) -> None:
+        """Run a stage's models in the modes they have in it, and all that is fed by them, on so many samples."""
         try:
-            raw = self.plan.task.dummy_batch(stage.data, PROBE, training=True)
+            raw = self.plan.task.dummy_batch(stage.data, size, training=True)
         except KDError as error:  # only reading the data would tell
-            self._paths_only(stage, models)
+            self._paths_only(stage)
             self._unverified(("stages", stage.name), error)
             return
         if (batch := self._prepared(raw, stage)) is None:
             return
         places = dict(self._places(stage))
         self._kept_outputs(places)
-        captures = {
-            name: capture
-            for name, taps in self.plan.taps(stage).items()
-            if name in models and (capture := self._capture(name, models[name], taps, batch, places)) is not None
-        }
+        captures = {}
+        for name, taps in self.plan.taps(stage).items():
+            if name in self.models:
+                set_stage_mode(self.parts, stage, name)
+                if (capture := self._capture(name, taps, batch, places)) is not None:
+                    captures[name] = capture
         if set(captures) == set(self.plan.taps(stage)):
-            values = WireResolver(captures, batch.to(META), adapters)
-            if self._adapters(stage, values, models, adapters) and self._fields(stage, values):
+            values = WireResolver(captures, batch.to(META), self.adapters)
+            if self._adapters(stage, values, batch) and self._fields(stage, values):
                 terms = [self._term(term, values, batch) for term in stage.terms.values()]
-                if all(terms) and set(models) == set(self.plan.models):
-                    self._training(stage, models, adapters, [term for term in terms if term is not None])
-            self._metric(stage, models, batch)
+                if all(terms) and set(self.models) == set(self.plan.models):
+                    self._training(stage, [term for term in terms if term is not None])
+            self._metric(stage)
 
     def _prepared(self, raw: Batch, stage: StagePlan) -> Batch | None:
         """Samples as the models take them, None where one of them cannot."""
@@ -183,10 +201,10 @@ class Verifier:
                 hint = f"leave models.{wire.root}.cache out"
                 self._report(path, KDError(f"{wire} is not cached: only the model's output is", hint=hint))
 
-    def _paths_only(self, stage: StagePlan, models: Mapping[str, nn.Module]) -> None:
+    def _paths_only(self, stage: StagePlan) -> None:
         for name, placed in self._places(stage):
-            if name in models:
-                self._modules(models[name], placed)
+            if name in self.models:
+                self._modules(self.models[name], placed)
 
     def _modules(self, model: nn.Module, placed: Placed) -> bool:
         """Whether every wire's module exists."""
@@ -200,67 +218,87 @@ class Verifier:
                 self._report(path, error)
         return len(self.problems) == before
 
-    def _capture(
-        self, name: str, model: nn.Module, taps: list[Tap], batch: Batch, places: Mapping[str, Placed]
-    ) -> Capture | None:
-        if not self._modules(model, places.get(name, [])):
+    def _capture(self, name: str, taps: list[Tap], batch: Batch, places: Mapping[str, Placed]) -> Capture | None:
+        if not self._modules(self.models[name], places.get(name, [])):
             return None
         try:
-            return self._forward(name, model, taps, batch)
+            return self._forward(name, taps, batch)
         except KDError:
             for path, wire in places.get(name, []):  # which one is it?
                 try:
-                    self._forward(name, model, [wire.tap] if wire.tap else [], batch)
+                    self._forward(name, [wire.tap] if wire.tap else [], batch)
                 except KDError as error:
                     self._report(path, error)
         except Exception:  # it does not take such samples, or does not run on the meta device
-            return self._real_forward(name, model, taps, batch)
+            return self._real_capture(name, taps, batch)
         return None
 
-    def _real_forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture | None:
-        """A pass on the CPU with random weights, whose errors say what is wrong."""
-        if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+    def _real_capture(self, name: str, taps: list[Tap], batch: Batch) -> Capture | None:
+        """What a pass on the CPU with random weights gives, whose errors say what is wrong."""
+        if sum(parameter.numel() for parameter in self.models[name].parameters()) > LARGE:
             self._unverified(("models", name), "it does not run on the meta device, and is too large to try")
             return None
         try:
-            real = self.source(name).make(name, self.plan.models[name]).eval()
-            with torch.no_grad():
-                capture = ForwardWrapper(real, taps, name=name, call=self.plan.task.call)(batch.for_model(name))
+            capture = self._real_forward(name, taps, batch)
         except Exception as error:
             message = f"forward failed on a dummy input of shape {shapes(batch.for_model(name))}: {reason(error)}"
             self._report(("models", name), error if isinstance(error, KDError) else KDError(message))
             return None
-        to_meta = {tap: map_tensors(lambda each: each.to(META), value) for tap, value in capture.at.items()}
-        return replace(capture, at=to_meta)
+        return replace(capture, at={tap: map_tensors(to_meta, value) for tap, value in capture.at.items()})
 
-    def _forward(self, name: str, model: nn.Module, taps: list[Tap], batch: Batch) -> Capture:
-        wrapper = ForwardWrapper(model.eval(), taps, name=name, call=self.plan.task.call)
-        try:
-            with torch.no_grad():
-                return wrapper(batch.to(META).for_model(name))
-        finally:
-            wrapper.release()
+    def _forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
+        return forward(name, self.models[name], taps, self.plan, batch.to(META))
 
-    def _adapters(
-        self, stage: StagePlan, values: WireResolver, models: Mapping[str, nn.Module], adapters: Adapters
-    ) -> bool:
+    def _real_forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
+        return forward(name, self._real_model(name), taps, self.plan, batch)
+
+    def _real_model(self, name: str) -> nn.Module:
+        """The model with random weights on the CPU, in the mode of the one on the meta device."""
+        if name not in self._real:
+            self._real[name] = self.source(name).make(name, self.plan.models[name])
+        real = self._real[name]
+        for part, twin in zip(real.modules(), self.models[name].modules(), strict=True):
+            part.training = twin.training
+        return real
+
+    # -- what is fed by the models
+
+    def _adapters(self, stage: StagePlan, values: WireResolver, batch: Batch) -> bool:
         for name in stage.adapters:
-            path = self.plan.adapters[name].path
-            path = path if self.plan.adapters[name].borrowed is None else (*path, "module")
+            plan = self.plan.adapters[name]
+            path = plan.path if plan.borrowed is None else (*plan.path, "module")
             try:
-                with META:
-                    adapters.build(name, values, models, self.builder)
-                adapters.to(META).eval()
-                with torch.no_grad():
-                    adapters.run(name, values)
+                self._adapter(name, values, batch)
             except KDError as error:
                 self._report(path, error)
                 return False
             except Exception as error:  # shapes that do not fit raise whatever the module raises
-                given = ", ".join(shapes(values.get(wired)) for wired in self.plan.adapters[name].inputs)
+                positional, named = inputs_of(plan, lambda wired: shapes(values.get(wired)))
+                given = ", ".join([*positional, *(f"{key} {shape}" for key, shape in named.items())])
                 self._report(path, KDError(f"forward failed on a dummy input of shape {given}: {reason(error)}"))
                 return False
+        self.frozen.remember(self.adapters)
         return True
+
+    def _adapter(self, name: str, values: WireResolver, batch: Batch) -> None:
+        """Build and run an adapter: on the meta device, else, where it reads values, on the CPU with random ones."""
+        try:
+            with META:
+                self.adapters.build(name, values, self.models, self.builder)
+            with torch.no_grad():
+                self.adapters.to(META).try_out(name, values)
+        except Exception as error:
+            if not needs_values(error):
+                raise
+            borrowed = self.plan.adapters[name].borrowed
+            models = {borrowed.root: self._real_model(borrowed.root)} if borrowed is not None else {}
+            real, dummy = Adapters(self.plan.adapters), DummyValues(values, batch)
+            real.build(name, dummy, models, Builder(self.policy, self.run_values))  # its own: it keeps what it builds
+            with torch.no_grad():
+                output = real.run(name, dummy)
+            values.put(name, map_tensors(to_meta, output))
+            if borrowed is None:
+                self.adapters.add_module(name, real.get_submodule(name).to(META))
 
     def _fields(self, stage: StagePlan, values: WireResolver) -> bool:
         before = len(self.problems)
@@ -278,7 +316,8 @@ class Verifier:
             return None
         stand = DummyValues(values, batch)
         try:
-            term = Term(plan, self.builder)
+            term = Term(plan, self.builder, lambda: stand)
+            term.materialize(lambda: stand)
             term(stand, StepInfo(0, 10, 1))
             return term
         except KDError as error:
@@ -286,12 +325,10 @@ class Verifier:
         except Exception as error:  # a torch.nn loss says what it wants in its own way
             given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
             message = f"the loss failed on {given or 'no input'}: {reason(error)}"
-            self._report(plan.path, KDError(message, hint=_field_hint(plan, stand)))
+            self._report(plan.path, KDError(message, hint=field_hint(plan, stand)))
         return None
 
-    def _training(
-        self, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, terms: Sequence[Term]
-    ) -> None:
+    def _training(self, stage: StagePlan, terms: Sequence[Term]) -> None:
         """What learns, its optimiser and its scheduler."""
         if (why := trusted_only([stage.spec.optimizer, stage.spec.scheduler])) is not None:
             self._unverified(("stages", stage.name), why)
@@ -299,9 +336,10 @@ class Verifier:
         losses = nn.Module()
         for term in terms:
             losses.add_module(term.plan.name, term)
+        self.frozen.remember(losses)
         assert stage.spec.optimizer is not None
         try:
-            root, _ = select(TrainableParts(self.plan, models, adapters), stage, losses)
+            root, _ = select(self.parts, stage, losses)
             where = dotted(stage.path("optimizer"))
             optimizer = build_optimizer(stage.spec.optimizer, root, self.builder, where)
             where = dotted(stage.path("scheduler"))
@@ -311,13 +349,20 @@ class Verifier:
         except KDError as error:
             self._report((), error)
 
-    def _metric(self, stage: StagePlan, models: Mapping[str, nn.Module], batch: Batch) -> None:
-        """Whether the task has the metric that chooses the best checkpoint."""
-        if stage.spec.monitor is None or STUDENT not in models:
+    def _metric(self, stage: StagePlan) -> None:
+        """Whether the task has the metric that chooses the best checkpoint, tried on the student in evaluation mode."""
+        if stage.spec.monitor is None or STUDENT not in self.models:
             return
+        task, wants = self.plan.task, {STUDENT: self.plan.inputs[STUDENT]}
         try:
-            output = self._forward(STUDENT, models[STUDENT], [], batch).output
-            metrics = self.plan.task.metrics(self.info)
+            raw = task.dummy_batch(stage.data, PROBE, training=False)
+            batch = task.prepare(raw, wants, stage.data, training=False)
+            self.models[STUDENT].eval()
+            try:
+                output = self._forward(STUDENT, [], batch).output
+            except Exception:  # it does not run on the meta device
+                output = self._real_forward(STUDENT, [], batch).output
+            metrics = task.metrics(self.info)
             metrics.update(map_tensors(dummy_like, output), batch)
             known = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
@@ -340,21 +385,6 @@ class Verifier:
             self.problems.append(self.plan.document.place(placed))
 
 
-def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
-    """Every wire a stage uses with the place it is written in."""
-    for term in stage.terms.values():
-        for key, wired in term.wires.items():
-            for wire in wired if isinstance(wired, list) else [wired]:
-                yield (*term.path, key), wire
-    for name in stage.adapters:
-        adapter: AdapterPlan = plan.adapters[name]
-        for wired in adapter.inputs:
-            for wire in wired if isinstance(wired, list) else [wired]:
-                yield (*adapter.path, "inputs"), wire
-        if adapter.match:
-            yield (*adapter.path, "match"), adapter.match
-
-
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     """The table of a model's modules, from dummy samples through the model without weights."""
     if name not in plan.models:
@@ -363,12 +393,3 @@ def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
     raw = plan.task.dummy_batch(plan.data, PROBE, training=True)
     batch = plan.task.prepare(raw, plan.inputs, plan.data, training=True)
     return module_table(model, batch.for_model(name), plan.task.call)
-
-
-def _field_hint(plan: TermPlan, stand: DummyValues) -> str | None:
-    """A hint where a wire of a loss leads to named tensors, of which one was meant."""
-    for key, wired in plan.wires.items():
-        value = stand.get(wired)
-        if isinstance(wired, Wire) and isinstance(value, Mapping):
-            return f"write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
-    return None

@@ -6,15 +6,17 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
-from kd_core.cli.output import first_line, quiet_stdout, report_as_json, table
+from kd_core.cli.output import first_line, quiet_stdout, report_as_json
 from kd_core.errors import ConfigProblem, KDError
 from kd_core.files import json_text
-from kd_core.registry import Registry
+
+if TYPE_CHECKING:
+    from kd_core.registry import Registry
 
 REGISTRIES = {
     "losses": "kd_core.losses:LOSSES",
@@ -22,6 +24,7 @@ REGISTRIES = {
     "models": "kd_core.models:MODELS",
     "tasks": "kd_core.task:TASKS",
     "views": "kd_core.data.views:VIEWS",
+    "observers": "kd_core.observers:OBSERVERS",
 }
 """What ``list`` lists: ``module:registry``."""
 
@@ -92,6 +95,17 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
     click.echo(json_text({"modules": [asdict(row) for row in rows]}) if as_json else table_text(rows))
 
 
+def _signature(item: Any) -> str:
+    """What a config may write about it, each value with its range and default; empty where that is nothing."""
+    from kd_core.signatures import signature_text, value_text
+
+    options = getattr(item, "options", None)  # of a data set, which is no function
+    if options is not None:
+        return f"({', '.join(map(value_text, options.values()))})" if options else ""
+    text = signature_text(item) if callable(item) else ""
+    return "" if text == "()" else text
+
+
 def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
     @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
     @click.argument("kind", type=click.Choice(list(registries)))
@@ -104,7 +118,9 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.C
                 TASKS.get(task)  # whose package registers what is its own
             module, _, attribute = registries[kind].partition(":")
             registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
-            rows = [[name, first_line(registry.get(name))] for name in registry.names()]
-        click.echo(json_text({kind: dict(rows)}) if as_json else table((), rows))
+            items = {name: registry.get(name) for name in registry.names()}
+            told = {name: {"signature": _signature(item), "summary": first_line(item)} for name, item in items.items()}
+        lines = [f"{name}{each['signature']}\n    {each['summary']}" for name, each in told.items()]
+        click.echo(json_text({kind: told}) if as_json else "\n".join(lines))
 
     return list_names

@@ -6,7 +6,7 @@ A schedule is a pure function of the step within the stage, so a resumed run nee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeGuard
 
@@ -20,6 +20,10 @@ class Schedule(Protocol):
 
     def __call__(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
         """The value at ``step``: optimiser steps of this stage taken before this one, from 0 to ``total_steps`` - 1."""
+        ...
+
+    def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
+        """The numbers it is made of, each with its place in the config. All its values lie between them."""
         ...
 
 
@@ -40,6 +44,10 @@ class Ramp:
             done = (1 - math.cos(math.pi * done)) / 2
         return self.start + (self.end - self.start) * done if done < 1 else self.end
 
+    def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
+        yield ("start",), self.start
+        yield ("end",), self.end
+
 
 @dataclass(frozen=True)
 class Staircase:
@@ -51,6 +59,10 @@ class Staircase:
 
     def __call__(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
         return self.values[sum(step >= _steps(each, self.unit, steps_per_epoch) for each in self.at)]
+
+    def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
+        for position, value in enumerate(self.values):
+            yield ("values", position), value
 
 
 def _steps(length: float, unit: Unit, steps_per_epoch: int) -> float:

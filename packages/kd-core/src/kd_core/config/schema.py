@@ -42,26 +42,37 @@ class RuntimeSpec(StrictModel):
     """How to compute. The default is what published recipes use: float32, nothing compiled."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute. `auto` takes a GPU where there is one, else the CPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the models' forward and backward passes. Losses are computed in float32 in any case."""
     channels_last: bool = False
+    """Store images and feature maps with the channels as the last dimension in memory."""
     fused_optimizer: bool = False
+    """Use the optimizer's fused implementation where it has one."""
     fuse_bn: bool = False
+    """Fold the BatchNorm layers of frozen models into their convolutions. Compiled models are left as they are."""
     compile: list[str] = []
+    """Names of the models to compile with `torch.compile`."""
 
 
 class CheckpointSpec(StrictModel):
     """When to save: each epoch always, and between by steps or minutes."""
 
     every_steps: PositiveInt | None = None
+    """Save a checkpoint every N optimizer steps, in addition to the one after each epoch."""
     every_minutes: PositiveFloat = 10.0
+    """Save a checkpoint every N minutes, in addition to the one after each epoch."""
     keep_last: PositiveInt = 3
+    """Number of checkpoints to keep; older ones are deleted."""
 
 
 class ValidateSpec(StrictModel):
     """How often the validation split is scored."""
 
     every_epochs: PositiveInt | None = None
+    """Score the validation split after every N epochs."""
     every_steps: PositiveInt | None = None
+    """Score the validation split after every N optimizer steps."""
 
     @model_validator(mode="after")
     def _one(self) -> ValidateSpec:
@@ -74,75 +85,109 @@ class MonitorSpec(StrictModel):
     """Which metric of the validation split chooses the best checkpoint; the task's primary one by default."""
 
     metric: str
+    """Name of a validation metric, or `loss`."""
     mode: Literal["max", "min"]
+    """Whether a larger or a smaller value is better."""
 
 
 class EarlyStoppingSpec(StrictModel):
     """Stop the stage after ``patience`` scorings without a gain of more than ``min_delta``."""
 
     patience: PositiveInt
+    """End the stage after this many consecutive validations without an improvement."""
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Smallest change of the metric that counts as an improvement."""
 
 
 class GroupSpec(ExtraModel):
     """A parameter group: patterns of what it holds, and its own optimiser options."""
 
     params: StrOrList
+    """Patterns of the parameters of this group. All further keys are options of the optimizer, such as `lr`."""
 
 
 class OptimizerSpec(StrictModel):
     """An optimiser with parameter groups; parameters that match none form the first group."""
 
     call: Lazy
+    """The optimizer, a `!call` without its parameters: `!call:torch.optim.SGD {lr: 0.1}`."""
     groups: list[GroupSpec] = []
+    """Parameter groups with options of their own. Parameters that no group matches form the first group."""
 
 
 class SchedulerSpec(StrictModel):
     """A learning-rate scheduler stepped per step or per epoch."""
 
     call: Lazy
+    """The scheduler, a `!call` without its optimizer."""
     interval: Literal["step", "epoch"] = "epoch"
+    """Whether the scheduler is stepped after each optimizer step or after each epoch."""
 
 
 class TermSpec(ExtraModel):
     """One term of the objective: a loss, its weight, its wires and its hyperparameters."""
 
     loss: str | Lazy
+    """A registered loss (`kd-vision list losses`), or a function or module by `!call`."""
     weight: FiniteFloat | dict[str, Any] = 1.0
+    """Factor of the term in the sum of all terms: a number or a [schedule](losses.md#schedules)."""
     detach: str | list[str] = []
+    """Names of the inputs that receive no gradient from this term."""
 
 
 class ViewSpec(ExtraModel):
     """Views of training batches, with their hyperparameters."""
 
     view: str
+    """A registered view (`kd-vision list views`). All further keys are its values."""
 
 
 class AdapterSpec(ExtraModel):
     """A module between models and losses."""
 
     module: str | Lazy
-    inputs: StrOrList
+    """A registered adapter (`kd-vision list adapters`), a `!call` of a module, or the path of a model's module to
+    share."""
+    inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
+    """The [wires](wires.md) that the adapter reads: in the order of its `forward`, or by the names of its
+    parameters, each a wire or a list of wires."""
     match: str | None = None
+    """The wire whose shape the adapter's output is to have."""
     out_features: PositiveInt | None = None
+    """Width of the adapter's output, instead of that of `match`."""
 
 
 class ModelSpec(ExtraModel):
     """A model: exactly one source, its weights, and what is done to it before training."""
 
     arch: str | None = None
+    """A registered architecture (`kd-vision list models`). Its own parameters stand beside: `{arch: cnn, width:
+    32}`."""
     zoo: str | None = None
+    """Published weights by name, see [zoo.md](zoo.md)."""
     run: str | None = None
+    """The folder of another run, whose student this model is."""
     hub: str | None = None
+    """A name on the task's model hub, or a folder in its format, see [glue.md](glue.md)."""
     init_from: str | None = None
+    """Another model of this config: the same source, weights and input. Keys that stand beside replace them."""
     call: Lazy | None = None
+    """Any `torch.nn.Module` by `!call`."""
     weights: str | None = None
+    """A path, a URL, `auto` for those of the source, or `null` for random weights. A frozen `arch` must have this
+    key."""
     trainable: bool = False
+    """Train this model together with the student, as in mutual learning."""
     mode: Literal["eval", "train"] = "eval"
+    """Mode of a frozen model. In `train` its dropout is active and its BatchNorm statistics are updated."""
     new_head: bool = False
+    """Leave out the weights' last layer, which is for other classes, and train a new one."""
     cache: bool = False
+    """Compute a frozen model's outputs once for all epochs, runs and sweeps. Samples must be the same in each epoch."""
     input: dict[str, Any] = {}
+    """What this model takes as input, in the keys of the task."""
     edit: list[dict[str, Any]] = []
+    """Changes to the model's modules, see [wires.md](wires.md)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
@@ -174,41 +219,74 @@ with warnings.catch_warnings():
         """What a stage says. A key it leaves out comes from the stage before (see :func:`inherit`)."""
 
         epochs: PositiveInt | None = None
+        """Length of the stage in epochs. Each stage has either `epochs` or `steps`."""
         steps: PositiveInt | None = None
+        """Length of the stage in optimizer steps."""
         batch_size: PositiveInt | None = None
+        """Samples of one optimizer step, over all processes and micro-batches. The learning rate is not rescaled."""
         eval_batch_size: PositiveInt | None = None
+        """Samples of one batch in validation and evaluation. By default `batch_size`; in segmentation 1."""
         drop_last: bool = False
+        """Leave out the last batch of an epoch where it is incomplete."""
         data: dict[str, Any] | None = None
+        """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
+        """Several views of each training batch: a registered view by name, or a mapping with its values."""
         losses: dict[str, Any] = {}
+        """The terms of the objective by name."""
         train: list[str] | None = None
+        """[Patterns](wires.md#edits) of what is trained. By default the student, trainable models, and the stage's
+        adapters and losses. A part that is frozen when it is built stays frozen unless a pattern names it or something
+        in it: `student` does not train a frozen `student.backbone`; `student.backbone` and `student.*` do."""
         freeze: list[str] = []
+        """Patterns of what is not trained, applied after `train`."""
         optimizer: Lazy | OptimizerSpec | None = None
+        """The optimizer, a `!call`, or a mapping with parameter groups."""
         scheduler: Lazy | SchedulerSpec | None = None
+        """The learning-rate scheduler, a `!call` that is stepped after each epoch, or a mapping."""
         accumulation_steps: PositiveInt = 1
+        """Micro-batches of one optimizer step, whose gradients are accumulated."""
         max_grad_norm: PositiveFloat | None = None
+        """Clip gradients to this norm, taken over all parameters."""
         max_grad_value: PositiveFloat | None = None
+        """Clip each element of the gradients to this absolute value."""
         ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+        """Decay of an exponential moving average of the student, which is then what is validated and saved."""
         early_stopping: EarlyStoppingSpec | None = None
+        """When to end the stage before its time."""
         validate: ValidateSpec = ValidateSpec(every_epochs=1)  # type: ignore[assignment]
+        """How often the validation split is scored."""
         monitor: MonitorSpec | None = None
+        """The metric that chooses the best student. By default the task's own metric."""
 
 
 class ExperimentSpec(StrictModel):
     """The top level, its parts still unshaped."""
 
     task: str
+    """A registered task (`kd-vision list tasks`), which decides what `data` and a model's `input` may hold."""
     name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
+    """Name of the run's folder in `runs/`. By default the name of the config file."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Random seed of everything. `--seed` replaces it."""
     imports: list[str] = []
+    """Modules to import for what they register. They need `--trust`."""
     data: dict[str, Any]
+    """The data set, see [vision.md](vision.md), [seg.md](seg.md) and [glue.md](glue.md)."""
     models: dict[str, Any]
+    """The models by name. `student` is the one that is trained; all others are its teachers."""
     adapters: dict[str, Any] = {}
+    """The adapters by name: modules between models and losses."""
     stages: dict[str, Any] = {}
+    """The stages by name, which are run in the order in which they are written."""
     runtime: Literal["default", "fast"] | dict[str, Any] = "default"
+    """Where and how to compute. `fast` chooses by device, models and number of steps."""
     checkpoint: CheckpointSpec = CheckpointSpec()
+    """When checkpoints are saved, and how many are kept."""
     log_every: PositiveInt = 50
+    """Optimizer steps between two readings of the loss for the progress bar."""
     observers: dict[str, Any] = {}
+    """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
 
 
 def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:

@@ -165,7 +165,7 @@ _TYPES = {
 }
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("more than", "gt"),
+    "greater_than": ("greater than", "gt"),
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
 }

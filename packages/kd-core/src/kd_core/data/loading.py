@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,6 +19,8 @@ T = TypeVar("T")
 """A sample, as it is read."""
 B = TypeVar("B")
 """A batch, as it is handed over from process to process."""
+DYING = 2.0
+"""Seconds that a killed process may take to end after its connection broke."""
 
 
 class SampleReader(Generic[T, B]):
@@ -105,15 +109,17 @@ class SampleLoader(Generic[B]):
                 _end(own)
             return
         self._busy = True
+        self._queue.requests = requests
         try:
-            self._queue.requests = requests
             if self._loader is None:
                 self._loader = self._made(self._queue, persistent=True)
             yield from _checked(iter(self._loader))
         except GeneratorExit:
             raise
-        except BaseException:
+        except BaseException as error:
             self.close()  # what is left of the processes is in no known state
+            if _of_torch(error):
+                raise _killed() from error
             raise
         finally:
             self._queue.requests = iter(())
@@ -139,28 +145,47 @@ class SampleLoader(Generic[B]):
         self._loader = None
 
 
-def _end(batches: Any) -> None:
-    """End the processes of an iterator now, whatever still refers to it: a traceback does."""
-    shut_down = getattr(batches, "_shutdown_workers", None)
-    if shut_down is not None:
-        shut_down()
-
-
 def _checked(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches; KDError in place of one that could not be read."""
+    """The batches; KDError in place of one that could not be read, and where a process is lost."""
     while True:
         try:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except Exception as error:  # what a killed process leaves behind can raise nearly anything
+            if not _lost(batches, error):
                 raise
-            hint = "memory may have run out: try fewer data.workers, or 0 to read in the run itself"
-            raise KDError("a process that reads samples was killed", hint=hint, path="data.workers") from error
+            raise _killed() from error
         if isinstance(batch, KDError):
             raise batch
         yield batch
+
+
+def _lost(batches: Any, error: Exception) -> bool:
+    """Whether one of the processes of an iterator is gone, after an error of which that may be the cause."""
+    sentinels = [worker.sentinel for worker in getattr(batches, "_workers", ())]
+    try:
+        return bool(sentinels and wait(sentinels, timeout=DYING if isinstance(error, (OSError, EOFError)) else 0))
+    except RuntimeError:  # torch's handler of SIGCHLD, which tells the same
+        return True
+
+
+def _of_torch(error: BaseException) -> bool:
+    """Whether torch's handler of SIGCHLD raised an error, which it does wherever the run is just then."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def _killed() -> KDError:
+    hint = "memory may have run out: try fewer data.workers, or 0 to read in the run itself"
+    return KDError("a process that reads samples was killed", hint=hint, path="data.workers")
+
+
+def _end(batches: Any) -> None:
+    """End the processes of an iterator now, whatever still refers to it: a traceback does."""
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is not None:
+        with suppress(RuntimeError):  # as above
+            shut_down()
 
 
 def _same(batch: B) -> B:

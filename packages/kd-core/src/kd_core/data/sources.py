@@ -104,8 +104,7 @@ class Source(Generic[S]):
     splits: tuple[str, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        options = "; options: " + ", ".join(map(option_text, self.options.values())) if self.options else ""
-        object.__setattr__(self, "__doc__", self.about + options)  # where `list data` looks
+        object.__setattr__(self, "__doc__", self.about)  # where `list data` looks
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -132,8 +131,3 @@ def check_source(name: str, source: Source[Any]) -> None:
             wrong.append(f"the option {parameter.name!r} has no annotation that can be read")
     if wrong:
         raise KDError(f"data set {name!r}, {owner_of(source.read)}, cannot be registered: {'; '.join(wrong)}")
-
-
-def option_text(option: inspect.Parameter) -> str:
-    """An option in a list: ``sbd = False``, or its name alone where it must be given."""
-    return option.name if option.default is option.empty else f"{option.name} = {option.default!r}"

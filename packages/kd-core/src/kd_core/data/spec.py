@@ -29,8 +29,11 @@ class Limits(StrictModel):
     """At most so many samples of each split."""
 
     train: PositiveInt | None = None
+    """Largest number of training samples."""
     val: PositiveInt | None = None
+    """Largest number of validation samples."""
     test: PositiveInt | None = None
+    """Largest number of test samples."""
 
 
 class DataSpec(StrictModel):
@@ -45,17 +48,17 @@ class DataSpec(StrictModel):
     """The data set, in the schema that :meth:`schema_for` makes for it."""
 
     name: str | None = None
-    """The data set."""
+    """Name of the data set. Its own options stand beside these keys."""
     root: str | None = "data"
-    """The folder that it lies in."""
+    """The folder that the data set lies in."""
     seed: NonNegativeInt | None = None
-    """For every choice among samples, in place of the run's seed."""
+    """Random seed of every choice among samples. By default the seed of the run."""
     limit: PositiveInt | Limits | None = None
-    """At most so many training samples, those that ``val`` takes included; or so many samples of each split."""
+    """Largest number of training samples, including those that `val` takes; or a mapping with one for each split."""
     val: NonNegativeInt | Fraction | None = None
-    """How many, or which share, of the training samples validate. 0: none."""
+    """Number or fraction of the training samples that are held out for validation. 0 holds out none."""
     test: Literal["val"] | None = None
-    """``val``: the data set's own validation split is the test split of the run."""
+    """With `val` the data set's own validation split is the test split of the run."""
 
     def __new__(cls, **values: Any) -> DataSpec:
         """An instance of the schema of these values."""
@@ -130,13 +133,15 @@ class ImageDataSpec(DataSpec):
     """The further keys of tasks whose samples are images read by processes of their own."""
 
     root: str = "data"
+    """The folder that the data set lies in."""
     download: bool = True
-    """Whether files that are missing may be downloaded."""
+    """Download files that are missing."""
     mean: ChannelMeans | None = None
+    """Means of the channels, in [0, 1], for models whose `input` has none."""
     std: ChannelStds | None = None
-    """Of channels in [0, 1], for models whose ``input:`` has none."""
+    """Standard deviations of the channels, for models whose `input` has none."""
     workers: NonNegativeInt | None = None
-    """Processes that read samples; as many as there are cores, 8 at most, where that is None. 0: the run itself."""
+    """Number of processes that read samples. By default one for each core, at most 8; with 0 the run reads them."""
 
 
 def check_roles(data: DataSpec, splits: tuple[str, ...]) -> None:

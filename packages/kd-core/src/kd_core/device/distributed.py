@@ -5,7 +5,7 @@ With one process every function here is the identity. Collective functions must 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kd_core.errors import ConfigError, KDError
-from kd_core.taps.nested import map_tensors
+from kd_core.taps.nested import map_tensors, tensors
 
 T = TypeVar("T")
 
@@ -114,6 +114,43 @@ def gather(value: Any, sizes: Sequence[int]) -> Any:
         return _Gather.apply(tensor, [size * views for size in sizes]) if views else tensor
 
     return map_tensors(gathered, value)
+
+
+def gather_samples(value: Any, sizes: Sequence[int]) -> Any:
+    """The same for a part of a batch, in which a list may have one value a sample: its items come without gradients.
+
+    An item is anything that can be pickled: the boxes of an image, of which each has its own number.
+    """
+    if world_size() == 1:
+        return value
+    if isinstance(value, Mapping):
+        return {key: gather_samples(item, sizes) for key, item in value.items()}
+    own = max(sizes[rank()], 1)
+    if not isinstance(value, (list, tuple)) or hasattr(value, "_fields") or not value or len(value) % own:
+        return gather(value, sizes)
+    views = len(value) // own
+    device = next((tensor.device for tensor in tensors(value)), None)
+    items = map_tensors(lambda tensor: tensor.detach().cpu(), list(value)[: sizes[rank()] * views])
+    gathered = [item for items in all_gather_object(items) for item in items]
+    return map_tensors(lambda tensor: tensor.to(device), gathered)
+
+
+def own_rows(value: Any, sizes: Sequence[int]) -> Any:
+    """Of what :func:`gather` gave, or what was computed from it row by row, the rows of this process.
+
+    Tensors without a row for each sample, and everything else, stay whole. A process without samples gets the first
+    row, as in :class:`MicroBatchShard`.
+    """
+    total, size = sum(sizes), max(sizes[rank()], 1)
+    start = sum(sizes[: rank()]) if sizes[rank()] else 0
+
+    def cut(tensor: Tensor) -> Tensor:
+        if not tensor.dim() or not len(tensor) or len(tensor) % total:
+            return tensor
+        views = len(tensor) // total
+        return tensor[start * views : (start + size) * views]
+
+    return value if world_size() == 1 else map_tensors(cut, value)
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:

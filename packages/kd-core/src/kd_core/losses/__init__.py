@@ -12,6 +12,7 @@ from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, s
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.masked import mgd
+from kd_core.losses.outputs import identity
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.regions import ifvd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
@@ -39,6 +40,7 @@ __all__ = [
     "hidden_mse",
     "hierarchical_context",
     "hint",
+    "identity",
     "ifvd",
     "jensen_shannon",
     "kd",

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.losses.tensors import as_float32, same_shape
+from kd_core.ranges import NormOrder
 
 
 @LOSSES("knowledge_adaptation")
-def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: float = 1.0, q: float = 2.0) -> Tensor:
+def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: NormOrder = 1.0, q: NormOrder = 2.0) -> Tensor:
     """KTAAD's adaptation: distance of each sample's adapted features from the teacher's code, both of ``q``-norm 1.
 
     student, teacher (B, ...) of one shape, flattened -> scalar: with ``p`` 1 the mean absolute difference over all
@@ -28,8 +28,6 @@ def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: float = 1.0, q:
     He et al., CVPR 2019, section 3.1; checked against yoshitomo-matsubara/torchdistill (KTALoss).
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    _order("p", p)
-    _order("q", q)
     ours, theirs = (_scaled(each.flatten(1), q) for each in (student, teacher))
     if p == 1:
         return F.l1_loss(ours, theirs)
@@ -40,7 +38,7 @@ def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: float = 1.0, q:
 def affinity(student: Tensor, teacher: Tensor) -> Tensor:
     """KTAAD's affinity: how strongly each pair of positions is active together, channel by channel.
 
-    student, teacher (B, C, H, W) of one shape -> scalar: with s and t a channel's H x W numbers, scaled to length 1,
+    student, teacher (B, C, H, W) of one shape -> scalar: with s and t a channel's H x W numbers, L2-normalised,
     the Frobenius norm of s s^T - t t^T divided by H x W, summed over the channels, the mean over B. It is computed as
     |s - t| |s + t| / sqrt(2), in memory that grows with H x W, not with its square. A channel of zeros stays one and
     has no gradient (the reference divides by 0). KDError where the shapes differ.
@@ -54,14 +52,13 @@ def affinity(student: Tensor, teacher: Tensor) -> Tensor:
 
 @LOSSES("norm_penalty")
 @over_batch
-def norm_penalty(input: Tensor, *, p: float = 1.0) -> Tensor:
+def norm_penalty(input: Tensor, *, p: NormOrder = 1.0) -> Tensor:
     """The norm of a tensor: KTAAD keeps the code of its auto-encoder small and sparse with it.
 
     input of any shape -> scalar, the ``p``-norm of all its elements together, those of all samples: with ``p`` 1 it
     grows with the batch. KDError where p is below 1.
     He et al., CVPR 2019, section 3.1; checked against yoshitomo-matsubara/torchdistill (RegularizationLoss).
     """
-    _order("p", p)
     return torch.linalg.vector_norm(as_float32(input), p)
 
 
@@ -69,9 +66,3 @@ def _scaled(rows: Tensor, order: float) -> Tensor:
     """``rows`` with vectors of that norm 1 along the last dimension; zeros stay zeros, without a gradient."""
     lengths = torch.linalg.vector_norm(rows, order, dim=-1, keepdim=True)
     return rows / lengths.masked_fill(lengths < 1e-12, torch.inf)
-
-
-def _order(name: str, value: float) -> None:
-    """KDError where ``value`` is the order of no norm."""
-    if not value >= 1:
-        raise KDError(f"{name} is {value}, but the order of a norm is at least 1", path=name)

@@ -14,6 +14,7 @@ from torch import Tensor
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, shape
+from kd_core.ranges import PositiveInt
 
 MASKED = -1e2
 """Scores that are not above this are those of masked positions, and count as 0."""
@@ -21,13 +22,17 @@ MASKED = -1e2
 
 @LOSSES("attention_mse")
 def attention_mse(
-    student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None, *, heads: int = 12
+    student: Tensor | list[Tensor],
+    teacher: Tensor | list[Tensor],
+    mask: Tensor | None = None,
+    *,
+    heads: PositiveInt = 12,
 ) -> Tensor:
     """TinyBERT's attention loss: mean squared difference of the scores, before the softmax, of one layer.
 
     student, teacher: scores (B, heads, L, L), or [queries, keys] of (B, L, H) each, split into ``heads`` whose scores
-    are q k / sqrt(H / heads); H may differ; mask (B, L), zero where a position (of padding) does not count -> scalar,
-    the mean over heads and all pairs of positions that count, 0 where there are none. Scores of -100 and below are of
+    are q k / sqrt(H / heads); H may differ; mask (B, L), zero where a position (of padding) is masked -> scalar,
+    the mean over heads and all pairs of unmasked positions, 0 where there are none. Scores of -100 and below are of
     masked positions and count as 0. KDError where shapes do not fit.
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 7 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
@@ -45,14 +50,18 @@ def attention_mse(
 
 @LOSSES("attention_kl")
 def attention_kl(
-    student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None, *, heads: int = 12
+    student: Tensor | list[Tensor],
+    teacher: Tensor | list[Tensor],
+    mask: Tensor | None = None,
+    *,
+    heads: PositiveInt = 12,
 ) -> Tensor:
     """MiniLM's and MiniLMv2's losses: KL divergence of the student's attention or relations from the teacher's.
 
     student, teacher: vectors (B, L, H), split into ``heads``, whose relations are softmax(x x / sqrt(H / heads)); or
     [queries, keys] of (B, L, H) each, whose attention is softmax(q k / sqrt(H / heads)); or maps of attention
-    (B, heads, L, L), of probabilities. H may differ. mask (B, L), zero where a position (of padding) does not count
-    -> scalar: the mean over heads and the positions of a sequence that count, then over the sequences that have any,
+    (B, heads, L, L), of probabilities. H may differ. mask (B, L), zero where a position (of padding) is masked
+    -> scalar: the mean over heads and the unmasked positions of a sequence, then over the sequences that have any,
     0 where none has. KDError where shapes do not fit.
     Wang et al., MiniLM, NeurIPS 2020, eq. 6 to 8 (arXiv 2002.10957): the attention of [queries, keys] and the relation
     of values. Wang et al., MiniLMv2, Findings of ACL 2021, eq. 5 to 8 (arXiv 2012.15828): relations of queries, of
@@ -105,7 +114,7 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
         rule = "must be (B, L, H), or [queries, keys] of that shape"
         raise KDError(f"{name} {_shapes(pair)} {rule}", path=name)
     width = pair[0].shape[2]
-    if heads < 1 or width % heads:
+    if width % heads:
         raise KDError(
             f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of that",
             path=name,

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.losses.sampling import ContrastRows
-from kd_core.losses.tensors import positive, same_shape, shape
+from kd_core.losses.tensors import same_shape, shape
+from kd_core.ranges import Momentum, PositiveFloat, PositiveInt
 
 EPSILON = 1e-7
 DENSE = 32
@@ -25,14 +26,13 @@ DENSE = 32
 class CRD(nn.Module):
     """Noise-contrastive estimation of which memory row belongs to a sample, student against teacher and back.
 
-    student, teacher (B, dim) embeddings of length 1 (adapter ``embedding``); index (B,), a row of the memory a sample
+    student, teacher (B, dim) L2-normalised embeddings (adapter ``embedding``); index (B,), a row of the memory a sample
     -> scalar, the sum over ``negatives`` and one positive, the mean over the batch, of both directions. In training
-    each pass then moves the batch's memory rows: ``momentum`` times the old one plus the rest of the embedding, scaled
-    to length 1.
-    ``num_samples`` and ``targets`` are ``!run num_samples`` and ``!run targets``. Negatives are samples of other
-    classes, without ``targets`` any samples; the positive is the sample itself (``mode: exact``) or any of its class
-    (``relaxed``). What is drawn is a pure function of the seed, the pass and the sample. KDError where shapes do not
-    fit or values are out of range.
+    each pass then moves the batch's memory rows: ``momentum`` times the old one plus the rest of the embedding,
+    L2-normalised. ``num_samples`` and ``targets`` are ``!run num_samples`` and ``!run targets``. Negatives are samples
+    of other classes, without ``targets`` any samples; the positive is the sample itself (``mode: exact``) or any of its
+    class (``relaxed``). What is drawn is a pure function of the seed, the pass and the sample. KDError where shapes do
+    not fit or values are out of range.
     Tian, Krishnan & Isola, ICLR 2020, eq. 17-18 (arXiv 1910.10699); checked against HobbitLong/RepDistiller, whose
     data loader draws without replacement.
     """
@@ -46,22 +46,15 @@ class CRD(nn.Module):
     def __init__(
         self,
         *,
-        num_samples: int,
+        num_samples: PositiveInt,
         targets: Sequence[int] | None = None,
-        dim: int = 128,
-        negatives: int = 16384,
-        temperature: float = 0.07,
-        momentum: float = 0.5,
+        dim: PositiveInt = 128,
+        negatives: PositiveInt = 16384,
+        temperature: PositiveFloat = 0.07,
+        momentum: Momentum = 0.5,
         mode: Literal["exact", "relaxed"] = "exact",
     ) -> None:
         super().__init__()
-        positive("temperature", temperature)
-        for name, value in (("dim", dim), ("negatives", negatives)):
-            positive(name, value)
-        if not 0 <= momentum < 1:
-            raise KDError(f"momentum is {momentum}, but must be at least 0 and below 1", path="momentum")
-        if mode not in ("exact", "relaxed"):
-            raise KDError(f"mode is {mode!r}, but must be 'exact' or 'relaxed'", path="mode")
         if mode == "relaxed" and targets is None:
             raise KDError("relaxed positives are of the sample's class", hint="write `targets: !run targets`")
         self.temperature, self.momentum, self.dim = temperature, momentum, dim

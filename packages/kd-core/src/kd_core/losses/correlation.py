@@ -8,7 +8,8 @@ from torch.linalg import vector_norm
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat
 
 EPSILON = 1e-8
 """What the authors add to the product of the lengths that they divide by."""
@@ -25,12 +26,12 @@ def dist(
     *,
     beta: float = 1.0,
     gamma: float = 1.0,
-    temperature: float = 1.0,
+    temperature: PositiveFloat = 1.0,
 ) -> Tensor:
     """One minus Pearson's correlation of the softened outputs, within each prediction and within each class.
 
     student, teacher (B, C) or (B, C, ...) logits; mask in that shape without C, zero where a prediction (of a void
-    pixel) does not count -> scalar: ``temperature`` squared times the sum of ``beta`` times the inter-class term (over
+    pixel) is masked -> scalar: ``temperature`` squared times the sum of ``beta`` times the inter-class term (over
     the C probabilities of a prediction, the mean over predictions) and ``gamma`` times the intra-class term (over all
     predictions for a class, the mean over classes); 0 where nothing counts. KDError where shapes do not fit, there is
     one class, or the temperature is not above 0.
@@ -38,7 +39,6 @@ def dist(
     hunto/image_classification_sota.
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    positive("temperature", temperature)
     if student.shape[1] == 1:
         raise KDError(f"student {shape(student)} has one class, whose probability is always 1", path="student")
     positions = student.shape[:1] + student.shape[2:]

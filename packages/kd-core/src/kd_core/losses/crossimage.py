@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kd_core.losses.regions import same_places
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import positive
+from kd_core.ranges import PositiveFloat
 
 POOL, POOL_FROM = 4, 256
 """As in the authors' code: maps of at least 256 x 256 are averaged over 4 x 4 places first."""
@@ -19,7 +19,7 @@ BLOCK = 2**21
 
 @LOSSES("cirkd_minibatch")
 @over_batch
-def cirkd_minibatch(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) -> Tensor:
+def cirkd_minibatch(student: Tensor, teacher: Tensor, *, temperature: PositiveFloat = 0.1) -> Tensor:
     """CIRKD's pixel-to-pixel loss: KL divergence of how similar a pixel is to those of each image of the batch.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) features -> scalar: KL(teacher || student) of the softmax, over the
@@ -29,14 +29,13 @@ def cirkd_minibatch(student: Tensor, teacher: Tensor, *, temperature: float = 0.
     by the squared temperature. KDError where shapes differ in more than C, or the temperature is not above 0.
     Yang et al., CIRKD, CVPR 2022 (arXiv 2204.06986); checked against winycg/CIRKD.
     """
-    positive("temperature", temperature)
     student, teacher = (_pixels(each) for each in same_places(student, teacher))
     rows, keys = (student.flatten(0, 1), teacher.flatten(0, 1)), (student, teacher)
     return similarity_kl(rows, keys, temperature=temperature).mean()
 
 
 def _pixels(features: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H x W, C), each pixel's vector of length 1."""
+    """(B, C, H, W) -> (B, H x W, C), each pixel's vector of unit length."""
     if min(features.shape[2:]) >= POOL_FROM:
         features = F.avg_pool2d(features, POOL, ceil_mode=True)
     return F.normalize(features, dim=1).flatten(2).mT

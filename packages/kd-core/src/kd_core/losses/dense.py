@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.ranges import Fraction, PositiveFloat
 
-DIVERGENCES = ("kl", "mse")
 PAIRS = 2**20
 """The most similarities of a sample that are held at a time."""
 
@@ -22,24 +24,20 @@ def cwd(
     teacher: Tensor,
     mask: Tensor | None = None,
     *,
-    temperature: float = 4.0,
-    divergence: str = "kl",
+    temperature: PositiveFloat = 4.0,
+    divergence: Literal["kl", "mse"] = "kl",
 ) -> Tensor:
     """Channel-wise distillation: where in the map each channel is active, as a distribution over the positions.
 
-    student, teacher (B, C, H, W) of one shape, features or logits; mask (B, H, W), zero where a position does not
-    count -> scalar: the softmax of each channel over the positions that count, its KL divergence from the teacher's
-    (``divergence: mse``: the sum of squared differences), summed over the positions, the mean over the channels and
-    the samples with a position that counts (0 where none has one), times the squared temperature. KDError where shapes
-    do not fit, there is one position, the divergence is unknown or the temperature not above 0.
+    student, teacher (B, C, H, W) of one shape, features or logits; mask (B, H, W), zero where a position is masked
+    -> scalar: the softmax of each channel over the unmasked positions, its KL divergence from the teacher's (with
+    ``divergence: mse`` the sum of squared differences), summed over the positions, the mean over the channels and the
+    samples with an unmasked position (0 where none has one), times the squared temperature. KDError where shapes do not
+    fit, there is one position, the divergence is unknown or the temperature not above 0.
     Shu et al., *Channel-wise Knowledge Distillation for Dense Prediction*, ICCV 2021 (arXiv 2011.13256);
     checked against irfanICMLL/TorchDistiller, which has no mask and with mse no temperature.
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    positive("temperature", temperature)
-    if divergence not in DIVERGENCES:
-        hint = did_you_mean(divergence, list(DIVERGENCES))
-        raise KDError(f"there is no divergence {divergence!r}", hint=hint)
     if student.shape[2:].numel() < 2:
         raise KDError(f"cwd compares the positions of maps (B, C, H, W), and student {shape(student)} has one")
     counts = None if mask is None else valid_mask(mask, student, 1)
@@ -51,7 +49,7 @@ def cwd(
 
 
 def _over_positions(maps: Tensor, counts: Tensor | None) -> Tensor:
-    """(B, C, H, W) -> (B, C, H x W), the logarithms of each channel's softmax over the positions that count.
+    """(B, C, H, W) -> (B, C, H x W), the logarithms of each channel's softmax over the unmasked positions.
 
     The others have the probability 0 and no gradient. Where none counts, both models have the same distribution.
     """
@@ -62,7 +60,7 @@ def _over_positions(maps: Tensor, counts: Tensor | None) -> Tensor:
 
 
 @LOSSES("skd_pairwise")
-def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: float = 0.5, norm_gradient: bool = False) -> Tensor:
+def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: Fraction = 0.5, norm_gradient: bool = False) -> Tensor:
     """Structured distillation, pair-wise: how similar the parts of an image are to one another.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar: the maximum over patches of ``scale`` x H by ``scale`` x W
@@ -76,10 +74,6 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: float = 0.5, norm_g
     if student.ndim != 4 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         rule = "must be (B, C, H, W) and differ in nothing but C"
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
-    if not 0 < scale <= 1:
-        raise KDError(
-            f"scale is {scale}, but must be a share of the height and width, above 0 and at most 1", path="scale"
-        )
     patch = (int(student.shape[2] * scale), int(student.shape[3] * scale))
     if 0 in patch:
         raise KDError(f"patches of scale {scale} of student {shape(student)} are empty", hint="take a larger scale")
@@ -97,7 +91,7 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: float = 0.5, norm_g
 
 
 def _nodes(maps: Tensor, patch: tuple[int, int], *, norm_gradient: bool) -> Tensor:
-    """(B, C, H, W) -> (B, C, N), vectors of length 1."""
+    """(B, C, H, W) -> (B, C, N), vectors of unit length."""
     pooled = F.max_pool2d(maps, patch, patch, ceil_mode=True).flatten(2)
     lengths = torch.linalg.vector_norm(pooled, dim=1, keepdim=True)
     return pooled / ((lengths if norm_gradient else lengths.detach()) + 1e-8)

@@ -9,19 +9,20 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat, Probability
 
 
 @LOSSES("reverse_kl")
 def reverse_kl(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0, dim: int = 1
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 1.0, dim: int = 1
 ) -> Tensor:
     """KL divergence of the teacher's softened outputs from the student's: it seeks one of the teacher's modes.
 
-    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) does
-    not count -> scalar: the sum over the classes in dimension ``dim``, the mean over all others that count, 0 where
-    nothing does. Unlike ``kd`` it is not multiplied by the squared temperature. KDError where shapes do not fit, there
-    is one class, or the temperature is not above 0.
+    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) is
+    masked -> scalar: the sum over the classes in dimension ``dim``, the mean over all other unmasked elements, 0 where
+    all are masked. Unlike ``kd`` it is not multiplied by the squared temperature. KDError where shapes do not fit,
+    there is one class, or the temperature is not above 0.
     Gu et al., MiniLLM, ICLR 2024, eq. 1 (arXiv 2306.08543); checked against jongwooko/distillm and huggingface/trl.
     """
     log_student, log_teacher = _log_softened(student, teacher, temperature, dim)
@@ -34,21 +35,19 @@ def jensen_shannon(
     teacher: Tensor,
     mask: Tensor | None = None,
     *,
-    beta: float = 0.5,
-    temperature: float = 1.0,
+    beta: Probability = 0.5,
+    temperature: PositiveFloat = 1.0,
     dim: int = 1,
 ) -> Tensor:
     """Generalised Jensen-Shannon divergence: both KL divergences from the mixture of the softened outputs.
 
-    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) does
-    not count -> scalar: beta KL(teacher || M) + (1 - beta) KL(student || M) for M = beta teacher + (1 - beta) student,
-    the mean over what counts, 0 where nothing does. As in the checked code beta 0 is KL(teacher || student) and beta 1
-    is KL(student || teacher), which are no limits of it. Not multiplied by the squared temperature. KDError where
-    shapes do not fit, there is one class, beta is not in [0, 1] or the temperature not above 0.
+    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) is
+    masked -> scalar: beta KL(teacher || M) + (1 - beta) KL(student || M) for M = beta teacher + (1 - beta) student,
+    averaged over unmasked elements, 0 where all are masked. As in the checked code beta 0 is KL(teacher || student) and
+    beta 1 is KL(student || teacher), which are no limits of it. Not multiplied by the squared temperature. KDError
+    where shapes do not fit, there is one class, beta is not in [0, 1] or the temperature not above 0.
     Agarwal et al., GKD, ICLR 2024, eq. 1 (arXiv 2306.13649); checked against huggingface/trl.
     """
-    if not 0 <= beta <= 1:
-        raise KDError(f"beta is {beta}, but must lie between 0 and 1", path="beta")
     log_student, log_teacher = _log_softened(student, teacher, temperature, dim)
     if beta == 0:
         each = _divergence(log_teacher, log_student, dim)
@@ -64,9 +63,9 @@ def jensen_shannon(
 def total_variation(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim: int = 1) -> Tensor:
     """Total variation distance between the student's probabilities and the teacher's.
 
-    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) does
-    not count -> scalar in [0, 1]: half the sum of absolute differences over the classes in dimension ``dim``, the mean
-    over all others that count, 0 where nothing does. KDError where shapes do not fit or there is one class.
+    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) is
+    masked -> scalar in [0, 1]: half the sum of absolute differences over the classes in dimension ``dim``, the mean
+    over all other unmasked elements, 0 where all are masked. KDError where shapes do not fit or there is one class.
     Wen et al., *f-divergence minimization*, ACL 2023 (arXiv 2307.15190); checked against MANGA-UOFA/fdistill.
     """
     log_student, log_teacher = _log_softened(student, teacher, 1.0, dim)
@@ -75,14 +74,14 @@ def total_variation(student: Tensor, teacher: Tensor, mask: Tensor | None = None
 
 @LOSSES("soft_cross_entropy")
 def soft_cross_entropy(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0, dim: int = 1
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 1.0, dim: int = 1
 ) -> Tensor:
     """TinyBERT's prediction loss: cross-entropy of the student's softened outputs with the teacher's.
 
-    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) does
-    not count -> scalar: as in the authors' code the mean over the classes in dimension ``dim`` too, so 1 / C of the
-    paper's, over all that counts, 0 where nothing does. Not multiplied by the squared temperature. KDError where shapes
-    do not fit, there is one class, or the temperature is not above 0.
+    student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) is
+    masked -> scalar: as in the authors' code the mean over the classes in dimension ``dim`` too, so 1 / C of the
+    paper's, over all unmasked elements, 0 where all are masked. Not multiplied by the squared temperature. KDError
+    where shapes do not fit, there is one class, or the temperature is not above 0.
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 10 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model.
     """
@@ -93,7 +92,6 @@ def soft_cross_entropy(
 def _log_softened(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> tuple[Tensor, Tensor]:
     """The logarithms of both models' probabilities."""
     student, teacher = same_shape(student, teacher, dim=dim)
-    positive("temperature", temperature)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(
@@ -108,7 +106,7 @@ def _divergence(log_p: Tensor, log_q: Tensor, dim: int) -> Tensor:
 
 
 def _mean(each: Tensor, mask: Tensor | None, student: Tensor, dim: int) -> Tensor:
-    """The mean of what counts."""
+    """The mean of the unmasked elements."""
     if mask is None:
         return each.mean()
     counts = valid_mask(mask, student, dim)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat
 
 
 @LOSSES("mse")
@@ -31,13 +32,12 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("smooth_l1")
-def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
+def smooth_l1(student: Tensor, teacher: Tensor, *, beta: PositiveFloat = 1.0) -> Tensor:
     """Mean of d^2 / (2 beta) where the difference d is below ``beta``, and of d - beta / 2 above.
 
     student, teacher of one shape -> scalar, the mean over all elements. KDError where the shapes differ or beta is
     not above 0.
     """
-    positive("beta", beta)
     return F.smooth_l1_loss(*same_shape(student, teacher), beta=beta)
 
 
@@ -46,8 +46,8 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     """One minus the cosine of the angle between the student's vectors and the teacher's.
 
     student, teacher of one shape, their vectors along ``dim`` (-1: hidden states (B, L, D); 1: maps (B, D, H, W));
-    mask in that shape without ``dim``, zero where a vector (of padding) does not count -> scalar in [0, 2], the mean
-    over the vectors that count, 0 where none does. KDError where shapes do not fit.
+    mask in that shape without ``dim``, zero where a vector (of padding) is masked -> scalar in [0, 2], the mean
+    over the unmasked vectors, 0 where all are masked. KDError where shapes do not fit.
     Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
     huggingface/transformers-research-projects.
     """
@@ -73,14 +73,13 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("attention_transfer")
-def attention_transfer(student: Tensor, teacher: Tensor, *, p: float = 2.0) -> Tensor:
-    """Squared distance of normalised attention maps.
+def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2.0) -> Tensor:
+    """Mean squared difference of L2-normalised attention maps.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar, the mean over B and H x W. Channels may differ; KDError
     where B, H or W do.
     Zagoruyko & Komodakis, ICLR 2017, eq. 2 (arXiv 1612.03928); checked against szagoruyko/attention-transfer.
     """
-    positive("p", p)
     if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         raise KDError(
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C",
@@ -90,5 +89,5 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: float = 2.0) -> T
 
 
 def _attention(features: Tensor, p: float) -> Tensor:
-    """(B, C, H, W) -> (B, H x W), each row of length 1."""
+    """(B, C, H, W) -> (B, H x W), each row of unit length."""
     return F.normalize(as_float32(features).abs().pow(p).mean(1).flatten(1))

@@ -16,8 +16,8 @@ def hidden_mse(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], m
     """TinyBERT's embedding and hidden state losses: the mean squared difference, summed over the layers.
 
     student, teacher: hidden states (B, L, H) of one shape where they are compared (a ``projector`` makes them so), or
-    lists of as many; mask (B, L), zero where a position (of padding) does not count -> scalar, each layer's mean over
-    the elements of all positions that count, 0 where none does. KDError where shapes or the numbers of layers differ.
+    lists of as many; mask (B, L), zero where a position (of padding) is masked -> scalar, each layer's mean over the
+    elements of all unmasked positions, 0 where all are masked. KDError where shapes or the numbers of layers differ.
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 8 and 9 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
     """
@@ -27,7 +27,7 @@ def hidden_mse(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], m
 
 @LOSSES("patience")
 def patience(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> Tensor:
-    """PKD-BERT's patience: the squared distance of [CLS] states of length 1, layer by layer.
+    """PKD-BERT's patience: the squared distance of L2-normalised [CLS] states, layer by layer.
 
     student, teacher: hidden states (B, L, H), of which the first position counts, or these alone (B, H), or lists of as
     many; lengths L may differ -> scalar, the mean over layers, B and H, as in the authors' code (the paper adds up).

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, positive, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.ranges import PositiveFloat, Probability
 
 UNLABELLED = -100
 """The label of a sample (or pixel, or token) without one."""
@@ -16,16 +17,14 @@ UNLABELLED = -100
 
 @LOSSES("cross_entropy")
 def cross_entropy(
-    student: Tensor, target: Tensor, *, label_smoothing: float = 0.0, class_weights: list[float] | None = None
+    student: Tensor, target: Tensor, *, label_smoothing: Probability = 0.0, class_weights: list[float] | None = None
 ) -> Tensor:
-    """Cross-entropy with the labels, the mean over what is labelled; 0 where nothing is.
+    """Cross-entropy with the labels, averaged over the labelled elements; 0 where none is.
 
     student (B, C) or (B, C, ...), target integers (B,) or (B, ...), -100 for unlabelled, or the probabilities
     themselves in student's shape -> scalar, that of ``torch.nn.functional.cross_entropy``. With ``class_weights``
     (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit or a label is not below C.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise KDError(f"label_smoothing is {label_smoothing}, but must lie between 0 and 1", path="label_smoothing")
     student = as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else student.new_tensor(class_weights)
@@ -60,18 +59,18 @@ def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smo
 
 @LOSSES("kd")
 def kd(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 4.0, dim: int = 1
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 4.0, dim: int = 1
 ) -> Tensor:
     """KL divergence of the student's softened outputs from the teacher's, times the squared temperature.
 
     student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or pixel, or
-    token) does not count -> scalar: the sum over the classes in dimension ``dim``, the mean over all others that count,
-    0 where nothing does. KDError where shapes do not fit, there is one class, or the temperature is not above 0.
+    token) is masked -> scalar: the sum over the classes in dimension ``dim``, the mean over all other unmasked
+    elements, 0 where all are masked. KDError where shapes do not fit, there is one class, or the temperature is not
+    above 0.
     Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
     megvii-research/mdistiller and szagoruyko/attention-transfer.
     """
     student, teacher = same_shape(student, teacher, dim=dim)
-    positive("temperature", temperature)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
@@ -88,7 +87,7 @@ def kd(
 
 
 @LOSSES("multilabel_kd")
-def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: PositiveFloat = 1.0) -> Tensor:
     """KL divergence of the student's yes/no distribution of each class from the teacher's, for multi-label outputs.
 
     student, teacher (B, C) or (B, C, ...) logits -> scalar: the sum over the classes, the mean over all else, times
@@ -97,7 +96,6 @@ def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0)
     at 1 checked against penghui-yang/L2D, which clamps probabilities to [1e-8, 1 - 1e-8] where this takes log-sigmoids.
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    positive("temperature", temperature)
     student, teacher = student / temperature, teacher / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))

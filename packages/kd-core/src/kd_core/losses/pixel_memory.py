@@ -11,7 +11,8 @@ from kd_core.errors import KDError
 from kd_core.losses.crossimage import similarity_kl
 from kd_core.losses.regions import labels_at, membership
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import positive, same_shape, shape
+from kd_core.losses.tensors import same_shape, shape
+from kd_core.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 PIXELS, REGIONS = -1, -2
 """The keys of the two draws of slots; those of pixels have their image's row as a key."""
@@ -36,7 +37,7 @@ class PixelMemory(nn.Module):
     """
 
     pixels: Tensor
-    """(num_classes, pixel_memory, dim), of length 1, as are ``regions``."""
+    """(num_classes, pixel_memory, dim), of unit length, as are ``regions``."""
     regions: Tensor
     next_pixel: Tensor
     """(num_classes,) where the next pixel goes; ``next_region`` likewise."""
@@ -46,27 +47,21 @@ class PixelMemory(nn.Module):
     def __init__(
         self,
         *,
-        num_classes: int,
-        dim: int = 256,
-        pixel_memory: int = 20000,
-        region_memory: int = 2000,
-        pixel_contrast: int = 4096,
-        region_contrast: int = 1024,
-        update: int = 16,
-        temperature: float = 0.1,
-        kd_temperature: float = 1.0,
+        num_classes: PositiveInt,
+        dim: PositiveInt = 256,
+        pixel_memory: PositiveInt = 20000,
+        region_memory: PositiveInt = 2000,
+        pixel_contrast: NonNegativeInt = 4096,
+        region_contrast: NonNegativeInt = 1024,
+        update: PositiveInt = 16,
+        temperature: PositiveFloat = 0.1,
+        kd_temperature: PositiveFloat = 1.0,
         pixel_weight: float = 1.0,
         region_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, size in {"num_classes": num_classes, "dim": dim, "region_memory": region_memory}.items():
-            positive(name, size)
-        for name, value in {"update": update, "temperature": temperature, "kd_temperature": kd_temperature}.items():
-            positive(name, value)
         if pixel_memory < update:
-            raise KDError(
-                f"pixel_memory is {pixel_memory}, but must hold the {update} pixels of one update", path="pixel_memory"
-            )
+            raise KDError(f"pixel_memory must be at least update, {update}, not {pixel_memory}")
         self.num_classes, self.dim, self.update = num_classes, dim, update
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.pixel_weight, self.region_weight = pixel_weight, region_weight
@@ -124,7 +119,7 @@ class PixelMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, teacher: Tensor, members: Tensor) -> None:
-        """Add (B, N, dim) features of length 1 whose classes are ``members`` (B, num_classes, N), image by image."""
+        """Add (B, N, dim) features of unit length whose classes are ``members`` (B, num_classes, N), image by image."""
         sizes, drawn = members.sum(2), self.drawn(members)
         regions = F.normalize(members.to(teacher.dtype) @ teacher, dim=2)[:, :, None]
         for image in range(len(teacher)):

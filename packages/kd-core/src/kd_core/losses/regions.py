@@ -8,14 +8,15 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, positive, shape
+from kd_core.losses.tensors import as_float32, shape
+from kd_core.ranges import PositiveInt
 
 COUNT_EPSILON = 1e-6
 """What the authors of IFVD add to the number of pixels that they divide by."""
 
 
 @LOSSES("ifvd")
-def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: int) -> Tensor:
+def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: PositiveInt) -> Tensor:
     """Intra-class feature variation: how far each pixel's features point away from its class's mean in the image.
 
     student (B, Cs, H, W), teacher (B, Ct, H, W) features; target (B, h, w) labels, brought to H x W by nearest
@@ -24,7 +25,6 @@ def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: int) 
     shapes do not fit.
     Wang et al., IFVD, ECCV 2020; checked against YukangWang/IFVD.
     """
-    positive("num_classes", num_classes)
     student, teacher = same_places(student, teacher)
     members = membership(labels_at(target, student), num_classes)
     gap = _variation(student, members) - _variation(teacher, members)

@@ -10,10 +10,17 @@ from torch import Tensor, nn
 
 from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
-from kd_core.signatures import is_open, is_value, parameters, refuse
+from kd_core.signatures import FROM_INPUTS, is_open, is_value, over_batch, parameters, refuse, values_of
+
+__all__ = ["LOSSES", "Loss", "LossSignature", "check", "loss_signature", "over_batch"]
 
 Loss = Callable[..., Tensor] | type[nn.Module]
-"""A function of tensors that returns a scalar, or an ``nn.Module`` class where there are parameters or state."""
+"""A function of tensors that returns a scalar, or an ``nn.Module`` class where there are parameters or state.
+
+A class with layers whose widths follow from its inputs has lazy ones (``nn.LazyLinear``), which one pass over the probe
+batch gives their shapes, or a class method ``from_inputs(cls, inputs, *, values...)`` that builds it: ``inputs`` maps
+the names of the wires that a config gives to the probe batch's tensors, of which only shapes and types may be read.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,14 @@ def loss_signature(loss: object) -> LossSignature:
     """What ``loss`` takes: a function, an ``nn.Module`` class, or a module already built (which takes no values).
 
     Positional parameters of the function or of ``forward`` are wires. Values are a function's keyword-only
-    parameters, or all parameters of ``__init__``. KDError where ``forward`` takes ``*args`` or ``**kwargs``.
+    parameters, or all parameters of ``__init__`` (of ``from_inputs``, where a class has one, the keyword-only ones).
+    KDError where ``forward`` takes ``*args`` or ``**kwargs``.
     """
     if isinstance(loss, nn.Module):
         return _from(loss, parameters(type(loss).forward, bound=True), [])
     if inspect.isclass(loss) and issubclass(loss, nn.Module):
-        return _from(loss, parameters(loss.forward, bound=True), parameters(loss.__init__, bound=True))
+        values = values_of(loss).values() if hasattr(loss, FROM_INPUTS) else parameters(loss.__init__, bound=True)
+        return _from(loss, parameters(loss.forward, bound=True), list(values))
     if not callable(loss) or inspect.isclass(loss):
         raise KDError(f"{owner_of(loss)} is neither a function nor an nn.Module")
     found = parameters(loss)
@@ -60,23 +69,23 @@ def check(name: str, loss: Loss) -> None:
     if not inspect.isclass(loss):
         refuse("loss", name, loss, parameters(loss))
     elif issubclass(loss, nn.Module):
-        values = parameters(loss.__init__, bound=True)
-        wires = parameters(loss.forward, bound=True)
-        refuse("loss", name, loss, [*wires, *values])
-        taken = [p.name for p in values if not is_value(p) or p.name in {wire.name for wire in wires}]
-        if taken:
-            rule = "__init__ takes values, keyword-only and named unlike forward's tensors"
-            raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {rule}: {', '.join(taken)}")
+        _check_class(name, loss)
     loss_signature(loss)
 
 
+def _check_class(name: str, loss: type[nn.Module]) -> None:
+    """KDError where a class's tensors and hyperparameters cannot be told apart."""
+    wires = parameters(loss.forward, bound=True)
+    method, values = "__init__", parameters(loss.__init__, bound=True)
+    if hasattr(loss, FROM_INPUTS):
+        method, values = FROM_INPUTS, parameters(getattr(loss, FROM_INPUTS))
+        if not values or values.pop(0).name != "inputs":
+            raise KDError(f"loss {name!r}, {owner_of(loss)}, must have from_inputs(cls, inputs, *, ...)")
+    refuse("loss", name, loss, [*wires, *values])
+    wrong = [p.name for p in values if not is_value(p) or p.name in {wire.name for wire in wires}]
+    if wrong:
+        rule = f"{method} takes values, keyword-only and named unlike forward's tensors"
+        raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {rule}: {', '.join(wrong)}")
+
+
 LOSSES: Registry[Loss] = Registry("loss", "kd.losses", check)
-
-
-def over_batch(loss: Loss) -> Loss:
-    """Mark a loss that is no mean over samples, but looks at pairs of them or keeps a memory.
-
-    Under several processes its inputs are gathered, with gradients, and every process computes all of it.
-    """
-    loss.over_batch = True  # type: ignore[union-attr]
-    return loss

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import as_float32, positive, same_rows, same_shape, shape
+from kd_core.losses.tensors import as_float32, same_rows, same_shape, shape
+from kd_core.ranges import PositiveFloat, Probability
 
 FAR = -1e4
 """The similarity to what is no candidate: its probability is 0."""
@@ -37,7 +38,13 @@ def view_contrast(input: Tensor, index: Tensor, view: Tensor) -> Tensor:
 @LOSSES("self_supervised_kd")
 @over_batch
 def self_supervised_kd(
-    student: Tensor, teacher: Tensor, index: Tensor, view: Tensor, *, temperature: float = 0.5, keep: float = 0.75
+    student: Tensor,
+    teacher: Tensor,
+    index: Tensor,
+    view: Tensor,
+    *,
+    temperature: PositiveFloat = 0.5,
+    keep: Probability = 0.75,
 ) -> Tensor:
     """KL divergence between student and teacher of how similar each transformed view is to each sample of the batch.
 
@@ -45,7 +52,6 @@ def self_supervised_kd(
     -> scalar, temperature squared times the mean over transformed views. Of the views whose sample the teacher does
     not rank first, ``keep`` (a share) count: those it ranks highest. KDError where shapes do not fit.
     """
-    positive("temperature", temperature)
     student, teacher = same_rows(student, teacher)
     _, index, view = _rows("student", student, index, view)
     student, teacher = _similarity(student, view), _similarity(teacher, view)
@@ -62,8 +68,8 @@ def transformed_kd(
     index: Tensor,
     view: Tensor,
     *,
-    temperature: float = 4.0,
-    keep: float = 1.0,
+    temperature: PositiveFloat = 4.0,
+    keep: Probability = 1.0,
 ) -> Tensor:
     """``kd`` on the transformed views that the teacher gets right, and on a share ``keep`` of the others.
 
@@ -72,7 +78,6 @@ def transformed_kd(
     they are the ones it ranks the label highest in; views of an unlabelled sample (-100) all count. KDError where
     shapes do not fit.
     """
-    positive("temperature", temperature)
     student, teacher = same_shape(student, teacher, dim=1)
     _, index, view = _rows("student", student, index, view)
     labels = _of_each_row("target", target, student)[_own(index, view)]
@@ -115,8 +120,6 @@ def _kept(rank: Tensor, index: Tensor, view: Tensor, keep: float) -> Tensor:
 
     Among equal ranks the sample of lower index is first, then the lower view: the order of rows does not matter.
     """
-    if not 0 <= keep <= 1:
-        raise KDError(f"keep is {keep}, but must be a share from 0 to 1", path="keep")
     candidates = view != 0
     wrong = (candidates & (rank > 0)).sum()
     quota = candidates.sum() - wrong + (wrong * keep).floor()
@@ -133,5 +136,5 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def _mean(each: Tensor, counts: Tensor) -> Tensor:
-    """The mean of what counts, 0 where nothing does."""
+    """The mean of the unmasked elements, 0 where all are masked."""
     return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)

@@ -41,12 +41,6 @@ def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
     return mask != 0
 
 
-def positive(name: str, value: float) -> None:
-    """KDError where a hyperparameter is not above zero."""
-    if not value > 0:
-        raise KDError(f"{name} is {value}, but must be above 0", path=name)
-
-
 def shape(tensor: Tensor) -> str:
     """``(2, 3)``."""
     return str(tuple(tensor.shape))

@@ -12,7 +12,8 @@ from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
-from kd_core.signatures import read_signature, values_of
+from kd_core.ranges import read_signature
+from kd_core.signatures import values_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,17 +14,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.adapters import ADAPTERS
 from kd_core.config import Builder, Call, Get, Lazy, Policy, RunValue, Text
-from kd_core.config.schedules import Schedule, parse_schedule
+from kd_core.config.schedules import Ramp, Schedule, Staircase, parse_schedule
 from kd_core.config.schema import AdapterSpec, Path, TermSpec, as_list
 from kd_core.config.validation import Validator, describe, wanted_of
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses import LOSSES, LossSignature, loss_signature
 from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired
+from kd_core.ranges import range_of
 from kd_core.signatures import is_open, parameters, values_of
 from kd_core.taps.wires import Wire, parse_wire
 
 DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "teacher.output"}
+RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error")
+"""What pydantic calls a value of the right type that lies outside a range."""
 BATCH_WIRES = ("target", "mask", "index", "view")
 KINDS: dict[type, str] = {
     nn.Module: "torch.nn.Module",
@@ -99,23 +102,32 @@ class WireBinder:
                 self.validator.unknown_key((*path, key), f"{title} has no parameter {key!r}", [*takes, *known])
             elif isinstance(value, Lazy):
                 self.calls(value, (*path, key))
+            elif isinstance(value, (Ramp, Staircase)):
+                all(self._value(takes[key], number, (*path, key, *place)) for place, number in value.numbers())
             else:
-                self._value(takes[key], title, value, (*path, key))
+                self._value(takes[key], value, (*path, key))
         for key, parameter in takes.items():
             if parameter.default is parameter.empty and key not in values:
                 self.validator.report(path, f"{title} is missing the required parameter {key!r}")
 
-    def _value(self, parameter: inspect.Parameter, title: str, value: Any, path: Path) -> None:
+    def _value(self, parameter: inspect.Parameter, value: Any, path: Path) -> bool:
+        """Whether the parameter may have that value; if not, why has been reported."""
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
-            return  # written for type checkers only
+            return True  # written for type checkers only
         if isinstance(value, float) and not math.isfinite(value):
             self.validator.report(path, f"must be a finite number, not {describe(value)}")
-            return
+            return False
         try:
             TypeAdapter(parameter.annotation).validate_python(value, strict=True)
         except ValidationError as error:
-            wanted = wanted_of(error.errors(include_url=False))
-            self.validator.report(path, f"must be {wanted}, not {describe(value)}")
+            faults = error.errors(include_url=False)
+            limits = range_of(parameter.annotation)
+            if limits is not None and all(fault["type"] in RANGE_ERRORS for fault in faults):
+                self.validator.report(path, f"must be {limits}, not {describe(value)}", limits.hint(value))
+            else:
+                self.validator.report(path, f"must be {wanted_of(faults)}, not {describe(value)}")
+            return False
+        return True
 
     # -- terms
 
@@ -198,7 +210,7 @@ class WireBinder:
             self.validator.report(
                 path, f"{title} is built once, with fixed hyperparameters: only a loss function's can follow a schedule"
             )
-        self.parameters(loss, title, {**values, **dict.fromkeys(schedules, 0.0)}, path, known)
+        self.parameters(loss, title, {**values, **schedules}, path, known)
 
     def _term_wires(self, takes: LossSignature, title: str, spec: TermSpec, path: Path) -> dict[str, Wired]:
         wires: dict[str, Wired] = {}
@@ -243,12 +255,22 @@ class WireBinder:
         if module is None:
             return None
         builder, borrowed = module
-        inputs = []
-        for position, text in enumerate(as_list(spec.inputs)):
-            wire = self.wire(text, (*path, "inputs", position) if isinstance(spec.inputs, list) else (*path, "inputs"))
-            inputs += [wire] if wire is not None else []
         match = self.wire(spec.match, (*path, "match")) if spec.match else None
-        return AdapterPlan(name, path, spec, builder, borrowed, list(inputs), match, spec.extra)
+        inputs = self._inputs(spec, (*path, "inputs"))
+        return AdapterPlan(name, path, spec, builder, borrowed, inputs, match, spec.extra)
+
+    def _inputs(self, spec: AdapterSpec, path: Path) -> list[Wired] | dict[str, Wired]:
+        """What an adapter is fed: wires in order, or a wire or a list of wires by name."""
+        if not isinstance(spec.inputs, Mapping):
+            places = [(*path, place) for place in range(len(spec.inputs))] if isinstance(spec.inputs, list) else [path]
+            wires = [self.wire(text, place) for text, place in zip(as_list(spec.inputs), places, strict=True)]
+            return [wire for wire in wires if wire is not None]
+        for name in spec.inputs:
+            if not name.isidentifier():
+                message = f"{name!r} is not the name of an argument: it takes letters, digits and _"
+                self.validator.report((*path, name), message, key=True)
+        named = {name: self.wired(given, (*path, name)) for name, given in spec.inputs.items()}
+        return {name: wired for name, wired in named.items() if wired is not None}
 
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
         """The builder of an adapter, or the wire of the module it borrows."""

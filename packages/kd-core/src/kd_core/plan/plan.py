@@ -50,15 +50,21 @@ class AdapterPlan:
     spec: AdapterSpec
     builder: Callable[..., Any] | Lazy | None
     borrowed: Wire | None
-    inputs: list[Wired]
+    inputs: list[Wired] | Mapping[str, Wired]
+    """What the module is called with: one by one, or by names."""
     match: Wire | None
     values: Mapping[str, Any]
 
     def all_wires(self) -> Iterator[Wire]:
         """Every wire it reads, in building and in running."""
-        yield from flat(self.inputs)
+        yield from flat(self.wired)
         if self.match:
             yield self.match
+
+    @property
+    def wired(self) -> list[Wired]:
+        """The inputs without their names."""
+        return list(self.inputs.values()) if isinstance(self.inputs, Mapping) else self.inputs
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kd_core.models.registry import MODELS
 from kd_core.taps.nested import tensors
@@ -48,10 +49,17 @@ class ModelCase:
         return self.model if isinstance(self.model, str) else getattr(self.model, "__name__", repr(self.model))
 
     def build(self) -> nn.Module:
-        """A new model, for :data:`CLASSES` classes; KDError where no model has that name."""
+        """A new model, for :data:`CLASSES` classes; KDError where no model has that name.
+
+        Lazy layers have got their shapes from one pass, as in a run.
+        """
         function = MODELS.get(self.model) if isinstance(self.model, str) else self.model
         classes = {} if self.output is None else {"num_classes": CLASSES}
-        return function(**classes, **self.values)
+        model = function(**classes, **self.values)
+        if any(map(is_lazy, model.parameters())):
+            with torch.no_grad():
+                self(model.eval(), self.samples())
+        return model.train()
 
     def samples(self, size: int = 2) -> Any:
         """What the model is called with: ``size`` samples."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from kd_core.data.batch import STUDENT, Batch, Split, Splits
+from kd_core.errors import KDError
 from kd_core.taps.nested import tensors
 from kd_core.task import TASKS, Task
 from kd_core.testing.require import no_error, random_state_untouched, require, run_all
@@ -85,8 +86,14 @@ def unknown_keys_are_refused(case: TaskCase) -> None:
 
 
 def a_dummy_batch_is_like_a_batch_of_the_data(case: TaskCase) -> None:
-    """Same shapes and types of inputs and targets, so that what ``check`` finds out holds in training."""
-    dummy = case.prepare(case.instance.dummy_batch(case.spec, 2, training=True))
+    """Same shapes and types of inputs and targets, so that what ``check`` finds out holds in training.
+
+    A task may raise a KDError where only reading the data would tell the shapes.
+    """
+    try:
+        dummy = case.prepare(case.instance.dummy_batch(case.spec, 2, training=True))
+    except KDError:
+        return
     (batch,) = (case.prepare(raw) for raw in case.batches([0, 1]))
     pairs = {
         "inputs": (dummy.for_model(STUDENT), batch.for_model(STUDENT)),
@@ -188,8 +195,9 @@ def rows_of_the_data_set_are_distinct(case: TaskCase) -> None:
 
 def splits_can_be_pickled(case: TaskCase) -> None:
     """Processes that read the data get them pickled on macOS and Windows, and on Linux from Python 3.14 on."""
+    splits = case.load()  # before a batch was read: processes that read are started with what is copied here
     for name in ("train", "val", "test"):
-        split: Split | None = getattr(case.splits, name)
+        split: Split | None = getattr(splits, name)
         if split is not None:
             with no_error(f"the split {name} cannot be pickled (a lambda or an open file in it?)"):
                 copied = pickle.loads(pickle.dumps(split))

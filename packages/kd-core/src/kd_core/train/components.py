@@ -20,12 +20,11 @@ from kd_core.errors import KDError
 from kd_core.models.factory import ModelSource
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
-from kd_core.taps.wrappers import Capture, ForwardWrapper
 from kd_core.task import check_model
+from kd_core.train.evaluate import check_gatherable
 from kd_core.train.objective import Adapters, WireResolver
-
-PROBE = 2
-"""Samples in the probe batch, from which adapters learn their widths."""
+from kd_core.train.probe import probe
+from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
 
 
 class Data:
@@ -78,15 +77,49 @@ class Components:
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
-        self.adapters = Adapters(plan.adapters).to(runtime.device)
+        self.frozen = FrozenWhenBuilt()
+        for model in self.models.values():
+            self.frozen.remember(model)
+        self.adapters, self._builder = Adapters(plan.adapters).to(runtime.device), builder
         for stage in plan.stages:
-            probe(plan, stage, self.models, self.adapters, self._sample(stage), builder)
+            self.probe(stage)
         runtime.place(self.adapters)
+        self.frozen.remember(self.adapters)
+        self._check_scoring()
 
-    def _sample(self, stage: StagePlan) -> Batch:
-        """The first training samples, as the models take them."""
+    def _check_scoring(self) -> None:
+        """KDError where several processes could not score the student."""
+        for spec in (stage.data for stage in self.plan.stages):
+            data, splits = self.data.get(spec)
+            for split in filter(None, (splits.val, splits.test)):
+                check_gatherable(
+                    self.plan.task,
+                    self.models[STUDENT],
+                    STUDENT,
+                    split,
+                    spec=self.plan.inputs[STUDENT],
+                    data=data,
+                    info=splits.info,
+                    runtime=self.runtime,
+                )
+                break
+
+    def probe(self, stage: StagePlan) -> WireResolver:
+        """What the wires of a stage carry for a few samples, on which adapters that are missing yet are built."""
+        return probe(
+            self.plan,
+            stage,
+            self.models,
+            self.adapters,
+            lambda size: self._sample(stage, size),
+            lambda name: set_stage_mode(self, stage, name),
+            self._builder,
+        )
+
+    def _sample(self, stage: StagePlan, size: int) -> Batch:
+        """The first training samples, as the models take them in training."""
         spec, splits = self.data.get(stage.data)
-        positions = torch.arange(min(PROBE, len(splits.train)))
+        positions = torch.arange(min(size, len(splits.train)))
         raw = next(iter(splits.train.batches([positions], epoch=0, seed=0, augment=False)))
         batch = self.plan.task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec, training=True)
         return self.runtime.format(stage.views(batch))
@@ -115,44 +148,6 @@ def build_models(plan: Plan, builder: Builder, info: DatasetInfo, log: Callable[
         with seeded(plan.seed if name == STUDENT else derive(plan.seed, "model", name)):
             models[name] = source.make(name, spec)
     return models
-
-
-def probe(
-    plan: Plan, stage: StagePlan, models: Mapping[str, nn.Module], adapters: Adapters, batch: Batch, builder: Builder
-) -> WireResolver:
-    """Run what a stage looks at once, in eval mode without gradients, and build its adapters from what comes by."""
-    captures: dict[str, Capture] = {}
-    with torch.no_grad():
-        for name, taps in plan.taps(stage).items():
-            modes = {module: module.training for module in models[name].modules()}
-            wrapper = ForwardWrapper(models[name].eval(), taps, name=name, call=plan.task.call)
-            try:
-                captures[name] = wrapper(batch.for_model(name))
-            finally:
-                wrapper.release()
-                for module, training in modes.items():
-                    module.training = training
-        values = WireResolver(captures, batch, adapters)
-        for name in stage.adapters:
-            with seeded(derive(plan.seed, "adapter", name)):
-                adapters.build(name, values, models, builder)
-            adapters.to(batch.index.device)
-    return values
-
-
-class ModuleRoot(nn.Module):
-    """Everything a run is made of; errors about patterns call it by this name."""
-
-
-def root_module(models: Mapping[str, nn.Module], adapters: nn.Module, losses: nn.Module | None = None) -> nn.Module:
-    """One module over everything, in which patterns such as ``student.layer1`` or ``adapters.*`` are looked up."""
-    root = ModuleRoot()
-    for name, model in models.items():
-        root.add_module(name, model)
-    root.add_module("adapters", adapters)
-    if losses is not None:
-        root.add_module("losses", losses)
-    return root
 
 
 def build_fields(spec: BaseModel, builder: Builder) -> BaseModel:

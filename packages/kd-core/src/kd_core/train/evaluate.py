@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from kd_core.data.batch import Batch, DatasetInfo, Split
-from kd_core.device.distributed import Processes, divide, gather, rank
+from kd_core.device.distributed import Processes, divide, gather, rank, world_size
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.task import Task
+from kd_core.train.probe import restored
 
 
 def score(
@@ -59,6 +60,42 @@ def score(
     if metrics.reduces:
         metrics.reduce(Processes())
     return metrics.compute()
+
+
+def check_gatherable(
+    task: Task, model: nn.Module, name: str, split: Split, *, spec: Any, data: Any, info: DatasetInfo, runtime: Runtime
+) -> None:
+    """KDError where several processes could not score a split, for outputs or targets are lists of one value a sample.
+
+    Such lists cannot be gathered: their metrics must reduce. Told from tuples of a fixed length by batches of one and
+    of two samples, in evaluation mode.
+    """
+    if world_size() == 1 or task.metrics(info).reduces or not len(split):
+        return
+    lengths = []
+    with restored([model]), torch.no_grad(), runtime.autocast():
+        model.eval()
+        for count in (1, 2):
+            raw = next(iter(split.batches([torch.zeros(count, dtype=torch.int64)], epoch=0, seed=0, augment=False)))
+            batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
+            output = task.call(model, batch.for_model(name))
+            lengths.append(_list_lengths({"outputs": output, "targets": batch.target}))
+    for what, length in lengths[0].items():
+        if (length, lengths[1].get(what)) == (1, 2):
+            message = f"the {what.split('/')[0]} of task {task.name!r} are lists of one value a sample, which "
+            message += f"{world_size()} processes cannot gather to score them"
+            raise KDError(message, hint="run one process, or give the task metrics that reduce (`Metrics.reduces`)")
+
+
+def _list_lengths(value: Any, path: str = "") -> dict[str, int]:
+    """The lengths of the lists and tuples in nested mappings, by their places."""
+    if isinstance(value, Mapping):
+        return {
+            place: length
+            for key, item in value.items()
+            for place, length in _list_lengths(item, f"{path}/{key}" if path else str(key)).items()
+        }
+    return {path: len(value)} if isinstance(value, (list, tuple)) and not hasattr(value, "_fields") else {}
 
 
 def without_inputs(batch: Batch) -> Batch:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +15,14 @@ from torch import Tensor, nn
 from kd_core.config import Builder, Lazy
 from kd_core.config.schedules import Schedule
 from kd_core.data.batch import Batch
-from kd_core.device.distributed import SINGLE_PROCESS, MicroBatchShard, gather
+from kd_core.device.distributed import SINGLE_PROCESS, MicroBatchShard, gather, gather_samples, own_rows
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, TermPlan, Wired
+from kd_core.signatures import FROM_INPUTS
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Wire, pick
 from kd_core.taps.wrappers import Capture, module_at
+from kd_core.train.lazy import has_lazy, materialize
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,32 @@ class StepInfo:
         )
 
 
-class WireResolver:
-    """What wires carry in one step. Adapters run when first asked for, once."""
+class Values(Protocol):
+    """What has the values of wires: those of a step, of a probe, or random ones in a check."""
 
-    def __init__(self, captures: Mapping[str, Capture], batch: Batch, adapters: Adapters) -> None:
+    def get(self, wired: Wired) -> Any:
+        """The value of a wire, or of each wire of a list."""
+        ...
+
+
+class WireResolver:
+    """What wires carry in one step. Adapters run when first asked for, once.
+
+    ``share`` says whose rows the batch has; None where every process has the same ones, and nothing is gathered.
+    """
+
+    def __init__(
+        self,
+        captures: Mapping[str, Capture],
+        batch: Batch,
+        adapters: Adapters,
+        share: MicroBatchShard | None = None,
+    ) -> None:
         self._captures = captures
         self._batch = batch
         self._adapters = adapters
         self._computed: dict[str, Any] = {}
+        self.share = share
         self.device = batch.index.device.type
 
     def get(self, wired: Wired) -> Any:
@@ -67,8 +90,12 @@ class WireResolver:
 
     def _adapted(self, name: str) -> Any:
         if name not in self._computed:
-            self._computed[name] = self._adapters.run(name, self)
+            self._computed[name] = self._adapters.run(name, self, self.share)
         return self._computed[name]
+
+    def put(self, name: str, output: Any) -> None:
+        """Keep what the adapter ``name`` gave."""
+        self._computed[name] = output
 
     def _from_batch(self, name: str) -> Any:
         if name in ("target", "index"):
@@ -88,13 +115,26 @@ class Adapters(nn.Module):
         self._plans = dict(plans)
         self._borrowed: dict[str, nn.Module] = {}
 
-    def run(self, name: str, values: WireResolver) -> Any:
-        """The output of one adapter for the inputs of this step."""
+    def run(self, name: str, values: Values, share: MicroBatchShard | None = None) -> Any:
+        """The output of one adapter for the inputs of this step, for the rows of this process."""
+        module, plan = self._module(name), self._plans[name]
+        if share is None or not any(getattr(item, "over_batch", False) for item in (module, plan.builder)):
+            return called(module, inputs_of(plan, values.get))
+        inputs = inputs_of(plan, lambda wired: gathered(wired, values.get(wired), share))
+        return own_rows(called(module, inputs), share.rows)
+
+    def try_out(self, name: str, values: WireResolver) -> None:
+        """Keep in ``values`` what an adapter gives for a probe batch; nothing that the pass changes in it stays."""
+        module, plan = self._module(name), self._plans[name]
+        trial = module if name in self._borrowed else copy.deepcopy(module)
+        values.put(name, called(trial, inputs_of(plan, values.get)))
+
+    def _module(self, name: str) -> nn.Module:
         module = self._borrowed[name] if name in self._borrowed else self._modules[name]
         assert module is not None
-        return module(*(values.get(wired) for wired in self._plans[name].inputs))
+        return module
 
-    def build(self, name: str, values: WireResolver, models: Mapping[str, nn.Module], builder: Builder) -> None:
+    def build(self, name: str, values: Values, models: Mapping[str, nn.Module], builder: Builder) -> None:
         """Make an adapter whose widths come from a probe batch's ``values``; a second call changes nothing."""
         plan = self._plans[name]
         if name in self._modules or name in self._borrowed:
@@ -103,25 +143,53 @@ class Adapters(nn.Module):
             assert plan.borrowed.tap is not None
             self._borrowed[name] = module_at(models[plan.borrowed.root], plan.borrowed.tap.path)
             return
-        self.add_module(name, self._made(plan, values, builder))
+        module = self._made(plan, values, builder)
+        if has_lazy(module):
+            inputs = inputs_of(plan, lambda wired: map_tensors(on_cpu, values.get(wired)))
+            materialize(module, *inputs[0], **inputs[1])
+        self.add_module(name, module)
 
-    def _made(self, plan: AdapterPlan, values: WireResolver, builder: Builder) -> nn.Module:
+    def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
         if isinstance(plan.builder, Lazy):
             module = builder.build(plan.builder, path=".".join((*map(str, plan.path), "module")))
             if not isinstance(module, nn.Module):
                 raise KDError(f"{type(module).__name__} is not a torch.nn.Module", path="module")
             return module
         assert plan.builder is not None
-        inputs = [values.get(wired) for wired in plan.inputs]
+        positional, named = inputs_of(plan, values.get)
+        inputs = named or positional
         match = values.get(plan.match) if plan.match else None
         made: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
         return made
 
 
-class Term(nn.Module):
-    """One weighted loss. A loss with parameters or state is a module, and its state is the term's."""
+def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:
+    """What an adapter is called with: its positional arguments and those by name."""
+    if isinstance(plan.inputs, Mapping):
+        return [], {name: get(wired) for name, wired in plan.inputs.items()}
+    return [get(wired) for wired in plan.inputs], {}
 
-    def __init__(self, plan: TermPlan, builder: Builder) -> None:
+
+def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:
+    """The output of a module for positional and named arguments."""
+    return module(*inputs[0], **inputs[1])
+
+
+def gathered(wired: Wired, value: Any, share: MicroBatchShard) -> Any:
+    """A wire's value with the rows of all processes. Only in the batch is a list one value a sample."""
+    if isinstance(wired, list):
+        return [gathered(wire, item, share) for wire, item in zip(wired, value, strict=True)]
+    return gather_samples(value, share.rows) if wired.root == "batch" else gather(value, share.rows)
+
+
+class Term(nn.Module):
+    """One weighted loss. A loss with parameters or state is a module, and its state is the term's.
+
+    ``probe`` gives what wires carry for a few samples: a loss with a class method ``from_inputs`` is built from it, and
+    lazy layers get their shapes. It is asked only where one of the two is there.
+    """
+
+    def __init__(self, plan: TermPlan, builder: Builder, probe: Callable[[], Values] | None = None) -> None:
         super().__init__()
         self.plan = plan
         self.module: nn.Module | None = None
@@ -131,15 +199,32 @@ class Term(nn.Module):
         if isinstance(plan.loss, Lazy):
             self.module = builder.build(plan.loss, path=f"{where}.loss")
         elif isinstance(plan.loss, type):
-            self.module = plan.loss(**builder.build(dict(plan.values), path=where))
+            hyperparameters = builder.build(dict(plan.values), path=where)
+            from_inputs = getattr(plan.loss, FROM_INPUTS, None)
+            if from_inputs is not None and probe is not None:
+                self.module = from_inputs(self._probed(probe), **hyperparameters)
+            else:
+                self.module = plan.loss(**hyperparameters)
         else:
             self._hyperparameters = builder.build(dict(plan.values), path=where)
+        self.over_batch |= getattr(self.module, "over_batch", False)
 
-    def forward(self, values: WireResolver, clock: StepInfo, share: MicroBatchShard = SINGLE_PROCESS) -> Tensor:
+    def materialize(self, probe: Callable[[], Values]) -> None:
+        """Give lazy layers their shapes; KDError where the loss fails on the probe batch."""
+        if self.module is not None and has_lazy(self.module):
+            materialize(self.module, **self._probed(probe))
+
+    def _probed(self, probe: Callable[[], Values]) -> dict[str, Any]:
+        """The probe's inputs, on the CPU, where the initial values of every loss are drawn."""
+        values = probe()
+        inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
+        return {key: map_tensors(on_cpu, value) for key, value in inputs.items()}
+
+    def forward(self, values: Values, clock: StepInfo, share: MicroBatchShard | None = None) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
-        if self.over_batch:
-            inputs = gather(inputs, share.rows)
+        if self.over_batch and share is not None:
+            inputs = {key: gathered(self.plan.wires[key], value, share) for key, value in inputs.items()}
         if self.module is not None:
             loss = self.module(**inputs)
         else:
@@ -154,15 +239,28 @@ class Term(nn.Module):
 
 
 class Objective(nn.Module):
-    """The weighted sum of a stage's terms. A term that a stage takes over from the one before keeps its state."""
+    """The weighted sum of a stage's terms. A term that a stage takes over from the one before keeps its state.
+
+    ``probe`` runs what the stage looks at on a few samples, for losses whose shapes depend on their inputs.
+    """
 
     def __init__(
-        self, plans: Mapping[str, TermPlan], adapters: Adapters, builder: Builder, before: Objective | None = None
+        self,
+        plans: Mapping[str, TermPlan],
+        adapters: Adapters,
+        builder: Builder,
+        before: Objective | None = None,
+        probe: Callable[[], Values] | None = None,
     ) -> None:
         super().__init__()
         self.adapters = adapters
         kept = {} if before is None else {term.plan.name: term for term in before.terms if term.plan in plans.values()}
-        self.terms: list[Term] = [kept.get(name) or Term(plan, builder) for name, plan in plans.items()]
+        probe = None if probe is None else functools.cache(probe)
+        self.terms: list[Term] = [kept.get(name) or _built(plan, builder, probe) for name, plan in plans.items()]
+        for term in self.terms:
+            if probe is not None:
+                with _errors_at(term.plan):
+                    term.materialize(probe)
         self.names = list(plans)
         self.keeps_graphs = False
         self.weighted: list[Tensor] = []
@@ -178,7 +276,7 @@ class Objective(nn.Module):
 
         Each counts what this micro-batch's ``share`` says: a loss over pairs of samples sees those of all processes.
         """
-        values = WireResolver(captures, batch, self.adapters)
+        values = WireResolver(captures, batch, self.adapters, share)
         losses = []
         for term in self.terms:
             factor = share.global_scale if term.over_batch else share.local_scale
@@ -200,6 +298,28 @@ class Objective(nn.Module):
         except KDError as error:
             raise error.at(*term.plan.path) from None
         return loss
+
+
+def _built(plan: TermPlan, builder: Builder, probe: Callable[[], Values] | None) -> Term:
+    with _errors_at(plan):
+        return Term(plan, builder, probe)
+
+
+@contextmanager
+def _errors_at(plan: TermPlan) -> Iterator[None]:
+    """Whatever goes wrong in building a loss is an error of its term."""
+    try:
+        yield
+    except KDError as error:
+        raise error.at(*plan.path) from None
+    except Exception as error:  # a constructor may raise anything
+        message = f"the loss cannot be built: {type(error).__name__}: {error}"
+        raise KDError(message).at(*plan.path) from error
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, one on the meta device as it is."""
+    return tensor if tensor.is_meta else tensor.cpu()
 
 
 def as_float(tensor: Tensor) -> Tensor:

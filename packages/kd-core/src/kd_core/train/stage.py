@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -35,7 +36,9 @@ class Stage:
         steps = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
         builder = Builder(components.policy, {**self.splits.info.run_values, **steps}, components.log)
         with seeded(derive(components.plan.seed, "losses", plan.index)):
-            self.objective = Objective(plan.terms, components.adapters, builder, before).to(self.runtime.device)
+            objective = Objective(plan.terms, components.adapters, builder, before, partial(components.probe, plan))
+        self.objective = objective.to(self.runtime.device)
+        components.frozen.remember(self.objective.losses)
         self.root, self.trained = select(components, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
         self.cached = cached_teachers(components, plan, self.trained)

@@ -27,9 +27,13 @@ class DataSpec(BaseDataSpec):
     sources: ClassVar[Registry[Any]] = SOURCES
 
     root: Name | None = None
+    """The folder with the original files, `SST-2/train.tsv` and so on. Without it GLUE is read from the hub."""
     max_length: PositiveInt = 128
+    """Number of tokens of a text or pair that are kept."""
     tokenizer: Name | None = None
+    """Tokenizer of models that name none: an id on the hub, or a folder."""
     cache: Name | None = None
+    """Folder of the encoded texts. By default it is below the cache of the datasets library."""
 
     @model_validator(mode="after")
     def _agree(self) -> DataSpec:
@@ -58,8 +62,11 @@ class InputSpec(StrictModel):
     """
 
     tokenizer: Name | None = None
+    """Tokenizer of this model: an id on the hub, or a folder."""
     revision: Name | None = None
+    """Version of the tokenizer on the hub."""
     max_length: PositiveInt | None = None
+    """Number of tokens of a text or pair that are kept; at most that of the data."""
 
 
 def source_of(data: DataSpec) -> TextSource:

@@ -27,9 +27,13 @@ class Jitter(StrictModel):
     """By how much colours change at most: factors within 1 +- the value, for ``hue`` a turn by +- the value."""
 
     brightness: Strength = 0.0
+    """Largest change of the brightness: its factor is in [1 - value, 1 + value]."""
     contrast: Strength = 0.0
+    """Largest change of the contrast, likewise."""
     saturation: Strength = 0.0
+    """Largest change of the saturation, likewise."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest shift of the hue, as a fraction of the colour circle."""
 
 
 class DataSpec(ImageDataSpec):
@@ -38,14 +42,23 @@ class DataSpec(ImageDataSpec):
     sources: ClassVar[Registry[Any]] = SOURCES
 
     augment: bool = True
+    """Scale, flip and crop training images at random. Without it the crop is taken from the middle."""
     size: PositiveInt | None = None
+    """Length in pixels to which the shorter side of a training image is scaled, before the factor from `scale`."""
     scale: list[Factor] = Field(default=[0.5, 2.0], min_length=2, max_length=2)
+    """Smallest and largest factor of the random scaling."""
     crop: Size | None = None
+    """Height and width in pixels of the random crop; one number for a square."""
     flip: Probability = 0.5
+    """Probability that a training image is mirrored."""
     jitter: Jitter | None = None
+    """Random changes of the colours."""
     eval_size: PositiveInt | None = None
+    """Length in pixels to which the shorter side is scaled in evaluation. Masks are not scaled."""
     mean: Means | None = None
+    """Means of the channels, in [0, 1], for models whose `input` has none."""
     std: Stds | None = None
+    """Standard deviations of the channels, for models whose `input` has none."""
 
     @model_validator(mode="after")
     def _agree(self) -> DataSpec:
@@ -58,7 +71,9 @@ class InputSpec(StrictModel):
     """What one model takes: ``mean`` and ``std`` normalise channels in [0, 1]. What is left out is the data's own."""
 
     mean: Means | None = None
+    """Means of the channels, in [0, 1], that are subtracted from an image."""
     std: Stds | None = None
+    """Standard deviations of the channels, by which an image is divided."""
 
 
 def source_of(data: DataSpec) -> MaskSource:

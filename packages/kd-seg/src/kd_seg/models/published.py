@@ -23,6 +23,7 @@ from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
 from kd_core.models.registry import MODELS, ZOOS, WeightCard
 from kd_core.models.weights import read_state
+from kd_core.ranges import PositiveInt
 
 PREFIX = "torchvision."
 AUX = ("aux_classifier.",)
@@ -136,7 +137,7 @@ class DeepLab(DeepLabV3, _Optional):
 def fcn(
     *,
     backbone: str = "resnet50",
-    num_classes: int = 21,
+    num_classes: PositiveInt = 21,
     aux_loss: bool = False,
     weights_backbone: str | None = None,
     output_stride: Stride | None = None,
@@ -150,7 +151,7 @@ def fcn(
 def deeplabv3(
     *,
     backbone: str = "resnet50",
-    num_classes: int = 21,
+    num_classes: PositiveInt = 21,
     aux_loss: bool = False,
     weights_backbone: str | None = None,
     output_stride: Stride | None = None,
@@ -164,7 +165,7 @@ def deeplabv3(
 def lraspp(
     *,
     backbone: str = "mobilenet_v3_large",
-    num_classes: int = 21,
+    num_classes: PositiveInt = 21,
     weights_backbone: str | None = None,
     output_stride: Stride | None = None,
 ) -> nn.Module:
@@ -192,12 +193,14 @@ def _register(name: str) -> None:
     if family == "lraspp":
 
         @MODELS(PREFIX + name)
-        def build(*, num_classes: int = 21, weights_backbone: str | None = None) -> nn.Module:
+        def build(*, num_classes: PositiveInt = 21, weights_backbone: str | None = None) -> nn.Module:
             return make(backbone=backbone, num_classes=num_classes, weights_backbone=weights_backbone)
     else:
 
         @MODELS(PREFIX + name)
-        def build(*, num_classes: int = 21, aux_loss: bool = False, weights_backbone: str | None = None) -> nn.Module:
+        def build(
+            *, num_classes: PositiveInt = 21, aux_loss: bool = False, weights_backbone: str | None = None
+        ) -> nn.Module:
             return make(
                 backbone=backbone, num_classes=num_classes, aux_loss=aux_loss, weights_backbone=weights_backbone
             )

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_core.errors import KDError
 from kd_core.models.registry import MODELS
+from kd_core.ranges import PositiveInt, checked
 
 
+@checked
 class UNet(nn.Module):
     """``depth`` levels of two 3x3 convolutions, each half as high and wide as the one above, and the way back up.
 
@@ -19,10 +20,8 @@ class UNet(nn.Module):
     further one twice those above. The levels are ``down.0``, ``down.1``, ... and, from the lowest, ``up.0``, ...
     """
 
-    def __init__(self, *, width: int, depth: int, num_classes: int) -> None:
+    def __init__(self, *, width: PositiveInt, depth: PositiveInt, num_classes: PositiveInt) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise KDError(f"a unet has width and depth of at least 1, not {width} and {depth}")
         widths = [width << level for level in range(depth)]
         self.down = nn.ModuleList(convolutions(low, high) for low, high in zip([3, *widths], widths, strict=False))
         below = widths[::-1]
@@ -55,6 +54,6 @@ def convolutions(in_width: int, width: int) -> nn.Sequential:
 
 
 @MODELS("unet")
-def unet(*, width: int = 16, depth: int = 4, num_classes: int = 21) -> UNet:
+def unet(*, width: PositiveInt = 16, depth: PositiveInt = 4, num_classes: PositiveInt = 21) -> UNet:
     """U-Net (Ronneberger et al., MICCAI 2015, arXiv 1505.04597), padded and with batch norm; any size of image."""
     return UNet(width=width, depth=depth, num_classes=num_classes)

@@ -23,13 +23,22 @@ class DataSpec(ImageDataSpec):
     sources: ClassVar[Registry[Any]] = SOURCES
 
     unlabelled: str | None = None
+    """A folder, whose images and those in folders below join the training images without labels."""
     num_classes: PositiveInt | None = None
+    """Number of classes, so that a config can be checked where the images are not."""
     classes: Annotated[list[str | int], Field(min_length=2)] | None = None
+    """Keep only these classes, by name or number. They become 0, 1, ... in this order."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Keep this fraction of the training images, instead of `limit`."""
     per_class: PositiveInt | None = None
+    """Keep this number of training images of each class, instead of `limit`."""
     labelled: NonNegativeInt | None = None
+    """Number of training images that keep their labels; the others have the target -100, which `cross_entropy`
+    ignores."""
     augment: Any = None
+    """A preset, an operation, or a list of operations and transforms. By default the preset of the data set."""
     size: Size | None = None
+    """Height and width in pixels to which images in folders are brought; one number for a square. By default 224."""
 
     @field_validator("augment")
     @classmethod
@@ -66,9 +75,13 @@ class InputSpec(StrictModel):
     """
 
     mean: ChannelMeans | None = None
+    """Means of the channels, in [0, 1], that are subtracted from an image."""
     std: ChannelStds | None = None
+    """Standard deviations of the channels, by which an image is divided."""
     size: Size | None = None
+    """Height and width in pixels to which this model's images are resized; one number for a square."""
     channels: Annotated[int, Field(ge=1)] | None = None
+    """Number of channels, 1 or 3. Images are converted from and to grey."""
 
 
 def source_of(data: DataSpec) -> ImageSource:

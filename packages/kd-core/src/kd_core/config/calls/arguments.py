@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from kd_core.config.syntax.lazy import Call
 from kd_core.errors import did_you_mean
-from kd_core.signatures import read_signature
+from kd_core.ranges import read_signature
 from kd_core.synonyms import SYNONYMS, listed
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

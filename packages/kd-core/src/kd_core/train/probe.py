@@ -1,0 +1,117 @@
+"""The probe: what a stage looks at, run once on a few samples, from which adapters and losses learn their widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from kd_core.config import Builder
+from kd_core.data.batch import Batch
+from kd_core.device.seeding import derive, seeded
+from kd_core.errors import KDError
+from kd_core.plan.plan import Plan, StagePlan
+from kd_core.runs.checkpoint import rng_state, set_rng_state
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import Capture, ForwardWrapper
+from kd_core.train.objective import Adapters, WireResolver
+
+PROBE = 2
+"""Samples in the probe batch."""
+MORE = 8
+"""Samples where batch norm, in training mode, has too few values on those."""
+ONE_VALUE = "Expected more than 1 value per channel when training"
+"""How torch's batch norm begins to complain of them."""
+
+
+@contextmanager
+def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, modules may run; afterwards their modes, buffers and extra states and all random states are as before."""
+    parts = list({part: None for module in modules for part in module.modules()})
+    modes = [part.training for part in parts]
+    buffers = [
+        (part, name, buffer, buffer.clone())
+        for part in parts
+        for name, buffer in part._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    counted = [part for part in parts if type(part).get_extra_state is not nn.Module.get_extra_state]
+    states, random = [deepcopy(part.get_extra_state()) for part in counted], rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(random)
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+        for part, state in zip(counted, states, strict=True):
+            part.set_extra_state(state)
+        with torch.no_grad():
+            for part, name, buffer, before in buffers:
+                part._buffers[name] = buffer.copy_(before)
+
+
+def forward(name: str, model: nn.Module, taps: Iterable[Tap], plan: Plan, batch: Batch) -> Capture:
+    """One pass of a model, in the mode it is in, without gradients and without a trace in it."""
+    with restored([model]), torch.no_grad():
+        wrapper = ForwardWrapper(model, taps, name=name, call=plan.task.call)
+        try:
+            return wrapper(batch.for_model(name))
+        finally:
+            wrapper.release()
+
+
+def probe(
+    plan: Plan,
+    stage: StagePlan,
+    models: Mapping[str, nn.Module],
+    adapters: Adapters,
+    sample: Callable[[int], Batch],
+    set_mode: Callable[[str], None],
+    builder: Builder,
+) -> WireResolver:
+    """What all wires of a stage carry for a few samples; its adapters that are not there yet are built from it.
+
+    ``sample`` gives so many training samples, ``set_mode`` puts a model into the mode it has in the stage, which is the
+    mode it runs in here. Models, adapters and random states are afterwards as they were.
+    """
+    with restored([*models.values(), adapters]):
+        try:
+            return _probed(plan, stage, models, adapters, sample(PROBE), set_mode, builder)
+        except (ValueError, KDError) as error:
+            if ONE_VALUE not in str(error):
+                raise
+        batch = sample(MORE)
+        try:
+            return _probed(plan, stage, models, adapters, batch, set_mode, builder)
+        except (ValueError, KDError) as error:
+            if ONE_VALUE not in str(error):
+                raise
+            message = f"batch norm in training mode has one value a channel on a batch of {len(batch)} samples"
+            raise KDError(message, path=f"stages.{stage.name}", hint="larger inputs, or more samples") from error
+
+
+def _probed(
+    plan: Plan,
+    stage: StagePlan,
+    models: Mapping[str, nn.Module],
+    adapters: Adapters,
+    batch: Batch,
+    set_mode: Callable[[str], None],
+    builder: Builder,
+) -> WireResolver:
+    captures = {}
+    for name, taps in plan.taps(stage).items():
+        set_mode(name)
+        captures[name] = forward(name, models[name], taps, plan, batch)
+    values = WireResolver(captures, batch, adapters)
+    with torch.no_grad():
+        for name in stage.adapters:
+            with seeded(derive(plan.seed, "adapter", name)):
+                adapters.build(name, values, models, builder)
+            adapters.to(batch.index.device)
+            adapters.try_out(name, values)
+    return values

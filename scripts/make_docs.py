@@ -1,0 +1,208 @@
+"""Write the generated parts of docs/: tables of config keys, and the signatures of losses and adapters.
+
+A table stands between ``<!-- generated: module:Class -->`` and ``<!-- end -->`` and is made from a pydantic schema:
+the types are its annotations, the meanings are the docstrings below its fields. ``python scripts/make_docs.py --check``
+writes nothing and exits with 1 where a page is not current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from kd_core.adapters import ADAPTERS
+from kd_core.config import Lazy, dump
+from kd_core.data.sources import Source
+from kd_core.losses import LOSSES, loss_signature
+from kd_core.ranges import Range, range_of
+from kd_core.registry import PLUGINS, Registry
+from kd_core.signatures import signature_text, type_text, value_text, values_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HEADING = re.compile(r"^### `(\w+)(?:\(.*\))?`$", re.MULTILINE)
+NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", dict: "mapping"}
+
+SINGULAR = re.compile(r"\b(string|integer|number|boolean|mapping)\b")
+
+
+def main() -> int:
+    """Write the pages, or with ``--check`` print how they differ from what would be written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not current")
+    check = parser.parse_args().check
+    os.environ[PLUGINS] = "kd-core"  # what is installed beside it is not documented here
+    stale = 0
+    for page in sorted(DOCS.rglob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = generated(old, signatures=page.name == "losses.md")
+        if new == old:
+            continue
+        stale += 1
+        if check:
+            name = page.relative_to(DOCS.parent).as_posix()
+            diff = difflib.unified_diff(old.splitlines(), new.splitlines(), name, "as generated", lineterm="", n=0)
+            print("\n".join(diff))
+        else:
+            page.write_text(new, encoding="utf-8")
+    if check and stale:
+        print("Some pages are not current: run python scripts/make_docs.py")
+    return int(check and stale > 0)
+
+
+def generated(text: str, *, signatures: bool = False) -> str:
+    """A page with its generated parts made anew, its headings of losses and adapters too where ``signatures``."""
+    text = BLOCK.sub(lambda match: f"{match[1]}{block(match[2])}\n{match[3]}", text)
+    return HEADING.sub(lambda match: heading(match[1]) or match[0], text) if signatures else text
+
+
+def heading(name: str) -> str | None:
+    """The heading of a loss or an adapter, its name and signature; None for anything else."""
+    if name in LOSSES:
+        return f"### `{name}{signature_text(LOSSES.get(name))}`"
+    if name in ADAPTERS:
+        values = ", ".join(map(value_text, values_of(ADAPTERS.get(name)).values()))
+        return f"### `{name}({values})`"
+    return None
+
+
+def block(target: str) -> str:
+    """What stands between a pair of markers: the keys of a schema, or all items of a registry."""
+    module, _, name = target.partition(":")
+    item = getattr(importlib.import_module(module), name)
+    if item is LOSSES:
+        return table(("loss", "inputs", "parameters", "meaning"), registered(item))
+    if isinstance(item, Registry):
+        return table((item.kind, "options" if item.kind == "data set" else "parameters", "meaning"), registered(item))
+    return table(("key", "type", "default", "meaning"), keys(item))
+
+
+def table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """A table of Markdown."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+# -- registries
+
+
+def registered(registry: Registry[Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each item: its name, a loss's tensors, its parameters with ranges and defaults, and one line on it."""
+    for name in registry.names():
+        item = registry.get(name)
+        source = isinstance(item, Source)
+        values = item.options if source else values_of(item)
+        summary = item.about if source else (inspect.getdoc(item) or "").partition("\n")[0]
+        inputs = [inputs_of(item)] if registry is LOSSES else []
+        yield f"`{name}`", *inputs, "<br>".join(f"`{value_text(each)}`" for each in values.values()), plain(summary)
+
+
+def plain(summary: str) -> str:
+    """One line of a docstring as Markdown."""
+    return summary.replace("``", "`")
+
+
+def inputs_of(loss: Any) -> str:
+    """The names of a loss's tensors; those in parentheses may be left out."""
+    takes = loss_signature(loss)
+    return ", ".join(f"({wire})" if wire in takes.optional_wires else wire for wire in takes.wires)
+
+
+# -- schemas
+
+
+def keys(schema: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """A row for each key of a schema: type with range, default, and what the docstring below the field says."""
+    meanings = docstrings(schema)
+    for name, field in schema.model_fields.items():
+        yield (
+            f"`{name}`",
+            type_of(annotation_of(field)),
+            default_of(field),
+            meanings.get(name) or field.description or "",
+        )
+
+
+def docstrings(schema: type[BaseModel]) -> dict[str, str]:
+    """The docstrings below the fields of a class and of those it inherits from, each in one line."""
+    found: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if base is BaseModel or not issubclass(base, BaseModel):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found
+
+
+def annotation_of(field: FieldInfo) -> Any:
+    """A field's annotation with its bounds, which pydantic keeps apart."""
+    annotation: Any = field.annotation
+    return Annotated[(annotation, *field.metadata)] if field.metadata else annotation
+
+
+def type_of(annotation: Any) -> str:
+    """A type in the words of YAML: ``integer >= 1``, ``list of string``, ``` `kl` or `mse` ```, ``!call``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return f"{type_of(annotation.__origin__)} {sign_of(annotation)}".rstrip()
+    if origin in (Union, types.UnionType):
+        names = [type_of(member) for member in arguments if member is not type(None)]
+        return " or ".join(dict.fromkeys(names))
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"list of {SINGULAR.sub(lambda match: match[0] + 's', type_of(arguments[0]))}"
+    if annotation is Any:
+        return "any"
+    if isinstance(annotation, type) and issubclass(annotation, Lazy):
+        return "`!call`"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    return NAMES.get(origin or annotation) or type_text(annotation)
+
+
+def sign_of(annotation: Any) -> str:
+    """The range of an annotation without a bound that is only the largest number a machine holds."""
+    limits = range_of(annotation)
+    bounds = limits.bounds if limits else ()
+    return Range(tuple(bound for bound in bounds if getattr(bound, "lt", 0) < 2**31)).sign
+
+
+def default_of(field: FieldInfo) -> str:
+    """A field's default as YAML; ``required`` where there is none, and nothing where a key is simply left out."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_none=True)
+    return "" if value is None else f"`{dump_line(value)}`"
+
+
+def dump_line(value: Any) -> str:
+    """A plain value as YAML in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {dump_line(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(dump_line, value)) + "]"
+    return dump(value).strip().removesuffix("\n...")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
