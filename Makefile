@@ -48,7 +48,7 @@ docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
 
 bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
 	$(BIN)/python -m pytest tests/bench --benchmark-only
-	set -e; for name in overhead speed seg input memory; do $(BIN)/python tests/bench/bench_$$name.py; done
+	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache
