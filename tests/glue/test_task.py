@@ -156,7 +156,7 @@ def test_splits_of_a_task_of_glue(sst2: Path, words: str) -> None:
 
 def test_a_limit_leaves_so_many_training_rows(sst2: Path, words: str) -> None:
     splits = TextClassification().load(spec(sst2, limit=5, tokenizer=words), seed=0)
-    assert (len(splits.train), splits.info.run_values["num_samples"], len(splits.val or ())) == (5, 5, 4)
+    assert (len(splits.train), splits.info.run_values["num_samples"], len(splits.val or ())) == (5, 12, 4)
 
 
 def test_held_out_rows_do_not_train(tmp_path: Path, words: str) -> None:

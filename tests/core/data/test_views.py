@@ -39,7 +39,7 @@ def test_rows_of_a_view_follow_those_of_another() -> None:
 def test_soft_targets_have_no_views() -> None:
     given = batch()
     soft = Batch(given.inputs, torch.rand(2, 4), given.index)
-    with pytest.raises(KDError, match="no class labels"):
+    with pytest.raises(KDError, match="needs class labels"):
         views_of(soft, [soft.inputs, soft.inputs])
 
 

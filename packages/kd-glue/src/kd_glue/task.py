@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,9 +62,11 @@ class TextClassification(Task):
         """
         parts = split(data.read(), data, seed)
         encoders = encoders_of(data, inputs)
-        there = {name: encoded(texts, name, data, encoders) for name, texts in parts.items().items()}
-        if not there:
-            raise KDError("no split has labels", path="data")
+        splits = parts.items()
+        there = {
+            name: encoded(texts, name, data, encoders, whole=mostly_used(texts, splits.values()))
+            for name, texts in splits.items()
+        }
         train = there.get("train")
         if train is None:  # a model that is there can be scored all the same
             nothing = next(iter(there.values())).texts.take(torch.empty(0, dtype=torch.int64))
@@ -151,18 +155,32 @@ def unlabelled(data: DataSpec, inputs: Mapping[str, InputSpec] | None = None) ->
     return {name: encoded(texts, name, data, encoders) for name, texts in read_unlabelled(data).items()}
 
 
-def encoded(texts: Texts, name: str, data: DataSpec, encoders: Mapping[str, Encoder]) -> TextSplit:
-    """Texts as each model takes them: one encoding for all models where it is the same."""
+def encoded(
+    texts: Texts, name: str, data: DataSpec, encoders: Mapping[str, Encoder], *, whole: bool = False
+) -> TextSplit:
+    """Texts as each model takes them: one encoding for all models where it is the same.
+
+    ``whole``: the data set's other rows are encoded, too, for the splits that have them.
+    """
     made: dict[str, Encoding] = {}
     folder = cache_folder(data.cache)
+    rows = np.arange(texts.rows) if whole else texts.index
     for encoder in encoders.values():
         if encoder.hash not in made:
-            made[encoder.hash] = encoder.encode(
-                texts.chosen, folder, lambda row: f"data: row {int(texts.index[row]) + 1} of {name}"
+            encoding = encoder.encode(
+                texts.columns if whole else texts.chosen,
+                folder,
+                lambda row: f"data: row {int(rows[row]) + 1} of {name}",
             )
+            made[encoder.hash] = replace(encoding, chosen=texts.index) if whole else encoding
     if len(made) == 1:
         return TextSplit(texts, {SHARED: next(iter(made.values()))})
     return TextSplit(texts, {model: made[encoder.hash] for model, encoder in encoders.items()})
+
+
+def mostly_used(texts: Texts, splits: Collection[Texts]) -> bool:
+    """Whether splits have at least half of the rows that ``texts`` are of: then these are worth encoding at once."""
+    return 2 * sum(len(each) for each in splits if each.columns is texts.columns) >= texts.rows
 
 
 def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[str, Encoder]:

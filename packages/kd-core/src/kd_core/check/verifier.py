@@ -293,7 +293,7 @@ class Verifier:
             borrowed = self.plan.adapters[name].borrowed
             models = {borrowed.root: self._real_model(borrowed.root)} if borrowed is not None else {}
             real, dummy = Adapters(self.plan.adapters), DummyValues(values, batch)
-            real.build(name, dummy, models, self.builder)
+            real.build(name, dummy, models, Builder(self.policy, self.run_values))  # its own: it keeps what it builds
             with torch.no_grad():
                 output = real.run(name, dummy)
             values.put(name, map_tensors(to_meta, output))

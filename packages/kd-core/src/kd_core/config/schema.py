@@ -149,7 +149,8 @@ class AdapterSpec(ExtraModel):
     """A registered adapter (`kd-vision list adapters`), a `!call` of a module, or the path of a model's module to
     share."""
     inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
-    """The [wires](wires.md) that the adapter reads: one, a list of them, or a mapping of keyword arguments."""
+    """The [wires](wires.md) that the adapter reads: in the order of its `forward`, or by the names of its
+    parameters, each a wire or a list of wires."""
     match: str | None = None
     """The wire whose shape the adapter's output is to have."""
     out_features: PositiveInt | None = None

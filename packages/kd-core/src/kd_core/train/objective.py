@@ -145,7 +145,7 @@ class Adapters(nn.Module):
             return
         module = self._made(plan, values, builder)
         if has_lazy(module):
-            inputs = inputs_of(plan, lambda wired: map_tensors(Tensor.cpu, values.get(wired)))
+            inputs = inputs_of(plan, lambda wired: map_tensors(on_cpu, values.get(wired)))
             materialize(module, *inputs[0], **inputs[1])
         self.add_module(name, module)
 
@@ -218,7 +218,7 @@ class Term(nn.Module):
         """The probe's inputs, on the CPU, where the initial values of every loss are drawn."""
         values = probe()
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
-        return {key: map_tensors(Tensor.cpu, value) for key, value in inputs.items()}
+        return {key: map_tensors(on_cpu, value) for key, value in inputs.items()}
 
     def forward(self, values: Values, clock: StepInfo, share: MicroBatchShard | None = None) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
@@ -315,6 +315,11 @@ def _errors_at(plan: TermPlan) -> Iterator[None]:
     except Exception as error:  # a constructor may raise anything
         message = f"the loss cannot be built: {type(error).__name__}: {error}"
         raise KDError(message).at(*plan.path) from error
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, one on the meta device as it is."""
+    return tensor if tensor.is_meta else tensor.cpu()
 
 
 def as_float(tensor: Tensor) -> Tensor:

@@ -77,6 +77,9 @@ def cached_teachers(world: Components, stage: StagePlan, trained: set[str]) -> d
         split = world.data.get(stage.data)[1].train
         if name in trained:
             raise ConfigError(ConfigProblem(f"the stage {stage.name!r} trains {name}, whose outputs change", path))
+        if world.plan.models[name].mode == "train":
+            message = "in training mode a model's outputs depend on the batch and on random numbers"
+            raise ConfigError(ConfigProblem(message, path, hint="leave `mode: train` or `cache: true` out"))
         if not split.fixed or stage.views is not identity:
             message = "training samples differ from epoch to epoch, and a model's outputs with them"
             raise ConfigError(ConfigProblem(message, path, hint="leave cache out, or the augmentation and views"))
@@ -144,7 +147,7 @@ def _read(path: Path, fields: list[Fields]) -> dict[str, Tensor] | None:
 
 
 def _computed(world: Components, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:
-    """One pass over the training samples: (N, ...) values by name, with their rows."""
+    """One pass over the training samples, prepared as for a step: (N, ...) values by name, with their rows."""
     task, runtime, model = world.plan.task, world.runtime, world.models[name]
     spec, splits = world.data.get(stage.data)
     order = splits.train.arrange(torch.arange(len(splits.train)), BATCH).split(BATCH)
@@ -154,7 +157,7 @@ def _computed(world: Components, stage: StagePlan, name: str, fields: list[Field
     with torch.no_grad(), runtime.autocast():
         for raw in splits.train.batches(order, epoch=0, seed=0, augment=False):
             batch = runtime.format(
-                task.prepare(raw.to(runtime.device), {name: world.plan.inputs[name]}, spec, training=False)
+                task.prepare(raw.to(runtime.device), {name: world.plan.inputs[name]}, spec, training=True)
             )
             output = task.call(model, batch.for_model(name))
             for each in fields:
@@ -168,5 +171,6 @@ def _computed(world: Components, stage: StagePlan, name: str, fields: list[Field
 def _rows(value: Any, count: int) -> Tensor:
     """A value with one row a sample; KDError for any other."""
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
-        raise KDError(f"cache keeps tensors with one row a sample, not {type(value).__name__}")
+        held = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise KDError(f"cache keeps tensors with one row a sample, not {held} of {count} samples")
     return value

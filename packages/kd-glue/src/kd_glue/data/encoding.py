@@ -56,24 +56,27 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What one tokenizer makes of the rows of a data set, and how it pads."""
+    """What one tokenizer makes of some texts, and how it pads: of all that ``tokens`` holds, or those at ``chosen``."""
 
     tokens: Tokens
     max_length: int
     pad_id: int
     pad_type: int
     left: bool
+    chosen: NDArray[np.int64] | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(N,) the tokens of each row."""
-        return np.diff(self.tokens.offsets)
+        """(N,) the tokens of each text."""
+        lengths = np.diff(self.tokens.offsets)
+        return lengths if self.chosen is None else lengths[self.chosen]
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and, where the model takes them, ``token_type_ids``: (B, L) int64.
 
         L is the longest of the rows (B,), up to the next multiple of ``MULTIPLE``, but not above ``max_length``.
         """
+        rows = rows if self.chosen is None else self.chosen[rows]
         starts = self.tokens.offsets[rows][:, None]
         lengths = self.tokens.offsets[rows + 1][:, None] - starts
         width = min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, self.max_length)

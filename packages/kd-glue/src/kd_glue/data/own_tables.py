@@ -67,6 +67,8 @@ def read_tables(
         val = read_texts(paths["val"], columns, classes).texts
     test = read_test(paths, columns, classes)
     labelled = test.texts if test is not None and test.labelled else None
+    if train is val is labelled is None:
+        raise KDError("no split has labels", path="files")
     return Parts(train, val, labelled, classes, {split: str(path) for split, path in paths.items()})
 
 
