@@ -225,7 +225,7 @@ def test_list(listing: click.Group) -> None:
     )
     assert CliRunner().invoke(listing, ["list", "nothing"]).exit_code == 0
     done = CliRunner().invoke(listing, ["list", "losses"])
-    assert any(line.startswith("kd ") for line in done.stdout.splitlines())
+    assert any(line.startswith("kd(student, teacher") for line in done.stdout.splitlines())
     done = CliRunner().invoke(listing, ["list", "loses"])
     assert done.exit_code == 2
     assert "losses" in done.stderr

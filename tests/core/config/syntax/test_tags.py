@@ -23,6 +23,7 @@ from kd_core.config import (
     SetAttr,
     Text,
     dump,
+    load,
     loads,
 )
 from kd_core.config.syntax.compose import MAX_DEPTH, MAX_VALUES
