@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from kd_core import experiment
 from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
-from kd_core.train.run import Result
 from kd_core.observers import Observer, StepEvent
 from kd_core.taps.wrappers import Teacher
 from kd_core.train.run import Result

@@ -18,10 +18,10 @@ from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
 from kd_core.evaluation import evaluate
 from kd_core.experiment import Experiment
-from kd_core.train.run import Result
 from kd_core.models.registry import MODELS
 from kd_core.observers import Observer, RunEvent, StepEvent
 from kd_core.train.components import Data
+from kd_core.train.run import Result
 from kd_core.train.validation import BestTracker
 
 from .conftest import DIGITS, student_bytes, watched
@@ -215,7 +215,7 @@ stages:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train: Train, tmp_path: Path) -> None:
     with pytest.raises(
-        KDError, match=r"(?s)stage 'distill', step \d+: not finite: .*kd.*the weighted sum.*indices: \d+, \d+"
+        KDError, match=r"(?s)stages\.distill: step \d+: not finite: .*kd.*the weighted sum.*indices: \d+, \d+"
     ):
         train(DIGITS, "stages.distill.losses.kd.weight=1.0e+30", "stages.distill.optimizer.lr=1.0e+10")
     assert not (tmp_path / "run" / "result.json").exists()
