@@ -20,6 +20,7 @@ from kd_core.evaluation import evaluate
 from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
 from kd_core.observers import Observer, RunEvent, StepEvent
+from kd_core.runs.progress import Reporter
 from kd_core.train.components import Data
 from kd_core.train.run import Result
 from kd_core.train.validation import BestTracker
@@ -67,7 +68,7 @@ def test_first_losses_equal_a_hand_written_loop(
     student = MODELS.get("cnn")(width=4, depth=2)
     with seeded(derive(0, "model", "teacher")):
         teacher = MODELS.get("cnn")(width=8, depth=2).eval()
-    data, splits = Data(experiment.plan, Policy(), print).get(experiment.plan.data)
+    data, splits = Data(experiment.plan, Policy(), Reporter(silent=True)).get(experiment.plan.data)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for epoch in range(3):
