@@ -100,7 +100,7 @@ def test_a_killed_process_ends_the_run_which_resumes(config: Callable[..., Path]
     os.kill(int(children[-1]), signal.SIGKILL)
     _, errors = both.communicate(timeout=120)
     assert both.returncode != 0
-    assert f"another process of this run is gone; go on with `resume {run}`" in errors
+    assert f"another process of this run is gone\n    hint: go on with `resume {run}`" in errors
     assert "Traceback" not in errors.split("another process")[0]
     assert not (run / "result.json").exists()
     again = launch("resume", run)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "glue"
 HIDDEN = "{loss: hidden_mse, student: student.bert.encoder.layer.0, teacher: teacher.bert.pooler}"
 SHORT = ("--set", "stages.distill.epochs=2", "--set", "data.limit=200")
+ALONE = ("--set", "stages.train.epochs=1", "--set", "data.limit=200", "--set", "runtime=fast")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,9 @@ def test_a_student_begins_as_some_layers_of_its_teacher(teacher: Path, tmp_path:
     path = tmp_path / "layers.yaml"
     text = (CONFIGS / "example_kd.yaml").read_text()
     path.write_text(
-        text.replace("{hub: configs/glue/example/tiny, weights: null}", "{init_from: teacher, layers: [1]}")
+        text.replace("extends: _example.yaml", f"extends: {CONFIGS / '_example.yaml'}").replace(
+            "models:\n", "models:\n  student: {hub: null, weights: auto, init_from: teacher, layers: [1]}\n"
+        )
     )
     frozen = ("--set", "stages.distill.optimizer=!call:torch.optim.SGD {lr: 0.0}")
     run = tmp_path / "run"
@@ -202,6 +205,6 @@ def test_what_a_stage_looks_at_is_not_compiled_and_precision_is_told(teacher: Pa
         CONFIGS / "example_kd.yaml", overrides=["runtime=fast", f"models.teacher={{run: {teacher}}}"]
     )
     assert fast.plan.fast
-    done = kd_glue("train", CONFIGS / "example_alone.yaml", "--out", tmp_path / "run", *SHORT, "--set", "runtime=fast")
+    done = kd_glue("train", CONFIGS / "example_alone.yaml", "--out", tmp_path / "run", *ALONE)
     assert done.exit_code == 0, done.stderr
     assert "compile []" in done.stderr
