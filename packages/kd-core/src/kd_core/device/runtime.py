@@ -35,7 +35,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
-    """The settings of ``runtime: fast`` on this machine: a pure function of device, models and planned steps, never of a timing.
+    """The settings of ``runtime: fast`` on this machine, from device, models and planned steps, never from a timing.
 
     ``models``, those that may be, are compiled where the run is long enough.
     """
@@ -73,8 +73,8 @@ def keep_memory() -> None:
     """Have the C library keep the memory that tensors on the CPU give back: the next step wants as much again.
 
     By default it returns large tensors and what is free at the top of its heap to the system, which then clears each
-    page anew when it is first touched: a tenth of a step of a small network, a quarter of one on feature maps. Nothing is done
-    where the C library is not glibc.
+    page anew when it is first touched: a tenth of a step of a small network, a quarter of one on feature maps.
+    Nothing is done where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
