@@ -1,7 +1,8 @@
 """Losses on the self-attention of text models, from its queries, keys and values or from its attention maps.
 
 The attention maps that models of transformers return are those after dropout, with zeros in them while a model trains,
-and none without eager attention. The projections ``attention.self.query``, ``.key`` and ``.value`` of BERT have neither flaw.
+and none without eager attention. The projections ``attention.self.query``, ``.key`` and ``.value`` of BERT have
+neither flaw.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     """One minus the cosine of the angle between the student's vectors and the teacher's.
 
     student, teacher of one shape, their vectors along ``dim`` (-1: hidden states (B, L, D); 1: feature maps
-    (B, D, H, W)); mask in that shape without ``dim``, zero where a vector (of padding) is masked -> scalar in [0, 2], the mean
-    over the unmasked vectors, 0 where all are masked. KDError where shapes do not fit.
+    (B, D, H, W)); mask in that shape without ``dim``, zero where a vector (of padding) is masked -> scalar in
+    [0, 2], the mean over the unmasked vectors, 0 where all are masked. KDError where shapes do not fit.
     Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
     huggingface/transformers-research-projects.
     """

@@ -18,8 +18,8 @@ def hierarchical_context(student: Tensor | list[Tensor], teacher: Tensor | list[
     """Mean squared difference of feature maps as they are and pooled to 4x4, 2x2 and 1x1, weighted 1, 1/2, 1/4, 1/8.
 
     student, teacher: feature maps (B, C, H, W), of one shape where they are compared, or lists of as many -> scalar,
-    the weighted mean of the mean squared differences, summed over the lists. What is no larger than a pooled size is not
-    pooled to it. KDError where shapes or the numbers of feature maps differ.
+    the weighted mean of the mean squared differences, summed over the lists. What is no larger than a pooled size
+    is not pooled to it. KDError where shapes or the numbers of feature maps differ.
     Chen et al., CVPR 2021, section 3.3 (arXiv 2104.09044); checked against dvlab-research/ReviewKD.
     """
     students, teachers = ([tensor] if isinstance(tensor, Tensor) else tensor for tensor in (student, teacher))
