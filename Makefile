@@ -46,8 +46,9 @@ format: $(VENV)/.dev ## auto-format and fix lint
 docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
 	$(BIN)/python scripts/make_docs.py
 
-bench: $(VENV)/.dev ## the benchmarks: this project and a hand-written loop, alternating
-	set -e; for script in tests/bench/bench_*.py; do $(BIN)/python $$script; done
+bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
+	$(BIN)/python -m pytest tests/bench --benchmark-only
+	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 ::
 
+    python -m pytest tests/bench/bench_crd.py --benchmark-only      # ours alone
     python tests/bench/bench_crd.py [--baseline PYTHON] [--rounds 10] [--batch 64] [--samples 50000] [--negatives 16384]
 
 PYTHON is an interpreter that has torchdistill 1.1.5; without it only our side runs. Both sides get the same embeddings
@@ -18,8 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 Step = Callable[[], float]
@@ -38,12 +41,16 @@ def batches(options: argparse.Namespace) -> Callable[[], tuple[torch.Tensor, tor
     return batch
 
 
-def ours(options: argparse.Namespace) -> Step:
+def crd(options: argparse.Namespace) -> nn.Module:
+    """Our loss."""
     from kd_core.losses import CRD
 
     targets = torch.arange(options.samples) % CLASSES
-    loss = CRD(num_samples=options.samples, targets=targets.tolist(), dim=WIDTH, negatives=options.negatives)
-    batch = batches(options)
+    return CRD(num_samples=options.samples, targets=targets.tolist(), dim=WIDTH, negatives=options.negatives)
+
+
+def ours(options: argparse.Namespace) -> Step:
+    loss, batch = crd(options), batches(options)
 
     def step() -> float:
         given = batch()
@@ -70,6 +77,16 @@ def torchdistill(options: argparse.Namespace) -> Step:
         return time.perf_counter() - start
 
     return step
+
+
+def test_step(benchmark: Any) -> None:
+    options = argparse.Namespace(batch=64, samples=50000, negatives=16384)
+    loss, batch = crd(options), batches(options)
+
+    def embeddings() -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
+        return batch(), {}
+
+    benchmark.pedantic(lambda *given: loss(*given).backward(), setup=embeddings, warmup_rounds=2, rounds=10)
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 ::
 
-    python tests/bench/bench_dense.py [--batch 4] [--features 64] [--pixels 512]
+    python -m pytest tests/bench/bench_dense.py --benchmark-only      # the time at a batch of 1
+    python tests/bench/bench_dense.py [--batch 4] [--features 64] [--pixels 512]      # time and memory
 
 Features are (batch, 256, features, features), logits (batch, 21, pixels, pixels), labels of 21 classes with a tenth
 void; each loss runs in a process of its own, once for the time and once, with an allocator that keeps nothing it is
@@ -21,7 +22,9 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -65,16 +68,29 @@ def resident(field: str) -> float:
     return int(found[1]) / 1024
 
 
-def measure(name: str, options: argparse.Namespace) -> tuple[float, float]:
-    """Milliseconds and MB of one forward and backward pass, after one over a corner of the maps."""
+def tensors(name: str, batch: int, features: int, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Student, teacher and target of a loss; the student's has a gradient already."""
     random = torch.Generator().manual_seed(0)
-    logits = name in ON_LOGITS
-    size = (CLASSES, options.pixels, options.pixels) if logits else (CHANNELS, options.features, options.features)
-    student, teacher = (torch.randn(options.batch, *size, generator=random) for _ in range(2))
-    target = torch.randint(CLASSES, (options.batch, options.pixels, options.pixels), generator=random)
-    target[:, : options.pixels // 10] = VOID
+    size = (CLASSES, pixels, pixels) if name in ON_LOGITS else (CHANNELS, features, features)
+    student, teacher = (torch.randn(batch, *size, generator=random) for _ in range(2))
+    target = torch.randint(CLASSES, (batch, pixels, pixels), generator=random)
+    target[:, : pixels // 10] = VOID
     student.requires_grad_()
     student.grad = torch.zeros_like(student)
+    return student, teacher, target
+
+
+@pytest.mark.parametrize("name", [*ON_LOGITS, *ON_FEATURES])
+def test_loss(benchmark: Any, name: str) -> None:
+    benchmark.group = "on logits" if name in ON_LOGITS else "on features"
+    given = tensors(name, batch=1, features=64, pixels=512)
+    run = {**ON_LOGITS, **ON_FEATURES}[name]
+    benchmark.pedantic(lambda: run(*given).backward(), warmup_rounds=1, rounds=5)
+
+
+def measure(name: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Milliseconds and MB of one forward and backward pass, after one over a corner of the maps."""
+    student, teacher, target = tensors(name, options.batch, options.features, options.pixels)
     run = {**ON_LOGITS, **ON_FEATURES}[name]
     run(student[:1, :, :32, :32], teacher[:1, :, :32, :32], target[:1, :32, :32]).backward()  # what is loaded once
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,20 +1,17 @@
-"""What captures cost: a training step with taps against the same step without, in turn, in one run.
+"""What captures cost: a training step with taps against the same step without.
 
 ::
 
-    python tests/bench/bench_hooks.py [--rounds 100] [--model resnet18|small]
+    python -m pytest tests/bench/bench_hooks.py --benchmark-only
 
-Prints the mean processor time of each side's fastest quarter of steps, which other work disturbs least, and the ratio
-of the two. ``small`` has steps of a fraction of a millisecond and so shows the hooks' own time.
+``small`` has steps of a fraction of a millisecond and so shows the hooks' own time.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -28,53 +25,28 @@ TAPS = {
 }
 
 
-def make(name: str) -> tuple[nn.Module, Tensor]:
+def made(name: str) -> tuple[nn.Module, Tensor]:
     """A model and a batch for it."""
-    torch.manual_seed(0)
     if name == "resnet18":
         return resnet18(num_classes=100), torch.randn(16, 3, 32, 32)
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)), torch.randn(256, 64)
 
 
-def stepper(model: nn.Module, batch: Tensor) -> Callable[[Callable[[Tensor], Tensor]], float]:
-    """A training step by any forward pass of the model, which gives the processor's seconds."""
+@pytest.mark.parametrize("taps", ["bare", "tapped"])
+@pytest.mark.parametrize("name", TAPS)
+def test_step(benchmark: Any, name: str, taps: str) -> None:
+    benchmark.group = name
+    model, batch = made(name)
+    wrapper = ForwardWrapper(model, TAPS[name])
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    forward = model if taps == "bare" else lambda x: wrapper(x).output
+    if taps == "bare":
+        wrapper.release()
 
-    def step(forward: Callable[[Tensor], Tensor]) -> float:
-        start = time.process_time()
+    def step() -> None:
         optimizer.zero_grad()
         forward(batch).square().mean().backward()
         optimizer.step()
-        return time.process_time() - start
 
-    return step
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--model", choices=TAPS, default="resnet18")
-    options = parser.parse_args()
-    model, batch = make(options.model)
-    wrapper = ForwardWrapper(model)
-    step = stepper(model, batch)
-    seconds: dict[str, list[float]] = {"bare": [], "tapped": []}
-    for number in range(2 * options.rounds):
-        wrapper.retap(TAPS[options.model] if number % 2 else [])
-        step(lambda x: wrapper(x).output)  # the probe pass
-        if number % 2:
-            seconds["tapped"].append(step(lambda x: wrapper(x).output))
-        else:
-            seconds["bare"].append(step(model))
-    bare, tapped = map(fastest_quarter, seconds.values())
-    print(f"{options.model}: {bare * 1e3:.3f} ms bare, {tapped * 1e3:.3f} ms with {len(TAPS[options.model])} taps")
-    print(f"ratio {tapped / bare:.4f} ({options.rounds} rounds)")
-
-
-def fastest_quarter(seconds: Sequence[float]) -> float:
-    """The mean of the fastest quarter."""
-    return statistics.mean(sorted(seconds)[: max(1, len(seconds) // 4)])
-
-
-if __name__ == "__main__":
-    main()
+    step()  # the probe pass
+    benchmark(step)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import psutil
 
+from kd_core.config import load
 from kd_core.experiment import Experiment
-from kd_core.train.loop import StageRunner
+from kd_core.observers import OBSERVERS, EpochEvent, Observer
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "digits_kd.yaml"
 STEPS_PER_EPOCH = 23
@@ -38,19 +39,19 @@ def main() -> None:
     options = parser.parse_args()
     epochs = options.epochs
     sizes: list[float] = []
-    before = StageRunner._end_epoch
 
-    def measure(self: StageRunner, seconds: float) -> None:
-        before(self, seconds)
-        sizes.append(resident())
-        print(f"epoch {len(sizes):>3}  {sizes[-1]:8.1f} MB", flush=True)
+    @OBSERVERS("bench")
+    class Sizes(Observer):
+        def after_epoch(self, event: EpochEvent) -> None:
+            sizes.append(resident())
+            print(f"epoch {len(sizes):>3}  {sizes[-1]:8.1f} MB", flush=True)
 
-    StageRunner._end_epoch = measure  # type: ignore[method-assign]
-    overrides = ["models.teacher.weights=null", f"stages.0.steps={epochs * STEPS_PER_EPOCH}"]
+    overrides = ["models.teacher.weights=null", f"stages.distill.steps={epochs * STEPS_PER_EPOCH}"]
     if options.config is not None:
-        overrides = [f"stages.0.epochs={epochs}"]
+        first = next(iter(load(options.config).data["stages"]))
+        overrides = [f"stages.{first}.epochs={epochs}"]
     with tempfile.TemporaryDirectory() as folder:
-        Experiment.load(options.config or CONFIG, overrides=overrides).train(Path(folder))
+        Experiment.load(options.config or CONFIG, overrides=[*overrides, "observers={bench: {}}"]).train(Path(folder))
     print(f"from epoch {SETTLED} to {epochs}: {sizes[-1] - sizes[SETTLED - 1]:+.1f} MB")
 
 

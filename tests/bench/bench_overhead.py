@@ -23,13 +23,13 @@ import torch
 from torch.nn import functional as F
 
 from kd_core.data.batch import SHARED, Batch
+from kd_core.data.sources import Parts
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
-from kd_core.train.loop import StageRunner
-from kd_vision.data.pool import labelled_images
-from kd_vision.data.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, Parts, Source
-from kd_vision.data.spec import DataSpec
+from kd_core.observers import OBSERVERS, Observer, StepEvent
+from kd_vision.data.pool import LabelledSubset, labelled_images
+from kd_vision.data.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, ImageSource
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "cifar10_kd_resnet20_resnet56.yaml"
 BATCH = 128
@@ -37,15 +37,13 @@ WARM_UP = 5
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 Clock = tuple[float, float]
 """Wall and CPU seconds."""
-between_steps = StageRunner._between_steps
 
 
-def read_noise(data: DataSpec) -> Parts:
-    """As many images as ``limit`` says."""
-    assert data.limits.train is not None
+def read_noise(*, images: int) -> Parts[LabelledSubset]:
+    """So many images."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (data.limits.train, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Parts(labelled_images(images, torch.arange(len(images)) % 10), None, None, tuple("0123456789"))
+    made = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Parts(labelled_images(made, torch.arange(images) % 10), None, None, tuple("0123456789"))
 
 
 def now() -> Clock:
@@ -81,33 +79,30 @@ class HandWritten:
 class Race:
     """Runs a hand-written step after each of the framework's, and keeps the time of both."""
 
+    rival: HandWritten
+
     def __init__(self) -> None:
         self.framework: list[Clock] = []
         self.hand: list[Clock] = []
         self.losses: list[float] = []
-        self._rival: HandWritten | None = None
-        self._begun = now()
+        self._begun: Clock | None = None
 
-    def after_step(self, runner: StageRunner) -> None:
-        """Takes the place of ``_between_steps``."""
-        between_steps(runner)
+    def after_step(self, event: StepEvent) -> None:
+        """Keep the time of the framework's step, which began where the hand-written one ended, and make one by hand."""
         ended = now()
-        if self._rival is None:
-            self._rival = rival(runner)
-        else:
+        if self._begun is not None:
             self.framework.append(elapsed(self._begun, ended))
-        assert runner._pending is not None
-        self.losses.append(float(runner._pending[2][-1]))
+        self.losses.append(event.losses()["loss"])
         begun = now()
-        self._rival.step()
+        self.rival.step()
         self.hand.append(elapsed(begun, now()))
-        assert abs(self.losses[-1] - self._rival.losses[-1]) < 1e-4 or len(self.losses) > 20, "not the same settings"
+        assert abs(self.losses[-1] - self.rival.losses[-1]) < 1e-4 or len(self.losses) > 20, "not the same settings"
         self._begun = now()
 
 
-def rival(runner: StageRunner) -> HandWritten:
+def rival(experiment: Experiment) -> HandWritten:
     """The hand-written loop on the same images in the same order."""
-    train = runner.splits.train
+    train = experiment.plan.task.load(experiment.plan.data, seed=0).train
     order = permutation(len(train), 0, "order", 0, 0).split(BATCH)
     return HandWritten(train.batches(order, epoch=0, seed=derive(0, "augment", 0), augment=True))
 
@@ -133,17 +128,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds
-    SOURCES("noise")(Source("noise", read_noise, num_classes=10, shape=(3, 32, 32), augment="crop_flip"))
+    SOURCES("noise")(ImageSource("noise", read_noise, num_classes=10, shape=(3, 32, 32), augment="crop_flip"))
     overrides = [
-        f"data={{name: noise, val: 0, limit: {(rounds + WARM_UP + 1) * BATCH}}}",
+        f"data={{name: noise, val: 0, images: {(rounds + WARM_UP + 1) * BATCH}}}",
         "models.teacher={arch: resnet56, weights: null}",
-        f"stages.0.batch_size={BATCH}",
-        "stages.0.epochs=1",
+        f"stages.distill.batch_size={BATCH}",
+        "stages.distill.epochs=1",
+        "observers={bench: {}}",
     ]
     race = Race()
-    StageRunner._between_steps = lambda self: race.after_step(self)  # type: ignore[method-assign]
+    OBSERVERS("bench")(type("Watch", (Observer,), {"after_step": lambda self, event: race.after_step(event)}))
+    experiment = Experiment.load(CONFIG, overrides=overrides)
+    race.rival = rival(experiment)
     with tempfile.TemporaryDirectory() as folder:
-        Experiment.load(CONFIG, overrides=overrides).train(Path(folder))
+        experiment.train(Path(folder))
     framework, hand = race.framework[WARM_UP:], race.hand[WARM_UP + 1 :]
     print(f"resnet20 from resnet56, batch {BATCH}, {torch.get_num_threads()} threads, {len(framework)} rounds")
     for column, name in enumerate(("wall time", "CPU time ")):

@@ -41,37 +41,25 @@ stages:
 """
 
 
-class Enough(Exception):
-    """The steps to measure are done."""
-
-
 def ours(options: argparse.Namespace, runtime: str) -> tuple[float, float]:
     """Images a second of training, and of scoring, as the commands do them."""
+    from steps import WATCHED, Steps
+
+    from kd_core.evaluation import evaluate
     from kd_core.experiment import Experiment
-    from kd_core.train.loop import StageRunner
 
-    times: list[float] = []
-    scored: list[float] = []
-    before = StageRunner._between_steps
-
-    def note(self: StageRunner) -> None:
-        before(self)
-        times.append(time.perf_counter())
-        if len(times) == WARM + options.steps:
-            started = time.perf_counter()
-            self.score(self.world.models["student"], self.splits.val)
-            scored.append(len(self.splits.val) / (time.perf_counter() - started))
-            raise Enough
-
-    StageRunner._between_steps = note  # type: ignore[method-assign]
+    Steps.warm = WARM
+    steps = WARM + options.steps
+    overrides = [WATCHED, f"stages.train.steps={steps}", f"stages.train.validate={{every_steps: {steps}}}"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speed.yaml"
         path.write_text(CONFIG.format(**{**vars(options), "runtime": runtime}))
-        try:
-            Experiment.load(path).train(Path(folder) / "run")
-        except Enough:
-            return options.steps * options.batch / (times[-1] - times[WARM - 1]), scored[0]
-    raise AssertionError("the run ended early")
+        experiment = Experiment.load(path, overrides=overrides)
+        experiment.train(Path(folder) / "run")
+        started = time.perf_counter()
+        done = evaluate(Path(folder) / "run")
+        assert done.samples is not None
+        return options.batch / Steps.seconds(), done.samples / (time.perf_counter() - started)
 
 
 def reference(options: argparse.Namespace) -> tuple[float, float]:

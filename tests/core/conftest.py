@@ -60,6 +60,8 @@ class PointsSplit(Split):
 
     def __init__(self, points: Tensor) -> None:
         self.points = points
+        self.asked: list[tuple[int, int, bool]] = []
+        """Epoch, seed and augmentation of every call of :meth:`batches`."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +71,7 @@ class PointsSplit(Split):
         return len(self.points)
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
+        self.asked.append((epoch, seed, augment))
         for rows in order:
             yield Batch({SHARED: self.points[rows]}, (self.points[rows, 0] > 0).long(), rows)
 

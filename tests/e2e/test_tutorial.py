@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kd_core.experiment import Experiment
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -64,6 +66,20 @@ def test_the_student_learns(
     assert answers
     result = json.loads((folder / "runs" / run / "result.json").read_text(encoding="utf-8"))
     assert result["metrics"][metric] > least
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        ("my_images/teacher.yaml", "{zoo: torchvision.resnet50, num_classes: 3, new_head: true}"),
+        ("my_images/teacher.yaml", "{arch: torchvision.resnet18}"),
+        ("my_masks/teacher.yaml", "{zoo: torchvision.deeplabv3_resnet50, num_classes: 3, new_head: true}"),
+        ("my_masks/teacher.yaml", "{arch: lraspp, backbone: mobilenet_v3_large}"),
+    ],
+)
+def test_the_larger_models_that_the_page_names_fit(folder: Path, config: str, model: str) -> None:
+    assert f"`{model}`" in PAGE
+    Experiment.load(folder / config, overrides=[f"models.student={model}"]).check()
 
 
 def test_images_and_predictions_are_where_the_page_says(answers: dict[str, tuple[int, str]], folder: Path) -> None:

@@ -115,6 +115,7 @@ def test_what_training_alone_builds_is_unverified(planned: Planned, tmp_path: An
 def test_of_a_plan_in_part_only_the_modules_are_looked_up(planned: Planned) -> None:
     plan = planned(f"{CE}.student=student.0.9", "stages.distill.losses.kd.student=student.0")
     assert [path for path, _ in said(plan, whole=False)[0]] == [f"{CE}.student"]
+    assert said(planned("stages.distill.losses.kd.student=student.0"), whole=False) == ([], [])
 
 
 ADAPTED = {

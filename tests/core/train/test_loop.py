@@ -149,13 +149,13 @@ def test_how_many_steps_and_epochs_there_are(
 
 
 def test_the_means_of_an_epoch_are_over_its_samples(planned: Planned, start: Start) -> None:
-    runner, recorder = start(planned(f"{TRAIN}.epochs=1", f"{TRAIN}.losses.kd.weight=0.25"))
+    runner, recorder = start(planned(f"{TRAIN}.losses.kd.weight=0.25"))
     runner.run()
-    (epoch,) = recorder.epochs
-    losses, sizes = [event.losses() for event in recorder.steps], [8, 8, 4]
-    for name in ("ce", "kd", "loss"):
-        mean = sum(loss[name] * size for loss, size in zip(losses, sizes, strict=True)) / 20
-        assert epoch.train[name] == pytest.approx(mean, rel=1e-6)
+    losses = [event.losses() for event in recorder.steps]
+    for epoch, steps in zip(recorder.epochs, (losses[:3], losses[3:]), strict=True):
+        for name in ("ce", "kd", "loss"):
+            mean = sum(loss[name] * size for loss, size in zip(steps, [8, 8, 4], strict=True)) / 20
+            assert epoch.train[name] == pytest.approx(mean, rel=1e-6)
     for loss in losses:
         assert loss["loss"] == pytest.approx(loss["ce"] + 0.25 * loss["kd"], rel=1e-6)
 
@@ -174,11 +174,22 @@ def test_a_teacher_runs_once_a_step_and_stays_as_it_was(planned: Planned, start:
 
 def test_every_step_is_in_training_mode_though_validations_come_between(planned: Planned, start: Start) -> None:
     runner, recorder = start(planned(f"{TRAIN}.validate={{every_steps: 1}}"))
+    student_of(runner).eval()
     modes: list[bool] = []
     student_of(runner).register_forward_hook(lambda module, inputs, output: modes.append(module.training))
     runner.run()
     assert len(recorder.validations) == 6
     assert modes == [True, False] * 6
+
+
+def test_samples_are_augmented_by_seed_and_epoch(planned: Planned, start: Start) -> None:
+    plan = planned("seed=3", "stages.tune={epochs: 1}", f"{TRAIN}.validate={{every_epochs: 9}}")
+    for stage, epochs in ((0, [0, 1]), (1, [0])):
+        runner, _ = start(plan, str(stage), stage=stage)
+        train: Any = runner.stage.splits.train
+        train.asked.clear()
+        runner.run()
+        assert train.asked == [(epoch, derive(3, "augment", stage), True) for epoch in epochs]
 
 
 def test_scorings_leave_the_weights_as_they_would_be_without(planned: Planned, start: Start) -> None:
