@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_core.adapters import ADAPTERS, Adapter, check, projector
+from kd_core.adapters import ADAPTERS, Adapter, projector, validate_adapter
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 from kd_core.signatures import value_text, values_of
@@ -94,7 +94,7 @@ def test_projectors_differ_and_train() -> None:
         ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 2}, "kernel must be odd, not 2"),
         ((2, 3, 8, 8), (2, 5, 8, 8), None, {"kernel": 0}, "kernel must be at least 1, not 0"),
         ((2, 3, 8, 8), (2, 5, 16, 16), None, {"kernel": 3}, "transposed convolution with kernel 4"),
-        ((2, 3), None, 5, {"kernel": 1}, r"kernel is for maps \(B, C, H, W\)"),
+        ((2, 3), None, 5, {"kernel": 1}, r"kernel is for feature maps \(B, C, H, W\)"),
         ((2, 3), None, 5, {"activation": "rellu"}, "did you mean 'relu'"),
     ],
 )
@@ -147,7 +147,7 @@ def keywords(inputs: list[Tensor], match: Tensor | None, out_features: int | Non
     ],
 )
 def test_registration_refuses_and_names_the_culprit(builder: Adapter, message: str) -> None:
-    registry = Registry[Adapter]("adapter", "kd.none", check)
+    registry = Registry[Adapter]("adapter", "kd.none", validate_adapter)
     with pytest.raises(KDError, match=message) as caught:
         registry("mine")(builder)
     assert builder.__qualname__ in str(caught.value)
@@ -214,7 +214,7 @@ def test_simkds_projector_pools_to_a_smaller_teacher_and_refuses_a_larger_one() 
 
 @pytest.mark.parametrize("name", ["paraphraser", "translator", "fusion", "simkd_projector"])
 def test_adapters_of_maps_refuse_anything_else(name: str) -> None:
-    with pytest.raises(KDError, match=rf"{name} takes maps \(B, C, H, W\), not \(2, 3\)"):
+    with pytest.raises(KDError, match=rf"{name} takes feature maps \(B, C, H, W\), not \(2, 3\)"):
         from_shapes(name, (2, 3), out_features=4)
 
 

@@ -23,7 +23,7 @@ from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import print_result
 from kd_core.errors import ConfigError, ConfigProblem, KDError, Mark
 from kd_core.registry import Registry
-from kd_core.taps.table import Row
+from kd_core.taps.table import TapRow
 
 
 @dataclass
@@ -87,11 +87,11 @@ class Backend:
             backend.note("resume", run, options)
             return backend.scores
 
-        def taps(path: Path, model: str, **options: Any) -> list[Row]:
+        def taps(path: Path, model: str, **options: Any) -> list[TapRow]:
             backend.note("taps", path, model, options)
             return [
-                Row("", "Net", "(2, 3, 8, 8)", "(2, 10)", "float32", 4672, 1),
-                Row("fc", "Linear", "(2, 64)", "(2, 10)", "float32", 650, 1),
+                TapRow("", "Net", "(2, 3, 8, 8)", "(2, 10)", "float32", 4672, 1),
+                TapRow("fc", "Linear", "(2, 64)", "(2, 10)", "float32", 650, 1),
             ]
 
         experiment = types.ModuleType("kd_core.experiment")

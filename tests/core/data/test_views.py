@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch
-from kd_core.data.views import check, identity, views_of
+from kd_core.data.views import identity, validate_view, views_of
 from kd_core.errors import KDError
 from kd_core.losses import hierarchical_context, kd, self_supervised_kd, transformed_kd, view_contrast
 from kd_core.registry import Registry
@@ -44,7 +44,7 @@ def test_soft_targets_have_no_views() -> None:
 
 
 def test_what_may_be_registered() -> None:
-    registry: Registry[object] = Registry("view", "kd.test_views", check)  # type: ignore[arg-type]
+    registry: Registry[object] = Registry("view", "kd.test_views", validate_view)  # type: ignore[arg-type]
     with pytest.raises(KDError, match=r"must take \(batch, \*, \.\.\.\), not \(images\)"):
         registry("wrong")(lambda images: images)
 
@@ -100,5 +100,5 @@ def test_levels_of_a_review_add_up() -> None:
     )
     each = [hierarchical_context(*pair) for pair in zip(students, teachers, strict=True)]
     torch.testing.assert_close(hierarchical_context(students, teachers), sum(each))
-    with pytest.raises(KDError, match="student has 2 maps and teacher 1"):
+    with pytest.raises(KDError, match="student has 2 feature maps and teacher 1"):
         hierarchical_context(students, teachers[:1])

@@ -248,7 +248,7 @@ def test_relation_heads_are_not_tied_to_the_width() -> None:
         ),
         ("attention_kl", [(2, 3, 8)] * 3, [(2, 3, 8)], 4, r"student \[\(2, 3, 8\), .*\] must be \(B, L, H\)"),
         ("attention_kl", [(2, 8)], [(2, 8)], 4, r"student \(2, 8\) must be \(B, L, H\)"),
-        ("attention_kl", [(2, 2, 3, 4)], [(2, 2, 3, 4)], 4, r"must be a map of attention"),
+        ("attention_kl", [(2, 2, 3, 4)], [(2, 2, 3, 4)], 4, r"must be an attention map"),
         ("attention_mse", [(2, 3, 8)], [(2, 3, 8)], 4, r"student \(2, 3, 8\) must be scores .*"),
         ("attention_mse", [(2, 2, 3, 3)], [(2, 4, 3, 3)], 4, r"student \(2, 2, 3, 3\) and teacher \(2, 4, 3, 3\)"),
         ("attention_mse", [(2, 3, 8), (2, 3, 4)], [(2, 3, 8)] * 2, 4, r"student \[\(2, 3, 8\), \(2, 3, 4\)\] must be"),

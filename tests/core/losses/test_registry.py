@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_core import losses
 from kd_core.errors import KDError
 from kd_core.losses import loss_signature
-from kd_core.losses.registry import check
+from kd_core.losses.registry import validate_loss
 from kd_core.ranges import PositiveFloat
 from kd_core.registry import Registry
 
@@ -101,7 +101,7 @@ class ReservedWire(nn.Module):
     ],
 )
 def test_registration_refuses_and_names_the_culprit(loss: Callable[..., Tensor], message: str) -> None:
-    registry = Registry[Callable[..., Tensor]]("loss", "kd.none", check)
+    registry = Registry[Callable[..., Tensor]]("loss", "kd.none", validate_loss)
     with pytest.raises(KDError, match=message) as caught:
         registry("mine")(loss)
     assert loss.__qualname__ in str(caught.value)
@@ -109,7 +109,7 @@ def test_registration_refuses_and_names_the_culprit(loss: Callable[..., Tensor],
 
 
 def test_registration_accepts_functions_and_modules() -> None:
-    registry = Registry[Callable[..., Tensor]]("loss", "kd.none", check)
+    registry = Registry[Callable[..., Tensor]]("loss", "kd.none", validate_loss)
     registry("learned")(Learned)
     registry("kd")(losses.kd)
     assert registry.names() == ["kd", "learned"]

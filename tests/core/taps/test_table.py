@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from kd_core.taps.table import Row, module_table, table_text
+from kd_core.taps.table import TapRow, module_table, table_text
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import ForwardWrapper
 
@@ -54,7 +54,7 @@ BATCH = {"x": torch.ones(2, 3, 4), "mask": torch.ones(2, 3, dtype=torch.bool)}
 def test_rows() -> None:
     rows = {row.path: row for row in module_table(Outer(), BATCH, plain)}
     assert list(rows)[:5] == ["", "inner", "inner.lstm", "again", "again.lstm"]
-    assert rows["inner"] == Row(
+    assert rows["inner"] == TapRow(
         "inner",
         "Inner",
         inputs="(2, 3, 4), mask=(2, 3)",
@@ -126,9 +126,9 @@ def test_every_called_row_can_be_tapped() -> None:
 
 def test_text() -> None:
     rows = [
-        Row("", "Net", "(2, 3)", "(2, 1)", "float32", 1234, 1),
-        Row("layer1.0", "Linear", "(2, 3) | (2, 4)", "(2, 1)", "float32", 4, 2),
-        Row("spare", "Linear", "", "", "", 4, 0),
+        TapRow("", "Net", "(2, 3)", "(2, 1)", "float32", 1234, 1),
+        TapRow("layer1.0", "Linear", "(2, 3) | (2, 4)", "(2, 1)", "float32", 4, 2),
+        TapRow("spare", "Linear", "", "", "", 4, 0),
     ]
     assert table_text(rows).splitlines() == [
         "path      module  in               out     dtype    params       calls",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_core.errors import ConfigError
-from kd_core.taps.wires import Inputs, Tap, Wire, describe, parse_wire, pick
+from kd_core.taps.wires import Inputs, Tap, Wire, describe_shapes, parse_wire, pick
 
 MODELS = ["student", "teacher", "teacher_b"]
 ADAPTERS = ["proj", "fuse"]
@@ -176,7 +176,7 @@ def test_inputs() -> None:
 
 def test_describe() -> None:
     value = (ONE, {"a": TWO, "b": None}, Output(TWO, ()), object(), 3)
-    assert describe(value) == "[(1,), {a: (2,), b: None}, {logits: (2,), states: []}, object, 3]"
+    assert describe_shapes(value) == "[(1,), {a: (2,), b: None}, {logits: (2,), states: []}, object, 3]"
 
 
 def test_needs_no_torch() -> None:

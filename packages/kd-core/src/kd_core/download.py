@@ -50,9 +50,9 @@ def fetch(url: str, *, sha256: str | None = None, folder: Path | None = None) ->
 def _download(url: str, path: Path, sha256: str | None) -> None:
     def receive(file: BinaryIO) -> None:
         with urlopen(url, timeout=TIMEOUT) as response:  # place() lets http and https through only
-            found = _copy(response, file, path.name)
-        if not found.startswith(sha256 or ""):
-            raise KDError(f"{url}: the file's sha256 is {found}, not {sha256}; it was not kept")
+            digest = _copy(response, file, path.name)
+        if not digest.startswith(sha256 or ""):
+            raise KDError(f"{url}: the file's sha256 is {digest}, not {sha256}; it was not kept")
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,17 +95,17 @@ def _record_of(path: Path) -> Path:
 def _verify(path: Path, url: str, sha256: str | None) -> None:
     """Compare a file with what is known of it, and keep its checksum where nothing is."""
     record = _record_of(path)
-    found = _sha256(path)
+    digest = _sha256(path)
     if record.is_file():
-        kept, _, origin = record.read_text(encoding="utf-8", errors="replace").strip().partition("  ")
+        recorded, _, origin = record.read_text(encoding="utf-8", errors="replace").strip().partition("  ")
         if "://" in origin and origin != url:
             raise KDError(f"{path} was downloaded from {origin}, not from {url}", hint="move it away, or give the path")
-        sha256 = sha256 or kept
-    if not found.startswith(sha256 or ""):
-        raise KDError(f"{path} is damaged: its sha256 is {found}, not {sha256}", hint="remove it to download it again")
+        sha256 = sha256 or recorded
+    if not digest.startswith(sha256 or ""):
+        raise KDError(f"{path} is damaged: its sha256 is {digest}, not {sha256}", hint="remove it to download it again")
     if not record.is_file():
         try:
-            write_text(record, f"{found}  {url}\n")
+            write_text(record, f"{digest}  {url}\n")
         except OSError:
             return  # a cache that others keep may be read-only
 

@@ -111,17 +111,17 @@ def error_path(*path: str | int) -> Iterator[None]:
 def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:
     """Each problem once, those of a file in the order of its lines."""
     first: dict[str, int] = {}
-    found = list(dict.fromkeys(problems))
-    marks = [problem.mark or Mark("") for problem in found]
+    unique = list(dict.fromkeys(problems))
+    marks = [problem.mark or Mark("") for problem in unique]
     for mark in marks:
         first.setdefault(mark.file, len(first))
     order = [(first[mark.file], mark.line, mark.column) for mark in marks]
-    return [found[each] for each in sorted(range(len(found)), key=order.__getitem__)]
+    return [unique[position] for position in sorted(range(len(unique)), key=order.__getitem__)]
 
 
 def same_word(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that differs from ``name`` in case, hyphens and underscores at most."""
-    return next((known for known in candidates if _plain(known) == _plain(name)), None)
+    return next((candidate for candidate in candidates if _plain(candidate) == _plain(name)), None)
 
 
 def _plain(name: str) -> str:
@@ -130,12 +130,12 @@ def _plain(name: str) -> str:
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate a user most likely meant by ``name``, or None where nothing is near."""
-    known = list(candidates)
-    if same := same_word(name, known):
+    names = list(candidates)
+    if same := same_word(name, names):
         return same
-    found = [each for each in known if each.endswith(f".{name}")]
-    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return found[0] if found else None
+    matches = [candidate for candidate in names if candidate.endswith(f".{name}")]
+    matches = matches or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return matches[0] if matches else None
 
 
 def did_you_mean(name: str, candidates: Sequence[str]) -> str:

@@ -63,8 +63,8 @@ class LoadedStudent:
     def batch_size(self) -> int:
         """Samples that are run at once."""
         stage = next((stage.spec for stage in self.plan.stages), None)
-        given = (stage.eval_batch_size, stage.batch_size) if stage else (None, None)
-        return eval_batch_size(self.plan.task, *given)
+        batch_sizes = (stage.eval_batch_size, stage.batch_size) if stage else (None, None)
+        return eval_batch_size(self.plan.task, *batch_sizes)
 
     def score(self) -> Result:
         """Its metrics on the test split, or on the validation split of data that have no labelled one."""
@@ -148,9 +148,9 @@ def evaluate(target: str | Path | None, **options: Any) -> Result:
 def check_card(card: WeightCard, info: DatasetInfo) -> None:
     """KDError where published weights are for data of another shape: another number of classes, say."""
     for name, value in card.parameters.items():
-        theirs = info.model_parameters.get(name, value)
-        if theirs != value:
-            raise KDError(f"{card.name} was trained for {name} {value} ({card.dataset}), and these data have {theirs}")
+        actual = info.model_parameters.get(name, value)
+        if actual != value:
+            raise KDError(f"{card.name} was trained for {name} {value} ({card.dataset}), and these data have {actual}")
 
 
 def _published(spec: ModelSpec, planned: Plan) -> WeightCard | None:

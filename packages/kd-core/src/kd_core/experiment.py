@@ -18,7 +18,7 @@ from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.runs.run_folder import RunFolder
-from kd_core.taps.table import Row
+from kd_core.taps.table import TapRow
 from kd_core.train.run import Result, run
 
 
@@ -42,11 +42,11 @@ class Experiment:
         refuse_sweep(document)
         policy = Policy(trust)
         planner = Planner(document, policy)
-        made = planner.plan()
-        if planner.problems or made is None:
-            further = verify(made, policy, whole=False)[0] if made is not None else []
+        plan = planner.plan()
+        if planner.problems or plan is None:
+            further = verify(plan, policy, whole=False)[0] if plan is not None else []
             raise ConfigError(in_order([*planner.problems, *further]))
-        return cls(document, policy, made, tuple(overrides))
+        return cls(document, policy, plan, tuple(overrides))
 
     def with_pinned_revisions(self) -> Experiment:
         """The experiment with the versions that its hub's models and data have today written into it."""
@@ -63,11 +63,11 @@ class Experiment:
         """
         problems, unverified = verify(self.plan, self.policy)
         if strict:
-            marked = [replace(each, message=f"unverified: {each.message}") for each in unverified]
-            problems = problems + [self.document.place(each) for each in marked]
+            marked = [replace(problem, message=f"unverified: {problem.message}") for problem in unverified]
+            problems = problems + [self.document.place(problem) for problem in marked]
         if problems:
             raise ConfigError(in_order(problems))
-        return [f"unverified: {each}" for each in unverified]
+        return [f"unverified: {line}" for line in unverified]
 
     def resolved(self) -> str:
         """The config with bases and overrides applied, as YAML that reruns it."""
@@ -100,14 +100,14 @@ class Experiment:
 @contextmanager
 def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
     """The run folder that the first process makes and locks, in every process."""
-    made: list[RunFolder] = []
+    folders: list[RunFolder] = []
 
     def locked() -> Path:
-        made.append(make())
-        return made[0].path
+        folders.append(make())
+        return folders[0].path
 
     path = run_on_rank_zero(locked)
-    with made[0] if made else RunFolder(path) as folder:
+    with folders[0] if folders else RunFolder(path) as folder:
         yield folder
 
 
@@ -123,7 +123,7 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Resul
         return experiment.resume(folder, command)
 
 
-def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[Row]:
+def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[TapRow]:
     """The modules of a config's model with the shapes of what goes through them."""
     experiment = Experiment.load(path, overrides=overrides, trust=trust)
     return model_taps(experiment.plan, experiment.policy, model)

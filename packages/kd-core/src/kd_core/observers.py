@@ -117,11 +117,11 @@ class Observer:
         """The run ended, was stopped or failed."""
 
 
-def check(name: str, observer: type[Observer]) -> None:
+def validate_observer(name: str, observer: type[Observer]) -> None:
     """KDError where ``observer`` cannot be named in a config. Called by every registration."""
     refuse(
         "observer", name, observer, [value for value in parameters(observer.__init__, bound=True) if is_value(value)]
     )
 
 
-OBSERVERS: Registry[type[Observer]] = Registry("observer", "kd.observers", check)
+OBSERVERS: Registry[type[Observer]] = Registry("observer", "kd.observers", validate_observer)

@@ -136,8 +136,8 @@ def _bounds(item: Any) -> list[Ge | Gt | Le | Lt]:
     if isinstance(item, (Ge, Gt, Le, Lt)):
         return [item]
     if isinstance(item, Interval):
-        return [each for each in item if isinstance(each, (Ge, Gt, Le, Lt))]
-    return [each for each in getattr(item, "metadata", ()) if isinstance(each, (Ge, Gt, Le, Lt))]
+        return [bound for bound in item if isinstance(bound, (Ge, Gt, Le, Lt))]
+    return [bound for bound in getattr(item, "metadata", ()) if isinstance(bound, (Ge, Gt, Le, Lt))]
 
 
 def read_signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -161,8 +161,8 @@ def ranges_of(function: Callable[..., Any]) -> dict[str, Range]:
         parameters = read_signature(function).parameters.values()
     except (TypeError, ValueError):
         return {}
-    found = {parameter.name: range_of(parameter.annotation) for parameter in parameters}
-    return {name: limits for name, limits in found.items() if limits is not None}
+    ranges = {parameter.name: range_of(parameter.annotation) for parameter in parameters}
+    return {name: limits for name, limits in ranges.items() if limits is not None}
 
 
 def checked(item: T) -> T:

@@ -40,10 +40,10 @@ class Registry(Generic[T]):
         def register(item: T) -> T:
             if self._check:
                 self._check(name, item)
-            for each in (name, *aliases):
-                owner = self._items.get(self._aliases.get(each, each))
+            for key in (name, *aliases):
+                owner = self._items.get(self._aliases.get(key, key))
                 if owner is not None:
-                    first = f"{self.kind} {each!r} is already registered by {owner_of(owner)}"
+                    first = f"{self.kind} {key!r} is already registered by {owner_of(owner)}"
                     raise KDError(f"{first}, not again by {owner_of(item)}")
             item = checked(item)
             self._items[name] = item
@@ -54,14 +54,14 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The item of that name; KDError with the nearest name where there is none."""
-        while (found := self._items.get(self._aliases.get(name, name))) is None:
+        while (entry := self._items.get(self._aliases.get(name, name))) is None:
             if not self._load_next_plugin():
                 names = [*self._items, *self._aliases]
                 synonym = listed(NAMES.get(self.kind, {}), name)
                 near = synonym if synonym in names and not same_word(name, names) else nearest(name, names)
                 hint = f"did you mean {near!r}?" if near else did_you_mean(name, list(self._items))
                 raise KDError(f"there is no {self.kind} {name!r}", hint=hint)
-        return found
+        return entry
 
     def __contains__(self, name: str) -> bool:
         try:

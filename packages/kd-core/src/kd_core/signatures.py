@@ -35,10 +35,10 @@ def parameters(function: Callable[..., Any], *, bound: bool = False) -> list[ins
     ``bound`` leaves out the first one (``self``). KDError where the callable has no readable signature.
     """
     try:
-        found = read_signature(function)
+        signature = read_signature(function)
     except (TypeError, ValueError) as reason:
         raise KDError(f"{owner_of(function)} has no readable signature: {reason}") from reason
-    return list(found.parameters.values())[1 if bound else 0 :]
+    return list(signature.parameters.values())[1 if bound else 0 :]
 
 
 def is_open(parameter: inspect.Parameter) -> bool:
@@ -51,10 +51,10 @@ def is_value(parameter: inspect.Parameter) -> bool:
     return parameter.kind is parameter.KEYWORD_ONLY
 
 
-def refuse(kind: str, name: str, item: object, found: Iterable[inspect.Parameter]) -> None:
+def refuse(kind: str, name: str, item: object, declared: Iterable[inspect.Parameter]) -> None:
     """KDError with everything about ``found`` that keeps ``item`` from being registered."""
     wrong: list[str] = []
-    for parameter in found:
+    for parameter in declared:
         if is_open(parameter):
             wrong.append(f"{parameter} hides its parameters: name them")
         elif parameter.kind is parameter.POSITIONAL_ONLY:
@@ -93,9 +93,9 @@ def signature_text(item: Callable[..., Any]) -> str:
 def _wires(item: Callable[..., Any]) -> list[tuple[str, bool]]:
     """The names of the tensors that a loss takes, and whether each may be left out."""
     forward = getattr(item, "forward", None)
-    found = parameters(forward, bound=True) if inspect.isclass(item) and forward else parameters(item)
-    tensors = [each for each in found if not is_value(each) and not is_open(each)]
-    return [(each.name, each.default is not each.empty) for each in tensors]
+    declared = parameters(forward, bound=True) if inspect.isclass(item) and forward else parameters(item)
+    tensors = [parameter for parameter in declared if not is_value(parameter) and not is_open(parameter)]
+    return [(parameter.name, parameter.default is not parameter.empty) for parameter in tensors]
 
 
 def value_text(parameter: inspect.Parameter) -> str:

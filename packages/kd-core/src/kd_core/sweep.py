@@ -54,11 +54,11 @@ class SweepSpec(StrictModel):
         axes = [[dict(zip(axis, row, strict=True)) for row in zip(*axis.values(), strict=True)] for axis in self.grid]
         for chosen in itertools.product(*axes):
             for seed in self.seeds:
-                yield {path: value for each in chosen for path, value in each.items()} | {"seed": seed}
+                yield {path: value for choice in chosen for path, value in choice.items()} | {"seed": seed}
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One run of a sweep. ``score`` is the validation metric that chooses, None where there is no validation split."""
 
     values: dict[str, Any]
@@ -69,10 +69,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What a sweep came to, the best run first. ``metric`` is what :attr:`Row.score` is, as the task calls it."""
+    """The result of a sweep, the best run first. ``metric`` is what :attr:`SweepRow.score` is, as the task calls it."""
 
     metric: str
-    rows: list[Row]
+    rows: list[SweepRow]
 
 
 def read(path: Path) -> SweepSpec:
@@ -95,14 +95,14 @@ def sweep(
     experiments = [_experiment(path.parent / spec.config, point, overrides, trust) for point in points]
     run_on_rank_zero(lambda: _claim(out, points))
     rows = []
-    for number, (point, each) in enumerate(zip(points, experiments, strict=True)):
+    for number, (point, current) in enumerate(zip(points, experiments, strict=True)):
         folder = out / f"{number:03d}"
-        rows.append(_row(point, _run(each, folder, trust, command), each, folder))
+        rows.append(_row(point, _run(current, folder, trust, command), current, folder))
     plan = experiments[0].plan
     best = plan.stages[-1].spec.monitor
     metric, maximise = (best.metric, best.mode == "max") if best else (plan.task.monitor, plan.task.mode == "max")
-    known = [row for row in rows if row.score is not None]
-    ordered = sorted(known, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
+    scored = [row for row in rows if row.score is not None]
+    ordered = sorted(scored, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
     table = Table(metric, [*ordered, *(row for row in rows if row.score is None)])
     run_on_rank_zero(
         lambda: write_text(out / "table.json", json_text([asdict(row) for row in table.rows], indent=2) + "\n")
@@ -111,13 +111,13 @@ def sweep(
 
 
 def _experiment(config: Path, point: dict[str, Any], overrides: Sequence[str], trust: Sequence[str]) -> Experiment:
-    given = [f"{key}={json.dumps(value)}" for key, value in point.items()]
+    settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
     try:
-        found = Experiment.load(config, overrides=[*overrides, *given], trust=trust)
-        found.check()
+        experiment = Experiment.load(config, overrides=[*overrides, *settings], trust=trust)
+        experiment.check()
     except KDError as error:
-        raise ConfigError([ConfigProblem(f"with {', '.join(given)}:"), *error.problems]) from None
-    return found
+        raise ConfigError([ConfigProblem(f"with {', '.join(settings)}:"), *error.problems]) from None
+    return experiment
 
 
 def _claim(out: Path, points: list[dict[str, Any]]) -> None:
@@ -132,14 +132,14 @@ def _claim(out: Path, points: list[dict[str, Any]]) -> None:
     write_text(note, text)
 
 
-def _run(each: Experiment, folder: Path, trust: Sequence[str], command: str) -> Result:
+def _run(current: Experiment, folder: Path, trust: Sequence[str], command: str) -> Result:
     if (folder / "config.yaml").exists():
         return experiment.resume(folder, trust=trust, command=command)
-    return each.train(folder, command=command)
+    return current.train(folder, command=command)
 
 
-def _row(point: dict[str, Any], result: Result, each: Experiment, folder: Path) -> Row:
+def _row(point: dict[str, Any], result: Result, current: Experiment, folder: Path) -> SweepRow:
     best = result.best or RunFolder.open(folder).result()["best"]
-    stage = each.plan.stages[-1].spec.monitor
-    name = stage.metric if stage else each.plan.task.monitor
-    return Row(point, best["metrics"][name] if best else None, result.metrics, str(folder))
+    stage = current.plan.stages[-1].spec.monitor
+    name = stage.metric if stage else current.plan.task.monitor
+    return SweepRow(point, best["metrics"][name] if best else None, result.metrics, str(folder))

@@ -94,7 +94,7 @@ class Task:
         return DatasetInfo()
 
     def dummy_info(self, data: Any) -> DatasetInfo:
-        """The same, with something made up for what only reading would tell: what a check builds models with."""
+        """The same, with dummy values for what only reading would tell: what a check builds models with."""
         return self.info(data)
 
     def load(self, data: Any, *, seed: int, inputs: Mapping[str, Any] | None = None) -> Splits:
@@ -132,9 +132,9 @@ def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) 
         raise error.at("models", name) from None
 
 
-def eval_batch_size(task: Task, given: int | None, training: int | None) -> int:
+def eval_batch_size(task: Task, configured: int | None, training: int | None) -> int:
     """Samples that are scored at once: as ``given``, as the task has it, as in ``training``, or 256."""
-    return given or task.eval_batch_size or training or 256
+    return configured or task.eval_batch_size or training or 256
 
 
 TASKS: Registry[type[Task]] = Registry("task", "kd.tasks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kd_core.config import Builder, Call, Fault, Policy, check_arguments, loads
+from kd_core.config import ArgumentFault, Builder, Call, Policy, check_arguments, loads
 from kd_core.errors import ConfigError, KDError
 
 
@@ -57,7 +57,7 @@ def test_bind(arguments: str, supplied: list[str], expected: list[tuple]) -> Non
 def test_bind_twice_given() -> None:
     call = Call("f.F", [1, 2, 3], {"third": 3, "fourth": 4})
     assert check_arguments(call, example) == [
-        Fault(("third",), "f.F gets 'third' twice", "it is also given by position")
+        ArgumentFault(("third",), "f.F gets 'third' twice", "it is also given by position")
     ]
 
 

@@ -4,14 +4,13 @@ from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
 from kd_core.adapters.masked import generation
 from kd_core.adapters.projector import projector
-from kd_core.adapters.registry import ADAPTERS, Adapter, check
+from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
 from kd_core.adapters.review import fusion
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
     "SimKDProjector",
-    "check",
     "embedding",
     "fusion",
     "generation",
@@ -20,4 +19,5 @@ __all__ = [
     "projector",
     "simkd_projector",
     "translator",
+    "validate_adapter",
 ]

@@ -24,7 +24,7 @@ class Normalise(nn.Module):
 
 @ADAPTERS("embedding")
 def embedding(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
-    """A linear layer on flattened features, its outputs scaled to length 1: what CRD contrasts.
+    """A linear layer on flattened features, its outputs L2-normalised: what CRD contrasts.
 
     (B, ...) -> (B, ``out_features``), 128 where not given. Tian et al., CRD, ICLR 2020 (arXiv 1910.10699).
     """

@@ -71,7 +71,7 @@ def _width(source: Tensor, match: Tensor | None, out_features: int | None) -> in
 
 def _linear(source: Tensor, match: Tensor | None, width: int, kernel: int | None, bias: bool) -> nn.Module:
     if kernel is not None:
-        raise KDError(f"kernel is for maps (B, C, H, W), and the input is {shape(source)}")
+        raise KDError(f"kernel is for feature maps (B, C, H, W), and the input is {shape(source)}")
     if match is not None and match.shape[1:-1] != source.shape[1:-1]:
         raise KDError(f"projector changes the last dimension only: it cannot make {shape(source)} like {shape(match)}")
     return nn.Linear(source.shape[-1], width, bias=bias)

@@ -10,7 +10,7 @@ from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
 from kd_core.signatures import is_open, is_value, over_batch, parameters, refuse
 
-__all__ = ["ADAPTERS", "Adapter", "check", "feature_map", "over_batch", "shape", "tensors", "width_of"]
+__all__ = ["ADAPTERS", "Adapter", "feature_map", "over_batch", "shape", "tensors", "validate_adapter", "width_of"]
 
 Adapter = Callable[..., nn.Module]
 """``(inputs, match, out_features, *, values...) -> nn.Module``: what ADAPTERS holds.
@@ -28,18 +28,18 @@ GIVEN = ("inputs", "match", "out_features")
 """A builder's positional parameters."""
 
 
-def check(name: str, builder: Adapter) -> None:
+def validate_adapter(name: str, builder: Adapter) -> None:
     """KDError where ``builder`` cannot be named in a config. Called by every registration."""
-    found = parameters(builder)
-    given = tuple(str(p) if is_open(p) else p.name for p in found if not is_value(p))
-    if given != GIVEN:
+    declared = parameters(builder)
+    inputs = tuple(str(p) if is_open(p) else p.name for p in declared if not is_value(p))
+    if inputs != GIVEN:
         raise KDError(
-            f"adapter {name!r}, {owner_of(builder)}, must take ({', '.join(GIVEN)}, *, ...), not ({', '.join(given)})"
+            f"adapter {name!r}, {owner_of(builder)}, must take ({', '.join(GIVEN)}, *, ...), not ({', '.join(inputs)})"
         )
-    refuse("adapter", name, builder, [p for p in found if is_value(p)])
+    refuse("adapter", name, builder, [p for p in declared if is_value(p)])
 
 
-ADAPTERS: Registry[Adapter] = Registry("adapter", "kd.adapters", check)
+ADAPTERS: Registry[Adapter] = Registry("adapter", "kd.adapters", validate_adapter)
 
 
 def tensors(name: str, inputs: list[Tensor], match: Tensor | None, *, most: int = 1) -> list[Tensor]:
@@ -49,12 +49,12 @@ def tensors(name: str, inputs: list[Tensor], match: Tensor | None, *, most: int 
             f"{name} takes its inputs in order, not by name", hint="write `inputs: [WIRE, ...]`", path="inputs"
         )
     if not 1 <= len(inputs) <= most:
-        wanted = "one input" if most == 1 else f"one to {most} inputs"
-        raise KDError(f"{name} takes {wanted}, not {len(inputs)}")
-    for role, each in [*(("input", source) for source in inputs), ("match", match)]:
-        if each is not None and not isinstance(each, Tensor):
+        count = "one input" if most == 1 else f"one to {most} inputs"
+        raise KDError(f"{name} takes {count}, not {len(inputs)}")
+    for role, tensor in [*(("input", source) for source in inputs), ("match", match)]:
+        if tensor is not None and not isinstance(tensor, Tensor):
             raise KDError(
-                f"{name}'s {role} is a {type(each).__name__}, not a tensor", hint="take one out of it with /FIELD"
+                f"{name}'s {role} is a {type(tensor).__name__}, not a tensor", hint="take one out of it with /FIELD"
             )
     return inputs
 
@@ -62,7 +62,7 @@ def tensors(name: str, inputs: list[Tensor], match: Tensor | None, *, most: int 
 def feature_map(name: str, source: Tensor) -> Tensor:
     """``source`` where it is (B, C, H, W), else a KDError."""
     if source.ndim != 4:
-        raise KDError(f"{name} takes maps (B, C, H, W), not {shape(source)}")
+        raise KDError(f"{name} takes feature maps (B, C, H, W), not {shape(source)}")
     return source
 
 

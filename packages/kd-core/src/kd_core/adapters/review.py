@@ -39,8 +39,8 @@ class Fusion(nn.Module):
         if self.attention is not None:
             assert residual is not None
             residual = F.interpolate(residual, fused.shape[-2:])
-            own, handed = self.attention(torch.cat([fused, residual], dim=1)).split(1, dim=1)
-            fused = fused * own + residual * handed
+            fused_weight, handed = self.attention(torch.cat([fused, residual], dim=1)).split(1, dim=1)
+            fused = fused * fused_weight + residual * handed
         if self.size is not None:
             fused = F.interpolate(fused, self.size)
         return {"output": self.expand(fused), "residual": fused}
@@ -56,7 +56,7 @@ def fusion(
     or with ``out_features`` channels, residual: (B, M, H, W)}. M is ``width``; else, as in the authors' code, that
     of the residual or C, at most 512. KDError where an input is no map or widths do not fit.
     """
-    first, *deeper = (feature_map("fusion", each) for each in tensors("fusion", inputs, match, most=2))
+    first, *deeper = (feature_map("fusion", tensor) for tensor in tensors("fusion", inputs, match, most=2))
     handed = deeper[0].shape[1] if deeper else None
     if width is not None and handed not in (None, width):
         raise KDError(f"width is {width}, but the residual has {handed} channels: leave it out", path="width")

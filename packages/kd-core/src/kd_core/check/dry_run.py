@@ -25,7 +25,7 @@ META = torch.device("meta")
 
 
 @dataclass(frozen=True)
-class TrainableParts:
+class DryRunComponents:
     """What training selects from."""
 
     plan: Plan
@@ -113,9 +113,9 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
         adapter: AdapterPlan = plan.adapters[name]
         names = list(adapter.inputs) if isinstance(adapter.inputs, Mapping) else None
         for position, wired in enumerate(adapter.wired):
-            place = () if names is None else (names[position],)
+            suffix = () if names is None else (names[position],)
             for wire in wired if isinstance(wired, list) else [wired]:
-                yield (*adapter.path, "inputs", *place), wire
+                yield (*adapter.path, "inputs", *suffix), wire
         if adapter.match:
             yield (*adapter.path, "match"), adapter.match
 

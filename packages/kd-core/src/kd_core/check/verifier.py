@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kd_core.check.dry_run import (
     META,
+    DryRunComponents,
     DummyValues,
-    TrainableParts,
     dummy_like,
     field_hint,
     needs_values,
@@ -35,9 +35,8 @@ from kd_core.errors import ConfigProblem, KDError, Unverified, did_you_mean
 from kd_core.models.factory import ModelSource, described
 from kd_core.plan.plan import Plan, StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
-from kd_core.taps.table import Row, module_table
-from kd_core.taps.wires import Tap, Wire
-from kd_core.taps.wires import describe as shapes
+from kd_core.taps.table import TapRow, module_table
+from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
 from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
 from kd_core.train.optim import build_optimizer, build_scheduler
@@ -80,9 +79,9 @@ class Verifier:
         self._real: dict[str, nn.Module] = {}
 
     @property
-    def parts(self) -> TrainableParts:
+    def parts(self) -> DryRunComponents:
         """What training would select from."""
-        return TrainableParts(self.plan, self.models, self.adapters, self.frozen)
+        return DryRunComponents(self.plan, self.models, self.adapters, self.frozen)
 
     def run(self, whole: bool = True) -> None:
         """Check models, then each stage."""
@@ -154,13 +153,13 @@ class Verifier:
             return
         if (batch := self._prepared(raw, stage)) is None:
             return
-        places = dict(self._places(stage))
-        self._kept_outputs(places)
+        wires_by_model = dict(self._places(stage))
+        self._kept_outputs(wires_by_model)
         captures = {}
         for name, taps in self.plan.taps(stage).items():
             if name in self.models:
                 set_stage_mode(self.parts, stage, name)
-                if (capture := self._capture(name, taps, batch, places)) is not None:
+                if (capture := self._capture(name, taps, batch, wires_by_model)) is not None:
                     captures[name] = capture
         if set(captures) == set(self.plan.taps(stage)):
             values = WireResolver(captures, batch.to(META), self.adapters)
@@ -188,14 +187,14 @@ class Verifier:
 
     def _places(self, stage: StagePlan) -> Iterator[tuple[str, Placed]]:
         """For each model, its wires with the places they are written in."""
-        found: dict[str, Placed] = {}
+        wires: dict[str, Placed] = {}
         for path, wire in written(self.plan, stage):
-            found.setdefault(wire.root, []).append((path, wire))
-        yield from found.items()
+            wires.setdefault(wire.root, []).append((path, wire))
+        yield from wires.items()
 
-    def _kept_outputs(self, places: Mapping[str, Placed]) -> None:
+    def _kept_outputs(self, wires_by_model: Mapping[str, Placed]) -> None:
         """What a model with ``cache: true`` says is kept, and nothing from its inside."""
-        for path, wire in ((path, wire) for placed in places.values() for path, wire in placed):
+        for path, wire in ((path, wire) for placed in wires_by_model.values() for path, wire in placed):
             spec = self.plan.models.get(wire.root)
             if spec is not None and spec.cache and wire.tap != OUTPUT:
                 hint = f"leave models.{wire.root}.cache out"
@@ -218,13 +217,15 @@ class Verifier:
                 self._report(path, error)
         return len(self.problems) == before
 
-    def _capture(self, name: str, taps: list[Tap], batch: Batch, places: Mapping[str, Placed]) -> Capture | None:
-        if not self._modules(self.models[name], places.get(name, [])):
+    def _capture(
+        self, name: str, taps: list[Tap], batch: Batch, wires_by_model: Mapping[str, Placed]
+    ) -> Capture | None:
+        if not self._modules(self.models[name], wires_by_model.get(name, [])):
             return None
         try:
             return self._forward(name, taps, batch)
         except KDError:
-            for path, wire in places.get(name, []):  # which one is it?
+            for path, wire in wires_by_model.get(name, []):  # which one is it?
                 try:
                     self._forward(name, [wire.tap] if wire.tap else [], batch)
                 except KDError as error:
@@ -241,7 +242,9 @@ class Verifier:
         try:
             capture = self._real_forward(name, taps, batch)
         except Exception as error:
-            message = f"forward failed on a dummy input of shape {shapes(batch.for_model(name))}: {reason(error)}"
+            message = (
+                f"forward failed on a dummy input of shape {describe_shapes(batch.for_model(name))}: {reason(error)}"
+            )
             self._report(("models", name), error if isinstance(error, KDError) else KDError(message))
             return None
         return replace(capture, at={tap: map_tensors(to_meta, value) for tap, value in capture.at.items()})
@@ -273,9 +276,9 @@ class Verifier:
                 self._report(path, error)
                 return False
             except Exception as error:  # shapes that do not fit raise whatever the module raises
-                positional, named = inputs_of(plan, lambda wired: shapes(values.get(wired)))
-                given = ", ".join([*positional, *(f"{key} {shape}" for key, shape in named.items())])
-                self._report(path, KDError(f"forward failed on a dummy input of shape {given}: {reason(error)}"))
+                positional, named = inputs_of(plan, lambda wired: describe_shapes(values.get(wired)))
+                inputs_text = ", ".join([*positional, *(f"{key} {shape}" for key, shape in named.items())])
+                self._report(path, KDError(f"forward failed on a dummy input of shape {inputs_text}: {reason(error)}"))
                 return False
         self.frozen.remember(self.adapters)
         return True
@@ -323,8 +326,8 @@ class Verifier:
         except KDError as error:
             self._report(plan.path, error)
         except Exception as error:  # a torch.nn loss says what it wants in its own way
-            given = ", ".join(f"{key} {shapes(stand.get(wired))}" for key, wired in plan.wires.items())
-            message = f"the loss failed on {given or 'no input'}: {reason(error)}"
+            inputs_text = ", ".join(f"{key} {describe_shapes(stand.get(wired))}" for key, wired in plan.wires.items())
+            message = f"the loss failed on {inputs_text or 'no input'}: {reason(error)}"
             self._report(plan.path, KDError(message, hint=field_hint(plan, stand)))
         return None
 
@@ -364,13 +367,13 @@ class Verifier:
                 output = self._real_forward(STUDENT, [], batch).output
             metrics = task.metrics(self.info)
             metrics.update(map_tensors(dummy_like, output), batch)
-            known = list(metrics.compute())
+            metric_names = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
             self._unverified(stage.path("monitor"), f"a trial of the metrics failed: {reason(error)}")
             return
-        if (name := stage.spec.monitor.metric) not in known:
+        if (name := stage.spec.monitor.metric) not in metric_names:
             path = (*stage.path("monitor"), "metric")
-            self._report(path, KDError(f"there is no metric {name!r}", hint=did_you_mean(name, known)))
+            self._report(path, KDError(f"there is no metric {name!r}", hint=did_you_mean(name, metric_names)))
 
     def _unverified(self, path: Path, why: str | KDError) -> None:
         """Keep that something at ``path`` cannot be verified; an error says why, and where below ``path``."""
@@ -385,7 +388,7 @@ class Verifier:
             self.problems.append(self.plan.document.place(placed))
 
 
-def model_taps(plan: Plan, policy: Policy, name: str) -> list[Row]:
+def model_taps(plan: Plan, policy: Policy, name: str) -> list[TapRow]:
     """The table of a model's modules, from dummy samples through the model without weights."""
     if name not in plan.models:
         raise KDError(f"there is no model {name!r}", hint=did_you_mean(name, list(plan.models)))

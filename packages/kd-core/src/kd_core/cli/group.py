@@ -62,6 +62,6 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # click ends quietly: whoever read the output has seen enough
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {place}{error.strerror or error}", err=True)
+            prefix = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {prefix}{error.strerror or error}", err=True)
             ctx.exit(2)

@@ -39,13 +39,13 @@ def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any
 
     Opens no connection, reads no weights, and calls nothing that --trust does not name.
     """
-    found = {str(config): _check(config, strict, **options) for config in configs}
-    broken = [file for file, (problems, _) in found.items() if problems]
+    reports = {str(config): _check(config, strict, **options) for config in configs}
+    broken = [file for file, (problems, _) in reports.items() if problems]
     if as_json:
         click.echo(
-            json_text({"ok": not broken, "files": {file: report_as_json(*each) for file, each in found.items()}})
+            json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
         )
-    for file, (problems, unverified) in found.items():
+    for file, (problems, unverified) in reports.items():
         if problems:
             click.echo("\n".join(map(str, problems)), err=True)
         elif not as_json:
@@ -120,7 +120,7 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.C
             registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
             items = {name: registry.get(name) for name in registry.names()}
             told = {name: {"signature": _signature(item), "summary": first_line(item)} for name, item in items.items()}
-        lines = [f"{name}{each['signature']}\n    {each['summary']}" for name, each in told.items()]
+        lines = [f"{name}{entry['signature']}\n    {entry['summary']}" for name, entry in told.items()]
         click.echo(json_text({kind: told}) if as_json else "\n".join(lines))
 
     return list_names

@@ -27,7 +27,7 @@ def print_result(result: Any, as_json: bool) -> None:
     """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line."""
     if os.environ.get("RANK", "0") != "0":
         return  # of the processes a launcher started, the first one answers
-    facts = {each.name: getattr(result, each.name) for each in fields(result)}
+    facts = {field.name: getattr(result, field.name) for field in fields(result)}
     if as_json:
         click.echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
         return
@@ -61,13 +61,13 @@ def format_score(value: float | None) -> str:
 
 
 def report_as_json(problems: list[ConfigProblem], unverified: list[str]) -> dict[str, Any]:
-    return {"problems": [problem_as_json(each) for each in problems], "unverified": unverified}
+    return {"problems": [problem_as_json(problem) for problem in problems], "unverified": unverified}
 
 
 def problem_as_json(problem: ConfigProblem) -> dict[str, Any]:
     mark = problem.mark or Mark("")
-    place = {"file": mark.file, "line": mark.line, "column": mark.column}
-    return {**place, "path": problem.path, "message": problem.message, "hint": problem.hint}
+    position = {"file": mark.file, "line": mark.line, "column": mark.column}
+    return {**position, "path": problem.path, "message": problem.message, "hint": problem.hint}
 
 
 def first_line(item: object) -> str:

@@ -60,10 +60,10 @@ def sweep(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     with quiet_stdout():
         from kd_core.sweep import sweep
 
-        found = sweep(file, out or Path("runs") / file.stem, command=command_line(), **options)
+        ranking = sweep(file, out or Path("runs") / file.stem, command=command_line(), **options)
     if as_json:
-        click.echo(json_text({"metric": found.metric, "rows": [asdict(row) for row in found.rows]}))
+        click.echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
     else:
-        keys = list(found.rows[0].values)
-        rows = [[format_score(row.score), *(str(row.values[key]) for key in keys), row.run] for row in found.rows]
-        click.echo(table((found.metric, *keys, "run"), rows))
+        keys = list(ranking.rows[0].values)
+        rows = [[format_score(row.score), *(str(row.values[key]) for key in keys), row.run] for row in ranking.rows]
+        click.echo(table((ranking.metric, *keys, "run"), rows))

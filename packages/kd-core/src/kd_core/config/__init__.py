@@ -1,7 +1,7 @@
 """Configs: YAML with a place for every value, inert until somebody says build."""
 
 from kd_core.config.calls.allowed import allow, allow_package
-from kd_core.config.calls.arguments import Fault, check_arguments
+from kd_core.config.calls.arguments import ArgumentFault, check_arguments
 from kd_core.config.calls.builder import Builder
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.document import Document
@@ -11,11 +11,11 @@ from kd_core.config.syntax.load import load, loads
 
 __all__ = [
     "RUN_NAMES",
+    "ArgumentFault",
     "Builder",
     "Call",
     "CallMethod",
     "Document",
-    "Fault",
     "Get",
     "GetAttr",
     "Item",

@@ -43,24 +43,28 @@ def place_of(path: Sequence[str | int]) -> str:
     return ".".join(parts)
 
 
-def meant(place: str, word: str, keys: Iterable[str]) -> str | None:
+def meant(section: str, word: str, keys: Iterable[str]) -> str | None:
     """The key among ``keys`` that a word stands for at a place, None where it is none of them."""
-    known = list(keys)
-    same = same_word(word, known)
-    named = listed(SYNONYMS.get(place, {}), word)
-    return same or (named if named in known else None) or (None if _elsewhere(place, word) else nearest(word, known))
+    candidates = list(keys)
+    same = same_word(word, candidates)
+    named = listed(SYNONYMS.get(section, {}), word)
+    return (
+        same
+        or (named if named in candidates else None)
+        or (None if _elsewhere(section, word) else nearest(word, candidates))
+    )
 
 
 def key_hint(path: Sequence[str | int], keys: Sequence[str], document: Mapping[str, Any]) -> str | None:
     """What to write instead of an unknown key, of which ``keys`` are the known ones at its place."""
-    place, word = place_of(path[:-1]), str(path[-1])
-    if (place, word) in NO_KEY and not same_word(word, keys):
-        return NO_KEY[place, word]
-    target = meant(place, word, keys) or _elsewhere(place, word)
+    section, word = place_of(path[:-1]), str(path[-1])
+    if (section, word) in NO_KEY and not same_word(word, keys):
+        return NO_KEY[section, word]
+    target = meant(section, word, keys) or _elsewhere(section, word)
     if target is None:
         return did_you_mean(word, list(keys)) if keys else None
-    remark = REMARKS.get((place, word))
-    where = " at the top level" if place and target in SCHEMAS[""].model_fields and target not in keys else ""
+    remark = REMARKS.get((section, word))
+    where = " at the top level" if section and target in SCHEMAS[""].model_fields and target not in keys else ""
     return f"did you mean {with_names(target, document)!r}{where}?" + (f" {remark}" if remark else "")
 
 
@@ -71,15 +75,15 @@ def with_names(path: str, document: Mapping[str, Any]) -> str:
     return path.replace(STAGE, f"stages.{first}", 1)
 
 
-def _elsewhere(place: str, word: str) -> str | None:
+def _elsewhere(section: str, word: str) -> str | None:
     """The whole path of the key that a word means, where that stands at another or a deeper place."""
-    deeper = listed(SYNONYMS.get(place, {}), word)
+    deeper = listed(SYNONYMS.get(section, {}), word)
     if deeper is not None and "." in deeper:
-        return f"{place}.{deeper}" if place else deeper
-    if other := listed(ELSEWHERE.get(place, {}), word):
+        return f"{section}.{deeper}" if section else deeper
+    if other := listed(ELSEWHERE.get(section, {}), word):
         return other
-    for there in ("", STAGE) if place in ("", STAGE) else ():
-        if there != place:
+    for there in ("", STAGE) if section in ("", STAGE) else ():
+        if there != section:
             key = word if word in SCHEMAS[there].model_fields else listed(SYNONYMS[there], word)
             if key is not None:
                 return f"{there}.{key}" if there else key

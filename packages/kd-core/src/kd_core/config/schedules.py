@@ -58,7 +58,7 @@ class Staircase:
     unit: Unit
 
     def __call__(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
-        return self.values[sum(step >= _steps(each, self.unit, steps_per_epoch) for each in self.at)]
+        return self.values[sum(step >= _steps(milestone, self.unit, steps_per_epoch) for milestone in self.at)]
 
     def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
         for position, value in enumerate(self.values):
@@ -102,13 +102,13 @@ def parse_schedule(value: Any) -> float | Schedule:
 class _Form:
     """A schedule's mapping, read key by key; what is wrong with it gathers in ``problems``."""
 
-    def __init__(self, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-        self.given = given
+    def __init__(self, kwargs: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+        self.given = kwargs
         self.problems: list[ConfigProblem] = []
-        for key in given:
+        for key in kwargs:
             if key not in ("schedule", *keys):
                 hint = did_you_mean(str(key), keys)
-                message = f"a {given['schedule']} schedule has no key {key!r}"
+                message = f"a {kwargs['schedule']} schedule has no key {key!r}"
                 self.problems.append(ConfigProblem(message, str(key), hint=hint, at_key=True))
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> None:

@@ -191,14 +191,14 @@ class ModelSpec(ExtraModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
-        if len(given) != 1:
-            but = f", not {' and '.join(given)}" if given else ""
+        sources = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
+        if len(sources) != 1:
+            but = f", not {' and '.join(sources)}" if sources else ""
             words = ((key, listed(SYNONYMS["models.*"], key) or nearest(key, MODEL_SOURCES)) for key in self.extra)
             near = next(
                 (f"is {key!r} meant to be {source!r}?" for key, source in words if source in MODEL_SOURCES), None
             )
-            hint = None if given else near
+            hint = None if sources else near
             raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}", hint=hint))
         return self
 
@@ -293,11 +293,11 @@ def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
     """The stage with every key it leaves out taken from the stage before; ``epochs`` and ``steps`` are one key."""
     if before is None:
         return this
-    given = this.model_fields_set
-    taken = {key: getattr(before, key) for key in before.model_fields_set if key not in given}
-    if given & {"epochs", "steps"}:
+    fields_set = this.model_fields_set
+    taken = {key: getattr(before, key) for key in before.model_fields_set if key not in fields_set}
+    if fields_set & {"epochs", "steps"}:
         taken = {key: value for key, value in taken.items() if key not in ("epochs", "steps")}
-    return StageSpec.model_construct(given | set(taken), **{**dict(this), **taken})
+    return StageSpec.model_construct(fields_set | set(taken), **{**dict(this), **taken})
 
 
 def as_list(value: str | list[str]) -> list[str]:

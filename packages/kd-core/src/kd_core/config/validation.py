@@ -21,7 +21,7 @@ from kd_core.synonyms import SHAPES
 M = TypeVar("M", bound=BaseModel)
 
 
-class Fault(NamedTuple):
+class ValidationFault(NamedTuple):
     """Something wrong at ``path`` (with its ``key``, not its value) and the schema's fields that suffer."""
 
     path: Path
@@ -41,9 +41,9 @@ class Piece(NamedTuple):
 class Validator:
     """Validates pieces of a document and keeps what is wrong with them."""
 
-    def __init__(self, document: Document, place: str = "") -> None:
+    def __init__(self, document: Document, root: str = "") -> None:
         self.document = document
-        self.place: Path = (place,) if place else ()
+        self.place: Path = (root,) if root else ()
         """What the document is, where it is no config: the name of its place in :mod:`kd_core.synonyms`."""
         self.problems: list[ConfigProblem] = []
 
@@ -61,8 +61,8 @@ class Validator:
 
     def validate(self, schema: type[M], value: Any, path: Path = ()) -> M | None:
         """``value`` as ``schema``, or None with its problems kept."""
-        made, lost = self.validate_partial(schema, value, path)
-        return None if lost else made
+        model, lost = self.validate_partial(schema, value, path)
+        return None if lost else model
 
     def validate_partial(
         self, schema: type[M], value: Any, path: Path = (), **instead: Any
@@ -72,7 +72,7 @@ class Validator:
         ``instead`` holds stand-ins for required ones. None where nothing can be made of it.
         """
         if not isinstance(value, Mapping):
-            self.report(path, f"must be a mapping, not {describe(value)}", SHAPES.get(place_of(path)))
+            self.report(path, f"must be a mapping, not {show_value(value)}", SHAPES.get(place_of(path)))
             return None, frozenset(schema.model_fields)
         try:
             return schema.model_validate(dict(value)), frozenset()
@@ -81,7 +81,7 @@ class Validator:
         for fault in faults:
             self.report((*path, *fault.path), fault.message, fault.hint, key=fault.key)
         lost = frozenset(name for fault in faults for name in fault.fields)
-        sound = {key: each for key, each in value.items() if key not in lost}
+        sound = {key: item for key, item in value.items() if key not in lost}
         try:
             return schema.model_validate({**{key: instead[key] for key in lost & set(instead)}, **sound}), lost
         except ValidationError:
@@ -97,7 +97,7 @@ def locate_errors(document: Document) -> Iterator[None]:
         raise ConfigError(map(document.place, error.problems)) from error
 
 
-def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: Piece) -> list[Fault]:
+def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: Piece) -> list[ValidationFault]:
     """What pydantic complains of, each place once and unknown keys first."""
     items = error.errors(include_url=False)
     faults = _unknown(items, schema, value, piece)
@@ -109,27 +109,31 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
             name = str(item["loc"][-1])
             if name in unknown.get(where, ()):
                 continue  # the unknown key is meant to be this one
-            found = _follow(value, where)
-            near = nearest(name, [str(key) for key in found]) if isinstance(found, Mapping) else None
+            parent = _follow(value, where)
+            near = nearest(name, [str(key) for key in parent]) if isinstance(parent, Mapping) else None
             hint = f"is {near!r} meant to be {name!r}?" if near else None
-            faults.append(Fault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
+            faults.append(ValidationFault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
             reason = item["ctx"]["error"].args[0]
             error_of_value = reason if isinstance(reason, KDError) else KDError(str(reason))
             for problem in error_of_value.problems:
                 below = problem.path.split(".") if problem.path else []
-                faults.append(Fault((*where, *below), problem.message, problem.hint, problem.at_key, _top(where)))
+                faults.append(
+                    ValidationFault((*where, *below), problem.message, problem.hint, problem.at_key, _top(where))
+                )
         elif item["type"] != "extra_forbidden":
             wants.setdefault(where, []).append(item)
     told = {*unknown, *(fault.path for fault in faults if not fault.key)}
-    for where, wanted in wants.items():
-        if where not in told and not any(each[: len(where)] == where for each in {*told, *wants} - {where}):
-            message = f"must be {_all_wanted(wanted)}, not {describe(_follow(value, where))}"
-            faults.append(Fault(where, message, SHAPES.get(place_of((*piece.path, *where))), fields=_top(where)))
+    for where, expectations in wants.items():
+        if where not in told and not any(other[: len(where)] == where for other in {*told, *wants} - {where}):
+            message = f"must be {_all_wanted(expectations)}, not {show_value(_follow(value, where))}"
+            faults.append(
+                ValidationFault(where, message, SHAPES.get(place_of((*piece.path, *where))), fields=_top(where))
+            )
     return faults
 
 
-def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any, piece: Piece) -> list[Fault]:
+def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any, piece: Piece) -> list[ValidationFault]:
     faults = []
     for item in items:
         if item["type"] == "extra_forbidden":
@@ -138,7 +142,9 @@ def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any, piece: P
             path = (*piece.path, *where)
             near = meant(place_of(path[:-1]), name, fields)
             hint = key_hint(path, fields, piece.document)
-            faults.append(Fault(where, f"unknown key {name!r}", hint, True, (*_top(where), *([near] if near else []))))
+            faults.append(
+                ValidationFault(where, f"unknown key {name!r}", hint, True, (*_top(where), *([near] if near else [])))
+            )
     return faults
 
 
@@ -178,8 +184,8 @@ def wanted_of(items: Sequence[Any]) -> str:
 
 def _all_wanted(items: Sequence[Any]) -> str:
     """The same, where a union's other members may be left out: the value has the type of one and breaks its bounds."""
-    bounded = [each for each in items if each["type"] in _BOUNDS or each["type"] in ("too_short", "too_long")]
-    numbers = [each for each in items if each["type"] in ("int_type", "int_from_float")]
+    bounded = [error for error in items if error["type"] in _BOUNDS or error["type"] in ("too_short", "too_long")]
+    numbers = [error for error in items if error["type"] in ("int_type", "int_from_float")]
     return wanted_of([*numbers, *bounded] if bounded else items)
 
 
@@ -197,7 +203,7 @@ def _wanted(item: Any) -> str:
     return _TYPES.get(kind) or item["msg"].removeprefix("Input should be ").rstrip(".")
 
 
-def describe(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value in a message: short, and as YAML writes it."""
     if isinstance(value, Mapping):
         return "a mapping"
@@ -235,12 +241,12 @@ def _fields_at(schema: Any, path: Path) -> list[str]:
     schemas = [schema]
     for part in path:
         if isinstance(part, str):
-            fields = [each.model_fields[part].annotation for each in schemas if part in each.model_fields]
-            schemas = [found for field in fields for found in _schemas_in(field)]
-    return [name for each in schemas for name in each.model_fields]
+            fields = [schema.model_fields[part].annotation for schema in schemas if part in schema.model_fields]
+            schemas = [nested for field in fields for nested in _schemas_in(field)]
+    return [name for schema in schemas for name in schema.model_fields]
 
 
 def _schemas_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _schemas_in(inner)]
+    return [nested for inner in getattr(annotation, "__args__", ()) for nested in _schemas_in(inner)]

@@ -102,11 +102,11 @@ class SampleLoader(Generic[B]):
         if self._busy or not self.workers:
             queue = _Queue()
             queue.requests = requests
-            own = iter(self._made(queue, persistent=False))
+            batches = iter(self._made(queue, persistent=False))
             try:
-                yield from _checked(own)
+                yield from _checked(batches)
             finally:
-                _end(own)
+                _end(batches)
             return
         self._busy = True
         self._queue.requests = requests

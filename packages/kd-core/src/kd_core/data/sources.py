@@ -77,12 +77,12 @@ class Parts(Generic[S]):
 
     def with_origins(self) -> Parts[S]:
         """The same, each split with its origin."""
-        own = {
+        origins = {
             name: Origin(name, samples, self.places.get(name))
             for name, samples in self.items().items()
             if name not in self.origins
         }
-        return replace(self, origins={**own, **self.origins})
+        return replace(self, origins={**origins, **self.origins})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +113,10 @@ class Source(Generic[S]):
 
     def parts(self, root: Path | None, *, download: bool, options: Mapping[str, Any]) -> Parts[S]:
         """What ``read`` gives; its errors name keys below ``data``."""
-        given = {"root": root, "download": download}
+        arguments = {"root": root, "download": download}
         takes = [parameter.name for parameter in parameters(self.read) if not is_value(parameter)]
         with error_path("data"):
-            return self.read(**{name: given[name] for name in takes}, **options).with_origins()
+            return self.read(**{name: arguments[name] for name in takes}, **options).with_origins()
 
 
 def check_source(name: str, source: Source[Any]) -> None:

@@ -95,8 +95,8 @@ class DataSpec(StrictModel):
     def _agrees_with_source(self) -> DataSpec:
         source = type(self).source
         if source is None:
-            own = "".join(f", or {name!r} for data of your own" for name in _own(type(self)))
-            raise ValueError(f"give 'name', a data set by its name{own}")
+            custom = "".join(f", or {name!r} for data of your own" for name in _own(type(self)))
+            raise ValueError(f"give 'name', a data set by its name{custom}")
         try:
             if source.check is not None:
                 source.check(**self.options)
@@ -173,10 +173,10 @@ def _own(schema: type[DataSpec]) -> list[str]:
 
 def _implied(schema: type[DataSpec], values: Mapping[str, Any]) -> str | None:
     """The data set that values without a name mean, by an option that has its name, well or nearly so written."""
-    own = _own(schema)
+    options = _own(schema)
     unknown = [str(key) for key in values if key not in schema.model_fields]
-    return next((key for key in unknown if key in own), None) or next(
-        (near for key in unknown if (near := nearest(key, own))), None
+    return next((key for key in unknown if key in options), None) or next(
+        (near for key in unknown if (near := nearest(key, options))), None
     )
 
 
@@ -189,9 +189,9 @@ def _with_options(schema: type[D], name: str, source: Source[Any]) -> type[D]:
             owner = owner_of(source.read)
             raise KDError(f"data set {name!r}, {owner}, cannot have an option {option.name!r}: `data:` has such a key")
         fields[option.name] = (option.annotation, ... if option.default is option.empty else option.default)
-    made = create_model(schema.__name__, __base__=schema, __module__=schema.__module__, **fields)
-    made.source = source
-    return made
+    schema_class = create_model(schema.__name__, __base__=schema, __module__=schema.__module__, **fields)
+    schema_class.source = source
+    return schema_class
 
 
 @cache

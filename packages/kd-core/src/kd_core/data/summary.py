@@ -27,14 +27,14 @@ class SplitSummary:
 
     def line(self, held_out: int = 0) -> str:
         """The split in a line; ``held_out`` of its samples validate instead."""
-        own = NAMES[self.origin.split]
+        split_name = NAMES[self.origin.split]
         text = f"{self.role}: {self.samples:,} "
         if self.origin.held_out:
-            text += f"held out of the {self.origin.samples:,} {own} samples"
+            text += f"held out of the {self.origin.samples:,} {split_name} samples"
         elif self.samples == self.origin.samples:
-            text += f"{own} samples"
+            text += f"{split_name} samples"
         else:
-            text += f"of {self.origin.samples:,} {own} samples"
+            text += f"of {self.origin.samples:,} {split_name} samples"
         text += f" in {self.origin.place}" if self.origin.place is not None and not self.origin.held_out else ""
         notes = [f"{held_out:,} more are held out to validate"] if held_out else []
         notes += [counts_text(self.counts)] if self.counts else []

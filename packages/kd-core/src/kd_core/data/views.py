@@ -21,16 +21,16 @@ UNLABELLED = -100
 NEEDS_LABELS = "views hide the labels of all views but the first, which needs class labels as targets"
 
 
-def check(name: str, view: View) -> None:
+def validate_view(name: str, view: View) -> None:
     """KDError where ``view`` cannot be named in a config. Called by every registration."""
-    found = parameters(view)
-    given = [str(p) if is_open(p) else p.name for p in found if not is_value(p)]
-    if given != ["batch"]:
-        raise KDError(f"view {name!r}, {owner_of(view)}, must take (batch, *, ...), not ({', '.join(given)})")
-    refuse("view", name, view, [p for p in found if is_value(p)])
+    declared = parameters(view)
+    inputs_taken = [str(p) if is_open(p) else p.name for p in declared if not is_value(p)]
+    if inputs_taken != ["batch"]:
+        raise KDError(f"view {name!r}, {owner_of(view)}, must take (batch, *, ...), not ({', '.join(inputs_taken)})")
+    refuse("view", name, view, [p for p in declared if is_value(p)])
 
 
-VIEWS: Registry[View] = Registry("view", "kd.views", check)
+VIEWS: Registry[View] = Registry("view", "kd.views", validate_view)
 
 
 def identity(batch: Batch) -> Batch:

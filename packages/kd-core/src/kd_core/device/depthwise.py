@@ -20,7 +20,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if input.ndim != 4 or not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
             return super()._conv_forward(input, weight, bias)
         half = torch.get_autocast_dtype("cpu")
-        cast = [each if each is None else each.to(half) for each in (input, weight, bias)]
+        cast = [tensor if tensor is None else tensor.to(half) for tensor in (input, weight, bias)]
         return _Depthwise.apply(*cast, self.stride, self.padding, self.dilation)
 
 
@@ -42,7 +42,7 @@ class _Depthwise(torch.autograd.Function):
         around = [d * (k - 1) - p for k, p, d in zip(weight.shape[2:], padding, dilation, strict=True)]
         turned = wants_images and tuple(stride) == (1, 1) and min(around) >= 0
         by_images, by_weight, by_bias = torch.ops.aten.convolution_backward(
-            *(each.float() for each in (gradient, images, weight)),
+            *(tensor.float() for tensor in (gradient, images, weight)),
             [len(weight)] if wants_bias else None,
             stride,
             padding,
@@ -54,8 +54,8 @@ class _Depthwise(torch.autograd.Function):
         )
         if turned:
             by_images = F.conv2d(gradient, weight.flip(2, 3), None, 1, around, dilation, len(weight))
-        found = (each if each is None else each.to(weight.dtype) for each in (by_images, by_weight, by_bias))
-        return *found, None, None, None
+        gradients = (grad if grad is None else grad.to(weight.dtype) for grad in (by_images, by_weight, by_bias))
+        return *gradients, None, None, None
 
 
 def patch_depthwise_convs(model: nn.Module) -> None:

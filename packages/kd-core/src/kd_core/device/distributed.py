@@ -69,14 +69,14 @@ SINGLE_PROCESS = MicroBatchShard((1,), 1)
 
 def divide(positions: Tensor, accumulate: int) -> tuple[list[Tensor], list[MicroBatchShard]]:
     """This process's rows of each micro-batch of a batch, and what they count."""
-    own, shares = [], []
+    local, shards = [], []
     for micro in (positions[part] for part in even_slices(len(positions), accumulate)):
         if len(micro):
             slices = even_slices(len(micro), world_size())
             mine = micro[slices[rank()]]
-            own.append(mine if len(mine) else micro[:1])
-            shares.append(MicroBatchShard(tuple(each.stop - each.start for each in slices), len(positions)))
-    return own, shares
+            local.append(mine if len(mine) else micro[:1])
+            shards.append(MicroBatchShard(tuple(rows.stop - rows.start for rows in slices), len(positions)))
+    return local, shards
 
 
 class _Gather(torch.autograd.Function):
@@ -87,18 +87,18 @@ class _Gather(torch.autograd.Function):
         ctx.sizes, ctx.given = sizes, len(tensor)
         padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
         padded[: sizes[rank()]] = tensor[: sizes[rank()]]
-        found = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(found, padded)
-        return torch.cat([each[:size] for each, size in zip(found, sizes, strict=True)])
+        gathered = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(gathered, padded)
+        return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
         start, size = sum(ctx.sizes[: rank()]), ctx.sizes[rank()]
-        own = gradient.new_zeros(ctx.given, *gradient.shape[1:])
-        own[:size] = gradient[start : start + size]
-        return own, None
+        local = gradient.new_zeros(ctx.given, *gradient.shape[1:])
+        local[:size] = gradient[start : start + size]
+        return local, None
 
 
 def gather(value: Any, sizes: Sequence[int]) -> Any:
@@ -125,10 +125,10 @@ def gather_samples(value: Any, sizes: Sequence[int]) -> Any:
         return value
     if isinstance(value, Mapping):
         return {key: gather_samples(item, sizes) for key, item in value.items()}
-    own = max(sizes[rank()], 1)
-    if not isinstance(value, (list, tuple)) or hasattr(value, "_fields") or not value or len(value) % own:
+    count = max(sizes[rank()], 1)
+    if not isinstance(value, (list, tuple)) or hasattr(value, "_fields") or not value or len(value) % count:
         return gather(value, sizes)
-    views = len(value) // own
+    views = len(value) // count
     device = next((tensor.device for tensor in tensors(value)), None)
     items = map_tensors(lambda tensor: tensor.detach().cpu(), list(value)[: sizes[rank()] * views])
     gathered = [item for items in all_gather_object(items) for item in items]
@@ -187,9 +187,9 @@ def all_gather_object(value: T) -> list[T]:
     """The value of every process, by its number."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    objects: list[Any] = [None] * world_size()
+    dist.all_gather_object(objects, value)
+    return objects
 
 
 @contextmanager

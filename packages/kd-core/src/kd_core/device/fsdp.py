@@ -24,14 +24,14 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
     Every process must enter.
     """
-    shards = [each for each in module.modules() if isinstance(each, FSDPModule)]
-    for each in shards:
-        each.unshard()
+    shards = [submodule for submodule in module.modules() if isinstance(submodule, FSDPModule)]
+    for shard in shards:
+        shard.unshard()
     try:
         yield
     finally:
-        for each in shards:
-            each.reshard()
+        for shard in shards:
+            shard.reshard()
 
 
 def full_state_dict(state: Any) -> Any:
@@ -41,22 +41,22 @@ def full_state_dict(state: Any) -> Any:
 
 def load_full_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """``module.load_state_dict(state)``, of whole tensors, where the module's own may be sharded."""
-    own = module.state_dict()
-    module.load_state_dict({name: shard_like(value, own.get(name)) for name, value in state.items()})
+    current = module.state_dict()
+    module.load_state_dict({name: shard_like(value, current.get(name)) for name, value in state.items()})
 
 
 def load_full_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """``optimizer.load_state_dict(state)``, of whole tensors, where its parameters may be sharded."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cut = {
-        number: {key: shard_like(value, parameters[number]) for key, value in each.items()}
-        for number, each in state["state"].items()
+        number: {key: shard_like(value, parameters[number]) for key, value in entries.items()}
+        for number, entries in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": cut})
 
 
-def shard_like(value: Any, own: Any) -> Any:
+def shard_like(value: Any, like: Any) -> Any:
     """A whole tensor cut as ``own``, of the same shape, is; anything else as it is."""
-    if not isinstance(own, DTensor) or not isinstance(value, torch.Tensor) or value.shape != own.shape:
+    if not isinstance(like, DTensor) or not isinstance(value, torch.Tensor) or value.shape != like.shape:
         return value
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

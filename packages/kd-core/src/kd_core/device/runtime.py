@@ -35,7 +35,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
-    """What ``runtime: fast`` comes to here: a pure function of device, models and planned steps, never of a timing.
+    """The settings of ``runtime: fast`` on this machine, from device, models and planned steps, never from a timing.
 
     ``models``, those that may be, are compiled where the run is long enough.
     """
@@ -53,7 +53,7 @@ def is_main() -> bool:
 
 
 def on_cpu(device: str) -> bool:
-    """Whether a ``device:`` comes to the CPU here; accelerate joins processes only where it is told so."""
+    """Whether a ``device:`` resolves to the CPU here; accelerate joins processes only where it is told so."""
     return device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
@@ -64,7 +64,7 @@ def join(device: str) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes of a run that came to its end."""
+    """Leave the process group of a run that has ended."""
     if torch.distributed.is_initialized():
         PartialState().destroy_process_group()
 
@@ -73,8 +73,8 @@ def keep_memory() -> None:
     """Have the C library keep the memory that tensors on the CPU give back: the next step wants as much again.
 
     By default it returns large tensors and what is free at the top of its heap to the system, which then clears each
-    page anew when it is first touched: a tenth of a step of a small network, a quarter of one on maps. Nothing is done
-    where the C library is not glibc.
+    page anew when it is first touched: a tenth of a step of a small network, a quarter of one on feature maps.
+    Nothing is done where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -139,8 +139,8 @@ class Runtime:
                 functorch.donated_buffer = functorch.enable_autograd_cache = inductor.fx_graph_cache = False
             if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
                 torch._dynamo.disallow_in_graph(nn.functional.interpolate)
-        for each in named:
-            each.module.compile(dynamic=False)
+        for target in named:
+            target.module.compile(dynamic=False)
 
     def inference(self) -> AbstractContextManager[Any]:
         """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""

@@ -28,10 +28,10 @@ def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: NormOrder = 1.0
     He et al., CVPR 2019, section 3.1; checked against yoshitomo-matsubara/torchdistill (KTALoss).
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    ours, theirs = (_scaled(each.flatten(1), q) for each in (student, teacher))
+    ours, target = (_scaled(tensor.flatten(1), q) for tensor in (student, teacher))
     if p == 1:
-        return F.l1_loss(ours, theirs)
-    return torch.linalg.vector_norm(ours - theirs, p, dim=1).mean()
+        return F.l1_loss(ours, target)
+    return torch.linalg.vector_norm(ours - target, p, dim=1).mean()
 
 
 @LOSSES("affinity")
@@ -45,8 +45,8 @@ def affinity(student: Tensor, teacher: Tensor) -> Tensor:
     He et al., CVPR 2019, section 3.2; checked against yoshitomo-matsubara/torchdistill (AffinityLoss).
     """
     student, teacher = same_shape(student, teacher, dim=2)
-    ours, theirs = (_scaled(each.flatten(2), 2.0) for each in (student, teacher))
-    apart, along = (torch.linalg.vector_norm(each, dim=2) for each in (ours - theirs, ours + theirs))
+    ours, target = (_scaled(tensor.flatten(2), 2.0) for tensor in (student, teacher))
+    apart, along = (torch.linalg.vector_norm(tensor, dim=2) for tensor in (ours - target, ours + target))
     return (apart * along).sum(1).mean() / (math.sqrt(2) * ours.shape[2])
 
 

@@ -1,7 +1,8 @@
-"""Losses on the self-attention of text models, from its queries, keys and values or from its maps.
+"""Losses on the self-attention of text models, from its queries, keys and values or from its attention maps.
 
-The maps that models of transformers return are those after dropout, with zeros in them while a model trains, and none
-without eager attention. The projections ``attention.self.query``, ``.key`` and ``.value`` of BERT have neither flaw.
+The attention maps that models of transformers return are those after dropout, with zeros in them while a model trains,
+and none without eager attention. The projections ``attention.self.query``, ``.key`` and ``.value`` of BERT have
+neither flaw.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ def attention_mse(
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 7 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
     """
-    scores = [_scores(name, each, heads) for name, each in (("student", student), ("teacher", teacher))]
+    scores = [_scores(name, tensor, heads) for name, tensor in (("student", student), ("teacher", teacher))]
     _same(scores, student, teacher)
-    ours, theirs = (torch.where(each > MASKED, each, 0.0) for each in scores)
-    squares = (ours - theirs).square()
+    ours, target = (torch.where(score > MASKED, score, 0.0) for score in scores)
+    squares = (ours - target).square()
     if mask is None:
         return squares.mean()
     seen = _seen(mask, squares)
@@ -59,7 +60,7 @@ def attention_kl(
     """MiniLM's and MiniLMv2's losses: KL divergence of the student's attention or relations from the teacher's.
 
     student, teacher: vectors (B, L, H), split into ``heads``, whose relations are softmax(x x / sqrt(H / heads)); or
-    [queries, keys] of (B, L, H) each, whose attention is softmax(q k / sqrt(H / heads)); or maps of attention
+    [queries, keys] of (B, L, H) each, whose attention is softmax(q k / sqrt(H / heads)); or attention maps
     (B, heads, L, L), of probabilities. H may differ. mask (B, L), zero where a position (of padding) is masked
     -> scalar: the mean over heads and the unmasked positions of a sequence, then over the sequences that have any,
     0 where none has. KDError where shapes do not fit.
@@ -68,44 +69,44 @@ def attention_kl(
     keys and of values, in more ``heads`` than there are of attention. Their authors published no code; checked
     against bloomberg/minilmv2.bb.
     """
-    scores = [_logits(name, each, heads) for name, each in (("student", student), ("teacher", teacher))]
+    scores = [_logits(name, tensor, heads) for name, tensor in (("student", student), ("teacher", teacher))]
     _same(scores, student, teacher)
     if mask is None:
-        log_student, log_teacher = (each.log_softmax(-1) for each in scores)
+        log_student, log_teacher = (score.log_softmax(-1) for score in scores)
         return (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()
     seen = _seen(mask, scores[0])
     # Not -inf: a sequence without any position would make NaN.
     hidden = ~seen[:, None, None, :]
     log_student, log_teacher = (
-        each.masked_fill(hidden, torch.finfo(each.dtype).min).log_softmax(-1).masked_fill(hidden, 0.0)
-        for each in scores
+        score.masked_fill(hidden, torch.finfo(score.dtype).min).log_softmax(-1).masked_fill(hidden, 0.0)
+        for score in scores
     )
     soft = log_teacher.exp().masked_fill(hidden, 0.0)
-    each = (soft * (log_teacher - log_student)).sum(-1).mean(1)
+    divergence = (soft * (log_teacher - log_student)).sum(-1).mean(1)
     lengths = seen.sum(1)
-    return (torch.where(seen, each, 0.0).sum(1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+    return (torch.where(seen, divergence, 0.0).sum(1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
 
 
-def _scores(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
+def _scores(name: str, attention: Tensor | list[Tensor], heads: int) -> Tensor:
     """(B, heads, L, L): scores as they are, or those of a pair."""
-    if isinstance(given, Tensor):
-        if given.ndim == 4 and given.shape[2] == given.shape[3]:
-            return as_float32(given)
+    if isinstance(attention, Tensor):
+        if attention.ndim == 4 and attention.shape[2] == attention.shape[3]:
+            return as_float32(attention)
         hint = f"write `{name}: [MODEL....query, MODEL....key]`"
-        raise KDError(f"{name} {shape(given)} must be scores (B, heads, L, L) or two wires", hint=hint, path=name)
-    return _products(name, given, heads)
+        raise KDError(f"{name} {shape(attention)} must be scores (B, heads, L, L) or two wires", hint=hint, path=name)
+    return _products(name, attention, heads)
 
 
-def _logits(name: str, given: Tensor | list[Tensor], heads: int) -> Tensor:
+def _logits(name: str, attention: Tensor | list[Tensor], heads: int) -> Tensor:
     """(B, heads, L, L), whose softmax is the attention or the relation."""
-    if not isinstance(given, Tensor):
-        return _products(name, given, heads)
-    if given.ndim != 4:
-        return _products(name, [given, given], heads)
-    if given.shape[2] != given.shape[3]:
-        raise KDError(f"{name} {shape(given)} must be a map of attention (B, heads, L, L)", path=name)
-    given = as_float32(given)
-    return given.clamp(min=torch.finfo(given.dtype).tiny).log()
+    if not isinstance(attention, Tensor):
+        return _products(name, attention, heads)
+    if attention.ndim != 4:
+        return _products(name, [attention, attention], heads)
+    if attention.shape[2] != attention.shape[3]:
+        raise KDError(f"{name} {shape(attention)} must be an attention map (B, heads, L, L)", path=name)
+    attention = as_float32(attention)
+    return attention.clamp(min=torch.finfo(attention.dtype).tiny).log()
 
 
 def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
@@ -119,7 +120,7 @@ def _products(name: str, pair: list[Tensor], heads: int) -> Tensor:
             f"{name} {_shapes(pair)} cannot be split into {heads} heads: the width {width} is not a multiple of that",
             path=name,
         )
-    queries, keys = (as_float32(each).unflatten(2, (heads, width // heads)).transpose(1, 2) for each in pair)
+    queries, keys = (as_float32(tensor).unflatten(2, (heads, width // heads)).transpose(1, 2) for tensor in pair)
     return queries @ keys.mT / math.sqrt(width // heads)
 
 
@@ -140,10 +141,10 @@ def _seen(mask: Tensor, scores: Tensor) -> Tensor:
     return mask != 0
 
 
-def _shapes(given: Tensor | list[Tensor]) -> str:
+def _shapes(attention: Tensor | list[Tensor]) -> str:
     """``(2, 3)`` or ``[(2, 3), (2, 3)]``; a pair of one tensor is that tensor."""
-    if isinstance(given, Tensor):
-        return shape(given)
-    if len(given) == 2 and given[0] is given[1]:
-        return shape(given[0])
-    return f"[{', '.join(map(shape, given))}]"
+    if isinstance(attention, Tensor):
+        return shape(attention)
+    if len(attention) == 2 and attention[0] is attention[1]:
+        return shape(attention[0])
+    return f"[{', '.join(map(shape, attention))}]"

@@ -81,7 +81,7 @@ class CRD(nn.Module):
             self._scores(teacher, self.student_memory, rows),
         )
         log_z = self.log_z if self.passes else self._normalisers(scores)
-        loss = sum(self._estimation(each - z) for each, z in zip(scores, log_z, strict=True))
+        loss = sum(self._estimation(score - z) for score, z in zip(scores, log_z, strict=True))
         if self.training:
             self.log_z.copy_(log_z)
             self.passes += 1
@@ -99,8 +99,8 @@ class CRD(nn.Module):
     @torch.no_grad()
     def _normalisers(self, scores: tuple[Tensor, Tensor]) -> Tensor:
         """(2,) logarithms of Z: the mean exponential of the first pass's scores times the number of samples."""
-        shares = (math.log(self.rows.candidates / each.numel()) for each in scores)
-        return torch.stack([each.flatten().logsumexp(0) + share for each, share in zip(scores, shares, strict=True)])
+        shares = (math.log(self.rows.candidates / score.numel()) for score in scores)
+        return torch.stack([score.flatten().logsumexp(0) + share for score, share in zip(scores, shares, strict=True)])
 
     def _estimation(self, log_p: Tensor) -> Tensor:
         """The loss of (B, 1 + K) log probabilities, the positive's first (eq. 18, with the authors' 1e-7)."""

@@ -45,10 +45,10 @@ def dist(
     counts = student.new_ones(positions).bool() if mask is None else valid_mask(mask, student, 1)
     counts = counts.reshape(len(student), 1, -1)
     total = counts.sum().clamp(min=1)
-    soft = [(each / temperature).softmax(1).reshape(*student.shape[:2], -1) for each in (student, teacher)]
-    inter = 1 - _cosine([each - each.mean(1, keepdim=True) for each in soft], 1)
-    means = [torch.where(counts, each, 0.0).sum(ALL, keepdim=True) / total for each in soft]
-    centred = [torch.where(counts, each - mean, 0.0) for each, mean in zip(soft, means, strict=True)]
+    soft = [(logits / temperature).softmax(1).reshape(*student.shape[:2], -1) for logits in (student, teacher)]
+    inter = 1 - _cosine([probs - probs.mean(1, keepdim=True) for probs in soft], 1)
+    means = [torch.where(counts, probs, 0.0).sum(ALL, keepdim=True) / total for probs in soft]
+    centred = [torch.where(counts, probs - mean, 0.0) for probs, mean in zip(soft, means, strict=True)]
     intra = torch.where(counts.any(), 1 - _cosine(centred, ALL), 0.0)
     loss = beta * torch.where(counts[:, 0], inter, 0.0).sum() / total + gamma * intra.mean()
     return loss * temperature**2

@@ -12,7 +12,7 @@ from kd_core.losses.registry import LOSSES, over_batch
 from kd_core.ranges import PositiveFloat
 
 POOL, POOL_FROM = 4, 256
-"""As in the authors' code: maps of at least 256 x 256 are averaged over 4 x 4 places first."""
+"""As in the authors' code: feature maps of at least 256 x 256 are averaged over 4 x 4 places first."""
 BLOCK = 2**21
 """The most similarities held at a time, 8 MiB in float32; in the passes about ten such tensors."""
 
@@ -29,7 +29,7 @@ def cirkd_minibatch(student: Tensor, teacher: Tensor, *, temperature: PositiveFl
     by the squared temperature. KDError where shapes differ in more than C, or the temperature is not above 0.
     Yang et al., CIRKD, CVPR 2022 (arXiv 2204.06986); checked against winycg/CIRKD.
     """
-    student, teacher = (_pixels(each) for each in same_places(student, teacher))
+    student, teacher = (_pixels(tensor) for tensor in same_places(student, teacher))
     rows, keys = (student.flatten(0, 1), teacher.flatten(0, 1)), (student, teacher)
     return similarity_kl(rows, keys, temperature=temperature).mean()
 
@@ -48,7 +48,7 @@ def similarity_kl(rows: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], *, t
     At most BLOCK similarities, or those of one row, are held at a time; the backward pass computes them again.
     """
     groups, size, _ = keys[0].shape
-    blocks = (each.split(max(1, BLOCK // (groups * size))) for each in rows)
+    blocks = (row.split(max(1, BLOCK // (groups * size))) for row in rows)
     return torch.cat(
         [
             checkpoint(_divergence, *block, *keys, temperature, use_reentrant=False, preserve_rng_state=False)

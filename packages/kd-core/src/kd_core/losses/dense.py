@@ -1,4 +1,4 @@
-"""Losses on maps, position by position: for segmentation, detection and other dense outputs."""
+"""Losses on feature maps, position by position: for segmentation, detection and other dense outputs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def cwd(
     """
     student, teacher = same_shape(student, teacher, dim=1)
     if student.shape[2:].numel() < 2:
-        raise KDError(f"cwd compares the positions of maps (B, C, H, W), and student {shape(student)} has one")
+        raise KDError(f"cwd compares the positions of feature maps (B, C, H, W), and student {shape(student)} has one")
     counts = None if mask is None else valid_mask(mask, student, 1)
-    ours, theirs = (_over_positions(each / temperature, counts) for each in (student, teacher))
+    ours, target = (_over_positions(tensor / temperature, counts) for tensor in (student, teacher))
     kl = divergence == "kl"
-    apart = (theirs.exp() * (theirs - ours)).sum() if kl else (ours.exp() - theirs.exp()).square().sum()
+    apart = (target.exp() * (target - ours)).sum() if kl else (ours.exp() - target.exp()).square().sum()
     samples = len(student) if counts is None else counts.flatten(1).any(1).sum().clamp(min=1)
     return apart / samples / student.shape[1] * temperature**2
 
@@ -77,14 +77,14 @@ def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: Fraction = 0.5, nor
     patch = (int(student.shape[2] * scale), int(student.shape[3] * scale))
     if 0 in patch:
         raise KDError(f"patches of scale {scale} of student {shape(student)} are empty", hint="take a larger scale")
-    ours, theirs = (_nodes(as_float32(each), patch, norm_gradient=norm_gradient) for each in (student, teacher))
+    ours, target = (_nodes(as_float32(tensor), patch, norm_gradient=norm_gradient) for tensor in (student, teacher))
     nodes = ours.shape[2]
     step = max(PAIRS // nodes, 1)
     if step >= nodes:
-        return _apart(ours, theirs, 0, nodes) / (len(ours) * nodes**2)
+        return _apart(ours, target, 0, nodes) / (len(ours) * nodes**2)
     # What a part of the rows needs for its gradient is computed again then, not kept.
     parts = [
-        checkpoint(_apart, ours, theirs, start, start + step, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_apart, ours, target, start, start + step, use_reentrant=False, preserve_rng_state=False)
         for start in range(0, nodes, step)
     ]
     return torch.stack(parts).sum() / (len(ours) * nodes**2)
@@ -99,5 +99,5 @@ def _nodes(maps: Tensor, patch: tuple[int, int], *, norm_gradient: bool) -> Tens
 
 def _apart(student: Tensor, teacher: Tensor, start: int, end: int) -> Tensor:
     """The squared differences of the similarities of nodes ``start`` to ``end`` with all nodes, added up."""
-    ours, theirs = (each[..., start:end].mT @ each for each in (student, teacher))
-    return (ours - theirs).square().sum()
+    ours, target = (tensor[..., start:end].mT @ tensor for tensor in (student, teacher))
+    return (ours - target).square().sum()

@@ -50,13 +50,13 @@ def jensen_shannon(
     """
     log_student, log_teacher = _log_softened(student, teacher, temperature, dim)
     if beta == 0:
-        each = _divergence(log_teacher, log_student, dim)
+        divergence = _divergence(log_teacher, log_student, dim)
     elif beta == 1:
-        each = _divergence(log_student, log_teacher, dim)
+        divergence = _divergence(log_student, log_teacher, dim)
     else:
         mixture = torch.logaddexp(log_teacher + math.log(beta), log_student + math.log1p(-beta))
-        each = beta * _divergence(log_teacher, mixture, dim) + (1 - beta) * _divergence(log_student, mixture, dim)
-    return _mean(each, mask, student, dim)
+        divergence = beta * _divergence(log_teacher, mixture, dim) + (1 - beta) * _divergence(log_student, mixture, dim)
+    return _mean(divergence, mask, student, dim)
 
 
 @LOSSES("total_variation")
@@ -105,9 +105,9 @@ def _divergence(log_p: Tensor, log_q: Tensor, dim: int) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim)
 
 
-def _mean(each: Tensor, mask: Tensor | None, student: Tensor, dim: int) -> Tensor:
+def _mean(values: Tensor, mask: Tensor | None, student: Tensor, dim: int) -> Tensor:
     """The mean of the unmasked elements."""
     if mask is None:
-        return each.mean()
+        return values.mean()
     counts = valid_mask(mask, student, dim)
-    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
+    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)

@@ -19,5 +19,5 @@ def factor_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 1.0)
     Kim et al., NeurIPS 2018, section 3.2 (arXiv 1802.04977); at p = 1 checked against
     Jangho-Kim/Factor-Transfer-pytorch.
     """
-    student, teacher = (F.normalize(each.flatten(1)) for each in same_shape(student, teacher, dim=1))
+    student, teacher = (F.normalize(tensor.flatten(1)) for tensor in same_shape(student, teacher, dim=1))
     return F.l1_loss(student, teacher) if p == 1 else (student - teacher).abs().pow(p).mean()

@@ -45,19 +45,19 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: PositiveFloat = 1.0) ->
 def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim: int = -1) -> Tensor:
     """One minus the cosine of the angle between the student's vectors and the teacher's.
 
-    student, teacher of one shape, their vectors along ``dim`` (-1: hidden states (B, L, D); 1: maps (B, D, H, W));
-    mask in that shape without ``dim``, zero where a vector (of padding) is masked -> scalar in [0, 2], the mean
-    over the unmasked vectors, 0 where all are masked. KDError where shapes do not fit.
+    student, teacher of one shape, their vectors along ``dim`` (-1: hidden states (B, L, D); 1: feature maps
+    (B, D, H, W)); mask in that shape without ``dim``, zero where a vector (of padding) is masked -> scalar in
+    [0, 2], the mean over the unmasked vectors, 0 where all are masked. KDError where shapes do not fit.
     Sanh et al., DistilBERT, 2019, section 2 (arXiv 1910.01108); checked against its authors'
     huggingface/transformers-research-projects.
     """
     student, teacher = same_shape(student, teacher, dim=dim)
     counts = None if mask is None else valid_mask(mask, student, dim).flatten()
-    student, teacher = (each.movedim(dim, -1).reshape(-1, each.shape[dim]) for each in (student, teacher))
-    each = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
+    student, teacher = (tensor.movedim(dim, -1).reshape(-1, tensor.shape[dim]) for tensor in (student, teacher))
+    distances = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
     if counts is None:
-        return each.mean()
-    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
+        return distances.mean()
+    return torch.where(counts, distances, 0.0).sum() / counts.sum().clamp(min=1)
 
 
 @LOSSES("hint")

@@ -41,7 +41,7 @@ def patience(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> 
 
 def _layers(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """The layers that are compared."""
-    students, teachers = ([each] if isinstance(each, Tensor) else each for each in (student, teacher))
+    students, teachers = ([tensor] if isinstance(tensor, Tensor) else tensor for tensor in (student, teacher))
     if len(students) != len(teachers) or not students:
         raise KDError(
             f"student has {len(students)} layers and teacher {len(teachers)}: they are compared one to one",
@@ -55,13 +55,13 @@ def _mean_square(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tenso
     if mask is None:
         return F.mse_loss(student, teacher)
     counts = valid_mask(mask, student, -1)
-    each = F.mse_loss(student, teacher, reduction="none").mean(-1)
-    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
+    errors = F.mse_loss(student, teacher, reduction="none").mean(-1)
+    return torch.where(counts, errors, 0.0).sum() / counts.sum().clamp(min=1)
 
 
 def _patience(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (as_float32(each[:, 0] if each.ndim == 3 else each) for each in (student, teacher))
-    if ours.ndim != 2 or ours.shape != theirs.shape:
+    ours, target = (as_float32(tensor[:, 0] if tensor.ndim == 3 else tensor) for tensor in (student, teacher))
+    if ours.ndim != 2 or ours.shape != target.shape:
         rule = "must be states (B, L, H) or (B, H) with the same B and H"
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
-    return F.mse_loss(F.normalize(ours), F.normalize(theirs))
+    return F.mse_loss(F.normalize(ours), F.normalize(target))

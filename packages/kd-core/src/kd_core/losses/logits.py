@@ -82,8 +82,8 @@ def kd(
         divergence = F.kl_div(log_student, soft, reduction="sum")
         return divergence / (student.numel() // student.shape[dim]) * temperature**2
     counts = valid_mask(mask, student, dim)
-    each = F.kl_div(log_student, soft, reduction="none").sum(dim)
-    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1) * temperature**2
+    values = F.kl_div(log_student, soft, reduction="none").sum(dim)
+    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1) * temperature**2
 
 
 @LOSSES("multilabel_kd")

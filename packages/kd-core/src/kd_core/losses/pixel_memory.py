@@ -79,7 +79,7 @@ class PixelMemory(nn.Module):
             hint = "write the teacher's channels as `dim:`; adapters `projector` bring the student's to them"
             raise KDError(f"student {shape(student)} must be features (B, {self.dim}, H, W)", hint=hint, path="student")
         members = membership(labels_at(target, student), self.num_classes)
-        student, teacher = (F.normalize(each, dim=1).flatten(2).mT for each in (student, teacher))
+        student, teacher = (F.normalize(tensor, dim=1).flatten(2).mT for tensor in (student, teacher))
         counts = members.any(1).flatten()
         pixels = self.pixels[:, self.slots(PIXELS, self.pixels.shape[1])[: self.pixel_slots]]
         regions = self.regions[:, self.slots(REGIONS, self.regions.shape[1])[: self.region_slots]]
@@ -94,8 +94,8 @@ class PixelMemory(nn.Module):
         """The loss of (B, N, dim) pixels, of which ``counts`` (B x N,) count, with a memory (num_classes, M, dim)."""
         keys = memory.to(student.dtype).flatten(0, 1)[None]
         rows = student.flatten(0, 1), teacher.flatten(0, 1)
-        each = similarity_kl(rows, (keys, keys), temperature=self.temperature * self.kd_temperature)
-        return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1) * self.kd_temperature**2
+        divergence = similarity_kl(rows, (keys, keys), temperature=self.temperature * self.kd_temperature)
+        return torch.where(counts, divergence, 0.0).sum() / counts.sum().clamp(min=1) * self.kd_temperature**2
 
     def slots(self, key: int, size: int) -> Tensor:
         """(size,) the slots of a memory in the random order of this pass."""
@@ -114,8 +114,8 @@ class PixelMemory(nn.Module):
         bits = random_bits(self.seed + self.passes, torch.arange(images, device=members.device), pixels)
         order = (labels * 2**31 + bits).argsort(dim=1, stable=True)
         first = (sizes.cumsum(1) - sizes)[..., None]
-        places = (first + torch.arange(self.update, device=members.device)).clamp(max=pixels - 1)
-        return order.gather(1, places.flatten(1)).view_as(places)
+        ranks = (first + torch.arange(self.update, device=members.device)).clamp(max=pixels - 1)
+        return order.gather(1, ranks.flatten(1)).view_as(ranks)
 
     @torch.no_grad()
     def remember(self, teacher: Tensor, members: Tensor) -> None:
@@ -135,17 +135,17 @@ class PixelMemory(nn.Module):
         self.passes = state
 
 
-def push(memory: Tensor, places: Tensor, rows: Tensor, counts: Tensor) -> None:
+def push(memory: Tensor, cursors: Tensor, rows: Tensor, counts: Tensor) -> None:
     """Write the first ``counts`` (K,) of rows (K, V, dim) into ``memory`` (K, size, dim) from ``places`` (K,) on.
 
     Both are changed in place. As the authors do, rows that would reach the end are written to the last slots, and the
     next ones to the first.
     """
     size, most = memory.shape[1], rows.shape[1]
-    ends = places + counts >= size
-    start = torch.where(ends, size - counts, places)
+    ends = cursors + counts >= size
+    start = torch.where(ends, size - counts, cursors)
     step = torch.arange(most, device=memory.device)
     slots = ((start[:, None] + step) % size)[..., None].expand(-1, -1, memory.shape[2])
     fresh = (step < counts[:, None])[..., None]
     memory.scatter_(1, slots, torch.where(fresh, rows.to(memory.dtype), memory.gather(1, slots)))
-    places.copy_(torch.where(ends, 0, places + counts))
+    cursors.copy_(torch.where(ends, 0, cursors + counts))

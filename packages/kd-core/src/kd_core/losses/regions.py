@@ -42,7 +42,7 @@ def _variation(features: Tensor, members: Tensor) -> Tensor:
 
 
 def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in full precision. KDError where they are no maps (B, C, H, W), or differ in more than C."""
+    """Both in full precision. KDError where they are not feature maps (B, C, H, W), or differ in more than C."""
     if student.ndim != 4 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         raise KDError(
             f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C",

@@ -12,7 +12,7 @@ from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
 from kd_core.signatures import FROM_INPUTS, is_open, is_value, over_batch, parameters, refuse, values_of
 
-__all__ = ["LOSSES", "Loss", "LossSignature", "check", "loss_signature", "over_batch"]
+__all__ = ["LOSSES", "Loss", "LossSignature", "loss_signature", "over_batch", "validate_loss"]
 
 Loss = Callable[..., Tensor] | type[nn.Module]
 """A function of tensors that returns a scalar, or an ``nn.Module`` class where there are parameters or state.
@@ -49,8 +49,8 @@ def loss_signature(loss: object) -> LossSignature:
         return _from(loss, parameters(loss.forward, bound=True), list(values))
     if not callable(loss) or inspect.isclass(loss):
         raise KDError(f"{owner_of(loss)} is neither a function nor an nn.Module")
-    found = parameters(loss)
-    return _from(loss, [p for p in found if not is_value(p)], [p for p in found if is_value(p)])
+    declared = parameters(loss)
+    return _from(loss, [p for p in declared if not is_value(p)], [p for p in declared if is_value(p)])
 
 
 def _from(loss: object, wires: list[inspect.Parameter], values: list[inspect.Parameter]) -> LossSignature:
@@ -64,7 +64,7 @@ def _from(loss: object, wires: list[inspect.Parameter], values: list[inspect.Par
     )
 
 
-def check(name: str, loss: Loss) -> None:
+def validate_loss(name: str, loss: Loss) -> None:
     """KDError where ``loss`` cannot be named in a config. Called by every registration."""
     if not inspect.isclass(loss):
         refuse("loss", name, loss, parameters(loss))
@@ -88,4 +88,4 @@ def _check_class(name: str, loss: type[nn.Module]) -> None:
         raise KDError(f"loss {name!r}, {owner_of(loss)}, cannot be registered: {rule}: {', '.join(wrong)}")
 
 
-LOSSES: Registry[Loss] = Registry("loss", "kd.losses", check)
+LOSSES: Registry[Loss] = Registry("loss", "kd.losses", validate_loss)

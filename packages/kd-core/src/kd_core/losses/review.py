@@ -10,22 +10,22 @@ from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape
 
 POOLED = (4, 2, 1)
-"""Heights and widths to which maps are pooled; each counts half as much as the one before."""
+"""Heights and widths to which feature maps are pooled; each counts half as much as the one before."""
 
 
 @LOSSES("hierarchical_context")
 def hierarchical_context(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> Tensor:
-    """Mean squared difference of maps as they are and pooled to 4x4, 2x2 and 1x1, weighted 1, 1/2, 1/4, 1/8.
+    """Mean squared difference of feature maps as they are and pooled to 4x4, 2x2 and 1x1, weighted 1, 1/2, 1/4, 1/8.
 
-    student, teacher: maps (B, C, H, W), of one shape where they are compared, or lists of as many -> scalar, the
-    weighted mean of the mean squared differences, summed over the lists. What is no larger than a pooled size is not
-    pooled to it. KDError where shapes or the numbers of maps differ.
+    student, teacher: feature maps (B, C, H, W), of one shape where they are compared, or lists of as many -> scalar,
+    the weighted mean of the mean squared differences, summed over the lists. What is no larger than a pooled size
+    is not pooled to it. KDError where shapes or the numbers of feature maps differ.
     Chen et al., CVPR 2021, section 3.3 (arXiv 2104.09044); checked against dvlab-research/ReviewKD.
     """
-    students, teachers = ([each] if isinstance(each, Tensor) else each for each in (student, teacher))
+    students, teachers = ([tensor] if isinstance(tensor, Tensor) else tensor for tensor in (student, teacher))
     if len(students) != len(teachers):
         raise KDError(
-            f"student has {len(students)} maps and teacher {len(teachers)}: they are compared one to one",
+            f"student has {len(students)} feature maps and teacher {len(teachers)}: they are compared one to one",
             path="student",
         )
     levels = [_level(*pair) for pair in zip(students, teachers, strict=True)]

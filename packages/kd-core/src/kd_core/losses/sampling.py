@@ -50,9 +50,9 @@ class ContrastRows(nn.Module):
     def forward(self, index: Tensor, seed: Tensor) -> Tensor:
         """``index`` (B,) the samples' rows, ``seed`` an integer -> (B, 1 + negatives) rows."""
         labels = self.labels[index]
-        labelled, known = labels >= 0, labels.clamp(min=0)
-        sizes = torch.where(labelled, self.sizes[known], 0)[:, None]
-        starts = torch.where(labelled, self.starts[known], 0)[:, None]
+        labelled, classes = labels >= 0, labels.clamp(min=0)
+        sizes = torch.where(labelled, self.sizes[classes], 0)[:, None]
+        starts = torch.where(labelled, self.starts[classes], 0)[:, None]
         bits = random_bits(seed, index, 1 + self.negatives)
         drawn = below(bits, self.candidates - sizes)
         rows = self.order[drawn.add_(sizes * (drawn >= starts))]

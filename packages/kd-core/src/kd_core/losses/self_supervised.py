@@ -30,9 +30,9 @@ def view_contrast(input: Tensor, index: Tensor, view: Tensor) -> Tensor:
     where shapes do not fit. SSKD's first stage trains the teacher's projection head on it.
     """
     rows, index, view = _rows("input", input, index, view)
-    own = _own(index, view)
-    each = F.cross_entropy(_similarity(rows, view), own, reduction="none")
-    return _mean(each, view != 0)
+    targets = _own(index, view)
+    entropies = F.cross_entropy(_similarity(rows, view), targets, reduction="none")
+    return _mean(entropies, view != 0)
 
 
 @LOSSES("self_supervised_kd")
@@ -89,7 +89,7 @@ def _rows(name: str, rows: Tensor, index: Tensor, view: Tensor) -> tuple[Tensor,
     """``rows`` as (B, D) in full precision, with the checked index and view."""
     if rows.ndim < 2:
         raise KDError(f"{name} {shape(rows)} must be (B, ...), one row a view", path=name)
-    index, view = (_of_each_row(*each, rows, name) for each in (("index", index), ("view", view)))
+    index, view = (_of_each_row(*pair, rows, name) for pair in (("index", index), ("view", view)))
     return as_float32(rows).flatten(1), index, view
 
 
@@ -135,6 +135,6 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.kl_div(F.log_softmax(student / temperature, 1), soft, reduction="none").sum(1) * temperature**2
 
 
-def _mean(each: Tensor, counts: Tensor) -> Tensor:
+def _mean(values: Tensor, counts: Tensor) -> Tensor:
     """The mean of the unmasked elements, 0 where all are masked."""
-    return torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
+    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)

@@ -25,14 +25,14 @@ def describe_model(spec: ModelSpec, wants: BaseModel, dataset: str | None, info:
         spec = described(Path(spec.run)).model_copy(update={"edit": [*described(Path(spec.run)).edit, *spec.edit]})
     if spec.hub is not None:  # the student's own folder, where this description lies
         return dump({"hub": ".", **_rest(spec, wants)})
-    found: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(spec, dataset, info)
-    return dump({**found, **_rest(spec, wants)})
+    source: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(spec, dataset, info)
+    return dump({**source, **_rest(spec, wants)})
 
 
 def _rest(spec: ModelSpec, wants: BaseModel) -> dict[str, Any]:
     """What a model takes, and its edits."""
-    given = {key: value for key, value in wants.model_dump().items() if value is not None}
-    return {**({"input": given} if given else {}), **({"edit": spec.edit} if spec.edit else {})}
+    input_fields = {key: value for key, value in wants.model_dump().items() if value is not None}
+    return {**({"input": input_fields} if input_fields else {}), **({"edit": spec.edit} if spec.edit else {})}
 
 
 def _architecture(spec: ModelSpec, dataset: str | None, info: DatasetInfo) -> dict[str, Any]:

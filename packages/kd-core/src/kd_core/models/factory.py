@@ -74,13 +74,13 @@ class ModelSource:
 
     def _from_hub(self, name: str, spec: ModelSpec) -> nn.Module:
         """The hub's model with the hub's weights, unless the spec names others or none."""
-        given = "weights" in spec.model_fields_set and spec.weights != "auto"
+        explicit = "weights" in spec.model_fields_set and spec.weights != "auto"
         fresh = spec.new_head or spec.trainable or (name == STUDENT and not self.finished)
-        if given and spec.weights is not None and "layers" in spec.extra:
+        if explicit and spec.weights is not None and "layers" in spec.extra:
             hint = "`hub:` with a folder in the hub's format, or `run:`"
             raise KDError("those of a weight file cannot be chosen", hint=hint, path="layers")
-        model = self._hub_model(spec, weights=not given, new_head=fresh)
-        if given and not self.structure:
+        model = self._hub_model(spec, weights=not explicit, new_head=fresh)
+        if explicit and not self.structure:
             self._load(name, spec, model)
         elif not self.structure:
             self.log(f"models.{name}: weights from {spec.hub}")
@@ -116,26 +116,26 @@ class ModelSource:
         except KDError as error:
             file = folder / "student" / "model.yaml"
             raise ConfigError(
-                ConfigProblem(f"{file}: {each.message}", self.path, hint=each.hint) for each in error.problems
+                ConfigProblem(f"{file}: {problem.message}", self.path, hint=problem.hint) for problem in error.problems
             ) from None
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""
         from kd_core.models.weights import load_state, read_state
 
-        place = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
+        at = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
         try:
-            if (found := self._weights(spec)) is not None:
-                path, source = found
+            if (resolved := self._weights(spec)) is not None:
+                path, source = resolved
                 self.log(f"models.{name}: weights from {source}")
                 load_state(model, read_state(path), source, new_head=spec.new_head)
         except KDError as error:
-            raise error.at(place) from None
+            raise error.at(at) from None
 
     def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
         """The weight file and its name in messages, None for weights the constructor gave or random ones."""
-        given = "weights" in spec.model_fields_set
-        if given and spec.weights is None:
+        explicit = "weights" in spec.model_fields_set
+        if explicit and spec.weights is None:
             return None
         if spec.weights not in (None, "auto"):
             assert spec.weights is not None
@@ -146,7 +146,7 @@ class ModelSource:
         if spec.run is not None:
             path = Path(spec.run) / "student" / "model.safetensors"
             return path, str(path)
-        if given:
+        if explicit:
             hint = "write `zoo: NAME`, a path or a URL"
             raise KDError("there are no published weights", hint=hint)
         return None
@@ -163,23 +163,23 @@ def from_hub(spec: ModelSpec) -> ModelSpec:
     if spec.run is None:
         return spec
     folder = Path(spec.run)
-    found = described(folder)
-    if found.hub is None or found.edit:  # one that was edited is no model that the hub knows
+    saved = described(folder)
+    if saved.hub is None or saved.edit:  # one that was edited is no model that the hub knows
         return spec
-    return spec.model_copy(update={"hub": found.hub, "run": None, "input": {**found.input, **spec.input}})
+    return spec.model_copy(update={"hub": saved.hub, "run": None, "input": {**saved.input, **spec.input}})
 
 
 def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:
     """The files of a model that training would not find."""
-    found = []
+    problems = []
     if spec.weights not in (None, "auto") and "://" not in str(spec.weights) and not local(str(spec.weights)).is_file():
-        found.append(ConfigProblem(f"there is no weight file {spec.weights}", f"models.{name}.weights"))
+        problems.append(ConfigProblem(f"there is no weight file {spec.weights}", f"models.{name}.weights"))
     if spec.run is not None:
         try:
             described(Path(spec.run))
         except KDError as error:
-            found += error.at("models", name, "run").problems
-    return found
+            problems += error.at("models", name, "run").problems
+    return problems
 
 
 def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
@@ -187,20 +187,20 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
     from kd_core.config import Call
 
     if isinstance(value, list):
-        return [without_weights(each, policy, done) for each in value]
+        return [without_weights(item, policy, done) for item in value]
     if isinstance(value, dict):
-        return {key: without_weights(each, policy, done) for key, each in value.items()}
+        return {key: without_weights(item, policy, done) for key, item in value.items()}
     if not isinstance(value, Call):
         return value
     if id(value) not in done:
         with suppress(TypeError, ValueError):  # a callable that has no readable signature
             takes = read_signature(policy.locate(value.target)).parameters
-            given = {key: each for key, each in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
+            kwargs = {key: item for key, item in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
             off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
             done[id(value)] = replace(
                 value,
                 args=without_weights(value.args, policy, done),
-                kwargs={**without_weights(given, policy, done), **off},
+                kwargs={**without_weights(kwargs, policy, done), **off},
             )
     return done.get(id(value), value)
 

@@ -67,7 +67,7 @@ BACKBONE_WEIGHTS = ("weights", "weights_backbone", "pretrained")
 
 def find_card(name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
     """The zoo and card of published weights; KDError with the data sets that have some, or the nearest name."""
-    return card_among([ZOOS.get(each) for each in ZOOS.names()], name, dataset)
+    return card_among([ZOOS.get(zoo_name) for zoo_name in ZOOS.names()], name, dataset)
 
 
 def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo, WeightCard]:
@@ -76,14 +76,14 @@ def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo
         card = zoo.card(name, dataset)
         if card is not None:
             return zoo, card
-    if others := [each for zoo in zoos for each in zoo.datasets(name)]:
+    if others := [dataset_name for zoo in zoos for dataset_name in zoo.datasets(name)]:
         here = f" for {dataset}" if dataset else ""
         raise KDError(
             f"no weights {name!r} were published{here}, only for {' and '.join(others)}",
             hint=f"`arch:` has the model without weights; {others[0]}-{name} is the name of these on any data",
         )
-    known = [each for zoo in zoos for each in zoo.names()]
-    raise KDError(f"no weights {name!r} were published for any data set", hint=did_you_mean(name, known))
+    names = [card_name for zoo in zoos for card_name in zoo.names()]
+    raise KDError(f"no weights {name!r} were published for any data set", hint=did_you_mean(name, names))
 
 
 def builder_of(card: WeightCard) -> Callable[..., nn.Module]:

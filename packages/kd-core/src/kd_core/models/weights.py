@@ -66,28 +66,30 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     nothing but the number of outputs differs, as in the classifiers of a model that goes to other classes. Weights
     whose keys begin with one of the model's ``spare_weights`` may be there for a part that it was built without.
     """
-    own = model.state_dict()
-    lazy = {key for key, value in own.items() if is_lazy(value)}  # of any shape
+    expected = model.state_dict()
+    lazy = {key for key, value in expected.items() if is_lazy(value)}  # of any shape
     wrong = {
-        key: f"has shape {tuple(state[key].shape)}, the model {tuple(own[key].shape)}"
-        for key in own
-        if key in state and key not in lazy and state[key].shape != own[key].shape
+        key: f"has shape {tuple(state[key].shape)}, the model {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and key not in lazy and state[key].shape != expected[key].shape
     }
-    wrong |= {key: "is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")}
+    wrong |= {key: "is missing" for key in expected if key not in state and not key.endswith("num_batches_tracked")}
     spare: tuple[str, ...] = getattr(model, "spare_weights", ())
-    unknown = [key for key in state if key not in own and not key.startswith(spare)]
+    unknown = [key for key in state if key not in expected and not key.startswith(spare)]
     if new_head:
         heads = {key.rpartition(".")[0] for key in wrong}
         unknown = [key for key in unknown if key.rpartition(".")[0] not in heads]
-        resized = all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in wrong)
+        resized = all(key in state and state[key].shape[1:] == expected[key].shape[1:] for key in wrong)
         if (len(heads) == 1 or resized) and not unknown:
             wrong = {}
     if wrong or unknown:
-        lines = [f"{key} {what}" for key, what in wrong.items()] + [f"{key} is not in the model" for key in unknown]
+        lines = [f"{key} {reason}" for key, reason in wrong.items()] + [f"{key} is not in the model" for key in unknown]
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
         hint = None if new_head else "`new_head: true` keeps a freshly initialised last layer"
         raise KDError(f"{source} does not fit {type(model).__name__}: {shown}", hint=hint)
     fitting = {
-        key: value for key, value in state.items() if key in lazy or (key in own and value.shape == own[key].shape)
+        key: value
+        for key, value in state.items()
+        if key in lazy or (key in expected and value.shape == expected[key].shape)
     }
     model.load_state_dict(fitting, strict=False)

@@ -16,7 +16,7 @@ from kd_core.adapters import ADAPTERS
 from kd_core.config import Builder, Call, Get, Lazy, Policy, RunValue, Text
 from kd_core.config.schedules import Ramp, Schedule, Staircase, parse_schedule
 from kd_core.config.schema import AdapterSpec, Path, TermSpec, as_list
-from kd_core.config.validation import Validator, describe, wanted_of
+from kd_core.config.validation import Validator, show_value, wanted_of
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses import LOSSES, LossSignature, loss_signature
@@ -63,12 +63,12 @@ class WireBinder:
                 return True
             self.validator.report(path, f"{value.target} is not a {KINDS[kind]}")
         elif isinstance(value, (Get, RunValue, Text)):
-            self.validator.report(path, f"{describe(value)} is not a {KINDS[kind]}", "write !call:dotted.path {}")
+            self.validator.report(path, f"{show_value(value)} is not a {KINDS[kind]}", "write !call:dotted.path {}")
         else:
             return True  # only building would tell
         return False
 
-    def name(self, name: str, path: Path, what: str, reserved: Sequence[str] = ()) -> bool:
+    def name(self, name: str, path: Path, subject: str, reserved: Sequence[str] = ()) -> bool:
         """Whether a key can name a model, an adapter or a term."""
         if name in reserved:
             why = f"the words {', '.join(reserved)} are taken"
@@ -78,7 +78,7 @@ class WireBinder:
             why = "a name is letters, digits and _, and begins with no digit"
         else:
             return True
-        self.validator.report(path, f"{name!r} cannot name {what}: {why}", key=True)
+        self.validator.report(path, f"{name!r} cannot name {subject}: {why}", key=True)
         return False
 
     def wire(self, text: str, path: Path) -> Wire | None:
@@ -90,20 +90,20 @@ class WireBinder:
             return None
 
     def parameters(
-        self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, known: Sequence[str]
+        self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, extra_keys: Sequence[str]
     ) -> None:
         """Check values against the hyperparameters of a registered thing; ``known`` are the piece's other keys."""
         takes = values_of(function)
-        open_ended = any(is_open(each) for each in parameters(function))
+        open_ended = any(is_open(parameter) for parameter in parameters(function))
         for key, value in values.items():
             if key not in takes:
-                if open_ended and key not in known:
+                if open_ended and key not in extra_keys:
                     continue  # **kwargs: only building would tell
-                self.validator.unknown_key((*path, key), f"{title} has no parameter {key!r}", [*takes, *known])
+                self.validator.unknown_key((*path, key), f"{title} has no parameter {key!r}", [*takes, *extra_keys])
             elif isinstance(value, Lazy):
                 self.calls(value, (*path, key))
             elif isinstance(value, (Ramp, Staircase)):
-                all(self._value(takes[key], number, (*path, key, *place)) for place, number in value.numbers())
+                all(self._value(takes[key], number, (*path, key, *index)) for index, number in value.numbers())
             else:
                 self._value(takes[key], value, (*path, key))
         for key, parameter in takes.items():
@@ -115,7 +115,7 @@ class WireBinder:
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
             return True  # written for type checkers only
         if isinstance(value, float) and not math.isfinite(value):
-            self.validator.report(path, f"must be a finite number, not {describe(value)}")
+            self.validator.report(path, f"must be a finite number, not {show_value(value)}")
             return False
         try:
             TypeAdapter(parameter.annotation).validate_python(value, strict=True)
@@ -123,9 +123,9 @@ class WireBinder:
             faults = error.errors(include_url=False)
             limits = range_of(parameter.annotation)
             if limits is not None and all(fault["type"] in RANGE_ERRORS for fault in faults):
-                self.validator.report(path, f"must be {limits}, not {describe(value)}", limits.hint(value))
+                self.validator.report(path, f"must be {limits}, not {show_value(value)}", limits.hint(value))
             else:
-                self.validator.report(path, f"must be {wanted_of(faults)}, not {describe(value)}")
+                self.validator.report(path, f"must be {wanted_of(faults)}, not {show_value(value)}")
             return False
         return True
 
@@ -133,10 +133,10 @@ class WireBinder:
 
     def term(self, name: str, spec: TermSpec, path: Path) -> TermPlan | None:
         """A term with its wires and values bound, None where its loss is not found."""
-        found = self._loss(spec, path)
-        if found is None:
+        resolved = self._loss(spec, path)
+        if resolved is None:
             return None
-        loss, takes, title = found
+        loss, takes, title = resolved
         inputs = set(spec.extra) if takes is None else set(takes.wires)
         values = {key: value for key, value in spec.extra.items() if key not in inputs}
         schedules: dict[str, Schedule] = {}
@@ -145,8 +145,10 @@ class WireBinder:
             self._term_values(loss, takes, title, values, schedules, path)
         wires = self._term_wires(takes or LossSignature(tuple(spec.extra), (), {}), title, spec, path)
         detach = frozenset(as_list(spec.detach))
-        for each in sorted(detach - set(wires)):
-            self.validator.report((*path, "detach"), f"{title} has no input {each!r}", did_you_mean(each, list(wires)))
+        for unknown in sorted(detach - set(wires)):
+            self.validator.report(
+                (*path, "detach"), f"{title} has no input {unknown!r}", did_you_mean(unknown, list(wires))
+            )
         weight: Any = (
             self._schedule(spec.weight, (*path, "weight")) if isinstance(spec.weight, Mapping) else spec.weight
         )
@@ -164,8 +166,8 @@ class WireBinder:
             target = self.policy.locate(spec.loss.target)
             if inspect.isclass(target) and not issubclass(target, nn.Module):
                 raise KDError(f"{spec.loss.target} is not a loss", hint="name a function or a torch.nn.Module")
-            known = isinstance(spec.loss, Get) != inspect.isclass(target)
-            return spec.loss, loss_signature(target) if known else None, spec.loss.target
+            readable = isinstance(spec.loss, Get) != inspect.isclass(target)
+            return spec.loss, loss_signature(target) if readable else None, spec.loss.target
         except KDError as error:
             self.validator.add_error((*path, "loss"), error)
         return None
@@ -177,8 +179,8 @@ class WireBinder:
             for key, value in values.items()
             if isinstance(value, Mapping) and key in takes.values and "schedule" in value
         ]
-        found = {key: self._schedule(values.pop(key), (*path, key)) for key in keys}
-        return {key: schedule for key, schedule in found.items() if schedule is not None}
+        parsed = {key: self._schedule(values.pop(key), (*path, key)) for key in keys}
+        return {key: schedule for key, schedule in parsed.items() if schedule is not None}
 
     def _schedule(self, value: Any, path: Path) -> Any:
         try:
@@ -196,7 +198,7 @@ class WireBinder:
         schedules: Mapping[str, Any],
         path: Path,
     ) -> None:
-        known = [*takes.wires, *(key for key in TermSpec.model_fields)]
+        keys = [*takes.wires, *(key for key in TermSpec.model_fields)]
         if isinstance(loss, Lazy):
             for key in values:
                 message = f"{title} has no input {key!r}"
@@ -204,39 +206,39 @@ class WireBinder:
                     hint = f"write the parameters of a !call inside its braces: !call:{title} {{{key}: ...}}"
                     self.validator.report((*path, key), message, hint, key=True)
                 else:
-                    self.validator.unknown_key((*path, key), message, known)
+                    self.validator.unknown_key((*path, key), message, keys)
             return
         if schedules and inspect.isclass(loss):
             self.validator.report(
                 path, f"{title} is built once, with fixed hyperparameters: only a loss function's can follow a schedule"
             )
-        self.parameters(loss, title, {**values, **schedules}, path, known)
+        self.parameters(loss, title, {**values, **schedules}, path, keys)
 
     def _term_wires(self, takes: LossSignature, title: str, spec: TermSpec, path: Path) -> dict[str, Wired]:
         wires: dict[str, Wired] = {}
         for key in takes.wires:
-            given = spec.extra.get(key)
+            value = spec.extra.get(key)
             where = (*path, key) if key in spec.extra else path
-            if given is None and key not in takes.optional_wires:
-                given = self._default(key)
-            if given is None:
+            if value is None and key not in takes.optional_wires:
+                value = self._default(key)
+            if value is None:
                 if key in spec.extra or key not in takes.optional_wires:
                     hint = f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`"
                     if key in DEFAULTS and key not in spec.extra:
                         hint = f"there is no model {DEFAULTS[key].split('.')[0]!r}: {hint}"
                     self.validator.report(where, f"{title} needs a wire for {key!r}", hint)
-            elif (wired := self.wired(given, where)) is not None:
+            elif (wired := self.wired(value, where)) is not None:
                 wires[key] = wired
         return wires
 
-    def wired(self, given: Any, path: Path) -> Wired | None:
+    def wired(self, value: Any, path: Path) -> Wired | None:
         """A wire or a list of wires."""
-        if isinstance(given, str):
-            return self.wire(given, path)
-        if isinstance(given, list) and given and all(isinstance(each, str) for each in given):
-            found = [self.wire(each, (*path, position)) for position, each in enumerate(given)]
-            return [each for each in found if each is not None]
-        self.validator.report(path, f"must be a wire or a list of wires, not {describe(given)}")
+        if isinstance(value, str):
+            return self.wire(value, path)
+        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            wires = [self.wire(item, (*path, position)) for position, item in enumerate(value)]
+            return [wire for wire in wires if wire is not None]
+        self.validator.report(path, f"must be a wire or a list of wires, not {show_value(value)}")
         return None
 
     def _default(self, key: str) -> str | None:
@@ -262,14 +264,18 @@ class WireBinder:
     def _inputs(self, spec: AdapterSpec, path: Path) -> list[Wired] | dict[str, Wired]:
         """What an adapter is fed: wires in order, or a wire or a list of wires by name."""
         if not isinstance(spec.inputs, Mapping):
-            places = [(*path, place) for place in range(len(spec.inputs))] if isinstance(spec.inputs, list) else [path]
-            wires = [self.wire(text, place) for text, place in zip(as_list(spec.inputs), places, strict=True)]
+            item_paths = (
+                [(*path, position) for position in range(len(spec.inputs))] if isinstance(spec.inputs, list) else [path]
+            )
+            wires = [
+                self.wire(text, item_path) for text, item_path in zip(as_list(spec.inputs), item_paths, strict=True)
+            ]
             return [wire for wire in wires if wire is not None]
         for name in spec.inputs:
             if not name.isidentifier():
                 message = f"{name!r} is not the name of an argument: it takes letters, digits and _"
                 self.validator.report((*path, name), message, key=True)
-        named = {name: self.wired(given, (*path, name)) for name, given in spec.inputs.items()}
+        named = {name: self.wired(value, (*path, name)) for name, value in spec.inputs.items()}
         return {name: wired for name, wired in named.items() if wired is not None}
 
     def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:

@@ -27,14 +27,14 @@ class ModelPlanner:
         self.binder, self.validator, self.task = binder, binder.validator, task
         self.hub = None if task is None else task.hub
 
-    def models(self, given: Mapping[str, Any]) -> dict[str, ModelSpec]:
+    def models(self, specs: Mapping[str, Any]) -> dict[str, ModelSpec]:
         """The models that are right, those that begin as another one (``init_from``) as what that one is."""
-        meant = None if STUDENT in given else nearest(STUDENT, given)
-        if STUDENT not in given:
+        meant = None if STUDENT in specs else nearest(STUDENT, specs)
+        if STUDENT not in specs:
             hint = f"is {meant!r} meant to be {STUDENT!r}?" if meant else "write {student: {arch: NAME}}"
             self.validator.report(("models",), f"needs a model named {STUDENT!r}", hint, key=True)
         models = {}
-        for name, value in given.items():
+        for name, value in specs.items():
             path: Path = ("models", name)
             if not self.binder.name(name, path, "a model", RESERVED):
                 continue
@@ -58,22 +58,22 @@ class ModelPlanner:
         self.binder.calls(spec.edit, (*path, "edit"))
         if spec.call is not None:
             self.binder.calls(spec.call, path if bare else (*path, "call"), kind=nn.Module)
-        known = list(ModelSpec.model_fields)
+        keys = list(ModelSpec.model_fields)
         try:
             if spec.arch is not None:
-                self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.extra, path, known)
+                self.binder.parameters(MODELS.get(spec.arch), spec.arch, spec.extra, path, keys)
             elif spec.zoo is not None:
                 card = find_card(spec.zoo, dataset_of(self.validator.document))[1]
-                self.binder.parameters(builder_of(card), card.arch, spec.extra, path, known)
+                self.binder.parameters(builder_of(card), card.arch, spec.extra, path, keys)
             elif spec.hub is not None and self.hub is None:
                 raise KDError("this task has no hub of models", hint="write `arch: NAME`, `zoo: NAME` or a !call")
             elif self._hub_made(spec) and self.hub is not None:
-                self.binder.parameters(self.hub.build, "a model of the hub", spec.extra, path, known)
+                self.binder.parameters(self.hub.build, "a model of the hub", spec.extra, path, keys)
         except KDError as error:
             self.validator.add_error((*path, spec.source), error)
         if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
             for key in spec.extra:
-                self.validator.unknown_key((*path, key), f"unknown key {key!r}", known)
+                self.validator.unknown_key((*path, key), f"unknown key {key!r}", keys)
         if spec.weights == "auto" and spec.source in ("arch", "call"):
             message = (
                 f"there are no published weights for {'this ' if spec.call else ''}{spec.source} {spec.arch or ''}"
@@ -89,28 +89,30 @@ class ModelPlanner:
 
     def _resolved(self, models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
         """Models that begin as another one does (``init_from``), as what that one is."""
-        found = dict(models)
+        resolved = dict(models)
         for name, spec in models.items():
             if spec.init_from is None:
                 continue
             other, path = models.get(spec.init_from), ("models", name, "init_from")
             if other is None or other.init_from is not None or spec.init_from == name:
-                choices = [each for each in models if each != name and models[each].init_from is None]
+                choices = [
+                    candidate for candidate in models if candidate != name and models[candidate].init_from is None
+                ]
                 hint = did_you_mean(spec.init_from, choices)
                 self.validator.report(path, f"there is no model {spec.init_from!r}", hint)
-                del found[name]
+                del resolved[name]
                 continue
-            theirs = {
+            inherited = {
                 key: getattr(other, key) for key in other.model_fields_set - {"trainable", "mode", "new_head", "cache"}
             }
-            own = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
-            found[name] = ModelSpec(**{**theirs, **own})
-        return found
+            overrides = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
+            resolved[name] = ModelSpec(**{**inherited, **overrides})
+        return resolved
 
     def _frozen(self, name: str, spec: ModelSpec, path: Path) -> None:
         """A teacher learned somewhere: to have it random must be said."""
-        given = "weights" in spec.model_fields_set or any(nearest(key, ["weights"]) for key in spec.extra)
-        if spec.arch is not None and not given and not spec.trainable:
+        explicit = "weights" in spec.model_fields_set or any(nearest(key, ["weights"]) for key in spec.extra)
+        if spec.arch is not None and not explicit and not spec.trainable:
             hint = "give `weights: PATH`, or `weights: null` for random ones on purpose"
             self.validator.report(path, f"{name} is a frozen model without weights", hint)
 
@@ -125,15 +127,15 @@ class ModelPlanner:
         return {name: value for name, value in shaped.items() if value is not None}
 
     def _input(self, task: Task, spec: ModelSpec) -> dict[str, Any]:
-        known: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
         with suppress(KDError):  # reported with the model, or when it is built
             if spec.zoo is not None:
                 card = find_card(spec.zoo, dataset_of(self.validator.document))[1]
-                known = {"mean": list(card.mean), "std": list(card.std)}
+                defaults = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
-                known = described(FilePath(spec.run)).input
-                if self.hub is not None and (found := from_hub(spec)).hub is not None:
-                    known = {**known, **self.hub.input(found)}
+                defaults = described(FilePath(spec.run)).input
+                if self.hub is not None and (hub_spec := from_hub(spec)).hub is not None:
+                    defaults = {**defaults, **self.hub.input(hub_spec)}
             elif spec.hub is not None and self.hub is not None:
-                known = self.hub.input(spec)
-        return {**{key: value for key, value in known.items() if key in task.Input.model_fields}, **spec.input}
+                defaults = self.hub.input(spec)
+        return {**{key: value for key, value in defaults.items() if key in task.Input.model_fields}, **spec.input}

@@ -1,4 +1,4 @@
-"""What a config comes to: every call located, every loss input bound to a wire, nothing built yet."""
+"""A validated config: every call located, every loss input bound to a wire, nothing built yet."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class StagePlan:
     adapters: tuple[str, ...]
     """The adapters its terms need, those that feed others first."""
     views: Callable[[Batch], Batch] = identity
-    """What becomes of a training batch before the models see it."""
+    """Transform applied to each training batch before the models see it."""
 
     def path(self, key: str) -> Path:
         """Where the value of ``key`` was written."""
@@ -116,13 +116,13 @@ class Plan:
 
     def taps(self, stage: StagePlan) -> dict[str, list[Tap]]:
         """The places a stage looks at, by model; a model that nothing looks at is not in it."""
-        found: dict[str, dict[Tap, None]] = {}
+        by_model: dict[str, dict[Tap, None]] = {}
         plans: list[TermPlan | AdapterPlan] = [*stage.terms.values(), *(self.adapters[name] for name in stage.adapters)]
         for plan in plans:
             for wire in plan.all_wires():
                 if wire.tap is not None:
-                    found.setdefault(wire.root, {})[wire.tap] = None
-        return {model: list(taps) for model, taps in found.items()}
+                    by_model.setdefault(wire.root, {})[wire.tap] = None
+        return {model: list(taps) for model, taps in by_model.items()}
 
 
 def dataset_of(document: Document) -> str | None:
@@ -134,8 +134,8 @@ def dataset_of(document: Document) -> str | None:
 
 def flat(wired: Any) -> Iterator[Wire]:
     """The wires in any nesting of lists."""
-    for each in wired:
-        if isinstance(each, list):
-            yield from each
+    for item in wired:
+        if isinstance(item, list):
+            yield from item
         else:
-            yield each
+            yield item

@@ -13,7 +13,7 @@ from kd_core.config.schema import (
     Path,
     RuntimeSpec,
 )
-from kd_core.config.validation import Validator, describe
+from kd_core.config.validation import Validator, show_value
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.observers import OBSERVERS
 from kd_core.plan.binder import WireBinder
@@ -27,10 +27,10 @@ from kd_core.task import TASKS, Task
 def plan(document: Document, policy: Policy) -> Plan:
     """Shape and check a document; ConfigError with all its problems."""
     planner = Planner(document, policy)
-    made = planner.plan()
-    if planner.problems or made is None:
+    plan = planner.plan()
+    if planner.problems or plan is None:
         raise ConfigError(planner.problems)
-    return made
+    return plan
 
 
 class Planner:
@@ -88,7 +88,7 @@ class Planner:
     def _import(self, names: Sequence[str]) -> None:
         """Import local packages that register things. With ``--trust`` only are local ones looked for, by calls too."""
         if self.policy.trust:
-            sys.path += [each for each in local_folders(FilePath(self.document.file)) if each not in sys.path]
+            sys.path += [folder for folder in local_folders(FilePath(self.document.file)) if folder not in sys.path]
         for position, name in enumerate(names):
             path: Path = ("imports", position)
             try:
@@ -118,10 +118,10 @@ class Planner:
                 )
         return spec
 
-    def _observers(self, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    def _observers(self, specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The hyperparameters of each observer that is named."""
         plans: dict[str, Mapping[str, Any]] = {}
-        for name, values in given.items():
+        for name, values in specs.items():
             path: Path = ("observers", name)
             try:
                 observer = OBSERVERS.get(name)
@@ -129,7 +129,7 @@ class Planner:
                 self.validator.add_error(path, error)
                 continue
             if values is not None and not isinstance(values, Mapping):
-                self.validator.report(path, f"must be a mapping of its hyperparameters, not {describe(values)}")
+                self.validator.report(path, f"must be a mapping of its hyperparameters, not {show_value(values)}")
                 continue
             self.binder.parameters(observer, name, values or {}, path, [])
             plans[name] = values or {}

@@ -34,29 +34,29 @@ class StagePlanner:
     def __init__(self, binder: WireBinder, task: Task | None) -> None:
         self.binder, self.validator, self.task = binder, binder.validator, task
 
-    def adapters(self, given: Mapping[str, Any]) -> dict[str, AdapterPlan]:
+    def adapters(self, specs: Mapping[str, Any]) -> dict[str, AdapterPlan]:
         """The adapters that are right; none may feed itself."""
         plans = {}
-        for name, value in given.items():
+        for name, value in specs.items():
             path: Path = ("adapters", name)
             if not self.binder.name(name, path, "an adapter"):
                 continue
             spec, _ = self.validator.validate_partial(AdapterSpec, value, path)
-            if spec is not None and (made := self.binder.adapter(name, spec, path)) is not None:
-                plans[name] = made
+            if spec is not None and (plan := self.binder.adapter(name, spec, path)) is not None:
+                plans[name] = plan
         for name, adapter in plans.items():
             if name in reach(name, plans):
                 self.validator.report((*adapter.path, "inputs"), f"adapters.{name} depends on itself (cycle)")
         return plans
 
-    def stages(self, given: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
+    def stages(self, specs: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
         """The stages that are right, in order; each takes what it leaves out from the one before."""
         plans: list[StagePlan] = []
         before: StageSpec | None = None
         paths: dict[str, Path] = {}
         wrong: frozenset[str] = frozenset()
         terms: dict[str, TermPlan] = {}
-        for name, value in given.items():
+        for name, value in specs.items():
             path: Path = ("stages", name)
             if value is None:
                 continue  # what a base has, taken away
@@ -65,24 +65,24 @@ class StagePlanner:
                     path, f"{name!r} cannot name a stage: a name is letters, digits, _, + and -", key=True
                 )
                 continue
-            own, lost = self.validator.validate_partial(StageSpec, value, path)
-            if own is None:
+            stage_spec, lost = self.validator.validate_partial(StageSpec, value, path)
+            if stage_spec is None:
                 continue
-            keys = own.model_fields_set
+            keys = stage_spec.model_fields_set
             wrong = (wrong - keys) | lost
             paths = {**paths, **{key: (*path, key) for key in keys}}
-            whole = inherit(before, own)
+            whole = inherit(before, stage_spec)
             if "data" in keys:
                 data = planned_data(self.binder, self.task, whole.data, paths["data"])
             if "losses" in keys:
                 terms = self._terms(whole.losses, paths["losses"])
-            wrong |= self._stage(whole, own, path, wrong)
+            wrong |= self._stage(whole, stage_spec, path, wrong)
             views = self._views(whole.views, paths.get("views", path))
             plans.append(StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views))
             before = whole
         return plans
 
-    def _stage(self, stage: StageSpec, own: StageSpec, path: Path, wrong: Set[str]) -> set[str]:
+    def _stage(self, stage: StageSpec, stage_spec: StageSpec, path: Path, wrong: Set[str]) -> set[str]:
         """The keys a stage lacks. Those that are ``wrong`` have been reported, and are not missed."""
         lacks = {key for key in ("batch_size", "optimizer") if not getattr(stage, key)}
         if all(value is None for value in stage.losses.values()):
@@ -90,53 +90,53 @@ class StagePlanner:
         if stage.epochs is None and stage.steps is None and not {"epochs", "steps"} & wrong:
             self.validator.report(path, "missing required key 'epochs' or 'steps'")
             lacks |= {"epochs", "steps"}
-        if own.epochs is not None and own.steps is not None:
+        if stage_spec.epochs is not None and stage_spec.steps is not None:
             hint = "`epochs: null`, or --set with epochs=null, takes the other away"
             self.validator.report((*path, "steps"), "give 'epochs' or 'steps', not both", hint, key=True)
         for key in sorted(lacks & {"batch_size", "optimizer", "losses"} - wrong):
-            if key in own.model_fields_set:
+            if key in stage_spec.model_fields_set:
                 self.validator.report(
                     (*path, key), "needs at least one term" if key == "losses" else "must not be null"
                 )
             else:
                 self.validator.report(path, f"missing required key {key!r}")
         cut = stage.batch_size and stage.accumulation_steps > stage.batch_size
-        if cut and {"accumulation_steps", "batch_size"} & own.model_fields_set:
-            key = "accumulation_steps" if "accumulation_steps" in own.model_fields_set else "batch_size"
+        if cut and {"accumulation_steps", "batch_size"} & stage_spec.model_fields_set:
+            key = "accumulation_steps" if "accumulation_steps" in stage_spec.model_fields_set else "batch_size"
             self.validator.report(
                 (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulation_steps} micro-batches"
             )
         for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
-            value = getattr(own, key)
+            value = getattr(stage_spec, key)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):
                 self.binder.calls(value.call, (*path, key, "call"), (supplied,), kind=kind)
             elif value is not None:
                 self.binder.calls(value, (*path, key), (supplied,), kind=kind)
         return lacks
 
-    def _views(self, given: str | ViewSpec | None, path: Path) -> Callable[[Batch], Batch]:
-        if given is None:
+    def _views(self, spec: str | ViewSpec | None, path: Path) -> Callable[[Batch], Batch]:
+        if spec is None:
             return identity
-        name, values = (given, {}) if isinstance(given, str) else (given.view, given.extra)
+        name, values = (spec, {}) if isinstance(spec, str) else (spec.view, spec.extra)
         try:
             view = VIEWS.get(name)
         except KDError as error:
-            self.validator.add_error(path if isinstance(given, str) else (*path, "view"), error)
+            self.validator.add_error(path if isinstance(spec, str) else (*path, "view"), error)
             return identity
         self.binder.parameters(view, name, values, path, ["view"])
         return partial(view, **values)
 
-    def _terms(self, given: Any, path: Path) -> dict[str, TermPlan]:
+    def _terms(self, specs: Any, path: Path) -> dict[str, TermPlan]:
         plans = {}
-        for name, value in given.items() if isinstance(given, Mapping) else ():
+        for name, value in specs.items() if isinstance(specs, Mapping) else ():
             where = (*path, name)
             if value is None:
                 continue  # a term of a base, taken away
             if not self.binder.name(name, where, "a term"):
                 continue
             spec, _ = self.validator.validate_partial(TermSpec, value, where)
-            if spec is not None and (made := self.binder.term(name, spec, where)) is not None:
-                plans[name] = made
+            if spec is not None and (plan := self.binder.term(name, spec, where)) is not None:
+                plans[name] = plan
         return plans
 
 
@@ -163,10 +163,10 @@ def reach(name: str, plans: Mapping[str, AdapterPlan]) -> set[str]:
     seen: set[str] = set()
     queue = fed_by(plans[name])
     while queue:
-        each = queue.pop()
-        if each in plans and each not in seen:
-            seen.add(each)
-            queue += fed_by(plans[each])
+        adapter = queue.pop()
+        if adapter in plans and adapter not in seen:
+            seen.add(adapter)
+            queue += fed_by(plans[adapter])
     return seen
 
 
@@ -178,11 +178,11 @@ def needed(terms: Mapping[str, TermPlan], adapters: Mapping[str, AdapterPlan]) -
     def visit(name: str) -> None:
         if name in adapters and name not in visiting:
             visiting.add(name)
-            for each in fed_by(adapters[name]):
-                visit(each)
+            for source in fed_by(adapters[name]):
+                visit(source)
             ordered[name] = None
 
-    for wire in flat(each for term in terms.values() for each in term.wires.values()):
+    for wire in flat(entry for term in terms.values() for entry in term.wires.values()):
         if wire.root == "adapters":
             visit(wire.path)
     return tuple(ordered)

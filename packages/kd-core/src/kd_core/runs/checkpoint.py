@@ -32,8 +32,8 @@ class Checkpoint:
     @classmethod
     def of(cls, path: Path) -> Checkpoint | None:
         """The checkpoint that ``path`` is by its name, else None."""
-        found = NAME.fullmatch(path.name)
-        return cls(path, found[1], int(found[2]), found[3]) if found else None
+        match = NAME.fullmatch(path.name)
+        return cls(path, match[1], int(match[2]), match[3]) if match else None
 
     def corruption(self) -> str | None:
         """What is wrong with the file, None if it is what was written."""
@@ -66,16 +66,24 @@ class CheckpointStore:
     def save(self, state: Mapping[str, Any], step: int) -> Path:
         """Write ``state``, then forget older ones; KDError, with the last one intact, where it cannot be written."""
         path = self._write("step", state, step)
-        older = [each for each in self._found("step") if each.path != path and each.path not in self._broken]
+        older = [
+            checkpoint
+            for checkpoint in self._found("step")
+            if checkpoint.path != path and checkpoint.path not in self._broken
+        ]
         # A checkpoint of a later step is from before a resume that went back behind it.
-        kept = [each for each in older if each.step < step][: self.keep - 1]
-        self._remove(each.path for each in self._found("step") if each.path != path and each not in kept)
+        recent = [checkpoint for checkpoint in older if checkpoint.step < step][: self.keep - 1]
+        self._remove(
+            checkpoint.path
+            for checkpoint in self._found("step")
+            if checkpoint.path != path and checkpoint not in recent
+        )
         return path
 
     def save_best(self, state: Mapping[str, Any], step: int) -> Path:
         """Write ``state`` as the best one, in place of the one before."""
         path = self._write("best", state, step)
-        self._remove(each.path for each in self._found("best") if each.path != path)
+        self._remove(checkpoint.path for checkpoint in self._found("best") if checkpoint.path != path)
         return path
 
     def latest(self, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
@@ -97,8 +105,14 @@ class CheckpointStore:
 
     def _found(self, kind: str) -> list[Checkpoint]:
         """Newest first; of two of one step (a process was killed between writing and removing) the later written."""
-        found = [each for each in map(Checkpoint.of, self.folder.glob("*.pt")) if each and each.kind == kind]
-        return sorted(found, key=lambda each: (each.step, each.path.stat().st_mtime_ns), reverse=True)
+        checkpoints = [
+            checkpoint
+            for checkpoint in map(Checkpoint.of, self.folder.glob("*.pt"))
+            if checkpoint and checkpoint.kind == kind
+        ]
+        return sorted(
+            checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.path.stat().st_mtime_ns), reverse=True
+        )
 
     def _write(self, kind: str, state: Mapping[str, Any], step: int) -> Path:
         def name(written: Path) -> str:
@@ -115,7 +129,7 @@ class CheckpointStore:
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
-            last = next((f"; the last one is intact: {each.path}" for each in self._found(kind)), "")
+            last = next((f"; the last one is intact: {checkpoint.path}" for checkpoint in self._found(kind)), "")
             raise KDError(f"cannot write a checkpoint to {self.folder}: {cause.strerror}{last}") from cause
 
     @staticmethod

@@ -32,15 +32,15 @@ def versions() -> dict[str, str]:
     """The installed ``kd-*`` packages and what they depend on."""
     ours = {dist.name for dist in distributions() if dist.name.startswith("kd-")}
     names = ours | {"torch"}
-    for each in ours:
-        names.update(re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requires(each) or ())
-    found = {}
+    for package in ours:
+        names.update(re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requires(package) or ())
+    versions = {}
     for name in sorted(names):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue  # an extra that is not installed
-    return found
+    return versions
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def hardware() -> dict[str, Any]:
         import torch
 
         facts["threads"] = torch.get_num_threads()
-        facts["cuda"] = [torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())]
+        facts["cuda"] = [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())]
     return facts
 
 

@@ -75,7 +75,7 @@ class Reporter:
     def _write_log(self, text: str) -> None:
         if self._log is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            append(self._log, "".join(f"{stamp} {each}\n" for each in text.splitlines()))
+            append(self._log, "".join(f"{stamp} {line}\n" for line in text.splitlines()))
 
 
 class Epoch:

@@ -90,7 +90,7 @@ class RunFolder:
         try:
             run = cls(_new_folder(root, name, seed) if out is None else out)
             run.path.mkdir(parents=True, exist_ok=True)
-            if any(each.name not in (".lock", ".pid") for each in run.path.iterdir()):
+            if any(entry.name not in (".lock", ".pid") for entry in run.path.iterdir()):
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty", hint=hint)
             run._new = True
@@ -102,9 +102,9 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run's folder, not locked; KDError where there is none."""
         if not (path / "config.yaml").is_file():
-            what = "contains no config.yaml, so it is not a run folder" if path.is_dir() else "is not a run folder"
+            reason = "contains no config.yaml, so it is not a run folder" if path.is_dir() else "is not a run folder"
             hint = f"`train {path}` starts a run" if path.suffix in (".yaml", ".yml") and path.is_file() else None
-            raise KDError(f"{path} {what}", hint=hint)
+            raise KDError(f"{path} {reason}", hint=hint)
         return cls(path)
 
     def lock(self) -> RunFolder:
@@ -137,7 +137,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has ended."""
         return self._result.is_file()
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -238,8 +238,8 @@ class MetricsLog:
         if not self.path.exists():
             return
         with self.path.open("r+b") as file:
-            kept = file.read(offset)
-            file.truncate(kept.rfind(b"\n") + 1)
+            content = file.read(offset)
+            file.truncate(content.rfind(b"\n") + 1)
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole line."""

@@ -31,7 +31,7 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
     Raises ConfigError, whose problem has the path ``INDEX.KEY``.
     """
     for index, edit in enumerate(edits):
-        kind = next((each for each in _EDITS if each in edit), None)
+        kind = next((candidate for candidate in _EDITS if candidate in edit), None)
         try:
             if kind is None:
                 near = did_you_mean(next(iter(edit), ""), list(_EDITS))
@@ -41,22 +41,22 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
         except KDError as error:
             path = (index, kind) if kind else (index,)
             moved = (
-                each if each.path else each.below(*path) for each in error.problems
+                problem if problem.path else problem.below(*path) for problem in error.problems
             )  # one from ``build`` has its own
             raise ConfigError(moved) from None
     return model
 
 
 def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
-    wanted = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
+    keys = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
     for key in edit:
-        if key not in wanted:
-            raise KDError(f"the edit {kind!r} has no key {key!r}", hint=did_you_mean(key, wanted))
-    for key in wanted:
+        if key not in keys:
+            raise KDError(f"the edit {kind!r} has no key {key!r}", hint=did_you_mean(key, keys))
+    for key in keys:
         if key not in edit:
             raise config_error(
                 f"the edit {kind!r} is missing the required key {key!r}",
-                f"write {{{', '.join(f'{each}: ...' for each in wanted)}}}",
+                f"write {{{', '.join(f'{key}: ...' for key in keys)}}}",
             )
 
 
@@ -65,10 +65,10 @@ def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     along = resolve_path(model, path)
     _refuse_whole(along, "truncated")
     _refuse_uncalled(along[-1][1], path)
-    for depth, ((_, parent), (kept, _)) in enumerate(pairwise(along)):
+    for depth, ((_, parent), (last, _)) in enumerate(pairwise(along)):
         above = "".join(f"{name}." for name, _ in along[1 : depth + 1])
         names = list(parent._modules)
-        for name in names[names.index(kept) + 1 :]:
+        for name in names[names.index(last) + 1 :]:
             setattr(parent, name, Dropped(above + name, path))
     cut = _Cut(model, path)
     along[-1][1].register_forward_hook(cut.reach)
@@ -140,7 +140,7 @@ def _replace(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
 def _insert(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     host = module_at(model, str(edit["after"]))
     _refuse_uncalled(host, edit["after"])
-    number = sum(each.startswith("inserted") for each in host._modules)
+    number = sum(child_name.startswith("inserted") for child_name in host._modules)
     name = f"inserted{number + 1}" if number else "inserted"
     host.add_module(name, _built(build, edit["insert"], host.training))
     if type(host).forward is not nn.Sequential.forward:  # which runs its last child by itself
@@ -175,8 +175,8 @@ def _built(build: Build, value: Any, training: bool) -> nn.Module:
 
 
 def _freeze(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
-    given = edit["freeze"]
-    for pattern in given if isinstance(given, list) else [given]:
+    patterns = edit["freeze"]
+    for pattern in patterns if isinstance(patterns, list) else [patterns]:
         for _, parameter in matching(model, str(pattern)):
             parameter.requires_grad_(False)
 
@@ -206,13 +206,13 @@ def matching(root: nn.Module, pattern: str) -> list[tuple[str, nn.Parameter]]:
         if parameter is not None
     }
     meant = _of_class(modules, pattern) if pattern.startswith(_CLASS) else _of_path(modules, list(parameters), pattern)
-    found: dict[int, tuple[str, nn.Parameter]] = {}
+    unique: dict[int, tuple[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if not meant.isdisjoint(_prefixes(name)):
-            found.setdefault(id(parameter), (name, parameter))
-    if not found:
+            unique.setdefault(id(parameter), (name, parameter))
+    if not unique:
         raise config_error(f"what {pattern!r} means in {type(model).__name__} has no parameters")
-    return list(found.values())
+    return list(unique.values())
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -226,22 +226,22 @@ def _prefixes(name: str) -> Iterator[str]:
 
 def _of_class(modules: Mapping[str, nn.Module], pattern: str) -> set[str]:
     name = pattern.removeprefix(_CLASS)
-    classes = {path: {each.__name__ for each in type(module).__mro__} for path, module in modules.items()}
-    found = {path for path, names in classes.items() if name in names}
-    if not found or name in ("Module", "object"):
+    classes = {path: {base.__name__ for base in type(module).__mro__} for path, module in modules.items()}
+    matches = {path for path, names in classes.items() if name in names}
+    if not matches or name in ("Module", "object"):
         there = {type(module).__name__ for module in modules.values()}
         message = f"{type(modules['']).__name__} has no module of class {name!r}"
         raise config_error(message, did_you_mean(name, sorted(there)))
-    return found
+    return matches
 
 
 def _of_path(modules: Mapping[str, nn.Module], parameters: Sequence[str], pattern: str) -> set[str]:
     names = [*filter(None, modules), *parameters]
-    if "-" in pattern and not any(each in pattern for each in "*?[") and pattern not in names:
+    if "-" in pattern and not any(character in pattern for character in "*?[") and pattern not in names:
         pattern = ".".join(name for name, _ in resolve_path(modules[""], pattern)[1:])
-    found = {name for name in names if fnmatchcase(name, pattern)}
-    if not found:
+    matches = {name for name in names if fnmatchcase(name, pattern)}
+    if not matches:
         near = nearest(pattern, names)
         hint = f"did you mean {near!r}?" if near else "write a path, a glob such as '*.bias', or class:NAME"
         raise config_error(f"{type(modules['']).__name__} has nothing that matches {pattern!r}", hint)
-    return found
+    return matches

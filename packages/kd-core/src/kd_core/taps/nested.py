@@ -21,8 +21,8 @@ def tensors(value: Any) -> Iterator[Tensor]:
         for item in value.values():
             yield from tensors(item)
     elif is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            yield from tensors(getattr(value, each.name))
+        for field in fields(value):
+            yield from tensors(getattr(value, field.name))
 
 
 def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -41,8 +41,8 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return twin
     if is_dataclass(value) and not isinstance(value, type):
         twin = copy.copy(value)
-        for each in fields(value):
-            object.__setattr__(twin, each.name, mapped(function, getattr(value, each.name)))
+        for field in fields(value):
+            object.__setattr__(twin, field.name, mapped(function, getattr(value, field.name)))
         return twin
     return value
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from kd_core.taps.nested import tensors
-from kd_core.taps.wires import Inputs, describe
+from kd_core.taps.wires import Inputs, describe_shapes
 from kd_core.taps.wrappers import hook_output, unwrap_model, walk
 
 
 @dataclass(frozen=True)
-class Row:
+class TapRow:
     """One module: the shapes that it took and gave (several where calls differ), and its number of parameters."""
 
     path: str
@@ -37,15 +37,15 @@ class _Seen:
 
     def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook."""
-        self.inputs.append(describe(Inputs(args, kwargs)))
+        self.inputs.append(describe_shapes(Inputs(args, kwargs)))
 
     def leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The forward hook."""
-        self.outputs.append(describe(output))
-        self.dtypes += [str(each.dtype).removeprefix("torch.") for each in tensors(output)]
+        self.outputs.append(describe_shapes(output))
+        self.dtypes += [str(tensor.dtype).removeprefix("torch.") for tensor in tensors(output)]
 
 
-def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Module, Any], Any]) -> list[Row]:
+def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Module, Any], Any]) -> list[TapRow]:
     """A row for each path, from one pass of ``call(model, example_inputs)`` in evaluation mode without gradients.
 
     The model itself has the path ``""``, a shared module a row under each of its paths, and a module that the pass does
@@ -54,8 +54,8 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     model = unwrap_model(model)
     seen = {module: _Seen() for module in model.modules()}
     training = [module for module in seen if module.training]
-    handles = [module.register_forward_pre_hook(each.entering, with_kwargs=True) for module, each in seen.items()]
-    handles += [hook_output(module, each.leaving) for module, each in seen.items()]
+    handles = [module.register_forward_pre_hook(record.entering, with_kwargs=True) for module, record in seen.items()]
+    handles += [hook_output(module, record.leaving) for module, record in seen.items()]
     try:
         with torch.no_grad():
             call(model.eval(), example_inputs)
@@ -67,11 +67,11 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     return [_row(path, module, seen[module]) for path, module in walk(model)]
 
 
-def _row(path: str, module: nn.Module, seen: _Seen) -> Row:
+def _row(path: str, module: nn.Module, seen: _Seen) -> TapRow:
     def distinct(texts: Iterable[str], between: str) -> str:
         return between.join(dict.fromkeys(texts))
 
-    return Row(
+    return TapRow(
         path,
         type(module).__name__,
         inputs=distinct(seen.inputs, " | "),
@@ -82,7 +82,7 @@ def _row(path: str, module: nn.Module, seen: _Seen) -> Row:
     )
 
 
-def table_text(rows: Sequence[Row]) -> str:
+def table_text(rows: Sequence[TapRow]) -> str:
     """The rows as aligned columns. The model itself is called ``output``, as in wires."""
     lines = [("path", "module", "in", "out", "dtype", "params", "calls")]
     for row in rows:

@@ -88,7 +88,7 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
     if not rest:
         missing = f"{root}.output" if root in models else f"{root}.NAME"
         raise config_error(f"wire {text!r} names nothing in {root!r}", f"write {'/'.join([missing, *after])}")
-    inside = tuple(int(each) if _NUMBER.fullmatch(each) else each for each in after)
+    inside = tuple(int(field) if _NUMBER.fullmatch(field) else field for field in after)
     if root in models:
         tap = _parse_tap(text, root, rest)
         return Wire(root, tap.path or "output", tap, inside)
@@ -100,15 +100,15 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
     return Wire(root, rest, None, inside)
 
 
-def _check_root(text: str, root: str, known: list[str]) -> None:
-    if root in known:
+def _check_root(text: str, root: str, models: list[str]) -> None:
+    if root in models:
         return
     before = re.split(r"[:\[]", root)[0]
-    if before in known:
+    if before in models:
         after = root[len(before) :].strip(":[]")
         submodule = "output" if after in ("", "in", "out") or _NUMBER.fullmatch(after) else after
         raise config_error(f"wire {text!r}: after {before!r} comes a '.'", f"write {before}.{submodule}")
-    raise config_error(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, known))
+    raise config_error(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, models))
 
 
 def _parse_tap(text: str, root: str, rest: str) -> Tap:
@@ -145,15 +145,15 @@ def pick(value: Any, fields: Sequence[Field] = ()) -> Any:
     """
     if isinstance(value, Inputs):
         value, fields = _enter_inputs(value, fields)
-    for depth, each in enumerate(fields):
+    for depth, field in enumerate(fields):
         try:
-            value = _enter(value, each)
+            value = _enter(value, field)
         except LookupError:
             there = _choices(value)
             where = "/".join(map(str, fields[:depth]))
-            held = f"{f'/{where}' if where else 'the value'} is {describe(value)}"
-            hint = did_you_mean(str(each), there) if there else "leave the field out"
-            raise config_error(f"there is no field {str(each)!r}: {held}", hint) from None
+            held = f"{f'/{where}' if where else 'the value'} is {describe_shapes(value)}"
+            hint = did_you_mean(str(field), there) if there else "leave the field out"
+            raise config_error(f"there is no field {str(field)!r}: {held}", hint) from None
     return value
 
 
@@ -165,9 +165,11 @@ def _enter_inputs(value: Inputs, fields: Sequence[Field]) -> tuple[Any, Sequence
         return value.args[0], fields
     if isinstance(first, int) and -len(value.args) <= first < len(value.args):
         return value.args[first], fields[1:]
-    there = [f"/{each}" for each in (*range(len(value.args)), *value.kwargs)]
+    there = [f"/{field}" for field in (*range(len(value.args)), *value.kwargs)]
     flaw = "are not one positional argument" if first is None else f"have no {str(first)!r}"
-    raise config_error(f"the inputs {describe(value)} {flaw}", f"choose one of: {', '.join(there)}" if there else None)
+    raise config_error(
+        f"the inputs {describe_shapes(value)} {flaw}", f"choose one of: {', '.join(there)}" if there else None
+    )
 
 
 def _enter(value: Any, field: Field) -> Any:
@@ -185,20 +187,20 @@ def _choices(value: Any) -> list[str]:
         return [str(key) for key in value]
     if isinstance(value, (tuple, list)):
         return [*getattr(value, "_fields", ()), *map(str, range(len(value)))]
-    return [each.name for each in fields(value)] if is_dataclass(value) else []
+    return [field.name for field in fields(value)] if is_dataclass(value) else []
 
 
-def describe(value: Any) -> str:
+def describe_shapes(value: Any) -> str:
     """The shapes nested in ``value``: ``(8, 3, 32, 32)``, ``[(8, 5), {mask: (8, 5)}]``; other things by their class."""
     if hasattr(value, "untyped_storage"):
         return str(tuple(value.shape))
     if isinstance(value, Inputs):
-        named = [f"{key}={describe(each)}" for key, each in value.kwargs.items()]
-        return ", ".join([*map(describe, value.args), *named])
+        named = [f"{key}={describe_shapes(item)}" for key, item in value.kwargs.items()]
+        return ", ".join([*map(describe_shapes, value.args), *named])
     if is_dataclass(value) and not isinstance(value, (type, Mapping)):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {describe(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {describe_shapes(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(describe, value))}]"
+        return f"[{', '.join(map(describe_shapes, value))}]"
     return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__

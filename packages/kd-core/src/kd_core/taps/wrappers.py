@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kd_core.errors import ConfigError, did_you_mean, nearest
 from kd_core.taps.nested import mapped, tensors
-from kd_core.taps.wires import Inputs, Tap, config_error, describe
+from kd_core.taps.wires import Inputs, Tap, config_error, describe_shapes
 
 OUTPUT = Tap("")
 Mode = tuple[bool, bool, bool]
@@ -53,16 +53,16 @@ def resolve_path(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
 
     A negative number counts a module's children from the end. Raises ConfigError with the nearest path.
     """
-    found = [("", unwrap_model(model))]
+    chain = [("", unwrap_model(model))]
     for name in path.split(".") if path else ():
-        children = found[-1][1]._modules
+        children = chain[-1][1]._modules
         if name[:1] == "-" and name[1:].isdecimal() and 0 < int(name[1:]) <= len(children):
             name = list(children)[int(name)]
         child = children.get(name)
         if child is None:
-            raise _no_module(path, found, name)
-        found.append((name, unwrap_model(child)))
-    return found
+            raise _no_module(path, chain, name)
+        chain.append((name, unwrap_model(child)))
+    return chain
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
@@ -70,11 +70,11 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     return resolve_path(model, path)[-1][1]
 
 
-def _no_module(path: str, found: list[tuple[str, nn.Module]], name: str) -> ConfigError:
-    (_, model), (_, parent) = found[0], found[-1]
-    above = "".join(f"{each}." for each, _ in found[1:])
+def _no_module(path: str, chain: list[tuple[str, nn.Module]], name: str) -> ConfigError:
+    (_, model), (_, parent) = chain[0], chain[-1]
+    above = "".join(f"{child_name}." for child_name, _ in chain[1:])
     message = f"{type(model).__name__} has no module {path!r}"
-    children = [above + each for each, child in parent._modules.items() if child is not None]
+    children = [above + child_name for child_name, child in parent._modules.items() if child is not None]
     if path.startswith("output."):
         return config_error(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
     if isinstance(getattr(parent, name, None), Tensor):
@@ -84,13 +84,15 @@ def _no_module(path: str, found: list[tuple[str, nn.Module]], name: str) -> Conf
     sibling = nearest(above + name, children)
     if sibling:
         return config_error(message, f"did you mean {sibling + path[len(above + name) :]!r}?")
-    near = nearest(path, [each for each, _ in walk(model)])
+    near = nearest(path, [candidate for candidate, _ in walk(model)])
     return config_error(message, f"did you mean {near!r}?" if near else did_you_mean(above + name, children))
 
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether any part of ``model`` is to run through torch.compile."""
-    return any(each._compiled_call_impl is not None or "_orig_mod" in each._modules for each in model.modules())
+    return any(
+        submodule._compiled_call_impl is not None or "_orig_mod" in submodule._modules for submodule in model.modules()
+    )
 
 
 class _Stop(BaseException):
@@ -139,9 +141,9 @@ class _Place:
         if self.clones:
             value = mapped(torch.clone, value)
         else:
-            for each in (value,) if type(value) is Tensor else tensors(value):
-                if not each.is_inference():
-                    self.versions.append((each, each._version))
+            for tensor in (value,) if type(value) is Tensor else tensors(value):
+                if not tensor.is_inference():
+                    self.versions.append((tensor, tensor._version))
             if self.clones is None:
                 self.copies[len(self.calls)] = mapped(torch.clone, value)
         self.calls.append(value)
@@ -212,7 +214,7 @@ class ForwardWrapper(nn.Module):
         if taps == self._taps:
             return
         modules = {tap: module_at(self.module, tap.path) for tap in taps if tap != OUTPUT}
-        places = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
+        points = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
         for handle in self._handles:
             handle.remove()
         self._taps = taps
@@ -221,12 +223,12 @@ class ForwardWrapper(nn.Module):
         self._stops = (
             self.early_stop and self.module is unwrap_model(self.module) and all((tap.call or 0) >= 0 for tap in taps)
         )
-        self._wired = {tap: places[module, tap.side] for tap, module in modules.items()}
-        self._places = list(places.values())
-        self._handles = [_hook(module, side, place) for (module, side), place in places.items()]
-        for tap, place in self._wired.items():
-            place.needed = max(place.needed, (tap.call or 0) + 1)
-        if places and is_compiled(self.module):
+        self._wired = {tap: points[module, tap.side] for tap, module in modules.items()}
+        self._places = list(points.values())
+        self._handles = [_hook(module, side, point) for (module, side), point in points.items()]
+        for tap, point in self._wired.items():
+            point.needed = max(point.needed, (tap.call or 0) + 1)
+        if points and is_compiled(self.module):
             torch._dynamo.reset()  # code that is already compiled ignores new hooks (pytorch#117758)
 
     def release(self) -> nn.Module:
@@ -245,17 +247,17 @@ class ForwardWrapper(nn.Module):
             at = self._collect(mode)
         finally:
             self._now.on = False
-            for place in self._places:
-                place.clear()
+            for point in self._places:
+                point.clear()
         if OUTPUT in self._taps:
             at[OUTPUT] = output
         return Capture(output if self._asks_output else None, at)
 
     def _run(self, module: nn.Module, inputs: Any, mode: Mode) -> Any:
         probing = False
-        for place in self._places:
-            place.clones = place.learned.get(mode)
-            probing |= place.clones is None
+        for point in self._places:
+            point.clones = point.learned.get(mode)
+            probing |= point.clones is None
         self._now.pending = len(self._places) if self._stops and not (self._asks_output or probing) else 0
         self._now.on = True
         try:
@@ -264,15 +266,15 @@ class ForwardWrapper(nn.Module):
             return None
 
     def _collect(self, mode: Mode) -> dict[Tap, Any]:
-        intact = {place: place.settle(mode) for place in self._places}
+        intact = {point: point.settle(mode) for point in self._places}
         at = {}
-        for tap, place in self._wired.items():
-            if not intact[place]:
+        for tap, point in self._wired.items():
+            if not intact[point]:
                 change = "was changed in place later in this pass, and in earlier ones was not"
                 raise config_error(
                     f"{self.name}: the value at {tap} {change}", "write the model's operation with inplace=False"
                 )
-            calls = place.calls
+            calls = point.calls
             at[tap] = calls[0] if tap.call is None and len(calls) == 1 else self._chosen(tap, calls)
         return at
 
@@ -281,7 +283,7 @@ class ForwardWrapper(nn.Module):
             return calls[tap.call]
         if not calls:
             raise self._silent(tap)
-        ran = ", ".join(f":{index} {describe(each)}" for index, each in enumerate(calls))
+        ran = ", ".join(f":{index} {describe_shapes(output)}" for index, output in enumerate(calls))
         hint = f"choose one, such as {self.name}.{Tap(tap.path, tap.side, len(calls) - 1)}"
         raise config_error(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
 
@@ -303,7 +305,7 @@ class ForwardWrapper(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """When a parent loads: give keys of the bare module the names that they have in the tree of modules."""
-        inner = next(name for name, each in self.named_modules() if each is unwrap_model(self))
+        inner = next(name for name, module in self.named_modules() if module is unwrap_model(self))
         for key in [key for key in state_dict if key.startswith(prefix)]:
             state_dict[f"{prefix}{inner}.{key[len(prefix) :]}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -330,7 +332,7 @@ class Teacher(ForwardWrapper):
         super().__init__(module, taps, name=name, call=call, early_stop=early_stop)
         self.train_mode = train_mode
         self._thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._training = [each for each in module.modules() if each.training]
+        self._training = [submodule for submodule in module.modules() if submodule.training]
         module.requires_grad_(False)
         self.train(module.training)
 
@@ -348,10 +350,10 @@ class Teacher(ForwardWrapper):
 
     def release(self) -> nn.Module:
         """Take the hooks off and give the module back as it was, unfrozen."""
-        for each in self.module.modules():
-            each.training = False
-        for each in self._training:
-            each.training = True
+        for submodule in self.module.modules():
+            submodule.training = False
+        for submodule in self._training:
+            submodule.training = True
         for parameter in self._thawed:
             parameter.requires_grad_(True)
         return super().release()
@@ -359,18 +361,18 @@ class Teacher(ForwardWrapper):
 
 def _detached(value: Any) -> Any:
     # an input that needs gradients, tapped or handed through, keeps its graph under no_grad
-    return mapped(Tensor.detach, value) if any(each.requires_grad for each in tensors(value)) else value
+    return mapped(Tensor.detach, value) if any(tensor.requires_grad for tensor in tensors(value)) else value
 
 
-def _hook(module: nn.Module, side: str, place: _Place) -> RemovableHandle:
+def _hook(module: nn.Module, side: str, point: _Place) -> RemovableHandle:
     if side == "in":
-        return module.register_forward_pre_hook(place.entering, with_kwargs=True)
-    return hook_output(module, place.leaving)
+        return module.register_forward_pre_hook(point.entering, with_kwargs=True)
+    return hook_output(module, point.leaving)
 
 
 def hook_output(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
     """Register a forward hook that runs after all others but those that end the pass (``ends_pass``)."""
     handle = module.register_forward_hook(hook)
-    for key in [key for key, each in module._forward_hooks.items() if hasattr(each, "ends_pass")]:
+    for key in [key for key, hook in module._forward_hooks.items() if hasattr(hook, "ends_pass")]:
         module._forward_hooks[key] = module._forward_hooks.pop(key)
     return handle

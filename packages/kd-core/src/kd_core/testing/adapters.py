@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_core.adapters.registry import ADAPTERS, Adapter, check
+from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
 from kd_core.testing.require import no_error, require, run_all
 
 ROWS = 4
@@ -57,7 +57,7 @@ def can_be_registered(case: AdapterCase) -> None:
     """Its parameters can be written in a config."""
     builder = case.builder
     with no_error(f"the adapter {case.name} cannot be registered"):
-        check(case.name, builder)
+        validate_adapter(case.name, builder)
 
 
 def builds_from_shapes_alone(case: AdapterCase) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES, Loss, LossSignature, check, loss_signature
+from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature, validate_loss
 from kd_core.testing.require import no_error, random_state_untouched, require, require_close, run_all
 
 ROWS = 6
@@ -105,7 +105,7 @@ def can_be_registered(case: LossCase) -> None:
     """Its parameters can be written in a config."""
     function = case.function
     with no_error(f"the loss {case.name} cannot be registered"):
-        check(case.name, function)
+        validate_loss(case.name, function)
 
 
 def inputs_are_those_of_the_signature(case: LossCase) -> None:

@@ -124,11 +124,11 @@ def what_is_known_before_reading_is_true(case: TaskCase) -> None:
     """``Task.info`` says nothing of the data that reading them does not confirm."""
     before, after = case.instance.info(case.spec), case.splits.info
     for name in ("classes", "problem_type"):
-        known, read = getattr(before, name), getattr(after, name)
-        require(known in (None, read), f"info says that {name} is {known}, but the data have {read}")
+        declared, read = getattr(before, name), getattr(after, name)
+        require(declared in (None, read), f"info says that {name} is {declared}, but the data have {read}")
     for name in ("model_parameters", "run_values"):
-        known, read = getattr(before, name), getattr(after, name)
-        wrong = {key: value for key, value in known.items() if key not in read or read[key] != value}
+        declared, read = getattr(before, name), getattr(after, name)
+        wrong = {key: value for key, value in declared.items() if key not in read or read[key] != value}
         require(not wrong, f"info says {name} {wrong}, but the data have {dict(read)}")
     shape = _sample_shape(case.batches([0])[0].inputs)
     told = before.input_shape
@@ -161,15 +161,15 @@ def a_sample_does_not_depend_on_its_batch(case: TaskCase) -> None:
     require(torch.equal(second.index, alone.index), "Batch.index of a sample depends on its batch")
     for which in ("inputs", "target"):
         pairs = zip(tensors(getattr(second, which)), tensors(getattr(alone, which)), strict=True)
-        same = all(_equal_but_for_padding(one, other) for one, other in pairs)
+        same = all(_equal_but_for_padding(first, other) for first, other in pairs)
         require(same, f"Batch.{which} of a sample depends on the samples that share its batch, or on random state")
 
 
-def _equal_but_for_padding(one: Tensor, other: Tensor) -> bool:
+def _equal_but_for_padding(first: Tensor, other: Tensor) -> bool:
     """Whether two samples are equal, of which the first may be padded to the longest of its batch."""
-    if one.ndim != other.ndim or any(own < least for own, least in zip(one.shape, other.shape, strict=True)):
+    if first.ndim != other.ndim or any(size < least for size, least in zip(first.shape, other.shape, strict=True)):
         return False
-    return torch.equal(one[tuple(slice(size) for size in other.shape)], other)
+    return torch.equal(first[tuple(slice(size) for size in other.shape)], other)
 
 
 def splits_depend_on_the_seed_alone(case: TaskCase) -> None:

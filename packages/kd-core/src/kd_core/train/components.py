@@ -36,8 +36,8 @@ class Data:
 
     def get(self, spec: Any) -> tuple[Any, Splits]:
         """A ``data:`` value with its calls built, and its splits."""
-        for known, built, splits in self._read:
-            if known is spec or known == spec:
+        for read_spec, built, splits in self._read:
+            if read_spec is spec or read_spec == spec:
                 return built, splits
         built = build_fields(spec, Builder(self._policy, {}, self._reporter.debug))
         with main_first():
@@ -134,7 +134,7 @@ class Components:
                 name == STUDENT
                 or spec.trainable
                 or spec.mode == "train"
-                or any(fnmatch(name, each) for each in patterns)
+                or any(fnmatch(name, pattern) for pattern in patterns)
             )
 
         return [name for name in self.models if changes(name)]

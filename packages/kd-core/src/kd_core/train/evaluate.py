@@ -43,16 +43,16 @@ def score(
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             order = split.arrange(torch.arange(len(split)), batch_size)
-            own = [divide(positions, 1) for positions in order.split(batch_size)]
-            rows = (positions for (positions,), _ in own)
+            divided = [divide(positions, 1) for positions in order.split(batch_size)]
+            rows = (positions for (positions,), _ in divided)
             batches = split.batches(rows, epoch=0, seed=0, augment=False)
-            for raw, (_, (share,)) in zip(batches, own, strict=True):
+            for raw, (_, (shard,)) in zip(batches, divided, strict=True):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
                 output = task.call(model, batch.for_model(name))
                 if not metrics.reduces:
-                    truth = without_inputs(batch).map(partial(gather, sizes=share.rows))
-                    metrics.update(gather(output, share.rows), truth)
-                elif share.rows[rank()]:
+                    truth = without_inputs(batch).map(partial(gather, sizes=shard.rows))
+                    metrics.update(gather(output, shard.rows), truth)
+                elif shard.rows[rank()]:
                     metrics.update(output, batch)
     finally:
         for module, training in modes.items():
@@ -80,9 +80,9 @@ def check_gatherable(
             batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
             output = task.call(model, batch.for_model(name))
             lengths.append(_list_lengths({"outputs": output, "targets": batch.target}))
-    for what, length in lengths[0].items():
-        if (length, lengths[1].get(what)) == (1, 2):
-            message = f"the {what.split('/')[0]} of task {task.name!r} are lists of one value a sample, which "
+    for path, length in lengths[0].items():
+        if (length, lengths[1].get(path)) == (1, 2):
+            message = f"the {path.split('/')[0]} of task {task.name!r} are lists of one value a sample, which "
             message += f"{world_size()} processes cannot gather to score them"
             raise KDError(message, hint="run one process, or give the task metrics that reduce (`Metrics.reduces`)")
 
@@ -91,9 +91,9 @@ def _list_lengths(value: Any, path: str = "") -> dict[str, int]:
     """The lengths of the lists and tuples in nested mappings, by their places."""
     if isinstance(value, Mapping):
         return {
-            place: length
+            nested_path: length
             for key, item in value.items()
-            for place, length in _list_lengths(item, f"{path}/{key}" if path else str(key)).items()
+            for nested_path, length in _list_lengths(item, f"{path}/{key}" if path else str(key)).items()
         }
     return {path: len(value)} if isinstance(value, (list, tuple)) and not hasattr(value, "_fields") else {}
 

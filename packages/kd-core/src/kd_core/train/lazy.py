@@ -44,8 +44,8 @@ def _take_over(module: nn.Module, trial: nn.Module) -> None:
     for name, part in list(module.named_modules()):
         if not _is_lazy_itself(part):
             continue
-        kept = {key: value for key, value in part._buffers.items() if value is not None and not is_lazy(value)}
+        buffers = {key: value for key, value in part._buffers.items() if value is not None and not is_lazy(value)}
         modules, training, twin = part._modules, part.training, copies[name]
         part.__class__ = twin.__class__
         part.__dict__ = {**twin.__dict__, "_modules": modules, "training": training}
-        part._buffers.update(kept)
+        part._buffers.update(buffers)

@@ -68,11 +68,11 @@ class StageRunner:
         order = permutation(len(train), seed, "order", self.plan.index, self.progress.epoch)
         positions = train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
-        own = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
-        rows = (torch.cat(parts) for parts, _ in own)
+        divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
+        rows = (torch.cat(parts) for parts, _ in divided)
         augment_seed = derive(seed, "augment", self.plan.index)
         batches = train.batches(rows, epoch=self.progress.epoch, seed=augment_seed, augment=True)
-        yield from zip(batches, (shards for _, shards in own), strict=True)
+        yield from zip(batches, (shards for _, shards in divided), strict=True)
 
     def _step(self, raw: Batch, shards: list[MicroBatchShard]) -> None:
         """One optimiser step on one batch, in ``accumulation_steps`` micro-batches."""
@@ -98,9 +98,9 @@ class StageRunner:
 
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""
-        wanted = self.observers.wants_gradients(step)
-        self.stage.objective.keeps_graphs = wanted
-        return TermGradients(self.stage.objective.names, self.stage.parameters) if wanted else None
+        with_gradients = self.observers.wants_gradients(step)
+        self.stage.objective.keeps_graphs = with_gradients
+        return TermGradients(self.stage.objective.names, self.stage.parameters) if with_gradients else None
 
     def _prepared(self, raw: Batch) -> Batch:
         """A micro-batch as the models take it, in the stage's views."""

@@ -53,7 +53,7 @@ class Values(Protocol):
 class WireResolver:
     """What wires carry in one step. Adapters run when first asked for, once.
 
-    ``share`` says whose rows the batch has; None where every process has the same ones, and nothing is gathered.
+    ``shard`` says whose rows the batch has; None where every process has the same ones, and nothing is gathered.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class WireResolver:
         captures: Mapping[str, Capture],
         batch: Batch,
         adapters: Adapters,
-        share: MicroBatchShard | None = None,
+        shard: MicroBatchShard | None = None,
     ) -> None:
         self._captures = captures
         self._batch = batch
         self._adapters = adapters
         self._computed: dict[str, Any] = {}
-        self.share = share
+        self.shard = shard
         self.device = batch.index.device.type
 
     def get(self, wired: Wired) -> Any:
@@ -82,15 +82,15 @@ class WireResolver:
         else:
             assert wire.tap is not None
             value = self._captures[wire.root].at[wire.tap]
-        found = pick(value, wire.fields)
-        if found is None:
+        picked = pick(value, wire.fields)
+        if picked is None:
             hint = "attention maps need a model with `attn_implementation: eager`"
             raise KDError(f"{wire} is None: the module returned None there", hint=hint)
-        return found
+        return picked
 
     def _adapted(self, name: str) -> Any:
         if name not in self._computed:
-            self._computed[name] = self._adapters.run(name, self, self.share)
+            self._computed[name] = self._adapters.run(name, self, self.shard)
         return self._computed[name]
 
     def put(self, name: str, output: Any) -> None:
@@ -115,13 +115,13 @@ class Adapters(nn.Module):
         self._plans = dict(plans)
         self._borrowed: dict[str, nn.Module] = {}
 
-    def run(self, name: str, values: Values, share: MicroBatchShard | None = None) -> Any:
+    def run(self, name: str, values: Values, shard: MicroBatchShard | None = None) -> Any:
         """The output of one adapter for the inputs of this step, for the rows of this process."""
         module, plan = self._module(name), self._plans[name]
-        if share is None or not any(getattr(item, "over_batch", False) for item in (module, plan.builder)):
+        if shard is None or not any(getattr(item, "over_batch", False) for item in (module, plan.builder)):
             return called(module, inputs_of(plan, values.get))
-        inputs = inputs_of(plan, lambda wired: gathered(wired, values.get(wired), share))
-        return own_rows(called(module, inputs), share.rows)
+        inputs = inputs_of(plan, lambda wired: gathered(wired, values.get(wired), shard))
+        return own_rows(called(module, inputs), shard.rows)
 
     def try_out(self, name: str, values: WireResolver) -> None:
         """Keep in ``values`` what an adapter gives for a probe batch; nothing that the pass changes in it stays."""
@@ -159,8 +159,8 @@ class Adapters(nn.Module):
         positional, named = inputs_of(plan, values.get)
         inputs = named or positional
         match = values.get(plan.match) if plan.match else None
-        made: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
-        return made
+        adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
+        return adapter
 
 
 def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -175,11 +175,11 @@ def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:
     return module(*inputs[0], **inputs[1])
 
 
-def gathered(wired: Wired, value: Any, share: MicroBatchShard) -> Any:
+def gathered(wired: Wired, value: Any, shard: MicroBatchShard) -> Any:
     """A wire's value with the rows of all processes. Only in the batch is a list one value a sample."""
     if isinstance(wired, list):
-        return [gathered(wire, item, share) for wire, item in zip(wired, value, strict=True)]
-    return gather_samples(value, share.rows) if wired.root == "batch" else gather(value, share.rows)
+        return [gathered(wire, item, shard) for wire, item in zip(wired, value, strict=True)]
+    return gather_samples(value, shard.rows) if wired.root == "batch" else gather(value, shard.rows)
 
 
 class Term(nn.Module):
@@ -220,18 +220,18 @@ class Term(nn.Module):
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
         return {key: map_tensors(on_cpu, value) for key, value in inputs.items()}
 
-    def forward(self, values: Values, clock: StepInfo, share: MicroBatchShard | None = None) -> Tensor:
+    def forward(self, values: Values, step_info: StepInfo, shard: MicroBatchShard | None = None) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
-        if self.over_batch and share is not None:
-            inputs = {key: gathered(self.plan.wires[key], value, share) for key, value in inputs.items()}
+        if self.over_batch and shard is not None:
+            inputs = {key: gathered(self.plan.wires[key], value, shard) for key, value in inputs.items()}
         if self.module is not None:
             loss = self.module(**inputs)
         else:
-            now = {key: clock.at(schedule) for key, schedule in self.plan.schedules.items()}
+            now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
             loss = self.plan.loss(**inputs, **self._hyperparameters, **now)  # type: ignore[operator]
         if not isinstance(loss, Tensor) or loss.dim() != 0:
-            raise KDError(f"the loss returned {describe(loss)}, not one number (set its reduction to 'mean')")
+            raise KDError(f"the loss returned {describe_loss(loss)}, not one number (set its reduction to 'mean')")
         return loss
 
     def _input(self, key: str, value: Any) -> Any:
@@ -254,9 +254,11 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.adapters = adapters
-        kept = {} if before is None else {term.plan.name: term for term in before.terms if term.plan in plans.values()}
+        existing = (
+            {} if before is None else {term.plan.name: term for term in before.terms if term.plan in plans.values()}
+        )
         probe = None if probe is None else functools.cache(probe)
-        self.terms: list[Term] = [kept.get(name) or _built(plan, builder, probe) for name, plan in plans.items()]
+        self.terms: list[Term] = [existing.get(name) or _built(plan, builder, probe) for name, plan in plans.items()]
         for term in self.terms:
             if probe is not None:
                 with _errors_at(term.plan):
@@ -270,31 +272,35 @@ class Objective(nn.Module):
             self.losses.add_module(name, term)
 
     def forward(
-        self, captures: Mapping[str, Capture], batch: Batch, clock: StepInfo, share: MicroBatchShard = SINGLE_PROCESS
+        self,
+        captures: Mapping[str, Capture],
+        batch: Batch,
+        step_info: StepInfo,
+        shard: MicroBatchShard = SINGLE_PROCESS,
     ) -> tuple[Tensor, Tensor]:
         """The weighted sum, a scalar with a graph, and the unweighted terms (T,) without one.
 
-        Each counts what this micro-batch's ``share`` says: a loss over pairs of samples sees those of all processes.
+        Each counts what this micro-batch's ``shard`` says: a loss over pairs of samples sees those of all processes.
         """
-        values = WireResolver(captures, batch, self.adapters, share)
+        values = WireResolver(captures, batch, self.adapters, shard)
         losses = []
         for term in self.terms:
-            factor = share.global_scale if term.over_batch else share.local_scale
-            loss = self._value(term, values, clock, share)
+            factor = shard.global_scale if term.over_batch else shard.local_scale
+            loss = self._value(term, values, step_info, shard)
             losses.append(loss * factor if factor != 1 else loss)
-        weighted = [loss * clock.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True)]
+        weighted = [loss * step_info.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True)]
         self.weighted = weighted if self.keeps_graphs else []
         total = sum(weighted)
         assert isinstance(total, Tensor)
         return total, torch.stack([loss.detach() for loss in losses])
 
-    def _value(self, term: Term, values: WireResolver, clock: StepInfo, share: MicroBatchShard) -> Tensor:
+    def _value(self, term: Term, values: WireResolver, step_info: StepInfo, shard: MicroBatchShard) -> Tensor:
         """One loss: its adapters run under the models' precision, the loss itself in float32."""
         try:
             for wired in term.plan.wires.values():
                 values.get(wired)
             with torch.autocast(values.device, enabled=False):
-                loss: Tensor = term(values, clock, share)
+                loss: Tensor = term(values, step_info, shard)
         except KDError as error:
             raise error.at(*term.plan.path) from None
         return loss
@@ -332,7 +338,7 @@ def detached_float(tensor: Tensor) -> Tensor:
     return as_float(tensor.detach())
 
 
-def describe(value: Any) -> str:
+def describe_loss(value: Any) -> str:
     """A value by its type and shape."""
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
@@ -346,8 +352,8 @@ class Step(nn.Module):
         self.objective = objective
 
     def forward(
-        self, batch: Batch, frozen: Mapping[str, Capture], clock: StepInfo, share: MicroBatchShard
+        self, batch: Batch, frozen: Mapping[str, Capture], step_info: StepInfo, shard: MicroBatchShard
     ) -> tuple[Tensor, Tensor]:
         """Run the trained models and the objective on one micro-batch."""
         captures = {name: model(batch.for_model(name)) for name, model in self.models.items()}
-        return self.objective({**frozen, **captures}, batch, clock, share)
+        return self.objective({**frozen, **captures}, batch, step_info, shard)

@@ -76,8 +76,8 @@ class MetricsWriter(Observer):
 
     def after_validation(self, event: ValidationEvent) -> None:
         """Write the metrics."""
-        place = {"stage": event.stage, "epoch": event.epoch, "step": event.step}
-        self._write({**place, "val": dict(event.metrics)})
+        position = {"stage": event.stage, "epoch": event.epoch, "step": event.step}
+        self._write({**position, "val": dict(event.metrics)})
 
     def _write(self, row: dict[str, Any]) -> None:
         run_on_rank_zero(lambda: self.log.append(row))
@@ -119,8 +119,8 @@ class GradientNorms(Observer):
             for (first, a), (second, b) in combinations(event.gradients.items(), 2)
             if norms[first] and norms[second]
         }
-        place = {"stage": event.stage, "step": event.step, "total": event.total}
-        append(self._file, json_text({**place, "norms": norms, "cosines": cosines}) + "\n")
+        position = {"stage": event.stage, "step": event.step, "total": event.total}
+        append(self._file, json_text({**position, "norms": norms, "cosines": cosines}) + "\n")
 
 
 class TermGradients:

@@ -34,15 +34,15 @@ def build_optimizer(
     left = trained(root)
     if not left:
         raise ConfigError(ConfigProblem("nothing is left to train: every parameter is frozen", path))
-    made = [
+    param_groups = [
         group
-        for position, each in enumerate(groups)
-        for group in (_group(each, root, left, f"{path}.groups.{position}"),)
+        for position, options in enumerate(groups)
+        for group in (_group(options, root, left, f"{path}.groups.{position}"),)
     ]
-    rest: list[Any] = [{"params": list(left.values())}] if left and made else list(left.values())
+    rest: list[Any] = [{"params": list(left.values())}] if left and param_groups else list(left.values())
     where = f"{path}.call" if isinstance(spec, OptimizerSpec) else path
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
-    optimizer = builder.build(call, {"params": [*rest, *made], **extra}, where)
+    optimizer = builder.build(call, {"params": [*rest, *param_groups], **extra}, where)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
@@ -54,11 +54,11 @@ def build_optimizer(
 
 def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str) -> None:
     """ConfigError for what PyTorch would take without a word."""
-    known = list(optimizer.defaults)
+    defaults = list(optimizer.defaults)
     for position, spec in enumerate(groups):
         for key in spec.extra:
-            if key not in known:
-                message, hint = f"{type(optimizer).__name__} has no parameter {key!r}", did_you_mean(key, known)
+            if key not in defaults:
+                message, hint = f"{type(optimizer).__name__} has no parameter {key!r}", did_you_mean(key, defaults)
                 raise KDError(message, path=f"{path}.groups.{position}.{key}", hint=hint, at_key=True)
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):

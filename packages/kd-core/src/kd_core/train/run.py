@@ -68,14 +68,14 @@ def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, res
         components = Components(plan, policy, runtime, data, reporter)
         run_on_rank_zero(lambda: _write_manifest(folder, components, command))
         store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
-        found = store.latest(reporter.info) if resumed else None
+        checkpoint = store.latest(reporter.info) if resumed else None
         named = built_observers(plan.observers)
         observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
         runtime.keeps_graphs = observers.may_want_gradients
         with StopRequest() as stop:
             context = RunContext(components, folder, store, reporter, stop, Progress(), observers)
             try:
-                runner = _run_stages(context, found)
+                runner = _run_stages(context, checkpoint)
             finally:
                 observers.on_end()
         return _finish(context, runner)

@@ -39,8 +39,8 @@ class Checkpointing:
         if signal or late or (limits.every_steps and progress.step % limits.every_steps == 0):
             self.save()
         if signal:
-            place = f"step {progress.step} of stage {self.stage.plan.name!r}"
-            raise Stopped(f"stopped and saved at {place}; go on with `resume {self.context.folder.path}`", signal)
+            position = f"step {progress.step} of stage {self.stage.plan.name!r}"
+            raise Stopped(f"stopped and saved at {position}; go on with `resume {self.context.folder.path}`", signal)
 
     def _late_or_stopped(self, seconds: float) -> tuple[bool, int]:
         """Whether ``seconds`` went by since the last checkpoint, and the signal that asks to stop, 0 for none.

@@ -40,8 +40,8 @@ class CachedTeacher:
     ``kept`` maps the fields of the output that wires name to (N, ...) values; ``index`` (N,) has the samples' rows.
     """
 
-    def __init__(self, kept: Mapping[Fields, Tensor], index: Tensor) -> None:
-        self._kept = kept
+    def __init__(self, outputs: Mapping[Fields, Tensor], index: Tensor) -> None:
+        self._kept = outputs
         self._position = torch.zeros(int(index.max()) + 1, dtype=torch.int64, device=index.device)
         self._position[index] = torch.arange(len(index), device=index.device)
 
@@ -65,51 +65,51 @@ def _put(whole: Any, fields: Fields, value: Tensor) -> Any:
     return {**whole, first: _put(whole.get(first, {}), tuple(rest), value)}
 
 
-def cached_teachers(world: Components, stage: StagePlan, trained: set[str]) -> dict[str, CachedTeacher]:
+def cached_teachers(components: Components, stage: StagePlan, trained: set[str]) -> dict[str, CachedTeacher]:
     """For each model of a stage with ``cache: true``, its outputs for the stage's training samples.
 
     ConfigError where those are not the same in every epoch, or the stage trains the model.
     """
-    names = [name for name in world.plan.taps(stage) if world.plan.models[name].cache]
-    found = {}
+    names = [name for name in components.plan.taps(stage) if components.plan.models[name].cache]
+    caches = {}
     for name in names:
         path = f"models.{name}.cache"
-        split = world.data.get(stage.data)[1].train
+        split = components.data.get(stage.data)[1].train
         if name in trained:
             raise ConfigError(ConfigProblem(f"the stage {stage.name!r} trains {name}, whose outputs change", path))
-        if world.plan.models[name].mode == "train":
+        if components.plan.models[name].mode == "train":
             message = "in training mode a model's outputs depend on the batch and on random numbers"
             raise ConfigError(ConfigProblem(message, path, hint="leave `mode: train` or `cache: true` out"))
         if not split.fixed or stage.views is not identity:
             message = "training samples differ from epoch to epoch, and a model's outputs with them"
             raise ConfigError(ConfigProblem(message, path, hint="leave cache out, or the augmentation and views"))
         with main_first():
-            found[name] = _read_or_make(world, stage, name)
-    return found
+            caches[name] = _read_or_make(components, stage, name)
+    return caches
 
 
-def _read_or_make(world: Components, stage: StagePlan, name: str) -> CachedTeacher:
-    fields = _fields(world, stage, name)
+def _read_or_make(components: Components, stage: StagePlan, name: str) -> CachedTeacher:
+    fields = _fields(components, stage, name)
     folder = Path(os.environ.get("KD_CACHE", "~/.cache/kd")).expanduser() / "outputs"
-    path = folder / f"{_key(world, stage, name)}.safetensors"
+    path = folder / f"{_key(components, stage, name)}.safetensors"
     tensors = _read(path, fields)
     if tensors is None:
         started = time.monotonic()
-        tensors = _computed(world, stage, name, fields)
+        tensors = _computed(components, stage, name, fields)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder, lambda file: file.write(save(tensors)), lambda temporary: path.name)
-        world.log(f"models.{name}: ran on {len(tensors[INDEX])} samples in {time.monotonic() - started:.1f} s")
-    world.log(f"models.{name}: outputs are those kept in {path}")
-    device = world.runtime.device
-    kept = {each: tensors[_named(each)].to(device) for each in fields}
-    return CachedTeacher(kept, tensors[INDEX].to(device))
+        components.log(f"models.{name}: ran on {len(tensors[INDEX])} samples in {time.monotonic() - started:.1f} s")
+    components.log(f"models.{name}: outputs are those kept in {path}")
+    device = components.runtime.device
+    outputs = {field: tensors[_named(field)].to(device) for field in fields}
+    return CachedTeacher(outputs, tensors[INDEX].to(device))
 
 
-def _fields(world: Components, stage: StagePlan, name: str) -> list[Fields]:
+def _fields(components: Components, stage: StagePlan, name: str) -> list[Fields]:
     """The fields of a model's output that a stage's wires name."""
     parts: list[TermPlan | AdapterPlan] = [
         *stage.terms.values(),
-        *(world.plan.adapters[each] for each in stage.adapters),
+        *(components.plan.adapters[adapter] for adapter in stage.adapters),
     ]
     wires = [wire for part in parts for wire in part.all_wires() if wire.root == name]
     return list(dict.fromkeys(wire.fields for wire in wires))
@@ -119,19 +119,19 @@ def _named(fields: Fields) -> str:
     return "/".join(["output", *map(str, fields)])
 
 
-def _key(world: Components, stage: StagePlan, name: str) -> str:
+def _key(components: Components, stage: StagePlan, name: str) -> str:
     """A hash of what the outputs depend on: weights, samples, and how those are read and run."""
-    spec, splits = world.data.get(stage.data)
+    spec, splits = components.data.get(stage.data)
     state = hashlib.sha256()
     facts = (
         splits.train.fingerprint,
         spec,
-        world.plan.inputs[name],
-        world.runtime.spec.precision,
-        world.runtime.device.type,
+        components.plan.inputs[name],
+        components.runtime.spec.precision,
+        components.runtime.device.type,
     )
-    state.update(repr((*facts, _fields(world, stage, name), world.models[name])).encode())
-    for key, value in world.models[name].state_dict().items():
+    state.update(repr((*facts, _fields(components, stage, name), components.models[name])).encode())
+    for key, value in components.models[name].state_dict().items():
         state.update(key.encode())
         state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return state.hexdigest()[:32]
@@ -146,22 +146,22 @@ def _read(path: Path, fields: list[Fields]) -> dict[str, Tensor] | None:
     return tensors if {INDEX, *map(_named, fields)} <= set(tensors) else None
 
 
-def _computed(world: Components, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:
+def _computed(components: Components, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:
     """One pass over the training samples, prepared as for a step: (N, ...) values by name, with their rows."""
-    task, runtime, model = world.plan.task, world.runtime, world.models[name]
-    spec, splits = world.data.get(stage.data)
+    task, runtime, model = components.plan.task, components.runtime, components.models[name]
+    spec, splits = components.data.get(stage.data)
     order = splits.train.arrange(torch.arange(len(splits.train)), BATCH).split(BATCH)
-    seen: dict[str, list[Tensor]] = {INDEX: [], **{_named(each): [] for each in fields}}
+    seen: dict[str, list[Tensor]] = {INDEX: [], **{_named(field): [] for field in fields}}
     training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad(), runtime.autocast():
         for raw in splits.train.batches(order, epoch=0, seed=0, augment=False):
             batch = runtime.format(
-                task.prepare(raw.to(runtime.device), {name: world.plan.inputs[name]}, spec, training=True)
+                task.prepare(raw.to(runtime.device), {name: components.plan.inputs[name]}, spec, training=True)
             )
             output = task.call(model, batch.for_model(name))
-            for each in fields:
-                seen[_named(each)].append(_rows(pick(output, each), len(batch)).cpu())
+            for name_path in fields:
+                seen[_named(name_path)].append(_rows(pick(output, name_path), len(batch)).cpu())
             seen[INDEX].append(batch.index.cpu())
     for module in training:
         module.training = True

@@ -39,7 +39,7 @@ class FrozenWhenBuilt:
         return {id(part._parameters[name]) for part in root.modules() for name in self._names.get(part, ())}
 
 
-class TrainableParts(Protocol):
+class TrainableComponents(Protocol):
     """What a stage can train, beside its losses."""
 
     @property
@@ -52,7 +52,7 @@ class TrainableParts(Protocol):
     def frozen(self) -> FrozenWhenBuilt: ...
 
 
-class RunnableParts(TrainableParts, Protocol):
+class RunnableComponents(TrainableComponents, Protocol):
     """The same, with how models are run."""
 
     @property
@@ -74,7 +74,7 @@ def root_module(models: Mapping[str, nn.Module], adapters: nn.Module, losses: nn
     return root
 
 
-def select(world: TrainableParts, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module, set[str]]:
+def select(components: TrainableComponents, stage: StagePlan, losses: nn.Module) -> tuple[nn.Module, set[str]]:
     """Set what learns in a stage; the root module of its paths, and the models of which something learns.
 
     By default the student and trainable models, where the stage looks at them, and all adapters and losses it uses. A
@@ -83,10 +83,10 @@ def select(world: TrainableParts, stage: StagePlan, losses: nn.Module) -> tuple[
     neither the default nor a plain ``student``, ``adapters.proj`` or ``losses``, a glob in the place of that name or a
     ``class:NAME``. What ``freeze:`` names does not learn in any case. This holds for each stage by itself.
     """
-    root = root_module(world.models, world.adapters, losses)
-    frozen = world.frozen.ids(root)
+    root = root_module(components.models, components.adapters, losses)
+    frozen = components.frozen.ids(root)
     learning: dict[int, nn.Parameter] = {}
-    patterns = [*_default(world, stage), "losses"] if stage.spec.train is None else stage.spec.train
+    patterns = [*_default(components, stage), "losses"] if stage.spec.train is None else stage.spec.train
     for position, pattern in enumerate(patterns):
         parameters = _matched(root, pattern, stage, "train", position)
         thawed = [item for item in parameters if _names_a_part(pattern) or id(item) not in frozen]
@@ -102,26 +102,28 @@ def select(world: TrainableParts, stage: StagePlan, losses: nn.Module) -> tuple[
     for item in learning.values():
         item.requires_grad_(True)
     return root, {
-        name for name, model in world.models.items() if any(parameter.requires_grad for parameter in model.parameters())
+        name
+        for name, model in components.models.items()
+        if any(parameter.requires_grad for parameter in model.parameters())
     }
 
 
-def set_stage_mode(world: TrainableParts, stage: StagePlan, name: str) -> None:
+def set_stage_mode(components: TrainableComponents, stage: StagePlan, name: str) -> None:
     """Put a model into the mode in which a stage will run it, whose adapters and losses need not be built yet.
 
     KDErrors of patterns are left to :func:`select`.
     """
-    model, root = world.models[name], root_module(world.models, nn.Module())
-    frozen, learning = world.frozen.ids(root), set()
-    for pattern in _default(world, stage) if stage.spec.train is None else stage.spec.train:
+    model, root = components.models[name], root_module(components.models, nn.Module())
+    frozen, learning = components.frozen.ids(root), set()
+    for pattern in _default(components, stage) if stage.spec.train is None else stage.spec.train:
         with suppress(KDError):
-            found = {id(item) for _, item in matching(root, pattern)}
-            learning |= found if _names_a_part(pattern) else found - frozen
+            selected = {id(item) for _, item in matching(root, pattern)}
+            learning |= selected if _names_a_part(pattern) else selected - frozen
     for pattern in stage.spec.freeze:
         with suppress(KDError):
             learning -= {id(item) for _, item in matching(root, pattern)}
     if learning.isdisjoint(map(id, model.parameters())):
-        model.train(world.plan.models[name].mode == "train")
+        model.train(components.plan.models[name].mode == "train")
         return
     model.train()
     for module in _without(learning, model):
@@ -144,10 +146,12 @@ def _names_a_part(pattern: str) -> bool:
     return len(rest) >= (2 if first in ("adapters", "losses") else 1)
 
 
-def _default(world: TrainableParts, stage: StagePlan) -> list[str]:
-    used = world.plan.taps(stage)
-    names = [name for name, spec in world.plan.models.items() if name in used and (name == STUDENT or spec.trainable)]
-    return names + [f"adapters.{name}" for name in stage.adapters if has_parameters(world.adapters, name)]
+def _default(components: TrainableComponents, stage: StagePlan) -> list[str]:
+    used = components.plan.taps(stage)
+    names = [
+        name for name, spec in components.plan.models.items() if name in used and (name == STUDENT or spec.trainable)
+    ]
+    return names + [f"adapters.{name}" for name in stage.adapters if has_parameters(components.adapters, name)]
 
 
 def has_parameters(module: nn.Module, name: str) -> bool:
@@ -166,7 +170,7 @@ def _matched(root: nn.Module, pattern: str, stage: StagePlan, key: str, position
 
 
 def wrap(
-    world: RunnableParts, stage: StagePlan, trained: set[str], known: Container[str] = ()
+    components: RunnableComponents, stage: StagePlan, trained: set[str], skipped: Container[str] = ()
 ) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
     """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap.
 
@@ -174,17 +178,17 @@ def wrap(
     """
     learning: dict[str, ForwardWrapper] = {}
     frozen: dict[str, Teacher] = {}
-    for name, taps in world.plan.taps(stage).items():
-        model, call = world.models[name], world.plan.task.call
+    for name, taps in components.plan.taps(stage).items():
+        model, call = components.models[name], components.plan.task.call
         if name in trained:
             learning[name] = ForwardWrapper(model, taps, name=name, call=call)
-        elif name not in known:
-            moves = world.plan.models[name].mode == "train"
-            stops = name not in world.runtime.spec.compile
-            cheap = world.runtime.optimize_for_inference(model, taps) if stops and not moves else model
+        elif name not in skipped:
+            moves = components.plan.models[name].mode == "train"
+            stops = name not in components.runtime.spec.compile
+            cheap = components.runtime.optimize_for_inference(model, taps) if stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
     still = {name: teacher for name, teacher in frozen.items() if not teacher.train_mode}
-    world.runtime.compile({**learning, **still})
+    components.runtime.compile({**learning, **still})
     return learning, frozen
 
 

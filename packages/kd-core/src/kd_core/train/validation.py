@@ -80,8 +80,8 @@ class Validation:
 
     def save_best(self, metrics: dict[str, float]) -> None:
         """Keep the student as it is now, in the run and in its folder, as the best one."""
-        place: dict[str, Any] = {"metrics": metrics, "stage": self.stage.plan.index, "epoch": self.progress.epoch}
-        best = {"student": self.stage.weights(), **place}
+        state: dict[str, Any] = {"metrics": metrics, "stage": self.stage.plan.index, "epoch": self.progress.epoch}
+        best = {"student": self.stage.weights(), **state}
         run_on_rank_zero(lambda: self.context.store.save_best(best, self.progress.total))
         self.context.best = best
 

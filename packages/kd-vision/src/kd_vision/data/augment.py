@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.config.validation import describe, wanted_of
+from kd_core.config.validation import show_value, wanted_of
 from kd_core.data.rng import CounterRNG
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.registry import Registry
@@ -140,6 +140,6 @@ def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
         try:
             TypeAdapter(schemas.get(key, Any)).validate_python(value, strict=True)
         except ValidationError as error:
-            message = f"{key!r} of {name} must be {wanted_of(error.errors())}, not {describe(value)}"
+            message = f"{key!r} of {name} must be {wanted_of(error.errors())}, not {show_value(value)}"
             raise ConfigError(ConfigProblem(message, where + key)) from error
     return partial(operation, **values) if values else operation

@@ -15,7 +15,7 @@ from kd_core.synonyms import SYNONYMS, listed
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-class Fault(NamedTuple):
+class ArgumentFault(NamedTuple):
     """A problem with an argument: where it is below the call (``()``: the call itself)."""
 
     where: tuple[str | int, ...]
@@ -23,7 +23,7 @@ class Fault(NamedTuple):
     hint: str | None = None
 
 
-def check_arguments(call: Call, obj: Callable[..., Any], supplied: Sequence[str] = ()) -> list[Fault]:
+def check_arguments(call: Call, obj: Callable[..., Any], supplied: Sequence[str] = ()) -> list[ArgumentFault]:
     """Every argument of ``call`` that ``obj`` does not take, and those it lacks.
 
     ``supplied`` are names of parameters the builder gives (an optimiser's ``params``); see :func:`split`.
@@ -34,57 +34,61 @@ def check_arguments(call: Call, obj: Callable[..., Any], supplied: Sequence[str]
         return []
     leading, named = split(signature, supplied)
     params = list(signature.parameters.values())
-    places = [p.name for p in params if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    filled = places[: len(leading) + len(call.args)]
-    faults = _too_many(call, params, len(places) - len(leading))
+    positional = [p.name for p in params if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    filled = positional[: len(leading) + len(call.args)]
+    faults = _too_many(call, params, len(positional) - len(leading))
     for name in call.kwargs:
         if name in leading or name in named:
-            faults.append(Fault((name,), f"{name!r} is supplied to {call.target} already", "remove it"))
+            faults.append(ArgumentFault((name,), f"{name!r} is supplied to {call.target} already", "remove it"))
         elif fault := _keyword(call, name, params, {*filled, *named}):
             faults.append(fault)
-    given = {*filled, *named, *call.kwargs}
-    missing = [repr(p.name) for p in params if p.name not in given and p.default is p.empty and p.kind not in _REST]
+    filled_names = {*filled, *named, *call.kwargs}
+    missing = [
+        repr(p.name) for p in params if p.name not in filled_names and p.default is p.empty and p.kind not in _REST
+    ]
     if missing:
         noun = "parameter" if len(missing) == 1 else "parameters"
-        faults.append(Fault((), f"{call.target} is missing the required {noun} {', '.join(missing)}"))
+        faults.append(ArgumentFault((), f"{call.target} is missing the required {noun} {', '.join(missing)}"))
     return faults
 
 
-def _too_many(call: Call, params: Sequence[inspect.Parameter], most: int) -> list[Fault]:
+def _too_many(call: Call, params: Sequence[inspect.Parameter], most: int) -> list[ArgumentFault]:
     if len(call.args) <= most or any(p.kind is p.VAR_POSITIONAL for p in params):
         return []
     few = f"at most {most} positional argument{'s' * (most != 1)}" if most > 0 else "no positional arguments"
-    return [Fault((max(most, 0),), f"{call.target} takes {few}, not {len(call.args)}")]
+    return [ArgumentFault((max(most, 0),), f"{call.target} takes {few}, not {len(call.args)}")]
 
 
-def _keyword(call: Call, name: str, params: Sequence[inspect.Parameter], taken: Collection[str]) -> Fault | None:
+def _keyword(
+    call: Call, name: str, params: Sequence[inspect.Parameter], taken: Collection[str]
+) -> ArgumentFault | None:
     """What is wrong with giving ``name`` by keyword."""
     takes = [p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if name in takes and name not in taken:
         return _mistyped(call, name, next(p for p in params if p.name == name))
     if name in takes:
-        return Fault((name,), f"{call.target} gets {name!r} twice", "it is also given by position")
+        return ArgumentFault((name,), f"{call.target} gets {name!r} twice", "it is also given by position")
     if any(p.kind is p.VAR_KEYWORD for p in params):
         return None
     if any(p.name == name and p.kind is p.POSITIONAL_ONLY for p in params):
-        return Fault((name,), f"{call.target} takes {name!r} only by position")
-    free = [each for each in takes if each not in taken]
+        return ArgumentFault((name,), f"{call.target} takes {name!r} only by position")
+    free = [key for key in takes if key not in taken]
     near = listed(SYNONYMS["call"], name)
     hint = f"did you mean {near!r}?" if near in free else did_you_mean(name, free)
-    return Fault((name,), f"{call.target} has no parameter {name!r}", hint)
+    return ArgumentFault((name,), f"{call.target} has no parameter {name!r}", hint)
 
 
-def _mistyped(call: Call, name: str, param: inspect.Parameter) -> Fault | None:
+def _mistyped(call: Call, name: str, param: inspect.Parameter) -> ArgumentFault | None:
     """Text or true where the annotation asks for a number. All else is left to the callee."""
     value = call.kwargs[name]
     members = typing.get_args(param.annotation) or (param.annotation,)
-    names = {getattr(each, "__name__", "") for each in members}
+    names = {getattr(member, "__name__", "") for member in members}
     numbers = bool(names & {"int", "float"}) and names <= {"int", "float", "Tensor", "NoneType"}
     if numbers and isinstance(value, (str, bool)):
         shown = repr(value) if isinstance(value, str) else str(value).lower()
-        return Fault((name,), f"must be a number, not {shown}")
+        return ArgumentFault((name,), f"must be a number, not {shown}")
     if names <= {"bool", "NoneType"} and "bool" in names and isinstance(value, str):
-        return Fault((name,), f"must be true or false, not {value!r}")
+        return ArgumentFault((name,), f"must be true or false, not {value!r}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Lazy values -> objects. Everything is judged and bound before the first call is made."""
+"""Lazy values -> objects. Everything is checked and bound before the first call is made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from kd_core.config.calls.arguments import Fault, check_arguments, signature_of, split
+from kd_core.config.calls.arguments import ArgumentFault, check_arguments, signature_of, split
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
 from kd_core.config.syntax.plain import join
@@ -139,9 +139,9 @@ class Builder:
         if isinstance(lazy, GetAttr):
             self.policy.check_attribute_allowed(obj, lazy.name, lazy.mark, path)
             default = (parts["default"],) if "default" in parts else ()
-            found = _guarded(lambda: getattr(obj, lazy.name, *default), f"reading {lazy.name!r}", lazy, path)
-            self.policy.check_value_allowed(found, lazy.mark, path)
-            return found
+            attribute = _guarded(lambda: getattr(obj, lazy.name, *default), f"reading {lazy.name!r}", lazy, path)
+            self.policy.check_value_allowed(attribute, lazy.mark, path)
+            return attribute
         assert isinstance(lazy, CallMethod)
         return self._call_method(lazy, obj, parts, path)
 
@@ -150,9 +150,9 @@ class Builder:
         leading, named = split(signature_of(target), list(supplied))
         args = [*(supplied[name] for name in leading), *self._value(call.args, path)]
         kwargs = self._value(call.kwargs, path) | {name: supplied[name] for name in named}
-        made = _guarded(lambda: target(*args, **kwargs), call.target, call, path)
+        result = _guarded(lambda: target(*args, **kwargs), call.target, call, path)
         self._log(call, call.target, path)
-        return made
+        return result
 
     def _call_method(self, lazy: CallMethod, obj: Any, parts: Mapping[str | int, Any], path: str) -> Any:
         self.policy.check_attribute_allowed(obj, lazy.method, lazy.mark, path)
@@ -166,31 +166,31 @@ class Builder:
     def _item(self, lazy: Item, data: Any, key: Any, path: str) -> Any:
         if not isinstance(data, (dict, list, tuple)):
             self.policy.check_object_allowed(data, lazy.mark, path)
-        found = _guarded(lambda: data[key], f"item {key!r}", lazy, path)
-        self.policy.check_value_allowed(found, lazy.mark, path)
-        return found
+        item = _guarded(lambda: data[key], f"item {key!r}", lazy, path)
+        self.policy.check_value_allowed(item, lazy.mark, path)
+        return item
 
     def _run_value(self, lazy: RunValue, path: str) -> Any:
         if lazy.name not in self.run_values:
-            known = ", ".join(sorted(self.run_values)) or "nothing"
+            names = ", ".join(sorted(self.run_values)) or "nothing"
             raise ConfigError(
-                ConfigProblem(f"!run {lazy.name} is not known here", path, lazy.mark, f"known here: {known}")
+                ConfigProblem(f"!run {lazy.name} is not known here", path, lazy.mark, f"known here: {names}")
             )
         return self.run_values[lazy.name]
 
-    def _log(self, lazy: Lazy, what: str, path: str) -> None:
+    def _log(self, lazy: Lazy, subject: str, path: str) -> None:
         if self.log:
-            self.log(f"built {path + ': ' if path else ''}{what}{f' ({lazy.mark})' if lazy.mark else ''}")
+            self.log(f"built {path + ': ' if path else ''}{subject}{f' ({lazy.mark})' if lazy.mark else ''}")
 
 
-def _guarded(action: Callable[[], T], what: str, lazy: Lazy, path: str) -> T:
+def _guarded(action: Callable[[], T], subject: str, lazy: Lazy, path: str) -> T:
     """The result of somebody else's code; what it raises becomes a ConfigError with the place."""
     try:
         return action()
     except (Exception, SystemExit) as error:
         causes = error.problems if isinstance(error, KDError) else [ConfigProblem(f"{type(error).__name__}: {error}")]
         raise ConfigError(
-            replace(cause.below(path), message=f"{what} failed: {cause.message}", mark=cause.mark or lazy.mark)
+            replace(cause.below(path), message=f"{subject} failed: {cause.message}", mark=cause.mark or lazy.mark)
             for cause in causes
         ) from error
 
@@ -203,7 +203,7 @@ def _parts(value: Any) -> list[tuple[str | int, Any]]:
     return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
 
 
-def _placed(lazy: Lazy, fault: Fault, path: str, inside: tuple[str, ...] = ()) -> ConfigProblem:
+def _placed(lazy: Lazy, fault: ArgumentFault, path: str, inside: tuple[str, ...] = ()) -> ConfigProblem:
     mark = lazy.places.get(fault.where[0], lazy.mark) if fault.where else lazy.mark
     return ConfigProblem(fault.message, dotted([*([path] if path else []), *inside, *fault.where]), mark, fault.hint)
 

@@ -1,4 +1,4 @@
-"""Dotted names -> objects, judged before anything is called."""
+"""Dotted names -> objects, checked before anything is called."""
 
 from __future__ import annotations
 
@@ -149,15 +149,15 @@ class Policy:
 
     def _in_module(self, module: types.ModuleType, name: str, *, last: bool) -> Any:
         full = f"{module.__name__}.{name}"
-        found = _attribute_of(module, name)
-        if found is _MISSING or not (last or isinstance(found, (types.ModuleType, type))):
+        attribute = _attribute_of(module, name)
+        if attribute is _MISSING or not (last or isinstance(attribute, (types.ModuleType, type))):
             inner = self._import(full) if hasattr(module, "__path__") else None
-            found = inner if inner is not None else found
-        if found is _MISSING:
+            attribute = inner if inner is not None else attribute
+        if attribute is _MISSING:
             raise _Refusal(f"{module.__name__} has no {name!r}", _near(name, _public(module)))
-        if isinstance(found, types.ModuleType) and sys.modules.get(full) is not found:
+        if isinstance(attribute, types.ModuleType) and sys.modules.get(full) is not attribute:
             raise _Refusal(f"{full} is blocked: {name} is not a part of {module.__name__}, which only imports it")
-        return found
+        return attribute
 
     def _import(self, name: str) -> types.ModuleType | None:
         """The module, or None where there is none of that name."""
@@ -226,17 +226,17 @@ class Policy:
             hint = f"--trust {canonical(cls)} allows it, if you trust its code"
             raise _Refusal(f"{cls.__name__}.{name} is blocked: it reads or writes files", hint)
 
-    def _object(self, obj: Any, wanted: str) -> None:
+    def _object(self, obj: Any, action: str) -> None:
         cls = type(obj)
         if isinstance(obj, _CODE):
-            raise _Refusal(f"{wanted} of {canonical(obj)} is blocked: it is not an object that the config built")
+            raise _Refusal(f"{action} of {canonical(obj)} is blocked: it is not an object that the config built")
         if self._trusted(canonical(cls)) or allowed.is_tensor(cls):
             return
         if not (allowed.is_kind(cls) and allowed.in_packages(cls.__module__)):
             hint = (
                 None if cls.__module__ == "builtins" else f"--trust {canonical(cls)} allows it, if you trust its code"
             )
-            raise _Refusal(f"{wanted} of a {cls.__name__} is blocked: it is not a {_KINDS}", hint)
+            raise _Refusal(f"{action} of a {cls.__name__} is blocked: it is not a {_KINDS}", hint)
 
     def _value(self, value: Any) -> None:
         if isinstance(value, (types.MethodType, types.BuiltinMethodType)) and not _loose(value):
@@ -282,5 +282,5 @@ def _public(obj: object) -> list[str]:
 
 
 def _near(name: str, names: Sequence[str]) -> str | None:
-    near = next((each for each in names if each.lower() == name.lower()), None) or nearest(name, names)
+    near = next((candidate for candidate in names if candidate.lower() == name.lower()), None) or nearest(name, names)
     return f"did you mean {near!r}?" if near else None

@@ -24,26 +24,26 @@ _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(Non
 Place = Callable[["yaml.Mark"], Mark]
 
 
-def compose(text: str, place: Place) -> Slot | None:
+def compose(text: str, locate: Place) -> Slot | None:
     """The tree of the one document in ``text``, or None where there is none.
 
     ``place`` turns YAML's marks into ours. ConfigError with every problem that can be told from the text.
     """
     if bad := _FORBIDDEN.search(text):
         line, at = text.count("\n", 0, bad.start()), bad.start() - text.rfind("\n", 0, bad.start()) - 1
-        mark = place(yaml.Mark("", bad.start(), line, at, None, 0))
+        mark = locate(yaml.Mark("", bad.start(), line, at, None, 0))
         raise ConfigError(
             ConfigProblem(f"control character U+{ord(bad[0]):04X}", mark=mark, hint='write "\\x.." in quotes')
         )
-    composer = _Composer(text, place)
+    composer = _Composer(text, locate)
     try:
         slot = composer.document()
     except ConfigError as error:
         raise ConfigError([*composer.problems, *error.problems]) from None
     except yaml.MarkedYAMLError as error:
-        raise ConfigError([*composer.problems, _explain(error, text, place)]) from None
+        raise ConfigError([*composer.problems, _explain(error, text, locate)]) from None
     except (yaml.YAMLError, ValueError, OverflowError):  # an escape such as "\UFFFFFFFF"
-        here = place(composer.loader.get_mark())
+        here = locate(composer.loader.get_mark())
         problem = ConfigProblem("not a character: the escape is out of range", mark=here)
         raise ConfigError([*composer.problems, problem]) from None
     if composer.problems:
@@ -54,9 +54,9 @@ def compose(text: str, place: Place) -> Slot | None:
 class _Composer:
     """Reads events into slots; problems that leave the rest readable are collected."""
 
-    def __init__(self, text: str, place: Place) -> None:
+    def __init__(self, text: str, locate: Place) -> None:
         self.loader = yaml.SafeLoader(text)
-        self.place = place
+        self.place = locate
         self.problems: list[ConfigProblem] = []
         self.anchors: dict[str, Slot | None] = {}  # None while the anchored value is still open
         self.merged = 0
@@ -121,7 +121,7 @@ class _Composer:
         return items
 
     def mapping(self, depth: int) -> dict[str, Slot]:
-        own: dict[str, Slot] = {}
+        entries: dict[str, Slot] = {}
         bases: list[dict[str, Slot]] | None = None
         while not self.loader.check_event(yaml.MappingEndEvent):
             event = self.loader.peek_event()
@@ -138,13 +138,13 @@ class _Composer:
                     key.mark,
                     "quote it" if kind_of(key.value) == "a number" else None,
                 )
-            elif key.value in own:
-                first = own[key.value].key
+            elif key.value in entries:
+                first = entries[key.value].key
                 self.fail(f"the key {key.value!r} is repeated", key.mark, f"it is first given at {first}")
             else:
-                own[key.value] = replace(value, key=key.mark)
+                entries[key.value] = replace(value, key=key.mark)
         self.loader.get_event()
-        return self.inherit(own, bases or [])
+        return self.inherit(entries, bases or [])
 
     def bases(self, value: Slot) -> list[dict[str, Slot]]:
         """The mappings that ``<<`` names, first wins."""
@@ -154,7 +154,7 @@ class _Composer:
                 self.fail(f"<< takes an alias of a mapping or a list of them, not {kind_of(slot.value)}", slot.mark)
         return [slot.value for slot in slots if isinstance(slot.value, dict)]
 
-    def inherit(self, own: dict[str, Slot], bases: list[dict[str, Slot]]) -> dict[str, Slot]:
+    def inherit(self, entries: dict[str, Slot], bases: list[dict[str, Slot]]) -> dict[str, Slot]:
         self.merged += sum(map(len, bases))
         if self.merged > MAX_VALUES and bases:
             raise ConfigError(
@@ -163,7 +163,7 @@ class _Composer:
         merged: dict[str, Slot] = {}
         for base in reversed(bases):
             merged |= base
-        return merged | own if bases else own
+        return merged | entries if bases else entries
 
     def scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Slot:
         if _INVISIBLE.search(event.value):
@@ -214,22 +214,22 @@ class _Composer:
         return Slot(None, mark)
 
 
-def _trap(found: re.Match[str], mark: Mark) -> ConfigProblem:
+def _trap(match: re.Match[str], mark: Mark) -> ConfigProblem:
     """A tag that took the punctuation behind it for its own."""
-    name, target = found[1], found[2]
+    name, target = match[1], match[2]
     written = f"!{name}:{target}" if target else f"!{name}"
-    what = found[0][-1]
-    hint = f"write {written} {{}}" if name == "call" else f"put a space behind it: {written} {what}"
-    if what == "(":
+    opener = match[0][-1]
+    hint = f"write {written} {{}}" if name == "call" else f"put a space behind it: {written} {opener}"
+    if opener == "(":
         hint = f"write {written} [...] or {written} {{name: ...}}"
-    return ConfigProblem(f"YAML takes the {what!r} behind {written} for a part of the tag", mark=mark, hint=hint)
+    return ConfigProblem(f"YAML takes the {opener!r} behind {written} for a part of the tag", mark=mark, hint=hint)
 
 
-def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> ConfigProblem:
+def _explain(error: yaml.MarkedYAMLError, text: str, locate: Place) -> ConfigProblem:
     """A YAML error in words for somebody who does not know the parser."""
     start, mark = error.context_mark, error.problem_mark or error.context_mark
     if start and error.context == "while scanning a tag" and (trap := _SWALLOWED.match(text, start.index)):
-        return _trap(trap, place(start))
+        return _trap(trap, locate(start))
     said = error.problem or "it ends too early"
     if "'\\t'" in said:
         message, hint = "a tab where YAML wants spaces", "indent with spaces"
@@ -239,4 +239,4 @@ def _explain(error: yaml.MarkedYAMLError, text: str, place: Place) -> ConfigProb
         message, hint = f"not valid YAML: {said}", "quote a string that starts with it"
     else:
         message, hint = " ".join(filter(None, ("not valid YAML:", said, error.context))), None
-    return ConfigProblem(message, mark=place(mark) if mark else None, hint=hint)
+    return ConfigProblem(message, mark=locate(mark) if mark else None, hint=hint)

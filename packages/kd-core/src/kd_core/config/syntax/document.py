@@ -25,8 +25,8 @@ class Document:
 
     def key_mark(self, path: Sequence[str | int]) -> Mark:
         """Where the value's key stands; as :meth:`mark` where it has none."""
-        slot, found = self._slot(path)
-        return slot.key if found and slot.key else slot.mark
+        slot, exists = self._slot(path)
+        return slot.key if exists and slot.key else slot.mark
 
     def problem(
         self, path: Sequence[str | int], message: str, hint: str | None = None, *, key: bool = False

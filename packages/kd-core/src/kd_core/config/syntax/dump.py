@@ -144,7 +144,7 @@ def spelled(lazy: Lazy) -> tuple[str, Any]:
     if isinstance(lazy, Item):
         return "!item", [lazy.data, lazy.key]
     if isinstance(lazy, CallMethod):
-        given = {"obj": lazy.obj, "args": lazy.args, "kwargs": lazy.kwargs, "returns_obj": lazy.returns_obj}
-        return f"!call_method:{lazy.method}", {key: value for key, value in given.items() if key == "obj" or value}
+        fields = {"obj": lazy.obj, "args": lazy.args, "kwargs": lazy.kwargs, "returns_obj": lazy.returns_obj}
+        return f"!call_method:{lazy.method}", {key: value for key, value in fields.items() if key == "obj" or value}
     assert isinstance(lazy, Text)
     return f"!{lazy.how}", lazy.items if lazy.how in ("join", "pathjoin") else lazy.items[0]

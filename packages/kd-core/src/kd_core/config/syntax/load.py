@@ -82,9 +82,9 @@ class _Reader:
             raise ConfigError(ConfigProblem("the file is empty", mark=start))
         if not isinstance(root.value, dict):
             raise ConfigError(ConfigProblem(f"a config is a mapping, not {kind_of(root.value)}", mark=root.mark))
-        own = dict(root.value)
-        bases = own.pop("extends", None)
-        own_root = Slot.of(own, root.mark)
+        entries = dict(root.value)
+        bases = entries.pop("extends", None)
+        own_root = Slot.of(entries, root.mark)
         if bases is None:
             return own_root
         merged: Slot | None = None
@@ -109,14 +109,14 @@ def _identity(file: str) -> str:
 
 def _names(slot: Slot) -> list[tuple[str, Mark]]:
     slots = slot.value if isinstance(slot.value, list) else [slot]
-    for each in slots:
-        if not isinstance(each.value, str):
+    for base in slots:
+        if not isinstance(base.value, str):
             raise ConfigError(
-                ConfigProblem(f"takes a file or a list of files, not {kind_of(each.value)}", "extends", each.mark)
+                ConfigProblem(f"takes a file or a list of files, not {kind_of(base.value)}", "extends", base.mark)
             )
     if len(slots) > MAX_BASES:
         raise ConfigError(ConfigProblem(f"names more than {MAX_BASES} files", "extends", slot.mark))
-    return [(each.value, each.mark) for each in slots]
+    return [(slot.value, slot.mark) for slot in slots]
 
 
 def read(file: str, asked: Mark | None = None) -> str:
@@ -125,8 +125,8 @@ def read(file: str, asked: Mark | None = None) -> str:
     about = f"{file}: " if asked else ""
     try:
         if not Path(file).is_file() and Path(file).stat():
-            what, hint = _not_a_file(Path(file))
-            raise ConfigError(ConfigProblem(f"{about}this is {what}", path, where, hint))
+            reason, hint = _not_a_file(Path(file))
+            raise ConfigError(ConfigProblem(f"{about}this is {reason}", path, where, hint))
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -151,7 +151,7 @@ def _not_a_file(path: Path) -> tuple[str, str | None]:
         return "not a regular file", None
     if (path / "config.yaml").is_file():
         return "a run folder, not a config", f"`resume {path}` continues the run; {path / 'config.yaml'} is its config"
-    configs = sorted(each.name for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
+    configs = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
     return "a directory, not a config", f"name a config in it, such as {path / configs[0]}" if configs else None
 
 

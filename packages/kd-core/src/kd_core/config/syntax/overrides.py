@@ -26,15 +26,15 @@ class Override:
 
 def parse_overrides(options: Sequence[str]) -> list[Override]:
     """The options in order; ConfigError with every malformed one."""
-    found, problems = [], []
+    parsed, problems = [], []
     for option in options:
         try:
-            found.append(_parse(option))
+            parsed.append(_parse(option))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return found
+    return parsed
 
 
 def _parse(option: str) -> Override:

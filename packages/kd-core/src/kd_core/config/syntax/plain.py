@@ -38,14 +38,14 @@ class _Plain:
 
     def lazy(self, tagged: Tagged, slot: Slot, path: tuple[str | int, ...]) -> Any:
         parts = {key: self.value(below, (*path, key)) for key, below in tagged.slots.items()}
-        places = _places(tagged)
+        marks = _places(tagged)
         if tagged.kind is Text:
             return self.text(tagged, list(parts.values()), slot, path)
         named = {key: value for key, value in parts.items() if isinstance(key, str)}
         if tagged.kind is Call:
             args = [parts[key] for key in sorted(key for key in parts if isinstance(key, int))]
-            return Call(args=args, kwargs=named, **tagged.fixed, mark=slot.mark, places=places)
-        return tagged.kind(**tagged.fixed, **named, mark=slot.mark, places=places)
+            return Call(args=args, kwargs=named, **tagged.fixed, mark=slot.mark, places=marks)
+        return tagged.kind(**tagged.fixed, **named, mark=slot.mark, places=marks)
 
     def text(self, tagged: Tagged, items: list[Any], slot: Slot, path: tuple[str | int, ...]) -> Any:
         if any(isinstance(item, Lazy) for item in items):

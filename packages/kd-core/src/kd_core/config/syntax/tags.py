@@ -34,13 +34,13 @@ class Raw:
 
     def fields(self, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Slot]:
         """The content as a mapping with these keys."""
-        known = [*required, *optional]
+        keys = [*required, *optional]
         if not isinstance(self.content, dict):
-            self.fail(f"takes a mapping with {', '.join(known)}, not {kind_of(self.content)}")
+            self.fail(f"takes a mapping with {', '.join(keys)}, not {kind_of(self.content)}")
         problems = [
-            ConfigProblem(f"!{self.name}: there is no key {key!r}", mark=slot.key, hint=did_you_mean(key, known))
+            ConfigProblem(f"!{self.name}: there is no key {key!r}", mark=slot.key, hint=did_you_mean(key, keys))
             for key, slot in self.content.items()
-            if key not in known
+            if key not in keys
         ]
         missing = [key for key in required if key not in self.content]
         if missing:
@@ -52,12 +52,12 @@ class Raw:
     def items(self, spelling: str, least: int, most: int) -> list[Slot]:
         """The content as a list of ``least`` to ``most`` items."""
         if not isinstance(self.content, list) or not least <= len(self.content) <= most:
-            found = (
+            shown = (
                 f"{len(self.content)} item{'s' * (len(self.content) != 1)}"
                 if isinstance(self.content, list)
                 else kind_of(self.content)
             )
-            self.fail(f"takes {spelling}, not {found}")
+            self.fail(f"takes {spelling}, not {shown}")
         return self.content
 
 
@@ -70,15 +70,15 @@ def build_tag(raw: Raw) -> Tagged:
         raw.fail("names its target behind a colon", f"write !{raw.name}:{_example(raw)}")
     if raw.name in _PLAIN:
         raw.fail(f"takes nothing behind a colon, not {raw.argument!r}", _SHORT.get(raw.name))
-    known = sorted({*_WITH_ARGUMENT, *_PLAIN})
-    near = nearest(raw.name, known)
-    hint = f"did you mean !{near}?" if near else f"tags are: !{', !'.join(known)}"
+    tag_names = sorted({*_WITH_ARGUMENT, *_PLAIN})
+    near = nearest(raw.name, tag_names)
+    hint = f"did you mean !{near}?" if near else f"tags are: !{', !'.join(tag_names)}"
     raise ConfigError(ConfigProblem(f"unknown tag !{raw.name}", mark=raw.mark, hint=hint))
 
 
 def _example(raw: Raw) -> str:
-    given = raw.content if isinstance(raw.content, str) and DOTTED.fullmatch(raw.content) else "torch.nn.ReLU"
-    return f"{given} {{}}" if raw.name == "call" else given
+    target = raw.content if isinstance(raw.content, str) and DOTTED.fullmatch(raw.content) else "torch.nn.ReLU"
+    return f"{target} {{}}" if raw.name == "call" else target
 
 
 def _call(raw: Raw) -> Tagged:
@@ -105,8 +105,8 @@ def _import_call_method(raw: Raw) -> Tagged:
 
 def _target(raw: Raw, fields: dict[str, Slot], names: Sequence[str]) -> str:
     """The fields of these names joined; null stands for none, except for the last."""
-    given = [fields[name] for name in names if name == names[-1] or (name in fields and fields[name].value is not None)]
-    return ".".join(raw.target(slot.value, slot.mark) for slot in given)
+    slots = [fields[name] for name in names if name == names[-1] or (name in fields and fields[name].value is not None)]
+    return ".".join(raw.target(slot.value, slot.mark) for slot in slots)
 
 
 def _initialised(raw: Raw, target: str) -> Tagged:

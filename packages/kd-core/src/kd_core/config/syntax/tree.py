@@ -103,7 +103,7 @@ def merge(base: Slot, over: Slot) -> Slot:
 def merge_configs(base: Slot, over: Slot) -> Slot:
     """A config on top of another one. Its new stages stand before the next one that both have, or at the end."""
     merged = merge(base, over)
-    below, above = (child(each.value, "stages") for each in (base, over))
+    below, above = (child(slot.value, "stages") for slot in (base, over))
     if below is None or above is None or not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return merged
     order, new = list(below.value), []
