@@ -112,7 +112,7 @@ def test_another_address_with_the_same_file_name_is_told_apart(url: str, tmp_pat
     "address", ["file:///etc/passwd", "ftp://host/x", "https://host/", "https://host/a/%2e%2e", "x"]
 )
 def test_only_files_on_the_web_are_fetched(address: str, tmp_path: Path) -> None:
-    with pytest.raises(KDError, match="no http or https address of a file"):
+    with pytest.raises(KDError, match="is not an http or https URL of a file"):
         fetch(address, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

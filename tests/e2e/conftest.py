@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from kd_core.experiment import Experiment, Result
+from kd_core.experiment import Experiment
+from kd_core.observers import Observer
+from kd_core.train import run as runs
+from kd_core.train.run import Result
 
 DIGITS = """
 task: image_classification
@@ -59,3 +63,12 @@ def student_bytes(run: Path | None) -> bytes:
     """The weights a run made."""
     assert run is not None
     return (run / "student" / "model.safetensors").read_bytes()
+
+
+@contextmanager
+def watched(*observers: Observer) -> Iterator[None]:
+    """Inside, these observers watch every run beside those that its config names."""
+    built = runs.built_observers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "built_observers", lambda named: [*built(named), *observers])
+        yield

@@ -44,16 +44,20 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], dict[str, torc
     """Before and after each stage: the models that it is not to train, and the state of all."""
     states: list[tuple[set[str], dict[str, torch.Tensor]]] = []
 
-    def look(before: Callable[[StageRunner], None]) -> Callable[[StageRunner], None]:
+    def look(runner: StageRunner) -> None:
+        models, learning = runner.context.components.models, runner.stage.learning
+        state = torch.nn.ModuleDict(models).state_dict()
+        states.append((set(models) - set(learning), {key: value.clone() for key, value in state.items()}))
+
+    def looked_at(before: Callable[[StageRunner], None]) -> Callable[[StageRunner], None]:
         def looking(self: StageRunner) -> None:
-            whole = torch.nn.ModuleDict(self.world.models).state_dict()
-            states.append((set(self.world.models) - set(self.learning), {key: whole[key].clone() for key in whole}))
+            look(self)
             before(self)
+            look(self)
 
         return looking
 
-    for name in ("run", "close"):
-        monkeypatch.setattr(StageRunner, name, look(getattr(StageRunner, name)))
+    monkeypatch.setattr(StageRunner, "run", looked_at(StageRunner.run))
     return states
 
 

@@ -40,19 +40,20 @@ def test_a_model_trained_between_two_frozen_stages_is_run_with_its_new_weights(
 ) -> None:
     """Its compiled code holds weights as constants; that of the first stage must not serve the third."""
     pairs = []
-    before = StageRunner._step
+    before = StageRunner.run
 
-    def look(self: StageRunner, raw: object, shares: object) -> None:
-        if "peer" in self.frozen:
-            batch = self.world.plan.task.prepare(raw, self.world.plan.inputs, self.data)  # type: ignore[arg-type]
-            images = batch.for_model("peer")
+    def look(self: StageRunner) -> None:
+        if "peer" in self.stage.frozen:
+            plan, train = self.context.components.plan, self.stage.splits.train
+            raw = next(iter(train.batches([torch.arange(64)], epoch=0, seed=0, augment=False)))
+            images = plan.task.prepare(raw, plan.inputs, self.stage.data, training=True).for_model("peer")
             with self.runtime.inference():
-                compiled = self.frozen["peer"](images).output
+                compiled = self.stage.frozen["peer"](images).output
             with self.runtime.compiled(usual=False):
-                pairs.append((compiled, self.frozen["peer"](images).output))
-        before(self, raw, shares)  # type: ignore[arg-type]
+                pairs.append((compiled, self.stage.frozen["peer"](images).output))
+        before(self)
 
-    monkeypatch.setattr(StageRunner, "_step", look)
+    monkeypatch.setattr(StageRunner, "run", look)
     Experiment.load(config(CONFIG)).train(tmp_path / "run")
     assert len(pairs) == 2
     assert all(torch.allclose(compiled, eager, atol=1e-5) for compiled, eager in pairs)

@@ -175,9 +175,10 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
     before, changed = StageRunner.run, []
 
     def compare(self: StageRunner) -> None:
-        first = {key: value.clone() for key, value in self.root.state_dict().items() if isinstance(value, Tensor)}
+        root = self.stage.root
+        first = {key: value.clone() for key, value in root.state_dict().items() if isinstance(value, Tensor)}
         before(self)
-        last = self.root.state_dict()
+        last = root.state_dict()
         parts = {key.split(".")[0] if "adapters" not in key else ".".join(key.split(".")[:2]) for key in first}
         moved = {key for key, value in first.items() if not torch.equal(value, last[key])}
         changed.append({part for part in parts if any(key.startswith(f"{part}.") for key in moved)})

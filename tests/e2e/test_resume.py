@@ -19,10 +19,10 @@ import torch
 
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment, resume
+from kd_core.observers import Observer, StepEvent
 from kd_core.runs.checkpoint import CheckpointStore
-from kd_core.train.loop import StageRunner
 
-from .conftest import student_bytes
+from .conftest import student_bytes, watched
 
 DEMANDING = """
 task: image_classification
@@ -66,17 +66,14 @@ class Killed(BaseException):
 
 def train_until(kill_at: int, path: Path, run: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process and drop dead right after a step, before what is due then."""
-    before = StageRunner._between_steps
 
-    def die(self: StageRunner) -> None:
-        if self.progress.total == kill_at:
-            raise Killed
-        before(self)
+    class Killer(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            if event.total == kill_at:
+                raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(StageRunner, "_between_steps", die)
-        with pytest.raises(Killed):
-            Experiment.load(path, overrides=overrides).train(run)
+    with watched(Killer()), pytest.raises(Killed):
+        Experiment.load(path, overrides=overrides).train(run)
 
 
 def records(run: Path) -> list[dict[str, Any]]:

@@ -11,8 +11,12 @@ from safetensors.torch import load_file
 
 from kd_core import experiment
 from kd_core.errors import ConfigError, KDError
-from kd_core.experiment import Experiment, Result
+from kd_core.experiment import Experiment
+from kd_core.observers import Observer, StepEvent
 from kd_core.taps.wrappers import Teacher
+from kd_core.train.run import Result
+
+from .conftest import watched
 
 CONFIG = """
 task: image_classification
@@ -86,21 +90,16 @@ def test_a_damaged_file_is_made_anew() -> None:
     assert losses("again") == losses("first")
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_end() -> None:
     train("whole", "checkpoint.every_steps=5")
-    from kd_core.train.loop import StageRunner
 
-    before = StageRunner._between_steps
+    class Stopper(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            if event.total == 13:
+                raise KeyboardInterrupt
 
-    def stop(self: StageRunner) -> None:
-        before(self)
-        if self.progress.total == 13:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageRunner, "_between_steps", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train("part", "checkpoint.every_steps=5")
+    with watched(Stopper()), pytest.raises(KeyboardInterrupt):
+        train("part", "checkpoint.every_steps=5")
     experiment.resume(Path("part"))
     students = [(Path(run) / "student" / "model.safetensors").read_bytes() for run in ("part", "whole")]
     assert students[0] == students[1]
@@ -115,9 +114,9 @@ def test_samples_that_change_are_refused(change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("stages.distill.losses.kd.teacher=teacher.layers.1", "teacher.layers.1 is not kept, only outputs are"),
-        ("models.student.cache=true", "keeps what a frozen model says, and this one changes"),
-        ("models.teacher.trainable=true", "keeps what a frozen model says, and this one changes"),
+        ("stages.distill.losses.kd.teacher=teacher.layers.1", "teacher.layers.1 is not cached: only the model"),
+        ("models.student.cache=true", "caches the outputs of a frozen model, and this model changes in training"),
+        ("models.teacher.trainable=true", "caches the outputs of a frozen model, and this model changes in training"),
         ("models.teacher.cache=1", "must be true or false, not 1"),
     ],
 )

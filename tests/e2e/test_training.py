@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,15 @@ from kd_core.config import Policy
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
 from kd_core.evaluation import evaluate
-from kd_core.experiment import Experiment, Result
+from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
+from kd_core.observers import Observer, RunEvent, StepEvent
+from kd_core.runs.progress import Reporter
 from kd_core.train.components import Data
-from kd_core.train.loop import StageRunner
+from kd_core.train.run import Result
+from kd_core.train.validation import BestTracker
 
-from .conftest import DIGITS, student_bytes
+from .conftest import DIGITS, student_bytes, watched
 
 Train = Callable[..., Result]
 LINEAR = DIGITS.replace(
@@ -43,18 +46,16 @@ def rows(run: Path | None, kind: str) -> list[dict[str, float]]:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def steps() -> Iterator[list[float]]:
     """The loss of every step of the runs in a test."""
     seen: list[float] = []
-    before = StageRunner._between_steps
 
-    def record(self: StageRunner) -> None:
-        assert self._pending is not None
-        seen.append(float(self._pending[2][-1]))
-        before(self)
+    class Recorder(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            seen.append(event.losses()["loss"])
 
-    monkeypatch.setattr(StageRunner, "_between_steps", record)
-    return seen
+    with watched(Recorder()):
+        yield seen
 
 
 def test_first_losses_equal_a_hand_written_loop(
@@ -67,7 +68,7 @@ def test_first_losses_equal_a_hand_written_loop(
     student = MODELS.get("cnn")(width=4, depth=2)
     with seeded(derive(0, "model", "teacher")):
         teacher = MODELS.get("cnn")(width=8, depth=2).eval()
-    data, splits = Data(experiment.plan, Policy(), print).get(experiment.plan.data)
+    data, splits = Data(experiment.plan, Policy(), Reporter(silent=True)).get(experiment.plan.data)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for epoch in range(3):
@@ -101,31 +102,29 @@ def test_the_resolved_config_reruns_the_run(train: Train, tmp_path: Path) -> Non
     assert student_bytes(first.run) == student_bytes(again.run)
 
 
-def test_a_teacher_is_the_same_after_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    states: list[dict[str, torch.Tensor]] = []
-    for name in ("run", "close"):
-        before = getattr(StageRunner, name)
+class Teachers(Observer):
+    """The teacher's state at the beginning and at the end of a run."""
 
-        def look(self: StageRunner, before: Callable[[StageRunner], None] = before) -> None:
-            states.append({key: value.clone() for key, value in self.world.models["teacher"].state_dict().items()})
-            before(self)
+    def on_start(self, event: RunEvent) -> None:
+        self.model = event.models["teacher"]
+        self.first = {key: value.clone() for key, value in self.model.state_dict().items()}
 
-        monkeypatch.setattr(StageRunner, name, look)
-    train()
-    assert len(states) == 2
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    def on_end(self) -> None:
+        self.last = {key: value.clone() for key, value in self.model.state_dict().items()}
 
 
-def test_a_teacher_in_train_mode_moves_its_statistics_only(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    before = StageRunner.close
-    monkeypatch.setattr(
-        StageRunner, "close", lambda self: (seen.append(self.world.models["teacher"].state_dict()), before(self))
-    )
-    train(DIGITS, "models.teacher.mode=train")
+def test_a_teacher_is_the_same_after_training(train: Train) -> None:
+    with watched(teachers := Teachers()):
+        train()
+    assert all(torch.equal(teachers.first[key], teachers.last[key]) for key in teachers.first)
+
+
+def test_a_teacher_in_train_mode_moves_its_statistics_only(train: Train) -> None:
+    with watched(teachers := Teachers()):
+        train(DIGITS, "models.teacher.mode=train")
     with seeded(derive(0, "model", "teacher")):
         fresh = MODELS.get("cnn")(width=8, depth=2).state_dict()
-    changed = {key for key in fresh if not torch.equal(fresh[key], seen[0][key])}
+    changed = {key for key in fresh if not torch.equal(fresh[key], teachers.last[key])}
     assert changed
     assert all("running" in key or "num_batches" in key for key in changed)
 
@@ -171,19 +170,20 @@ def test_a_stage_that_trains_adapters_alone_leaves_and_does_not_score_the_studen
     assert losses[1] < losses[0]
 
 
-def test_a_moving_average_is_scored_and_exported(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moving_average_is_scored_and_exported(train: Train) -> None:
     shadow: dict[str, torch.Tensor] = {}
-    before = StageRunner._between_steps
 
-    def follow(self: StageRunner) -> None:
-        now = self.world.models["student"].state_dict()
-        for key, value in now.items():
-            averaged = key in shadow and "running" not in key and "num" not in key
-            shadow[key] = 0.9 * shadow[key] + 0.1 * value if averaged else value.clone()
-        before(self)
+    class Follower(Observer):
+        def on_start(self, event: RunEvent) -> None:
+            self.student = event.models["student"]
 
-    monkeypatch.setattr(StageRunner, "_between_steps", follow)
-    result = train(DIGITS, "stages.distill.ema=0.9", "data.val=0")
+        def after_step(self, event: StepEvent) -> None:
+            for key, value in self.student.state_dict().items():
+                averaged = key in shadow and "running" not in key and "num" not in key
+                shadow[key] = 0.9 * shadow[key] + 0.1 * value if averaged else value.clone()
+
+    with watched(Follower()):
+        result = train(DIGITS, "stages.distill.ema=0.9", "data.val=0")
     after = weights(result.run)
     assert all(torch.allclose(after[key], shadow[key], atol=1e-6) for key in shadow)
 
@@ -216,7 +216,7 @@ stages:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(train: Train, tmp_path: Path) -> None:
     with pytest.raises(
-        KDError, match=r"(?s)stage 'distill', step \d+: not finite: .*kd.*the weighted sum.*indices: \d+, \d+"
+        KDError, match=r"(?s)stages\.distill: step \d+: not finite: .*kd.*the weighted sum.*indices: \d+, \d+"
     ):
         train(DIGITS, "stages.distill.losses.kd.weight=1.0e+30", "stages.distill.optimizer.lr=1.0e+10")
     assert not (tmp_path / "run" / "result.json").exists()
@@ -246,9 +246,7 @@ def test_the_least_loss_can_be_the_best(train: Train) -> None:
     [(None, -0.5, True), (None, 0.0, True), (-0.5, -0.4, True), (0.0, 0.0, False), (None, float("nan"), False)],
 )
 def test_a_score_at_or_below_zero_counts(best: float | None, value: float, better: bool) -> None:
-    runner = StageRunner.__new__(StageRunner)
-    runner.progress = type("Progress", (), {"best": best})()  # type: ignore[assignment]
-    assert runner._better(value, True, 0.0) is better
+    assert BestTracker(True, best).improved(value) is better
 
 
 def test_steps_in_the_place_of_epochs(train: Train) -> None:
@@ -317,15 +315,14 @@ def test_a_students_run_is_another_runs_teacher(train: Train) -> None:
     assert f"weights from {first.run}" in (second.run / "log.txt").read_text()
 
 
-def test_nothing_of_a_step_outlives_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_a_step_outlives_it(train: Train) -> None:
     counts = []
-    before = StageRunner._between_steps
 
-    def count(self: StageRunner) -> None:
-        gc.collect()
-        counts.append(sum(type(each) is torch.Tensor for each in gc.get_objects()))
-        before(self)
+    class Counter(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            gc.collect()
+            counts.append(sum(type(each) is torch.Tensor for each in gc.get_objects()))
 
-    monkeypatch.setattr(StageRunner, "_between_steps", count)
-    train(DIGITS, "data.limit=128", "data.val=0", "stages.distill.epochs=3")
+    with watched(Counter()):
+        train(DIGITS, "data.limit=128", "data.val=0", "stages.distill.epochs=3")
     assert len(set(counts[2:])) == 1, counts

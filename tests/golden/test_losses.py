@@ -19,7 +19,7 @@ GOLDENS = [
     for file in sorted((HERE / "losses").glob("*.json"))
     for number, golden in enumerate(json.loads(file.read_text(encoding="utf-8")))
 ]
-BY_TORCH = {"cross_entropy", "l1", "smooth_l1"}
+BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1"}
 ELSEWHERE = {"crd", "cirkd_memory"}  # has a memory: test_methods.py
 
 

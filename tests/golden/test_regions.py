@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -41,10 +41,12 @@ def near(ours: Tensor | None, golden: list[float]) -> None:
 def test_mgd_of_its_block_equals_its_reference(golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: tensor(each) for name, each in golden["inputs"].items()}
     meta = {name: each.to("meta") for name, each in given.items()}
-    block = generation([meta["student"]], meta["teacher"], None, **golden["values"]).double()
+    channels, ratio = golden["values"]["over"] == "channels", golden["values"]["ratio"]  # in the authors' words
+    mask: Literal["spatial", "channel"] = "channel" if channels else "spatial"
+    block = generation([meta["student"]], meta["teacher"], None, ratio=ratio, mask=mask).double()
     weigh(block, 400)
-    drawn, ratio = tensor(golden["drawn"]).detach(), golden["values"]["ratio"]
-    kept = drawn >= ratio if golden["values"]["over"] == "channels" else drawn <= 1 - ratio
+    drawn = tensor(golden["drawn"]).detach()
+    kept = drawn >= ratio if channels else drawn <= 1 - ratio
     assert block.kept(given["student"] if block.align is None else given["teacher"], None).shape == kept.shape  # type: ignore[operator]
     monkeypatch.setattr(block, "kept", lambda features, index: kept)
     value = mgd(block(given["student"]), given["teacher"])

@@ -169,7 +169,7 @@ def test_the_likeliest_class_is_that_of_argmax(dtype: Any, layout: Any, shape: t
 
 
 def test_masks_with_more_classes_than_the_model() -> None:
-    with pytest.raises(KDError, match=r"class 3, and the model tells 0 \.\. 2"):
+    with pytest.raises(KDError, match=r"class 3, and the model"):
         confusion(torch.zeros(2, 2, dtype=torch.uint8), torch.tensor([[0, 3], [1, 2]]), 3)
 
 

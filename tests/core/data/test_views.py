@@ -79,7 +79,7 @@ def test_transformed_kd_without_labels_is_kd_on_the_transformed() -> None:
 
 
 def test_keep_is_a_share() -> None:
-    with pytest.raises(KDError, match=r"keep is 2\.0"):
+    with pytest.raises(KDError, match=r"keep must be in \[0, 1\], not 2\.0"):
         transformed_kd(rows(5, 0), rows(5, 1), TARGET, INDEX, VIEW, keep=2.0)
 
 

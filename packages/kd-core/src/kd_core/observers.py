@@ -15,7 +15,7 @@ from kd_core.registry import Registry
 from kd_core.signatures import is_value, parameters, refuse
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class RunEvent:
     total: int
     is_main: bool
     """Whether this process is the one that writes files."""
+    models: Mapping[str, nn.Module]
+    """The run's models by name, to look at: an observer changes nothing in them."""
 
 
 @dataclass(frozen=True)

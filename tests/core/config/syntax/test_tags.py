@@ -23,6 +23,7 @@ from kd_core.config import (
     SetAttr,
     Text,
     dump,
+    load,
     loads,
 )
 from kd_core.config.syntax.compose import MAX_DEPTH, MAX_VALUES
@@ -244,10 +245,15 @@ def test_dump_refuses_objects() -> None:
         dump({"a": object()})
 
 
-def test_the_documentation_holds() -> None:
+def test_the_documentation_holds(tmp_path: Path) -> None:
     text = (Path(__file__).parents[4] / "docs" / "config.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    block, *files = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     assert Builder(Policy()).check(loads(block).data["models"]) == []
+    for file in files:
+        (tmp_path / file.splitlines()[0].removeprefix("# ")).write_text(file)
+    merged = load(tmp_path / "ours.yaml").data["stages"]
+    assert list(merged) == ["hint", "warmup", "distill", "finetune"]
+    assert merged["distill"]["losses"]["kd"] == {"loss": "kd", "temperature": 2.0}
     for name in ("call", "import_call", "import_call_method", "get", "import_get", "call_method", "getattr", "setattr"):
         assert f"`!{name}" in text
     limits = f"at most {MAX_BYTES // 1024} KiB, at most {MAX_DEPTH} levels deep, and holds at most {MAX_VALUES} values"

@@ -124,7 +124,8 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
         name = plan.stages[context.progress.stage].name
         context.reporter.info(f"resuming from {path}: stage {name!r}, step {context.progress.step}")
     run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
-    context.observers.on_start(RunEvent(context.folder.path, context.progress.total, is_main()))
+    models = context.components.models
+    context.observers.on_start(RunEvent(context.folder.path, context.progress.total, is_main(), models))
     runner: StageRunner | None = None
     for stage in plan.stages[context.progress.stage :]:
         if runner is not None:
