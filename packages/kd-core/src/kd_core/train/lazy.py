@@ -37,7 +37,8 @@ def materialize(module: nn.Module, *args: Any, **kwargs: Any) -> None:
 def _copied(module: nn.Module) -> nn.Module:
     """A deep copy; torch copies lazy parameters, but not the lazy buffers of a ``LazyBatchNorm2d``."""
     lazy = {id(item): item for item in module.buffers() if is_lazy(item)}
-    memo = {key: UninitializedBuffer(device=item.device, dtype=item.dtype) for key, item in lazy.items()}
+    make: Any = UninitializedBuffer  # whose stub lacks its parameters
+    memo = {key: make(device=item.device, dtype=item.dtype) for key, item in lazy.items()}
     return copy.deepcopy(module, memo)
 
 
