@@ -106,3 +106,18 @@ def test_the_nearest_name_knows_case_and_underscores(name: str, known: list[str]
 def test_did_you_mean_lists_what_there_is() -> None:
     assert did_you_mean("zebra", ["b", "a"]) == "choose one of: a, b"
     assert did_you_mean("x", []) == "there are none to choose from"
+
+
+class Own(KDError):
+    """An error whose constructor takes something else than a message."""
+
+    def __init__(self, place: str, count: int) -> None:
+        super().__init__(f"{place} has {count}", hint="count again", path=place)
+        self.count = count
+
+
+def test_an_error_of_a_class_of_its_own_is_copied_and_pickled() -> None:
+    for error in (pickle.loads(pickle.dumps(Own("split", 3))), Own("split", 3).at()):
+        assert type(error) is Own
+        assert (str(error), error.count) == (str(Own("split", 3)), 3)
+    assert Own("split", 3).at("data").problems[0].path == "data.split"

@@ -129,6 +129,11 @@ TOP = [
     top("runtime: {compile: [«techer]}", "runtime.compile.0", "no model 'techer'", "did you mean 'teacher'?"),
     top("runtime: {compile: «true}", "runtime.compile", "must be a list, not true"),
     top("checkpoint: «3", "checkpoint", "must be a mapping, not 3"),
+    top(
+        "observers: {gradient_norms: {every_steps: «!run steps}}",
+        "observers.gradient_norms.every_steps",
+        "must be a plain value, not !run steps",
+    ),
     top("checkpoint: {«every_step: 3}", "checkpoint.every_step", "unknown key", "did you mean 'every_steps'?"),
     top("checkpoint: {every_minutes: «0}", "checkpoint.every_minutes", "greater than 0, not 0"),
     top("checkpoint: {every_minutes: «.nan}", "checkpoint.every_minutes", "a finite number, not .nan"),

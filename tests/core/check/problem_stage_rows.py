@@ -179,6 +179,24 @@ OPTIMISERS = [
     step(
         f"{{call: !call:{STEP_LR} {{step_size: 3}}, interval: «epochs}}", ".interval", "'step' or 'epoch', not 'epochs'"
     ),
+    step(
+        "{call: !call:torch.optim.lr_scheduler.ReduceLROnPlateau {mode: max}, interval: «step}",
+        ".interval",
+        "follows the validation after an epoch, not single steps",
+        "interval: epoch",
+    ),
+    step(
+        "«!call:torch.optim.lr_scheduler.ReduceLROnPlateau {mode: max}\n    validate: {every_steps: 2}",
+        "",
+        "follows the validation after an epoch, and this stage has none",
+        "every_epochs",
+    ),
+    step(
+        "«!call:torch.optim.lr_scheduler.ReduceLROnPlateau {}",
+        "",
+        "has mode 'min', but the monitored metric is best at its maximum",
+        "mode: max",
+    ),
     step("«!call:torch.optim.SGD {lr: 0.1}", "", "torch.optim.SGD is not a torch.optim.lr_scheduler.LRScheduler"),
     step(f"!call:{STEP_LR} {{step_size: «!run stps }}", ".step_size", "!run: there is no value 'stps'", "'steps'"),
     step(f"!call:{STEP_LR} {{step_size: «!run }}", ".step_size", "!run: there is no value ''", "choose one of"),

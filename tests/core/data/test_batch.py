@@ -23,6 +23,12 @@ def batch() -> Batch:
     return Batch({SHARED: {"images": images, "targets": target}}, target, torch.tensor([7, 8, 9]), extra)
 
 
+def test_take_by_a_mask_takes_the_samples_that_it_marks(batch: Batch) -> None:
+    taken = batch.take(torch.tensor([True, False, True]))
+    assert taken.index.tolist() == [7, 9]
+    assert taken.extra["names"] == ["a", "c"]
+
+
 @pytest.mark.parametrize("rows", [[2, 0], torch.tensor([2, 0])])
 def test_take_cuts_lists_and_tensors_alike(batch: Batch, rows: Any) -> None:
     taken = batch.take(rows)

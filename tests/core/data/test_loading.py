@@ -190,3 +190,11 @@ def test_ctrl_c_and_the_end_of_a_group_leave_the_processes_reading() -> None:
     seen += batches
     assert torch.cat(seen)[:, 0].tolist() == list(range(12))
     loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reader_that_raises_stop_iteration_does_not_end_the_epoch(workers: int) -> None:
+    loader = SampleLoader(Numbers({4: StopIteration()}), workers)
+    with pytest.raises(RuntimeError, match="number 4: the reader raised StopIteration"):
+        read(loader)
+    loader.close()

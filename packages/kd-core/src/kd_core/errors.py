@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound="KDError")
 
@@ -82,8 +82,19 @@ class KDError(Exception):
         moved.problems = [problem.below(*path) for problem in self.problems]
         return moved
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made without a call of ``__init__``, whose parameters are a subclass's own."""
+        return _rebuilt, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
+
+
+def _rebuilt(kind: type[E], args: tuple[Any, ...]) -> E:
+    """An error of a class with its ``args``, its fields not set yet."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class Unverified(KDError):

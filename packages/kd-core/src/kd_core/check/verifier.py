@@ -39,7 +39,7 @@ from kd_core.taps.table import TapRow, module_table
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
 from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
-from kd_core.train.optim import build_optimizer, build_scheduler
+from kd_core.train.optim import build_optimizer, build_scheduler, check_plateau
 from kd_core.train.probe import MORE, ONE_VALUE, PROBE, forward, restored
 from kd_core.train.trainable import FrozenWhenBuilt, select, set_stage_mode
 
@@ -347,6 +347,8 @@ class Verifier:
             optimizer = build_optimizer(stage.spec.optimizer, root, self.builder, where)
             where = dotted(stage.path("scheduler"))
             scheduler, _ = build_scheduler(stage.spec.scheduler, optimizer, self.builder, where)
+            monitor = stage.spec.monitor
+            check_plateau(scheduler, stage.spec, self.plan.task.mode if monitor is None else monitor.mode, where)
             if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
                 try_step(scheduler, where)
         except KDError as error:

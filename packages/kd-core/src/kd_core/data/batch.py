@@ -60,8 +60,10 @@ class Batch:
         """The samples at some positions, in their order.
 
         Tensors are cut along their first dimension, lists of one value a sample by their items; single numbers and
-        what has another length stay whole.
+        what has another length stay whole. A tensor of booleans says of each sample whether it is taken.
         """
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            rows = rows.nonzero().flatten()
         chosen = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
         by = rows if isinstance(rows, slice) else torch.as_tensor(chosen, device=self.index.device)
         parts = (self.inputs, self.target, self.index, self.extra)

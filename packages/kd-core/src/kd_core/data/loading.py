@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
@@ -66,6 +66,8 @@ class _Requested(Dataset[Any]):
             return self.reader.sample(position, seed=request.seed, epoch=request.epoch, augment=request.augment)
         except OSError as error:
             raise KDError(f"{self.reader.name(position)}: {error}") from error
+        except StopIteration as error:  # which would end the epoch without a word
+            raise RuntimeError(f"{self.reader.name(position)}: the reader raised StopIteration") from error
 
 
 class _Queue:
@@ -168,6 +170,17 @@ def _lost(batches: Any, error: Exception) -> bool:
         return bool(sentinels and wait(sentinels, timeout=DYING if isinstance(error, (OSError, EOFError)) else 0))
     except RuntimeError:  # torch's handler of SIGCHLD, which tells the same
         return True
+
+
+@contextmanager
+def lost_worker_errors() -> Iterator[None]:
+    """KDError where a process that reads samples was killed while the block did something else."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _of_torch(error):
+            raise
+        raise _killed() from error
 
 
 def _of_torch(error: BaseException) -> bool:

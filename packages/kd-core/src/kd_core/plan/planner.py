@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, cast
 
-from kd_core.config import RUN_NAMES, Document, Policy
+from kd_core.config import RUN_NAMES, Document, Lazy, Policy
 from kd_core.config.schema import (
     ExperimentSpec,
     Path,
@@ -131,6 +131,10 @@ class Planner:
             if values is not None and not isinstance(values, Mapping):
                 self.validator.report(path, f"must be a mapping of its hyperparameters, not {show_value(values)}")
                 continue
-            self.binder.parameters(observer, name, values or {}, path, [])
-            plans[name] = values or {}
+            for key, value in (values or {}).items():
+                if isinstance(value, Lazy):
+                    self.validator.report((*path, key), f"must be a plain value, not {describe(value)}")
+            values = {key: value for key, value in (values or {}).items() if not isinstance(value, Lazy)}
+            self.binder.parameters(observer, name, values, path, [])
+            plans[name] = values
         return plans

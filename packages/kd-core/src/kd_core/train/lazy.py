@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from kd_core.errors import KDError
 
@@ -25,13 +25,21 @@ def materialize(module: nn.Module, *args: Any, **kwargs: Any) -> None:
     """
     for training in (False, True):  # a batch norm's statistics do not move in evaluation mode
         if has_lazy(module):
-            trial = copy.deepcopy(module).train(training)
+            trial = _copied(module).train(training)
             with torch.no_grad():
                 trial(*args, **kwargs)
             _take_over(module, trial)
     if lazy := [name for name, part in module.named_modules() if _is_lazy_itself(part)]:
         where = ", ".join(name or type(module).__name__ for name in lazy)
         raise KDError(f"its lazy layers have no shape after a pass: {where}", hint="its forward must call them")
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A deep copy; torch copies lazy parameters, but not the lazy buffers of a ``LazyBatchNorm2d``."""
+    lazy = {id(item): item for item in module.buffers() if is_lazy(item)}
+    make: Any = UninitializedBuffer  # whose stub lacks its parameters
+    memo = {key: make(device=item.device, dtype=item.dtype) for key, item in lazy.items()}
+    return copy.deepcopy(module, memo)
 
 
 def _is_lazy_itself(module: nn.Module) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from kd_core.config import Builder, Call, Lazy
-from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, as_list
+from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, StageSpec, as_list
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.taps.edits import matching
 
@@ -83,6 +83,25 @@ def _group(spec: GroupSpec, root: nn.Module, left: dict[str, nn.Parameter], path
         message = f"{', '.join(as_list(spec.params))} matches no parameter that learns and is in no earlier group"
         raise ConfigError(ConfigProblem(message, f"{path}.params"))
     return {"params": taken, **spec.extra}
+
+
+def check_plateau(scheduler: LRScheduler | None, stage: StageSpec, best: str, path: str) -> None:
+    """ConfigError for a scheduler that follows the monitored metric where it would get no value or look the wrong way.
+
+    ``best`` is ``max`` or ``min``, whichever value of the metric is the better one.
+    """
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        return
+    name = type(scheduler).__name__
+    if isinstance(stage.scheduler, SchedulerSpec) and stage.scheduler.interval == "step":
+        message, hint = f"{name} follows the validation after an epoch, not single steps", "write `interval: epoch`"
+        raise ConfigError(ConfigProblem(message, f"{path}.interval", hint=hint))
+    if stage.validate.every_steps is not None:
+        message = f"{name} follows the validation after an epoch, and this stage has none"
+        raise ConfigError(ConfigProblem(message, path, hint="write `validate: {every_epochs: 1}`"))
+    if scheduler.mode != best:
+        message = f"{name} has mode {scheduler.mode!r}, but the monitored metric is best at its {best}imum"
+        raise ConfigError(ConfigProblem(message, path, hint=f"write `mode: {best}` into the call"))
 
 
 def build_scheduler(

@@ -29,6 +29,19 @@ ONE_VALUE = "Expected more than 1 value per channel when training"
 
 
 @contextmanager
+def one_value_errors(stage: str, rows: int) -> Iterator[None]:
+    """KDError where batch norm in training mode has one value a channel, on a micro-batch of ``rows`` samples."""
+    try:
+        yield
+    except ValueError as error:
+        if ONE_VALUE not in str(error):
+            raise
+        message = f"batch norm in training mode has one value a channel on a micro-batch of {rows} samples"
+        hint = "`drop_last: true`, where the last batch of an epoch is too small, or a larger batch_size"
+        raise KDError(message.replace("1 samples", "1 sample"), path=f"stages.{stage}", hint=hint) from error
+
+
+@contextmanager
 def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, modules may run; afterwards their modes, buffers and extra states and all random states are as before."""
     parts = list({part: None for module in modules for part in module.modules()})

@@ -12,6 +12,7 @@ from typing import Any
 from kd_core.config import Policy, dump
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo
+from kd_core.data.loading import lost_worker_errors
 from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
@@ -29,6 +30,7 @@ from kd_core.train.evaluate import format_metrics
 from kd_core.train.loop import StageRunner
 from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
 from kd_core.train.progress import Progress, RunContext
+from kd_core.train.state import unfit_checkpoint_errors
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, res
     with (
         locate_errors(plan.document),
         lost_peer_errors(f"go on with `resume {folder.path}`"),
+        lost_worker_errors(),
         closing(Data(plan, policy, reporter)) as data,
     ):
         reporter.info(f"run folder: {folder.path}")
@@ -116,7 +119,8 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
     state = None
     if checkpoint is not None:
         state, path = checkpoint
-        context.progress, context.best = Progress(**state["progress"]), state["best"]
+        with unfit_checkpoint_errors(path):
+            context.progress, context.best = Progress(**state["progress"]), state["best"]
         name = plan.stages[context.progress.stage].name
         context.reporter.info(f"resuming from {path}: stage {name!r}, step {context.progress.step}")
     run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
@@ -127,8 +131,9 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
         if runner is not None:
             context.progress.next_stage(stage.index)
         runner = StageRunner(context, stage, None if runner is None else runner.stage.objective)
-        if state is not None:
-            runner.load(state)
+        if checkpoint is not None and state is not None:
+            with unfit_checkpoint_errors(checkpoint[1]):
+                runner.load(state)
             state = None
         runner.run()
     assert runner is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from kd_core.device.distributed import (
@@ -15,6 +17,7 @@ from kd_core.device.distributed import (
     world_size,
 )
 from kd_core.device.fsdp import full_state_dict, load_full_optimizer_state, load_full_state_dict
+from kd_core.errors import KDError
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.runs.stop import Stopped
 from kd_core.train.meter import LossMeter
@@ -84,6 +87,18 @@ def stage_state(context: RunContext, stage: Stage, meter: LossMeter) -> dict[str
     }
     whole: dict[str, Any] = full_state_dict(state)
     return whole
+
+
+@contextmanager
+def unfit_checkpoint_errors(path: Path) -> Iterator[None]:
+    """KDError where the block finds something in the checkpoint ``path`` that this code or config does not expect."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        first = "\n".join(str(error).splitlines()[:2])  # torch names every weight that does not fit
+        cause = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {first}"
+        message = f"the checkpoint {path} does not fit this run, another version or config wrote it: {cause}"
+        raise KDError(message, hint="train anew in another folder") from error
 
 
 def load_stage_state(state: Mapping[str, Any], context: RunContext, stage: Stage, meter: LossMeter) -> None:
