@@ -133,7 +133,7 @@ class Planner:
                 continue
             for key, value in (values or {}).items():
                 if isinstance(value, Lazy):
-                    self.validator.report((*path, key), f"must be a plain value, not {describe(value)}")
+                    self.validator.report((*path, key), f"must be a plain value, not {show_value(value)}")
             values = {key: value for key, value in (values or {}).items() if not isinstance(value, Lazy)}
             self.binder.parameters(observer, name, values, path, [])
             plans[name] = values
