@@ -17,7 +17,7 @@ from kd_core.data.batch import Batch
 from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan, Wired
 from kd_core.taps.nested import map_tensors
-from kd_core.taps.wires import Wire
+from kd_core.taps.wires import Wire, field_names
 from kd_core.train.objective import Adapters, Values, WireResolver
 from kd_core.train.trainable import FrozenWhenBuilt
 
@@ -124,6 +124,6 @@ def field_hint(plan: TermPlan, stand: DummyValues) -> str | None:
     """A hint where a wire of a loss leads to named tensors, of which one was meant."""
     for key, wired in plan.wires.items():
         value = stand.get(wired)
-        if isinstance(wired, Wire) and isinstance(value, Mapping):
-            return f"write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(map(str, value))}"
+        if isinstance(wired, Wire) and (names := field_names(value)):
+            return f"write `{key}: {wired}/FIELD`, FIELD being one of {', '.join(names)}"
     return None

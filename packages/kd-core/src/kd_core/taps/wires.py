@@ -149,7 +149,7 @@ def pick(value: Any, fields: Sequence[Field] = ()) -> Any:
         try:
             value = _enter(value, field)
         except LookupError:
-            there = _choices(value)
+            there = field_names(value)
             where = "/".join(map(str, fields[:depth]))
             held = f"{f'/{where}' if where else 'the value'} is {describe_shapes(value)}"
             hint = did_you_mean(str(field), there) if there else "leave the field out"
@@ -177,12 +177,13 @@ def _enter(value: Any, field: Field) -> Any:
         return value[field] if field in value else value[str(field)]
     if isinstance(value, (tuple, list)) and isinstance(field, int):
         return value[field]
-    if field not in _choices(value):
+    if field not in field_names(value):
         raise LookupError(field)
     return getattr(value, str(field))
 
 
-def _choices(value: Any) -> list[str]:
+def field_names(value: Any) -> list[str]:
+    """The fields that a wire can name in ``value``: keys, names and numbers of items; none in a tensor."""
     if isinstance(value, Mapping):
         return [str(key) for key in value]
     if isinstance(value, (tuple, list)):
