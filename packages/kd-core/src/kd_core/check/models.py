@@ -1,0 +1,100 @@
+"""The models of a plan as a check builds them: without weights, on the meta device, or with random ones on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+from torch import nn
+
+from kd_core.check.dry_run import (
+    META,
+    needs_values,
+    reason,
+    trusted_only,
+)
+from kd_core.check.findings import Findings
+from kd_core.config import Builder, Policy
+from kd_core.config.schema import ModelSpec
+from kd_core.data.batch import Batch, DatasetInfo
+from kd_core.errors import KDError, Unverified
+from kd_core.models.factory import ModelSource, described
+from kd_core.plan.plan import Plan
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import Capture
+from kd_core.train.probe import forward
+
+
+class DryModels:
+    """Builds the models of a plan without weights; a model that cannot be built is not in :attr:`built`."""
+
+    def __init__(self, plan: Plan, policy: Policy, findings: Findings) -> None:
+        self.plan, self.policy, self.findings = plan, policy, findings
+        sound = plan.task is not None and plan.data is not None
+        self.info = plan.task.info(plan.data) if sound else DatasetInfo()
+        dummy = plan.task.dummy_info(plan.data) if sound else DatasetInfo()
+        self.run_values = {"steps": 10, "steps_per_epoch": 1, **dummy.run_values}
+        self.built: dict[str, nn.Module] = {}
+        self._real: dict[str, nn.Module] = {}
+
+    def build(self) -> None:
+        """Build all models, and report what is wrong with one."""
+        for name, spec in self.plan.models.items():
+            if (model := self._model(name, spec)) is not None:
+                self.built[name] = model
+
+    def _model(self, name: str, spec: ModelSpec) -> nn.Module | None:
+        if (why := self._not_to_build(spec)) is not None:
+            self.findings.cannot_verify(("models", name), why)
+            return None
+        try:
+            return self._built(name, spec)
+        except Unverified as error:
+            self.findings.cannot_verify(("models", name), error)
+        except KDError as error:
+            self.findings.report(("models", name), error)
+        except Exception as error:  # a constructor may raise anything
+            self.findings.report(("models", name), KDError(f"it cannot be built: {reason(error)}"))
+        return None
+
+    def _built(self, name: str, spec: ModelSpec) -> nn.Module:
+        """On the meta device, else, where a constructor reads values, on the CPU and then moved."""
+        try:
+            with META:
+                return self.source(name).make(name, spec).to(META)
+        except Exception as error:
+            if not needs_values(error):
+                raise
+            return self.source(name).make(name, spec).to(META)
+
+    def source(self, name: str) -> ModelSource:
+        """How a model is made without weights."""
+        builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
+        path = f"models.{name}"
+        hub = self.plan.task.hub if self.plan.task is not None else None
+        return ModelSource(builder, path, self.plan.dataset, self.info, lambda _: None, structure=True, hub=hub)
+
+    def _not_to_build(self, spec: ModelSpec) -> str | None:
+        """Why a model is not built in a check, or None."""
+        if spec.run is not None:
+            try:
+                return self._not_to_build(described(FilePath(spec.run)))
+            except KDError as error:
+                return str(error)
+        return trusted_only([spec.call, spec.extra, spec.edit])
+
+    def forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
+        """What a model gives at some taps, on the meta device."""
+        return forward(name, self.built[name], taps, self.plan, batch.to(META))
+
+    def real_forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
+        """The same with random weights on the CPU, whose errors say what is wrong."""
+        return forward(name, self.real(name), taps, self.plan, batch)
+
+    def real(self, name: str) -> nn.Module:
+        """The model with random weights on the CPU, in the mode of the one on the meta device."""
+        if name not in self._real:
+            self._real[name] = self.source(name).make(name, self.plan.models[name])
+        real = self._real[name]
+        for part, twin in zip(real.modules(), self.built[name].modules(), strict=True):
+            part.training = twin.training
+        return real

@@ -1,0 +1,274 @@
+"""A stage of a plan, tried on dummy samples: its models, the wires, adapters, losses, optimiser and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from kd_core.check.dry_run import (
+    META,
+    DryRunComponents,
+    DummyValues,
+    dummy_like,
+    field_hint,
+    needs_values,
+    reason,
+    to_meta,
+    trusted_only,
+    try_step,
+    written,
+)
+from kd_core.check.models import DryModels
+from kd_core.config import Builder
+from kd_core.config.schema import Path
+from kd_core.config.syntax.tree import dotted
+from kd_core.data.batch import STUDENT, Batch
+from kd_core.errors import KDError, did_you_mean
+from kd_core.plan.plan import StagePlan, TermPlan
+from kd_core.taps.nested import map_tensors
+from kd_core.taps.wires import Tap, Wire, describe_shapes
+from kd_core.taps.wrappers import OUTPUT, Capture, module_at
+from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
+from kd_core.train.optim import build_optimizer, build_scheduler, check_plateau
+from kd_core.train.probe import PROBE
+from kd_core.train.trainable import select, set_stage_mode
+
+LARGE = 300_000_000
+"""Parameters of a model that a check does not build with values."""
+Placed = list[tuple[Path, Wire]]
+
+
+class StageCheck:
+    """Follows the wires of one stage through models without weights."""
+
+    def __init__(self, components: DryRunComponents, stage: StagePlan, models: DryModels, builder: Builder) -> None:
+        self.components, self.stage, self.dry, self.builder = components, stage, models, builder
+        self.plan, self.models, self.adapters = components.plan, components.models, components.adapters
+        self.frozen, self.findings = components.frozen, models.findings
+
+    def run(self, size: int) -> None:
+        """Run a stage's models in the modes they have in it, and all that is fed by them, on so many samples."""
+        stage = self.stage
+        try:
+            raw = self.plan.task.dummy_batch(stage.data, size, training=True)
+        except KDError as error:  # only reading the data would tell
+            self.paths_only()
+            self.findings.cannot_verify(("stages", stage.name), error)
+            return
+        if (batch := self._prepared(raw)) is None:
+            return
+        wires_by_model = dict(self._places())
+        self._kept_outputs(wires_by_model)
+        captures = {}
+        for name, taps in self.plan.taps(stage).items():
+            if name in self.models:
+                set_stage_mode(self.components, stage, name)
+                if (capture := self._capture(name, taps, batch, wires_by_model)) is not None:
+                    captures[name] = capture
+        if set(captures) == set(self.plan.taps(stage)):
+            values = WireResolver(captures, batch.to(META), self.adapters)
+            if self._adapters(values, batch) and self._fields(values):
+                terms = [self._term(term, values, batch) for term in stage.terms.values()]
+                if all(terms) and set(self.models) == set(self.plan.models):
+                    self._training([term for term in terms if term is not None])
+            self._metric()
+
+    def paths_only(self) -> None:
+        """Look up the modules that the stage's wires name, and nothing else."""
+        for name, placed in self._places():
+            if name in self.models:
+                self._modules(self.models[name], placed)
+
+    def _prepared(self, raw: Batch) -> Batch | None:
+        """Samples as the models take them, None where one of them cannot."""
+        before = len(self.findings.problems)
+        for name, wants in self.plan.inputs.items():
+            try:
+                self.plan.task.prepare(raw, {name: wants}, self.stage.data, training=True)
+            except KDError as error:
+                self.findings.report(("models", name), error, data=self.stage.paths.get("data", ("data",)))
+        if len(self.findings.problems) > before:
+            return None
+        try:
+            return self.stage.views(self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True))
+        except KDError as error:
+            self.findings.report(self.stage.path("views"), error)
+            return None
+
+    def _places(self) -> Iterator[tuple[str, Placed]]:
+        """For each model, its wires with the places they are written in."""
+        wires: dict[str, Placed] = {}
+        for path, wire in written(self.plan, self.stage):
+            wires.setdefault(wire.root, []).append((path, wire))
+        yield from wires.items()
+
+    def _kept_outputs(self, wires_by_model: Mapping[str, Placed]) -> None:
+        """What a model with ``cache: true`` says is kept, and nothing from its inside."""
+        for path, wire in ((path, wire) for placed in wires_by_model.values() for path, wire in placed):
+            spec = self.plan.models.get(wire.root)
+            if spec is not None and spec.cache and wire.tap != OUTPUT:
+                hint = f"leave models.{wire.root}.cache out"
+                self.findings.report(path, KDError(f"{wire} is not cached: only the model's output is", hint=hint))
+
+    def _modules(self, model: nn.Module, placed: Placed) -> bool:
+        """Whether every wire's module exists."""
+        before = len(self.findings.problems)
+        for path, wire in placed:
+            assert wire.tap is not None or wire.root in ("adapters", "batch")
+            try:
+                if wire.tap is not None and wire.tap.path:
+                    module_at(model, wire.tap.path)
+            except KDError as error:
+                self.findings.report(path, error)
+        return len(self.findings.problems) == before
+
+    def _capture(
+        self, name: str, taps: list[Tap], batch: Batch, wires_by_model: Mapping[str, Placed]
+    ) -> Capture | None:
+        if not self._modules(self.models[name], wires_by_model.get(name, [])):
+            return None
+        try:
+            return self.dry.forward(name, taps, batch)
+        except KDError:
+            for path, wire in wires_by_model.get(name, []):  # which one is it?
+                try:
+                    self.dry.forward(name, [wire.tap] if wire.tap else [], batch)
+                except KDError as error:
+                    self.findings.report(path, error)
+        except Exception:  # it does not take such samples, or does not run on the meta device
+            return self._real_capture(name, taps, batch)
+        return None
+
+    def _real_capture(self, name: str, taps: list[Tap], batch: Batch) -> Capture | None:
+        """What a pass on the CPU with random weights gives, whose errors say what is wrong."""
+        if sum(parameter.numel() for parameter in self.models[name].parameters()) > LARGE:
+            self.findings.cannot_verify(("models", name), "it does not run on the meta device, and is too large to try")
+            return None
+        try:
+            capture = self.dry.real_forward(name, taps, batch)
+        except Exception as error:
+            message = (
+                f"forward failed on a dummy input of shape {describe_shapes(batch.for_model(name))}: {reason(error)}"
+            )
+            self.findings.report(("models", name), error if isinstance(error, KDError) else KDError(message))
+            return None
+        return replace(capture, at={tap: map_tensors(to_meta, value) for tap, value in capture.at.items()})
+
+    def _adapters(self, values: WireResolver, batch: Batch) -> bool:
+        for name in self.stage.adapters:
+            plan = self.plan.adapters[name]
+            path = plan.path if plan.borrowed is None else (*plan.path, "module")
+            try:
+                self._adapter(name, values, batch)
+            except KDError as error:
+                self.findings.report(path, error)
+                return False
+            except Exception as error:  # shapes that do not fit raise whatever the module raises
+                positional, named = inputs_of(plan, lambda wired: describe_shapes(values.get(wired)))
+                inputs_text = ", ".join([*positional, *(f"{key} {shape}" for key, shape in named.items())])
+                self.findings.report(
+                    path, KDError(f"forward failed on a dummy input of shape {inputs_text}: {reason(error)}")
+                )
+                return False
+        self.frozen.remember(self.adapters)
+        return True
+
+    def _adapter(self, name: str, values: WireResolver, batch: Batch) -> None:
+        """Build and run an adapter: on the meta device, else, where it reads values, on the CPU with random ones."""
+        try:
+            with META:
+                self.adapters.build(name, values, self.models, self.builder)
+            with torch.no_grad():
+                self.adapters.to(META).try_out(name, values)
+        except Exception as error:
+            if not needs_values(error):
+                raise
+            borrowed = self.plan.adapters[name].borrowed
+            models = {borrowed.root: self.dry.real(borrowed.root)} if borrowed is not None else {}
+            real, dummy = Adapters(self.plan.adapters), DummyValues(values, batch)
+            real.build(
+                name, dummy, models, Builder(self.dry.policy, self.dry.run_values)
+            )  # its own: it keeps what it builds
+            with torch.no_grad():
+                output = real.run(name, dummy)
+            values.put(name, map_tensors(to_meta, output))
+            if borrowed is None:
+                self.adapters.add_module(name, real.get_submodule(name).to(META))
+
+    def _fields(self, values: WireResolver) -> bool:
+        before = len(self.findings.problems)
+        for path, wire in written(self.plan, self.stage):
+            try:
+                values.get(wire)
+            except KDError as error:
+                self.findings.report(path, error)
+        return len(self.findings.problems) == before
+
+    def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
+        """The loss, tried on values of the right shapes."""
+        if (why := trusted_only([plan.loss, plan.values])) is not None:
+            self.findings.cannot_verify(plan.path, why)
+            return None
+        stand = DummyValues(values, batch)
+        try:
+            term = Term(plan, self.builder, lambda: stand)
+            term.materialize(lambda: stand)
+            term(stand, StepInfo(0, 10, 1))
+            return term
+        except KDError as error:
+            self.findings.report(plan.path, error)
+        except Exception as error:  # a torch.nn loss says what it wants in its own way
+            inputs_text = ", ".join(f"{key} {describe_shapes(stand.get(wired))}" for key, wired in plan.wires.items())
+            message = f"the loss failed on {inputs_text or 'no input'}: {reason(error)}"
+            self.findings.report(plan.path, KDError(message, hint=field_hint(plan, stand)))
+        return None
+
+    def _training(self, terms: Sequence[Term]) -> None:
+        """What learns, its optimiser and its scheduler."""
+        if (why := trusted_only([self.stage.spec.optimizer, self.stage.spec.scheduler])) is not None:
+            self.findings.cannot_verify(("stages", self.stage.name), why)
+            return
+        losses = nn.Module()
+        for term in terms:
+            losses.add_module(term.plan.name, term)
+        self.frozen.remember(losses)
+        assert self.stage.spec.optimizer is not None
+        try:
+            root, _ = select(self.components, self.stage, losses)
+            where = dotted(self.stage.path("optimizer"))
+            optimizer = build_optimizer(self.stage.spec.optimizer, root, self.builder, where)
+            where = dotted(self.stage.path("scheduler"))
+            scheduler, _ = build_scheduler(self.stage.spec.scheduler, optimizer, self.builder, where)
+            monitor = self.stage.spec.monitor
+            check_plateau(scheduler, self.stage.spec, self.plan.task.mode if monitor is None else monitor.mode, where)
+            if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+                try_step(scheduler, where)
+        except KDError as error:
+            self.findings.report((), error)
+
+    def _metric(self) -> None:
+        """Whether the task has the metric that chooses the best checkpoint, tried on the student in evaluation mode."""
+        if self.stage.spec.monitor is None or STUDENT not in self.models:
+            return
+        task, wants = self.plan.task, {STUDENT: self.plan.inputs[STUDENT]}
+        try:
+            raw = task.dummy_batch(self.stage.data, PROBE, training=False)
+            batch = task.prepare(raw, wants, self.stage.data, training=False)
+            self.models[STUDENT].eval()
+            try:
+                output = self.dry.forward(STUDENT, [], batch).output
+            except Exception:  # it does not run on the meta device
+                output = self.dry.real_forward(STUDENT, [], batch).output
+            metrics = task.metrics(self.dry.info)
+            metrics.update(map_tensors(dummy_like, output), batch)
+            metric_names = list(metrics.compute())
+        except Exception as error:  # metrics of outputs that are not the task's
+            self.findings.cannot_verify(self.stage.path("monitor"), f"a trial of the metrics failed: {reason(error)}")
+            return
+        if (name := self.stage.spec.monitor.metric) not in metric_names:
+            path = (*self.stage.path("monitor"), "metric")
+            self.findings.report(path, KDError(f"there is no metric {name!r}", hint=did_you_mean(name, metric_names)))
