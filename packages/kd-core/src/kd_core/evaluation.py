@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from kd_core.config import Builder, Policy, load, loads
+from kd_core.config import Builder, Document, Policy, load, loads
 from kd_core.config.schema import ModelSpec
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
@@ -109,22 +109,16 @@ def load_student(
     there is one, else with ``data`` or its card's. ConfigError, KDError where the config has problems or the student
     has random weights.
     """
-    extra = [f"data.name={data}"] if data else []
-    extra += [f"data.root={root}"] if root else []
-    run: Path | None = None
+    options = [f"data.name={data}"] if data else []
+    options += [f"data.root={root}"] if root else []
+    run = Path(target) if target is not None and Path(target).is_dir() and model is None else None
     if target is not None:
-        path = Path(target)
-        run = path if path.is_dir() and model is None else None
-        extra += [f"models.student={json.dumps(model)}"] if model is not None else []
-        document = load(RunFolder.open(path).config if path.is_dir() else path, [*extra, *overrides])
+        options += [f"models.student={json.dumps(model)}"] if model is not None else []
+        config = RunFolder.open(Path(target)).config if Path(target).is_dir() else target
+        document = load(config, [*options, *overrides])
     else:
         assert model is not None
-        if "zoo" in model:
-            card = find_card(model["zoo"], data)[1]
-            builder_of(card)
-            data = data or card.dataset
-        text = f"task: {task}\ndata: {json.dumps({'name': data})}\nmodels: {{student: {json.dumps(model)}}}\n"
-        document = loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), [*extra, *overrides])
+        document = _published_document(model, data, task, [*options, *overrides])
     policy = Policy(trust)
     planned = plan(document, policy)
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
@@ -134,6 +128,16 @@ def load_student(
             message = "the student has random weights: there is nothing to evaluate"
             raise KDError(message, hint=hint, path=f"models.{STUDENT}")
         yield LoadedStudent(planned, policy, spec, run)
+
+
+def _published_document(model: Mapping[str, Any], data: str | None, task: str, overrides: Sequence[str]) -> Document:
+    """The config of a published model that no config names, on ``data`` or its card's."""
+    if "zoo" in model:
+        card = find_card(model["zoo"], data)[1]
+        builder_of(card)
+        data = data or card.dataset
+    text = f"task: {task}\ndata: {json.dumps({'name': data})}\nmodels: {{student: {json.dumps(model)}}}\n"
+    return loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), overrides)
 
 
 def evaluate(target: str | Path | None, **options: Any) -> Result:

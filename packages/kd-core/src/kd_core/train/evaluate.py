@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kd_core.data.batch import Batch, DatasetInfo, Split
-from kd_core.device.distributed import Processes, divide, gather, rank, world_size
+from kd_core.device.distributed import MicroBatchShard, Processes, divide, gather, rank, world_size
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.task import Task
@@ -42,11 +42,7 @@ def score(
     model.eval()
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
-            order = split.arrange(torch.arange(len(split)), batch_size)
-            divided = [divide(positions, 1) for positions in order.split(batch_size)]
-            rows = (positions for (positions,), _ in divided)
-            batches = split.batches(rows, epoch=0, seed=0, augment=False)
-            for raw, (_, (shard,)) in zip(batches, divided, strict=True):
+            for raw, shard in _own_batches(split, batch_size):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
                 output = task.call(model, batch.for_model(name))
                 if not metrics.reduces:
@@ -60,6 +56,14 @@ def score(
     if metrics.reduces:
         metrics.reduce(Processes())
     return metrics.compute()
+
+
+def _own_batches(split: Split, batch_size: int) -> Iterator[tuple[Batch, MicroBatchShard]]:
+    """This process's rows of each batch of a split, in the split's own order, and what they count."""
+    order = split.arrange(torch.arange(len(split)), batch_size)
+    divided = [divide(positions, 1) for positions in order.split(batch_size)]
+    batches = split.batches((positions for (positions,), _ in divided), epoch=0, seed=0, augment=False)
+    yield from zip(batches, (shard for _, (shard,) in divided), strict=True)
 
 
 def check_gatherable(
