@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kd_core.data.sources import Parts
-from kd_vision.data.pool import LabelledSubset, labelled_images
+from kd_vision.data.labelled_subset import LabelledSubset, labelled_images
 from kd_vision.data.sources import SOURCES, ImageSource
 from kd_vision.data.spec import DataSpec, InputSpec
 from kd_vision.task import ImageClassification

@@ -28,7 +28,7 @@ from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
 from kd_core.observers import OBSERVERS, Observer, StepEvent
-from kd_vision.data.pool import LabelledSubset, labelled_images
+from kd_vision.data.labelled_subset import LabelledSubset, labelled_images
 from kd_vision.data.sources import IMAGENET_MEAN, IMAGENET_STD, SOURCES, ImageSource
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vision" / "cifar10_kd_resnet20_resnet56.yaml"

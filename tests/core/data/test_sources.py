@@ -18,7 +18,7 @@ from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
 from kd_core.registry import Registry
 from kd_vision.cli import main
-from kd_vision.data.pool import LabelledSubset, labelled_images
+from kd_vision.data.labelled_subset import LabelledSubset, labelled_images
 from kd_vision.data.sources import SOURCES, ImageSource
 from kd_vision.data.spec import DataSpec
 

@@ -18,7 +18,7 @@ from kd_core.data.rng import CounterRNG, random_u64
 from kd_core.errors import KDError
 from kd_vision.data.augment import AUGMENTATIONS, parse
 from kd_vision.data.in_memory import ArraySplit
-from kd_vision.data.pool import labelled_images
+from kd_vision.data.labelled_subset import labelled_images
 
 EVERYTHING = ["crop", "flip", {"op": "shift", "pixels": 2}, {"op": "cutout", "size": 3}]
 N, SIDE = 40, 8

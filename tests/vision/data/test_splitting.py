@@ -10,7 +10,7 @@ import torch
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_vision.data.pool import UNLABELLED, LabelledSubset, labelled_images
+from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset, labelled_images
 from kd_vision.data.spec import DataSpec
 from kd_vision.data.splitting import split
 

@@ -19,8 +19,8 @@ from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.info import CLASS_VALUES, ImageInfo
+from kd_vision.data.labelled_subset import LabelledSubset
 from kd_vision.data.loading import SampleSplit
-from kd_vision.data.pool import LabelledSubset
 from kd_vision.data.sources import ImageSource
 from kd_vision.data.spec import DataSpec, InputSpec, source_of
 from kd_vision.data.splitting import split

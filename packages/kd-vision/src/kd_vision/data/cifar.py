@@ -18,7 +18,7 @@ import torch
 from kd_core.data.sources import Parts
 from kd_core.download import fetch
 from kd_core.errors import KDError
-from kd_vision.data.pool import LabelledSubset, labelled_images
+from kd_vision.data.labelled_subset import LabelledSubset, labelled_images
 from kd_vision.data.sources import SOURCES, ImageSource
 
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
-from kd_vision.data.pool import LabelledSubset
+from kd_vision.data.labelled_subset import LabelledSubset
 from kd_vision.data.sources import SOURCES, ImageSource
 
 

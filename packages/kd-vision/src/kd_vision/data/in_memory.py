@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
 from kd_vision.data.augment import Augmentation
-from kd_vision.data.pool import LabelledSubset
+from kd_vision.data.labelled_subset import LabelledSubset
 
 
 class ArraySplit(Split):

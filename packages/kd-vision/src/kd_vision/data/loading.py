@@ -18,7 +18,7 @@ from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
 from kd_core.errors import KDError
 from kd_vision.data.augment import Augmentation
-from kd_vision.data.pool import LabelledSubset
+from kd_vision.data.labelled_subset import LabelledSubset
 
 EVALUATION_CROP = 0.875
 """The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""

@@ -11,7 +11,7 @@ from kd_core.data.sources import Parts, Source, check_source
 from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from kd_core.data.subset import complement, stratified
 from kd_core.registry import Registry
-from kd_vision.data.pool import LabelledSubset, labelled_images
+from kd_vision.data.labelled_subset import LabelledSubset, labelled_images
 
 
 @dataclass(frozen=True, eq=False)

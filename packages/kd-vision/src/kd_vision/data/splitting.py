@@ -8,7 +8,7 @@ from kd_core.data import subset
 from kd_core.data.sources import Parts
 from kd_core.data.subset import LABELLED, balanced, stratified
 from kd_core.errors import KDError, did_you_mean
-from kd_vision.data.pool import LabelledSubset, only_classes
+from kd_vision.data.labelled_subset import LabelledSubset, only_classes
 from kd_vision.data.spec import DataSpec
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, Te
 
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
+from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.loading import seeded
-from kd_vision.data.pool import UNLABELLED, LabelledSubset
 from kd_vision.data.sources import SOURCES, ImageSource
 
 PLAIN = (bool, int, float, str, dict)

@@ -14,8 +14,8 @@ from torch.utils.data import ConcatDataset
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_vision.data.folders import files_pool, image_files
+from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.loading import CentreCrop, as_tensor
-from kd_vision.data.pool import UNLABELLED, LabelledSubset
 
 
 def with_unlabelled(parts: Parts[LabelledSubset], folder: Path) -> Parts[LabelledSubset]:
