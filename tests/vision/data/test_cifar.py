@@ -17,12 +17,12 @@ import torch
 
 from kd_core.errors import KDError
 from kd_vision.data import cifar
-from kd_vision.data.cifar import CIFAR10, CIFAR100, Layout, read_cifar, unpickle
+from kd_vision.data.cifar import CIFAR10, CIFAR100, CifarLayout, read_cifar, unpickle
 
 PER_FILE = 20
 
 
-def write(folder: Path, layout: Layout, protocol: int = 2) -> None:
+def write(folder: Path, layout: CifarLayout, protocol: int = 2) -> None:
     """Files as the authors', of random images."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -41,13 +41,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, layout: Layout = CIFAR10, **values: Any) -> Any:
+def read(root: Path, layout: CifarLayout = CIFAR10, **values: Any) -> Any:
     return read_cifar(layout, root, **{"download": False, **values})
 
 
 @pytest.mark.parametrize(("layout", "files"), [(CIFAR10, 5), (CIFAR100, 1)])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_files_are_read_in_order(tmp_path: Path, layout: Layout, files: int, protocol: int) -> None:
+def test_files_are_read_in_order(tmp_path: Path, layout: CifarLayout, files: int, protocol: int) -> None:
     write(tmp_path / layout.folder, layout, protocol)
     parts = read(tmp_path, layout)
     assert parts.train.images.shape == (files * PER_FILE, 3, 32, 32)

@@ -226,7 +226,7 @@ def test_pictures_with_palettes_and_arrays_with_a_size_are_read_as_they_look() -
 
 
 def test_what_readers_get_can_be_sent_to_processes_that_are_not_forked(root: Path) -> None:
-    reader = ImageReader(load(root).train.pool, Augmentation(), (8, 8))  # type: ignore[attr-defined]
+    reader = ImageReader(load(root).train.subset, Augmentation(), (8, 8))  # type: ignore[attr-defined]
     copy = pickle.loads(pickle.dumps(reader))
     one, other = (each.sample(3, seed=0, epoch=0, augment=False)[0] for each in (reader, copy))
     assert torch.equal(one, other)

@@ -19,15 +19,15 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class View:
-    """What one model's ``input:`` comes to. Two models with equal views share a tensor."""
+class InputFormat:
+    """The images that one model takes, by its ``input:``. Models with equal formats share a tensor."""
 
     channels: int
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def of(self, images: Tensor) -> Tensor:
+    def convert(self, images: Tensor) -> Tensor:
         """uint8, or float in [0, 1], (B, C, H, W) -> normalised float32 (B, channels, *size)."""
         images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         if images.shape[1] == 1 < self.channels:
@@ -39,18 +39,18 @@ class View:
         return (images - constant(self.mean, images.device)).div_(constant(self.std, images.device))
 
 
-def view_of(spec: InputSpec, data: DataSpec, source: ImageSource, shape: torch.Size) -> View:
-    """The view of images (B, C, H, W) that an ``input:`` asks for, what it leaves out taken from the data."""
+def input_format(spec: InputSpec, data: DataSpec, source: ImageSource, shape: torch.Size) -> InputFormat:
+    """The format of images (B, C, H, W) that an ``input:`` asks for, what it leaves out taken from the data."""
     have, height, width = shape[-3:]
     channels = spec.channels or have
     if channels != have and {channels, have} != {1, 3}:
         raise ConfigError(ConfigProblem(f"images of {have} channels cannot become {channels}", "input.channels"))
-    mean = fit(spec.mean or data.mean or source.mean, channels, "input.mean" if spec.mean else "data.mean")
-    std = fit(spec.std or data.std or source.std, channels, "input.std" if spec.std else "data.std")
-    return View(channels, pixels(spec.size) if spec.size else (height, width), mean, std)
+    mean = fit_channels(spec.mean or data.mean or source.mean, channels, "input.mean" if spec.mean else "data.mean")
+    std = fit_channels(spec.std or data.std or source.std, channels, "input.std" if spec.std else "data.std")
+    return InputFormat(channels, pixels(spec.size) if spec.size else (height, width), mean, std)
 
 
-def fit(values: tuple[float, ...] | list[float], channels: int, path: str) -> tuple[float, ...]:
+def fit_channels(values: tuple[float, ...] | list[float], channels: int, path: str) -> tuple[float, ...]:
     """``values`` for that many channels: one is repeated, three of colours make one of grey.
 
     ConfigError, saying that they stand at ``path``, where they do not fit.

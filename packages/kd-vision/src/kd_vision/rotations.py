@@ -19,10 +19,12 @@ def rotations(batch: Batch) -> Batch:
 
     KDError where images are not square. What SSKD (Xu et al., ECCV 2020, arXiv 2006.07114) learns from.
     """
-    return views_of(batch, [map_tensors(lambda each, by=by: turned(each, by), batch.inputs) for by in range(QUARTERS)])
+    return views_of(
+        batch, [map_tensors(lambda images, by=by: rotated(images, by), batch.inputs) for by in range(QUARTERS)]
+    )
 
 
-def turned(images: Tensor, quarters: int) -> Tensor:
+def rotated(images: Tensor, quarters: int) -> Tensor:
     """Images (B, C, H, W) turned to the left by so many quarters."""
     if images.shape[-1] != images.shape[-2]:
         raise KDError(f"rotations take square images, not {tuple(images.shape[1:])}", hint="set data.size")

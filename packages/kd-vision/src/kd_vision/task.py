@@ -25,7 +25,7 @@ from kd_vision.data.sources import ImageSource
 from kd_vision.data.spec import DataSpec, InputSpec, source_of
 from kd_vision.data.splitting import split
 from kd_vision.data.unlabelled import with_unlabelled
-from kd_vision.inputs import view_of
+from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
 
 allow("torchvision.models")  # its functions; its classes are allowed already
@@ -65,8 +65,8 @@ class ImageClassification(Task):
             raise KDError("no training image is left", path="data")
         augmentation = parse(source.augment if data.augment is None else data.augment)
 
-        def readable(pool: LabelledSubset | None) -> Split | None:
-            return as_split(pool, augmentation, data, source) if pool else None
+        def readable(subset: LabelledSubset | None) -> Split | None:
+            return as_split(subset, augmentation, data, source) if subset else None
 
         classes = parts.classes or ()
         info = ImageInfo.of(len(classes), classes=classes, samples=len(train.images), targets=train.target_of_rows())
@@ -77,11 +77,11 @@ class ImageClassification(Task):
         """Float images as each model takes them; models that take the same share one tensor."""
         images: Tensor = batch.inputs[SHARED]
         source = source_of(data)
-        views = {name: view_of(spec, data, source, images.shape) for name, spec in inputs.items()}
-        made = {view: view.of(images) for view in dict.fromkeys(views.values())}
-        if len(made) == 1:
-            return replace(batch, inputs={SHARED: made.popitem()[1]})
-        return replace(batch, inputs={name: made[view] for name, view in views.items()})
+        formats = {name: input_format(spec, data, source, images.shape) for name, spec in inputs.items()}
+        tensors = {form: form.convert(images) for form in dict.fromkeys(formats.values())}
+        if len(tensors) == 1:
+            return replace(batch, inputs={SHARED: tensors.popitem()[1]})
+        return replace(batch, inputs={name: tensors[form] for name, form in formats.items()})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Noise, with classes in turn; KDError where only reading the data would tell the shape."""
@@ -104,12 +104,12 @@ def size_of_images(data: DataSpec, source: ImageSource) -> tuple[int, int] | Non
     return None if size is None else pixels(size)
 
 
-def as_split(pool: LabelledSubset, augmentation: Augmentation, data: DataSpec, source: ImageSource) -> Split:
-    """A pool that gives batches: cut from memory, or read image by image where one of its images needs that."""
-    if isinstance(pool.images, Tensor):
+def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec, source: ImageSource) -> Split:
+    """A subset that gives batches: cut from memory, or read image by image where one of its images needs that."""
+    if isinstance(subset.images, Tensor):
         if not (augmentation.transforms or augmentation.per_image):
-            return ArraySplit(pool, augmentation)
-        height, width = pool.images.shape[-2:]
-        one_by_one = replace(pool, images=TensorDataset(pool.images))
+            return ArraySplit(subset, augmentation)
+        height, width = subset.images.shape[-2:]
+        one_by_one = replace(subset, images=TensorDataset(subset.images))
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
-    return SampleSplit(pool, augmentation, size=size_of_images(data, source), workers=data.workers)
+    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers)

@@ -25,7 +25,7 @@ _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 
 
 @dataclass(frozen=True)
-class Layout:
+class CifarLayout:
     """Where one of the two keeps what: the archive, its folder, the files in it and their keys."""
 
     url: str
@@ -39,7 +39,7 @@ class Layout:
     num_classes: int
 
 
-CIFAR10 = Layout(
+CIFAR10 = CifarLayout(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     folder="cifar-10-batches-py",
@@ -50,7 +50,7 @@ CIFAR10 = Layout(
     names="label_names",
     num_classes=10,
 )
-CIFAR100 = Layout(
+CIFAR100 = CifarLayout(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
     sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     folder="cifar-100-python",
@@ -63,7 +63,7 @@ CIFAR100 = Layout(
 )
 
 
-def read_cifar(layout: Layout, root: Path, download: bool) -> Parts[LabelledSubset]:
+def read_cifar(layout: CifarLayout, root: Path, download: bool) -> Parts[LabelledSubset]:
     """50,000 + 10,000 images of 32x32 pixels, or those of them that the files hold."""
     folder = find_folder(layout, root, download)
     names = unpickle(folder / layout.meta).get(layout.names)
@@ -74,7 +74,7 @@ def read_cifar(layout: Layout, root: Path, download: bool) -> Parts[LabelledSubs
     return Parts(train, None, read_files(layout, [folder / layout.test]), tuple(map(str, names)), places)
 
 
-def find_folder(layout: Layout, root: Path, download: bool) -> Path:
+def find_folder(layout: CifarLayout, root: Path, download: bool) -> Path:
     """The folder of the files, downloaded where ``root`` does not hold it; KDError where a file is missing."""
     folder = root / layout.folder
     if not folder.exists():
@@ -89,7 +89,7 @@ def find_folder(layout: Layout, root: Path, download: bool) -> Path:
     return folder
 
 
-def unpack(layout: Layout, root: Path) -> None:
+def unpack(layout: CifarLayout, root: Path) -> None:
     """Download and unpack the archive into ``root``, all of it or nothing."""
     hint = f"or set data.root to a folder that holds {layout.folder!r}"
     try:
@@ -105,13 +105,13 @@ def unpack(layout: Layout, root: Path) -> None:
         raise KDError(f"cannot unpack {archive}: {error}") from error
 
 
-def read_files(layout: Layout, files: list[Path]) -> LabelledSubset:
+def read_files(layout: CifarLayout, files: list[Path]) -> LabelledSubset:
     """The images and labels of some files, in their order."""
     images, labels = zip(*(read_file(layout, file) for file in files), strict=True)
     return labelled_images(torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)))
 
 
-def read_file(layout: Layout, file: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_file(layout: CifarLayout, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images (N, 3, 32, 32) and labels (N,) of one file; KDError where it holds anything else."""
     content = unpickle(file)
     images, labels = content.get("data"), content.get(layout.labels)

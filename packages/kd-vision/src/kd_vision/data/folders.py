@@ -15,7 +15,7 @@ from kd_vision.data.labelled_subset import LabelledSubset
 from kd_vision.data.sources import SOURCES, ImageSource
 
 
-class Files(Dataset[tuple[Any, int]]):
+class ImageFiles(Dataset[tuple[Any, int]]):
     """Image files and their labels; an image is read as RGB when it is asked for."""
 
     def __init__(self, paths: list[Path], labels: list[int]) -> None:
@@ -42,35 +42,35 @@ def read_folders(root: Path) -> Parts[LabelledSubset]:
             f"{root}: contains no folder 'train'; data.root is the folder that holds train/CLASS and val/CLASS"
         )
     classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
-    pools = {name: folder_pool(root / name, classes) for name in SPLITS}
-    if not pools["train"]:
+    subsets = {name: folder_subset(root / name, classes) for name in SPLITS}
+    if not subsets["train"]:
         raise KDError(f"{root / 'train'}: contains no images in folders of classes")
-    places = {name: str(root / name) for name, pool in pools.items() if pool is not None}
-    return Parts(pools["train"], pools["val"] or None, pools["test"] or None, classes, places)
+    places = {name: str(root / name) for name, subset in subsets.items() if subset is not None}
+    return Parts(subsets["train"], subsets["val"] or None, subsets["test"] or None, classes, places)
 
 
-def folder_pool(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | None:
+def folder_subset(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | None:
     """The images of ``folder/CLASS``, None where there is no such folder; KDError for a class not in ``classes``."""
     if not folder.is_dir():
         return None
-    unknown = sorted({each.name for each in folder.iterdir() if each.is_dir()} - set(classes))
+    unknown = sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(classes))
     if unknown:
         raise KDError(f"{folder}: {unknown[0]!r} is not a class of the training images")
     paths, labels = [], []
     for number, name in enumerate(classes):
-        found = image_files(folder / name)
-        paths += found
-        labels += [number] * len(found)
-    return files_pool(folder, paths, labels)
+        files = image_files(folder / name)
+        paths += files
+        labels += [number] * len(files)
+    return files_subset(folder, paths, labels)
 
 
-def files_pool(folder: Path, paths: list[Path], labels: list[int]) -> LabelledSubset:
-    """A pool of image files, told apart by their names below ``folder`` and their sizes in bytes."""
+def files_subset(folder: Path, paths: list[Path], labels: list[int]) -> LabelledSubset:
+    """A subset of image files, told apart by their names below ``folder`` and their sizes in bytes."""
     state = hashlib.sha256()
     for path in paths:
         state.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
     target = torch.tensor(labels, dtype=torch.int64)
-    return LabelledSubset(Files(paths, labels), target, torch.arange(len(paths)), state.hexdigest())
+    return LabelledSubset(ImageFiles(paths, labels), target, torch.arange(len(paths)), state.hexdigest())
 
 
 def image_files(folder: Path) -> list[Path]:

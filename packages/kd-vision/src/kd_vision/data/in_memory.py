@@ -15,24 +15,24 @@ from kd_vision.data.labelled_subset import LabelledSubset
 class ArraySplit(Split):
     """Part of a data set whose images are one uint8 tensor."""
 
-    def __init__(self, pool: LabelledSubset, augmentation: Augmentation) -> None:
-        self.pool = pool
+    def __init__(self, subset: LabelledSubset, augmentation: Augmentation) -> None:
+        self.subset = subset
         self.augmentation = augmentation
         self.fixed = not augmentation.operations
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the data set, the choice and the labels."""
-        return self.pool.digest()
+        return self.subset.digest()
 
     def __len__(self) -> int:
-        return len(self.pool)
+        return len(self.subset)
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """Batches of uint8 images (B, C, H, W)."""
         for positions in order:
-            index = self.pool.index.index_select(0, positions)
-            images = self.pool.images.index_select(0, index)
+            index = self.subset.index.index_select(0, positions)
+            images = self.subset.images.index_select(0, index)
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
-            yield Batch({SHARED: images}, self.pool.target.index_select(0, positions), index)
+            yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)

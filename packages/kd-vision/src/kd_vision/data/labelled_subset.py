@@ -20,8 +20,8 @@ class LabelledSubset:
     """N labelled images of a data set, or some of them.
 
     ``images`` is the whole data set: uint8 (rows, C, H, W), or a torch ``Dataset`` of (image, label). ``index`` (N,)
-    holds the rows that belong to this pool, ``target`` (N,) their classes, -100 where there is none. ``fingerprint`` is
-    a hash of the data set's content.
+    holds the rows that belong to this subset, ``target`` (N,) their classes, -100 where there is none.
+    ``fingerprint`` is a hash of the data set's content.
     """
 
     images: Any
@@ -38,7 +38,7 @@ class LabelledSubset:
         return self.target
 
     def take(self, positions: Tensor) -> LabelledSubset:
-        """The pool of these positions, in this order."""
+        """The subset of these positions, in this order."""
         return replace(self, target=self.target[positions], index=self.index[positions])
 
     def hide_labels(self, keep: Tensor) -> LabelledSubset:
@@ -48,7 +48,7 @@ class LabelledSubset:
         return replace(self, target=target)
 
     def target_of_rows(self) -> Tensor:
-        """(rows,): the class of each row of the whole data set, -1 for those that are not in this pool."""
+        """(rows,): the class of each row of the whole data set, -1 for those that are not in this subset."""
         target = torch.full((len(self.images),), ABSENT)
         target[self.index] = self.target
         return target
@@ -62,7 +62,7 @@ class LabelledSubset:
 
 
 def labelled_images(images: Tensor, target: Tensor) -> LabelledSubset:
-    """A pool of all rows of uint8 ``images`` (N, C, H, W) with ``target`` (N,)."""
+    """A subset of all rows of uint8 ``images`` (N, C, H, W) with ``target`` (N,)."""
     assert images.dtype == torch.uint8
     assert len(images) == len(target)
     state = hashlib.sha256(repr(tuple(images.shape)).encode())
@@ -71,10 +71,10 @@ def labelled_images(images: Tensor, target: Tensor) -> LabelledSubset:
     return LabelledSubset(images, target, torch.arange(len(target)), state.hexdigest())
 
 
-def only_classes(pool: LabelledSubset, classes: list[int]) -> LabelledSubset:
+def only_classes(subset: LabelledSubset, classes: list[int]) -> LabelledSubset:
     """The images of some classes, which become 0, 1, ... in the order given; images without a label stay."""
-    new = torch.full((max([*classes, int(pool.target.max())]) + 1,), -1)
+    new = torch.full((max([*classes, int(subset.target.max())]) + 1,), -1)
     new[classes] = torch.arange(len(classes))
-    target = torch.where(pool.target >= 0, new[pool.target.clamp(min=0)], pool.target)
+    target = torch.where(subset.target >= 0, new[subset.target.clamp(min=0)], subset.target)
     chosen = (target != -1).nonzero().flatten()
-    return replace(pool, target=target).take(chosen)
+    return replace(subset, target=target).take(chosen)

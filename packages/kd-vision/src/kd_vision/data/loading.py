@@ -30,29 +30,29 @@ class SampleSplit(Split):
     """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
 
     def __init__(
-        self, pool: LabelledSubset, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
+        self, subset: LabelledSubset, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
     ) -> None:
-        self.pool = pool
+        self.subset = subset
         self.augmentation = augmentation
-        self.reader = ImageReader(pool, augmentation, size)
+        self.reader = ImageReader(subset, augmentation, size)
         self.loader = SampleLoader(self.reader, workers)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the data set, the choice and the labels."""
-        return self.pool.digest()
+        return self.subset.digest()
 
     def __len__(self) -> int:
-        return len(self.pool)
+        return len(self.subset)
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """Batches of images (B, C, H, W). With workers, ``order`` is read ahead of what is yielded."""
         self.reader.transforms(augment)  # whose error is told here, not by a process
         for images, positions in self.loader.batches(order, epoch=epoch, seed=seed, augment=augment):
-            index = self.pool.index.index_select(0, positions)
+            index = self.subset.index.index_select(0, positions)
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
-            yield Batch({SHARED: images}, self.pool.target.index_select(0, positions), index)
+            yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)
 
     def close(self) -> None:
         """End the processes that read."""
@@ -61,9 +61,9 @@ class SampleSplit(Split):
 
 @dataclass(frozen=True)
 class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
-    """Positions in a pool -> (transformed image (C, H, W), position); batches are images (B, C, H, W) and positions."""
+    """Reads positions of a subset as (transformed image (C, H, W), position), and batches as (images, positions)."""
 
-    pool: LabelledSubset
+    subset: LabelledSubset
     augmentation: Augmentation
     size: tuple[int, int] | None
 
@@ -73,16 +73,16 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
 
     def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> tuple[Tensor, int]:
         """The image with every transform, whose random numbers are those of (seed, epoch, row)."""
-        row = int(self.pool.index[position])
+        row = int(self.subset.index[position])
         with seeded(derive_key("sample", seed, epoch, row)):
-            image = first_of(self.pool.images[row])
+            image = first_of(self.subset.images[row])
             for transform in self.transforms(augment):
                 image = transform(image)
             return as_tensor(image), position
 
     def name(self, position: int) -> str:
         """``image 17``, by its row in the data set."""
-        return f"image {int(self.pool.index[position])}"
+        return f"image {int(self.subset.index[position])}"
 
     def collate(self, samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         """The images in one tensor; KDError where they differ in shape."""

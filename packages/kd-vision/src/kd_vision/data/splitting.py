@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kd_core.data import subset
 from kd_core.data.sources import Parts
 from kd_core.data.subset import LABELLED, balanced, stratified
+from kd_core.data.subset import split as split_parts
 from kd_core.errors import KDError, did_you_mean
 from kd_vision.data.labelled_subset import LabelledSubset, only_classes
 from kd_vision.data.spec import DataSpec
@@ -21,7 +21,7 @@ def split(parts: Parts[LabelledSubset], data: DataSpec, seed: int) -> Parts[Labe
     if data.classes:
         parts = keep_classes(parts, data.classes)
     assert parts.train is not None
-    parts = subset.split(replace(parts, train=choose_train(parts.train, data, data.seed_or(seed))), data, seed)
+    parts = split_parts(replace(parts, train=choose_train(parts.train, data, data.seed_or(seed))), data, seed)
     assert parts.train is not None
     return replace(parts, train=keep_labels(parts.train, data, data.seed_or(seed)))
 
@@ -29,7 +29,7 @@ def split(parts: Parts[LabelledSubset], data: DataSpec, seed: int) -> Parts[Labe
 def with_classes(parts: Parts[LabelledSubset], data: DataSpec) -> Parts[LabelledSubset]:
     """The data set with names for its classes: numbers where it has none; KDError for another number than it has."""
     if parts.classes is None:
-        count = max(int(pool.target.max()) + 1 for pool in parts.items().values())
+        count = max(int(subset.target.max()) + 1 for subset in parts.items().values())
         parts = replace(parts, classes=tuple(map(str, range(max(count, data.num_classes or 0)))))
     assert parts.classes is not None
     if data.num_classes not in (None, len(parts.classes)):
@@ -38,11 +38,11 @@ def with_classes(parts: Parts[LabelledSubset], data: DataSpec) -> Parts[Labelled
     return parts
 
 
-def keep_classes(parts: Parts[LabelledSubset], wanted: list[str | int]) -> Parts[LabelledSubset]:
+def keep_classes(parts: Parts[LabelledSubset], selection: list[str | int]) -> Parts[LabelledSubset]:
     """Some classes only, by name or number, in the order given."""
     names = parts.classes or ()
     numbers: list[int] = []
-    for item in wanted:
+    for item in selection:
         if isinstance(item, str) and item not in names:
             raise KDError(f"there is no class {item!r}", hint=did_you_mean(item, names), path="data.classes")
         number = names.index(item) if isinstance(item, str) else item
@@ -51,12 +51,12 @@ def keep_classes(parts: Parts[LabelledSubset], wanted: list[str | int]) -> Parts
         numbers.append(number)
     if len(set(numbers)) < len(numbers):
         raise KDError("a class is named twice", path="data.classes")
-    kept = {name: only_classes(pool, numbers) for name, pool in parts.items().items()}
-    if not len(kept["train"]):
+    subsets = {name: only_classes(subset, numbers) for name, subset in parts.items().items()}
+    if not len(subsets["train"]):
         raise KDError("there are no training images of these classes", path="data.classes")
-    origins = {name: replace(parts.origins[name], whole=pool) for name, pool in kept.items()}
+    origins = {name: replace(parts.origins[name], whole=subset) for name, subset in subsets.items()}
     classes = tuple(names[number] for number in numbers)
-    return Parts(kept["train"], kept.get("val"), kept.get("test"), classes, parts.places, origins)
+    return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, parts.places, origins)
 
 
 def choose_train(train: LabelledSubset, data: DataSpec, seed: int) -> LabelledSubset:
@@ -74,5 +74,5 @@ def keep_labels(train: LabelledSubset, data: DataSpec, seed: int) -> LabelledSub
     if data.labelled is None:
         return train
     labelled = (train.target >= 0).nonzero().flatten()
-    kept = stratified(train.target[labelled], data.labelled, seed=seed, purpose=LABELLED)
-    return train.hide_labels(labelled[kept])
+    positions = stratified(train.target[labelled], data.labelled, seed=seed, purpose=LABELLED)
+    return train.hide_labels(labelled[positions])

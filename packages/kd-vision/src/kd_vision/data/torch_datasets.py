@@ -16,19 +16,19 @@ from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.loading import seeded
 from kd_vision.data.sources import SOURCES, ImageSource
 
-PLAIN = (bool, int, float, str, dict)
+NOT_DATASETS = (bool, int, float, str, dict)
 LABELS = ("targets", "labels", "_labels", "y")
 """Where data sets commonly keep the labels of all samples."""
 
 
-def called(dataset: dict[str, Any]) -> dict[str, Any]:
+def check_datasets(dataset: dict[str, Any]) -> dict[str, Any]:
     """Data sets, or calls of them, by split; ValueError for anything else."""
     wrong = [
         ConfigProblem(f"unknown key {key!r}", key, hint=did_you_mean(key, SPLITS), at_key=True)
         if key not in SPLITS
         else ConfigProblem("must be a !call of a data set of (image, label) pairs", key)
         for key, value in dataset.items()
-        if key not in SPLITS or isinstance(value, PLAIN)
+        if key not in SPLITS or isinstance(value, NOT_DATASETS)
     ]
     if dataset.get("train") is None and not wrong:
         wrong = [ConfigProblem("missing required key 'train': a !call of a data set of (image, label) pairs")]
@@ -37,24 +37,24 @@ def called(dataset: dict[str, Any]) -> dict[str, Any]:
     return dataset
 
 
-def read_called(*, dataset: Annotated[dict[str, Any], AfterValidator(called)]) -> Parts[LabelledSubset]:
+def read_torch_datasets(*, dataset: Annotated[dict[str, Any], AfterValidator(check_datasets)]) -> Parts[LabelledSubset]:
     """Torch data sets of (image, label) by split, with labels 0, 1, ...; a negative label is none."""
-    given = {key: value for key, value in dataset.items() if value is not None}
-    pools = {key: dataset_pool(value, f"dataset.{key}") for key, value in given.items()}
-    names = getattr(given["train"], "classes", None)
-    count = max(int(pool.target.max()) + 1 for pool in pools.values())
-    known = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
-    places = {key: type(value).__name__ for key, value in given.items()}
-    return Parts(pools["train"], pools.get("val"), pools.get("test"), known, places)
+    datasets = {key: value for key, value in dataset.items() if value is not None}
+    subsets = {key: dataset_subset(value, f"dataset.{key}") for key, value in datasets.items()}
+    names = getattr(datasets["train"], "classes", None)
+    count = max(int(subset.target.max()) + 1 for subset in subsets.values())
+    classes = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
+    places = {key: type(value).__name__ for key, value in datasets.items()}
+    return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, places)
 
 
 SOURCES("dataset")(
-    ImageSource("torch data sets that the config calls: {train: !call:... {}, val:, test:}", read_called)
+    ImageSource("torch data sets that the config calls: {train: !call:... {}, val:, test:}", read_torch_datasets)
 )
 
 
-def dataset_pool(dataset: Any, where: str) -> LabelledSubset:
-    """A torch data set as a pool; KDError where it has no samples to count, or no whole numbers for labels."""
+def dataset_subset(dataset: Any, where: str) -> LabelledSubset:
+    """A torch data set as a subset; KDError where it has no samples to count, or no whole numbers for labels."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise KDError(
             f"{type(dataset).__name__} is not a map-style data set: it needs __len__ and __getitem__", path=where

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_vision.data.folders import files_pool, image_files
+from kd_vision.data.folders import files_subset, image_files
 from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.loading import CentreCrop, as_tensor
 
@@ -21,13 +21,13 @@ from kd_vision.data.loading import CentreCrop, as_tensor
 def with_unlabelled(parts: Parts[LabelledSubset], folder: Path) -> Parts[LabelledSubset]:
     """All images in ``folder`` and below among those that train."""
     assert parts.train is not None
-    train = joined(parts.train, folder)
-    own = parts.origins["train"]
-    more = replace(own, added=len(train) - len(parts.train))
-    return replace(parts, train=train, origins={**parts.origins, "train": more})
+    train = append_folder(parts.train, folder)
+    origin = parts.origins["train"]
+    extended = replace(origin, added=len(train) - len(parts.train))
+    return replace(parts, train=train, origins={**parts.origins, "train": extended})
 
 
-def joined(train: LabelledSubset, folder: Path) -> LabelledSubset:
+def append_folder(train: LabelledSubset, folder: Path) -> LabelledSubset:
     """``train`` with all images in ``folder`` and below, numbered on from the data set's last row.
 
     Beside images in memory they are resized and cropped to the same shape. KDError where there is none.
@@ -35,7 +35,7 @@ def joined(train: LabelledSubset, folder: Path) -> LabelledSubset:
     paths = image_files(folder)
     if not paths:
         raise KDError(f"there are no images in {folder}", path="data.unlabelled")
-    extra = files_pool(folder, paths, [UNLABELLED] * len(paths))
+    extra = files_subset(folder, paths, [UNLABELLED] * len(paths))
     images: Any
     if isinstance(train.images, Tensor):
         images = torch.cat([train.images, in_memory(extra, train.images.shape[1:])])
@@ -49,9 +49,9 @@ def joined(train: LabelledSubset, folder: Path) -> LabelledSubset:
     )
 
 
-def in_memory(pool: LabelledSubset, shape: torch.Size) -> Tensor:
-    """All images of a pool of files, uint8 (N, C, H, W) of the given ``shape`` (C, H, W)."""
+def in_memory(subset: LabelledSubset, shape: torch.Size) -> Tensor:
+    """All images of a subset of files, uint8 (N, C, H, W) of the given ``shape`` (C, H, W)."""
     channels, height, width = shape
     crop = CentreCrop((height, width))
     mode = "L" if channels == 1 else "RGB"
-    return torch.stack([as_tensor(crop(pool.images[row][0].convert(mode))) for row in range(len(pool))])
+    return torch.stack([as_tensor(crop(subset.images[row][0].convert(mode))) for row in range(len(subset))])
