@@ -42,8 +42,8 @@ def table(scores: dict[str, list[float]]) -> str:
     lines = [f"{'digits, test split':<20}{'top-1':>8}{'std':>7}   by seed"]
     for which, values in scores.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        each = " ".join(f"{value:.2f}" for value in values)
-        lines.append(f"{NAMES[which]:<20}{statistics.mean(values):>8.2f}{spread:>7.2f}   {each}")
+        singles = " ".join(f"{value:.2f}" for value in values)
+        lines.append(f"{NAMES[which]:<20}{statistics.mean(values):>8.2f}{spread:>7.2f}   {singles}")
     return "\n".join(lines)
 
 

@@ -108,10 +108,15 @@ def registered(registry: Registry[Any]) -> Iterator[tuple[str, ...]]:
         values = item.options if source else values_of(item)
         summary = item.about if source else (inspect.getdoc(item) or "").partition("\n")[0]
         inputs = [inputs_of(item)] if registry is LOSSES else []
-        yield f"`{name}`", *inputs, "<br>".join(f"`{value_text(each)}`" for each in values.values()), plain(summary)
+        yield (
+            f"`{name}`",
+            *inputs,
+            "<br>".join(f"`{value_text(value)}`" for value in values.values()),
+            markdown_line(summary),
+        )
 
 
-def plain(summary: str) -> str:
+def markdown_line(summary: str) -> str:
     """One line of a docstring as Markdown."""
     return summary.replace("``", "`")
 
@@ -139,7 +144,7 @@ def keys(schema: type[BaseModel]) -> Iterator[tuple[str, ...]]:
 
 def docstrings(schema: type[BaseModel]) -> dict[str, str]:
     """The docstrings below the fields of a class and of those it inherits from, each in one line."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if base is BaseModel or not issubclass(base, BaseModel):
             continue
@@ -147,8 +152,8 @@ def docstrings(schema: type[BaseModel]) -> dict[str, str]:
         assert isinstance(definition, ast.ClassDef)
         for field, text in zip(definition.body, definition.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
-    return found
+                texts[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return texts
 
 
 def annotation_of(field: FieldInfo) -> Any:

@@ -32,9 +32,9 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def clause(draw: random.Random) -> tuple[list[str], bool]:
     """A clause and whether it praises."""
-    good, turned = draw.random() < 0.5, draw.random() < 0.4
-    words = ["the", draw.choice(THINGS), draw.choice(LINKS), "not" if turned else "", draw.choice(STRENGTHS)]
-    return [each for each in [*words, draw.choice(GOOD if good else BAD)] if each], good != turned
+    good, negated = draw.random() < 0.5, draw.random() < 0.4
+    words = ["the", draw.choice(THINGS), draw.choice(LINKS), "not" if negated else "", draw.choice(STRENGTHS)]
+    return [word for word in [*words, draw.choice(GOOD if good else BAD)] if word], good != negated
 
 
 def review(draw: random.Random) -> tuple[str, bool]:
@@ -58,7 +58,7 @@ def main() -> None:
     words = [*SPECIAL, "the", "not", "but", "very", "quite", *THINGS, *LINKS, *GOOD, *BAD]
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    ends = [(each, words.index(each)) for each in ("[CLS]", "[SEP]")]
+    ends = [(token, words.index(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )

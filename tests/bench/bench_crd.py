@@ -35,8 +35,8 @@ def batches(options: argparse.Namespace) -> Callable[[], tuple[torch.Tensor, tor
 
     def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = torch.randperm(options.samples, generator=random)[: options.batch]
-        made = [F.normalize(torch.randn(options.batch, WIDTH, generator=random)) for _ in range(2)]
-        return made[0].requires_grad_(), made[1].requires_grad_(), rows
+        embeddings = [F.normalize(torch.randn(options.batch, WIDTH, generator=random)) for _ in range(2)]
+        return embeddings[0].requires_grad_(), embeddings[1].requires_grad_(), rows
 
     return batch
 
@@ -53,9 +53,9 @@ def ours(options: argparse.Namespace) -> Step:
     loss, batch = crd(options), batches(options)
 
     def step() -> float:
-        given = batch()
+        tensors = batch()
         start = time.perf_counter()
-        loss(*given).backward()
+        loss(*tensors).backward()
         return time.perf_counter() - start
 
     return step
@@ -73,7 +73,7 @@ def torchdistill(options: argparse.Namespace) -> Step:
         rows[:, 0] = index
         start = time.perf_counter()
         scores = loss.contrast_memory(student, teacher, index, rows)
-        sum(loss.compute_contrast_loss(each) for each in scores).sum().backward()
+        sum(loss.compute_contrast_loss(score) for score in scores).sum().backward()
         return time.perf_counter() - start
 
     return step
@@ -86,7 +86,7 @@ def test_step(benchmark: Any) -> None:
     def embeddings() -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
         return batch(), {}
 
-    benchmark.pedantic(lambda *given: loss(*given).backward(), setup=embeddings, warmup_rounds=2, rounds=10)
+    benchmark.pedantic(lambda *tensors: loss(*tensors).backward(), setup=embeddings, warmup_rounds=2, rounds=10)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def main() -> None:
                 times[side].append(seconds)
     for process in processes.values():
         process.communicate()
-    medians = {side: statistics.median(each) for side, each in times.items()}
+    medians = {side: statistics.median(steps) for side, steps in times.items()}
     shape = f"batch {options.batch}, {options.negatives} negatives of {options.samples}"
     print(f"{shape}: {', '.join(f'{side} {median * 1e3:.0f} ms' for side, median in medians.items())} a step")
     if options.baseline:

@@ -63,9 +63,9 @@ ON_FEATURES: dict[str, Pass] = {
 
 def resident(field: str) -> float:
     """``VmRSS`` or ``VmHWM``, the highest since it was reset, of this process in MB."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1024
 
 
 def tensors(name: str, batch: int, features: int, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,9 +83,9 @@ def tensors(name: str, batch: int, features: int, pixels: int) -> tuple[Tensor, 
 @pytest.mark.parametrize("name", [*ON_LOGITS, *ON_FEATURES])
 def test_loss(benchmark: Any, name: str) -> None:
     benchmark.group = "on logits" if name in ON_LOGITS else "on features"
-    given = tensors(name, batch=1, features=64, pixels=512)
+    maps = tensors(name, batch=1, features=64, pixels=512)
     run = {**ON_LOGITS, **ON_FEATURES}[name]
-    benchmark.pedantic(lambda: run(*given).backward(), warmup_rounds=1, rounds=5)
+    benchmark.pedantic(lambda: run(*maps).backward(), warmup_rounds=1, rounds=5)
 
 
 def measure(name: str, options: argparse.Namespace) -> tuple[float, float]:
@@ -102,8 +102,8 @@ def measure(name: str, options: argparse.Namespace) -> tuple[float, float]:
 def apart(name: str, **environment: str) -> tuple[float, float]:
     """``measure`` in a process of its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--loss", name]
-    given = {**os.environ, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+    environ = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
         sys.exit(done.stderr)
     milliseconds, extra = map(float, done.stdout.split())

@@ -60,11 +60,38 @@ def ours(data: Path, model: Path, steps: int, runtime: str) -> float:
     raise AssertionError("the run ended early")
 
 
+def recipe() -> dict[str, object]:
+    """The training section of torchdistill's config."""
+    from torch.utils.data import RandomSampler
+
+    tapped = {"student_module_path": "classifier", "teacher_module_path": "classifier"}
+    sides = {"student_module_io": "output", "teacher_module_io": "output"}
+    kd = {"key": "KDLoss", "kwargs": {**tapped, **sides, "temperature": 3.0, "alpha": 0.9, "reduction": "batchmean"}}
+    hooks = {"forward_hook": {"input": [], "output": ["classifier"]}, "forward_proc": "forward_batch_only_as_kwargs"}
+    return {
+        "num_epochs": 1,
+        "train_data_loader": {
+            "dataset_id": "train",
+            "collate_fn": "collate",
+            "sampler": {"class_or_func": RandomSampler},
+            "kwargs": {"batch_size": BATCH, "num_workers": 0, "drop_last": True},
+        },
+        "val_data_loader": {},
+        "teacher": {"requires_grad": False, **hooks},
+        "student": {"requires_grad": True, **hooks},
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-4, "weight_decay": 0.0}, "max_grad_norm": 1.0},
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}},
+            "func2extract_model_loss": None,
+        },
+    }
+
+
 def torchdistill(data: Path, folder: Path, steps: int) -> float:
     """Seconds a step of torchdistill's loop as its GLUE example writes it, with labels."""
     import torch
     import torchdistill.losses
-    from torch.utils.data import RandomSampler
     from torchdistill.core.distillation import DistillationBox
     from torchdistill.datasets.registry import register_collate_func
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
@@ -84,29 +111,7 @@ def torchdistill(data: Path, folder: Path, steps: int) -> float:
     teacher = AutoModelForSequenceClassification.from_pretrained(folder)
     student = AutoModelForSequenceClassification.from_pretrained(folder, num_hidden_layers=len(LAYERS))
     assert torchdistill.losses  # importing it registers KDLoss
-    tapped = {"student_module_path": "classifier", "teacher_module_path": "classifier"}
-    sides = {"student_module_io": "output", "teacher_module_io": "output"}
-    kd = {"key": "KDLoss", "kwargs": {**tapped, **sides, "temperature": 3.0, "alpha": 0.9, "reduction": "batchmean"}}
-    hooks = {"forward_hook": {"input": [], "output": ["classifier"]}, "forward_proc": "forward_batch_only_as_kwargs"}
-    config = {
-        "num_epochs": 1,
-        "train_data_loader": {
-            "dataset_id": "train",
-            "collate_fn": "collate",
-            "sampler": {"class_or_func": RandomSampler},
-            "kwargs": {"batch_size": BATCH, "num_workers": 0, "drop_last": True},
-        },
-        "val_data_loader": {},
-        "teacher": {"requires_grad": False, **hooks},
-        "student": {"requires_grad": True, **hooks},
-        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-4, "weight_decay": 0.0}, "max_grad_norm": 1.0},
-        "criterion": {
-            "key": "WeightedSumLoss",
-            "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}},
-            "func2extract_model_loss": None,
-        },
-    }
-    box = DistillationBox(teacher, student, {"train": dataset}, config, torch.device("cpu"), None, False, 1)
+    box = DistillationBox(teacher, student, {"train": dataset}, recipe(), torch.device("cpu"), None, False, 1)
     times: list[float] = []
     box.pre_epoch_process(epoch=0)
     for inputs, labels, extra in box.train_data_loader:
@@ -121,8 +126,8 @@ def torchdistill(data: Path, folder: Path, steps: int) -> float:
 
 SIDES = {
     "torchdistill": torchdistill,
-    "ours, default": lambda *given: ours(*given, "default"),
-    "ours, fast": lambda *given: ours(*given, "fast"),
+    "ours, default": lambda *arguments: ours(*arguments, "default"),
+    "ours, fast": lambda *arguments: ours(*arguments, "fast"),
 }
 
 

@@ -42,8 +42,8 @@ Clock = tuple[float, float]
 def read_noise(*, images: int) -> Parts[LabelledSubset]:
     """So many images."""
     generator = torch.Generator().manual_seed(0)
-    made = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Parts(labelled_images(made, torch.arange(images) % 10), None, None, tuple("0123456789"))
+    pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Parts(labelled_images(pixels, torch.arange(images) % 10), None, None, tuple("0123456789"))
 
 
 def now() -> Clock:
@@ -116,10 +116,10 @@ def fastest_quarter(seconds: Sequence[float]) -> float:
     return statistics.mean(sorted(seconds)[: max(1, len(seconds) // 4)])
 
 
-def report(name: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+def report(name: str, ours: Sequence[float], baseline: Sequence[float]) -> None:
     """One line: both sides, their ratio, and the middle half of the rounds' ratios."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
-    mean, by_hand = fastest_quarter(ours), fastest_quarter(theirs)
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, baseline, strict=True)], n=4)
+    mean, by_hand = fastest_quarter(ours), fastest_quarter(baseline)
     print(f"{name}: {mean * 1e3:.1f} ms/step, by hand {by_hand * 1e3:.1f} ms/step, ratio {mean / by_hand:.4f}")
     print(f"           ratio round by round: median {middle:.4f}, middle half {low:.4f} to {high:.4f}")
 
@@ -145,7 +145,7 @@ def main() -> None:
     framework, hand = race.framework[WARM_UP:], race.hand[WARM_UP + 1 :]
     print(f"resnet20 from resnet56, batch {BATCH}, {torch.get_num_threads()} threads, {len(framework)} rounds")
     for column, name in enumerate(("wall time", "CPU time ")):
-        report(name, [each[column] for each in framework], [each[column] for each in hand])
+        report(name, [times[column] for times in framework], [times[column] for times in hand])
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ def scoring(model: Any, loader: Any) -> float:
     with torch.inference_mode():
         for images, masks in loader:
             predicted, truth = model(images)["out"].argmax(1).flatten(), masks.flatten()
-            known = (truth >= 0) & (truth < 21)
-            cells = 21 * truth[known].to(torch.int64) + predicted[known]
+            labelled = (truth >= 0) & (truth < 21)
+            cells = 21 * truth[labelled].to(torch.int64) + predicted[labelled]
             matrix += torch.bincount(cells, minlength=21**2).reshape(21, 21)
     assert matrix.sum() > 0
     return len(loader) / (time.perf_counter() - started)
@@ -128,7 +128,7 @@ class Training:
         mask = F.resize(mask, [size], interpolation=InterpolationMode.NEAREST)
         if random.random() < 0.5:
             image, mask = F.hflip(image), F.hflip(mask)
-        missing = [max(self.crop - each, 0) for each in image.size]
+        missing = [max(self.crop - side, 0) for side in image.size]
         image, mask = F.pad(image, [0, 0, *missing]), F.pad(mask, [0, 0, *missing], fill=255)
         window = RandomCrop.get_params(image, (self.crop, self.crop))
         return as_tensors(F.crop(image, *window), F.crop(mask, *window))
@@ -197,16 +197,16 @@ def main() -> None:
         return
     speeds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     for number in range(options.rounds):
-        for side, found in speeds.items():
-            found.append(measure(side, sys.argv[1:], options.threads))
-            trained, scored = found[-1]
+        for side, figures in speeds.items():
+            figures.append(measure(side, sys.argv[1:], options.threads))
+            trained, scored = figures[-1]
             print(f"round {number + 1}: {side:<14} training {trained:6.1f}, scoring {scored:6.1f} images/s", flush=True)
-    for part, what in enumerate(("training", "scoring")):
+    for part, task in enumerate(("training", "scoring")):
         for side, values in speeds.items():
             ratios = [value[part] / base[part] for value, base in zip(values, speeds["reference"], strict=True)]
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
             median = statistics.median(value[part] for value in values)
-            print(f"{what}: {side:<14} {median:6.1f} images/s, {statistics.median(ratios):.2f} x ({spread})")
+            print(f"{task}: {side:<14} {median:6.1f} images/s, {statistics.median(ratios):.2f} x ({spread})")
     matrix = counting()
     print(f"confusion matrix, 512 x 512: {1e3 * matrix:.2f} ms, {matrix * median:.2%} of scoring an image in fast")
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sized
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -57,17 +58,13 @@ def ours(data: Path, steps: int, runtime: str) -> float:
     raise AssertionError("the run ended early")
 
 
-def torchdistill(data: Path, steps: int) -> float:
-    """Seconds a step of torchdistill's loop as its image classification example writes it."""
-    import torch
-    import torchdistill.losses
+def cifar(data: Path) -> Sized:
+    """The training images with torchdistill's transforms."""
     from PIL import Image
-    from torch.utils.data import Dataset, RandomSampler
-    from torchdistill.core.distillation import DistillationBox
-    from torchdistill.models.classification.resnet import resnet20, resnet56
+    from torch.utils.data import Dataset
     from torchvision import transforms
 
-    class Cifar(Dataset):  # type: ignore[type-arg]
+    class Cifar(Dataset[tuple[object, int]]):
         """What torchvision's CIFAR10 does, without its checksums: the images are a subset."""
 
         def __init__(self) -> None:
@@ -91,20 +88,28 @@ def torchdistill(data: Path, steps: int) -> float:
         def __getitem__(self, index: int) -> tuple[object, int]:
             return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
-    assert torchdistill.losses  # importing it registers KDLoss
-    kd = {
-        "key": "KDLoss",
-        "kwargs": {
-            "student_module_path": ".",
-            "student_module_io": "output",
-            "teacher_module_path": ".",
-            "teacher_module_io": "output",
-            "temperature": 4.0,
-            "alpha": 0.9,
-            "reduction": "batchmean",
-        },
-    }
-    config = {
+    return Cifar()
+
+
+KD = {
+    "key": "KDLoss",
+    "kwargs": {
+        "student_module_path": ".",
+        "student_module_io": "output",
+        "teacher_module_path": ".",
+        "teacher_module_io": "output",
+        "temperature": 4.0,
+        "alpha": 0.9,
+        "reduction": "batchmean",
+    },
+}
+
+
+def recipe() -> dict[str, object]:
+    """The training section of torchdistill's config."""
+    from torch.utils.data import RandomSampler
+
+    return {
         "num_epochs": 1,
         "train_data_loader": {
             "dataset_id": "train",
@@ -117,13 +122,23 @@ def torchdistill(data: Path, steps: int) -> float:
         "optimizer": {"key": "SGD", "kwargs": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}},
         "criterion": {
             "key": "WeightedSumLoss",
-            "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}},
+            "kwargs": {"sub_terms": {"kd": {"criterion": KD, "weight": 1.0}}},
             "func2extract_model_loss": None,
         },
     }
+
+
+def torchdistill(data: Path, steps: int) -> float:
+    """Seconds a step of torchdistill's loop as its image classification example writes it."""
+    import torch
+    import torchdistill.losses
+    from torchdistill.core.distillation import DistillationBox
+    from torchdistill.models.classification.resnet import resnet20, resnet56
+
+    assert torchdistill.losses  # importing it registers KDLoss
     device = torch.device("cpu")
     models = resnet56(num_classes=10), resnet20(num_classes=10)
-    box = DistillationBox(*models, {"train": Cifar()}, config, device, None, False, 1)
+    box = DistillationBox(*models, {"train": cifar(data)}, recipe(), device, None, False, 1)
     times: list[float] = []
     while True:
         box.pre_epoch_process(epoch=0)

@@ -10,8 +10,8 @@ import torch
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """ "``bench_*.py``, where benchmarks are asked for; those that are scripts hold no test."""
-    wanted = parent.config.getoption("benchmark_only", False) and file_path.match("bench_*.py")
-    if not wanted or parent.session.isinitpath(file_path):
+    is_bench = parent.config.getoption("benchmark_only", False) and file_path.match("bench_*.py")
+    if not is_bench or parent.session.isinitpath(file_path):
         return None
     return pytest.Module.from_parent(parent, path=file_path) if "benchmark" in file_path.read_text() else None
 

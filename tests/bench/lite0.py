@@ -33,12 +33,12 @@ class Lite0(nn.Module):
                 module.momentum = 0.1  # its own 0.01 would take thousands of steps to forget ImageNet
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        found, x = [], self.stem(images)
+        features, x = [], self.stem(images)
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number in (LOW, MIDDLE, HIGH):
-                found.append(x)
-        return found
+                features.append(x)
+        return features
 
 
 class DeepLab(nn.Module):
