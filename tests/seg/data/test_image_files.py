@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kd_core.errors import KDError
-from kd_seg.data.image_files import FilePairs, Pair, names_in, plain, read_image, read_values
+from kd_seg.data.image_files import FilePairs, Pair, identity_values, names_in, read_image, read_values
 from kd_seg.data.sources import VOID
 from kd_seg.results.pictures import colour_map
 
@@ -94,11 +94,11 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
 
 
 def test_values_become_classes_and_void() -> None:
-    mask = plain(21, 255).of(VALUES, Path("mask.png"))
+    mask = identity_values(21, 255).of(VALUES, Path("mask.png"))
     assert mask.dtype == np.int16
     assert mask.tolist() == [[0, 1, 2], [3, 20, VOID]]
-    assert plain(3, [0, 9]).of(np.array([[0, 1, 2, 9]]), Path()).tolist() == [[VOID, 1, 2, VOID]]
-    assert plain(3, []).of(np.array([[0, 1, 2]]), Path()).tolist() == [[0, 1, 2]]
+    assert identity_values(3, [0, 9]).of(np.array([[0, 1, 2, 9]]), Path()).tolist() == [[VOID, 1, 2, VOID]]
+    assert identity_values(3, []).of(np.array([[0, 1, 2]]), Path()).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_values_become_classes_and_void() -> None:
 )
 def test_a_value_without_a_class_is_named(value: int, void: int | list[int], known: str) -> None:
     with pytest.raises(KDError, match=rf"^m\.png: holds the value {value}, which is not a class; there are {known}$"):
-        plain(3, void).of(np.array([[1, value]]), Path("m.png"))
+        identity_values(3, void).of(np.array([[1, value]]), Path("m.png"))
 
 
 def pair(folder: Path, image: tuple[int, int] = (6, 4), mask: tuple[int, int] = (6, 4)) -> Pair:
@@ -126,7 +126,7 @@ def pair(folder: Path, image: tuple[int, int] = (6, 4), mask: tuple[int, int] = 
 
 
 def test_pairs_are_read(tmp_path: Path) -> None:
-    found = FilePairs([pair(tmp_path)], plain(3, 255))
+    found = FilePairs([pair(tmp_path)], identity_values(3, 255))
     image, mask = found.read(0)
     assert (len(found), found.name(0), image.size, mask.shape) == (1, "one", (6, 4), (4, 6))
     assert (mask == 2).all()
@@ -134,7 +134,7 @@ def test_pairs_are_read(tmp_path: Path) -> None:
 
 def test_another_size_is_named(tmp_path: Path) -> None:
     with pytest.raises(KDError, match=r"one\.png: is 4 x 6 pixels, its image 6 x 4"):
-        FilePairs([pair(tmp_path, mask=(4, 6))], plain(3, 255)).read(0)
+        FilePairs([pair(tmp_path, mask=(4, 6))], identity_values(3, 255)).read(0)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
@@ -142,16 +142,16 @@ def test_a_missing_file_is_named_before_any_is_read(tmp_path: Path, ending: str)
     one = pair(tmp_path)
     (tmp_path / f"one.{ending}").unlink()
     with pytest.raises(KDError, match=rf"there is no file .*one\.{ending}, which one needs"):
-        FilePairs([one], plain(3, 255))
+        FilePairs([one], identity_values(3, 255))
 
 
 def test_the_fingerprint_is_that_of_the_files_and_classes(tmp_path: Path) -> None:
     one = pair(tmp_path)
-    before = FilePairs([one], plain(3, 255)).fingerprint
-    assert FilePairs([one], plain(3, 255)).fingerprint == before
-    assert FilePairs([one], plain(4, 255)).fingerprint != before
+    before = FilePairs([one], identity_values(3, 255)).fingerprint
+    assert FilePairs([one], identity_values(3, 255)).fingerprint == before
+    assert FilePairs([one], identity_values(4, 255)).fingerprint != before
     Image.new("L", (60, 40), 2).save(tmp_path / "one.png")
-    assert FilePairs([one], plain(3, 255)).fingerprint != before
+    assert FilePairs([one], identity_values(3, 255)).fingerprint != before
 
 
 def test_lists_of_names(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from kd_seg.data.scenes import Scenes
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
-from kd_seg.data.transforms import Crop, View, Whole
+from kd_seg.data.transforms import Crop, PairTransform, Whole
 
 CROP = Crop(64, (32, 40))
 
@@ -50,7 +50,7 @@ def batches(made: SegSplit, *orders: Any, epoch: int = 0, augment: bool = True) 
     return list(made.batches(map(torch.tensor, orders), epoch=epoch, seed=0, augment=augment))
 
 
-def of(pairs: Any, view: View, workers: int = 0) -> SegSplit:
+def of(pairs: Any, view: PairTransform, workers: int = 0) -> SegSplit:
     return SegSplit(PairSubset(pairs), view, workers=workers)
 
 

@@ -164,7 +164,7 @@ def test_without_chance_the_middle_is_cut() -> None:
 def test_scales_and_places_are_spread_evenly() -> None:
     image, _ = picture(40, 40)
     view = Crop(40, (20, 20), (0.5, 1.5))
-    places = [view._place(image, draws(sample)) for sample in range(800)]
+    places = [view._window(image, draws(sample)) for sample in range(800)]
     shorter = np.array([full[0] for full, _, _ in places])
     assert (shorter.min(), shorter.max()) == (20, 60)
     assert abs(shorter.mean() - 40) < 1.5

@@ -30,7 +30,7 @@ ONE_VALUE = "Expected more than 1 value per channel when training"
 """How PyTorch begins to say that a batch norm cannot train on one value."""
 Images = Tensor | list[Tensor]
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
-"""Means and deviations of channels: how a model sees an image."""
+"""Mean and standard deviation of each channel, in [0, 1]."""
 
 
 @TASKS("semantic_segmentation", "segmentation")
@@ -48,7 +48,7 @@ class SemanticSegmentation(Task):
     Input = InputSpec
 
     def info(self, data: DataSpec) -> SegInfo:
-        """What the data set's name and the config tell; the shape is that of a training sample."""
+        """The facts that the data set's name and the config tell; the shape is that of a training sample."""
         classes = classes_of(data)
         crop = crop_of(data, source_of(data))
         return SegInfo.of(None if classes is None else len(classes), input_shape=(3, *crop), classes=classes)
@@ -65,7 +65,7 @@ class SemanticSegmentation(Task):
         def evaluated(part: PairSubset | None) -> SegSplit | None:
             return None if part is None else SegSplit(part, Whole(data.eval_size), workers=data.workers)
 
-        train = SegSplit(parts.train, training_view(data, source_of(data)), workers=data.workers)
+        train = SegSplit(parts.train, training_transform(data, source_of(data)), workers=data.workers)
         classes = parts.classes or ()
         info = SegInfo.of(len(classes), classes=classes)
         return Splits(train, evaluated(parts.val), evaluated(parts.test), info, parts)
@@ -74,11 +74,11 @@ class SemanticSegmentation(Task):
         """Float images as each model takes them; models that take the same share one tensor, or one list."""
         images: Images = batch.inputs[SHARED]
         source = source_of(data)
-        looks = {name: normalization_of(spec, data, source) for name, spec in inputs.items()}
-        made = {look: normalised(images, look) for look in dict.fromkeys(looks.values())}
-        if len(made) == 1:
-            return replace(batch, inputs={SHARED: made.popitem()[1]})
-        return replace(batch, inputs={name: made[look] for name, look in looks.items()})
+        normalizations = {name: normalization_of(spec, data, source) for name, spec in inputs.items()}
+        tensors = {norm: normalize(images, norm) for norm in dict.fromkeys(normalizations.values())}
+        if len(tensors) == 1:
+            return replace(batch, inputs={SHARED: tensors.popitem()[1]})
+        return replace(batch, inputs={name: tensors[norm] for name, norm in normalizations.items()})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Noise of the size of a crop, the classes in turn along each row of pixels, void at the top."""
@@ -111,8 +111,8 @@ def crop_of(data: DataSpec, source: MaskSource) -> tuple[int, int]:
     return source.crop if data.crop is None else pixels(data.crop)
 
 
-def training_view(data: DataSpec, source: MaskSource) -> Crop:
-    """What is made of a training image; without augmentation its middle, its shorter side scaled to ``size``."""
+def training_transform(data: DataSpec, source: MaskSource) -> Crop:
+    """The transform of a training image; without augmentation the middle, the shorter side scaled to ``size``."""
     size, crop = data.size or source.size, crop_of(data, source)
     low, high = data.scale
     return Crop(size, crop, (low, high), data.flip, data.jitter, random=data.augment)
@@ -123,59 +123,59 @@ def normalization_of(spec: InputSpec, data: DataSpec, source: MaskSource) -> Nor
     return tuple(spec.mean or data.mean or source.mean), tuple(spec.std or data.std or source.std)
 
 
-def normalised(images: Images, look: Normalization) -> Images:
+def normalize(images: Images, normalization: Normalization) -> Images:
     """uint8 images -> float32, each channel less its mean and divided by its deviation, both of values in [0, 1]."""
     if isinstance(images, list):
-        return [normalised(image, look) for image in images]  # type: ignore[misc]
-    mean, std = constants(look, images.device)
+        return [normalize(image, normalization) for image in images]  # type: ignore[misc]
+    mean, std = constants(normalization, images.device)
     return images.float().sub_(mean).div_(std)  # uint8 less float32 takes 25 times as long as converting first
 
 
 @lru_cache(maxsize=64)
-def constants(look: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+def constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     """(3, 1, 1) each, in 0 .. 255, on the device, made once: a copy to it in every step would wait for it."""
-    mean, std = (255 * torch.tensor(values, dtype=torch.float64)[:, None, None] for values in look)
+    mean, std = (255 * torch.tensor(values, dtype=torch.float64)[:, None, None] for values in normalization)
     return mean.float().to(device), std.float().to(device)
 
 
 def outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:
-    """What a model gives for images (B, 3, h, w), by name, its logits as ``out`` (B, C, h, w).
+    """A model's outputs for images (B, 3, h, w) by name, with its logits (B, C, h, w) as ``out``.
 
     ``out`` and other maps of as many channels (an auxiliary head's) are scaled to (h, w), bilinear.
     """
     try:
-        given = model(images)
+        output = model(images)
     except ValueError as error:
         if not str(error).startswith(ONE_VALUE):
             raise
         hint = "train with a batch_size of at least 2, and drop_last: true where one image is left over"
         raise KDError("a batch norm cannot train on a single value for a channel", hint=hint) from error
-    named = by_name(given, type(model).__name__)
+    named = by_name(output, type(model).__name__)
     out = named["out"]
     if not isinstance(out, Tensor) or out.ndim != 4:
-        what = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise KDError(f"{type(model).__name__} gives {what} for its logits; segmentation takes maps (B, C, h, w)")
+        kind = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise KDError(f"{type(model).__name__} gives {kind} for its logits; segmentation takes maps (B, C, h, w)")
     return {
-        name: F.interpolate(each, images.shape[-2:], mode="bilinear", align_corners=False)
-        if isinstance(each, Tensor)
-        and each.ndim == 4
-        and each.shape[1] == out.shape[1]
-        and each.shape[-2:] != images.shape[-2:]
-        else each
-        for name, each in named.items()
+        name: F.interpolate(value, images.shape[-2:], mode="bilinear", align_corners=False)
+        if isinstance(value, Tensor)
+        and value.ndim == 4
+        and value.shape[1] == out.shape[1]
+        and value.shape[-2:] != images.shape[-2:]
+        else value
+        for name, value in named.items()
     }
 
 
-def by_name(given: Any, model: str) -> dict[str, Any]:
+def by_name(output: Any, model: str) -> dict[str, Any]:
     """A model's output with its logits as ``out``; KDError where they are not to be found."""
-    if isinstance(given, Tensor):
-        return {"out": given}
-    if isinstance(given, Mapping):
-        named = {name: each for name, each in given.items() if each is not None}
+    if isinstance(output, Tensor):
+        return {"out": output}
+    if isinstance(output, Mapping):
+        named = {name: value for name, value in output.items() if value is not None}
         for key in ("out", "logits"):
             if key in named:
                 return {"out": named.pop(key), **named}
         raise KDError(f"{model} gives neither 'out' nor 'logits' but {', '.join(map(str, named)) or 'nothing'}")
-    if isinstance(logits := getattr(given, "logits", None), Tensor):
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
         return {"out": logits}
-    raise KDError(f"{model} returns a {type(given).__name__}: neither logits nor a mapping with 'out'")
+    raise KDError(f"{model} returns a {type(output).__name__}: neither logits nor a mapping with 'out'")

@@ -45,7 +45,7 @@ def predict(
     DIR/NAME.png has the image, the truth where there is one, the teacher and the student side by side;
     DIR/NAME_mask.png the student's classes, pixel for pixel.
     """
-    target, images = told_apart(paths, zoo)
+    target, images = split_arguments(paths, zoo)
     if target is None and zoo is None:
         raise click.UsageError("name a run folder or a config, or a published model with --zoo")
     if bool(images) == (options["split"] is not None):
@@ -59,15 +59,15 @@ def predict(
         from kd_seg.results.predict import predict
 
         model = None if zoo is None else {"zoo": zoo}
-        for each in predict(target, images, out=out, model=model, task=tasks[0], **options):
-            done.append(facts_of(each))
+        for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
+            done.append(image_summary(image))
             if not as_json:
-                click.echo(line_of(each), file=stdout)
+                click.echo(image_line(image), file=stdout)
     if as_json:
         click.echo(json_text({"out": out, "images": done}))
 
 
-def told_apart(paths: Sequence[Path], zoo: str | None) -> tuple[Path | None, Sequence[Path]]:
+def split_arguments(paths: Sequence[Path], zoo: str | None) -> tuple[Path | None, Sequence[Path]]:
     """The run or config, and the images: with a published model the first path may be either."""
     first = paths[0] if paths else None
     if zoo is not None and first is not None:
@@ -76,40 +76,40 @@ def told_apart(paths: Sequence[Path], zoo: str | None) -> tuple[Path | None, Seq
     return first, paths[1:]
 
 
-def facts_of(pictured: SavedImage) -> dict[str, Any]:
-    """What ``--json`` tells of an image: what is not known is left out."""
-    return {key: value for key, value in vars(pictured).items() if value not in (None, {})}
+def image_summary(image: SavedImage) -> dict[str, Any]:
+    """The entries of an image in ``--json``, without those that are not known."""
+    return {key: value for key, value in vars(image).items() if value not in (None, {})}
 
 
-def line_of(pictured: SavedImage) -> str:
+def image_line(image: SavedImage) -> str:
     """The picture, the image's size, its largest classes, and the mean IoU where it is known."""
-    classes = [f"{name} {share:.1f}%" for name, share in pictured.classes.items()]
+    classes = [f"{name} {share:.1f}%" for name, share in image.classes.items()]
     more = [f"{len(classes) - SHOWN} more"] if len(classes) > SHOWN else []
-    parts = [f"{pictured.width}x{pictured.height}", ", ".join(classes[:SHOWN] + more)]
-    if pictured.miou:
-        parts.append("mIoU " + ", ".join(f"{name} {score:.1f}" for name, score in pictured.miou.items()))
-    return "  ".join([str(pictured.picture), *parts])
+    parts = [f"{image.width}x{image.height}", ", ".join(classes[:SHOWN] + more)]
+    if image.miou:
+        parts.append("mIoU " + ", ".join(f"{name} {score:.1f}" for name, score in image.miou.items()))
+    return "  ".join([str(image.picture), *parts])
 
 
 def with_report(evaluate: click.Command) -> click.Command:
     """The verb ``eval`` with options that write what its figures come from."""
 
     @click.pass_context
-    def evaluated(ctx: click.Context, /, report: Path | None, worst: int | None, **given: Any) -> None:
+    def evaluated(ctx: click.Context, /, report: Path | None, worst: int | None, **arguments: Any) -> None:
         if report is None:
             if worst is not None:
                 raise click.UsageError("--worst is for --report")
-            ctx.invoke(evaluate, **given)
+            ctx.invoke(evaluate, **arguments)
             return
-        if given["target"] is None and given["name"] is None:
+        if arguments["target"] is None and arguments["name"] is None:
             raise click.UsageError("name a config or a run folder, or a published model with --zoo")
-        name, as_json = given.pop("name"), given.pop("as_json")
+        name, as_json = arguments.pop("name"), arguments.pop("as_json")
         with quiet_stdout():
             from kd_seg.results.report import WORST
             from kd_seg.results.report import report as write
 
             number, model = WORST if worst is None else worst, None if name is None else {"zoo": name}
-            result = write(given.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **given)
+            result = write(arguments.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **arguments)
         print_result(result, as_json)
         if not as_json:
             click.echo(str(report))

@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.image_files import FilePairs, Pair, Values, plain
+from kd_seg.data.image_files import FilePairs, Pair, Values, identity_values
 from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
 
 CLASSES = {
@@ -59,13 +59,13 @@ def city_pairs(root: Path, split: str) -> FilePairs:
     images = sorted((root / "leftImg8bit" / split).glob(f"*/*{IMAGE}"))
     if not images:
         raise KDError(f"{root / 'leftImg8bit' / split}: contains no CITY/*{IMAGE}")
-    given = any((root / "gtFine" / split).glob(f"*/*{LABELS}"))
-    ending, values = (LABELS, label_ids()) if given else (TRAINING, plain(len(CLASSES), 255))
-    found = []
+    has_labels = any((root / "gtFine" / split).glob(f"*/*{LABELS}"))
+    ending, values = (LABELS, label_ids()) if has_labels else (TRAINING, identity_values(len(CLASSES), 255))
+    files = []
     for image in images:
         name = image.name.removesuffix(IMAGE)
-        found.append(Pair(name, image, root / "gtFine" / split / image.parent.name / (name + ending)))
-    return FilePairs(found, values)
+        files.append(Pair(name, image, root / "gtFine" / split / image.parent.name / (name + ending)))
+    return FilePairs(files, values)
 
 
 SOURCES("cityscapes")(

@@ -36,8 +36,8 @@ Shape = Mapping[str, Any] | list[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """An image with the instances to draw: their classes and shapes."""
+class AnnotatedImage:
+    """An image's file, and the classes and shapes of its instances."""
 
     file: str
     classes: tuple[int, ...]
@@ -56,8 +56,8 @@ class CocoPairs:
         """The file's content; KDError where it or the images are not there."""
         for path, there in ((self.folder, self.folder.is_dir()), (self.file, self.file.is_file())):
             if not there:
-                what = "data.root is the folder that holds train2017, val2017 and annotations"
-                raise KDError(f"there is no {path}: {what}", hint=f"they are at {SITE}")
+                layout = "data.root is the folder that holds train2017, val2017 and annotations"
+                raise KDError(f"there is no {path}: {layout}", hint=f"they are at {SITE}")
         return self.file.read_bytes()
 
     @cached_property
@@ -68,30 +68,30 @@ class CocoPairs:
         return state.hexdigest()[:16]
 
     @cached_property
-    def images(self) -> list[Drawn]:
+    def images(self) -> list[AnnotatedImage]:
         """The images in the order of their numbers; KDError for annotations of another form, or a missing image."""
         text = self._annotations()
         try:
             content = json.loads(text)
-            files = {int(each["id"]): str(each["file_name"]) for each in content["images"]}
-            found: dict[int, list[tuple[int, Shape, float]]] = {number: [] for number in sorted(files)}
-            for each in content["annotations"]:
-                if (category := int(each["category_id"])) in CATEGORIES:
-                    row = (CATEGORIES.index(category), shape_of(each["segmentation"]), float(each["area"]))
-                    found[int(each["image_id"])].append(row)
+            files = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
+            instances: dict[int, list[tuple[int, Shape, float]]] = {number: [] for number in sorted(files)}
+            for entry in content["annotations"]:
+                if (category := int(entry["category_id"])) in CATEGORIES:
+                    row = (CATEGORIES.index(category), shape_of(entry["segmentation"]), float(entry["area"]))
+                    instances[int(entry["image_id"])].append(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({what})") from error
-        kept = [
-            Drawn(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
-            for number, rows in found.items()
+            reason = f"{type(error).__name__}: {error}"
+            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({reason})") from error
+        images = [
+            AnnotatedImage(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
+            for number, rows in instances.items()
             if not self.annotated_only or sum(row[2] for row in rows) > AREA
         ]
-        missing = [each.file for each in kept if not (self.folder / each.file).is_file()]
+        missing = [image.file for image in images if not (self.folder / image.file).is_file()]
         if missing:
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise KDError(f"{self.folder / missing[0]} is missing{more}, which {self.file} names")
-        return kept
+        return images
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,13 +102,13 @@ class CocoPairs:
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask; KDError for a broken file, or a shape that cannot be drawn."""
-        drawn = self.images[row]
-        path = self.folder / drawn.file
+        annotated = self.images[row]
+        path = self.folder / annotated.file
         image = read_image(path)
         try:
-            return image, draw(drawn, image.height, image.width)
+            return image, draw(annotated, image.height, image.width)
         except Exception as error:  # of pycocotools, which tells little of what it was given
-            raise KDError(f"{self.file}: the instances of {drawn.file} cannot be drawn ({error})") from error
+            raise KDError(f"{self.file}: the instances of {annotated.file} cannot be drawn ({error})") from error
 
 
 def shape_of(segmentation: Any) -> Shape:
@@ -118,13 +118,13 @@ def shape_of(segmentation: Any) -> Shape:
     return [np.asarray(polygon, np.float64) for polygon in segmentation]
 
 
-def draw(drawn: Drawn, height: int, width: int) -> NDArray[np.int16]:
+def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16]:
     """The mask (height, width): background, classes, and VOID where instances overlap."""
     from pycocotools import mask as runs
 
     classes = np.zeros((height, width), np.int16)
     over = np.zeros((height, width), np.uint8)
-    for kind, shape in zip(drawn.classes, drawn.shapes, strict=True):
+    for kind, shape in zip(annotated.classes, annotated.shapes, strict=True):
         if not shape:  # no polygon
             continue
         pixels = runs.decode(runs.frPyObjects(shape, height, width))

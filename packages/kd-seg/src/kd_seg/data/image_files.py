@@ -67,10 +67,10 @@ class Values:
         wrong = (mask == UNKNOWN) | (values < 0) | (values > last)
         if wrong.any():
             value = int(values[wrong].min())
-            known = np.flatnonzero(self.table >= 0)
+            class_values = np.flatnonzero(self.table >= 0)
             void = np.flatnonzero(self.table == VOID).tolist()
             listed = f" and {', '.join(map(str, void))} for void" if 0 < len(void) < 4 else ""
-            classes = f"{known[0]} .. {known[-1]}{listed}"
+            classes = f"{class_values[0]} .. {class_values[-1]}{listed}"
             raise KDError(f"{path}: holds the value {value}, which is not a class; there are {classes}")
         return mask
 
@@ -78,7 +78,7 @@ class Values:
 UNKNOWN = np.int16(-1)
 
 
-def plain(num_classes: int, void: int | Sequence[int]) -> Values:
+def identity_values(num_classes: int, void: int | Sequence[int]) -> Values:
     """Masks in which the value is the class, and some values are void, whatever else they would be."""
     voids = [void] if isinstance(void, int) else list(void)
     table = np.full(max([num_classes - 1, *voids]) + 1, UNKNOWN, np.int16)
@@ -127,11 +127,11 @@ class FilePairs:
         pair = self.pairs[row]
         image = read_image(pair.image)
         mask = self.values.of(read_values(pair.mask), pair.mask)
-        fit(pair.mask, mask, image)
+        check_same_size(pair.mask, mask, image)
         return image, mask
 
 
-def fit(path: Path, mask: NDArray[np.int16], image: Image) -> None:
+def check_same_size(path: Path, mask: NDArray[np.int16], image: Image) -> None:
     """KDError where a mask has not its image's size."""
     if mask.shape != image.size[::-1]:
         height, width = mask.shape

@@ -15,21 +15,21 @@ from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
 from kd_seg.data.sources import PairSubset
-from kd_seg.data.transforms import View
+from kd_seg.data.transforms import PairTransform
 
 Sample = tuple[Tensor, Tensor, int]
 """An image (3, h, w), its mask (H, W) int16, and its row."""
-Read = tuple[list[Tensor], list[Tensor], Tensor]
+Collated = tuple[list[Tensor], list[Tensor], Tensor]
 """Images and masks as lists of one tensor (B, ...), or of B tensors (1, ...) where sizes differ, and the rows."""
 
 
 class SegSplit(Split):
-    """Images and masks as a ``view`` makes them, read by ``workers`` processes or, with 0, by this one."""
+    """Images and masks as ``transform`` makes them, read by ``workers`` processes or, with 0, by this one."""
 
-    def __init__(self, part: PairSubset, view: View, *, workers: int | None) -> None:
+    def __init__(self, part: PairSubset, transform: PairTransform, *, workers: int | None) -> None:
         self.part = part
-        self.view = view
-        self.loader = SampleLoader(PairReader(part, view), workers)
+        self.transform = transform
+        self.loader = SampleLoader(PairReader(part, transform), workers)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -56,8 +56,8 @@ class SegSplit(Split):
                 target = masks[0].long()
                 yield Batch({SHARED: images[0]}, target, index, {"mask": target >= 0})
             else:
-                views = [[one[0] for one in each] for each in (images, masks)]
-                yield Batch({SHARED: views[0]}, [mask.long() for mask in views[1]], index)
+                parts = [[sample[0] for sample in samples] for samples in (images, masks)]
+                yield Batch({SHARED: parts[0]}, [mask.long() for mask in parts[1]], index)
 
     def close(self) -> None:
         """End the processes that read."""
@@ -65,17 +65,17 @@ class SegSplit(Split):
 
 
 @dataclass(frozen=True)
-class PairReader(SampleReader[Sample, Read]):
-    """Positions in a part -> images and masks as a view makes them."""
+class PairReader(SampleReader[Sample, Collated]):
+    """Reads positions of a part as transformed images and masks."""
 
     part: PairSubset
-    view: View
+    transform: PairTransform
 
     def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> Sample:
         """Image (3, h, w), mask (H, W) and row."""
         row = int(self.part.rows[position])
         draws = CounterRNG(seed, epoch, np.array([row])) if augment else None
-        pixels, mask = self.view(*self.part.read(position), draws)
+        pixels, mask = self.transform(*self.part.read(position), draws)
         image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         return image, torch.from_numpy(np.ascontiguousarray(mask)), row
 
@@ -83,10 +83,10 @@ class PairReader(SampleReader[Sample, Read]):
         """``image 2007_000033``."""
         return f"image {self.part.name(position)}"
 
-    def collate(self, samples: Sequence[Sample]) -> Read:
+    def collate(self, samples: Sequence[Sample]) -> Collated:
         """One tensor of images and one of masks, or one for each sample where sizes differ."""
         images, masks, rows = zip(*samples, strict=True)
-        alike = all(len({tuple(one.shape) for one in each}) == 1 for each in (images, masks))
+        alike = all(len({tuple(array.shape) for array in arrays}) == 1 for arrays in (images, masks))
         if alike:
             return [torch.stack(images)], [torch.stack(masks)], torch.tensor(rows)
         return [image[None] for image in images], [mask[None] for mask in masks], torch.tensor(rows)

@@ -1,4 +1,4 @@
-"""What is done to an image and its mask together, a pure function of (seed, epoch, sample).
+"""Transforms of an image and its mask together, pure functions of (seed, epoch, sample).
 
 The recipe of training is torchvision's for segmentation: resize at random, flip, crop with padding. Only the part of
 the image that is kept is resized, which gives the same pixels.
@@ -25,8 +25,8 @@ MOST = 2**15
 """Pixels of a side that scaling ends at: the longer side of a very thin image would grow without bound."""
 
 
-class View(Protocol):
-    """What a split makes of an RGB image and its mask (H, W): pixels (h, w, 3) and a mask.
+class PairTransform(Protocol):
+    """A transform of an RGB image and its mask (H, W) together, into pixels (h, w, 3) and a mask.
 
     ``draws`` are the sample's random numbers, None where nothing is left to chance.
     """
@@ -68,7 +68,7 @@ class Crop:
     def __call__(self, image: Image, mask: Mask, draws: CounterRNG | None) -> tuple[Pixels, Mask]:
         """Pixels (*crop, 3) and a mask (*crop)."""
         draws = draws if self.random else None
-        full, (top, left), flipped = self._place(image, draws)
+        full, (top, left), flipped = self._window(image, draws)
         height, width = (min(pair) for pair in zip(full, self.crop, strict=True))
         if flipped:
             left = full[1] - left - width
@@ -82,10 +82,10 @@ class Crop:
         labels[:height, :width] = mask_window(mask, full, box)[:, ::step]
         return pixels, labels
 
-    def _place(self, image: Image, draws: CounterRNG | None) -> tuple[tuple[int, int], tuple[int, int], bool]:
+    def _window(self, image: Image, draws: CounterRNG | None) -> tuple[tuple[int, int], tuple[int, int], bool]:
         """What size the image is scaled to, where in it, after flipping, the window begins, and whether it is flipped.
 
-        Four draws each, whatever this view's values are, so that none of them moves what another decides.
+        Four draws each, whatever this crop's values are, so that none of them moves what another decides.
         """
         if draws is None:
             full = scaled(image, self.size)
@@ -95,7 +95,7 @@ class Crop:
         low, high = (max(int(self.size * factor), 1) for factor in self.scale)
         full = scaled(image, low + int(chance[0] * (high - low + 1)))
         spare = (max(have - want, 0) + 1 for have, want in zip(full, self.crop, strict=True))
-        top, left = (int(share * each) for share, each in zip(chance[2:], spare, strict=True))
+        top, left = (int(share * room) for share, room in zip(chance[2:], spare, strict=True))
         return full, (top, left), chance[1] < self.flip
 
 
@@ -151,7 +151,7 @@ def jittered(image: Image, jitter: Jitter, draws: CounterRNG) -> Image:
         functional.adjust_saturation,
         functional.adjust_hue,
     )
-    for which in sorted(range(4), key=lambda each: share[4 + each]):
+    for which in sorted(range(4), key=lambda change: share[4 + change]):
         strength = strengths[which]
         if strength and which < 3:
             low = max(1 - strength, 0.0)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.image_files import FilePairs, Pair, names_in, plain
+from kd_seg.data.image_files import FilePairs, Pair, identity_values, names_in
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, MaskSource, PairSubset
 
 URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 LISTS = Path("ImageSets") / "Segmentation"
 PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012")
 """Where VOC 2012 lies below ``data.root``."""
-VOC = plain(len(VOC_CLASSES), 255)
+VOC = identity_values(len(VOC_CLASSES), 255)
 
 
 def read_voc(root: Path, download: bool, *, sbd: bool = False) -> Parts[PairSubset]:
@@ -41,9 +41,9 @@ def pairs(folder: Path, names: list[str], masks: str) -> FilePairs:
 
 def find_folder(root: Path, download: bool) -> Path:
     """The folder that holds ``JPEGImages``, downloaded where ``root`` has none; KDError without it."""
-    for place in PLACES:
-        if (root / place / "JPEGImages").is_dir():
-            return root / place
+    for subfolder in PLACES:
+        if (root / subfolder / "JPEGImages").is_dir():
+            return root / subfolder
     if not download:
         raise KDError(f"{root}: contains no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
     fetch_voc(root)

@@ -1,4 +1,4 @@
-"""What a student, and its teacher, see in images."""
+"""Predictions of a student and its teacher for images, as pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
 from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 from kd_seg.data.folders import IMAGES, files_in
-from kd_seg.data.image_files import Values, fit, plain, read_image, read_values
+from kd_seg.data.image_files import Values, check_same_size, identity_values, read_image, read_values
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
@@ -67,7 +67,7 @@ class PredictedImage:
     row: int
     image: Pixels
     truth: Mask
-    found: Mapping[str, Mask]
+    masks: Mapping[str, Mask]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Files:
+class FilesToPredict:
     """Images in files, with masks or without, as a split reads them."""
 
     images: Sequence[Path]
@@ -104,7 +104,7 @@ class Files:
         if self.masks is None:
             return image, np.full((image.height, image.width), VOID, np.int16)
         mask = self.values.of(read_values(self.masks[row]), self.masks[row])
-        fit(self.masks[row], mask, image)
+        check_same_size(self.masks[row], mask, image)
         return image, mask
 
 
@@ -128,13 +128,13 @@ def predict(
     KDError for an image, a mask, a split or a teacher that is missing or broken.
     """
     with load_student(target, **options) as student:
-        shots = of_split(student, split, limit, out) if split else of_files(student, images, truth, out)
-        model, runtime = student.build(shots.info)
-        other = teacher_of(student, teacher, shots.info, runtime)
+        image_set = of_split(student, split, limit, out) if split else of_files(student, images, truth, out)
+        model, runtime = student.build(image_set.info)
+        other = teacher_of(student, teacher, image_set.info, runtime)
         models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
         out.mkdir(parents=True, exist_ok=True)
-        for each in looked_at(student, models, runtime, shots):
-            yield written(each, shots, out)
+        for image in predictions_of(student, models, runtime, image_set):
+            yield save_pictures(image, image_set, out)
 
 
 def seg_task(student: LoadedStudent) -> SemanticSegmentation:
@@ -160,7 +160,7 @@ def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) ->
 
 def part_of(splits: Splits, name: str) -> PairSubset:
     """The images of a split."""
-    there = {each: split for each in SPLITS if isinstance(split := getattr(splits, each), SegSplit)}
+    there = {split_name: split for split_name in SPLITS if isinstance(split := getattr(splits, split_name), SegSplit)}
     if name not in there:
         raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return there[name].part
@@ -180,9 +180,9 @@ def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None,
     named = listed(images)
     files = [path for _, path in named]
     masks = None if truth is None else masks_for(named, truth)
-    values = plain(len(info.classes or ()), data.options.get("void", 255))
+    values = identity_values(len(info.classes or ()), data.options.get("void", 255))
     names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
-    split = whole(PairSubset(Files(files, masks, values)), data)
+    split = whole(PairSubset(FilesToPredict(files, masks, values)), data)
     return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 
@@ -190,23 +190,23 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
     """Every image with its name, its path below a folder that was given; KDError for the first that is none."""
     from PIL import Image
 
-    found: list[tuple[str, Path]] = []
+    files: list[tuple[str, Path]] = []
     for path in images:
         if not path.is_dir():
-            found.append((path.stem, path))
+            files.append((path.stem, path))
             continue
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGES and each.is_file())
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
         if not inside:
             raise KDError(f"{path}: contains no image")
-        found += [(each.relative_to(path).with_suffix("").as_posix(), each) for each in inside]
-    for _, path in found:
+        files += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in inside]
+    for _, path in files:
         if not path.is_file():
             raise KDError(f"there is no image {path}")
         try:
             Image.open(path).close()
         except Exception as error:  # of damaged files decoders tell in many ways
             raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
-    return found
+    return files
 
 
 def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
@@ -218,63 +218,63 @@ def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
     return [masks[name] for name, _ in named]
 
 
-def free_names(names: Sequence[str], out: Path, kept: Collection[Path]) -> list[str]:
-    """A name of its own for each image's pictures: they replace earlier ones, and neither ``kept`` nor other files."""
-    taken = {str(path.resolve()).casefold() for path in kept}
+def free_names(names: Sequence[str], out: Path, reserved: Collection[Path]) -> list[str]:
+    """A name for each image's pictures, which replace earlier ones, and neither ``reserved`` nor other files."""
+    taken = {str(path.resolve()).casefold() for path in reserved}
     chosen = []
     for name in names:
         stem = name.replace("/", "_")
         for number in count(1):
-            free = stem if number == 1 else f"{stem}-{number}"
-            files = places(out, free)
+            candidate = stem if number == 1 else f"{stem}-{number}"
+            files = picture_paths(out, candidate)
             keys = {str(path.resolve()).casefold() for path in files}
             if not keys & taken and all(saved_here(path) for path in files if path.exists()):
                 break
         taken |= keys
-        chosen.append(free)
+        chosen.append(candidate)
     return chosen
 
 
-def places(out: Path, name: str) -> tuple[Path, Path]:
+def picture_paths(out: Path, name: str) -> tuple[Path, Path]:
     """The picture of the panels, and that of the student's classes."""
     return out / f"{name}.png", out / f"{name}_mask.png"
 
 
-def teacher_of(student: LoadedStudent, wanted: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
-    """The config's teacher, as ``wanted`` (see :func:`predict`); KDError where it is wanted and cannot be had."""
+def teacher_of(student: LoadedStudent, show: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
+    """The config's teacher, as ``show`` (see :func:`predict`); KDError where it is asked for and cannot be had."""
     plan = student.plan
     spec = plan.models.get(TEACHER)
-    if wanted is False or (wanted is None and spec is None):
+    if show is False or (show is None and spec is None):
         return None
     if spec is None:
         raise KDError("the config has no model 'teacher'", hint="leave --teacher out")
-    reason = untold(plan)
-    lost = None if reason is None else KDError(reason)
-    if lost is None and wanted is None and (away := elsewhere(plan)) is not None:
-        lost = KDError(away, hint="--teacher has it all the same")
-    if lost is not None and wanted:
-        raise lost.at("models", TEACHER)
-    if lost is not None:
-        Reporter().info(f"without the teacher: {lost}")
+    reason = unknown_weights(plan)
+    problem = None if reason is None else KDError(reason)
+    if problem is None and show is None and (absent := absent_weights(plan)) is not None:
+        problem = KDError(absent, hint="--teacher has it all the same")
+    if problem is not None and show:
+        raise problem.at("models", TEACHER)
+    if problem is not None:
+        Reporter().info(f"without the teacher: {problem}")
         return None
     values = Builder(student.policy, info.run_values)
     source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().info, finished=True)
     return runtime.place(source.make(TEACHER, spec))
 
 
-def untold(plan: Plan) -> str | None:
-    """Why a config does not tell its teacher's weights."""
+def unknown_weights(plan: Plan) -> str | None:
+    """Why a config does not tell its teacher's weights; None where it does."""
     spec = plan.models[TEACHER]
     trained = (pattern.split(".")[0] for stage in plan.stages for pattern in stage.spec.train or ())
-    if spec.trainable or any(fnmatch(TEACHER, each) for each in trained):
+    if spec.trainable or any(fnmatch(TEACHER, pattern) for pattern in trained):
         return "it is trained by the run, which saves only the student"
     if spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
         return "it has random weights"
     return None
 
 
-def elsewhere(plan: Plan) -> str | None:
-    """What of a teacher is not on this machine, or may not be."""
+def absent_weights(plan: Plan) -> str | None:
+    """Why a teacher's weights cannot be read from this machine alone; None where they can."""
     spec = plan.models[TEACHER]
     if problems := missing_files(TEACHER, spec):
         return problems[0].message
@@ -284,66 +284,66 @@ def elsewhere(plan: Plan) -> str | None:
         url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
     if url is not None and not place(url).is_file():
         return f"{url} was not downloaded yet"
-    fetched = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
-    return "what builds it may download weights" if fetched else None
+    downloads = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
+    return "what builds it may download weights" if downloads else None
 
 
-def looked_at(
-    student: LoadedStudent, models: Mapping[str, nn.Module], runtime: Runtime, shots: ImageSet
+def predictions_of(
+    student: LoadedStudent, models: Mapping[str, nn.Module], runtime: Runtime, image_set: ImageSet
 ) -> Iterator[PredictedImage]:
-    """What each model sees in each image."""
+    """The masks that each model predicts for each image."""
     plan, size = student.plan, student.batch_size
     wants = {name: plan.inputs[name] for name in models}
     for model in models.values():
         model.eval()
-    order = torch.arange(len(shots.split)).split(size)
-    for raw in shots.split.batches(order, epoch=0, seed=0, augment=False):
-        found: dict[str, list[Mask]] = {}
+    order = torch.arange(len(image_set.split)).split(size)
+    for raw in image_set.split.batches(order, epoch=0, seed=0, augment=False):
+        predictions: dict[str, list[Mask]] = {}
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
-            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), wants, shots.data, training=False))
+            batch = runtime.format(plan.task.prepare(raw.to(runtime.device), wants, image_set.data, training=False))
             for name, model in models.items():
                 output = plan.task.call(model, batch.for_model(name))
-                found[name] = masks_of(name, output, batch, shots.info.model_parameters.get("num_classes"))
+                predictions[name] = masks_of(name, output, batch, image_set.info.model_parameters.get("num_classes"))
         for number, row in enumerate(raw.index.tolist()):
-            image: Tensor = raw.inputs[SHARED][number]
-            masks = {name: each[number] for name, each in found.items()}
+            pixels: Tensor = raw.inputs[SHARED][number]
+            masks = {name: model_masks[number] for name, model_masks in predictions.items()}
             yield PredictedImage(
-                row, image.permute(1, 2, 0).numpy(), raw.target[number].numpy().astype(np.int16), masks
+                row, pixels.permute(1, 2, 0).numpy(), raw.target[number].numpy().astype(np.int16), masks
             )
 
 
 def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> list[Mask]:
     """The likeliest classes (H, W) of each image of a batch; KDError for outputs that are not those of the classes."""
-    found: list[Mask] = []
+    masks: list[Mask] = []
     for logits, target in pairs(output, batch.target, None):
         if num_classes not in (None, logits.shape[1]):
             raise KDError(f"predicts {logits.shape[1]} classes, and the data have {num_classes}", path=f"models.{name}")
         if not logits.isfinite().all():
             raise KDError("its outputs are not finite: it predicts nothing", path=f"models.{name}")
-        found += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
-    return found
+        masks += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
+    return masks
 
 
-def written(seen: PredictedImage, shots: ImageSet, out: Path) -> SavedImage:
-    """The pictures of one image."""
-    name, student = shots.names[seen.row], seen.found[STUDENT]
-    picture, mask = places(out, name)
-    classes = shots.info.classes or tuple(map(str, range(int(student.max()) + 1)))
-    scores = {each: miou_of(found, seen.truth, len(classes)) for each, found in seen.found.items()}
-    scores = {each: score for each, score in scores.items() if not np.isnan(score)}
-    truth = seen.truth if shots.labelled else None
-    save(side_by_side(panels_of(seen.image, truth, seen.found, scores), classes), picture)
-    save(palette_mask(student), mask)
+def save_pictures(image: PredictedImage, image_set: ImageSet, out: Path) -> SavedImage:
+    """Write the pictures of one image."""
+    name, student = image_set.names[image.row], image.masks[STUDENT]
+    picture, mask_file = picture_paths(out, name)
+    classes = image_set.info.classes or tuple(map(str, range(int(student.max()) + 1)))
+    scores = {model: miou_of(mask, image.truth, len(classes)) for model, mask in image.masks.items()}
+    scores = {model: score for model, score in scores.items() if not np.isnan(score)}
+    truth = image.truth if image_set.labelled else None
+    save(side_by_side(panels_of(image.image, truth, image.masks, scores), classes), picture)
+    save(palette_mask(student), mask_file)
     pixels = np.bincount(student.ravel(), minlength=len(classes))
-    share = {classes[each]: 100 * int(pixels[each]) / student.size for each in np.argsort(-pixels) if pixels[each]}
+    share = {classes[kind]: 100 * int(pixels[kind]) / student.size for kind in np.argsort(-pixels) if pixels[kind]}
     height, width = student.shape
-    return SavedImage(name, shots.sources.get(seen.row), picture, mask, width, height, share, scores)
+    return SavedImage(name, image_set.sources.get(image.row), picture, mask_file, width, height, share, scores)
 
 
-def panels_of(image: Pixels, truth: Mask | None, found: Mapping[str, Mask], scores: Mapping[str, float]) -> list[Panel]:
+def panels_of(image: Pixels, truth: Mask | None, masks: Mapping[str, Mask], scores: Mapping[str, float]) -> list[Panel]:
     """The image, its truth where there is one, and what each model sees, with its mean IoU where that is known."""
     panels = [Panel("image", image), *([] if truth is None else [Panel("truth", image, truth)])]
-    for name, mask in found.items():
+    for name, mask in masks.items():
         panels.append(Panel(f"{name}, mIoU {scores[name]:.1f}" if name in scores else name, image, mask))
     return panels
 

@@ -46,22 +46,23 @@ class ImageMetrics(SegmentationMetrics):
         super().__init__(num_classes, classes)
         self.worst = worst
         self.images: list[ImageScore] = []
-        self.kept: list[tuple[float, int, Mask]] = []
-        """A heap of the worst images: mean IoU with its sign turned, the row with its sign turned, classes (H, W)."""
+        self.worst_images: list[tuple[float, int, Mask]] = []
+        """A heap of the worst images: negated mean IoU, negated row, classes (H, W)."""
 
     def update(self, output: Any, batch: Batch) -> None:
         """As :meth:`SegmentationMetrics.update`, image by image."""
         rows = iter(batch.index.tolist())
         for logits, target in pairs(output, batch.target, self.num_classes):
             for classes, truth in zip(predicted(logits, target.shape[-2:]), target, strict=True):
-                found = confusion(classes, truth, logits.shape[1])
-                self._matrix = found if self._matrix is None else self._matrix.add(found)
-                figures = figures_of(found.cpu().numpy())
-                scored = ImageScore(next(rows), figures["miou"], figures["pixel_accuracy"])
-                self.images.append(scored)
-                if scored.miou == scored.miou and self.worst:
-                    kept = (-scored.miou, -scored.row, classes.cpu().numpy().astype(np.int16))
-                    (heapq.heappush if len(self.kept) < self.worst else heapq.heappushpop)(self.kept, kept)
+                counts = confusion(classes, truth, logits.shape[1])
+                self._matrix = counts if self._matrix is None else self._matrix.add(counts)
+                figures = figures_of(counts.cpu().numpy())
+                score = ImageScore(next(rows), figures["miou"], figures["pixel_accuracy"])
+                self.images.append(score)
+                if score.miou == score.miou and self.worst:
+                    entry = (-score.miou, -score.row, classes.cpu().numpy().astype(np.int16))
+                    push = heapq.heappush if len(self.worst_images) < self.worst else heapq.heappushpop
+                    push(self.worst_images, entry)
 
 
 class RecordingTask(SemanticSegmentation):
@@ -70,17 +71,17 @@ class RecordingTask(SemanticSegmentation):
     def __init__(self, worst: int) -> None:
         self.worst = worst
         self.splits: Splits | None = None
-        self.seen: ImageMetrics | None = None
+        self.last_metrics: ImageMetrics | None = None
 
-    def load(self, *given: Any, **named: Any) -> Splits:
+    def load(self, *args: Any, **kwargs: Any) -> Splits:
         """As the task does."""
-        self.splits = super().load(*given, **named)
+        self.splits = super().load(*args, **kwargs)
         return self.splits
 
     def metrics(self, info: DatasetInfo) -> ImageMetrics:
         """Those of the task, with the images'."""
-        self.seen = ImageMetrics(info.model_parameters.get("num_classes"), info.classes, self.worst)
-        return self.seen
+        self.last_metrics = ImageMetrics(info.model_parameters.get("num_classes"), info.classes, self.worst)
+        return self.last_metrics
 
 
 def report(target: str | Path | None, out: Path, *, worst: int = WORST, **options: Any) -> Result:
@@ -101,8 +102,8 @@ def report(target: str | Path | None, out: Path, *, worst: int = WORST, **option
 
 
 def write(task: RecordingTask, out: Path) -> None:
-    """The files of a report on the score that a task has seen."""
-    metrics, splits = task.seen, task.splits
+    """Write the files of a report on a task's last score."""
+    metrics, splits = task.last_metrics, task.splits
     assert metrics is not None
     assert splits is not None
     assert splits.final is not None
@@ -117,31 +118,32 @@ def write(task: RecordingTask, out: Path) -> None:
     )
     save(confusion_picture(matrix, classes), out / "confusion.png")
     # NaN compares with nothing: images without a true pixel come last
-    images = sorted(metrics.images, key=lambda each: (each.miou != each.miou, each.miou, each.row))
-    rows = [[split.name(each.row), figure(each.miou), figure(each.pixel_accuracy)] for each in images]
+    images = sorted(metrics.images, key=lambda score: (score.miou != score.miou, score.miou, score.row))
+    rows = [[split.name(score.row), figure(score.miou), figure(score.pixel_accuracy)] for score in images]
     write_text(out / "images.tsv", table(["image", "miou", "pixel_accuracy"], rows))
     write_worst(metrics, split.part.pairs, classes, out / "worst")
 
 
 def by_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[list[Any]]:
     """For each class its IoU, the share of its true pixels that were found, and its true and predicted pixels."""
-    true, given, hits = matrix.sum(1), matrix.sum(0), matrix.diagonal()
-    found = [100 * hit / pixels if pixels else float("nan") for hit, pixels in zip(hits, true, strict=True)]
-    figures = zip(classes, 100 * iou_of(matrix), found, true.tolist(), given.tolist(), strict=True)
+    true, predicted_pixels, hits = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    accuracies = [100 * hit / pixels if pixels else float("nan") for hit, pixels in zip(hits, true, strict=True)]
+    figures = zip(classes, 100 * iou_of(matrix), accuracies, true.tolist(), predicted_pixels.tolist(), strict=True)
     return [[name, figure(iou), figure(accuracy), *pixels] for name, iou, accuracy, *pixels in figures]
 
 
-def write_worst(metrics: ImageMetrics, read_from: Pairs, classes: Sequence[str], folder: Path) -> None:
+def write_worst(metrics: ImageMetrics, source: Pairs, classes: Sequence[str], folder: Path) -> None:
     """The panels of the images with the lowest mean IoU, in place of those of an earlier report."""
     for path in folder.glob("*.png"):
         if saved_here(path):
             path.unlink()
-    if metrics.kept:
+    if metrics.worst_images:
         folder.mkdir(exist_ok=True)
-    for number, (turned, row, mask) in enumerate(sorted(metrics.kept, key=lambda each: (-each[0], -each[1])), 1):
-        image, truth = read_from.read(-row)
-        panels = panels_of(np.asarray(image), truth, {STUDENT: mask}, {STUDENT: -turned})
-        name = read_from.name(-row).replace("/", "_")
+    worst_first = sorted(metrics.worst_images, key=lambda entry: (-entry[0], -entry[1]))
+    for number, (negated, row, mask) in enumerate(worst_first, 1):
+        image, truth = source.read(-row)
+        panels = panels_of(np.asarray(image), truth, {STUDENT: mask}, {STUDENT: -negated})
+        name = source.name(-row).replace("/", "_")
         save(side_by_side(panels, classes), folder / f"{number:02}_{name}.png")
 
 
