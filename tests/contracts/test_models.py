@@ -11,9 +11,9 @@ import kd_seg.models.unet
 import kd_vision.models
 import kd_zoo.models  # noqa: F401
 from kd_core.models.registry import MODELS
+from kd_core.task import logits_of
 from kd_core.testing import MODEL_CHECKS, ModelCase, models
 from kd_core.testing.models import CLASSES
-from kd_vision.metrics import logits_of
 
 NEEDED: dict[str, dict[str, Any]] = {
     "cifar-resnet": {"depth": 8},

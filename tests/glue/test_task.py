@@ -28,7 +28,7 @@ from kd_core.errors import KDError
 from kd_core.task import TASKS
 from kd_glue.data.info import TextInfo
 from kd_glue.data.spec import DataSpec, InputSpec
-from kd_glue.task import TextClassification, encoders_of, unlabelled
+from kd_glue.task import TextClassification, encoders_of, unlabelled_splits
 
 NLI = ("entailment", "neutral", "contradiction")
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -349,16 +349,16 @@ def test_padding_changes_nothing(sst2: Path, words: str) -> None:
 
 def test_splits_without_labels(sst2: Path, words: str) -> None:
     inputs = {"student": InputSpec(tokenizer=words)}
-    found = unlabelled(spec(sst2), inputs)
+    found = unlabelled_splits(spec(sst2), inputs)
     assert list(found) == ["test"]
     batch = all_of(found["test"])
     assert batch.target.tolist() == [-100, -100]
     assert [found["test"].text(position) for position in range(2)] == [("w1",), ("w2 w3",)]
     (sst2 / "SST-2" / "test.tsv").unlink()
-    assert unlabelled(spec(sst2), inputs) == {}
+    assert unlabelled_splits(spec(sst2), inputs) == {}
     (sst2 / "diagnostic").mkdir()
     (sst2 / "diagnostic" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tw1\tw2\n")
-    found = unlabelled(spec(sst2, name="ax"), inputs)
+    found = unlabelled_splits(spec(sst2, name="ax"), inputs)
     assert all_of(found["ax"]).for_model("student")["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0]]
 
 

@@ -18,7 +18,7 @@ from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_glue.data.spec import DataSpec, read_unlabelled
-from kd_glue.data.tables import Columns, Read, read_texts
+from kd_glue.data.tables import Columns, TableTexts, read_texts
 from kd_glue.data.texts import Texts
 
 MULTI = "multi_label_classification"
@@ -41,7 +41,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def read_one(path: Path, **values: Any) -> Read:
+def read_one(path: Path, **values: Any) -> TableTexts:
     data: Any = spec(path, **values)
     return read_texts(path, Columns(data.text, data.label, data.kind), data.class_names)
 

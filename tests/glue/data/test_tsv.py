@@ -229,7 +229,7 @@ def test_optional_columns_and_the_place_of_a_row(tmp_path: Path) -> None:
     path = written(tmp_path / "t.tsv", "a\tb", "1\t2", "3\t4")
     table = read_tsv(path, ["b"], optional=["c", "a"])
     assert table.columns == {"b": ["2", "4"], "a": ["1", "3"]}
-    assert table.place(1) == f"{path}:3"
+    assert table.location(1) == f"{path}:3"
     with pytest.raises(KDError, match=r"nowhere.tsv: cannot be read \(No such file"):
         read_tsv(tmp_path / "nowhere.tsv", ["a"])
 

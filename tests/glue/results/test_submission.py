@@ -128,12 +128,12 @@ def test_an_archive_holds_what_the_students_predict(runs: dict[str, Path], tmp_p
 def test_scores_are_clipped_and_classes_go_by_what_the_file_wants() -> None:
     index, outputs = np.arange(4), np.array([[-0.2], [5.125], [2.0625], [1e-7]])
     found = Predictions("test", "regression", ("0",), index, outputs)
-    assert SHEETS["STS-B.tsv"].written(found) == ["0.000000", "5.000000", "2.062500", "0.000000"]
+    assert SHEETS["STS-B.tsv"].rows_of(found) == ["0.000000", "5.000000", "2.062500", "0.000000"]
     two = Predictions("test", "single_label_classification", ("a", "b"), index[:2], np.eye(2))
     three = Predictions("test", "single_label_classification", ("a", "b", "c"), index[:3], np.eye(3))
-    assert SHEETS["QNLI.tsv"].written(two) == SHEETS["RTE.tsv"].written(two) == ["entailment", "not_entailment"]
-    assert SHEETS["WNLI.tsv"].written(two) == SHEETS["MRPC.tsv"].written(two) == ["0", "1"]
-    assert SHEETS["AX.tsv"].written(three) == ["entailment", "neutral", "contradiction"]
+    assert SHEETS["QNLI.tsv"].rows_of(two) == SHEETS["RTE.tsv"].rows_of(two) == ["entailment", "not_entailment"]
+    assert SHEETS["WNLI.tsv"].rows_of(two) == SHEETS["MRPC.tsv"].rows_of(two) == ["0", "1"]
+    assert SHEETS["AX.tsv"].rows_of(three) == ["entailment", "neutral", "contradiction"]
 
 
 @pytest.mark.usefixtures("small")
@@ -189,7 +189,7 @@ def test_nothing_is_written_that_breaks_a_rule(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever goes wrong between a model and the archive."""
-    monkeypatch.setattr(submission.Sheet, "written", lambda sheet, found: ["5"] * len(found))
+    monkeypatch.setattr(submission.Sheet, "rows_of", lambda sheet, found: ["5"] * len(found))
     with pytest.raises(KDError, match=r"was not written:\n    CoLA\.tsv:2: the prediction '5' is none of 0, 1"):
         submit([runs["cola"]], out=tmp_path / "submission.zip", fill=True)
     assert not list(tmp_path.iterdir())

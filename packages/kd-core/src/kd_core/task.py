@@ -55,6 +55,17 @@ class Metrics:
         raise NotImplementedError
 
 
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in a model's output: the output, or its ``logits``. KDError where that is not a tensor."""
+    from torch import Tensor
+
+    logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor):
+        raise KDError(f"classification is scored on a tensor of logits, the model returned {type(logits).__name__}")
+    return logits
+
+
 class Task:
     """A kind of problem: image classification, text classification, segmentation, detection.
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Metrics
+from kd_core.task import Metrics, logits_of
 
 BINS = 15
 
@@ -63,13 +63,3 @@ class ClassificationMetrics(Metrics):
         if not count:
             return dict.fromkeys(("top1", "top5", "loss", "ece"), float("nan"))
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": 100 * gap / count}
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output: the output, or what it calls ``logits``."""
-    if isinstance(output, dict) and "logits" in output:
-        output = output["logits"]
-    output = getattr(output, "logits", output)
-    if not isinstance(output, torch.Tensor):
-        raise KDError(f"classification is scored on a tensor of logits, the model returned {type(output).__name__}")
-    return output

@@ -19,7 +19,7 @@ from kd_glue.data.tsv import glue_folder
 Name = Annotated[str, Field(min_length=1)]
 
 
-class Glue(Protocol):
+class GlueReader(Protocol):
     """Where a task of GLUE is read from; a split is None where there is none."""
 
     def train(self) -> Texts | None: ...
@@ -36,23 +36,23 @@ def read_glue(
     hub's."""
     if task.name == "ax":
         raise KDError("ax has no labels: models of mnli predict it", hint="data.name: mnli", path="name")
-    source = opened(task, root, folder, revision)
+    source = reader_of(task, root, folder, revision)
     train, val = source.train(), source.val()
     if val is None:
         missing = (root or Path()) / (folder or task.folder)
         raise KDError(f"the dev set of {task.name} is missing from {missing}", path="root")
-    place = f"{REPOSITORY} ({task.name})" if root is None else str(root / (folder or task.folder))
-    return Parts(train, val, None, task.labels, {"train": place, "val": place})
+    source_name = f"{REPOSITORY} ({task.name})" if root is None else str(root / (folder or task.folder))
+    return Parts(train, val, None, task.labels, {"train": source_name, "val": source_name})
 
 
 def unlabelled_glue(
     task: GlueTask, root: Path | None, *, folder: Name | None = None, revision: Name | None = None
 ) -> dict[str, Texts]:
     """The test sets by name, as far as they are there."""
-    return opened(task, root, folder, revision).unlabelled()
+    return reader_of(task, root, folder, revision).unlabelled()
 
 
-def opened(task: GlueTask, root: Path | None, folder: str | None, revision: str | None) -> Glue:
+def reader_of(task: GlueTask, root: Path | None, folder: str | None, revision: str | None) -> GlueReader:
     """Where the task is read from."""
     return hub_data(task, revision) if root is None else glue_folder(task, root, folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import pyarrow as pa
 
 from kd_core.errors import KDError
 from kd_glue.data.tasks import GlueTask
-from kd_glue.data.texts import Texts, joined, unlabelled
+from kd_glue.data.texts import Texts, concatenated, missing_targets
+from kd_glue.repository import COMMIT, first_line
 
 REPOSITORY = "nyu-mll/glue"
-COMMIT = re.compile("[0-9a-f]{40}")
 VAL = {"mnli": ("validation_matched", "validation_mismatched"), "ax": ()}
 """The hub's names of the dev set, where that is not ``validation``."""
 TEST = {"mnli": ("test_matched", "test_mismatched")}
@@ -38,8 +37,8 @@ class HubData:
     def val(self) -> Texts | None:
         """The dev set, MNLI's two as one."""
         names = VAL.get(self.task.name, ("validation",))
-        found = [self._labelled(name) for name in names]
-        return None if not found else found[0] if len(found) == 1 else joined(*found)
+        splits = [self._labelled(name) for name in names]
+        return None if not splits else splits[0] if len(splits) == 1 else concatenated(*splits)
 
     def unlabelled(self) -> dict[str, Texts]:
         """The test sets, by name."""
@@ -63,10 +62,10 @@ class HubData:
 
     def _unlabelled(self, name: str) -> Texts:
         table = self._table(name)
-        return self._texts(name, table, unlabelled(table.num_rows, self.task.labels is None))
+        return self._texts(name, table, missing_targets(table.num_rows, self.task.labels is None))
 
     def _texts(self, name: str, table: pa.Table, target: Any) -> Texts:
-        columns = [pa.concat_arrays(table.column(each).cast(pa.large_string()).chunks) for each in self.task.texts]
+        columns = [pa.concat_arrays(table.column(column).cast(pa.large_string()).chunks) for column in self.task.texts]
         if any(column.null_count for column in columns):
             raise KDError(f"{self._of(name)} has rows without a text")
         return Texts(tuple(columns), target, np.arange(len(target)))
@@ -76,7 +75,7 @@ class HubData:
         if name not in self.parts:
             raise KDError(f"{REPOSITORY} has no split {name!r} of {self.task.name}; it has {', '.join(self.parts)}")
         table = self.parts[name].with_format("arrow")[:]
-        missing = [each for each in (*self.task.texts, "label") if each not in table.column_names]
+        missing = [column for column in (*self.task.texts, "label") if column not in table.column_names]
         if missing:
             raise KDError(f"{self._of(name)} has no column {missing[0]!r}")
         return table
@@ -101,12 +100,12 @@ def hub_data(task: GlueTask, revision: str | None) -> HubData:
     except DatasetNotFoundError as error:
         raise KDError(f"{first_line(error)}", hint=FOLDER_HINT, path="data") from error
     except Exception as error:  # without a connection, each version of the libraries raises something else
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise KDError(f"cannot load {REPOSITORY} from the hub ({what})", hint=FOLDER_HINT, path="data") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise KDError(f"cannot load {REPOSITORY} from the hub ({reason})", hint=FOLDER_HINT, path="data") from error
     commit = cached_commit(parts)
     if revision is not None and COMMIT.fullmatch(revision) and commit not in (None, revision):
-        what = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
-        raise KDError(f"{what}", path="data.revision")
+        reason = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
+        raise KDError(f"{reason}", path="data.revision")
     return HubData(task, parts)
 
 
@@ -117,11 +116,6 @@ def cached_commit(parts: Any) -> str | None:
             name = Path(file["filename"]).parent.name
             return name if COMMIT.fullmatch(name) else None
     return None
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, without what it goes on to explain."""
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def resolve_data_revision(revision: str | None) -> str | None:

@@ -13,7 +13,7 @@ from kd_core.config.schema import StrictModel
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_glue.data.sources import SOURCES, TextSource
-from kd_glue.data.tables import Columns, Read, read_texts
+from kd_glue.data.tables import Columns, TableTexts, read_texts
 from kd_glue.data.tasks import ProblemType
 from kd_glue.data.texts import Texts
 
@@ -33,7 +33,7 @@ LabelColumns = Annotated[Name | Annotated[list[Name], Field(min_length=1)], Afte
 Labels = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 
 
-class Files(StrictModel):
+class TableFiles(StrictModel):
     """A table for each split: csv, tsv, jsonl or parquet."""
 
     train: Name | None = None
@@ -44,7 +44,7 @@ class Files(StrictModel):
 def read_tables(
     root: Path | None,
     *,
-    files: Files,
+    files: TableFiles,
     text: TextColumns,
     label: LabelColumns | None = None,
     problem: ProblemType | None = None,
@@ -55,8 +55,8 @@ def read_tables(
     classes, train, val = classes_of(label, labels), None, None
     paths = {split: path_of(root, name) for split, name in files if name is not None}
     if "train" in paths:
-        found = read_texts(paths["train"], columns, classes)
-        train, classes = found.texts, found.classes
+        table = read_texts(paths["train"], columns, classes)
+        train, classes = table.texts, table.classes
     if columns.kind != "regression":
         if classes is None:
             raise KDError("without training rows the names of the classes must be given", path="labels")
@@ -75,7 +75,7 @@ def read_tables(
 def unlabelled_tables(
     root: Path | None,
     *,
-    files: Files,
+    files: TableFiles,
     text: TextColumns,
     label: LabelColumns | None = None,
     problem: ProblemType | None = None,
@@ -87,7 +87,7 @@ def unlabelled_tables(
     return {} if test is None or test.labelled else {"test": test.texts}
 
 
-def read_test(paths: Mapping[str, Path], columns: Columns, classes: tuple[str, ...] | None) -> Read | None:
+def read_test(paths: Mapping[str, Path], columns: Columns, classes: tuple[str, ...] | None) -> TableTexts | None:
     """The test rows, with labels or without."""
     return None if "test" not in paths else read_texts(paths["test"], columns, classes, labelled=False)
 
@@ -111,7 +111,7 @@ def classes_of(label: str | list[str] | None, labels: list[str] | None) -> tuple
 
 def check_tables(
     *,
-    files: Files,
+    files: TableFiles,
     text: str | list[str],
     label: str | list[str] | None,
     problem: ProblemType | None,

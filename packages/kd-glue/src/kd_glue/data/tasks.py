@@ -10,6 +10,8 @@ from typing import Literal
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
+HIGHEST = 5.0
+"""The largest score of STS-B; the smallest is 0."""
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
 

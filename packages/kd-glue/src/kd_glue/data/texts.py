@@ -15,8 +15,8 @@ from torch import Tensor
 from kd_core.errors import KDError
 
 UNLABELLED = -100
-Place = Callable[[int], str]
-"""Where a row was read, as an error says it: ``train.tsv:12``."""
+Locate = Callable[[int], str]
+"""Names where a row was read, for errors: ``train.tsv:12``."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,22 @@ class Texts:
 
 
 def texts_of(
-    columns: Sequence[Sequence[str]], target: NDArray[np.generic], place: Place, group: NDArray[np.int64] | None = None
+    columns: Sequence[Sequence[str]],
+    target: NDArray[np.generic],
+    locate: Locate,
+    group: NDArray[np.int64] | None = None,
 ) -> Texts:
     """All rows of a table, whose texts are ``columns``; KDError where a text is not valid Unicode."""
-    return Texts(tuple(strings(column, place) for column in columns), target, np.arange(len(target)), group)
+    return Texts(tuple(strings(column, locate) for column in columns), target, np.arange(len(target)), group)
 
 
-def strings(column: Sequence[str], place: Place) -> pa.LargeStringArray:
+def strings(column: Sequence[str], locate: Locate) -> pa.LargeStringArray:
     """Strings as one Arrow array; KDError naming the row where one holds half a surrogate pair, as JSON can."""
     try:
         return pa.array(column, pa.large_string())
     except (UnicodeEncodeError, pa.ArrowInvalid):
         row = next(row for row, text in enumerate(column) if not encodes(text))
-        raise KDError(f"{place(row)}: the text is not valid Unicode") from None
+        raise KDError(f"{locate(row)}: the text is not valid Unicode") from None
 
 
 def encodes(text: str) -> bool:
@@ -95,12 +98,12 @@ def encodes(text: str) -> bool:
     return True
 
 
-def unlabelled(count: int, regression: bool) -> NDArray[np.generic]:
+def missing_targets(count: int, regression: bool) -> NDArray[np.generic]:
     """Targets of ``count`` samples without labels: (N,) of -100, for a regression (N, 1) of NaN."""
     return np.full((count, 1), np.nan, np.float32) if regression else np.full(count, UNLABELLED, np.int64)
 
 
-def joined(first: Texts, second: Texts) -> Texts:
+def concatenated(first: Texts, second: Texts) -> Texts:
     """The rows of one table followed by those of another, in groups 0 and 1."""
     group = np.repeat(np.arange(2), [len(first), len(second)])
     columns = tuple(pa.concat_arrays(pair) for pair in zip(first.columns, second.columns, strict=True))

@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.errors import KDError, did_you_mean, nearest
-from kd_glue.data.tasks import GlueTask
-from kd_glue.data.texts import Texts, joined, texts_of, unlabelled
+from kd_glue.data.tasks import HIGHEST, GlueTask
+from kd_glue.data.texts import Texts, concatenated, missing_targets, texts_of
 
 BOM = b"\xef\xbb\xbf"
 SHOWN = 20
 """Malformed lines that an error names."""
-HIGHEST = 5.0
-"""The largest score of STS-B, the smallest is 0."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class TsvLayout:
     """The columns of a task's files. ``label`` has the class's number where ``numbers``, else its name."""
 
     texts: tuple[str, ...]
@@ -37,16 +35,16 @@ class Layout:
 
 PAIR = ("sentence1", "sentence2")
 LAYOUTS = {
-    "cola": Layout(("sentence",), "label", numbers=True, header=("source", "label", "original_label", "sentence")),
-    "sst2": Layout(("sentence",), "label", numbers=True),
-    "mrpc": Layout(("#1 String", "#2 String"), "Quality", numbers=True),
-    "stsb": Layout(PAIR, "score"),
-    "qqp": Layout(("question1", "question2"), "is_duplicate", numbers=True),
-    "mnli": Layout(PAIR, "gold_label"),
-    "qnli": Layout(("question", "sentence"), "label"),
-    "rte": Layout(PAIR, "label"),
-    "wnli": Layout(PAIR, "label", numbers=True),
-    "ax": Layout(PAIR, "label"),
+    "cola": TsvLayout(("sentence",), "label", numbers=True, header=("source", "label", "original_label", "sentence")),
+    "sst2": TsvLayout(("sentence",), "label", numbers=True),
+    "mrpc": TsvLayout(("#1 String", "#2 String"), "Quality", numbers=True),
+    "stsb": TsvLayout(PAIR, "score"),
+    "qqp": TsvLayout(("question1", "question2"), "is_duplicate", numbers=True),
+    "mnli": TsvLayout(PAIR, "gold_label"),
+    "qnli": TsvLayout(("question", "sentence"), "label"),
+    "rte": TsvLayout(PAIR, "label"),
+    "wnli": TsvLayout(PAIR, "label", numbers=True),
+    "ax": TsvLayout(PAIR, "label"),
 }
 DEV: dict[str, tuple[str, ...]] = {"mnli": ("dev_matched.tsv", "dev_mismatched.tsv"), "ax": ()}
 """The files of the dev set, where that is not ``dev.tsv``."""
@@ -65,17 +63,17 @@ class Table:
     columns: dict[str, list[str]]
     first: int
 
-    def place(self, row: int) -> str:
-        """Where a row stands."""
+    def location(self, row: int) -> str:
+        """The file and line of a row."""
         return f"{self.path}:{self.first + row}"
 
 
 def read_tsv(
-    path: Path, wanted: Sequence[str], *, optional: Sequence[str] = (), header: Sequence[str] | None = None
+    path: Path, required: Sequence[str], *, optional: Sequence[str] = (), header: Sequence[str] | None = None
 ) -> Table:
     """Some columns of a file in UTF-8 whose first line, unless ``header`` is given, names all of them.
 
-    KDError, naming file and line, where a column that is ``wanted`` is missing, where a line has more or fewer columns
+    KDError, naming file and line, where a ``required`` column is missing, where a line has more or fewer columns
     than the header, and where bytes are no UTF-8. ``optional`` columns may be missing. Lines end with LF or CR LF.
     """
     try:
@@ -86,8 +84,8 @@ def read_tsv(
         mark = file.read(len(BOM))
         file.seek(len(BOM) if mark == BOM else 0)
         names = _cells(path, 1, file.readline()) if header is None else list(header)
-        kept = [names.index(name) for name in columns_of(f"{path}:1", names, wanted, optional)]
-        found: list[list[str]] = [[] for _ in kept]
+        positions = [names.index(name) for name in columns_of(f"{path}:1", names, required, optional)]
+        columns: list[list[str]] = [[] for _ in positions]
         broken: dict[int, int] = {}
         first = 1 if header is not None else 2
         for number, line in enumerate(file, first):
@@ -95,11 +93,11 @@ def read_tsv(
             if len(cells) != len(names):
                 broken[number] = len(cells)
                 continue
-            for column, place in zip(found, kept, strict=True):
-                column.append(cells[place])
+            for column, position in zip(columns, positions, strict=True):
+                column.append(cells[position])
     if broken:
         raise _broken(path, broken, len(names))
-    return Table(path, {names[place]: column for place, column in zip(kept, found, strict=True)}, first)
+    return Table(path, {names[position]: column for position, column in zip(positions, columns, strict=True)}, first)
 
 
 def _cells(path: Path, number: int, line: bytes) -> list[str]:
@@ -112,23 +110,23 @@ def decoded(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        what = f"byte {line[error.start]:#04x} is not UTF-8"
+        reason = f"byte {line[error.start]:#04x} is not UTF-8"
         hint = "convert the file, as with iconv -t UTF-8"
-        raise KDError(f"{path}:{number}: {what}", hint=hint) from None
+        raise KDError(f"{path}:{number}: {reason}", hint=hint) from None
 
 
-def columns_of(where: str, names: Sequence[str], wanted: Sequence[str], optional: Sequence[str]) -> list[str]:
+def columns_of(where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
     """The columns to read; KDError where one is missing from ``names``, or stands there twice."""
-    for name in wanted:
+    for name in required:
         if name not in names:
             near = nearest(name, names)
             hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(map(repr, names[:SHOWN]))}"
             raise KDError(f"{where}: there is no column {name!r}", hint=hint)
-    kept = list(dict.fromkeys([*wanted, *(name for name in optional if name in names)]))
-    for name in kept:
+    selected = list(dict.fromkeys([*required, *(name for name in optional if name in names)]))
+    for name in selected:
         if names.count(name) > 1:
             raise KDError(f"{where}: there are {names.count(name)} columns {name!r}")
-    return kept
+    return selected
 
 
 def _broken(path: Path, broken: dict[int, int], width: int) -> KDError:
@@ -139,8 +137,8 @@ def _broken(path: Path, broken: dict[int, int], width: int) -> KDError:
     rest = f" (and {others} more of its lines {'is' if others == 1 else 'are'} malformed)" if others else ""
     named = f"lines {shown}" if others else "this line"
     named += f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-    what = f"{cells} column{'' if cells == 1 else 's'}, not {width}"
-    return KDError(f"{path}:{number}: {what}{rest}", hint=f"correct or remove {named}")
+    reason = f"{cells} column{'' if cells == 1 else 's'}, not {width}"
+    return KDError(f"{path}:{number}: {reason}{rest}", hint=f"correct or remove {named}")
 
 
 def read_split(task: GlueTask, path: Path) -> Texts:
@@ -149,7 +147,7 @@ def read_split(task: GlueTask, path: Path) -> Texts:
     table = read_tsv(path, [*layout.texts, layout.label], header=layout.header)
     cells = table.columns[layout.label]
     target = _scores(table, cells) if task.labels is None else _classes(table, cells, numbers_of(task, layout))
-    return texts_of([table.columns[name] for name in layout.texts], target, table.place)
+    return texts_of([table.columns[name] for name in layout.texts], target, table.location)
 
 
 def read_unlabelled(task: GlueTask, path: Path) -> Texts:
@@ -157,36 +155,36 @@ def read_unlabelled(task: GlueTask, path: Path) -> Texts:
     layout = LAYOUTS[task.name]
     table = read_tsv(path, layout.texts)
     columns = [table.columns[name] for name in layout.texts]
-    return texts_of(columns, unlabelled(len(columns[0]), task.labels is None), table.place)
+    return texts_of(columns, missing_targets(len(columns[0]), task.labels is None), table.location)
 
 
-def numbers_of(task: GlueTask, layout: Layout) -> dict[str, int]:
+def numbers_of(task: GlueTask, layout: TsvLayout) -> dict[str, int]:
     """The class's number for what stands in the label column."""
     assert task.labels is not None
     return {str(number) if layout.numbers else name: number for number, name in enumerate(task.labels)}
 
 
-def _classes(table: Table, cells: list[str], known: dict[str, int]) -> NDArray[np.generic]:
+def _classes(table: Table, cells: list[str], numbers: dict[str, int]) -> NDArray[np.generic]:
     """(N,) int64; KDError for a label that is not ``known``."""
-    if not set(cells) <= set(known):
-        row = next(row for row, cell in enumerate(cells) if cell not in known)
-        hint = did_you_mean(cells[row], list(known))
-        raise KDError(f"{table.place(row)}: unknown label {cells[row]!r}", hint=hint)
-    return np.array([known[cell] for cell in cells], np.int64)
+    if not set(cells) <= set(numbers):
+        row = next(row for row, cell in enumerate(cells) if cell not in numbers)
+        hint = did_you_mean(cells[row], list(numbers))
+        raise KDError(f"{table.location(row)}: unknown label {cells[row]!r}", hint=hint)
+    return np.array([numbers[cell] for cell in cells], np.int64)
 
 
 def _scores(table: Table, cells: list[str]) -> NDArray[np.generic]:
     """(N, 1) float32 in 0 .. 5; KDError for anything else."""
-    found = np.empty((len(cells), 1), np.float32)
+    scores = np.empty((len(cells), 1), np.float32)
     for row, cell in enumerate(cells):
         try:
             score = float(cell)
         except ValueError:
             score = np.nan
         if not 0 <= score <= HIGHEST:
-            raise KDError(f"{table.place(row)}: {cell!r} is not a score from 0 to 5")
-        found[row] = score
-    return found
+            raise KDError(f"{table.location(row)}: {cell!r} is not a score from 0 to 5")
+        scores[row] = score
+    return scores
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,7 @@ class GlueFolder:
             missing = next(path for path in paths if path not in there)
             raise KDError(f"{missing}: is missing, and {there[0].name} is there")
         parts = [read_split(self.task, path) for path in paths]
-        return parts[0] if len(parts) == 1 else joined(*parts)
+        return parts[0] if len(parts) == 1 else concatenated(*parts)
 
     def unlabelled(self) -> dict[str, Texts]:
         """The test sets that are there, by name."""
@@ -227,7 +225,7 @@ def glue_folder(task: GlueTask, root: Path, folder: str | None) -> GlueFolder:
         return GlueFolder(task, path)
     if not root.is_dir():
         raise KDError(f"there is no folder {root}", path="data.root")
-    names = sorted(each.name for each in root.iterdir() if each.is_dir())
+    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     starts = [name for name in names if name.lower().startswith(path.name.lower())]
     near = starts[0] if starts else nearest(path.name, names)
     if root.name == path.name:

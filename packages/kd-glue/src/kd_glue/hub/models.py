@@ -90,11 +90,12 @@ class TransformersHub(Hub):
         folder = model_folder(request.name, revision, "weights" if load else "structure", offline=request.offline)
         config = read_config(folder, request.name)
         check_count(labels, config.num_labels)
-        order = matched(request, config, labels) if request.weights else HeadMapping()
+        head = head_mapping(request, config, labels) if request.weights else HeadMapping()
         adapt(config, request, sizes, dropout)
         attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         with readable(request.name):
-            model: Any = loaded(folder, config, request, order, attention) if load else made(config, attention)
+            arguments = (folder, config, request, head, attention)
+            model: Any = from_weights(*arguments) if load else from_config(config, attention)
         if layers is not None:
             keep_layers(model, layers, request.name)
         expose(model, attn_implementation)
@@ -115,20 +116,20 @@ class TransformersHub(Hub):
 
         What neither the hub nor the cache knows is left out: reading it says why.
         """
-        found = {}
+        commits = {}
         for name, spec in models.items():
-            found[f"models.{name}.revision"] = commit_of(spec.hub, spec.extra.get("revision"))
-            given = spec.input.get("tokenizer")
-            found[f"models.{name}.input.revision"] = commit_of(given, spec.input.get("revision"))
-            if spec.hub is given is None and (commit := commit_of(data.tokenizer, None)):
-                found[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
-                found[f"models.{name}.input.revision"] = commit
+            commits[f"models.{name}.revision"] = commit_of(spec.hub, spec.extra.get("revision"))
+            tokenizer = spec.input.get("tokenizer")
+            commits[f"models.{name}.input.revision"] = commit_of(tokenizer, spec.input.get("revision"))
+            if spec.hub is tokenizer is None and (commit := commit_of(data.tokenizer, None)):
+                commits[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
+                commits[f"models.{name}.input.revision"] = commit
         revision = data.options.get("revision")
         if data.root is None and "revision" in data.options and not COMMIT.fullmatch(revision or ""):
             from kd_glue.data.hub_data import resolve_data_revision
 
-            found["data.revision"] = resolve_data_revision(revision)
-        return [f"{key}={commit}" for key, commit in found.items() if commit is not None]
+            commits["data.revision"] = resolve_data_revision(revision)
+        return [f"{key}={commit}" for key, commit in commits.items() if commit is not None]
 
     def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
         """Write the config and the tokenizer beside a student's weights: transformers loads that folder as it is."""
@@ -162,7 +163,7 @@ def read_config(folder: Path, name: str) -> Any:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What transformers raises inside about a model, as a KDError."""
+    """Raise what transformers raises about a model as a KDError."""
     try:
         yield
     except (KDError, NotImplementedError):  # the latter: a check then tries with values
@@ -175,21 +176,21 @@ def readable(name: str) -> Iterator[None]:
 
 
 class HeadMapping:
-    """What becomes of a trained classifier: its ``rows`` in another order, or all of it ``anew``."""
+    """How a classifier's rows map to the data's classes: ``rows`` in another order, or all of them random again."""
 
-    def __init__(self, rows: list[int] | None = None, *, anew: bool = False) -> None:
-        self.rows, self.anew = rows, anew
+    def __init__(self, rows: list[int] | None = None, *, reinitialize: bool = False) -> None:
+        self.rows, self.reinitialize = rows, reinitialize
 
 
-def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> HeadMapping:
+def head_mapping(request: HubModelRequest, config: Any, labels: list[str] | None) -> HeadMapping:
     """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
-    theirs, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
-    if classes is None or theirs is None:
+    model_classes, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
+    if classes is None or model_classes is None:
         return HeadMapping()
-    rows = order_of(theirs, classes)
+    rows = order_of(model_classes, classes)
     if rows is None and (labels is not None or not request.new_head):
-        raise label_mismatch_error(request.name, theirs, classes)
-    return HeadMapping(rows, anew=rows is None)
+        raise label_mismatch_error(request.name, model_classes, classes)
+    return HeadMapping(rows, reinitialize=rows is None)
 
 
 # -- the architecture
@@ -197,12 +198,12 @@ def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> 
 
 def check_sizes(request: HubModelRequest, sizes: Mapping[str, int | None]) -> None:
     """KDError for sizes that trained weights cannot have."""
-    given = [key for key, value in sizes.items() if value is not None]
-    if request.weights and given:
+    keys = [key for key, value in sizes.items() if value is not None]
+    if request.weights and keys:
         raise KDError(
             f"the weights of {request.name} have the sizes they were trained with",
             hint="`weights: null` has random ones; `layers: [0, 2, ...]` keeps layers with their weights",
-            path=given[0],
+            path=keys[0],
         )
 
 
@@ -218,7 +219,7 @@ def adapt(config: Any, request: HubModelRequest, sizes: Mapping[str, int | None]
                 setattr(config, key, dropout)
     if info.classes is not None:
         config.id2label = dict(enumerate(info.classes))
-        config.label2id = {each: index for index, each in enumerate(info.classes)}
+        config.label2id = {name: index for index, name in enumerate(info.classes)}
     elif "num_classes" in info.model_parameters:
         config.num_labels = info.model_parameters["num_classes"]
     if info.problem_type is not None:
@@ -230,7 +231,7 @@ def adapt(config: Any, request: HubModelRequest, sizes: Mapping[str, int | None]
 
 def set_size(config: Any, key: str, value: int, name: str) -> None:
     """Set a size by its common name; KDError where an architecture has none such."""
-    names = [each for each in (key, *WIDTHS.get(key, ())) if hasattr(config, each)]
+    names = [attribute for attribute in (key, *WIDTHS.get(key, ())) if hasattr(config, attribute)]
     if not names:
         raise KDError(f"{name} ({config.model_type}) has no such size", path=key)
     try:
@@ -252,7 +253,7 @@ def run_without_values(model: nn.Module) -> None:
 
     It looks at no mask that says for each pair of tokens whether one sees the other.
     """
-    makes_mask = any(re.fullmatch("create_.*_mask", each) for each in vars(sys.modules[type(model).__module__]))
+    makes_mask = any(re.fullmatch("create_.*_mask", name) for name in vars(sys.modules[type(model).__module__]))
 
     def spread(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         mask = kwargs.get("attention_mask")
@@ -268,7 +269,7 @@ def run_without_values(model: nn.Module) -> None:
 # -- weights
 
 
-def made(config: Any, attention: Mapping[str, str]) -> nn.Module:
+def from_config(config: Any, attention: Mapping[str, str]) -> nn.Module:
     """A model with random weights, or with none on the meta device."""
     from transformers import AutoModelForSequenceClassification
 
@@ -276,14 +277,14 @@ def made(config: Any, attention: Mapping[str, str]) -> nn.Module:
     return model
 
 
-def loaded(
-    folder: Path, config: Any, request: HubModelRequest, order: HeadMapping, attention: Mapping[str, str]
+def from_weights(
+    folder: Path, config: Any, request: HubModelRequest, head: HeadMapping, attention: Mapping[str, str]
 ) -> nn.Module:
     """A model with its weights; KDError where some are missing or left over."""
     from transformers import AutoModelForSequenceClassification
 
     with quiet():
-        model, told = AutoModelForSequenceClassification.from_pretrained(
+        model, loading_info = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -294,23 +295,28 @@ def loaded(
             output_loading_info=True,
             **attention,
         )
-    trained = check_loaded(model, told, request)
-    if trained and (order.anew or order.rows is not None):
+    trained = check_loaded(model, loading_info, request)
+    if trained and (head.reinitialize or head.rows is not None):
         layer = classifier_of(model, config.num_labels)
-        if order.rows is not None:
-            permute(layer, order.rows)
+        if head.rows is not None:
+            permute(layer, head.rows)
         else:
             reinitialize(layer, getattr(config, "initializer_range", 0.02))
     return model
 
 
-def check_loaded(model: nn.Module, told: Mapping[str, Any], request: HubModelRequest) -> bool:
+def check_loaded(model: nn.Module, loading_info: Mapping[str, Any], request: HubModelRequest) -> bool:
     """Whether the classifier is a trained one; KDError where anything else has no weights, or weights fit nothing."""
-    other = {key: f"has shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in told["mismatched_keys"]}
-    wrong = {**dict.fromkeys(told["missing_keys"], "is missing"), **other}
+    other = {
+        key: f"has shape {tuple(saved)}, not {tuple(expected)}"
+        for key, saved, expected in loading_info["mismatched_keys"]
+    }
+    wrong = {**dict.fromkeys(loading_info["missing_keys"], "is missing"), **other}
     classifies = [key for key in wrong if not in_base(model, key) or ".pooler." in key]
-    lines = [f"{key} {what}" for key, what in sorted(wrong.items()) if key not in classifies or not request.new_head]
-    lines += [f"{key} is not in the model" for key in sorted(told["unexpected_keys"]) if not harmless(key)]
+    lines = [
+        f"{key} {reason}" for key, reason in sorted(wrong.items()) if key not in classifies or not request.new_head
+    ]
+    lines += [f"{key} is not in the model" for key in sorted(loading_info["unexpected_keys"]) if not harmless(key)]
     if lines:
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
         hint = "`new_head: true` begins with a random classifier" if len(classifies) == len(lines) else None
@@ -326,17 +332,17 @@ def harmless(key: str) -> bool:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' bar, and without its report of weights, which :func:`check_loaded` judges."""
-    from transformers.utils import logging as told
+    from transformers.utils import logging as transformers_logging
 
-    logger, bar = logging.getLogger("transformers.modeling_utils"), told.is_progress_bar_enabled()
+    logger, bar = logging.getLogger("transformers.modeling_utils"), transformers_logging.is_progress_bar_enabled()
     logger.addFilter(is_error)  # a higher level would have it tell of other things
-    told.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logger.removeFilter(is_error)
         if bar:
-            told.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def is_error(record: logging.LogRecord) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_core.task import Metrics
+from kd_core.task import Metrics, logits_of
 from kd_glue.data.tasks import TASKS
 from kd_glue.metrics.measures import Array, measured, mse
 
@@ -69,9 +69,9 @@ class GlueMetrics(Metrics):
             torch.cat(column).cpu().to(torch.float64 if column[0].is_floating_point() else torch.int64).numpy()
             for column in zip(*self._seen, strict=True)
         )
-        known = (np.isfinite(target) & (target != -100)).reshape(len(target), -1).all(1)
+        labelled = (np.isfinite(target) & (target != -100)).reshape(len(target), -1).all(1)
         order = np.argsort(index, kind="stable")
-        order = order[known[order]]
+        order = order[labelled[order]]
         return self._figures(logits[order], target[order], group[order])
 
     def _figures(self, logits: Array, target: Array, group: Array) -> dict[str, float]:
@@ -79,12 +79,12 @@ class GlueMetrics(Metrics):
         predictions = self._predictions(logits)
         target = target[:, 0] if self.problem == REGRESSION else target
         matched = group != MISMATCHED
-        found = measured(self.names, target[matched], predictions[matched])
-        found["score"] = float(np.mean(list(found.values())))
+        metrics = measured(self.names, target[matched], predictions[matched])
+        metrics["score"] = float(np.mean(list(metrics.values())))
         if not matched.all():
-            found["accuracy_mm"] = measured(["accuracy"], target[~matched], predictions[~matched])["accuracy"]
+            metrics["accuracy_mm"] = measured(["accuracy"], target[~matched], predictions[~matched])["accuracy"]
         loss = self._loss(logits, target) if len(target) else float("nan")
-        return {**found, **({"mse": loss} if self.extra else {}), "loss": loss}
+        return {**metrics, **({"mse": loss} if self.extra else {}), "loss": loss}
 
     def _predictions(self, logits: Array) -> Array:
         """Classes (N,), decisions (N, C) or numbers (N,)."""
@@ -100,15 +100,5 @@ class GlueMetrics(Metrics):
                 return mse(target, logits[:, 0])
             if self.problem == MULTI:
                 return float(np.mean(np.logaddexp(0, logits) - logits * target))
-            own = np.take_along_axis(logits, target[:, None], 1)[:, 0]
-            return float(np.mean(logsumexp(logits, axis=1) - own))
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output: the output, or what it calls ``logits``."""
-    if isinstance(output, dict) and "logits" in output:
-        output = output["logits"]
-    output = getattr(output, "logits", output)
-    if not isinstance(output, torch.Tensor):
-        raise KDError(f"texts are scored on a tensor of logits, the model returned {type(output).__name__}")
-    return output
+            target_logits = np.take_along_axis(logits, target[:, None], 1)[:, 0]
+            return float(np.mean(logsumexp(logits, axis=1) - target_logits))

@@ -1,4 +1,4 @@
-"""What a student says of every text of a split."""
+"""Predictions of a student for every text of a split."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from kd_core.errors import KDError, did_you_mean
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.runs.progress import Reporter
+from kd_core.task import logits_of
 from kd_glue.data.splits import TextSplit
-from kd_glue.metrics.accumulate import MULTI, REGRESSION, logits_of
-from kd_glue.task import TextClassification, unlabelled
+from kd_glue.metrics.accumulate import MULTI, REGRESSION
+from kd_glue.task import TextClassification, unlabelled_splits
 
 LABELLED = ("train", "val", "test")
 DIGITS = 6
@@ -32,7 +33,7 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a student says of N texts, in the order of the data.
+    """A student's predictions for N texts, in the order of the data.
 
     ``index`` (N,) are their rows in the data set, ``logits`` (N, C) float64 the student's outputs, for a regression
     (N, 1) the numbers themselves. ``classes`` are C names.
@@ -86,21 +87,20 @@ def rounded(number: float) -> float:
 
 
 def predict(target: str | Path, *, split: str | None = None, out: Path | None = None, **options: Any) -> Predictions:
-    """What a run's student, or a config's with weights, says of a split, written to ``out`` where that is given.
+    """Predict a split with a run's student, or a config's with weights, and write the rows to ``out`` if given.
 
     ``split`` is ``train``, ``val`` or ``test``, or what a split without labels is called (MNLI's ``test_matched``);
     None is the one without labels, else ``test``. ``options`` are those of :func:`kd_core.evaluation.load_student`.
-    KDError
-    where there is no such split, or where ``out`` is neither .tsv nor .jsonl.
+    KDError where there is no such split, or where ``out`` is neither .tsv nor .jsonl.
     """
     if out is not None:
         writable(out, tuple(FORMATS))
     with load_student(target, **options) as student:
-        name, texts, info = chosen(student, split)
-        found = answers(student, student.build(info), name, texts, info)
+        name, texts, info = select_split(student, split)
+        predictions = predict_split(student, student.build(info), name, texts, info)
     if out is not None:
-        write_text(out, FORMATS[out.suffix](found))
-    return found
+        write_text(out, FORMATS[out.suffix](predictions))
+    return predictions
 
 
 def writable(out: Path, suffixes: tuple[str, ...]) -> None:
@@ -119,10 +119,10 @@ def text_task(student: LoadedStudent) -> TextClassification:
     return task
 
 
-def chosen(student: LoadedStudent, name: str | None) -> tuple[str, TextSplit, DatasetInfo]:
+def select_split(student: LoadedStudent, name: str | None) -> tuple[str, TextSplit, DatasetInfo]:
     """A split by name. Labelled data are read only where they are asked for, or needed to know the classes."""
     task, plan = text_task(student), student.plan
-    hidden = {} if name in ("train", "val") else unlabelled(plan.data, {STUDENT: plan.inputs[STUDENT]})
+    hidden = {} if name in ("train", "val") else unlabelled_splits(plan.data, {STUDENT: plan.inputs[STUDENT]})
     if name is None:
         if len(hidden) > 1:
             raise KDError(f"there are {len(hidden)} splits without labels", hint=f"--split {' or '.join(hidden)}")
@@ -134,13 +134,15 @@ def chosen(student: LoadedStudent, name: str | None) -> tuple[str, TextSplit, Da
     if name in hidden and info.num_classes is not None:
         return name, hidden[name], info
     _, splits = student.read()
-    there = {each: split for each in LABELLED if (split := getattr(splits, each)) is not None} | hidden
+    there = {
+        split_name: split for split_name in LABELLED if (split := getattr(splits, split_name)) is not None
+    } | hidden
     if name not in there:
         raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return name, there[name], splits.info
 
 
-def answers(
+def predict_split(
     student: LoadedStudent, built: tuple[nn.Module, Runtime], name: str, texts: TextSplit, info: DatasetInfo
 ) -> Predictions:
     """Run a student, as it was ``built``, on a split; KDError where its outputs are not those of the problem."""
