@@ -81,7 +81,7 @@ def heading(name: str) -> str | None:
 
 
 def block(target: str) -> str:
-    """What stands between a pair of markers: the keys of a schema, or all items of a registry."""
+    """The text between a pair of markers: the keys of a schema, or all items of a registry."""
     module, _, name = target.partition(":")
     item = getattr(importlib.import_module(module), name)
     if item is LOSSES:

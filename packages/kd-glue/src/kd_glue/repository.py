@@ -16,7 +16,7 @@ from typing import Any, Literal
 from kd_core.errors import KDError, Unverified
 
 Kind = Literal["structure", "weights", "tokenizer"]
-"""What is read of a model: ``structure`` is its config alone."""
+"""Files that are read of a model: ``structure`` is its config alone."""
 CONFIG = "config.json"
 COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -190,5 +190,5 @@ def _unreachable(name: str, error: Exception) -> KDError:
 
 
 def first_line(error: BaseException | Any) -> str:
-    """What an error of a library says, without what it goes on to explain."""
+    """The first line of a library's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -45,7 +45,7 @@ class TextClassification(Task):
     Input = InputSpec
 
     def info(self, data: DataSpec) -> TextInfo:
-        """What the task's name, or the config, tells of the classes."""
+        """The classes, as far as the task's name or the config tells them."""
         classes = data.class_names
         width = num_classes(data, classes)
         return TextInfo.of(width, classes=classes, problem_type=data.kind, task=data.name)

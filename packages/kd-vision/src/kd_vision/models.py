@@ -20,7 +20,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": True, "transform_input": True},
     "vit_h_14": {"image_size": 518},
 }
-"""What torchvision's builders do only when they load weights themselves: inputs scaled again, a larger image."""
+"""Arguments that torchvision's builders set only when they load weights themselves: rescaled inputs, a larger image."""
 
 
 @checked

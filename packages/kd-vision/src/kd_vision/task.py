@@ -42,7 +42,7 @@ class ImageClassification(Task):
     Input = InputSpec
 
     def info(self, data: DataSpec) -> ImageInfo:
-        """What the data set's name and the config tell."""
+        """The facts that the data set's name and the config tell."""
         source = source_of(data)
         num_classes = len(data.classes) if data.classes else data.num_classes or source.num_classes
         size = size_of_images(data, source)
@@ -99,7 +99,7 @@ class ImageClassification(Task):
 
 
 def size_of_images(data: DataSpec, source: ImageSource) -> tuple[int, int] | None:
-    """What images are resized and cropped to when they are read, None where they are taken as they are."""
+    """(height, width) that images are resized and cropped to when they are read; None where they keep their size."""
     size = data.size or source.size
     return None if size is None else pixels(size)
 

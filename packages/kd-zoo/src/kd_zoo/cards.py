@@ -178,7 +178,7 @@ def parameters(card: WeightCard) -> int | None:
 
 
 def weights_path(card: WeightCard) -> Path:
-    """Where the weights of a card lie, or would: PyTorch's hub cache."""
+    """The path of a card's weights in PyTorch's hub cache, downloaded or not."""
     return place(card.url)
 
 

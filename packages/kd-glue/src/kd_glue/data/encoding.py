@@ -56,7 +56,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What one tokenizer makes of some texts, and how it pads: of all that ``tokens`` holds, or those at ``chosen``."""
+    """Texts as one tokenizer encodes and pads them: all that ``tokens`` holds, or those at ``chosen``."""
 
     tokens: Tokens
     max_length: int
@@ -198,7 +198,7 @@ def _chunks(
 
 
 def cache_folder(cache: str | None) -> Path:
-    """Where encodings are kept: below the cache of the datasets library unless the config says otherwise."""
+    """The folder of cached encodings: below the cache of the datasets library unless the config says otherwise."""
     if cache is not None:
         return Path(cache).expanduser()
     from huggingface_hub.constants import HF_HOME

@@ -20,7 +20,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class GlueReader(Protocol):
-    """Where a task of GLUE is read from; a split is None where there is none."""
+    """A reader of one task of GLUE; a split that does not exist is None."""
 
     def train(self) -> Texts | None: ...
 
@@ -53,7 +53,7 @@ def unlabelled_glue(
 
 
 def reader_of(task: GlueTask, root: Path | None, folder: str | None, revision: str | None) -> GlueReader:
-    """Where the task is read from."""
+    """The reader of a task: its folder below ``root``, or the hub without one."""
     return hub_data(task, revision) if root is None else glue_folder(task, root, folder)
 
 

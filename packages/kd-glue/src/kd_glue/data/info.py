@@ -1,4 +1,4 @@
-"""What is known of a data set of labelled texts."""
+"""Facts about a data set of labelled texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASS_VALUES = {
     "num_samples": "the rows of the training data, among which batch.index counts",
     "targets": "the class of each of those rows; -100 where it has none, -1 where it does not train",
 }
-"""What ``!run NAME`` can stand for."""
+"""Values of ``!run NAME``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Named data sets: what is known of each beforehand, and how it is read."""
+"""Named data sets: facts about each that need no reading, and the function that reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a config may say under ``data:`` and under a model's ``input:``."""
+"""Schemas of a config's ``data:`` and of a model's ``input:``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DataSpec(BaseDataSpec):
 
 
 class InputSpec(StrictModel):
-    """What one model takes. What is left out is the data's own.
+    """The tokens of one model's inputs. Keys that are left out have the values of the data.
 
     ``tokenizer`` is an id on the hub, of which ``revision`` is a version, or a folder.
     """

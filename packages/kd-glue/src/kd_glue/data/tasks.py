@@ -1,4 +1,4 @@
-"""What the nine tasks of GLUE are, and the diagnostic set AX: texts, labels, metrics, files.
+"""The nine tasks of GLUE and the diagnostic set AX: texts, labels, metrics, files.
 
 Wang et al., ICLR 2019 (arXiv 1804.07461). Labels stand in the order of the hub's data set ``nyu-mll/glue``.
 """

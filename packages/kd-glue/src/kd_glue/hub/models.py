@@ -55,7 +55,7 @@ OTHER_HEADS = (
     "decoder.",
     "head.",
 )
-"""What checkpoints of other objectives (masked words, next sentence, answers) hold beside the encoder."""
+"""Prefixes of weights that checkpoints of other objectives (masked words, answers) hold beside the encoder."""
 WIDTHS = {"intermediate_size": ("hidden_dim", "n_inner", "d_inner")}
 """Other names of a value in some architectures' configs, where transformers itself does not translate them."""
 

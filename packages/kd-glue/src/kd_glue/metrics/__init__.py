@@ -1,4 +1,4 @@
-"""What predictions of texts' classes and scores are worth: GLUE's metrics, and those of other data."""
+"""Metrics of predicted classes and scores of texts: GLUE's, and those of other data."""
 
 from kd_glue.metrics.accumulate import GlueMetrics
 from kd_glue.metrics.measures import MODULE

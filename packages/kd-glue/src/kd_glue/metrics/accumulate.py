@@ -21,7 +21,7 @@ OWN = {
     MULTI: ("f1_micro", "f1_macro", "exact_match"),
     REGRESSION: ("pearson", "spearmanr"),
 }
-"""What ``score`` is the mean of, for data that are no task of GLUE."""
+"""The metrics whose mean is ``score``, for data that are not a task of GLUE."""
 MISMATCHED = 1
 """In ``batch.group``: the sample is of MNLI's mismatched set."""
 

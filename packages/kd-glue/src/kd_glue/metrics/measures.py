@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 MODULE = str(Path(__file__).with_name("glue.py"))
-"""What ``evaluate.load(MODULE, "mrpc")`` loads, without the hub."""
+"""Path for ``evaluate.load(MODULE, "mrpc")``, which needs no hub."""
 
 
 def accuracy(targets: Array, predictions: Array) -> float:

@@ -82,7 +82,7 @@ FORMATS = {".tsv": Predictions.tsv, ".jsonl": Predictions.jsonl}
 
 
 def rounded(number: float) -> float:
-    """With as many digits as are written."""
+    """A number with as many digits as are written."""
     return float(f"{number:.{DIGITS}g}")
 
 

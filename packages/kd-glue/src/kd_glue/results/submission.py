@@ -161,7 +161,7 @@ def test_sets(task: str, student: LoadedStudent) -> dict[str, TextSplit]:
 
 
 def predicted(student: LoadedStudent, texts: Mapping[str, TextSplit]) -> dict[str, list[str]]:
-    """What stands in each file, predicted by one student."""
+    """The rows of each file, predicted by one student."""
     info = text_task(student).info(student.plan.data)
     built = student.build(info)
     sheets = {name: SHEETS[name] for name in texts}

@@ -34,7 +34,7 @@ class Folders(StrictModel):
 
 
 ClassNames = Annotated[list[str], Field(min_length=2)]
-"""What the values 0, 1, ... in masks stand for."""
+"""Names of the classes, in the order of the values 0, 1, ... in masks."""
 Void = NonNegativeInt | Annotated[list[NonNegativeInt], Field(max_length=1024)]
 """The values in masks that stand for no class."""
 

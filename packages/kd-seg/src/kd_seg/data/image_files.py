@@ -55,7 +55,7 @@ def read_values(path: Path) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Values:
-    """What the values in masks stand for: ``classes`` maps each to its class or :data:`VOID`; all others are wrong."""
+    """A table from the values in masks to classes or :data:`VOID`; a value that is not in it is an error."""
 
     table: NDArray[np.int16]
     """(N,): the class of each value, :data:`UNKNOWN` for one that has none."""

@@ -1,4 +1,4 @@
-"""What is known of a data set of images with masks."""
+"""Facts about a data set of images with masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd_core.data.batch import DatasetInfo
 CLASS_VALUES = {
     "num_classes": "the number of classes of the data",
 }
-"""What ``!run NAME`` can stand for."""
+"""Values of ``!run NAME``."""
 
 
 @dataclass(frozen=True)

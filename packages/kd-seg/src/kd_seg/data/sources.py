@@ -1,4 +1,4 @@
-"""Named data sets: what is known of each beforehand, and how it is read."""
+"""Named data sets: facts about each that need no reading, and the function that reads it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pairs(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
-        """What messages and pictures call an image: ``2007_000033``."""
+        """The name of an image in messages and pictures: ``2007_000033``."""
         ...
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
@@ -84,7 +84,7 @@ class PairSubset:
         return None
 
     def name(self, position: int) -> str:
-        """What messages and pictures call the image at a position."""
+        """The name, in messages and pictures, of the image at a position."""
         return self.pairs.name(int(self.rows[position]))
 
     def read(self, position: int) -> tuple[Image, NDArray[np.int16]]:

@@ -1,4 +1,4 @@
-"""What a config may say under ``data:`` and under a model's ``input:``."""
+"""Schemas of a config's ``data:`` and of a model's ``input:``."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class DataSpec(ImageDataSpec):
 
 
 class InputSpec(StrictModel):
-    """What one model takes: ``mean`` and ``std`` normalise channels in [0, 1]. What is left out is the data's own."""
+    """Normalisation of one model's images. Keys that are left out have the values of the data."""
 
     mean: Means | None = None
     """Means of the channels, in [0, 1], that are subtracted from an image."""

@@ -42,7 +42,7 @@ class SegSplit(Split):
         return len(self.part)
 
     def name(self, row: int) -> str:
-        """What an image is called that has the number ``row`` in :attr:`Batch.index`."""
+        """The name of the image that has the number ``row`` in :attr:`Batch.index`."""
         return self.part.pairs.name(row)
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:

@@ -83,7 +83,7 @@ class Crop:
         return pixels, labels
 
     def _window(self, image: Image, draws: CounterRNG | None) -> tuple[tuple[int, int], tuple[int, int], bool]:
-        """What size the image is scaled to, where in it, after flipping, the window begins, and whether it is flipped.
+        """The size that the image is scaled to, the window's top left corner after flipping, and whether it is flipped.
 
         Four draws each, whatever this crop's values are, so that none of them moves what another decides.
         """

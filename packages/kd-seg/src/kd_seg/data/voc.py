@@ -12,7 +12,7 @@ from kd_seg.data.sources import SOURCES, VOC_CLASSES, MaskSource, PairSubset
 URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 LISTS = Path("ImageSets") / "Segmentation"
 PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012")
-"""Where VOC 2012 lies below ``data.root``."""
+"""Folders below ``data.root`` in which VOC 2012 is looked for."""
 VOC = identity_values(len(VOC_CLASSES), 255)
 
 

@@ -188,7 +188,7 @@ def legend(seen: Collection[int], classes: Sequence[str]) -> list[tuple[str, Pix
 
 
 def flow(names: Sequence[str], across: int) -> Iterator[tuple[int, int]]:
-    """Where each entry of a legend begins: pixels from the left, and its line."""
+    """The pixels from the left, and the line, at which each entry of a legend begins."""
     left = line = 0
     for name in names:
         width = TEXT + 12 + min(length(name, TEXT), across - TEXT - 12)

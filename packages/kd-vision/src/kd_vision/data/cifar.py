@@ -26,7 +26,7 @@ _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """Where one of the two keeps what: the archive, its folder, the files in it and their keys."""
+    """The archive of one of the two data sets, its folder, the files in it and their keys."""
 
     url: str
     sha256: str

@@ -68,7 +68,7 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
     size: tuple[int, int] | None
 
     def transforms(self, augment: bool) -> list[Transform]:
-        """What happens to one image."""
+        """The transforms of one image, in their order."""
         return training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
 
     def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> tuple[Tensor, int]:
@@ -121,7 +121,7 @@ def seeded(number: int) -> Iterator[None]:
 
 
 def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None) -> list[Transform]:
-    """What happens to one training image; without anything of the kind asked for, what happens in evaluation."""
+    """The transforms of one training image; those of evaluation unless the config asks for others."""
     if augmentation.transforms:
         return list(augmentation.transforms)
     if not augmentation.per_image:

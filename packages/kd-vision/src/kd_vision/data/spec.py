@@ -1,4 +1,4 @@
-"""What a config may say under ``data:`` and under a model's ``input:``."""
+"""Schemas of a config's ``data:`` and of a model's ``input:``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DataSpec(ImageDataSpec):
 
 
 class InputSpec(StrictModel):
-    """What one model takes. What is left out is the data's own.
+    """The format of one model's inputs. Keys that are left out have the values of the data.
 
     ``mean`` and ``std`` normalise channels in [0, 1]; ``size`` is pixels, or [height, width]; ``channels`` is 1 or 3.
     """

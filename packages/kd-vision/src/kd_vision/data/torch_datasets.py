@@ -18,7 +18,7 @@ from kd_vision.data.sources import SOURCES, ImageSource
 
 NOT_DATASETS = (bool, int, float, str, dict)
 LABELS = ("targets", "labels", "_labels", "y")
-"""Where data sets commonly keep the labels of all samples."""
+"""Attributes in which data sets commonly keep the labels of all samples."""
 
 
 def check_datasets(dataset: dict[str, Any]) -> dict[str, Any]:
