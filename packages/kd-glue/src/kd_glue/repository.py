@@ -71,8 +71,8 @@ def local_folder(name: str) -> Path | None:
     try:
         try_to_load_from_cache(name, CONFIG)
     except HFValidationError:
-        what = "is a file, not a model's folder" if folder.exists() else "is neither a folder nor a name on the hub"
-        raise KDError(f"{name!r} {what}") from None
+        reason = "is a file, not a model's folder" if folder.exists() else "is neither a folder nor a name on the hub"
+        raise KDError(f"{name!r} {reason}") from None
     return None
 
 
@@ -98,7 +98,7 @@ def cached_folder(name: str, revision: str | None, kind: Kind) -> Path | None:
     folder = Path(config).parent
     names = [path.name for path in folder.iterdir()]
     if kind == "tokenizer":
-        return folder if any(fnmatch(each, pattern) for each in names for pattern in TOKENIZER) else None
+        return folder if any(fnmatch(file, pattern) for file in names for pattern in TOKENIZER) else None
     if kind == "weights":
         first = weight_file(names)
         if first is None or not {first, *shards(folder / first)} <= set(names):
@@ -108,7 +108,7 @@ def cached_folder(name: str, revision: str | None, kind: Kind) -> Path | None:
 
 def weight_file(names: Collection[str]) -> str | None:
     """The file of weights, or the index of them, among a model's files."""
-    return next((each for each in WEIGHTS if each in names), None)
+    return next((file for file in WEIGHTS if file in names), None)
 
 
 def shards(path: Path) -> list[str]:
@@ -141,7 +141,7 @@ def _listed(name: str, revision: str | None) -> list[str]:
         ) from error
     except Exception as error:  # without a connection, each version of the library raises something else
         raise ConnectionError(first_line(error)) from error
-    return [each.rfilename for each in info.siblings or ()]
+    return [sibling.rfilename for sibling in info.siblings or ()]
 
 
 def _downloaded(name: str, revision: str | None, files: list[str], kind: Kind) -> Path:
@@ -150,14 +150,14 @@ def _downloaded(name: str, revision: str | None, files: list[str], kind: Kind) -
         raise KDError(f"{url_of(name)} does not hold a model that transformers can read: there is no {CONFIG}")
     folder = Path(_download(name, CONFIG, revision)).parent  # by its name, so that the cache knows what that is
     if kind == "tokenizer":
-        wanted = [each for each in files if any(fnmatch(each, pattern) for pattern in TOKENIZER)]
+        selected = [listed for listed in files if any(fnmatch(listed, pattern) for pattern in TOKENIZER)]
     elif kind == "weights":
         if (first := weight_file(files)) is None:
             raise KDError(f"{url_of(name)} has no PyTorch weights: none of {', '.join(WEIGHTS)}")
-        wanted = [first, *shards(Path(_download(name, first, folder.name)))]
+        selected = [first, *shards(Path(_download(name, first, folder.name)))]
     else:
-        wanted = []
-    for file in wanted:
+        selected = []
+    for file in selected:
         _download(name, file, folder.name)
     return folder
 

@@ -130,9 +130,9 @@ def targets_of(texts: Texts) -> Tensor | None:
     """(rows,) the class of each row that is among ``texts``; None where rows have no single class."""
     if texts.target.ndim != 1:
         return None
-    found = torch.full((texts.rows,), ABSENT)
-    found[torch.from_numpy(texts.index)] = torch.from_numpy(texts.target)
-    return found
+    targets = torch.full((texts.rows,), ABSENT)
+    targets[torch.from_numpy(texts.index)] = torch.from_numpy(texts.target)
+    return targets
 
 
 def dummy_targets(info: TextInfo, index: Tensor) -> Tensor:
@@ -162,31 +162,31 @@ def encoded(
 
     ``whole``: the data set's other rows are encoded, too, for the splits that have them.
     """
-    made: dict[str, Encoding] = {}
+    encodings: dict[str, Encoding] = {}
     folder = cache_folder(data.cache)
     rows = np.arange(texts.rows) if whole else texts.index
     for encoder in encoders.values():
-        if encoder.hash not in made:
+        if encoder.hash not in encodings:
             encoding = encoder.encode(
                 texts.columns if whole else texts.chosen,
                 folder,
                 lambda row: f"data: row {int(rows[row]) + 1} of {name}",
             )
-            made[encoder.hash] = replace(encoding, chosen=texts.index) if whole else encoding
-    if len(made) == 1:
-        return TextSplit(texts, {SHARED: next(iter(made.values()))})
-    return TextSplit(texts, {model: made[encoder.hash] for model, encoder in encoders.items()})
+            encodings[encoder.hash] = replace(encoding, chosen=texts.index) if whole else encoding
+    if len(encodings) == 1:
+        return TextSplit(texts, {SHARED: next(iter(encodings.values()))})
+    return TextSplit(texts, {model: encodings[encoder.hash] for model, encoder in encoders.items()})
 
 
 def mostly_used(texts: Texts, splits: Collection[Texts]) -> bool:
     """Whether splits have at least half of the rows that ``texts`` are of: then these are worth encoding at once."""
-    return 2 * sum(len(each) for each in splits if each.columns is texts.columns) >= texts.rows
+    return 2 * sum(len(split) for split in splits if split.columns is texts.columns) >= texts.rows
 
 
 def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[str, Encoder]:
     """How texts are encoded for each model: by its own tokenizer, else by that of the data."""
     read: dict[tuple[str, str | None, int], Encoder] = {}
-    found = {}
+    encoders = {}
     for name, wants in (inputs or {SHARED: InputSpec()}).items():
         where = f"models.{name}.input" if name else "data"
         tokenizer, revision = wants.tokenizer or data.tokenizer, wants.revision if wants.tokenizer else None
@@ -201,15 +201,15 @@ def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[
                 read[key] = make_encoder(load_tokenizer(tokenizer, revision), length)
             except KDError as error:
                 raise error.at(where, "tokenizer") from error
-        found[name] = read[key]
-        if length > (most := found[name].tokenizer.model_max_length):
-            place = where if wants.max_length else "data"
+        encoders[name] = read[key]
+        if length > (most := encoders[name].tokenizer.model_max_length):
+            path = where if wants.max_length else "data"
             raise KDError(
                 f"{length} is more than the {most} tokens that {tokenizer} is made for",
                 hint=f"{where}.max_length: {most}",
-                path=f"{place}.max_length",
+                path=f"{path}.max_length",
             )
-    return found
+    return encoders
 
 
 # -- what a model takes
@@ -241,10 +241,10 @@ def check_fit(model: nn.Module, encoder: Encoder) -> None:
 def embeddings_of(model: nn.Module) -> int | None:
     """The tokens that a model embeds, None where it does not tell."""
     try:
-        found = getattr(model, "get_input_embeddings", lambda: None)()
+        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     except NotImplementedError:
         return None
-    return getattr(found, "num_embeddings", None)
+    return getattr(embeddings, "num_embeddings", None)
 
 
 def positions_of(model: nn.Module) -> int | None:

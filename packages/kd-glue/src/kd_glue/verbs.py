@@ -30,14 +30,14 @@ def predict(target: str, split: str | None, out: Path | None, as_json: bool, **o
     with quiet_stdout():
         from kd_glue.results.predict import predict
 
-        found = predict(target, split=split, out=out, **options)
+        predictions = predict(target, split=split, out=out, **options)
     if as_json:
-        facts = {"split": found.split, "samples": len(found)}
-        click.echo(json_text({**facts, **({"predictions": list(found.rows())} if out is None else {"out": out})}))
+        facts = {"split": predictions.split, "samples": len(predictions)}
+        click.echo(json_text({**facts, **({"predictions": list(predictions.rows())} if out is None else {"out": out})}))
     elif out is None:
-        click.echo(found.tsv(), nl=False)
+        click.echo(predictions.tsv(), nl=False)
     else:
-        click.echo(f"{'samples':<12} {len(found)} ({found.split})\n{out}")
+        click.echo(f"{'samples':<12} {len(predictions)} ({predictions.split})\n{out}")
 
 
 @click.command()
@@ -63,15 +63,15 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
                 name: {"rows": rows} for name, rows in verify_submission(verify).items()
             }
         else:
-            made = submit(runs, out=out, fill=fill, **options)
-            files = {name: {"rows": rows, "run": made.runs[name]} for name, rows in made.rows.items()}
-    place = verify or out
+            submission = submit(runs, out=out, fill=fill, **options)
+            files = {name: {"rows": rows, "run": submission.runs[name]} for name, rows in submission.rows.items()}
+    archive = verify or out
     if as_json:
-        click.echo(json_text({"out": place, "files": files}))
+        click.echo(json_text({"out": archive, "files": files}))
         return
     filled = "" if verify else "filled"
     rows = [[name, str(facts["rows"]), str(facts.get("run") or filled)] for name, facts in files.items()]
-    click.echo(table(("file", "rows", "from"), rows) + f"\n{place}")
+    click.echo(table(("file", "rows", "from"), rows) + f"\n{archive}")
 
 
 @click.command()
@@ -91,8 +91,8 @@ def with_upload(train: click.Command) -> click.Command:
     """The verb ``train`` with an option that uploads the student at the end; the run stays whatever the hub answers."""
 
     @click.pass_context
-    def trained(ctx: click.Context, /, push_to_hub: str | None, **given: Any) -> None:
-        result = ctx.invoke(train, **given)
+    def trained(ctx: click.Context, /, push_to_hub: str | None, **parameters: Any) -> None:
+        result = ctx.invoke(train, **parameters)
         if push_to_hub is not None and os.environ.get("RANK", "0") == "0":
             with quiet_stdout():
                 from kd_glue.hub.push import push

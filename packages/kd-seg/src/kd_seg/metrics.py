@@ -52,8 +52,8 @@ class SegmentationMetrics(Metrics):
         KDError where the output has another shape or other classes than the data.
         """
         for logits, target in pairs(output, batch.target, self.num_classes):
-            found = confusion(predicted(logits, target.shape[-2:]), target, logits.shape[1])
-            self._matrix = found if self._matrix is None else self._matrix.add_(found)
+            counts = confusion(predicted(logits, target.shape[-2:]), target, logits.shape[1])
+            self._matrix = counts if self._matrix is None else self._matrix.add_(counts)
 
     def reduce(self, processes: Reducer) -> None:
         """Make the counts those of all processes."""
@@ -92,37 +92,45 @@ def predicted(logits: Tensor, size: Sequence[int]) -> Tensor:
     # the classes of a pixel lie together up to three times as long as the maximum, which tells its place too.
     if logits.shape[1] > 256 or not logits.is_contiguous():
         return logits.max(1).indices
-    best, found = logits[:, 0].clone(), torch.zeros(logits[:, 0].shape, dtype=torch.uint8)
+    best, classes = logits[:, 0].clone(), torch.zeros(logits[:, 0].shape, dtype=torch.uint8)
     better = torch.empty(best.shape, dtype=torch.bool)
     number = better.view(torch.uint8)
-    for each in range(1, logits.shape[1]):
-        torch.gt(logits[:, each], best, out=better)
-        torch.maximum(found, number.mul_(each), out=found)
-        torch.maximum(best, logits[:, each], out=best)
-    return found
+    for channel in range(1, logits.shape[1]):
+        torch.gt(logits[:, channel], best, out=better)
+        torch.maximum(classes, number.mul_(channel), out=classes)
+        torch.maximum(best, logits[:, channel], out=best)
+    return classes
 
 
 def pairs(output: Any, target: Any, num_classes: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (B, C, h, w) with their targets (B, H, W): all at once, or image by image where they are lists."""
     logits = output.get("out", output) if isinstance(output, Mapping) else output
     if isinstance(logits, Tensor) and isinstance(target, Tensor):
-        each, truths = [logits], [target]
+        outputs, truths = [logits], [target]
     elif isinstance(logits, (list, tuple)) or isinstance(target, (list, tuple)):
-        each = [one[None] if isinstance(one, Tensor) else one for one in logits]
-        truths = [one[None] for one in target]
+        outputs = [image_logits[None] if isinstance(image_logits, Tensor) else image_logits for image_logits in logits]
+        truths = [image_logits[None] for image_logits in target]
     else:
-        each, truths = [logits], [target]
-    wanted = f"(B, {num_classes or 'classes'}, h, w)"
-    if len(each) != len(truths):
+        outputs, truths = [logits], [target]
+    expected = f"(B, {num_classes or 'classes'}, h, w)"
+    if len(outputs) != len(truths):
         raise KDError(
-            f"segmentation is scored on logits {wanted} of {len(truths)} images, the model returned {len(each)}"
+            f"segmentation is scored on logits {expected} of {len(truths)} images, the model returned {len(outputs)}"
         )
-    for one, truth in zip(each, truths, strict=True):
-        if not isinstance(one, Tensor):
-            raise KDError(f"segmentation is scored on logits {wanted}, the model returned {type(one).__name__}")
-        if one.ndim != 4 or len(one) != len(truth) or num_classes not in (None, one.shape[1]):
-            raise KDError(f"segmentation is scored on logits {wanted}, the model returned {tuple(one.shape)}")
-        yield one, truth
+    for image_logits, truth in zip(outputs, truths, strict=True):
+        if not isinstance(image_logits, Tensor):
+            raise KDError(
+                f"segmentation is scored on logits {expected}, the model returned {type(image_logits).__name__}"
+            )
+        if (
+            image_logits.ndim != 4
+            or len(image_logits) != len(truth)
+            or num_classes not in (None, image_logits.shape[1])
+        ):
+            raise KDError(
+                f"segmentation is scored on logits {expected}, the model returned {tuple(image_logits.shape)}"
+            )
+        yield image_logits, truth
 
 
 def iou_of(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -133,8 +141,8 @@ def iou_of(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def mean(values: NDArray[np.float64]) -> float:
     """The mean of those that are not NaN; NaN where there are none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    finite = values[~np.isnan(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -75,10 +75,10 @@ class SemanticSegmentation(Task):
         images: Images = batch.inputs[SHARED]
         source = source_of(data)
         looks = {name: normalization_of(spec, data, source) for name, spec in inputs.items()}
-        made = {look: normalised(images, look) for look in dict.fromkeys(looks.values())}
-        if len(made) == 1:
-            return replace(batch, inputs={SHARED: made.popitem()[1]})
-        return replace(batch, inputs={name: made[look] for name, look in looks.items()})
+        tensors = {look: normalised(images, look) for look in dict.fromkeys(looks.values())}
+        if len(tensors) == 1:
+            return replace(batch, inputs={SHARED: tensors.popitem()[1]})
+        return replace(batch, inputs={name: tensors[look] for name, look in looks.items()})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Noise of the size of a crop, the classes in turn along each row of pixels, void at the top."""
@@ -144,38 +144,38 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:
     ``out`` and other maps of as many channels (an auxiliary head's) are scaled to (h, w), bilinear.
     """
     try:
-        given = model(images)
+        output = model(images)
     except ValueError as error:
         if not str(error).startswith(ONE_VALUE):
             raise
         hint = "train with a batch_size of at least 2, and drop_last: true where one image is left over"
         raise KDError("a batch norm cannot train on a single value for a channel", hint=hint) from error
-    named = by_name(given, type(model).__name__)
+    named = by_name(output, type(model).__name__)
     out = named["out"]
     if not isinstance(out, Tensor) or out.ndim != 4:
-        what = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise KDError(f"{type(model).__name__} gives {what} for its logits; segmentation takes maps (B, C, h, w)")
+        kind = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise KDError(f"{type(model).__name__} gives {kind} for its logits; segmentation takes maps (B, C, h, w)")
     return {
-        name: F.interpolate(each, images.shape[-2:], mode="bilinear", align_corners=False)
-        if isinstance(each, Tensor)
-        and each.ndim == 4
-        and each.shape[1] == out.shape[1]
-        and each.shape[-2:] != images.shape[-2:]
-        else each
-        for name, each in named.items()
+        name: F.interpolate(value, images.shape[-2:], mode="bilinear", align_corners=False)
+        if isinstance(value, Tensor)
+        and value.ndim == 4
+        and value.shape[1] == out.shape[1]
+        and value.shape[-2:] != images.shape[-2:]
+        else value
+        for name, value in named.items()
     }
 
 
-def by_name(given: Any, model: str) -> dict[str, Any]:
+def by_name(output: Any, model: str) -> dict[str, Any]:
     """A model's output with its logits as ``out``; KDError where they are not to be found."""
-    if isinstance(given, Tensor):
-        return {"out": given}
-    if isinstance(given, Mapping):
-        named = {name: each for name, each in given.items() if each is not None}
+    if isinstance(output, Tensor):
+        return {"out": output}
+    if isinstance(output, Mapping):
+        named = {name: value for name, value in output.items() if value is not None}
         for key in ("out", "logits"):
             if key in named:
                 return {"out": named.pop(key), **named}
         raise KDError(f"{model} gives neither 'out' nor 'logits' but {', '.join(map(str, named)) or 'nothing'}")
-    if isinstance(logits := getattr(given, "logits", None), Tensor):
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
         return {"out": logits}
-    raise KDError(f"{model} returns a {type(given).__name__}: neither logits nor a mapping with 'out'")
+    raise KDError(f"{model} returns a {type(output).__name__}: neither logits nor a mapping with 'out'")

@@ -59,10 +59,10 @@ def predict(
         from kd_seg.results.predict import predict
 
         model = None if zoo is None else {"zoo": zoo}
-        for each in predict(target, images, out=out, model=model, task=tasks[0], **options):
-            done.append(facts_of(each))
+        for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
+            done.append(facts_of(image))
             if not as_json:
-                click.echo(line_of(each), file=stdout)
+                click.echo(line_of(image), file=stdout)
     if as_json:
         click.echo(json_text({"out": out, "images": done}))
 
@@ -95,21 +95,21 @@ def with_report(evaluate: click.Command) -> click.Command:
     """The verb ``eval`` with options that write what its figures come from."""
 
     @click.pass_context
-    def evaluated(ctx: click.Context, /, report: Path | None, worst: int | None, **given: Any) -> None:
+    def evaluated(ctx: click.Context, /, report: Path | None, worst: int | None, **parameters: Any) -> None:
         if report is None:
             if worst is not None:
                 raise click.UsageError("--worst is for --report")
-            ctx.invoke(evaluate, **given)
+            ctx.invoke(evaluate, **parameters)
             return
-        if given["target"] is None and given["name"] is None:
+        if parameters["target"] is None and parameters["name"] is None:
             raise click.UsageError("name a config or a run folder, or a published model with --zoo")
-        name, as_json = given.pop("name"), given.pop("as_json")
+        name, as_json = parameters.pop("name"), parameters.pop("as_json")
         with quiet_stdout():
             from kd_seg.results.report import WORST
             from kd_seg.results.report import report as write
 
             number, model = WORST if worst is None else worst, None if name is None else {"zoo": name}
-            result = write(given.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **given)
+            result = write(parameters.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **parameters)
         print_result(result, as_json)
         if not as_json:
             click.echo(str(report))

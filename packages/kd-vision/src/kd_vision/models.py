@@ -90,8 +90,8 @@ class TorchvisionZoo:
     def card(self, name: str, dataset: str | None) -> WeightCard | None:
         """The card of that name, whatever the data set: such weights often begin a training on other images."""
         arch, _, version = name.removeprefix(PREFIX).partition(".")
-        known = torchvision_models.list_models(module=torchvision_models)
-        return card_of(arch, version) if name.startswith(PREFIX) and arch in known else None
+        architectures = torchvision_models.list_models(module=torchvision_models)
+        return card_of(arch, version) if name.startswith(PREFIX) and arch in architectures else None
 
     def datasets(self, name: str) -> list[str]:
         """None beside the one that :meth:`card` finds."""

@@ -19,7 +19,9 @@ def rotations(batch: Batch) -> Batch:
 
     KDError where images are not square. What SSKD (Xu et al., ECCV 2020, arXiv 2006.07114) learns from.
     """
-    return views_of(batch, [map_tensors(lambda each, by=by: turned(each, by), batch.inputs) for by in range(QUARTERS)])
+    return views_of(
+        batch, [map_tensors(lambda images, by=by: turned(images, by), batch.inputs) for by in range(QUARTERS)]
+    )
 
 
 def turned(images: Tensor, quarters: int) -> Tensor:

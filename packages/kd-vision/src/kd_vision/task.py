@@ -78,10 +78,10 @@ class ImageClassification(Task):
         images: Tensor = batch.inputs[SHARED]
         source = source_of(data)
         views = {name: view_of(spec, data, source, images.shape) for name, spec in inputs.items()}
-        made = {view: view.of(images) for view in dict.fromkeys(views.values())}
-        if len(made) == 1:
-            return replace(batch, inputs={SHARED: made.popitem()[1]})
-        return replace(batch, inputs={name: made[view] for name, view in views.items()})
+        tensors = {view: view.of(images) for view in dict.fromkeys(views.values())}
+        if len(tensors) == 1:
+            return replace(batch, inputs={SHARED: tensors.popitem()[1]})
+        return replace(batch, inputs={name: tensors[view] for name, view in views.items()})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Noise, with classes in turn; KDError where only reading the data would tell the shape."""

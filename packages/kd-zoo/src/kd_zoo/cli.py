@@ -36,8 +36,8 @@ def list_cards(data: str | None, as_json: bool) -> None:
 
     cards = [card for card in CARDS if data in (None, card.dataset)]
     if not cards:
-        known = list(dict.fromkeys(card.dataset for card in CARDS))
-        raise KDError(f"no weights were published for {data!r}", hint=did_you_mean(str(data), known))
+        datasets = list(dict.fromkeys(card.dataset for card in CARDS))
+        raise KDError(f"no weights were published for {data!r}", hint=did_you_mean(str(data), datasets))
     if as_json:
         click.echo(json_text({"cards": [asdict(card) for card in cards]}))
         return
@@ -63,11 +63,11 @@ def info(name: str, data: str | None, as_json: bool) -> None:
     with quiet_stdout():
         from kd_zoo.cards import all_named
 
-        known = [_known(card) for card in all_named(name, data)]
+        entries = [_known(card) for card in all_named(name, data)]
     if as_json:
-        click.echo(json_text({"cards": known}))
+        click.echo(json_text({"cards": entries}))
         return
-    for number, facts in enumerate(known):
+    for number, facts in enumerate(entries):
         rows = [[key.replace("_", " "), _text(value)] for key, value in facts.items() if value not in (None, (), "")]
         click.echo("\n" * bool(number) + table((), rows))
 

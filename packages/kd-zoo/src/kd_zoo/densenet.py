@@ -56,13 +56,13 @@ class DenseLayer(nn.Module):
 @contextmanager
 def statistics_kept(norm: nn.BatchNorm2d) -> Iterator[None]:
     """Inside, running statistics change in copies only: the batch was counted when it was first seen."""
-    kept = dict(norm.named_buffers())
-    for name, value in kept.items():
+    buffers = dict(norm.named_buffers())
+    for name, value in buffers.items():
         setattr(norm, name, value.clone())
     try:
         yield
     finally:
-        for name, value in kept.items():
+        for name, value in buffers.items():
             setattr(norm, name, value)
 
 

@@ -92,7 +92,7 @@ class WireBinder:
     def parameters(
         self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, extra_keys: Sequence[str]
     ) -> None:
-        """Check values against the hyperparameters of a registered thing; ``known`` are the piece's other keys."""
+        """Check values against the hyperparameters of a registered thing; ``extra_keys`` are the piece's other keys."""
         takes = values_of(function)
         open_ended = any(is_open(parameter) for parameter in parameters(function))
         for key, value in values.items():

@@ -174,7 +174,7 @@ def wrap(
 ) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
     """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap.
 
-    Those whose outputs are ``known`` do not run.
+    Those that are ``skipped``, for their outputs are cached, do not run.
     """
     learning: dict[str, ForwardWrapper] = {}
     frozen: dict[str, Teacher] = {}

@@ -48,10 +48,10 @@ class Tokens:
 
     def checksum(self) -> int:
         """Of all three, to notice a damaged file."""
-        found = 0
+        total = 0
         for array in (self.offsets, self.ids, self.types):
-            found = found if array is None else zlib.crc32(np.ascontiguousarray(array).data, found)
-        return found
+            total = total if array is None else zlib.crc32(np.ascontiguousarray(array).data, total)
+        return total
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class Encoding:
         starts = self.tokens.offsets[rows][:, None]
         lengths = self.tokens.offsets[rows + 1][:, None] - starts
         width = min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, self.max_length)
-        place = np.arange(width)[None] - (width - lengths if self.left else 0)  # of a token in its text
-        mask = (place >= 0) & (place < lengths)
-        at = np.where(mask, starts + place, 0)
-        made = {"input_ids": np.where(mask, self.tokens.ids[at], self.pad_id), "attention_mask": mask}
+        positions = np.arange(width)[None] - (width - lengths if self.left else 0)  # of a token in its text
+        mask = (positions >= 0) & (positions < lengths)
+        at = np.where(mask, starts + positions, 0)
+        tensors = {"input_ids": np.where(mask, self.tokens.ids[at], self.pad_id), "attention_mask": mask}
         if self.tokens.types is not None:
-            made["token_type_ids"] = np.where(mask, self.tokens.types[at], self.pad_type)
-        return {name: torch.from_numpy(array.astype(np.int64)) for name, array in made.items()}
+            tensors["token_type_ids"] = np.where(mask, self.tokens.types[at], self.pad_type)
+        return {name: torch.from_numpy(array.astype(np.int64)) for name, array in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class Encoder:
     hash: str
     """Of everything that decides which tokens a text has."""
 
-    def encode(self, columns: Sequence[pa.LargeStringArray], folder: Path, place: Place) -> Encoding:
+    def encode(self, columns: Sequence[pa.LargeStringArray], folder: Path, locate: Place) -> Encoding:
         """The tokens of texts, or of pairs of texts, from their file in ``folder``, which is made if need be.
 
-        ``place`` says where a row was read. KDError where a text has no token, and where ``folder`` cannot be written.
+        ``locate`` says where a row was read. KDError where a text has no token, and where ``folder`` cannot be written.
         """
         rows = len(columns[0])
         if rows == 0:
@@ -109,11 +109,11 @@ class Encoder:
         path = folder / f"{hashed(self.hash, digest(columns))}.arrow"
         tokens = read(path, rows)
         if tokens is None:
-            made = tokenized(self.tokenizer, columns, self.max_length)
-            lengths = np.diff(made.offsets)
+            encoded = tokenized(self.tokenizer, columns, self.max_length)
+            lengths = np.diff(encoded.offsets)
             if not lengths.all():
-                raise KDError(f"{place(int(lengths.argmin()))}: the tokenizer produces no tokens for this text")
-            write(path, made)
+                raise KDError(f"{locate(int(lengths.argmin()))}: the tokenizer produces no tokens for this text")
+            write(path, encoded)
             tokens = read(path, rows)
             if tokens is None:
                 raise KDError(f"{path}: cannot be read back after it was written")
@@ -148,15 +148,15 @@ def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # what is missing or broken in such a folder can raise nearly anything
-        what = (str(error).strip().splitlines() or [""])[0]
-        raise KDError(f"cannot load the tokenizer of {name} ({type(error).__name__}: {what})") from error
+        first_line_of_error = (str(error).strip().splitlines() or [""])[0]
+        raise KDError(f"cannot load the tokenizer of {name} ({type(error).__name__}: {first_line_of_error})") from error
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that fills a batch: the end of a text where there is none for that, as for GPT-2."""
-    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(found, int):
-            return found
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
     raise KDError(f"the tokenizer of {tokenizer.name_or_path} has no token to pad with")
 
 
@@ -168,11 +168,11 @@ def types_of(tokenizer: PreTrainedTokenizerBase) -> bool:
 def tokenized(tokenizer: PreTrainedTokenizerBase, columns: Sequence[pa.LargeStringArray], max_length: int) -> Tokens:
     """The tokens of texts or pairs; where they are too many, the longer text of a pair is cut first."""
     types = types_of(tokenizer)
-    made = list(_chunks(tokenizer, columns, max_length, types))
-    lengths = np.concatenate([lengths for lengths, _, _ in made])
+    chunks = list(_chunks(tokenizer, columns, max_length, types))
+    lengths = np.concatenate([lengths for lengths, _, _ in chunks])
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    ids = np.concatenate([ids for _, ids, _ in made])
-    return Tokens(ids, np.concatenate([each for _, _, each in made]) if types else None, offsets)
+    ids = np.concatenate([ids for _, ids, _ in chunks])
+    return Tokens(ids, np.concatenate([chunk_types for _, _, chunk_types in chunks]) if types else None, offsets)
 
 
 def _chunks(
@@ -181,17 +181,17 @@ def _chunks(
     """Lengths, ids and types of a few thousand texts at a time."""
     for start in range(0, len(columns[0]), CHUNK):
         texts: list[Any] = [column.slice(start, CHUNK).to_pylist() for column in columns]
-        found = tokenizer(
+        encoded = tokenizer(
             *texts,
             truncation=True,
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=types,
         )
-        lengths = np.array([len(each) for each in found["input_ids"]], np.int64)
+        lengths = np.array([len(tokens) for tokens in encoded["input_ids"]], np.int64)
         total = int(lengths.sum())
-        ids = np.fromiter(chain.from_iterable(found["input_ids"]), np.int32, total)
-        kinds = found["token_type_ids"] if types else ()
+        ids = np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32, total)
+        kinds = encoded["token_type_ids"] if types else ()
         yield lengths, ids, np.fromiter(chain.from_iterable(kinds), np.int8, total if types else 0)
 
 

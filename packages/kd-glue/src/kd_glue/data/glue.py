@@ -41,8 +41,8 @@ def read_glue(
     if val is None:
         missing = (root or Path()) / (folder or task.folder)
         raise KDError(f"the dev set of {task.name} is missing from {missing}", path="root")
-    place = f"{REPOSITORY} ({task.name})" if root is None else str(root / (folder or task.folder))
-    return Parts(train, val, None, task.labels, {"train": place, "val": place})
+    location = f"{REPOSITORY} ({task.name})" if root is None else str(root / (folder or task.folder))
+    return Parts(train, val, None, task.labels, {"train": location, "val": location})
 
 
 def unlabelled_glue(

@@ -38,8 +38,8 @@ class HubData:
     def val(self) -> Texts | None:
         """The dev set, MNLI's two as one."""
         names = VAL.get(self.task.name, ("validation",))
-        found = [self._labelled(name) for name in names]
-        return None if not found else found[0] if len(found) == 1 else joined(*found)
+        splits = [self._labelled(name) for name in names]
+        return None if not splits else splits[0] if len(splits) == 1 else joined(*splits)
 
     def unlabelled(self) -> dict[str, Texts]:
         """The test sets, by name."""
@@ -76,7 +76,7 @@ class HubData:
         if name not in self.parts:
             raise KDError(f"{REPOSITORY} has no split {name!r} of {self.task.name}; it has {', '.join(self.parts)}")
         table = self.parts[name].with_format("arrow")[:]
-        missing = [each for each in (*self.task.texts, "label") if each not in table.column_names]
+        missing = [column for column in (*self.task.texts, "label") if column not in table.column_names]
         if missing:
             raise KDError(f"{self._of(name)} has no column {missing[0]!r}")
         return table
@@ -101,12 +101,12 @@ def hub_data(task: GlueTask, revision: str | None) -> HubData:
     except DatasetNotFoundError as error:
         raise KDError(f"{first_line(error)}", hint=FOLDER_HINT, path="data") from error
     except Exception as error:  # without a connection, each version of the libraries raises something else
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise KDError(f"cannot load {REPOSITORY} from the hub ({what})", hint=FOLDER_HINT, path="data") from error
+        message = f"{type(error).__name__}: {first_line(error)}"
+        raise KDError(f"cannot load {REPOSITORY} from the hub ({message})", hint=FOLDER_HINT, path="data") from error
     commit = cached_commit(parts)
     if revision is not None and COMMIT.fullmatch(revision) and commit not in (None, revision):
-        what = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
-        raise KDError(f"{what}", path="data.revision")
+        message = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
+        raise KDError(f"{message}", path="data.revision")
     return HubData(task, parts)
 
 

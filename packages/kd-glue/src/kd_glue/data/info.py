@@ -25,9 +25,9 @@ class TextInfo(DatasetInfo):
     """The task of GLUE, None for other data."""
 
     @classmethod
-    def of(cls, num_classes: int | None, *, samples: int | None = None, targets: Any = None, **known: Any) -> TextInfo:
+    def of(cls, num_classes: int | None, *, samples: int | None = None, targets: Any = None, **fields: Any) -> TextInfo:
         """The information with what follows from it; None where only reading would tell."""
         values = {"num_classes": num_classes, "num_samples": samples, "targets": targets}
         told: Mapping[str, Any] = {name: value for name, value in values.items() if value is not None}
         parameters = {} if num_classes is None else {"num_classes": num_classes}
-        return cls(num_classes=num_classes, model_parameters=parameters, run_values=told, **known)
+        return cls(num_classes=num_classes, model_parameters=parameters, run_values=told, **fields)

@@ -55,8 +55,8 @@ def read_tables(
     classes, train, val = classes_of(label, labels), None, None
     paths = {split: path_of(root, name) for split, name in files if name is not None}
     if "train" in paths:
-        found = read_texts(paths["train"], columns, classes)
-        train, classes = found.texts, found.classes
+        train_texts = read_texts(paths["train"], columns, classes)
+        train, classes = train_texts.texts, train_texts.classes
     if columns.kind != "regression":
         if classes is None:
             raise KDError("without training rows the names of the classes must be given", path="labels")

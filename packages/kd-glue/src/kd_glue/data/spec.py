@@ -83,6 +83,6 @@ def read_unlabelled(data: DataSpec, seed: int = 0) -> dict[str, Texts]:
         return {}
     root = None if data.root is None else Path(data.root).expanduser()
     with error_path("data"):
-        found = read(root=root, **data.options)
+        splits = read(root=root, **data.options)
     count, seed = data.limits.test, data.seed_or(seed)
-    return {name: limited(texts, count, seed=seed, purpose="limit.test") for name, texts in found.items()}
+    return {name: limited(texts, count, seed=seed, purpose="limit.test") for name, texts in splits.items()}

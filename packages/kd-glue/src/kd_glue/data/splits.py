@@ -56,12 +56,12 @@ class TextSplit(Split):
 
     def _batch(self, positions: NDArray[np.int64]) -> Batch:
         different = {id(encoding): encoding for encoding in self.encodings.values()}
-        made = {key: encoding.batch(positions) for key, encoding in different.items()}
-        inputs = {name: made[id(encoding)] for name, encoding in self.encodings.items()}
+        encoded = {key: encoding.batch(positions) for key, encoding in different.items()}
+        inputs = {name: encoded[id(encoding)] for name, encoding in self.encodings.items()}
         extra: dict[str, Any] = {}
         if inputs:
-            own = next(inputs[name] for name in (STUDENT, SHARED, *inputs) if name in inputs)
-            extra["mask"] = own["attention_mask"]
+            student_inputs = next(inputs[name] for name in (STUDENT, SHARED, *inputs) if name in inputs)
+            extra["mask"] = student_inputs["attention_mask"]
         if self.texts.group is not None:
             extra["group"] = torch.from_numpy(self.texts.group[positions])
         index = torch.from_numpy(self.texts.index[positions])
@@ -70,8 +70,8 @@ class TextSplit(Split):
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
         """(N,) the tokens of each sample, of all encodings together."""
-        different = {id(each): each for each in self.encodings.values()}.values()
-        return sum((each.lengths for each in different), np.zeros(len(self), np.int64))
+        different = {id(encoding): encoding for encoding in self.encodings.values()}.values()
+        return sum((encoding.lengths for encoding in different), np.zeros(len(self), np.int64))
 
     def arrange(self, order: Tensor, batch_size: int) -> Tensor:
         """``order`` with positions of like length in each batch, and the batches in random order.

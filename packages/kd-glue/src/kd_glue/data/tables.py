@@ -45,46 +45,46 @@ class Rows:
         return len(self.lines)
 
 
-def read_table(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> Rows:
+def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Rows:
     """Some columns of a table; KDError where the suffix is none of the four, or the file is missing or broken."""
     if path.suffix.lower() not in READERS:
         hint = f"known suffixes are {', '.join(READERS)}"
         raise KDError(f"{path}: {path.suffix!r} is not a known table format", hint=hint)
     if not path.is_file():
         raise KDError(f"{path}: there is no such file")
-    return READERS[path.suffix.lower()](path, wanted, optional)
+    return READERS[path.suffix.lower()](path, required, optional)
 
 
-def _tsv(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
-    table = read_tsv(path, wanted, optional=optional)
+def _tsv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Rows:
+    table = read_tsv(path, required, optional=optional)
     count = len(next(iter(table.columns.values())))
     return Rows(path, dict(table.columns), range(table.first, table.first + count))
 
 
-def _csv(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
+def _csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Rows:
     reader = csv.reader(_lines(path), strict=True)
     lines: list[int] = []
     try:
         names = next(reader, [])
-        kept = columns_of(f"{path}:1", names, wanted, optional)
-        columns: dict[str, Cells] = {name: [] for name in kept}
-        places = [names.index(name) for name in kept]
+        used = columns_of(f"{path}:1", names, required, optional)
+        columns: dict[str, Cells] = {name: [] for name in used}
+        places = [names.index(name) for name in used]
         start = reader.line_num + 1
         for cells in reader:
             if cells:  # an empty line is no row
                 if len(cells) != len(names):
                     raise KDError(f"{path}:{start}: {len(cells)} column(s), not {len(names)}")
                 lines.append(start)
-                for column, place in zip(columns.values(), places, strict=True):
-                    column.append(cells[place])
+                for column, position in zip(columns.values(), places, strict=True):
+                    column.append(cells[position])
             start = reader.line_num + 1
     except csv.Error as error:
         raise KDError(f"{path}:{reader.line_num}: is not valid CSV ({error})") from None
     return Rows(path, columns, lines)
 
 
-def _jsonl(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
-    columns: dict[str, Cells] = {name: [] for name in dict.fromkeys([*wanted, *optional])}
+def _jsonl(path: Path, required: Sequence[str], optional: Sequence[str]) -> Rows:
+    columns: dict[str, Cells] = {name: [] for name in dict.fromkeys([*required, *optional])}
     lines: list[int] = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -95,25 +95,25 @@ def _jsonl(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
             raise KDError(f"{path}:{number}: is not valid JSON ({error})") from None
         if not isinstance(row, dict):
             raise KDError(f"{path}:{number}: is not a JSON object")
-        columns_of(f"{path}:{number}", list(row), wanted, ())
+        columns_of(f"{path}:{number}", list(row), required, ())
         lines.append(number)
         for name, column in columns.items():
             column.append(row.get(name))
-    absent = [name for name in optional if name not in wanted and all(cell is None for cell in columns[name])]
+    absent = [name for name in optional if name not in required and all(cell is None for cell in columns[name])]
     return Rows(path, {name: column for name, column in columns.items() if name not in absent}, lines)
 
 
-def _parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> Rows:
+def _parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -> Rows:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         names = parquet.read_schema(path).names
-        kept = columns_of(str(path), names, wanted, optional)
-        table = parquet.read_table(path, columns=kept)
+        used = columns_of(str(path), names, required, optional)
+        table = parquet.read_table(path, columns=used)
     except (pa.ArrowException, OSError) as error:
         raise KDError(f"{path}: is not a readable parquet file ({error})") from None
-    columns = {name: table.column(name).to_pylist() for name in kept}
+    columns = {name: table.column(name).to_pylist() for name in used}
     return Rows(path, columns, range(1, table.num_rows + 1), ": row ")
 
 
@@ -176,12 +176,12 @@ def as_list(names: str | list[str] | None) -> list[str]:
 def _texts(rows: Rows, columns: Columns) -> list[Cells]:
     """The columns of texts; KDError where a cell is none."""
     names = as_list(columns.text)
-    found = [rows.columns[name] for name in names]
-    for name, column in zip(names, found, strict=True):
+    text_columns = [rows.columns[name] for name in names]
+    for name, column in zip(names, text_columns, strict=True):
         for row, cell in enumerate(column):
             if not isinstance(cell, str):
                 raise KDError(f"{rows.place(row)}: {name!r} is {shown(cell)}, not a string")
-    return found
+    return text_columns
 
 
 def _targets(
@@ -198,7 +198,7 @@ def _targets(
 
 def _numbers(rows: Rows, cells: Cells) -> NDArray[np.generic]:
     """(N, 1) float32."""
-    found = np.empty((len(cells), 1), np.float32)
+    numbers = np.empty((len(cells), 1), np.float32)
     for row, cell in enumerate(cells):
         try:
             number = math.nan if isinstance(cell, bool) else float(cell)
@@ -206,16 +206,16 @@ def _numbers(rows: Rows, cells: Cells) -> NDArray[np.generic]:
             number = math.nan
         if not math.isfinite(number):
             raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, not a number")
-        found[row] = number
-    return found
+        numbers[row] = number
+    return numbers
 
 
 def _single(rows: Rows, cells: Cells, classes: tuple[str, ...] | None) -> tuple[NDArray[np.generic], tuple[str, ...]]:
     """(N,) int64 and the names of the classes."""
     words = [_word(rows, row, cell) for row, cell in enumerate(cells)]
     classes = classes or in_order(set(words))
-    known = numbers_of(classes)
-    return np.array([_known(rows, row, word, known) for row, word in enumerate(words)], np.int64), classes
+    numbers = numbers_of(classes)
+    return np.array([_known(rows, row, word, numbers) for row, word in enumerate(words)], np.int64), classes
 
 
 def _several(rows: Rows, cells: Cells, classes: tuple[str, ...] | None) -> tuple[NDArray[np.generic], tuple[str, ...]]:
@@ -226,23 +226,23 @@ def _several(rows: Rows, cells: Cells, classes: tuple[str, ...] | None) -> tuple
         if not isinstance(parts, list):
             raise KDError(f"{rows.place(row)}: the label is {shown(cell)}, not a list of names")
         words.append([_word(rows, row, part) for part in parts if part != ""])
-    classes = classes or in_order({word for each in words for word in each})
-    known = numbers_of(classes)
-    found = np.zeros((len(words), len(classes)), np.float32)
-    for row, each in enumerate(words):
-        found[row, [_known(rows, row, word, known) for word in each]] = 1
-    return found, classes
+    classes = classes or in_order({word for labels in words for word in labels})
+    numbers = numbers_of(classes)
+    targets = np.zeros((len(words), len(classes)), np.float32)
+    for row, labels in enumerate(words):
+        targets[row, [_known(rows, row, word, numbers) for word in labels]] = 1
+    return targets, classes
 
 
 def _marked(rows: Rows, cells: list[Cells], names: list[str]) -> NDArray[np.generic]:
     """(N, C) float32 from C columns of 0 and 1."""
-    found = np.zeros((len(rows), len(cells)), np.float32)
+    targets = np.zeros((len(rows), len(cells)), np.float32)
     for number, column in enumerate(cells):
         for row, cell in enumerate(column):
             if cell not in ("0", "1", 0, 1):
                 raise KDError(f"{rows.place(row)}: {names[number]!r} is {shown(cell)}, neither 0 nor 1")
-            found[row, number] = int(cell)
-    return found
+            targets[row, number] = int(cell)
+    return targets
 
 
 def _word(rows: Rows, row: int, cell: Any) -> str:
@@ -256,15 +256,17 @@ def _word(rows: Rows, row: int, cell: Any) -> str:
 
 def numbers_of(classes: Sequence[str]) -> dict[str, int]:
     """What a label may be: a class's name, or its number where no name is a number."""
-    numbers = {} if any(name.isdecimal() for name in classes) else {str(place): place for place in range(len(classes))}
-    return numbers | {name: place for place, name in enumerate(classes)}
+    numbers = (
+        {} if any(name.isdecimal() for name in classes) else {str(number): number for number in range(len(classes))}
+    )
+    return numbers | {name: number for number, name in enumerate(classes)}
 
 
-def _known(rows: Rows, row: int, word: str, known: dict[str, int]) -> int:
-    if word not in known:
-        names = [name for name in known if not name.isdecimal()] or list(known)
+def _known(rows: Rows, row: int, word: str, numbers: dict[str, int]) -> int:
+    if word not in numbers:
+        names = [name for name in numbers if not name.isdecimal()] or list(numbers)
         raise KDError(f"{rows.place(row)}: unknown label {word!r}", hint=did_you_mean(word, names))
-    return known[word]
+    return numbers[word]
 
 
 def in_order(names: set[str]) -> tuple[str, ...]:

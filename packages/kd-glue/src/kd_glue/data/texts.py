@@ -71,19 +71,19 @@ class Texts:
 
 
 def texts_of(
-    columns: Sequence[Sequence[str]], target: NDArray[np.generic], place: Place, group: NDArray[np.int64] | None = None
+    columns: Sequence[Sequence[str]], target: NDArray[np.generic], locate: Place, group: NDArray[np.int64] | None = None
 ) -> Texts:
     """All rows of a table, whose texts are ``columns``; KDError where a text is not valid Unicode."""
-    return Texts(tuple(strings(column, place) for column in columns), target, np.arange(len(target)), group)
+    return Texts(tuple(strings(column, locate) for column in columns), target, np.arange(len(target)), group)
 
 
-def strings(column: Sequence[str], place: Place) -> pa.LargeStringArray:
+def strings(column: Sequence[str], locate: Place) -> pa.LargeStringArray:
     """Strings as one Arrow array; KDError naming the row where one holds half a surrogate pair, as JSON can."""
     try:
         return pa.array(column, pa.large_string())
     except (UnicodeEncodeError, pa.ArrowInvalid):
         row = next(row for row, text in enumerate(column) if not encodes(text))
-        raise KDError(f"{place(row)}: the text is not valid Unicode") from None
+        raise KDError(f"{locate(row)}: the text is not valid Unicode") from None
 
 
 def encodes(text: str) -> bool:

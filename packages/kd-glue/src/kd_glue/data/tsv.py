@@ -71,11 +71,11 @@ class Table:
 
 
 def read_tsv(
-    path: Path, wanted: Sequence[str], *, optional: Sequence[str] = (), header: Sequence[str] | None = None
+    path: Path, required: Sequence[str], *, optional: Sequence[str] = (), header: Sequence[str] | None = None
 ) -> Table:
     """Some columns of a file in UTF-8 whose first line, unless ``header`` is given, names all of them.
 
-    KDError, naming file and line, where a column that is ``wanted`` is missing, where a line has more or fewer columns
+    KDError, naming file and line, where a ``required`` column is missing, where a line has more or fewer columns
     than the header, and where bytes are no UTF-8. ``optional`` columns may be missing. Lines end with LF or CR LF.
     """
     try:
@@ -86,8 +86,8 @@ def read_tsv(
         mark = file.read(len(BOM))
         file.seek(len(BOM) if mark == BOM else 0)
         names = _cells(path, 1, file.readline()) if header is None else list(header)
-        kept = [names.index(name) for name in columns_of(f"{path}:1", names, wanted, optional)]
-        found: list[list[str]] = [[] for _ in kept]
+        positions = [names.index(name) for name in columns_of(f"{path}:1", names, required, optional)]
+        columns: list[list[str]] = [[] for _ in positions]
         broken: dict[int, int] = {}
         first = 1 if header is not None else 2
         for number, line in enumerate(file, first):
@@ -95,11 +95,11 @@ def read_tsv(
             if len(cells) != len(names):
                 broken[number] = len(cells)
                 continue
-            for column, place in zip(found, kept, strict=True):
-                column.append(cells[place])
+            for column, position in zip(columns, positions, strict=True):
+                column.append(cells[position])
     if broken:
         raise _broken(path, broken, len(names))
-    return Table(path, {names[place]: column for place, column in zip(kept, found, strict=True)}, first)
+    return Table(path, {names[position]: column for position, column in zip(positions, columns, strict=True)}, first)
 
 
 def _cells(path: Path, number: int, line: bytes) -> list[str]:
@@ -112,23 +112,23 @@ def decoded(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        what = f"byte {line[error.start]:#04x} is not UTF-8"
+        message = f"byte {line[error.start]:#04x} is not UTF-8"
         hint = "convert the file, as with iconv -t UTF-8"
-        raise KDError(f"{path}:{number}: {what}", hint=hint) from None
+        raise KDError(f"{path}:{number}: {message}", hint=hint) from None
 
 
-def columns_of(where: str, names: Sequence[str], wanted: Sequence[str], optional: Sequence[str]) -> list[str]:
+def columns_of(where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
     """The columns to read; KDError where one is missing from ``names``, or stands there twice."""
-    for name in wanted:
+    for name in required:
         if name not in names:
             near = nearest(name, names)
             hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(map(repr, names[:SHOWN]))}"
             raise KDError(f"{where}: there is no column {name!r}", hint=hint)
-    kept = list(dict.fromkeys([*wanted, *(name for name in optional if name in names)]))
-    for name in kept:
+    used = list(dict.fromkeys([*required, *(name for name in optional if name in names)]))
+    for name in used:
         if names.count(name) > 1:
             raise KDError(f"{where}: there are {names.count(name)} columns {name!r}")
-    return kept
+    return used
 
 
 def _broken(path: Path, broken: dict[int, int], width: int) -> KDError:
@@ -139,8 +139,8 @@ def _broken(path: Path, broken: dict[int, int], width: int) -> KDError:
     rest = f" (and {others} more of its lines {'is' if others == 1 else 'are'} malformed)" if others else ""
     named = f"lines {shown}" if others else "this line"
     named += f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-    what = f"{cells} column{'' if cells == 1 else 's'}, not {width}"
-    return KDError(f"{path}:{number}: {what}{rest}", hint=f"correct or remove {named}")
+    message = f"{cells} column{'' if cells == 1 else 's'}, not {width}"
+    return KDError(f"{path}:{number}: {message}{rest}", hint=f"correct or remove {named}")
 
 
 def read_split(task: GlueTask, path: Path) -> Texts:
@@ -166,18 +166,18 @@ def numbers_of(task: GlueTask, layout: Layout) -> dict[str, int]:
     return {str(number) if layout.numbers else name: number for number, name in enumerate(task.labels)}
 
 
-def _classes(table: Table, cells: list[str], known: dict[str, int]) -> NDArray[np.generic]:
-    """(N,) int64; KDError for a label that is not ``known``."""
-    if not set(cells) <= set(known):
-        row = next(row for row, cell in enumerate(cells) if cell not in known)
-        hint = did_you_mean(cells[row], list(known))
+def _classes(table: Table, cells: list[str], numbers: dict[str, int]) -> NDArray[np.generic]:
+    """(N,) int64; KDError for a label that is not among ``numbers``."""
+    if not set(cells) <= set(numbers):
+        row = next(row for row, cell in enumerate(cells) if cell not in numbers)
+        hint = did_you_mean(cells[row], list(numbers))
         raise KDError(f"{table.place(row)}: unknown label {cells[row]!r}", hint=hint)
-    return np.array([known[cell] for cell in cells], np.int64)
+    return np.array([numbers[cell] for cell in cells], np.int64)
 
 
 def _scores(table: Table, cells: list[str]) -> NDArray[np.generic]:
     """(N, 1) float32 in 0 .. 5; KDError for anything else."""
-    found = np.empty((len(cells), 1), np.float32)
+    scores = np.empty((len(cells), 1), np.float32)
     for row, cell in enumerate(cells):
         try:
             score = float(cell)
@@ -185,8 +185,8 @@ def _scores(table: Table, cells: list[str]) -> NDArray[np.generic]:
             score = np.nan
         if not 0 <= score <= HIGHEST:
             raise KDError(f"{table.place(row)}: {cell!r} is not a score from 0 to 5")
-        found[row] = score
-    return found
+        scores[row] = score
+    return scores
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def glue_folder(task: GlueTask, root: Path, folder: str | None) -> GlueFolder:
         return GlueFolder(task, path)
     if not root.is_dir():
         raise KDError(f"there is no folder {root}", path="data.root")
-    names = sorted(each.name for each in root.iterdir() if each.is_dir())
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     starts = [name for name in names if name.lower().startswith(path.name.lower())]
     near = starts[0] if starts else nearest(path.name, names)
     if root.name == path.name:

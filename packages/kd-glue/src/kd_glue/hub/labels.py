@@ -19,21 +19,21 @@ def names_of(config: Any) -> tuple[str, ...] | None:
 
     ``LABEL_0``, ``LABEL_1`` are what the library writes for classes without names; bare numbers say no more.
     """
-    known = config.id2label or {}
-    names = tuple(str(known[index]) for index in sorted(known))
+    id2label = config.id2label or {}
+    names = tuple(str(id2label[index]) for index in sorted(id2label))
     generic = all(name.casefold() in (f"label_{index}", str(index)) for index, name in enumerate(names))
     return None if generic else names
 
 
-def order_of(theirs: Sequence[str], classes: Sequence[str]) -> list[int] | None:
-    """For each of ``classes``, which of ``theirs`` it is; None where they are not the same names.
+def order_of(model_labels: Sequence[str], classes: Sequence[str]) -> list[int] | None:
+    """For each of ``classes``, which of ``model_labels`` it is; None where they are not the same names.
 
     Case, ``-``, ``_`` and spaces make no difference, unless names differ by these alone.
     """
     for key in (str, plain):
-        left, right = [key(each) for each in theirs], [key(each) for each in classes]
+        left, right = [key(label) for label in model_labels], [key(label) for label in classes]
         if len(set(left)) == len(left) and len(set(right)) == len(right) and set(left) == set(right):
-            return [left.index(each) for each in right]
+            return [left.index(label) for label in right]
     return None
 
 
@@ -48,10 +48,11 @@ def check_count(labels: Sequence[str] | None, outputs: int) -> None:
         raise KDError(f"{len(labels)} names ({', '.join(labels)}) for a model of {outputs} outputs", path="labels")
 
 
-def label_mismatch_error(name: str, theirs: Sequence[str], classes: Sequence[str]) -> KDError:
+def label_mismatch_error(name: str, model_labels: Sequence[str], classes: Sequence[str]) -> KDError:
     """That a model's classes are not those of the data."""
     return KDError(
-        f"{name} was trained for the classes {', '.join(theirs)}, and the data have the classes {', '.join(classes)}",
+        f"{name} was trained for the classes {', '.join(model_labels)}, "
+        f"and the data have the classes {', '.join(classes)}",
         hint="if they are the same by other names, `labels: [...]` gives the data's names in the order of the"
         " model's outputs",
     )
@@ -61,14 +62,14 @@ def classifier_of(model: nn.Module, width: int) -> nn.Linear:
     """The layer that gives the logits: the last one outside the encoder with ``width`` outputs."""
     from torch import nn
 
-    found = [
+    layers = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == width and not in_base(model, name)
     ]
-    if not found:
+    if not layers:
         raise KDError(f"{type(model).__name__} has no linear layer of {width} outputs that classifies")
-    return found[-1]
+    return layers[-1]
 
 
 def in_base(model: nn.Module, name: str) -> bool:

@@ -25,47 +25,47 @@ def keep_layers(model: nn.Module, layers: Sequence[int], name: str) -> None:
     config: Any = model.config
     path, stack = stack_of(model, name)
     count = len(stack)
-    kept = indices(layers, count)
-    for at, layer in enumerate(chosen := [stack[each] for each in kept]):
+    positions = indices(layers, count)
+    for at, layer in enumerate(chosen := [stack[position] for position in positions]):
         for module in layer.modules():
-            set_attributes(module, INDICES, kept[at], at)
+            set_attributes(module, INDICES, positions[at], at)
     parent = model.get_submodule(path.rpartition(".")[0])
     setattr(parent, path.rpartition(".")[2], nn.ModuleList(chosen))
-    set_attributes(parent, COUNTS, count, len(kept))
+    set_attributes(parent, COUNTS, count, len(positions))
     per_layer = {
-        key: [value[each] for each in kept]
+        key: [value[position] for position in positions]
         for key, value in vars(config).items()
         if key.endswith("layer_types") and isinstance(value, (list, tuple)) and len(value) == count
     }
-    config.num_hidden_layers = len(kept)
+    config.num_hidden_layers = len(positions)
     for key, value in per_layer.items():
         setattr(config, key, value)
-    _same_as_new(model, name, kept)
+    _same_as_new(model, name, positions)
 
 
 def indices(layers: Sequence[int], count: int) -> list[int]:
     """Layers counted from 0, negative ones from the end; KDError where one is not there, or stands there twice."""
     if not layers:
         raise KDError("at least one layer must be kept", path="layers")
-    for each in layers:
-        if not -count <= each < count:
-            raise KDError(f"there is no layer {each}: they are 0 to {count - 1} (or -{count} to -1)", path="layers")
-    found = [each % count for each in layers]
-    if len(set(found)) < len(found):
+    for layer in layers:
+        if not -count <= layer < count:
+            raise KDError(f"there is no layer {layer}: they are 0 to {count - 1} (or -{count} to -1)", path="layers")
+    positions = [layer % count for layer in layers]
+    if len(set(positions)) < len(positions):
         raise KDError(f"{list(layers)} has a layer twice", path="layers")
-    return found
+    return positions
 
 
 def stack_of(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     """The encoder's layers with their path; KDError where they are not one list of different layers."""
     config: Any = model.config
     count = config.num_hidden_layers
-    found = [
+    stacks = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
-    outer = [each for each in found if not any(each[0].startswith(f"{path}.") for path, _ in found)]
+    outer = [stack for stack in stacks if not any(stack[0].startswith(f"{path}.") for path, _ in stacks)]
     if config.model_type == "albert" or len(outer) != 1 or getattr(config, "is_encoder_decoder", False):
         raise KDError(
             f"{name} ({config.model_type}) is not a stack of separate layers, of which some could be kept",
@@ -81,13 +81,13 @@ def set_attributes(module: nn.Module, names: Sequence[str], old: int, new: int) 
             setattr(module, name, new)
 
 
-def _same_as_new(model: nn.Module, name: str, kept: Sequence[int]) -> None:
+def _same_as_new(model: nn.Module, name: str, positions: Sequence[int]) -> None:
     """KDError where the config would not make a model of these parameters: its layers depend on their place."""
     with torch.device("meta"):
         new = type(model)(model.config)
     if shapes(model.state_dict()) != shapes(new.state_dict()):
         raise KDError(
-            f"the layers of {name} ({type(model).__name__}) differ by their place, and {list(kept)} do not"
+            f"the layers of {name} ({type(model).__name__}) differ by their place, and {list(positions)} do not"
             " make a model of the same kind",
             path="layers",
         )

@@ -115,20 +115,20 @@ class TransformersHub(Hub):
 
         What neither the hub nor the cache knows is left out: reading it says why.
         """
-        found = {}
+        commits = {}
         for name, spec in models.items():
-            found[f"models.{name}.revision"] = commit_of(spec.hub, spec.extra.get("revision"))
-            given = spec.input.get("tokenizer")
-            found[f"models.{name}.input.revision"] = commit_of(given, spec.input.get("revision"))
-            if spec.hub is given is None and (commit := commit_of(data.tokenizer, None)):
-                found[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
-                found[f"models.{name}.input.revision"] = commit
+            commits[f"models.{name}.revision"] = commit_of(spec.hub, spec.extra.get("revision"))
+            tokenizer = spec.input.get("tokenizer")
+            commits[f"models.{name}.input.revision"] = commit_of(tokenizer, spec.input.get("revision"))
+            if spec.hub is tokenizer is None and (commit := commit_of(data.tokenizer, None)):
+                commits[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
+                commits[f"models.{name}.input.revision"] = commit
         revision = data.options.get("revision")
         if data.root is None and "revision" in data.options and not COMMIT.fullmatch(revision or ""):
             from kd_glue.data.hub_data import resolve_data_revision
 
-            found["data.revision"] = resolve_data_revision(revision)
-        return [f"{key}={commit}" for key, commit in found.items() if commit is not None]
+            commits["data.revision"] = resolve_data_revision(revision)
+        return [f"{key}={commit}" for key, commit in commits.items() if commit is not None]
 
     def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
         """Write the config and the tokenizer beside a student's weights: transformers loads that folder as it is."""
@@ -183,12 +183,12 @@ class HeadMapping:
 
 def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> HeadMapping:
     """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
-    theirs, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
-    if classes is None or theirs is None:
+    model_labels, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
+    if classes is None or model_labels is None:
         return HeadMapping()
-    rows = order_of(theirs, classes)
+    rows = order_of(model_labels, classes)
     if rows is None and (labels is not None or not request.new_head):
-        raise label_mismatch_error(request.name, theirs, classes)
+        raise label_mismatch_error(request.name, model_labels, classes)
     return HeadMapping(rows, anew=rows is None)
 
 
@@ -197,12 +197,12 @@ def matched(request: HubModelRequest, config: Any, labels: list[str] | None) -> 
 
 def check_sizes(request: HubModelRequest, sizes: Mapping[str, int | None]) -> None:
     """KDError for sizes that trained weights cannot have."""
-    given = [key for key, value in sizes.items() if value is not None]
-    if request.weights and given:
+    changed = [key for key, value in sizes.items() if value is not None]
+    if request.weights and changed:
         raise KDError(
             f"the weights of {request.name} have the sizes they were trained with",
             hint="`weights: null` has random ones; `layers: [0, 2, ...]` keeps layers with their weights",
-            path=given[0],
+            path=changed[0],
         )
 
 
@@ -218,7 +218,7 @@ def adapt(config: Any, request: HubModelRequest, sizes: Mapping[str, int | None]
                 setattr(config, key, dropout)
     if info.classes is not None:
         config.id2label = dict(enumerate(info.classes))
-        config.label2id = {each: index for index, each in enumerate(info.classes)}
+        config.label2id = {label: index for index, label in enumerate(info.classes)}
     elif "num_classes" in info.model_parameters:
         config.num_labels = info.model_parameters["num_classes"]
     if info.problem_type is not None:
@@ -230,7 +230,7 @@ def adapt(config: Any, request: HubModelRequest, sizes: Mapping[str, int | None]
 
 def set_size(config: Any, key: str, value: int, name: str) -> None:
     """Set a size by its common name; KDError where an architecture has none such."""
-    names = [each for each in (key, *WIDTHS.get(key, ())) if hasattr(config, each)]
+    names = [attribute for attribute in (key, *WIDTHS.get(key, ())) if hasattr(config, attribute)]
     if not names:
         raise KDError(f"{name} ({config.model_type}) has no such size", path=key)
     try:
@@ -252,7 +252,7 @@ def run_without_values(model: nn.Module) -> None:
 
     It looks at no mask that says for each pair of tokens whether one sees the other.
     """
-    makes_mask = any(re.fullmatch("create_.*_mask", each) for each in vars(sys.modules[type(model).__module__]))
+    makes_mask = any(re.fullmatch("create_.*_mask", name) for name in vars(sys.modules[type(model).__module__]))
 
     def spread(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         mask = kwargs.get("attention_mask")
@@ -306,10 +306,15 @@ def loaded(
 
 def check_loaded(model: nn.Module, told: Mapping[str, Any], request: HubModelRequest) -> bool:
     """Whether the classifier is a trained one; KDError where anything else has no weights, or weights fit nothing."""
-    other = {key: f"has shape {tuple(theirs)}, not {tuple(ours)}" for key, theirs, ours in told["mismatched_keys"]}
+    other = {
+        key: f"has shape {tuple(checkpoint_shape)}, not {tuple(model_shape)}"
+        for key, checkpoint_shape, model_shape in told["mismatched_keys"]
+    }
     wrong = {**dict.fromkeys(told["missing_keys"], "is missing"), **other}
     classifies = [key for key in wrong if not in_base(model, key) or ".pooler." in key]
-    lines = [f"{key} {what}" for key, what in sorted(wrong.items()) if key not in classifies or not request.new_head]
+    lines = [
+        f"{key} {reason}" for key, reason in sorted(wrong.items()) if key not in classifies or not request.new_head
+    ]
     lines += [f"{key} is not in the model" for key in sorted(told["unexpected_keys"]) if not harmless(key)]
     if lines:
         shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")

@@ -31,16 +31,16 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     if get_token() is None:
         raise KDError("the hub needs a token, and none is here", hint=TOKEN_HINT)
     files = {path.name: path for path in sorted(run.student.iterdir()) if path.is_file()}
-    operations = [CommitOperationAdd(path_in_repo=each, path_or_fileobj=path) for each, path in files.items()]
+    operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=path) for file, path in files.items()]
     try:
         answers(name)
-        made = HfApi().create_repo(name, private=private, exist_ok=True)
-        operations.append(CommitOperationAdd("README.md", card(run, made.repo_id).encode()))
-        HfApi().create_commit(made.repo_id, operations, commit_message=f"kd-glue: {run.path.name}")
+        repository = HfApi().create_repo(name, private=private, exist_ok=True)
+        operations.append(CommitOperationAdd("README.md", card(run, repository.repo_id).encode()))
+        HfApi().create_commit(repository.repo_id, operations, commit_message=f"kd-glue: {run.path.name}")
     except Exception as error:  # of the hub, the network and the disk, in several libraries
         hint = TOKEN_HINT if status_of(error) in (401, 403) else None
         raise KDError(f"cannot upload {name}: {first_line(error)}", hint=hint) from error
-    return str(made)
+    return str(repository)
 
 
 def answers(name: str) -> None:
@@ -76,15 +76,15 @@ def _metadata(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -
     base = student.get("hub") if isinstance(student, Mapping) and student.get("weights", "auto") is not None else None
     metrics = {key: value for key, value in result["metrics"].items() if key not in ("loss", "score")}
     common: dict[str, Any] = {"task_type": "text-classification", "dataset_type": REPOSITORY, "dataset_name": "GLUE"}
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["kd-glue", *(["knowledge-distillation"] if len(config["models"]) > 1 else [])],
         "base_model": base if isinstance(base, str) and _on_hub(base) else None,
     }
     if task is not None:
-        found |= {"language": "en", "datasets": [REPOSITORY], "metrics": list(metrics), "model_name": name}
-        found["eval_results"] = [
+        metadata |= {"language": "en", "datasets": [REPOSITORY], "metrics": list(metrics), "model_name": name}
+        metadata["eval_results"] = [
             EvalResult(
                 **common,
                 dataset_config=task.name,
@@ -94,7 +94,7 @@ def _metadata(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -
             )
             for key, value in metrics.items()
         ]
-    return str(ModelCardData(**{key: value for key, value in found.items() if value})).strip()
+    return str(ModelCardData(**{key: value for key, value in metadata.items() if value})).strip()
 
 
 def _on_hub(name: str) -> bool:

@@ -69,9 +69,9 @@ class GlueMetrics(Metrics):
             torch.cat(column).cpu().to(torch.float64 if column[0].is_floating_point() else torch.int64).numpy()
             for column in zip(*self._seen, strict=True)
         )
-        known = (np.isfinite(target) & (target != -100)).reshape(len(target), -1).all(1)
+        labelled = (np.isfinite(target) & (target != -100)).reshape(len(target), -1).all(1)
         order = np.argsort(index, kind="stable")
-        order = order[known[order]]
+        order = order[labelled[order]]
         return self._figures(logits[order], target[order], group[order])
 
     def _figures(self, logits: Array, target: Array, group: Array) -> dict[str, float]:
@@ -79,12 +79,12 @@ class GlueMetrics(Metrics):
         predictions = self._predictions(logits)
         target = target[:, 0] if self.problem == REGRESSION else target
         matched = group != MISMATCHED
-        found = measured(self.names, target[matched], predictions[matched])
-        found["score"] = float(np.mean(list(found.values())))
+        figures = measured(self.names, target[matched], predictions[matched])
+        figures["score"] = float(np.mean(list(figures.values())))
         if not matched.all():
-            found["accuracy_mm"] = measured(["accuracy"], target[~matched], predictions[~matched])["accuracy"]
+            figures["accuracy_mm"] = measured(["accuracy"], target[~matched], predictions[~matched])["accuracy"]
         loss = self._loss(logits, target) if len(target) else float("nan")
-        return {**found, **({"mse": loss} if self.extra else {}), "loss": loss}
+        return {**figures, **({"mse": loss} if self.extra else {}), "loss": loss}
 
     def _predictions(self, logits: Array) -> Array:
         """Classes (N,), decisions (N, C) or numbers (N,)."""
@@ -100,8 +100,8 @@ class GlueMetrics(Metrics):
                 return mse(target, logits[:, 0])
             if self.problem == MULTI:
                 return float(np.mean(np.logaddexp(0, logits) - logits * target))
-            own = np.take_along_axis(logits, target[:, None], 1)[:, 0]
-            return float(np.mean(logsumexp(logits, axis=1) - own))
+            of_target = np.take_along_axis(logits, target[:, None], 1)[:, 0]
+            return float(np.mean(logsumexp(logits, axis=1) - of_target))
 
 
 def logits_of(output: Any) -> Tensor:

@@ -97,10 +97,10 @@ def predict(target: str | Path, *, split: str | None = None, out: Path | None = 
         writable(out, tuple(FORMATS))
     with load_student(target, **options) as student:
         name, texts, info = chosen(student, split)
-        found = answers(student, student.build(info), name, texts, info)
+        predictions = answers(student, student.build(info), name, texts, info)
     if out is not None:
-        write_text(out, FORMATS[out.suffix](found))
-    return found
+        write_text(out, FORMATS[out.suffix](predictions))
+    return predictions
 
 
 def writable(out: Path, suffixes: tuple[str, ...]) -> None:
@@ -134,7 +134,9 @@ def chosen(student: LoadedStudent, name: str | None) -> tuple[str, TextSplit, Da
     if name in hidden and info.num_classes is not None:
         return name, hidden[name], info
     _, splits = student.read()
-    there = {each: split for each in LABELLED if (split := getattr(splits, each)) is not None} | hidden
+    there = {
+        label_split: split for label_split in LABELLED if (split := getattr(splits, label_split)) is not None
+    } | hidden
     if name not in there:
         raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return name, there[name], splits.info

@@ -57,11 +57,11 @@ class Sheet:
         except ValueError:
             return False
 
-    def written(self, found: Predictions) -> list[str]:
+    def written(self, predictions: Predictions) -> list[str]:
         """Predictions as they stand in the file."""
         if self.labels is None:
-            return [f"{number:.6f}" for number in found.logits[:, 0].clip(0, HIGHEST)]
-        return [self.labels[number] for number in found.logits.argmax(1)]
+            return [f"{number:.6f}" for number in predictions.logits[:, 0].clip(0, HIGHEST)]
+        return [self.labels[number] for number in predictions.logits.argmax(1)]
 
 
 # A filled file has the most frequent class of the training set, the first one where they are even. STS-B's has two
@@ -112,7 +112,7 @@ def submit(runs: Sequence[Path], *, out: Path, fill: bool = False, **options: An
     for task, student in students.items():
         written.update(predicted(student, texts[task]))
     files = {name: sheet_text(written[name]) for name in SHEETS}
-    refuse(f"{out}: was not written", [each for name in SHEETS for each in problems_in(name, files[name])])
+    refuse(f"{out}: was not written", [problem for name in SHEETS for problem in problems_in(name, files[name])])
     write_bytes(out, archive(files))
     from_run = {name: students[sheet.task].run if sheet.task in students else None for name, sheet in SHEETS.items()}
     return Submission(out, {name: len(written[name]) for name in SHEETS}, from_run)
@@ -134,30 +134,30 @@ def open_run(run: Path, options: Mapping[str, Any]) -> LoadedStudent:
 
 def by_task(students: Sequence[LoadedStudent]) -> dict[str, LoadedStudent]:
     """The students by their task; KDError where two have the same."""
-    found: dict[str, LoadedStudent] = {}
+    by_name: dict[str, LoadedStudent] = {}
     for student in students:
         name = student.plan.data.name
-        if name in found:
-            raise KDError(f"{found[name].run} and {student.run} are both runs of {name}", hint="name one of them")
-        found[name] = student
-    return found
+        if name in by_name:
+            raise KDError(f"{by_name[name].run} and {student.run} are both runs of {name}", hint="name one of them")
+        by_name[name] = student
+    return by_name
 
 
 def test_sets(task: str, student: LoadedStudent) -> dict[str, TextSplit]:
     """The texts of each file that a task's model predicts; KDError where some are missing, or more or fewer."""
     sheets = {name: sheet for name, sheet in SHEETS.items() if sheet.task == task}
     data = student.plan.data.model_copy(update={"limit": None})
-    found = unlabelled(data, {STUDENT: student.plan.inputs[STUDENT]})
+    splits = unlabelled(data, {STUDENT: student.plan.inputs[STUDENT]})
     if task == "mnli":
         diagnostic = DataSpec(**{**dict(data), "name": "ax", "folder": None})
-        found |= unlabelled(diagnostic, {STUDENT: student.plan.inputs[STUDENT]})
+        splits |= unlabelled(diagnostic, {STUDENT: student.plan.inputs[STUDENT]})
     for name, sheet in sheets.items():
-        if sheet.split not in found:
+        if sheet.split not in splits:
             raise KDError(f"{name}: the data of {student.run} have no split {sheet.split!r}")
-        if len(found[sheet.split]) != sheet.rows:
-            count = len(found[sheet.split])
+        if len(splits[sheet.split]) != sheet.rows:
+            count = len(splits[sheet.split])
             raise KDError(f"{name}: GLUE's {sheet.split} split of {task} has {sheet.rows} rows, this one has {count}")
-    return {name: found[sheet.split] for name, sheet in sheets.items()}
+    return {name: splits[sheet.split] for name, sheet in sheets.items()}
 
 
 def predicted(student: LoadedStudent, texts: Mapping[str, TextSplit]) -> dict[str, list[str]]:
@@ -175,7 +175,9 @@ def predicted(student: LoadedStudent, texts: Mapping[str, TextSplit]) -> dict[st
 
 def sheet_text(predictions: Sequence[str]) -> bytes:
     """A file: the header, and a numbered row for each prediction."""
-    return "".join(f"{line}\n" for line in (HEADER, *(f"{n}\t{each}" for n, each in enumerate(predictions)))).encode()
+    return "".join(
+        f"{line}\n" for line in (HEADER, *(f"{n}\t{prediction}" for n, prediction in enumerate(predictions)))
+    ).encode()
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
@@ -200,7 +202,7 @@ def verify_submission(path: Path) -> dict[str, int]:
     problems = [f"{name}: is missing" for name in SHEETS if name not in files]
     problems += [f"{name}: does not belong here" for name in names if name not in SHEETS]
     problems += [f"{name}: is there {names.count(name)} times" for name in files if names.count(name) > 1]
-    problems += [each for name, content in files.items() for each in problems_in(name, content)]
+    problems += [problem for name, content in files.items() for problem in problems_in(name, content)]
     refuse(f"{path}: is not a submission that the leaderboard accepts", problems)
     return {name: SHEETS[name].rows for name in SHEETS}
 
@@ -221,12 +223,12 @@ def problems_in(name: str, content: bytes) -> list[str]:
         if index != str(number):
             return [f"{name}:{number + 2}: the index is {index!r}, not {number}"]
         if not sheet.allows(prediction):
-            wanted = f"none of {', '.join(sheet.labels)}" if sheet.labels else f"not a score from 0 to {HIGHEST:g}"
-            return [f"{name}:{number + 2}: the prediction {prediction!r} is {wanted}"]
+            rule = f"none of {', '.join(sheet.labels)}" if sheet.labels else f"not a score from 0 to {HIGHEST:g}"
+            return [f"{name}:{number + 2}: the prediction {prediction!r} is {rule}"]
     return [] if len(rows) == sheet.rows else [f"{name}: has {len(rows)} rows, not {sheet.rows}"]
 
 
-def refuse(what: str, problems: Sequence[str]) -> None:
+def refuse(message: str, problems: Sequence[str]) -> None:
     """KDError where there are problems."""
     if problems:
-        raise KDError("\n    ".join([f"{what}:", *problems]))
+        raise KDError("\n    ".join([f"{message}:", *problems]))

@@ -59,13 +59,13 @@ def city_pairs(root: Path, split: str) -> FilePairs:
     images = sorted((root / "leftImg8bit" / split).glob(f"*/*{IMAGE}"))
     if not images:
         raise KDError(f"{root / 'leftImg8bit' / split}: contains no CITY/*{IMAGE}")
-    given = any((root / "gtFine" / split).glob(f"*/*{LABELS}"))
-    ending, values = (LABELS, label_ids()) if given else (TRAINING, plain(len(CLASSES), 255))
-    found = []
+    labelled = any((root / "gtFine" / split).glob(f"*/*{LABELS}"))
+    ending, values = (LABELS, label_ids()) if labelled else (TRAINING, plain(len(CLASSES), 255))
+    pairs = []
     for image in images:
         name = image.name.removesuffix(IMAGE)
-        found.append(Pair(name, image, root / "gtFine" / split / image.parent.name / (name + ending)))
-    return FilePairs(found, values)
+        pairs.append(Pair(name, image, root / "gtFine" / split / image.parent.name / (name + ending)))
+    return FilePairs(pairs, values)
 
 
 SOURCES("cityscapes")(

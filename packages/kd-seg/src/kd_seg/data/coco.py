@@ -56,8 +56,8 @@ class CocoPairs:
         """The file's content; KDError where it or the images are not there."""
         for path, there in ((self.folder, self.folder.is_dir()), (self.file, self.file.is_file())):
             if not there:
-                what = "data.root is the folder that holds train2017, val2017 and annotations"
-                raise KDError(f"there is no {path}: {what}", hint=f"they are at {SITE}")
+                hint_text = "data.root is the folder that holds train2017, val2017 and annotations"
+                raise KDError(f"there is no {path}: {hint_text}", hint=f"they are at {SITE}")
         return self.file.read_bytes()
 
     @cached_property
@@ -73,25 +73,25 @@ class CocoPairs:
         text = self._annotations()
         try:
             content = json.loads(text)
-            files = {int(each["id"]): str(each["file_name"]) for each in content["images"]}
-            found: dict[int, list[tuple[int, Shape, float]]] = {number: [] for number in sorted(files)}
-            for each in content["annotations"]:
-                if (category := int(each["category_id"])) in CATEGORIES:
-                    row = (CATEGORIES.index(category), shape_of(each["segmentation"]), float(each["area"]))
-                    found[int(each["image_id"])].append(row)
+            files = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
+            annotations: dict[int, list[tuple[int, Shape, float]]] = {number: [] for number in sorted(files)}
+            for entry in content["annotations"]:
+                if (category := int(entry["category_id"])) in CATEGORIES:
+                    row = (CATEGORIES.index(category), shape_of(entry["segmentation"]), float(entry["area"]))
+                    annotations[int(entry["image_id"])].append(row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({what})") from error
-        kept = [
+            reason = f"{type(error).__name__}: {error}"
+            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({reason})") from error
+        images_with_masks = [
             Drawn(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
-            for number, rows in found.items()
+            for number, rows in annotations.items()
             if not self.annotated_only or sum(row[2] for row in rows) > AREA
         ]
-        missing = [each.file for each in kept if not (self.folder / each.file).is_file()]
+        missing = [entry.file for entry in images_with_masks if not (self.folder / entry.file).is_file()]
         if missing:
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise KDError(f"{self.folder / missing[0]} is missing{more}, which {self.file} names")
-        return kept
+        return images_with_masks
 
     def __len__(self) -> int:
         return len(self.images)

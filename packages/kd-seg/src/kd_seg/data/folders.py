@@ -42,23 +42,23 @@ Void = NonNegativeInt | Annotated[list[NonNegativeInt], Field(max_length=1024)]
 def read_folders(root: Path, *, folders: Folders, classes: ClassNames, void: Void = 255) -> Parts[PairSubset]:
     """The splits that ``folders`` names, below ``root``."""
     values = plain(len(classes), void)
-    given = {"train": folders.train, "val": folders.val, "test": folders.test}
+    specs = {"train": folders.train, "val": folders.val, "test": folders.test}
     parts = {
-        name: PairSubset(folder_pairs(root, folder, values)) for name, folder in given.items() if folder is not None
+        name: PairSubset(folder_pairs(root, folder, values)) for name, folder in specs.items() if folder is not None
     }
-    places = {name: str(root / (folder.list or folder.images)) for name, folder in given.items() if folder is not None}
+    places = {name: str(root / (folder.list or folder.images)) for name, folder in specs.items() if folder is not None}
     return Parts(parts["train"], parts.get("val"), parts.get("test"), tuple(classes), places)
 
 
 def folder_pairs(root: Path, spec: Folder, values: Values) -> FilePairs:
     """The images of a folder with the masks of their names; KDError for one without the other."""
-    images, masks = (files_in(root / Path(each).expanduser()) for each in (spec.images, spec.masks))
+    images, masks = (files_in(root / Path(subfolder).expanduser()) for subfolder in (spec.images, spec.masks))
     names = sorted(images) if spec.list is None else names_in(root / Path(spec.list).expanduser())
     for name in names:
-        for what, found, folder in (("image", images, spec.images), ("mask", masks, spec.masks)):
-            if name not in found:
-                other = (masks if what == "image" else images).get(name, f"the list {spec.list}")
-                raise KDError(f"{root / folder}: contains no {what} {name}.*, as {other} asks for")
+        for kind, paths, folder in (("image", images, spec.images), ("mask", masks, spec.masks)):
+            if name not in paths:
+                other = (masks if kind == "image" else images).get(name, f"the list {spec.list}")
+                raise KDError(f"{root / folder}: contains no {kind} {name}.*, as {other} asks for")
     if spec.list is None and (alone := sorted(set(masks) - set(images))):
         raise KDError(f"{masks[alone[0]]}: there is no image of that name in {root / spec.images}")
     return FilePairs([Pair(name, images[name], masks[name]) for name in names], values)
@@ -68,16 +68,16 @@ def files_in(folder: Path) -> dict[str, Path]:
     """The pictures in a folder and below, by their path below it without the ending; KDError for two of one name."""
     if not folder.is_dir():
         raise KDError(f"there is no folder {folder}")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGES and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise KDError(f"{path}: {found[name].name} has the same name, so the image is ambiguous")
-            found[name] = path
-    if not found:
+            if name in paths:
+                raise KDError(f"{path}: {paths[name].name} has the same name, so the image is ambiguous")
+            paths[name] = path
+    if not paths:
         raise KDError(f"{folder}: contains no image")
-    return found
+    return paths
 
 
 SOURCES("folders")(

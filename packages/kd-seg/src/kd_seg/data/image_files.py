@@ -67,10 +67,10 @@ class Values:
         wrong = (mask == UNKNOWN) | (values < 0) | (values > last)
         if wrong.any():
             value = int(values[wrong].min())
-            known = np.flatnonzero(self.table >= 0)
+            class_values = np.flatnonzero(self.table >= 0)
             void = np.flatnonzero(self.table == VOID).tolist()
             listed = f" and {', '.join(map(str, void))} for void" if 0 < len(void) < 4 else ""
-            classes = f"{known[0]} .. {known[-1]}{listed}"
+            classes = f"{class_values[0]} .. {class_values[-1]}{listed}"
             raise KDError(f"{path}: holds the value {value}, which is not a class; there are {classes}")
         return mask
 

@@ -21,7 +21,7 @@ class SegInfo(DatasetInfo):
     num_classes: int | None = None
 
     @classmethod
-    def of(cls, num_classes: int | None, **known: Any) -> SegInfo:
+    def of(cls, num_classes: int | None, **fields: Any) -> SegInfo:
         """The information with what follows from it; None where only reading would tell."""
         told: Mapping[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-        return cls(num_classes=num_classes, model_parameters=told, run_values=told, **known)
+        return cls(num_classes=num_classes, model_parameters=told, run_values=told, **fields)

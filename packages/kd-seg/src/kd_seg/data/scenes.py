@@ -46,7 +46,7 @@ def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
         SHAPES + 1, NUMBERS
     ) * 2.0**-53
     ground = draws[0]
-    height, width = (SHORTEST + int(each * (LONGEST - SHORTEST + 1)) for each in ground[:2])
+    height, width = (SHORTEST + int(share * (LONGEST - SHORTEST + 1)) for share in ground[:2])
     y, x = (np.arange(side, dtype=np.float32) for side in (height, width))
     image = texture(y[:, None], x, ground[2:9], *GROUND)
     mask = np.zeros((height, width), np.int16)

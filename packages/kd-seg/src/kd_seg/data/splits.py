@@ -56,7 +56,7 @@ class SegSplit(Split):
                 target = masks[0].long()
                 yield Batch({SHARED: images[0]}, target, index, {"mask": target >= 0})
             else:
-                views = [[one[0] for one in each] for each in (images, masks)]
+                views = [[tensor[0] for tensor in tensors] for tensors in (images, masks)]
                 yield Batch({SHARED: views[0]}, [mask.long() for mask in views[1]], index)
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class PairReader(SampleReader[Sample, Read]):
     def collate(self, samples: Sequence[Sample]) -> Read:
         """One tensor of images and one of masks, or one for each sample where sizes differ."""
         images, masks, rows = zip(*samples, strict=True)
-        alike = all(len({tuple(one.shape) for one in each}) == 1 for each in (images, masks))
+        alike = all(len({tuple(tensor.shape) for tensor in tensors}) == 1 for tensors in (images, masks))
         if alike:
             return [torch.stack(images)], [torch.stack(masks)], torch.tensor(rows)
         return [image[None] for image in images], [mask[None] for mask in masks], torch.tensor(rows)

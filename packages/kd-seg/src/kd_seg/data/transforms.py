@@ -95,7 +95,7 @@ class Crop:
         low, high = (max(int(self.size * factor), 1) for factor in self.scale)
         full = scaled(image, low + int(chance[0] * (high - low + 1)))
         spare = (max(have - want, 0) + 1 for have, want in zip(full, self.crop, strict=True))
-        top, left = (int(share * each) for share, each in zip(chance[2:], spare, strict=True))
+        top, left = (int(share * room) for share, room in zip(chance[2:], spare, strict=True))
         return full, (top, left), chance[1] < self.flip
 
 
@@ -151,7 +151,7 @@ def jittered(image: Image, jitter: Jitter, draws: CounterRNG) -> Image:
         functional.adjust_saturation,
         functional.adjust_hue,
     )
-    for which in sorted(range(4), key=lambda each: share[4 + each]):
+    for which in sorted(range(4), key=lambda operation: share[4 + operation]):
         strength = strengths[which]
         if strength and which < 3:
             low = max(1 - strength, 0.0)

@@ -41,9 +41,9 @@ def pairs(folder: Path, names: list[str], masks: str) -> FilePairs:
 
 def find_folder(root: Path, download: bool) -> Path:
     """The folder that holds ``JPEGImages``, downloaded where ``root`` has none; KDError without it."""
-    for place in PLACES:
-        if (root / place / "JPEGImages").is_dir():
-            return root / place
+    for subfolder in PLACES:
+        if (root / subfolder / "JPEGImages").is_dir():
+            return root / subfolder
     if not download:
         raise KDError(f"{root}: contains no VOCdevkit/VOC2012 with JPEGImages, and data.download is false")
     fetch_voc(root)

@@ -55,8 +55,8 @@ def features(backbone: str, weights: str | None, output_stride: Stride | None) -
     the strides left out.
     """
     if backbone not in torchvision_models.list_models(module=torchvision_models):
-        known = torchvision_models.list_models(module=torchvision_models, include=["*resne*", "mobilenet_v3*"])
-        raise KDError(f"torchvision has no backbone {backbone!r}", hint=did_you_mean(backbone, known))
+        backbones = torchvision_models.list_models(module=torchvision_models, include=["*resne*", "mobilenet_v3*"])
+        raise KDError(f"torchvision has no backbone {backbone!r}", hint=did_you_mean(backbone, backbones))
     if "resne" in backbone:
         return _resnet(backbone, weights, output_stride or 8)
     if backbone.startswith("mobilenet_v3"):
@@ -75,7 +75,7 @@ def _resnet(backbone: str, weights: str | None, stride: Stride) -> Features:
 
 def _channels(layer: nn.Module) -> int:
     """The channels that a ResNet's layer gives: those of its last normalisation."""
-    norms = [each for each in layer.modules() if isinstance(each, nn.BatchNorm2d)]
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
     return norms[-1].num_features
 
 

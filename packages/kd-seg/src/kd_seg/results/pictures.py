@@ -86,13 +86,13 @@ def overlay(image: Pixels, mask: Mask, alpha: float = ALPHA) -> Pixels:
 
 def borders(mask: Mask) -> NDArray[np.bool_]:
     """(H, W): where one of the four pixels beside a pixel has another class."""
-    found = np.zeros(mask.shape, bool)
+    edges = np.zeros(mask.shape, bool)
     down, across = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
-    found[1:] |= down
-    found[:-1] |= down
-    found[:, 1:] |= across
-    found[:, :-1] |= across
-    return found
+    edges[1:] |= down
+    edges[:-1] |= down
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    return edges
 
 
 def palette_mask(mask: Mask) -> Image:
@@ -183,8 +183,8 @@ def shown(panel: Panel, height: int, width: int) -> Pixels:
 def legend(seen: Collection[int], classes: Sequence[str]) -> list[tuple[str, Pixels]]:
     """The names of classes with a patch of each one's colour, void last."""
     size = (TEXT, TEXT + 4)
-    named = [(classes[each], painted(np.full(size, each, np.int16))) for each in sorted(seen) if each >= 0]
-    return named + ([("void", painted(np.full(size, VOID, np.int16)))] if any(each < 0 for each in seen) else [])
+    named = [(classes[number], painted(np.full(size, number, np.int16))) for number in sorted(seen) if number >= 0]
+    return named + ([("void", painted(np.full(size, VOID, np.int16)))] if any(number < 0 for number in seen) else [])
 
 
 def flow(names: Sequence[str], across: int) -> Iterator[tuple[int, int]]:
@@ -249,7 +249,7 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Imag
     names = [cut(name, size, LABEL) for name in classes] if size >= 7 else [""] * count
     label = max(length(name, size) for name in names) + GAP
     heading = (HEADING[0], HEADING[1] + (NONE if (matrix.sum(1) == 0).any() else ""))
-    room = max(length(each, TEXT) for each in heading)
+    room = max(length(title, TEXT) for title in heading)
     left, top = MARGIN + label, MARGIN + len(heading) * LINE + GAP + label
     width, bar = left + count * cell, 4 * TEXT
     picture = Image.new("RGB", (max(width + bar, room + MARGIN) + MARGIN, top + count * cell + MARGIN), WHITE)
@@ -278,7 +278,7 @@ def shaded(shares: NDArray[np.float64]) -> Pixels:
     """(..., 3): the colours of shares, pale grey for NaN."""
     stops = [stop for stop, _ in SHADES]
     mixed = [np.interp(shares, stops, [shade[channel] for _, shade in SHADES]) for channel in range(3)]
-    colours = np.stack([np.where(np.isnan(shares), PALE[0], each) for each in mixed], -1)
+    colours = np.stack([np.where(np.isnan(shares), PALE[0], mix) for mix in mixed], -1)
     return np.round(colours).astype(np.uint8)
 
 

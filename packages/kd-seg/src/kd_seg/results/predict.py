@@ -133,8 +133,8 @@ def predict(
         other = teacher_of(student, teacher, shots.info, runtime)
         models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
         out.mkdir(parents=True, exist_ok=True)
-        for each in looked_at(student, models, runtime, shots):
-            yield written(each, shots, out)
+        for image in looked_at(student, models, runtime, shots):
+            yield written(image, shots, out)
 
 
 def seg_task(student: LoadedStudent) -> SemanticSegmentation:
@@ -160,7 +160,7 @@ def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) ->
 
 def part_of(splits: Splits, name: str) -> PairSubset:
     """The images of a split."""
-    there = {each: split for each in SPLITS if isinstance(split := getattr(splits, each), SegSplit)}
+    there = {split_name: split for split_name in SPLITS if isinstance(split := getattr(splits, split_name), SegSplit)}
     if name not in there:
         raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
     return there[name].part
@@ -190,23 +190,23 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
     """Every image with its name, its path below a folder that was given; KDError for the first that is none."""
     from PIL import Image
 
-    found: list[tuple[str, Path]] = []
+    named: list[tuple[str, Path]] = []
     for path in images:
         if not path.is_dir():
-            found.append((path.stem, path))
+            named.append((path.stem, path))
             continue
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGES and each.is_file())
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
         if not inside:
             raise KDError(f"{path}: contains no image")
-        found += [(each.relative_to(path).with_suffix("").as_posix(), each) for each in inside]
-    for _, path in found:
+        named += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in inside]
+    for _, path in named:
         if not path.is_file():
             raise KDError(f"there is no image {path}")
         try:
             Image.open(path).close()
         except Exception as error:  # of damaged files decoders tell in many ways
             raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
-    return found
+    return named
 
 
 def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
@@ -218,9 +218,9 @@ def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
     return [masks[name] for name, _ in named]
 
 
-def free_names(names: Sequence[str], out: Path, kept: Collection[Path]) -> list[str]:
-    """A name of its own for each image's pictures: they replace earlier ones, and neither ``kept`` nor other files."""
-    taken = {str(path.resolve()).casefold() for path in kept}
+def free_names(names: Sequence[str], out: Path, taken_paths: Collection[Path]) -> list[str]:
+    """A name of its own for each image, whose pictures replace earlier ones but none of ``taken_paths``."""
+    taken = {str(path.resolve()).casefold() for path in taken_paths}
     chosen = []
     for name in names:
         stem = name.replace("/", "_")
@@ -240,19 +240,19 @@ def places(out: Path, name: str) -> tuple[Path, Path]:
     return out / f"{name}.png", out / f"{name}_mask.png"
 
 
-def teacher_of(student: LoadedStudent, wanted: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
-    """The config's teacher, as ``wanted`` (see :func:`predict`); KDError where it is wanted and cannot be had."""
+def teacher_of(student: LoadedStudent, requested: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
+    """The config's teacher, as ``requested`` (see :func:`predict`); KDError where it is wanted and cannot be had."""
     plan = student.plan
     spec = plan.models.get(TEACHER)
-    if wanted is False or (wanted is None and spec is None):
+    if requested is False or (requested is None and spec is None):
         return None
     if spec is None:
         raise KDError("the config has no model 'teacher'", hint="leave --teacher out")
     reason = untold(plan)
     lost = None if reason is None else KDError(reason)
-    if lost is None and wanted is None and (away := elsewhere(plan)) is not None:
+    if lost is None and requested is None and (away := elsewhere(plan)) is not None:
         lost = KDError(away, hint="--teacher has it all the same")
-    if lost is not None and wanted:
+    if lost is not None and requested:
         raise lost.at("models", TEACHER)
     if lost is not None:
         Reporter().info(f"without the teacher: {lost}")
@@ -266,7 +266,7 @@ def untold(plan: Plan) -> str | None:
     """Why a config does not tell its teacher's weights."""
     spec = plan.models[TEACHER]
     trained = (pattern.split(".")[0] for stage in plan.stages for pattern in stage.spec.train or ())
-    if spec.trainable or any(fnmatch(TEACHER, each) for each in trained):
+    if spec.trainable or any(fnmatch(TEACHER, trained_name) for trained_name in trained):
         return "it is trained by the run, which saves only the student"
     if spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
         return "it has random weights"
@@ -298,15 +298,15 @@ def looked_at(
         model.eval()
     order = torch.arange(len(shots.split)).split(size)
     for raw in shots.split.batches(order, epoch=0, seed=0, augment=False):
-        found: dict[str, list[Mask]] = {}
+        masks_by_model: dict[str, list[Mask]] = {}
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             batch = runtime.format(plan.task.prepare(raw.to(runtime.device), wants, shots.data, training=False))
             for name, model in models.items():
                 output = plan.task.call(model, batch.for_model(name))
-                found[name] = masks_of(name, output, batch, shots.info.model_parameters.get("num_classes"))
+                masks_by_model[name] = masks_of(name, output, batch, shots.info.model_parameters.get("num_classes"))
         for number, row in enumerate(raw.index.tolist()):
             image: Tensor = raw.inputs[SHARED][number]
-            masks = {name: each[number] for name, each in found.items()}
+            masks = {name: masks_of_model[number] for name, masks_of_model in masks_by_model.items()}
             yield PredictedImage(
                 row, image.permute(1, 2, 0).numpy(), raw.target[number].numpy().astype(np.int16), masks
             )
@@ -314,14 +314,14 @@ def looked_at(
 
 def masks_of(name: str, output: Any, batch: Batch, num_classes: int | None) -> list[Mask]:
     """The likeliest classes (H, W) of each image of a batch; KDError for outputs that are not those of the classes."""
-    found: list[Mask] = []
+    masks: list[Mask] = []
     for logits, target in pairs(output, batch.target, None):
         if num_classes not in (None, logits.shape[1]):
             raise KDError(f"predicts {logits.shape[1]} classes, and the data have {num_classes}", path=f"models.{name}")
         if not logits.isfinite().all():
             raise KDError("its outputs are not finite: it predicts nothing", path=f"models.{name}")
-        found += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
-    return found
+        masks += list(predicted(logits, target.shape[-2:]).cpu().numpy().astype(np.int16))
+    return masks
 
 
 def written(seen: PredictedImage, shots: ImageSet, out: Path) -> SavedImage:
@@ -329,21 +329,27 @@ def written(seen: PredictedImage, shots: ImageSet, out: Path) -> SavedImage:
     name, student = shots.names[seen.row], seen.found[STUDENT]
     picture, mask = places(out, name)
     classes = shots.info.classes or tuple(map(str, range(int(student.max()) + 1)))
-    scores = {each: miou_of(found, seen.truth, len(classes)) for each, found in seen.found.items()}
-    scores = {each: score for each, score in scores.items() if not np.isnan(score)}
+    scores = {
+        model_name: miou_of(classes_seen, seen.truth, len(classes)) for model_name, classes_seen in seen.found.items()
+    }
+    scores = {model_name: score for model_name, score in scores.items() if not np.isnan(score)}
     truth = seen.truth if shots.labelled else None
     save(side_by_side(panels_of(seen.image, truth, seen.found, scores), classes), picture)
     save(palette_mask(student), mask)
     pixels = np.bincount(student.ravel(), minlength=len(classes))
-    share = {classes[each]: 100 * int(pixels[each]) / student.size for each in np.argsort(-pixels) if pixels[each]}
+    share = {
+        classes[model_name]: 100 * int(pixels[model_name]) / student.size
+        for model_name in np.argsort(-pixels)
+        if pixels[model_name]
+    }
     height, width = student.shape
     return SavedImage(name, shots.sources.get(seen.row), picture, mask, width, height, share, scores)
 
 
-def panels_of(image: Pixels, truth: Mask | None, found: Mapping[str, Mask], scores: Mapping[str, float]) -> list[Panel]:
+def panels_of(image: Pixels, truth: Mask | None, masks: Mapping[str, Mask], scores: Mapping[str, float]) -> list[Panel]:
     """The image, its truth where there is one, and what each model sees, with its mean IoU where that is known."""
     panels = [Panel("image", image), *([] if truth is None else [Panel("truth", image, truth)])]
-    for name, mask in found.items():
+    for name, mask in masks.items():
         panels.append(Panel(f"{name}, mIoU {scores[name]:.1f}" if name in scores else name, image, mask))
     return panels
 

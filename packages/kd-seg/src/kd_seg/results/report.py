@@ -54,14 +54,14 @@ class ImageMetrics(SegmentationMetrics):
         rows = iter(batch.index.tolist())
         for logits, target in pairs(output, batch.target, self.num_classes):
             for classes, truth in zip(predicted(logits, target.shape[-2:]), target, strict=True):
-                found = confusion(classes, truth, logits.shape[1])
-                self._matrix = found if self._matrix is None else self._matrix.add(found)
-                figures = figures_of(found.cpu().numpy())
+                counts = confusion(classes, truth, logits.shape[1])
+                self._matrix = counts if self._matrix is None else self._matrix.add(counts)
+                figures = figures_of(counts.cpu().numpy())
                 scored = ImageScore(next(rows), figures["miou"], figures["pixel_accuracy"])
                 self.images.append(scored)
                 if scored.miou == scored.miou and self.worst:
-                    kept = (-scored.miou, -scored.row, classes.cpu().numpy().astype(np.int16))
-                    (heapq.heappush if len(self.kept) < self.worst else heapq.heappushpop)(self.kept, kept)
+                    entry = (-scored.miou, -scored.row, classes.cpu().numpy().astype(np.int16))
+                    (heapq.heappush if len(self.kept) < self.worst else heapq.heappushpop)(self.kept, entry)
 
 
 class RecordingTask(SemanticSegmentation):
@@ -72,9 +72,9 @@ class RecordingTask(SemanticSegmentation):
         self.splits: Splits | None = None
         self.seen: ImageMetrics | None = None
 
-    def load(self, *given: Any, **named: Any) -> Splits:
+    def load(self, *args: Any, **kwargs: Any) -> Splits:
         """As the task does."""
-        self.splits = super().load(*given, **named)
+        self.splits = super().load(*args, **kwargs)
         return self.splits
 
     def metrics(self, info: DatasetInfo) -> ImageMetrics:
@@ -117,17 +117,17 @@ def write(task: RecordingTask, out: Path) -> None:
     )
     save(confusion_picture(matrix, classes), out / "confusion.png")
     # NaN compares with nothing: images without a true pixel come last
-    images = sorted(metrics.images, key=lambda each: (each.miou != each.miou, each.miou, each.row))
-    rows = [[split.name(each.row), figure(each.miou), figure(each.pixel_accuracy)] for each in images]
+    images = sorted(metrics.images, key=lambda image: (image.miou != image.miou, image.miou, image.row))
+    rows = [[split.name(image.row), figure(image.miou), figure(image.pixel_accuracy)] for image in images]
     write_text(out / "images.tsv", table(["image", "miou", "pixel_accuracy"], rows))
     write_worst(metrics, split.part.pairs, classes, out / "worst")
 
 
 def by_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[list[Any]]:
     """For each class its IoU, the share of its true pixels that were found, and its true and predicted pixels."""
-    true, given, hits = matrix.sum(1), matrix.sum(0), matrix.diagonal()
-    found = [100 * hit / pixels if pixels else float("nan") for hit, pixels in zip(hits, true, strict=True)]
-    figures = zip(classes, 100 * iou_of(matrix), found, true.tolist(), given.tolist(), strict=True)
+    true, predicted_pixels, hits = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    accuracies = [100 * hit / pixels if pixels else float("nan") for hit, pixels in zip(hits, true, strict=True)]
+    figures = zip(classes, 100 * iou_of(matrix), accuracies, true.tolist(), predicted_pixels.tolist(), strict=True)
     return [[name, figure(iou), figure(accuracy), *pixels] for name, iou, accuracy, *pixels in figures]
 
 
@@ -138,9 +138,9 @@ def write_worst(metrics: ImageMetrics, read_from: Pairs, classes: Sequence[str],
             path.unlink()
     if metrics.kept:
         folder.mkdir(exist_ok=True)
-    for number, (turned, row, mask) in enumerate(sorted(metrics.kept, key=lambda each: (-each[0], -each[1])), 1):
+    for number, (negated, row, mask) in enumerate(sorted(metrics.kept, key=lambda entry: (-entry[0], -entry[1])), 1):
         image, truth = read_from.read(-row)
-        panels = panels_of(np.asarray(image), truth, {STUDENT: mask}, {STUDENT: -turned})
+        panels = panels_of(np.asarray(image), truth, {STUDENT: mask}, {STUDENT: -negated})
         name = read_from.name(-row).replace("/", "_")
         save(side_by_side(panels, classes), folder / f"{number:02}_{name}.png")
 

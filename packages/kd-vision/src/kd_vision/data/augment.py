@@ -104,7 +104,7 @@ def parse(value: Any) -> Augmentation:
         if position == 0 and per_image:
             continue
         if isinstance(item, str) and item in PRESETS:
-            operations += [_operation(each) for each in PRESETS[item]]
+            operations += [_operation(name) for name in PRESETS[item]]
         elif item == PER_IMAGE:
             raise KDError(f"{PER_IMAGE!r} works on single images: it must stand first")
         elif isinstance(item, (str, Mapping)):
@@ -127,11 +127,15 @@ def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
     if not isinstance(name, str):
         raise ConfigError(ConfigProblem("an operation is written as its name or as {op: NAME, ...}", where.rstrip(".")))
     if name not in AUGMENTATIONS:
-        known = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
-        place = f"{where}op" if isinstance(item, Mapping) else where.rstrip(".")
-        raise ConfigError(ConfigProblem(f"there is no augmentation {name!r}", place, hint=did_you_mean(name, known)))
+        names = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
+        path = f"{where}op" if isinstance(item, Mapping) else where.rstrip(".")
+        raise ConfigError(ConfigProblem(f"there is no augmentation {name!r}", path, hint=did_you_mean(name, names)))
     operation = AUGMENTATIONS.get(name)
-    takes = [each.name for each in inspect.signature(operation).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    takes = [
+        parameter.name
+        for parameter in inspect.signature(operation).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
     schemas = get_type_hints(operation, include_extras=True)
     for key, value in values.items():
         if key not in takes:

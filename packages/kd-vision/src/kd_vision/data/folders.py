@@ -53,14 +53,14 @@ def folder_pool(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | None
     """The images of ``folder/CLASS``, None where there is no such folder; KDError for a class not in ``classes``."""
     if not folder.is_dir():
         return None
-    unknown = sorted({each.name for each in folder.iterdir() if each.is_dir()} - set(classes))
+    unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
     if unknown:
         raise KDError(f"{folder}: {unknown[0]!r} is not a class of the training images")
     paths, labels = [], []
     for number, name in enumerate(classes):
-        found = image_files(folder / name)
-        paths += found
-        labels += [number] * len(found)
+        files_of_class = image_files(folder / name)
+        paths += files_of_class
+        labels += [number] * len(files_of_class)
     return files_pool(folder, paths, labels)
 
 

@@ -23,9 +23,11 @@ class ImageInfo(DatasetInfo):
     num_classes: int | None = None
 
     @classmethod
-    def of(cls, num_classes: int | None, *, samples: int | None = None, targets: Any = None, **known: Any) -> ImageInfo:
+    def of(
+        cls, num_classes: int | None, *, samples: int | None = None, targets: Any = None, **fields: Any
+    ) -> ImageInfo:
         """The information with what follows from it; None where only reading would tell."""
         values = {"num_classes": num_classes, "num_samples": samples, "targets": targets}
         told: Mapping[str, Any] = {name: value for name, value in values.items() if value is not None}
         parameters = {} if num_classes is None else {"num_classes": num_classes}
-        return cls(num_classes=num_classes, model_parameters=parameters, run_values=told, **known)
+        return cls(num_classes=num_classes, model_parameters=parameters, run_values=told, **fields)

@@ -61,10 +61,10 @@ class DataSpec(ImageDataSpec):
             raise ValueError(
                 f"{self.name} has {source.num_classes} classes, not {self.num_classes}: leave num_classes out"
             )
-        given = [key for key in ("fraction", "per_class") if getattr(self, key) is not None]
-        given += ["limit"] if self.limits.train is not None else []
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(repr(key) for key in given)} both choose the training images: give one")
+        choices = [key for key in ("fraction", "per_class") if getattr(self, key) is not None]
+        choices += ["limit"] if self.limits.train is not None else []
+        if len(choices) > 1:
+            raise ValueError(f"{' and '.join(repr(key) for key in choices)} both choose the training images: give one")
         return self
 
 

@@ -38,11 +38,11 @@ def with_classes(parts: Parts[LabelledSubset], data: DataSpec) -> Parts[Labelled
     return parts
 
 
-def keep_classes(parts: Parts[LabelledSubset], wanted: list[str | int]) -> Parts[LabelledSubset]:
+def keep_classes(parts: Parts[LabelledSubset], selection: list[str | int]) -> Parts[LabelledSubset]:
     """Some classes only, by name or number, in the order given."""
     names = parts.classes or ()
     numbers: list[int] = []
-    for item in wanted:
+    for item in selection:
         if isinstance(item, str) and item not in names:
             raise KDError(f"there is no class {item!r}", hint=did_you_mean(item, names), path="data.classes")
         number = names.index(item) if isinstance(item, str) else item
@@ -51,12 +51,12 @@ def keep_classes(parts: Parts[LabelledSubset], wanted: list[str | int]) -> Parts
         numbers.append(number)
     if len(set(numbers)) < len(numbers):
         raise KDError("a class is named twice", path="data.classes")
-    kept = {name: only_classes(pool, numbers) for name, pool in parts.items().items()}
-    if not len(kept["train"]):
+    subsets = {name: only_classes(pool, numbers) for name, pool in parts.items().items()}
+    if not len(subsets["train"]):
         raise KDError("there are no training images of these classes", path="data.classes")
-    origins = {name: replace(parts.origins[name], whole=pool) for name, pool in kept.items()}
+    origins = {name: replace(parts.origins[name], whole=pool) for name, pool in subsets.items()}
     classes = tuple(names[number] for number in numbers)
-    return Parts(kept["train"], kept.get("val"), kept.get("test"), classes, parts.places, origins)
+    return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, parts.places, origins)
 
 
 def choose_train(train: LabelledSubset, data: DataSpec, seed: int) -> LabelledSubset:
@@ -74,5 +74,5 @@ def keep_labels(train: LabelledSubset, data: DataSpec, seed: int) -> LabelledSub
     if data.labelled is None:
         return train
     labelled = (train.target >= 0).nonzero().flatten()
-    kept = stratified(train.target[labelled], data.labelled, seed=seed, purpose=LABELLED)
-    return train.hide_labels(labelled[kept])
+    positions = stratified(train.target[labelled], data.labelled, seed=seed, purpose=LABELLED)
+    return train.hide_labels(labelled[positions])

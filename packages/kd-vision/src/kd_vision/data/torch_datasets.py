@@ -39,13 +39,13 @@ def called(dataset: dict[str, Any]) -> dict[str, Any]:
 
 def read_called(*, dataset: Annotated[dict[str, Any], AfterValidator(called)]) -> Parts[LabelledSubset]:
     """Torch data sets of (image, label) by split, with labels 0, 1, ...; a negative label is none."""
-    given = {key: value for key, value in dataset.items() if value is not None}
-    pools = {key: dataset_pool(value, f"dataset.{key}") for key, value in given.items()}
-    names = getattr(given["train"], "classes", None)
+    datasets = {key: value for key, value in dataset.items() if value is not None}
+    pools = {key: dataset_pool(value, f"dataset.{key}") for key, value in datasets.items()}
+    names = getattr(datasets["train"], "classes", None)
     count = max(int(pool.target.max()) + 1 for pool in pools.values())
-    known = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
-    places = {key: type(value).__name__ for key, value in given.items()}
-    return Parts(pools["train"], pools.get("val"), pools.get("test"), known, places)
+    class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
+    places = {key: type(value).__name__ for key, value in datasets.items()}
+    return Parts(pools["train"], pools.get("val"), pools.get("test"), class_names, places)
 
 
 SOURCES("dataset")(

@@ -22,8 +22,8 @@ def with_unlabelled(parts: Parts[LabelledSubset], folder: Path) -> Parts[Labelle
     """All images in ``folder`` and below among those that train."""
     assert parts.train is not None
     train = joined(parts.train, folder)
-    own = parts.origins["train"]
-    more = replace(own, added=len(train) - len(parts.train))
+    origin = parts.origins["train"]
+    more = replace(origin, added=len(train) - len(parts.train))
     return replace(parts, train=train, origins={**parts.origins, "train": more})
 
 
