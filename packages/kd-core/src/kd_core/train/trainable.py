@@ -60,7 +60,10 @@ class RunnableComponents(TrainableComponents, Protocol):
 
 
 class ModuleRoot(nn.Module):
-    """Everything a run is made of; errors about patterns call it by this name."""
+    """Everything a run is made of; errors about patterns call it "the run"."""
+
+    def _get_name(self) -> str:
+        return "the run"
 
 
 def root_module(models: Mapping[str, nn.Module], adapters: nn.Module, losses: nn.Module | None = None) -> nn.Module:
