@@ -77,6 +77,7 @@ def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path
     both = launch("train", path, "--out", tmp_path / "two", "--json")
     out, errors = both.communicate(timeout=240)
     assert both.returncode == 0, errors
+    assert "Warning" not in errors
     answers = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     assert len(answers) == 1
     assert answers[0]["metrics"]["top1"] == alone.metrics["top1"]

@@ -121,7 +121,8 @@ TOP = [
     top("imports: [«os]", "imports.0", "os is blocked: os is unsafe", "--trust os"),
     top("imports: [«my_pkg]", "imports.0", "my_pkg is not an allowed package", "--trust my_pkg"),
     top("imports: [«3]", "imports.0", "must be a string, not 3"),
-    top("runtime: «slow", "runtime", "one of 'default' or 'fast' or a mapping, not 'slow'"),
+    top("runtime: «slow", "runtime", "one of 'default' or 'fast' or a mapping, not 'slow'", "write `runtime: fast`"),
+    top("observers: «[gradient_norms]", "observers", "must be a mapping, not a list of 1", "observers are named"),
     top("runtime: «3", "runtime", "not 3"),
     top("runtime: {device: «gpu}", "runtime.device", "'cpu', 'cuda' or 'mps', not 'gpu'"),
     top("runtime: {«devise: cpu}", "runtime.devise", "unknown key 'devise'", "did you mean 'device'?"),
@@ -279,6 +280,8 @@ ADAPTERS = [
     proj("«{module: projector}", "", "missing required key 'inputs'"),
     proj("{module: projector, inputs: «[]}", ".inputs", "a list of at least 1"),
     proj("{module: projector, inputs: [«3]}", ".inputs.0", "must be a string, not 3"),
+    proj("«{adapter: projector, inputs: student.fc}", "", "missing required key", "is 'adapter' meant to be 'module'?"),
+    proj("«{module: projector, from: student.fc}", "", "missing required key", "is 'from' meant to be 'inputs'?"),
     proj("{module: projector, inputs: «adapters.proj}", ".inputs", "adapters.proj depends on itself"),
     proj(
         "{module: projector, inputs: «student.layers.9, out_features: 8}",

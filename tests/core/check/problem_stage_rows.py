@@ -65,7 +65,7 @@ STAGE_ROWS = [
     option("monitor: {metric: «topp1, mode: max}", ".monitor.metric", "no metric 'topp1'", "did you mean 'top1'?"),
     option("monitor: {metric: top1, mode: «most}", ".monitor.mode", "one of 'max' or 'min', not 'most'"),
     option("train: «student", ".train", "must be a list, not 'student'"),
-    option("train: [«studnt]", ".train.0", "nothing that matches 'studnt'", "did you mean 'student'?"),
+    option("train: [«studnt]", ".train.0", "the run has nothing that matches 'studnt'", "did you mean 'student'?"),
     option("train: [«adapters.prj]", ".train.0", "nothing that matches", "did you mean 'adapters.proj'?"),
     option("freeze: [«'class:BatchNorm']", ".freeze.0", "no module of class 'BatchNorm'", "'BatchNorm2d'"),
     option("drop_last: «1", ".drop_last", "true or false, not 1"),
@@ -153,6 +153,9 @@ OPTIMISERS = [
     sgd("«!call:torch.optim.SGD {lr: .nan}", "", "nan is not a valid learning rate"),
     sgd("«!call:torch.optim.SGDD {}", "", "has no 'SGDD'", "did you mean 'SGD'?"),
     sgd("«!call:torch.nn.ReLU {}", "", "torch.nn.ReLU is not a torch.optim.Optimizer"),
+    sgd(
+        "«!call:torch.nn.Linear {in_features: 3, out_features: 2}", "", "torch.nn.Linear is not a torch.optim.Optimizer"
+    ),
     sgd(f"«!call:{STEP_LR} {{step_size: 1}}", "", "is not a torch.optim.Optimizer"),
     sgd("!call:torch.optim.SGD {«params: [], lr: 0.1}", ".params", "supplied to torch.optim.SGD already"),
     sgd("«!get:torch.optim.SGD", "", "!get:torch.optim.SGD is not a torch.optim.Optimizer", "write !call"),

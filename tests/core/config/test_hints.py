@@ -96,7 +96,7 @@ def test_remarks_and_shapes_are_of_places_and_words_that_are_known() -> None:
     assert set(REMARKS) <= known
     assert not set(NO_KEY) & known
     assert {place for place, _ in NO_KEY} <= set(SCHEMAS)
-    assert set(SHAPES) <= {*SCHEMAS, "stages", "stages.*.losses", "models", "adapters", "data"}
+    assert set(SHAPES) <= {*SCHEMAS, "stages", "stages.*.losses", "models", "adapters", "data", "observers"}
 
 
 def test_synonyms_of_names_lead_to_registered_names() -> None:

@@ -83,6 +83,7 @@ def test_any_text_parses_or_is_refused_with_a_hint(text: str) -> None:
         ("batch", "names nothing in 'batch'", "write batch.NAME"),
         ("studnt.layer1", "there is no model 'studnt'", "did you mean 'student'?"),
         ("x.layer1", "there is no model 'x'", "choose one of: adapters, batch, student, teacher, teacher_b"),
+        ("proj", "there is no model 'proj'", "did you mean 'adapters.proj'?"),
         ("student:layer1", "after 'student' comes a '.'", "write student.layer1"),
         ("student:in", "after 'student' comes a '.'", "write student.output"),
         ("student[0]", "after 'student' comes a '.'", "write student.output"),

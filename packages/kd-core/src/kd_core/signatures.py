@@ -52,7 +52,7 @@ def is_value(parameter: inspect.Parameter) -> bool:
 
 
 def refuse(kind: str, name: str, item: object, declared: Iterable[inspect.Parameter]) -> None:
-    """KDError with everything about ``found`` that keeps ``item`` from being registered."""
+    """KDError with everything about the ``declared`` parameters that keeps ``item`` from being registered."""
     wrong: list[str] = []
     for parameter in declared:
         if is_open(parameter):

@@ -78,7 +78,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "new_head": "ignore_mismatched_sizes",
     },
     "adapters.*": {
-        "module": "key type name layer",
+        "module": "adapter key type name layer",
         "inputs": "input in io path from",
         "match": "like as",
         "out_features": "to width dim out_dim out_channels",
@@ -207,6 +207,8 @@ SHAPES: dict[str, str] = {
     "stages.*.early_stopping": "write `early_stopping: {patience: 5}`",
     "stages.*.validate": "write `validate: {every_epochs: 1}` or `validate: {every_steps: 100}`",
     "checkpoint": "write `checkpoint: {every_steps: 100}`",
+    "observers": "observers are named: `observers: {gradient_norms: {every_steps: 100}}`",
+    "runtime": "write `runtime: fast`, or a mapping such as `runtime: {precision: bf16}`",
 }
 """What to write where a value is of another kind (a list for a mapping, say)."""
 

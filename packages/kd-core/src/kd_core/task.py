@@ -144,7 +144,7 @@ def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) 
 
 
 def eval_batch_size(task: Task, configured: int | None, training: int | None) -> int:
-    """Samples that are scored at once: as ``given``, as the task has it, as in ``training``, or 256."""
+    """Samples that are scored at once: as ``configured``, as the task has it, as in ``training``, or 256."""
     return configured or task.eval_batch_size or training or 256
 
 

@@ -38,12 +38,12 @@ CIFAR = (
 
 
 def _cifar(dataset: str, arch: str, top1: float, original: float, paper: str) -> WeightCard:
-    published_name = arch.replace("wrn-", "wide_resnet").replace("-d", "_depth").replace("-", "_")
+    file_stem = arch.replace("wrn-", "wide_resnet").replace("-d", "_depth").replace("-", "_")
     return WeightCard(
         name=arch,
         arch=arch,
         dataset=dataset,
-        url=f"{RELEASES}/v0.1.1/{dataset}-{published_name}.pt",
+        url=f"{RELEASES}/v0.1.1/{dataset}-{file_stem}.pt",
         sha256=None,
         licence="MIT",
         parameters={"num_classes": NUM_CLASSES[dataset]},
@@ -128,10 +128,10 @@ class KDZoo:
         models that were published for one data set other than CIFAR: such weights often begin a training on other data.
         """
         for card in CARDS:
-            for model in names_of(card):
-                if name == f"{card.dataset}-{model}" or PurePosixPath(card.url).stem == name:
+            for alias in names_of(card):
+                if name == f"{card.dataset}-{alias}" or PurePosixPath(card.url).stem == name:
                     return card
-                if name == model and (dataset in (None, card.dataset) or card.dataset not in NUM_CLASSES):
+                if name == alias and (dataset in (None, card.dataset) or card.dataset not in NUM_CLASSES):
                     return card
         return None
 

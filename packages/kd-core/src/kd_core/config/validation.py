@@ -110,7 +110,7 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
             if name in unknown.get(where, ()):
                 continue  # the unknown key is meant to be this one
             parent = _follow(value, where)
-            near = nearest(name, [str(key) for key in parent]) if isinstance(parent, Mapping) else None
+            near = _stands_for(name, parent, place_of((*piece.path, *where))) if isinstance(parent, Mapping) else None
             hint = f"is {near!r} meant to be {name!r}?" if near else None
             faults.append(ValidationFault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
@@ -131,6 +131,12 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
                 ValidationFault(where, message, SHAPES.get(place_of((*piece.path, *where))), fields=_top(where))
             )
     return faults
+
+
+def _stands_for(name: str, keys: Iterable[Any], place: str) -> str | None:
+    """The one of the keys written at a place that is meant to be ``name``, by spelling or as a synonym."""
+    words = list(map(str, keys))
+    return nearest(name, words) or next((word for word in words if meant(place, word, [name])), None)
 
 
 def _unknown(items: Sequence[Any], schema: type[BaseModel], value: Any, piece: Piece) -> list[ValidationFault]:

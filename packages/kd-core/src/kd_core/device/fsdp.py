@@ -56,7 +56,7 @@ def load_full_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) ->
 
 
 def shard_like(value: Any, like: Any) -> Any:
-    """A whole tensor cut as ``own``, of the same shape, is; anything else as it is."""
+    """A whole tensor, sharded as ``like`` of the same shape is; anything else as it is."""
     if not isinstance(like, DTensor) or not isinstance(value, torch.Tensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

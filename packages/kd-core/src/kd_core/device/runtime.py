@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -161,7 +162,9 @@ class Runtime:
 
         Accelerate's wrapper of an optimiser looks for installed packages in each step, which takes a millisecond.
         """
-        module, wrapped = self._accelerator.prepare(step, optimizer)
+        with warnings.catch_warnings():  # torch 2.14 renames the option, which accelerate passes on by its old name
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            module, wrapped = self._accelerator.prepare(step, optimizer)
         return module, wrapped if self._accelerator.scaler is not None else wrapped.optimizer
 
     def release(self) -> None:

@@ -53,20 +53,26 @@ class WireBinder:
 
     def calls(self, value: Any, path: Path, supplied: Sequence[str] = (), *, kind: type | None = None) -> bool:
         """Locate and bind every call in ``value``; whether all is well. ``kind`` is what the outermost is to make."""
+        if kind is not None and isinstance(value, Call) and self._makes_another(value, kind):
+            self.validator.report(path, f"{value.target} is not a {KINDS[kind]}")
+            return False
         problems = self.builder.check(value, supplied, ".".join(map(str, path)))
         self.validator.problems += problems
         if kind is None or problems:
             return not problems
-        if isinstance(value, Call):
-            target = self.policy.locate(value.target)
-            if not inspect.isclass(target) or issubclass(target, kind):
-                return True
-            self.validator.report(path, f"{value.target} is not a {KINDS[kind]}")
-        elif isinstance(value, (Get, RunValue, Text)):
+        if isinstance(value, (Get, RunValue, Text)):
             self.validator.report(path, f"{show_value(value)} is not a {KINDS[kind]}", "write !call:dotted.path {}")
         else:
             return True  # only building would tell
         return False
+
+    def _makes_another(self, call: Call, kind: type) -> bool:
+        """Whether a call that may be made is of a class that is none of ``kind``: then its arguments do not matter."""
+        try:
+            target = self.policy.locate(call.target)
+        except KDError:
+            return False
+        return inspect.isclass(target) and not issubclass(target, kind)
 
     def name(self, name: str, path: Path, subject: str, reserved: Sequence[str] = ()) -> bool:
         """Whether a key can name a model, an adapter or a term."""
@@ -92,7 +98,7 @@ class WireBinder:
     def parameters(
         self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, extra_keys: Sequence[str]
     ) -> None:
-        """Check values against the hyperparameters of a registered thing; ``known`` are the piece's other keys."""
+        """Check values against the hyperparameters of a registered thing; ``extra_keys`` are the piece's other keys."""
         takes = values_of(function)
         open_ended = any(is_open(parameter) for parameter in parameters(function))
         for key, value in values.items():

@@ -230,7 +230,7 @@ def _of_class(modules: Mapping[str, nn.Module], pattern: str) -> set[str]:
     matches = {path for path, names in classes.items() if name in names}
     if not matches or name in ("Module", "object"):
         there = {type(module).__name__ for module in modules.values()}
-        message = f"{type(modules['']).__name__} has no module of class {name!r}"
+        message = f"{modules['']._get_name()} has no module of class {name!r}"
         raise config_error(message, did_you_mean(name, sorted(there)))
     return matches
 
@@ -243,5 +243,5 @@ def _of_path(modules: Mapping[str, nn.Module], parameters: Sequence[str], patter
     if not matches:
         near = nearest(pattern, names)
         hint = f"did you mean {near!r}?" if near else "write a path, a glob such as '*.bias', or class:NAME"
-        raise config_error(f"{type(modules['']).__name__} has nothing that matches {pattern!r}", hint)
+        raise config_error(f"{modules['']._get_name()} has nothing that matches {pattern!r}", hint)
     return matches

@@ -84,7 +84,7 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
     if "" in after:
         raise config_error(f"wire {text!r} has an empty field after '/'", f"write {head}/NAME, {head}/0 or {head}")
     root, _, rest = head.partition(".")
-    _check_root(text, root, [*models, "adapters", "batch"])
+    _check_root(text, root, [*models, "adapters", "batch"], adapters)
     if not rest:
         missing = f"{root}.output" if root in models else f"{root}.NAME"
         raise config_error(f"wire {text!r} names nothing in {root!r}", f"write {'/'.join([missing, *after])}")
@@ -100,7 +100,7 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
     return Wire(root, rest, None, inside)
 
 
-def _check_root(text: str, root: str, models: list[str]) -> None:
+def _check_root(text: str, root: str, models: list[str], adapters: Collection[str]) -> None:
     if root in models:
         return
     before = re.split(r"[:\[]", root)[0]
@@ -108,7 +108,8 @@ def _check_root(text: str, root: str, models: list[str]) -> None:
         after = root[len(before) :].strip(":[]")
         submodule = "output" if after in ("", "in", "out") or _NUMBER.fullmatch(after) else after
         raise config_error(f"wire {text!r}: after {before!r} comes a '.'", f"write {before}.{submodule}")
-    raise config_error(f"wire {text!r}: there is no model {root!r}", did_you_mean(root, models))
+    hint = f"did you mean 'adapters.{root}'?" if root in adapters else did_you_mean(root, models)
+    raise config_error(f"wire {text!r}: there is no model {root!r}", hint)
 
 
 def _parse_tap(text: str, root: str, rest: str) -> Tap:

@@ -35,13 +35,13 @@ Fields = tuple[Field, ...]
 
 
 class CachedTeacher:
-    """In the place of a frozen model: what it said of each training sample.
+    """Stands in for a frozen model with the outputs that it gave for each training sample.
 
-    ``kept`` maps the fields of the output that wires name to (N, ...) values; ``index`` (N,) has the samples' rows.
+    ``outputs`` maps the fields of the output that wires name to (N, ...) values; ``index`` (N,) has the samples' rows.
     """
 
     def __init__(self, outputs: Mapping[Fields, Tensor], index: Tensor) -> None:
-        self._kept = outputs
+        self._outputs = outputs
         self._position = torch.zeros(int(index.max()) + 1, dtype=torch.int64, device=index.device)
         self._position[index] = torch.arange(len(index), device=index.device)
 
@@ -49,7 +49,7 @@ class CachedTeacher:
         """The output for a batch, as far as it was kept."""
         positions = self._position[batch.index]
         value: Any = {}
-        for fields, values in self._kept.items():
+        for fields, values in self._outputs.items():
             value = _put(value, fields, values[positions])
         return Capture(value, {OUTPUT: value})
 

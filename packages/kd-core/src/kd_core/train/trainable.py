@@ -60,7 +60,10 @@ class RunnableComponents(TrainableComponents, Protocol):
 
 
 class ModuleRoot(nn.Module):
-    """Everything a run is made of; errors about patterns call it by this name."""
+    """Everything a run is made of; errors about patterns call it "the run"."""
+
+    def _get_name(self) -> str:
+        return "the run"
 
 
 def root_module(models: Mapping[str, nn.Module], adapters: nn.Module, losses: nn.Module | None = None) -> nn.Module:
@@ -174,7 +177,7 @@ def wrap(
 ) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
     """The models a stage runs: those that learn, and those it only looks at, which stop at their deepest tap.
 
-    Those whose outputs are ``known`` do not run.
+    Those that are ``skipped``, for their outputs are cached, do not run.
     """
     learning: dict[str, ForwardWrapper] = {}
     frozen: dict[str, Teacher] = {}

@@ -19,8 +19,8 @@ def names_of(config: Any) -> tuple[str, ...] | None:
 
     ``LABEL_0``, ``LABEL_1`` are what the library writes for classes without names; bare numbers say no more.
     """
-    labels = config.id2label or {}
-    names = tuple(str(labels[index]) for index in sorted(labels))
+    id2label = config.id2label or {}
+    names = tuple(str(id2label[index]) for index in sorted(id2label))
     generic = all(name.casefold() in (f"label_{index}", str(index)) for index, name in enumerate(names))
     return None if generic else names
 
