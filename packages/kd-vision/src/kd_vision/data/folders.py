@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from kd_core.data.fingerprint import FileContents
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
 from kd_vision.data.labelled_subset import LabelledSubset
@@ -65,12 +65,9 @@ def folder_subset(folder: Path, classes: tuple[str, ...]) -> LabelledSubset | No
 
 
 def files_subset(folder: Path, paths: list[Path], labels: list[int]) -> LabelledSubset:
-    """A subset of image files, told apart by their names below ``folder`` and their sizes in bytes."""
-    state = hashlib.sha256()
-    for path in paths:
-        state.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    """A subset of image files, told apart by their names below ``folder`` and their contents."""
     target = torch.tensor(labels, dtype=torch.int64)
-    return LabelledSubset(ImageFiles(paths, labels), target, torch.arange(len(paths)), state.hexdigest())
+    return LabelledSubset(ImageFiles(paths, labels), target, torch.arange(len(paths)), FileContents(folder, paths))
 
 
 def image_files(folder: Path) -> list[Path]:
