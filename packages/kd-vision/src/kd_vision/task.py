@@ -112,4 +112,5 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         height, width = subset.images.shape[-2:]
         one_by_one = replace(subset, images=TensorDataset(subset.images))
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
-    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers)
+    plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
+    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers, any_values=plain)
