@@ -261,8 +261,8 @@ def test_images_may_come_in_several_kinds(kind: str) -> None:
 
 def test_labels_are_found_without_reading_all_images() -> None:
     class Kept(Own):
-        targets = [2, 1, 0] * 3
-        read: set[int] = set()
+        def __init__(self, repeats: int = 3) -> None:
+            self.targets, self.read = [2, 1, 0] * repeats, set[int]()
 
         def __len__(self) -> int:
             return len(self.targets)
@@ -274,8 +274,7 @@ def test_labels_are_found_without_reading_all_images() -> None:
     assert own(Subset(Kept(), [0, 2])).info.model_parameters["num_classes"] == 3
     joined = own(ConcatDataset([Kept(), Subset(Kept(), [1])]), per_class=3)
     assert len(joined.train) == 9
-    many = Kept()
-    many.targets, many.read = [2, 1, 0] * 3_000, set()
+    many = Kept(3_000)
     own(many)
     assert 8_999 in many.read
     assert len(many.read) <= 32
