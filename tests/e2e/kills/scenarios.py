@@ -115,6 +115,8 @@ stages:
     optimizer: {SGD}
     scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps}}, interval: step}}
 """
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A config, how many processes train it, and the modules that they need."""

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.data.fingerprint import FileContents
+from kd_core.data.images import read_image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.image_files import read_image
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
