@@ -18,7 +18,8 @@ from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_glue.data.spec import DataSpec, read_unlabelled
-from kd_glue.data.tables import Columns, TableTexts, read_texts
+from kd_glue.data.tables import TableTexts, read_texts
+from kd_glue.data.targets import Columns
 from kd_glue.data.texts import Texts
 
 MULTI = "multi_label_classification"
@@ -43,7 +44,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def read_one(path: Path, **values: Any) -> TableTexts:
     data: Any = spec(path, **values)
-    return read_texts(path, Columns(data.text, data.label, data.kind), data.class_names)
+    columns = Columns(data.text, data.label, data.kind, data.normalize_labels)
+    return read_texts(path, columns, data.class_names, quoting=data.quoting)
 
 
 def read(data: DataSpec, seed: int) -> Parts[Texts]:
@@ -132,14 +134,15 @@ def test_csv_is_quoted(tmp_path: Path) -> None:
     path.write_bytes('\ufefftext,label\r\n"one, ""two""\nthree",a\r\n\r\nfour,b\r\n'.encode())
     assert texts(read_one(path).texts) == [('one, "two"\nthree',), ("four",)]
     path.write_text('text,label\n"one\ntwo",a\nthree\n')
-    with pytest.raises(KDError, match=r"t.csv:4: 1 column\(s\), not 2"):
+    with pytest.raises(KDError, match=r"t.csv:4: 1 column, not 2"):
         read_one(path)
-    path.write_text('text,label\n"one" two,a\n')
-    with pytest.raises(KDError, match=r"t.csv:2: is not valid CSV"):
+    path.write_text('text,label\n"one" two,a\n"three" four,b\n')
+    with pytest.raises(KDError, match=r"(?s)t.csv:2: a quotation mark closes before a comma \(and 1 more.*lines 2, 3"):
         read_one(path)
     path.write_text('text,label\n"one,a\n')
-    with pytest.raises(KDError, match=r"t.csv:2: is not valid CSV"):
+    with pytest.raises(KDError, match=r"(?s)t.csv:2: a quotation mark is never closed.*`quoting: none`"):
         read_one(path)
+    assert texts(read_one(path, quoting="none").texts) == [('"one',)]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def test_csv_is_quoted(tmp_path: Path) -> None:
         ("t.jsonl", b'{"text": "a"}\n', "t.jsonl:1: there is no column 'label'"),
         ("t.jsonl", b'{"text": 3, "label": 1}\n', "t.jsonl:1: 'text' is 3, not a string"),
         ("t.jsonl", b'{"text": null, "label": 1}\n', "t.jsonl:1: 'text' is missing, not a string"),
-        ("t.jsonl", b'{"text": "a", "label": 1.5}\n', "t.jsonl:1: the label is 1.5, not a name"),
+        ("t.jsonl", b'{"text": "a", "label": 1.5}\n', "t.jsonl:1: the label 1.5 is not a class"),
         ("t.jsonl", b'{"text": "a", "label": null}\n', "t.jsonl:1: the label is missing, not a name"),
         ("t.jsonl", b'{"text": "\\ud800", "label": "x"}\n', "t.jsonl:1: the text is not valid Unicode"),
         ("t.parquet", b"no parquet", "t.parquet: is not a readable parquet file"),

@@ -60,7 +60,8 @@ class Parts(Generic[S]):
     """A data set in its splits, as its authors made them or as a run uses them.
 
     ``classes`` are the names of the classes in the order of the labels, ``places`` says which file or folder each split
-    was read from, and ``origins``, which :meth:`with_origins` fills in, what became of which split.
+    was read from, and ``origins``, which :meth:`with_origins` fills in, what became of which split. ``notes`` are lines
+    that a run says of its data before it trains: how files were read, and, beginning with ``warning:``, what is odd.
     """
 
     train: S | None
@@ -69,6 +70,7 @@ class Parts(Generic[S]):
     classes: tuple[str, ...] | None
     places: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def items(self) -> dict[str, S]:
         """The splits that are there, by name."""
