@@ -60,8 +60,7 @@ class Parts(Generic[S]):
     """A data set in its splits, as its authors made them or as a run uses them.
 
     ``classes`` are the names of the classes in the order of the labels, ``places`` says which file or folder each split
-    was read from, and ``origins``, which :meth:`with_origins` fills in, what became of which split. ``notes`` are lines
-    that a run says of its data before it trains: how files were read, and, beginning with ``warning:``, what is odd.
+    was read from, and ``origins``, which :meth:`with_origins` fills in, what became of which split.
     """
 
     train: S | None
@@ -71,6 +70,7 @@ class Parts(Generic[S]):
     places: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    """What else a run says of these data before it trains, a line each; a doubtful thing begins with ``warning: ``."""
 
     def items(self) -> dict[str, S]:
         """The splits that are there, by name."""

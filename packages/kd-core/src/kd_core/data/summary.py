@@ -44,9 +44,9 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """All splits of a run. ``classes`` are the names of the classes, None where there are none or they are many.
+    """All splits of a run, and what its source notes of them (:attr:`Parts.notes`).
 
-    ``notes`` are the lines that the source says of what it read.
+    ``classes`` are the names of the classes, None where there are none.
     """
 
     splits: tuple[SplitSummary, ...] = ()

@@ -89,8 +89,13 @@ class ModelSource:
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
         if self.hub is None or spec.hub is None:
             raise ConfigError(ConfigProblem("this task has no hub of models", f"{self.path}.hub"))
-        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure)
+        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
         return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
+
+    def _tell(self, line: str) -> None:
+        """Log what a hub says of a model, warnings as such."""
+        warning, text = ("warning: ", line.removeprefix("warning: ")) if line.startswith("warning: ") else ("", line)
+        self.log(f"{warning}{self.path}: {text}")
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
