@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from kd_core.data.batch import Splits
 from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
@@ -342,3 +343,42 @@ def test_files_without_labels_are_enough_to_predict(tmp_path: Path) -> None:
         read(data, seed=0)
     with pytest.raises(KDError, match="no split has labels"):
         read(data.model_copy(update={"problem": "regression"}), seed=0)
+
+
+def test_empty_texts_are_counted_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\n,a\nfine,b\n  ,a\nnull,b\n")
+    told = f"warning: {path}: 2 of 4 texts in column 'text' are empty (lines 2, 4)"
+    assert read_one(path).notes == (told,)
+    parts = read(spec(path, files={"train": str(path), "val": str(path)}), seed=0)
+    assert parts.notes == (told,)
+    assert told in Splits(*[None] * 3, parts=parts).describe()  # type: ignore[arg-type]
+
+
+def test_an_empty_column_of_labels_is_none_at_all(tmp_path: Path) -> None:
+    train = table(tmp_path / "train.csv", ["a", "b"] * 10)
+    test = str(write(tmp_path / "test.csv", [{"text": "x", "label": ""}, {"text": "y", "label": ""}]))
+    assert list(read_unlabelled(spec(files={"train": train, "test": test}))) == ["test"]
+
+
+def test_quoting_and_spelling_are_keys(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('text\tlabel\n"a"\tyes\n"b"\t Yes\n"c"\tno\n')
+    data = spec(path, files={"train": str(path), "val": str(path)}, normalize_labels=True)
+    parts = data.read()
+    assert (parts.classes, texts(parts.train)) == (("no", "yes"), [("a",), ("b",), ("c",)])
+    assert parts.notes == (
+        f"{path}: read with `quoting: minimal`",
+        f"{path}: labels are read ' Yes' as 'yes' (1)",
+    )
+    data = spec(path, files={"train": str(path)}, normalize_labels=True, quoting="none")
+    assert texts(data.read().train) == [('"a"',), ('"b"',), ('"c"',)]
+
+
+def test_all_lines_of_jsonl_that_are_broken_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes('\ufeff{"text": "a\u2028b", "label": "x"}\r\n{\r\n[]\r\n'.encode())
+    with pytest.raises(KDError, match=r"(?s)t.jsonl:2: is not valid JSON .*and 1 more.*lines 2, 3"):
+        read_one(path)
+    path.write_bytes('\ufeff{"text": "a\u2028b", "label": "x"}\r\n'.encode())
+    assert texts(read_one(path).texts) == [("a\u2028b",)]

@@ -189,7 +189,7 @@ class _Reading:
             spellings = _spellings(counts)
             alike = [names for names in spellings.values() if len(names) > 1]
             if alike and not normalize:
-                listed = ", ".join(f"{name!r} ({counts[name]:,})" for name in alike[0])
+                listed = "; ".join(", ".join(f"{name!r} ({counts[name]:,})" for name in names) for names in alike)
                 raise KDError(f"{rows.path}: the labels {listed} differ by blanks or case alone", hint=SPELLING_HINT)
             classes = in_order({names[0].strip() if normalize else names[0] for names in spellings.values()})
             padded = [repr(name) for name in classes if name != name.strip()]
