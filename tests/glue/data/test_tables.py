@@ -382,3 +382,21 @@ def test_all_lines_of_jsonl_that_are_broken_are_named(tmp_path: Path) -> None:
         read_one(path)
     path.write_bytes('\ufeff{"text": "a\u2028b", "label": "x"}\r\n'.encode())
     assert texts(read_one(path).texts) == [("a\u2028b",)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        (["a"] * 60 + ["b"] * 60, {}),
+        ([number / 8 for number in range(120)], {"problem": "regression"}),
+        (["x"] * 60 + ["x;y"] * 60, {"problem": MULTI}),
+    ],
+)
+def test_no_choice_among_rows_takes_the_head_of_a_sorted_file(tmp_path: Path, labels: Any, values: Any) -> None:
+    files = {name: table(tmp_path / f"{name}.csv", labels) for name in ("train", "test")}
+    parts = read(spec(files=files, limit={"train": 40, "test": 40}, val=20, **values), seed=0)
+    for part in (parts.train, parts.val, parts.test):
+        assert part is not None
+        second_half = int((part.index >= 60).sum())
+        assert 0.25 < second_half / len(part) < 0.75
+        assert values or second_half * 2 == len(part)
