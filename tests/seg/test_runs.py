@@ -141,7 +141,7 @@ def test_a_single_image_and_batch_statistics_are_one_error() -> None:
     )
     done = kd_seg("train", "config.yaml", "--out", "run", *options)
     assert done.exit_code == 2
-    assert "batch_size of at least 2" in done.stderr
+    assert "one value a channel on a batch of one sample" in done.stderr
 
 
 def test_an_auxiliary_head_has_its_own_weight_and_rate() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd_core.check.verifier import verify
 from kd_core.config import Policy
+from kd_core.models.registry import MODELS
 from kd_core.plan.plan import Plan
 
 Planned = Callable[..., Plan]
@@ -25,6 +26,29 @@ def said(plan: Plan, *, whole: bool = True) -> tuple[list[tuple[str, str]], list
 
 def test_a_sound_plan_has_no_problems(planned: Planned) -> None:
     assert said(planned()) == ([], [])
+
+
+class OneSample(nn.Module):
+    """Batch norm over the first sample in ``of``, whose values are those of the others."""
+
+    def __init__(self, *, of: int) -> None:
+        super().__init__()
+        self.norm, self.head, self.of = nn.BatchNorm1d(3), nn.Linear(3, 2), of
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.norm(inputs[:: self.of])).mean(0).expand(len(inputs), 2)
+
+
+@pytest.mark.parametrize(("of", "too_few"), [(2, False), (8, True)])
+def test_batch_norm_that_sees_one_value_is_tried_on_more_samples(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, of: int, too_few: bool
+) -> None:
+    """One of two samples leaves it one value a channel, of which there is no variance, and so does one of eight."""
+    monkeypatch.setitem(MODELS._items, "one_sample", OneSample)
+    problems, unverified = said(planned(f"models.student={{arch: one_sample, of: {of}}}"))
+    assert unverified == []
+    message = "batch norm in training mode has one value a channel on a batch of 8 samples"
+    assert problems == ([("models.student", message)] if too_few else [])
 
 
 def test_every_stage_is_followed(planned: Planned) -> None:

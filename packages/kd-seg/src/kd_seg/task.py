@@ -26,8 +26,6 @@ from kd_seg.metrics import SegmentationMetrics
 
 allow("torchvision.models")  # its functions; its classes are allowed already
 
-ONE_VALUE = "Expected more than 1 value per channel when training"
-"""How PyTorch begins to say that a batch norm cannot train on one value."""
 Images = Tensor | list[Tensor]
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, in [0, 1]."""
@@ -143,14 +141,7 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:
 
     ``out`` and other maps of as many channels (an auxiliary head's) are scaled to (h, w), bilinear.
     """
-    try:
-        output = model(images)
-    except ValueError as error:
-        if not str(error).startswith(ONE_VALUE):
-            raise
-        hint = "train with a batch_size of at least 2, and drop_last: true where one image is left over"
-        raise KDError("a batch norm cannot train on a single value for a channel", hint=hint) from error
-    named = by_name(output, type(model).__name__)
+    named = by_name(model(images), type(model).__name__)
     out = named["out"]
     if not isinstance(out, Tensor) or out.ndim != 4:
         kind = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"

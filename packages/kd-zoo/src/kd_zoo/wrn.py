@@ -54,7 +54,7 @@ class WideResNet(nn.Module):
         depth: int,
         width: PositiveInt,
         *,
-        dropout: Probability = 0.3,
+        dropout: Probability = 0.0,
         num_classes: PositiveInt = 10,
         in_channels: PositiveInt = 3,
     ) -> None:
@@ -84,7 +84,7 @@ def wrn(
     *,
     depth: int,
     width: PositiveInt,
-    dropout: Probability = 0.3,
+    dropout: Probability = 0.0,
     num_classes: PositiveInt = 10,
     in_channels: PositiveInt = 3,
 ) -> WideResNet:
@@ -94,7 +94,7 @@ def wrn(
 
 def _register(depth: int, width: int) -> None:
     @MODELS(f"wrn-{depth}-{width}", f"wide_resnet{depth}_{width}")
-    def build(*, dropout: Probability = 0.3, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> WideResNet:
+    def build(*, dropout: Probability = 0.0, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> WideResNet:
         return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
 
     build.__name__ = build.__qualname__ = f"wrn_{depth}_{width}"

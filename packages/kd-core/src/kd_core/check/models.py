@@ -6,12 +6,7 @@ from pathlib import Path as FilePath
 
 from torch import nn
 
-from kd_core.check.dry_run import (
-    META,
-    needs_values,
-    reason,
-    trusted_only,
-)
+from kd_core.check.dry_run import META, needs_values, reason, trusted_only
 from kd_core.check.findings import Findings
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec

@@ -34,7 +34,7 @@ from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
 from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
 from kd_core.train.optim import build_optimizer, build_scheduler, check_plateau
-from kd_core.train.probe import PROBE
+from kd_core.train.probe import PROBE, TooFewSamples, batch_norm_errors
 from kd_core.train.trainable import select, set_stage_mode
 
 LARGE = 300_000_000
@@ -133,6 +133,8 @@ class StageCheck:
             return None
         try:
             return self.dry.forward(name, taps, batch)
+        except TooFewSamples as error:
+            self.findings.report(("models", name), error)
         except KDError:
             for path, wire in wires_by_model.get(name, []):  # which one is it?
                 try:
@@ -182,7 +184,7 @@ class StageCheck:
         try:
             with META:
                 self.adapters.build(name, values, self.models, self.builder)
-            with torch.no_grad():
+            with torch.no_grad(), batch_norm_errors(len(batch)):
                 self.adapters.to(META).try_out(name, values)
         except Exception as error:
             if not needs_values(error):
@@ -190,10 +192,9 @@ class StageCheck:
             borrowed = self.plan.adapters[name].borrowed
             models = {borrowed.root: self.dry.real(borrowed.root)} if borrowed is not None else {}
             real, dummy = Adapters(self.plan.adapters), DummyValues(values, batch)
-            real.build(
-                name, dummy, models, Builder(self.dry.policy, self.dry.run_values)
-            )  # its own: it keeps what it builds
-            with torch.no_grad():
+            builder = Builder(self.dry.policy, self.dry.run_values)  # its own: a builder keeps what it has built
+            real.build(name, dummy, models, builder)
+            with torch.no_grad(), batch_norm_errors(len(batch)):
                 output = real.run(name, dummy)
             values.put(name, map_tensors(to_meta, output))
             if borrowed is None:

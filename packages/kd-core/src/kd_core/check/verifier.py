@@ -15,7 +15,7 @@ from kd_core.errors import ConfigProblem, KDError, did_you_mean
 from kd_core.plan.plan import Plan
 from kd_core.taps.table import TapRow, module_table
 from kd_core.train.objective import Adapters
-from kd_core.train.probe import MORE, ONE_VALUE, PROBE, restored
+from kd_core.train.probe import MORE, PROBE, restored
 from kd_core.train.trainable import FrozenWhenBuilt
 
 
@@ -43,10 +43,10 @@ def _verify(plan: Plan, policy: Policy, findings: Findings, *, whole: bool) -> N
         if not whole:
             check.paths_only()
             continue
-        before = len(findings.problems)
+        known = len(findings.problems)
         check.run(PROBE)
-        if any(ONE_VALUE in problem.message for problem in findings.problems[before:]):  # torch's own words
-            del findings.problems[before:]
+        if findings.too_few_samples:
+            del findings.problems[known:]
             check.run(MORE)
 
 

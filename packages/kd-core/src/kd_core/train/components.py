@@ -91,7 +91,8 @@ class Components:
         """KDError where several processes could not score the student."""
         for spec in (stage.data for stage in self.plan.stages):
             data, splits = self.data.get(spec)
-            for split in filter(None, (splits.val, splits.test)):
+            split = splits.val if splits.val is not None else splits.test
+            if split is not None:
                 check_gatherable(
                     self.plan.task,
                     self.models[STUDENT],
@@ -102,7 +103,6 @@ class Components:
                     info=splits.info,
                     runtime=self.runtime,
                 )
-                break
 
     def probe(self, stage: StagePlan) -> WireResolver:
         """What the wires of a stage carry for a few samples, on which adapters that are missing yet are built."""

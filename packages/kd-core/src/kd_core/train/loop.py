@@ -18,7 +18,7 @@ from kd_core.taps.wrappers import Capture
 from kd_core.train.meter import LossMeter
 from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
-from kd_core.train.probe import one_value_errors
+from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
 from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state
@@ -85,7 +85,7 @@ class StageRunner:
             batch = self._prepared(micro)
             frozen = self._teacher_outputs(batch)
             last = position == len(shards) - 1
-            with one_value_errors(self.plan.name, len(micro)), self.runtime.no_sync(stage.step_module, sync=last):
+            with batch_norm_errors(len(micro), self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
                 loss, terms = stage.step_module(batch, frozen, info, shard)
                 if gradients is not None:
                     gradients.add(stage.objective.weighted)

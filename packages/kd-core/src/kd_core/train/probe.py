@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from kd_core.config import Builder
 from kd_core.data.batch import Batch
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError
+from kd_core.errors import KDError, error_path
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.taps.wires import Tap
@@ -24,21 +24,24 @@ PROBE = 2
 """Samples in the probe batch."""
 MORE = 8
 """Samples where batch norm, in training mode, has too few values on those."""
-ONE_VALUE = "Expected more than 1 value per channel when training"
-"""How torch's batch norm begins to complain of them."""
+
+
+class TooFewSamples(KDError):
+    """Batch norm in training mode has one value a channel, of which it has no variance."""
 
 
 @contextmanager
-def one_value_errors(stage: str, rows: int) -> Iterator[None]:
-    """KDError where batch norm in training mode has one value a channel, on a micro-batch of ``rows`` samples."""
+def batch_norm_errors(samples: int, stage: str | None = None) -> Iterator[None]:
+    """Inside, torch's complaint of one value a channel is TooFewSamples, with the ``samples`` of the batch."""
     try:
         yield
     except ValueError as error:
-        if ONE_VALUE not in str(error):
+        if not str(error).startswith("Expected more than 1 value per channel when training"):
             raise
-        message = f"batch norm in training mode has one value a channel on a micro-batch of {rows} samples"
-        hint = "`drop_last: true`, where the last batch of an epoch is too small, or a larger batch_size"
-        raise KDError(message.replace("1 samples", "1 sample"), path=f"stages.{stage}", hint=hint) from error
+        batch = f"a batch of {samples} samples" if samples != 1 else "a batch of one sample"
+        hint = "`drop_last: true`, where the last batch of an epoch is too small, a larger batch_size, or larger inputs"
+        message = f"batch norm in training mode has one value a channel on {batch}"
+        raise TooFewSamples(message, hint=hint, path=f"stages.{stage}" if stage else "") from error
 
 
 @contextmanager
@@ -72,7 +75,8 @@ def forward(name: str, model: nn.Module, taps: Iterable[Tap], plan: Plan, batch:
     with restored([model]), torch.no_grad():
         wrapper = ForwardWrapper(model, taps, name=name, call=plan.task.call)
         try:
-            return wrapper(batch.for_model(name))
+            with batch_norm_errors(len(batch)):
+                return wrapper(batch.for_model(name))
         finally:
             wrapper.release()
 
@@ -94,17 +98,9 @@ def probe(
     with restored([*models.values(), adapters]):
         try:
             return _probed(plan, stage, models, adapters, sample(PROBE), set_mode, builder)
-        except (ValueError, KDError) as error:
-            if ONE_VALUE not in str(error):
-                raise
-        batch = sample(MORE)
-        try:
-            return _probed(plan, stage, models, adapters, batch, set_mode, builder)
-        except (ValueError, KDError) as error:
-            if ONE_VALUE not in str(error):
-                raise
-            message = f"batch norm in training mode has one value a channel on a batch of {len(batch)} samples"
-            raise KDError(message, path=f"stages.{stage.name}", hint="larger inputs, or more samples") from error
+        except TooFewSamples:
+            with error_path("stages", stage.name):
+                return _probed(plan, stage, models, adapters, sample(MORE), set_mode, builder)
 
 
 def _probed(
@@ -121,7 +117,7 @@ def _probed(
         set_mode(name)
         captures[name] = forward(name, models[name], taps, plan, batch)
     values = WireResolver(captures, batch, adapters)
-    with torch.no_grad():
+    with torch.no_grad(), batch_norm_errors(len(batch)):
         for name in stage.adapters:
             with seeded(derive(plan.seed, "adapter", name)):
                 adapters.build(name, values, models, builder)
