@@ -400,3 +400,10 @@ def test_no_choice_among_rows_takes_the_head_of_a_sorted_file(tmp_path: Path, la
         second_half = int((part.index >= 60).sum())
         assert 0.25 < second_half / len(part) < 0.75
         assert values or second_half * 2 == len(part)
+
+
+def test_the_home_folder_of_nobody_is_no_folder() -> None:
+    with pytest.raises(KDError, match="there is no such file"):
+        spec("~nobody-here/t.csv").read()
+    with pytest.raises(KDError, match="there is no such file"):
+        spec("t.csv", root="~nobody-here").read()

@@ -16,6 +16,7 @@ from kd_core.data.spec import DataSpec
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, in_order
+from kd_core.files import user_path
 from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
@@ -67,7 +68,7 @@ class Experiment:
         specs = {"data": self.plan.data}
         specs |= {f"stages.{stage.name}.data": stage.data for stage in self.plan.stages if "data" in stages[stage.name]}
         return {
-            f"{key}.root": str(Path(spec.root).expanduser().absolute())
+            f"{key}.root": str(user_path(spec.root).absolute())
             for key, spec in specs.items()
             if isinstance(spec, DataSpec) and spec.root is not None and "root" not in spec.model_fields_set
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
+from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.ranges import read_signature
@@ -213,7 +214,7 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
 def local(weights: str) -> Path:
     """A path, or a URL downloaded to the hub's cache."""
     if "://" not in weights:
-        return Path(weights).expanduser()
+        return user_path(weights)
     from kd_core.download import fetch
 
     return fetch(weights)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from kd_core.config.schema import StrictModel
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_core.files import user_path
 from kd_glue.data.delimited import Quoting
 from kd_glue.data.sources import SOURCES, TextSource
 from kd_glue.data.tables import TableTexts, read_texts
@@ -115,7 +116,7 @@ def read_test(
 
 def path_of(root: Path | None, name: str) -> Path:
     """A file, below ``root`` where there is one and the name is not absolute."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return path if root is None else root / path
 
 

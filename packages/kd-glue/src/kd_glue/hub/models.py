@@ -17,6 +17,7 @@ from torch import nn
 
 from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError
+from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_glue.data.encoding import load_tokenizer
 from kd_glue.hub.labels import (
@@ -143,7 +144,7 @@ class TransformersHub(Hub):
 
 def commit_of(name: Any, revision: Any) -> str | None:
     """The commit to pin a model at; None for a folder, for one that is pinned, and where it cannot be found out."""
-    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or Path(name).expanduser().is_dir():
+    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or user_path(name).is_dir():
         return None
     try:
         return None if local_folder(name) is not None else resolved(name, revision)
