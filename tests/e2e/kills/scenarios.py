@@ -68,7 +68,7 @@ stages:
     train: [student, teacher]
     losses:
       ce: {{loss: cross_entropy}}
-      peer: {{loss: cross_entropy, input: teacher.output}}
+      peer: {{loss: cross_entropy, student: teacher.output}}
       kd: {{loss: kd, detach: [teacher]}}
       back: {{loss: kd, student: teacher.output, teacher: student.output, detach: [teacher]}}
     optimizer: {SGD}
@@ -78,7 +78,7 @@ stages:
   distill:
     epochs: 6
     batch_size: 16
-    validate: {{every_steps: 4}}
+    validate: {{every_steps: 4, every_epochs: 1}}
     early_stopping: {{patience: 3, min_delta: 0.5}}
     losses: {LOSSES}
     optimizer: {SGD}
@@ -115,6 +115,8 @@ stages:
     optimizer: {SGD}
     scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps}}, interval: step}}
 """
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A config, how many processes train it, and the modules that they need."""
