@@ -18,6 +18,11 @@ TEMPORARY = ".tmp-"
 """How the name of a file that is still being written begins."""
 
 
+def user_path(text: str | Path) -> Path:
+    """A path whose ``~`` stands for a home folder; that of a user who is not known here stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path.expanduser raises then)
+
+
 def write_whole(folder: Path, write: Callable[[BinaryIO], object], name: Callable[[Path], str]) -> Path:
     """Write a file in ``folder`` that is there whole or, where anything fails, not at all; returns its path.
 

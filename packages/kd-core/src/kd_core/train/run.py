@@ -12,7 +12,7 @@ from typing import Any
 
 from kd_core.config import Policy, dump
 from kd_core.config.validation import locate_errors
-from kd_core.data.batch import STUDENT, DatasetInfo
+from kd_core.data.batch import STUDENT
 from kd_core.data.loading import lost_worker_errors
 from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
@@ -33,6 +33,7 @@ from kd_core.train.facts import compare_with_manifest, write_manifest
 from kd_core.train.loop import StageRunner
 from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
 from kd_core.train.progress import Progress, RunContext
+from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
 
 
@@ -157,7 +158,7 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     with unsharded(stage.step_module):
         result = _score_final(context, runner, best)
     state = full_state_dict(student.state_dict())
-    run_on_rank_zero(lambda: _export(components, folder, state, stage.splits.info))
+    run_on_rank_zero(lambda: _export(components, folder, state, stage))
     run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
     return result
 
@@ -172,13 +173,16 @@ def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] 
     return Result(metrics, best, path, len(split), name)
 
 
-def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], info: DatasetInfo) -> None:
+def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], stage: Stage) -> None:
     """Write the student's folder: weights, description and, for a hub's model, what the hub's library reads."""
     plan = components.plan
-    hub, spec, wants = plan.task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
+    task, info = plan.task, stage.splits.info
+    hub, spec, wants = task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
 
     def beside(path: Path) -> None:
         if hub is not None and spec.hub is not None and not spec.edit:
             hub.save(components.models[STUDENT], wants, path)
 
-    folder.export_student(state, describe_model(plan.models[STUDENT], wants, plan.dataset, info), beside)
+    effective, prepared = task.effective_input(wants, stage.data), task.preprocessing(stage.data)
+    description = describe_model(plan.models[STUDENT], effective, plan.dataset, info, prepared)
+    folder.export_student(state, description, beside)
