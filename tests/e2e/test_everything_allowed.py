@@ -194,11 +194,6 @@ def test_everything_that_a_config_may_name(config: Path, kind: Any, tmp_path: Pa
         (FAST[13], f"{STAGE}losses.l.target", "takes probabilities for its targets"),
         (FAST[14], "models.student", "Output size is too small"),
         (
-            f"{STAGE}losses={{l: {{loss: !call:torch.nn.BCELoss, input: student.output, target: student.output}}}}",
-            f"{STAGE}losses.l.target",
-            "takes probabilities",
-        ),
-        (
             f"{STAGE}losses={{l: {{loss: !call:torch.nn.NLLLoss {{}}, input: student.output, target: batch.target}}}}",
             f"{STAGE}losses.l.input",
             "takes logarithms of probabilities",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kd_core.errors import KDError
-from kd_seg.data.coco import CATEGORIES, CocoPairs, read_coco
+from kd_seg.data.coco import CATEGORIES, CocoPairs, TrainImages, read_coco
 from kd_seg.data.sources import VOID
 
 GOLDEN = json.loads(Path(__file__).parents[2].joinpath("golden", "coco_masks.json").read_text())
@@ -39,15 +39,15 @@ def written(root: Path, annotations: list[Annotation], images: int = 1, split: s
     return root
 
 
-def masks(root: Path, annotated_only: bool = True) -> list[np.ndarray]:
-    pairs = CocoPairs(root, "train2017", annotated_only=annotated_only)
+def masks(root: Path, choice: TrainImages | None = "voc_classes") -> list[np.ndarray]:
+    pairs = CocoPairs(root, "train2017", choice)
     return [pairs.read(row)[1] for row in range(len(pairs))]
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
 def test_masks_are_those_of_torchvisions_reference(real_data: Path, split: str) -> None:
-    pairs = CocoPairs(real_data / "coco2017_subset", split, annotated_only=split == "train2017")
+    pairs = CocoPairs(real_data / "coco2017_subset", split, "voc_classes" if split == "train2017" else None)
     found = {}
     for row in range(len(pairs)):
         mask = pairs.read(row)[1]
@@ -99,10 +99,22 @@ def test_images_with_little_to_see_do_not_train(tmp_path: Path) -> None:
         ],
         images=5,
     )
-    assert [CocoPairs(root, "train2017", annotated_only=True).name(row) for row in range(2)] == [f"{1:012}", f"{5:012}"]
+    assert [CocoPairs(root, "train2017", "voc_classes").name(row) for row in range(2)] == [f"{1:012}", f"{5:012}"]
     assert len(masks(root)) == 2
-    everything = masks(root, annotated_only=False)
+    everything = masks(root, choice=None)
     assert [int(each.max()) for each in everything] == [15, 8, 0, 0, 15]
+
+
+def test_images_with_any_annotation_train_where_a_config_asks_for_it(tmp_path: Path) -> None:
+    """As in torchvision's references for detection: any category, unless no box is more than a pixel wide and high."""
+    boxes = [
+        box(0, 0, 60, 50, TOOTHBRUSH, 1, bbox=[0, 0, 60, 50]),
+        box(0, 0, 40, 1, CAT, 2, bbox=[0, 0, 40, 1]),
+        box(0, 0, 40, 1, CAT, 4, bbox=[0, 0, 40, 1]),
+        box(0, 0, 5, 5, CAT, 4, bbox=[0, 0, 5, 5]),
+    ]
+    parts = read_coco(written(tmp_path, boxes, images=4), train_images="annotated")
+    assert [parts.train.name(row) for row in range(len(parts.train))] == [f"{1:012}", f"{4:012}"]
 
 
 def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
@@ -143,7 +155,7 @@ def test_missing_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         KDError, match=r"000000000002\.jpg is missing, and 1 more, which .*instances_train2017\.json names"
     ):
-        masks(tmp_path, annotated_only=False)
+        masks(tmp_path, choice=None)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +173,7 @@ def test_an_instance_without_polygons_is_nowhere(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_that_of_the_annotations(tmp_path: Path) -> None:
-    first = CocoPairs(written(tmp_path, []), "train2017", annotated_only=True).fingerprint
-    assert CocoPairs(tmp_path, "train2017", annotated_only=False).fingerprint != first
+    first = CocoPairs(written(tmp_path, []), "train2017", "voc_classes").fingerprint
+    assert CocoPairs(tmp_path, "train2017").fingerprint != first
     written(tmp_path, [box(0, 0, 9, 9, CAT)])
-    assert CocoPairs(tmp_path, "train2017", annotated_only=True).fingerprint != first
+    assert CocoPairs(tmp_path, "train2017", "voc_classes").fingerprint != first

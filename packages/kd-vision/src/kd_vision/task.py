@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from kd_core.config import allow, has_call
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError, Unverified
+from kd_core.files import user_path
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.in_memory import ArraySplit
@@ -60,7 +60,7 @@ class ImageClassification(Task):
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
         source, parts = source_of(data), split(data.read(), data, seed)
         if data.unlabelled is not None:
-            parts = with_unlabelled(parts, Path(data.unlabelled).expanduser())
+            parts = with_unlabelled(parts, user_path(data.unlabelled))
         train = parts.train
         if not train:
             raise KDError("no training image is left", path="data")
@@ -95,6 +95,11 @@ class ImageClassification(Task):
         index = torch.arange(size)
         images = dummy_images(data, size, info.input_shape) if training else noise(size, info.input_shape)
         return Batch({SHARED: images}, index % (info.num_classes or 1), index)
+
+    def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
+        """The input with the mean and the standard deviation that the data give where it has none."""
+        mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std
+        return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
@@ -161,4 +166,5 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         height, width = subset.images.shape[-2:]
         one_by_one = replace(subset, images=TensorDataset(subset.images))
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
-    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers)
+    plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
+    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers, any_values=plain)

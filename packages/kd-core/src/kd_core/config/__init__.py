@@ -20,6 +20,7 @@ from kd_core.config.syntax.lazy import (
     has_call,
 )
 from kd_core.config.syntax.load import load, loads
+from kd_core.config.syntax.paths import absolute_paths
 
 __all__ = [
     "RUN_NAMES",
@@ -36,6 +37,7 @@ __all__ = [
     "RunValue",
     "SetAttr",
     "Text",
+    "absolute_paths",
     "allow",
     "allow_package",
     "check_arguments",

@@ -1,8 +1,8 @@
 """COCO 2017 (Lin et al., ECCV 2014) in VOC's classes: masks drawn from the annotations of instances.
 
 As in torchvision's reference scripts (``references/segmentation/coco_utils.py``): every instance of a VOC class, crowds
-included, is drawn; where several overlap the pixel is void, whatever their classes; training images whose instances
-cover no more than 1,000 pixels by their annotated areas are left out.
+included, is drawn; where several overlap the pixel is void, whatever their classes. Training images are chosen as there
+by what the instances of these classes cover, or, as in torchdistill's recipe, by any annotation (:data:`TrainImages`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.data.fingerprint import FileContents
+from kd_core.data.images import read_image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.image_files import read_image
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
 """COCO's category of each of VOC's classes; the background has none."""
 AREA = 1000
-"""A training image's instances must cover more pixels than that."""
+"""The instances of VOC's classes in a training image must cover more pixels than that, by their annotated areas."""
+TrainImages = Literal["voc_classes", "annotated"]
+"""Which training images count: those with more than ``AREA`` pixels of VOC's classes (92,518), or with any instance
+of COCO's 80 categories whose box is more than a pixel wide and high (117,266; torchvision's rule for detection)."""
 SITE = "https://cocodataset.org/#download"
 Shape = Mapping[str, Any] | list[NDArray[np.float64]]
 """One instance: run lengths as COCO writes them, or polygons of x, y, x, y, ..."""
@@ -47,10 +51,10 @@ class AnnotatedImage:
 class CocoPairs:
     """Images of a split with the masks of their instances. Annotations are read when they are first needed."""
 
-    def __init__(self, root: Path, split: str, *, annotated_only: bool) -> None:
+    def __init__(self, root: Path, split: str, choice: TrainImages | None = None) -> None:
         self.folder = root / split
         self.file = root / "annotations" / f"instances_{split}.json"
-        self.annotated_only = annotated_only
+        self.choice = choice
 
     def _annotations(self) -> bytes:
         """The file's content; KDError where it or the images are not there."""
@@ -62,9 +66,10 @@ class CocoPairs:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the annotations, which name the images."""
+        """A hash of the annotations and of the images that they name."""
         state = hashlib.sha256(self._annotations())
-        state.update(str(self.annotated_only).encode())
+        images = FileContents(self.folder, [self.folder / image.file for image in self.images])
+        state.update(f"{self.choice} {images}".encode())
         return state.hexdigest()[:16]
 
     @cached_property
@@ -75,7 +80,10 @@ class CocoPairs:
             content = json.loads(text)
             files = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
             instances: dict[int, list[tuple[int, Shape, float]]] = {number: [] for number in sorted(files)}
+            annotated: set[int] = set()
             for entry in content["annotations"]:
+                if self.choice == "annotated" and min(entry["bbox"][2:]) > 1:
+                    annotated.add(int(entry["image_id"]))
                 if (category := int(entry["category_id"])) in CATEGORIES:
                     row = (CATEGORIES.index(category), shape_of(entry["segmentation"]), float(entry["area"]))
                     instances[int(entry["image_id"])].append(row)
@@ -85,7 +93,8 @@ class CocoPairs:
         images = [
             AnnotatedImage(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
             for number, rows in instances.items()
-            if not self.annotated_only or sum(row[2] for row in rows) > AREA
+            if self.choice is None
+            or (number in annotated if self.choice == "annotated" else sum(row[2] for row in rows) > AREA)
         ]
         missing = [image.file for image in images if not (self.folder / image.file).is_file()]
         if missing:
@@ -135,9 +144,9 @@ def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16
     return classes
 
 
-def read_coco(root: Path) -> Parts[PairSubset]:
+def read_coco(root: Path, *, train_images: TrainImages = "voc_classes") -> Parts[PairSubset]:
     """``train2017`` and ``val2017`` of a folder that holds ``annotations`` too; there is no download."""
-    train, val = CocoPairs(root, "train2017", annotated_only=True), CocoPairs(root, "val2017", annotated_only=False)
+    train, val = CocoPairs(root, "train2017", train_images), CocoPairs(root, "val2017")
     places = {"train": str(train.folder), "val": str(val.folder)}
     return Parts(PairSubset(train), PairSubset(val), None, VOC_CLASSES, places)
 
