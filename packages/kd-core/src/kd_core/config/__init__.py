@@ -6,7 +6,19 @@ from kd_core.config.calls.builder import Builder
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.dump import dump
-from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
+from kd_core.config.syntax.lazy import (
+    RUN_NAMES,
+    Call,
+    CallMethod,
+    Get,
+    GetAttr,
+    Item,
+    Lazy,
+    RunValue,
+    SetAttr,
+    Text,
+    has_call,
+)
 from kd_core.config.syntax.load import load, loads
 from kd_core.config.syntax.paths import absolute_paths
 
@@ -30,6 +42,7 @@ __all__ = [
     "allow_package",
     "check_arguments",
     "dump",
+    "has_call",
     "load",
     "loads",
 ]
