@@ -109,9 +109,12 @@ class Experiment:
             with locate_errors(self.document):
                 raise ConfigError(problems)
 
-    def resume(self, folder: RunFolder, command: str = "") -> Result:
-        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none."""
-        return run(self.plan, self.policy, folder, command, resumed=True)
+    def resume(self, folder: RunFolder, command: str = "", *, accept_changes: bool = False) -> Result:
+        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none.
+
+        KDError where the data, a model or the config is not what it was, unless ``accept_changes``.
+        """
+        return run(self.plan, self.policy, folder, command, resumed=True, accept_changes=accept_changes)
 
 
 @contextmanager
@@ -128,8 +131,8 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
         yield folder
 
 
-def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Result:
-    """Go on with a run; one that is finished is reported."""
+def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_changes: bool = False) -> Result:
+    """Go on with a run; one that is finished is reported. ``accept_changes``: see :meth:`Experiment.resume`."""
     folder = RunFolder.open(path)
     if folder.finished:
         result = folder.result()
@@ -137,7 +140,7 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Resul
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(path).lock()) as folder:
-        return experiment.resume(folder, command)
+        return experiment.resume(folder, command, accept_changes=accept_changes)
 
 
 def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[TapRow]:

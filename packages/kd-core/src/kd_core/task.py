@@ -131,6 +131,14 @@ class Task:
         """New metrics for data of which ``info`` is known."""
         raise NotImplementedError
 
+    def effective_input(self, wants: Any, data: Any) -> Any:
+        """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
+        return wants
+
+    def preprocessing(self, data: Any) -> dict[str, Any]:
+        """How samples are brought to a form for evaluation, in plain values: what a run writes beside its student."""
+        return {}
+
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""
 

@@ -93,6 +93,11 @@ class ImageClassification(Task):
         index = torch.arange(size)
         return Batch({SHARED: images}, index % (info.num_classes or 1), index)
 
+    def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
+        """The input with the mean and the standard deviation that the data give where it has none."""
+        mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std
+        return wants.model_copy(update={"mean": list(mean), "std": list(std)})
+
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
         return ClassificationMetrics(info.model_parameters.get("num_classes"))
@@ -112,4 +117,5 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         height, width = subset.images.shape[-2:]
         one_by_one = replace(subset, images=TensorDataset(subset.images))
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
-    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers)
+    plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
+    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers, any_values=plain)

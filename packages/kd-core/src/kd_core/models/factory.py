@@ -222,14 +222,33 @@ def local(weights: str) -> Path:
 
 def described(folder: Path) -> ModelSpec:
     """The description that a run wrote of its student; KDError where the run has none yet."""
-    from kd_core.config import load
-    from kd_core.config.schema import ModelSpec
-    from kd_core.config.validation import Validator
-
     file = folder / "student" / "model.yaml"
     if not file.is_file():
         reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
+    spec = read_description(file)
+    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
+
+
+def recorded(spec: ModelSpec) -> ModelSpec | None:
+    """What a run wrote of the student whose weights ``spec`` takes, by ``run:`` or by a path into the student's folder.
+
+    None for other weights; KDError where a run has no student yet.
+    """
+    if spec.run is not None and spec.weights in (None, "auto"):
+        return described(Path(spec.run))
+    if spec.weights in (None, "auto") or "://" in str(spec.weights):
+        return None
+    file = local(str(spec.weights)).with_name("model.yaml")
+    return read_description(file) if file.is_file() else None
+
+
+def read_description(file: Path) -> ModelSpec:
+    """A ``model.yaml`` that a run wrote; KDError where it is not one."""
+    from kd_core.config import load
+    from kd_core.config.schema import ModelSpec
+    from kd_core.config.validation import Validator
+
     document = load(file)
     validator = Validator(document)
     spec = validator.validate(ModelSpec, document.data)
@@ -237,4 +256,4 @@ def described(folder: Path) -> ModelSpec:
         raise ConfigError(validator.problems)
     if spec.run is not None:
         raise KDError(f"{file} describes another run, not a model")
-    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
+    return spec

@@ -23,6 +23,7 @@ from kd_core.data.views import identity
 from kd_core.device.distributed import main_first
 from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.files import user_path, write_whole
+from kd_core.models.weights import state_digest
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
 from kd_core.taps.wires import Field, pick
 from kd_core.taps.wrappers import OUTPUT, Capture
@@ -131,9 +132,7 @@ def _key(components: Components, stage: StagePlan, name: str) -> str:
         components.runtime.device.type,
     )
     state.update(repr((*facts, _fields(components, stage, name), components.models[name])).encode())
-    for key, value in components.models[name].state_dict().items():
-        state.update(key.encode())
-        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    state.update(state_digest(components.models[name].state_dict()).encode())
     return state.hexdigest()[:32]
 
 
