@@ -13,6 +13,7 @@ from kd_core.data.images import image_files, passed_over
 from kd_core.data.sources import Parts
 from kd_core.data.spec import NonNegativeInt
 from kd_core.errors import KDError
+from kd_core.files import user_path
 from kd_seg.data.image_files import FilePairs, Pair, Values, class_values, names_in
 from kd_seg.data.sources import SOURCES, MaskSource, PairSubset
 
@@ -84,8 +85,8 @@ def read_folders(
 
 def folder_pairs(root: Path, spec: Folder, values: Values, white: float | None) -> FilePairs:
     """The images of a folder with the masks of their names; KDError for one without the other."""
-    images, masks = (files_in(root / Path(path).expanduser()) for path in (spec.images, spec.masks))
-    names = sorted(images) if spec.list is None else names_in(root / Path(spec.list).expanduser())
+    images, masks = (files_in(root / user_path(path)) for path in (spec.images, spec.masks))
+    names = sorted(images) if spec.list is None else names_in(root / user_path(spec.list))
     for name in names:
         for kind, files, folder in (("image", images, spec.images), ("mask", masks, spec.masks)):
             if name not in files:
