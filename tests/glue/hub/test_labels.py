@@ -126,3 +126,33 @@ def test_labels_of_the_library_are_no_names() -> None:
     assert names_of(config("bert", ["0", "1"])) is None
     assert names_of(config("bert", ["LABEL_1", "LABEL_0"])) == ("LABEL_1", "LABEL_0")
     assert names_of(config("bert", ["no", "yes"])) == ("no", "yes")
+
+
+# -- what a run says before it trains
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "told"),
+    [
+        (("positive", "negative"), {}, "classes by name: output 1 is 'negative', output 0 is 'positive'"),
+        (2, {}, "warning: order assumed: its outputs have no names, output 0 is 'negative', output 1 is 'positive'"),
+        (2, {"labels": ["positive", "negative"]}, "classes by name: output 1 is 'negative', output 0 is 'positive'"),
+        (3, {"new_head": True}, "new head: the classifier begins at random"),
+        (("good", "bad"), {"new_head": True}, "warning: new head: it was trained for the classes good, bad, which"),
+    ],
+)
+def test_what_an_output_is_is_told(tmp_path: Path, names: Any, values: dict[str, Any], told: str) -> None:
+    save(tmp_path, labels=names)
+    lines: list[str] = []
+    request = HubModelRequest(str(tmp_path), SENTIMENT, True, values.pop("new_head", False), log=lines.append)
+    TransformersHub().build(request, **values)
+    [line] = lines
+    assert line.startswith(told)
+
+
+def test_a_regression_and_unknown_classes_have_nothing_to_tell(tmp_path: Path) -> None:
+    save(tmp_path, labels=1)
+    lines: list[str] = []
+    for info in (SCORES, DatasetInfo()):
+        TransformersHub().build(HubModelRequest(str(tmp_path), info, True, False, log=lines.append))
+    assert lines == []

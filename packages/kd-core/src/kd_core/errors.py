@@ -101,6 +101,18 @@ class Unverified(KDError):
     """In a check: what only a run, which may open connections and read files, would tell. No mistake."""
 
 
+class RunInterrupted(KDError):
+    """What ends a run without a mistake in it: a full disk, or a process that was killed. `resume` goes on."""
+
+    def with_hint(self, hint: str) -> RunInterrupted:
+        """The same error with ``hint`` after the hint it has."""
+        added = copy(self)
+        added.problems = [
+            replace(problem, hint=f"{problem.hint}; {hint}" if problem.hint else hint) for problem in self.problems
+        ]
+        return added
+
+
 class ConfigError(KDError):
     """All problems found in a config, together."""
 

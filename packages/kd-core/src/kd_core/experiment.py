@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kd_core.check.verifier import model_taps, verify
-from kd_core.config import Document, Policy, dump, load
+from kd_core.config import Document, Policy, absolute_paths, dump, load
 from kd_core.config.kinds import refuse_sweep
 from kd_core.config.validation import locate_errors
+from kd_core.data.spec import DataSpec
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, in_order
+from kd_core.files import user_path
 from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
@@ -48,13 +51,27 @@ class Experiment:
             raise ConfigError(in_order([*planner.problems, *further]))
         return cls(document, policy, plan, tuple(overrides))
 
-    def with_pinned_revisions(self) -> Experiment:
-        """The experiment with the versions that its hub's models and data have today written into it."""
+    def pinned(self) -> Experiment:
+        """The experiment as a run keeps it: with absolute paths, so that it goes on from any folder, and with the
+        versions that its hub's models and data have today."""
         hub = self.plan.task.hub
         pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
+        paths = {**self._default_roots(), **absolute_paths(self.document.data)}
+        pins += [f"{key}={json.dumps(path)}" for key, path in paths.items()]
         if not pins:
             return self
         return Experiment.load(self.document.file, overrides=[*self.overrides, *pins], trust=self.policy.trust)
+
+    def _default_roots(self) -> dict[str, str]:
+        """The folders of data whose config leaves them out, as absolute paths by their keys."""
+        stages = self.document.data.get("stages") or {}
+        specs = {"data": self.plan.data}
+        specs |= {f"stages.{stage.name}.data": stage.data for stage in self.plan.stages if "data" in stages[stage.name]}
+        return {
+            f"{key}.root": str(user_path(spec.root).absolute())
+            for key, spec in specs.items()
+            if isinstance(spec, DataSpec) and spec.root is not None and "root" not in spec.model_fields_set
+        }
 
     def check(self, strict: bool = False) -> list[str]:
         """Follow every wire through models without weights; ConfigError with what is wrong.
@@ -79,7 +96,7 @@ class Experiment:
         self._ready()
         join(self.plan.runtime.device)
         with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
-            pinned = self.with_pinned_revisions()
+            pinned = self.pinned()
             run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
             return run(pinned.plan, pinned.policy, folder, command, resumed=False)
 
@@ -92,9 +109,12 @@ class Experiment:
             with locate_errors(self.document):
                 raise ConfigError(problems)
 
-    def resume(self, folder: RunFolder, command: str = "") -> Result:
-        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none."""
-        return run(self.plan, self.policy, folder, command, resumed=True)
+    def resume(self, folder: RunFolder, command: str = "", *, accept_changes: bool = False) -> Result:
+        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none.
+
+        KDError where the data, a model or the config is not what it was, unless ``accept_changes``.
+        """
+        return run(self.plan, self.policy, folder, command, resumed=True, accept_changes=accept_changes)
 
 
 @contextmanager
@@ -111,8 +131,8 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
         yield folder
 
 
-def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Result:
-    """Go on with a run; one that is finished is reported."""
+def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_changes: bool = False) -> Result:
+    """Go on with a run; one that is finished is reported. ``accept_changes``: see :meth:`Experiment.resume`."""
     folder = RunFolder.open(path)
     if folder.finished:
         result = folder.result()
@@ -120,7 +140,7 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Resul
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(path).lock()) as folder:
-        return experiment.resume(folder, command)
+        return experiment.resume(folder, command, accept_changes=accept_changes)
 
 
 def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[TapRow]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError
+from kd_core.files import user_path
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.in_memory import ArraySplit
@@ -60,7 +60,7 @@ class ImageClassification(Task):
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
         source, parts = source_of(data), split(data.read(), data, seed)
         if data.unlabelled is not None:
-            parts = with_unlabelled(parts, Path(data.unlabelled).expanduser())
+            parts = with_unlabelled(parts, user_path(data.unlabelled))
         train = parts.train
         if not train:
             raise KDError("no training image is left", path="data")

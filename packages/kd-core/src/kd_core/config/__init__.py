@@ -8,6 +8,7 @@ from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.dump import dump
 from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
 from kd_core.config.syntax.load import load, loads
+from kd_core.config.syntax.paths import absolute_paths
 
 __all__ = [
     "RUN_NAMES",
@@ -24,6 +25,7 @@ __all__ = [
     "RunValue",
     "SetAttr",
     "Text",
+    "absolute_paths",
     "allow",
     "allow_package",
     "check_arguments",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, Field, create_model, field_validator, model_val
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.sources import SPLITS, Parts, Source
 from kd_core.errors import KDError, nearest
+from kd_core.files import user_path
 from kd_core.registry import Registry, owner_of
 
 D = TypeVar("D", bound="DataSpec")
@@ -125,7 +125,7 @@ class DataSpec(StrictModel):
         """The data set as its authors split it; KDError where files are missing or broken."""
         source = type(self).source
         assert source is not None
-        root = None if self.root is None else Path(self.root).expanduser()
+        root = None if self.root is None else user_path(self.root)
         return source.parts(root, download=getattr(self, "download", True), options=self.options)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
+from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.ranges import read_signature
@@ -89,8 +90,13 @@ class ModelSource:
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
         if self.hub is None or spec.hub is None:
             raise ConfigError(ConfigProblem("this task has no hub of models", f"{self.path}.hub"))
-        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure)
+        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
         return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
+
+    def _tell(self, line: str) -> None:
+        """Log what a hub says of a model, warnings as such."""
+        warning, text = ("warning: ", line.removeprefix("warning: ")) if line.startswith("warning: ") else ("", line)
+        self.log(f"{warning}{self.path}: {text}")
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
@@ -208,7 +214,7 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
 def local(weights: str) -> Path:
     """A path, or a URL downloaded to the hub's cache."""
     if "://" not in weights:
-        return Path(weights).expanduser()
+        return user_path(weights)
     from kd_core.download import fetch
 
     return fetch(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -133,6 +134,16 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
         if key in lazy or (key in expected and value.shape == expected[key].shape)
     }
     model.load_state_dict(fitting, strict=False)
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """A hash of the names, types, shapes and contents of a state dict: 16 hex digits."""
+    sha256 = hashlib.sha256()
+    for name, value in state.items():
+        if isinstance(value, Tensor) and not is_lazy(value):
+            sha256.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+            sha256.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha256.hexdigest()[:16]
 
 
 def unwrapped(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
 from kd_core.device.seeding import derive, seed_everything
+from kd_core.errors import RunInterrupted
 from kd_core.models.description import describe_model
 from kd_core.models.factory import from_hub
 from kd_core.observers import RunEvent
@@ -27,11 +29,12 @@ from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.train.components import Components, Data
 from kd_core.train.evaluate import format_metrics
+from kd_core.train.facts import compare_with_manifest, write_manifest
 from kd_core.train.loop import StageRunner
 from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
 from kd_core.train.progress import Progress, RunContext
 from kd_core.train.stage import Stage
-from kd_core.train.state import unfit_checkpoint_errors
+from kd_core.train.state import checked_progress, unfit_checkpoint_errors
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,17 @@ class Result:
         return {"metrics": self.metrics, "best": self.best, "samples": self.samples, "split": self.split}
 
 
-def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool) -> Result:
-    """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one."""
+def run(
+    plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool, accept_changes: bool = False
+) -> Result:
+    """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one.
+
+    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run.
+    """
     reporter = Reporter(folder.log, silent=not is_main())
     with (
         locate_errors(plan.document),
-        lost_peer_errors(f"go on with `resume {folder.path}`"),
+        resume_hints(f"go on with `resume {folder.path}`"),
         lost_worker_errors(),
         closing(Data(plan, policy, reporter)) as data,
     ):
@@ -70,14 +78,18 @@ def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, res
         for stage in plan.stages:
             data.steps(stage)  # of what is wrong with the data, nothing is to be written
         components = Components(plan, policy, runtime, data, reporter)
-        run_on_rank_zero(lambda: _write_manifest(folder, components, command))
         store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
         checkpoint = store.latest(reporter.info) if resumed else None
+        if resumed and (checkpoint is not None or folder.manifest.exists()):
+            compare = partial(compare_with_manifest, accept=accept_changes, log=reporter.info)
+            identity = run_on_rank_zero(lambda: compare(folder, components, command, checkpoint))
+        else:
+            identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
         named = built_observers(plan.observers)
         observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
         runtime.keeps_graphs = observers.may_want_gradients
         with StopRequest() as stop:
-            context = RunContext(components, folder, store, reporter, stop, Progress(), observers)
+            context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
             try:
                 runner = _run_stages(context, checkpoint)
             finally:
@@ -96,21 +108,14 @@ def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> R
     return Runtime(spec)
 
 
-def _write_manifest(folder: RunFolder, components: Components, command: str) -> None:
-    plan = components.plan
-    _, splits = components.data.get(plan.data)
-    folder.write_manifest(
-        command=command,
-        folder=str(Path(plan.document.file).parent.resolve()),
-        seed=plan.seed,
-        data={
-            name: {"samples": len(split), "fingerprint": split.fingerprint} for name, split in splits.items().items()
-        },
-        parameters={
-            name: sum(parameter.numel() for parameter in model.parameters())
-            for name, model in components.models.items()
-        },
-    )
+@contextmanager
+def resume_hints(hint: str) -> Iterator[None]:
+    """Errors that are no mistake in the run (a full disk, a killed process) say how it goes on."""
+    try:
+        with lost_peer_errors():
+            yield
+    except RunInterrupted as error:
+        raise error.with_hint(hint) from error
 
 
 def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | None) -> StageRunner:
@@ -121,10 +126,10 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
     if checkpoint is not None:
         state, path = checkpoint
         with unfit_checkpoint_errors(path):
-            context.progress, context.best = Progress(**state["progress"]), state["best"]
+            context.progress, context.best = checked_progress(state, len(plan.stages)), state["best"]
         name = plan.stages[context.progress.stage].name
         context.reporter.info(f"resuming from {path}: stage {name!r}, step {context.progress.step}")
-    run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
+    run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]["size"]))
     models = context.components.models
     context.observers.on_start(RunEvent(context.folder.path, context.progress.total, is_main(), models))
     runner: StageRunner | None = None

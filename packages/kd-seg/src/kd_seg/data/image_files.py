@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
 from kd_core.errors import KDError
 from kd_seg.data.sources import VOID
@@ -94,18 +97,22 @@ class FilePairs:
     values: Values
     white: float | None = None
     """The value of white in images of more than 8 bits, see :func:`kd_core.data.images.to_rgb`."""
-    fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        state = hashlib.sha256(self.values.table.tobytes())
         for pair in self.pairs:
             for path in (pair.image, pair.mask):
-                try:
-                    size = path.stat().st_size
-                except OSError:
-                    raise KDError(f"there is no file {path}, which {pair.name} needs") from None
-                state.update(f"{pair.name}\0{path.name}\0{size}\n".encode())
-        object.__setattr__(self, "fingerprint", state.hexdigest()[:16])
+                if not path.is_file():
+                    raise KDError(f"there is no file {path}, which {pair.name} needs")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the names and contents of images and masks, and of what the masks' values mean."""
+        state = hashlib.sha256(self.values.table.tobytes())
+        for paths in ([pair.image for pair in self.pairs], [pair.mask for pair in self.pairs]):
+            roots = {path.parent for path in paths}
+            root = Path(os.path.commonpath(roots)) if roots else Path()
+            state.update(str(FileContents(root, paths)).encode())
+        return state.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.pairs)

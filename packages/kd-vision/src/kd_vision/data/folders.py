@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from pydantic import Field
 from torch.utils.data import Dataset
 
+from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import image_files, is_hidden, passed_over, read_image
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
@@ -102,16 +102,10 @@ def numbers_note(classes: Sequence[str]) -> list[str]:
 
 
 def files_subset(folder: Path, paths: list[Path], labels: list[int], white: float | None = None) -> LabelledSubset:
-    """A subset of image files, told apart by their names below ``folder`` and their sizes in bytes."""
-    state = hashlib.sha256()
-    for path in paths:
-        try:
-            size = path.stat().st_size
-        except OSError:  # a broken link, which is told of with all files that cannot be read
-            size = -1
-        state.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode())
+    """A subset of image files, told apart by their names below ``folder`` and their contents."""
     target = torch.tensor(labels, dtype=torch.int64)
-    return LabelledSubset(ImageFiles(paths, labels, white), target, torch.arange(len(paths)), state.hexdigest())
+    positions = torch.arange(len(paths))
+    return LabelledSubset(ImageFiles(paths, labels, white), target, positions, FileContents(folder, paths))
 
 
 SOURCES("image_folder", "imagenet")(
