@@ -32,10 +32,12 @@ from kd_core.plan.plan import StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
-from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
+from kd_core.train.objective import StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler, check_plateau
 from kd_core.train.probe import PROBE, TooFewSamples, batch_norm_errors
+from kd_core.train.stage import check_accumulation
 from kd_core.train.trainable import select, set_stage_mode
+from kd_core.train.values import Adapters, WireResolver, inputs_of
 
 LARGE = 300_000_000
 """Parameters of a model that a check does not build with values."""
@@ -73,6 +75,7 @@ class StageCheck:
             values = WireResolver(captures, batch.to(META), self.adapters)
             if self._adapters(values, batch) and self._fields(values):
                 terms = [self._term(term, values, batch) for term in stage.terms.values()]
+                self._accumulation([term for term in terms if term is not None])
                 if all(terms) and set(self.models) == set(self.plan.models):
                     self._training([term for term in terms if term is not None])
             self._metric()
@@ -227,6 +230,13 @@ class StageCheck:
             message = f"the loss failed on {inputs_text or 'no input'}: {reason(error)}"
             self.findings.report(plan.path, KDError(message, hint=field_hint(plan, stand)))
         return None
+
+    def _accumulation(self, terms: Sequence[Term]) -> None:
+        """Whether what is built may see micro-batches."""
+        try:
+            check_accumulation(self.stage, terms, self.adapters)
+        except KDError as error:
+            self.findings.report((), error)
 
     def _training(self, terms: Sequence[Term]) -> None:
         """What learns, its optimiser and its scheduler."""
