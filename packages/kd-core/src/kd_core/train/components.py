@@ -24,9 +24,9 @@ from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
 from kd_core.train.evaluate import check_gatherable
-from kd_core.train.objective import Adapters, WireResolver
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
+from kd_core.train.values import Adapters, WireResolver
 
 OUTPUT = Tap("")
 """A model's output: for a classifier, its classes."""
