@@ -87,9 +87,9 @@ def _row(path: str, module: nn.Module, seen: _Seen) -> TapRow:
 def table_text(rows: Sequence[TapRow], width: int = 100) -> str:
     """The rows as aligned columns, in ``width`` characters where paths are no longer than that.
 
-    The model itself is called ``output``, as in wires. Arguments that are None are left out, a dtype
-    stands behind the outputs where it is not float32, and the number of calls is a column where a module runs more than once. Cells that are too wide are wrapped; a path is
-    never cut: a long one has a line of its own, before its other cells.
+    The model itself is called ``output``, as in wires. Arguments that are None are left out, a dtype stands behind the
+    outputs where it is not float32, and the number of calls is a column where a module runs more than once. Cells that
+    are too wide are wrapped; a path is never cut: a long one has a line of its own, before its other cells.
     """
     lines = [("path", "module", "in", "out", "params", "calls"), *map(_cells, rows)]
     if all(row.calls < 2 for row in rows):
