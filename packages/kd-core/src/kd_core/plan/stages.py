@@ -52,7 +52,7 @@ class StagePlanner:
     def stages(self, specs: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
         """The stages that are right, in order; each takes what it leaves out from the one before."""
         plans: list[StagePlan] = []
-        before: StageSpec | None = None
+        previous: StageSpec | None = None
         paths: dict[str, Path] = {}
         wrong: frozenset[str] = frozenset()
         terms: dict[str, TermPlan] = {}
@@ -71,7 +71,7 @@ class StagePlanner:
             keys = stage_spec.model_fields_set
             wrong = (wrong - keys) | lost
             paths = {**paths, **{key: (*path, key) for key in keys}}
-            whole = inherit(before, stage_spec)
+            whole = inherit(previous, stage_spec)
             if "data" in keys:
                 data = planned_data(self.binder, self.task, whole.data, paths["data"])
             if "losses" in keys:
@@ -79,7 +79,7 @@ class StagePlanner:
             wrong |= self._stage(whole, stage_spec, path, wrong)
             views = self._views(whole.views, paths.get("views", path))
             plans.append(StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views))
-            before = whole
+            previous = whole
         return plans
 
     def _stage(self, stage: StageSpec, stage_spec: StageSpec, path: Path, wrong: Set[str]) -> set[str]:

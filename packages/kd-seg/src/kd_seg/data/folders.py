@@ -11,7 +11,7 @@ from kd_core.config.schema import StrictModel
 from kd_core.data.sources import Parts
 from kd_core.data.spec import NonNegativeInt
 from kd_core.errors import KDError
-from kd_seg.data.image_files import FilePairs, Pair, Values, identity_values, names_in
+from kd_seg.data.image_files import ClassTable, FilePairs, Pair, identity_values, names_in
 from kd_seg.data.sources import SOURCES, MaskSource, PairSubset
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -50,7 +50,7 @@ def read_folders(root: Path, *, folders: Folders, classes: ClassNames, void: Voi
     return Parts(parts["train"], parts.get("val"), parts.get("test"), tuple(classes), places)
 
 
-def folder_pairs(root: Path, spec: Folder, values: Values) -> FilePairs:
+def folder_pairs(root: Path, spec: Folder, values: ClassTable) -> FilePairs:
     """The images of a folder with the masks of their names; KDError for one without the other."""
     images, masks = (files_in(root / Path(path).expanduser()) for path in (spec.images, spec.masks))
     names = sorted(images) if spec.list is None else names_in(root / Path(spec.list).expanduser())

@@ -54,7 +54,7 @@ def read_values(path: Path) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Values:
+class ClassTable:
     """A table from the values in masks to classes or :data:`VOID`; a value that is not in it is an error."""
 
     table: NDArray[np.int16]
@@ -78,13 +78,13 @@ class Values:
 UNKNOWN = np.int16(-1)
 
 
-def identity_values(num_classes: int, void: int | Sequence[int]) -> Values:
+def identity_values(num_classes: int, void: int | Sequence[int]) -> ClassTable:
     """Masks in which the value is the class, and some values are void, whatever else they would be."""
     voids = [void] if isinstance(void, int) else list(void)
     table = np.full(max([num_classes - 1, *voids]) + 1, UNKNOWN, np.int16)
     table[:num_classes] = np.arange(num_classes)
     table[voids] = VOID
-    return Values(table)
+    return ClassTable(table)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class FilePairs:
     """Images and masks in files. KDError, naming the first one, where a file is missing."""
 
     pairs: Sequence[Pair]
-    values: Values
+    values: ClassTable
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
