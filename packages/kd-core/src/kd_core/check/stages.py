@@ -105,13 +105,13 @@ class StageCheck:
 
     def _prepared(self, raw: Batch) -> Batch | None:
         """Samples as the models take them, None where one of them cannot."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for name, wants in self.plan.inputs.items():
             try:
                 self.plan.task.prepare(raw, {name: wants}, self.stage.data, training=True)
             except KDError as error:
                 self.findings.report(("models", name), error, data=self.stage.paths.get("data", ("data",)))
-        if len(self.findings.problems) > before:
+        if len(self.findings.problems) > problem_count:
             return None
         try:
             return self.stage.views(self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True))
@@ -136,7 +136,7 @@ class StageCheck:
 
     def _modules(self, model: nn.Module, placed: Placed) -> bool:
         """Whether every wire's module exists."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in placed:
             assert wire.tap is not None or wire.root in ("adapters", "batch")
             try:
@@ -144,7 +144,7 @@ class StageCheck:
                     module_at(model, wire.tap.path)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _capture(
         self, name: str, taps: list[Tap], batch: Batch, wires_by_model: Mapping[str, Placed]
@@ -221,13 +221,13 @@ class StageCheck:
                 self.adapters.add_module(name, real.get_submodule(name).to(META))
 
     def _fields(self, values: WireResolver) -> bool:
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in written(self.plan, self.stage):
             try:
                 values.get(wire)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
         """The loss, tried on values of the right shapes."""

@@ -44,10 +44,10 @@ def _verify(plan: Plan, policy: Policy, findings: Findings, *, whole: bool) -> N
         if not whole:
             check.paths_only()
             continue
-        known = len(findings.problems)
+        problem_count = len(findings.problems)
         check.run(PROBE)
         if findings.too_few_samples:
-            del findings.problems[known:]
+            del findings.problems[problem_count:]
             check.run(MORE)
 
 
