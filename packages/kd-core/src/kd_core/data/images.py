@@ -67,6 +67,13 @@ def check_header(path: Path) -> None:
         pass
 
 
+def refuse_programs() -> None:
+    """Keep Pillow from calling Ghostscript for EPS files, which readers that are not this one open by their content."""
+    from PIL import EpsImagePlugin
+
+    EpsImagePlugin.gs_binary = False
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image]:
     """An image file of which only the header is read yet; KDError in place of whatever decoders raise."""
