@@ -29,9 +29,8 @@ def describe_model(
     """
     spec = from_hub(spec)
     if spec.run is not None:
-        spec = student_spec(Path(spec.run)).model_copy(
-            update={"edit": [*student_spec(Path(spec.run)).edit, *spec.edit]}
-        )
+        saved = student_spec(Path(spec.run))
+        spec = saved.model_copy(update={"edit": [*saved.edit, *spec.edit]})
     if spec.hub is not None:  # the student's own folder, where this description lies
         return dump({"hub": ".", **_rest(spec, wants)})
     source: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(spec, dataset, info)
