@@ -63,7 +63,7 @@ def test_metrics_are_synced_through_a_file_open_for_writing(tmp_path: Path, monk
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.append({"loss": 1.0})
     monkeypatch.setattr(os, "fsync", as_on_windows)
-    assert log.offset() == log.path.stat().st_size
+    assert log.position()["size"] == log.path.stat().st_size
 
 
 def test_workers_start_where_there_are_no_alarms(monkeypatch: pytest.MonkeyPatch) -> None:

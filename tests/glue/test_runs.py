@@ -208,3 +208,16 @@ def test_what_a_stage_looks_at_is_not_compiled_and_precision_is_told(teacher: Pa
     done = kd_glue("train", CONFIGS / "example_alone.yaml", "--out", tmp_path / "run", *ALONE)
     assert done.exit_code == 0, done.stderr
     assert "compile []" in done.stderr
+
+
+def test_a_run_works_from_any_folder(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = kd_glue("train", CONFIGS / "example_alone.yaml", "--out", "run", *ALONE)
+    assert done.exit_code == 0, done.stderr
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for verb in ("resume", "eval", "predict"):
+        done = kd_glue(verb, "../run", *(("--split", "val") if verb == "predict" else ()))
+        assert done.exit_code == 0, done.stderr
+    assert kd_glue("eval", teacher).exit_code == 0

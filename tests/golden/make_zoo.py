@@ -1,12 +1,16 @@
-"""Makes zoo.json: state dict keys, shapes and outputs of torchdistill's CIFAR models on weights and images by formula.
+"""Makes zoo.json: state dict keys, shapes and outputs of others' CIFAR models on weights and images by formula.
 
-python tests/golden/make_zoo.py        where torchdistill==1.1.5 is installed
+python tests/golden/make_zoo.py DIR
+
+where torchdistill==1.1.5 is installed and DIR is a checkout of HobbitLong/RepDistiller at b84f547, whose models are
+those of megvii-research/mdistiller too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from zlib import crc32
 
@@ -24,7 +28,17 @@ OUTPUTS = {
     "wrn-16-8": ("wide_resnet16_8", {"num_classes": 100}),
     "densenet-bc-k12-d100": ("densenet_bc_k12_depth100", {"num_classes": 100}),
 }
-"""Our name -> their name and the arguments of both."""
+"""Our name -> torchdistill's name and the arguments of both."""
+BENCHMARK = {
+    **{name: name for name in ("resnet8", "resnet14", "resnet8x4", "resnet32x4")},
+    **{f"wrn-{size}-benchmark": f"wrn_{size.replace('-', '_')}" for size in ("16-1", "16-2", "40-1", "40-2")},
+    **{name: name for name in ("vgg8", "vgg11", "vgg13", "vgg16", "vgg19")},
+    "cifar-resnet50": "ResNet50",
+    "mobilenetv2-half": "MobileNetV2",
+    "shufflenetv1": "ShuffleV1",
+    "shufflenetv2": "ShuffleV2",
+}
+"""Our name -> RepDistiller's; all for 100 classes."""
 
 
 def noise(name: str, count: int) -> Tensor:
@@ -91,6 +105,11 @@ def main() -> None:
     for growth, depth in ((24, 250), (40, 190)):
         lines = shapes(getattr(densenet, f"densenet_bc_k{growth}_depth{depth}")())
         made[f"densenet-bc-k{growth}-d{depth}"] = {"entries": len(lines), "shapes_sha256": digest(lines)}
+    sys.path.insert(0, sys.argv[1])
+    from models import model_dict  # type: ignore[import-not-found]
+
+    for ours, theirs in BENCHMARK.items():
+        made[ours] = golden(model_dict[theirs](num_classes=100), keys=False)
     Path(__file__).with_name("zoo.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 

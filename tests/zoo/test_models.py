@@ -51,6 +51,29 @@ def test_groups_halve_the_resolution() -> None:
     assert seen == {"layer1": (1, 32, 32, 32), "layer2": (1, 64, 16, 16), "layer3": (1, 128, 8, 8)}
 
 
+def test_padded_shortcuts_are_the_papers() -> None:
+    """Every second pixel, and as many channels of zeros before as behind; no weights."""
+    model = MODELS.get("resnet20")(shortcut="pad")
+    assert not [name for name in model.state_dict() if "downsample" in name]
+    shortcut = model.layer2[0].downsample
+    x = torch.rand(2, 16, 7, 8)
+    padded = shortcut(x)
+    assert padded.shape == (2, 32, 4, 4)
+    assert torch.equal(padded[:, 8:24], x[:, :, ::2, ::2])
+    assert not padded[:, :8].any()
+    assert not padded[:, 24:].any()
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722  # 0.27 M in the paper's table 6
+
+
+def test_images_of_64_pixels_are_pooled_once_more() -> None:
+    model, seen = MODELS.get("vgg8")().eval(), {}
+    model.block4.register_forward_hook(lambda _, __, output: seen.update(shape=output.shape))
+    for size in (32, 64):
+        assert model(torch.rand(1, 3, size, size)).shape == (1, 10)
+        assert seen["shape"] == (1, 512, 4, 4)
+
+
 def test_convolutions_start_with_the_variance_that_keeps_gradients() -> None:
     torch.manual_seed(0)
     model = MODELS.get("resnet20")()

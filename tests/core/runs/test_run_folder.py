@@ -155,7 +155,7 @@ def test_locking_removes_what_a_killed_process_left_half_written(run: RunFolder)
 
 
 def test_the_manifest_says_on_what_the_run_ran_and_grows_with_each_resume(run: RunFolder) -> None:
-    run.write_manifest(command="kd-vision train x.yaml", seed=3, data={"train": "abc"})
+    run.write_manifest(command="kd-vision train x.yaml", seed=3, data={"train": {"samples": 3}})
     manifest = json.loads(run.manifest.read_text())
     assert manifest["command"] == "kd-vision train x.yaml"
     assert manifest["seed"] == 3
@@ -170,9 +170,9 @@ def test_the_manifest_says_on_what_the_run_ran_and_grows_with_each_resume(run: R
 
 
 def test_metrics_are_cut_back_to_a_checkpoint(run: RunFolder) -> None:
-    assert run.metrics.offset() == 0
+    assert run.metrics.position()["size"] == 0
     run.metrics.append({"step": 1, "loss": 0.5})
-    place = run.metrics.offset()
+    place = run.metrics.position()["size"]
     run.metrics.append({"step": 2, "loss": math.nan})
     assert run.metrics.read() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
     run.metrics.truncate_to(place)
@@ -184,7 +184,7 @@ def test_metrics_are_cut_back_to_a_checkpoint(run: RunFolder) -> None:
 def test_a_torn_last_line_is_no_line(run: RunFolder, cut: int) -> None:
     for step in (1, 2):
         run.metrics.append({"step": step})
-    size = run.metrics.offset()
+    size = run.metrics.position()["size"]
     os.truncate(run.path / "metrics.jsonl", size - cut)
     assert run.metrics.read() == [{"step": 1}]
     run.metrics.truncate_to(size)  # what the checkpoint noted may not have reached the disk either

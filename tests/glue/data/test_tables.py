@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from kd_core.data.batch import Splits
 from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_glue.data.spec import DataSpec, read_unlabelled
-from kd_glue.data.tables import Columns, TableTexts, read_texts
+from kd_glue.data.tables import TableTexts, read_texts
+from kd_glue.data.targets import Columns
 from kd_glue.data.texts import Texts
 
 MULTI = "multi_label_classification"
@@ -33,6 +35,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     names = list(rows[0])
     if path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -43,7 +47,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def read_one(path: Path, **values: Any) -> TableTexts:
     data: Any = spec(path, **values)
-    return read_texts(path, Columns(data.text, data.label, data.kind), data.class_names)
+    columns = Columns(data.text, data.label, data.kind, data.normalize_labels)
+    return read_texts(path, columns, data.class_names, quoting=data.quoting)
 
 
 def read(data: DataSpec, seed: int) -> Parts[Texts]:
@@ -54,7 +59,7 @@ def texts(read: Texts) -> list[tuple[str, ...]]:
     return list(zip(*(column.to_pylist() for column in read.columns), strict=True))
 
 
-SUFFIXES = [".csv", ".tsv", ".jsonl", ".parquet"]
+SUFFIXES = [".csv", ".tsv", ".jsonl", ".json", ".parquet"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -132,14 +137,15 @@ def test_csv_is_quoted(tmp_path: Path) -> None:
     path.write_bytes('\ufefftext,label\r\n"one, ""two""\nthree",a\r\n\r\nfour,b\r\n'.encode())
     assert texts(read_one(path).texts) == [('one, "two"\nthree',), ("four",)]
     path.write_text('text,label\n"one\ntwo",a\nthree\n')
-    with pytest.raises(KDError, match=r"t.csv:4: 1 column\(s\), not 2"):
+    with pytest.raises(KDError, match=r"t.csv:4: 1 column, not 2"):
         read_one(path)
-    path.write_text('text,label\n"one" two,a\n')
-    with pytest.raises(KDError, match=r"t.csv:2: is not valid CSV"):
+    path.write_text('text,label\n"one" two,a\n"three" four,b\n')
+    with pytest.raises(KDError, match=r"(?s)t.csv:2: a quotation mark closes before a comma \(and 1 more.*lines 2, 3"):
         read_one(path)
     path.write_text('text,label\n"one,a\n')
-    with pytest.raises(KDError, match=r"t.csv:2: is not valid CSV"):
+    with pytest.raises(KDError, match=r"(?s)t.csv:2: a quotation mark is never closed.*`quoting: none`"):
         read_one(path)
+    assert texts(read_one(path, quoting="none").texts) == [('"one',)]
 
 
 @pytest.mark.parametrize(
@@ -156,11 +162,19 @@ def test_csv_is_quoted(tmp_path: Path) -> None:
         ("t.jsonl", b'{"text": "a"}\n', "t.jsonl:1: there is no column 'label'"),
         ("t.jsonl", b'{"text": 3, "label": 1}\n', "t.jsonl:1: 'text' is 3, not a string"),
         ("t.jsonl", b'{"text": null, "label": 1}\n', "t.jsonl:1: 'text' is missing, not a string"),
-        ("t.jsonl", b'{"text": "a", "label": 1.5}\n', "t.jsonl:1: the label is 1.5, not a name"),
+        ("t.jsonl", b'{"text": "a", "label": 1.5}\n', "t.jsonl:1: the label 1.5 is not a class"),
         ("t.jsonl", b'{"text": "a", "label": null}\n', "t.jsonl:1: the label is missing, not a name"),
         ("t.jsonl", b'{"text": "\\ud800", "label": "x"}\n', "t.jsonl:1: the text is not valid Unicode"),
+        ("t.json", b'[{"text": "a", "label": 1}, 2, 3]', "t.json: row 2: is not a JSON object (and 1 more of its rows"),
+        ("t.json", b"[1", "t.json: is not valid JSON"),
+        ("t.json", b'[{"text": "a"}]', "t.json: row 1: there is no column 'label'"),
+        ("t.json", b'{"text": "a", "label": 1}\n2', "t.json:2: is not a JSON object"),
         ("t.parquet", b"no parquet", "t.parquet: is not a readable parquet file"),
-        ("t.txt", b"", "'.txt' is not a known table format\n    hint: known suffixes are .csv, .tsv, .jsonl, .parquet"),
+        (
+            "t.txt",
+            b"",
+            "'.txt' is not a known table format\n    hint: known suffixes are .csv, .tsv, .jsonl, .json, .parquet",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
@@ -339,3 +353,67 @@ def test_files_without_labels_are_enough_to_predict(tmp_path: Path) -> None:
         read(data, seed=0)
     with pytest.raises(KDError, match="no split has labels"):
         read(data.model_copy(update={"problem": "regression"}), seed=0)
+
+
+def test_empty_texts_are_counted_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\n,a\nfine,b\n  ,a\nnull,b\n")
+    told = f"warning: {path}: 2 of 4 texts in column 'text' are empty (lines 2, 4)"
+    assert read_one(path).notes == (told,)
+    parts = read(spec(path, files={"train": str(path), "val": str(path)}), seed=0)
+    assert parts.notes == (told,)
+    assert told in Splits(*[None] * 3, parts=parts).describe()  # type: ignore[arg-type]
+
+
+def test_an_empty_column_of_labels_is_none_at_all(tmp_path: Path) -> None:
+    train = table(tmp_path / "train.csv", ["a", "b"] * 10)
+    test = str(write(tmp_path / "test.csv", [{"text": "x", "label": ""}, {"text": "y", "label": ""}]))
+    assert list(read_unlabelled(spec(files={"train": train, "test": test}))) == ["test"]
+
+
+def test_quoting_and_spelling_are_keys(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('text\tlabel\n"a"\tyes\n"b"\t Yes\n"c"\tno\n')
+    data = spec(path, files={"train": str(path), "val": str(path)}, normalize_labels=True)
+    parts = data.read()
+    assert (parts.classes, texts(parts.train)) == (("no", "yes"), [("a",), ("b",), ("c",)])
+    assert parts.notes == (
+        f"{path}: read with `quoting: minimal`",
+        f"{path}: labels are read ' Yes' as 'yes' (1)",
+    )
+    data = spec(path, files={"train": str(path)}, normalize_labels=True, quoting="none")
+    assert texts(data.read().train) == [('"a"',), ('"b"',), ('"c"',)]
+
+
+def test_all_lines_of_jsonl_that_are_broken_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes('\ufeff{"text": "a\u2028b", "label": "x"}\r\n{\r\n[]\r\n'.encode())
+    with pytest.raises(KDError, match=r"(?s)t.jsonl:2: is not valid JSON .*and 1 more.*lines 2, 3"):
+        read_one(path)
+    path.write_bytes('\ufeff{"text": "a\u2028b", "label": "x"}\r\n'.encode())
+    assert texts(read_one(path).texts) == [("a\u2028b",)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        (["a"] * 60 + ["b"] * 60, {}),
+        ([number / 8 for number in range(120)], {"problem": "regression"}),
+        (["x"] * 60 + ["x;y"] * 60, {"problem": MULTI}),
+    ],
+)
+def test_no_choice_among_rows_takes_the_head_of_a_sorted_file(tmp_path: Path, labels: Any, values: Any) -> None:
+    files = {name: table(tmp_path / f"{name}.csv", labels) for name in ("train", "test")}
+    parts = read(spec(files=files, limit={"train": 40, "test": 40}, val=20, **values), seed=0)
+    for part in (parts.train, parts.val, parts.test):
+        assert part is not None
+        second_half = int((part.index >= 60).sum())
+        assert 0.25 < second_half / len(part) < 0.75
+        assert values or second_half * 2 == len(part)
+
+
+def test_the_home_folder_of_nobody_is_no_folder() -> None:
+    with pytest.raises(KDError, match="there is no such file"):
+        spec("~nobody-here/t.csv").read()
+    with pytest.raises(KDError, match="there is no such file"):
+        spec("t.csv", root="~nobody-here").read()

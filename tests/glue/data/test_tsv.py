@@ -287,3 +287,11 @@ def test_the_real_subsets_by_their_folders(real_data: Path) -> None:
 def test_a_test_file_with_labels_is_read_without_them(tmp_path: Path) -> None:
     path = written(tmp_path / "test.tsv", "sentence\tlabel", "a\twhatever")
     assert read_unlabelled(SST2, path).target.tolist() == [-100]
+
+
+def test_empty_texts_of_glue_are_counted() -> None:
+    from kd_glue.data.texts import empty_notes, texts_of
+
+    texts = texts_of([["a", "", " "], ["b", "c", "d"]], np.zeros(3, np.int64), str)
+    assert empty_notes(texts, "QQP") == ["warning: QQP: 2 of 3 texts are empty"]
+    assert empty_notes(None, "QQP") == []

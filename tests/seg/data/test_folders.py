@@ -113,3 +113,37 @@ def test_what_a_config_may_not_say(values: dict[str, Any], message: str) -> None
     right = {"folders": {"train": {"images": "a", "masks": "b"}}, "classes": ["one", "two"]}
     with pytest.raises(ValueError, match=message):
         DataSpec(**{**right, **values})
+
+
+def test_values_say_which_value_a_class_has(root: Path) -> None:
+    picture(root / "train/masks/a.png", 255)
+    parts = read(root, values=[0, 2, 255], void=[])
+    assert [int(parts.train.read(row)[1].max()) for row in range(2)] == [2, 1]
+    with pytest.raises(KDError, match=r"holds the value 2, which is not a class; there are 1, 3, 255 and 0 for void"):
+        read(root, values=[1, 3, 255], void=0).train.read(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"void": 0}, r"(?s)0 is the value of the class 'ground', and void.*hint: .*`values: \[1, 2, 3\]`"),
+        ({"void": [9, 2]}, "2 is the value of the class 'car', and void"),
+        ({"values": [0, 1]}, "has 2 values for 3 classes"),
+        ({"values": [0, 1, 1]}, "gives the value 1 to two classes"),
+        ({"values": [0, 1, 255]}, "255 is the value of the class 'car', and void"),
+    ],
+)
+def test_values_that_do_not_agree_are_refused(root: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(root, **values)
+
+
+def test_a_mask_is_turned_like_its_image_and_others_are_counted(root: Path) -> None:
+    for name, mode in (("images/a.JPG", "RGB"), ("masks/a.png", "L")):
+        image = Image.new(mode, (6, 4), 1)
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(root / "train" / name, exif=exif)
+    image, mask = read(root).train.read(0)
+    assert (image.size, mask.shape) == ((4, 6), (6, 4))
+    assert read(root).notes == (f"warning: 1 file is passed over in {root}/train/images, by the ending: 1 .txt",)

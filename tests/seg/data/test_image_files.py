@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kd_core.data.images import read_image
 from kd_core.errors import KDError
-from kd_seg.data.image_files import FilePairs, Pair, identity_values, names_in, read_image, read_values
+from kd_seg.data.image_files import FilePairs, Pair, identity_values, names_in, read_values
 from kd_seg.data.sources import VOID
 from kd_seg.results.pictures import colour_map
 

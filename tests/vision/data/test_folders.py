@@ -93,6 +93,22 @@ def test_evaluation_resizes_and_crops_the_centre(root: Path) -> None:
     assert batch.target.tolist() == [1]
 
 
+def test_one_rule_brings_every_image_to_its_size(root: Path) -> None:
+    """One that has the size already is no exception, and nothing is padded."""
+    for size, share in ((30, 0.875), (30, 1.0), ([30, 40], 1.0), ([30, 40], 0.5), ([20, 8], 1.0)):
+        splits = load(root, size=size, eval_crop=share)
+        [batch] = splits.train.batches([torch.tensor([7])], epoch=0, seed=0, augment=False)
+        image, (height, width) = batch.inputs[SHARED][0], (size, size) if isinstance(size, int) else size
+        assert image.shape == (3, height, width)
+        scale = max(height / 30, width / 40) / share
+        shape = [round(30 * scale), round(40 * scale)] if height != width else [round(height / share)]
+        resized = v2.functional.resize(picture(101), shape)
+        expected = v2.functional.center_crop(resized, [height, width])
+        assert (image.float() - v2.functional.pil_to_tensor(expected).float()).abs().mean() < 1e-6
+    assert TASK.preprocessing(DataSpec(name="image_folder", size=8, eval_crop=1)) == {"size": [8, 8], "eval_crop": 1}
+    assert TASK.preprocessing(DataSpec(name="digits")) == {}
+
+
 AUGMENTS: list[Any] = [
     None,
     ["resized_crop_flip", "cutout"],
@@ -259,16 +275,74 @@ def test_images_may_come_in_several_kinds(kind: str) -> None:
     assert torch.equal(batch.inputs[SHARED][0], expected)
 
 
-def test_labels_are_found_without_reading_images() -> None:
+def test_labels_are_found_without_reading_all_images() -> None:
     class Kept(Own):
-        targets = [2, 1, 0] * 3
+        def __init__(self, repeats: int = 3) -> None:
+            self.targets, self.read = [2, 1, 0] * repeats, set[int]()
+
+        def __len__(self) -> int:
+            return len(self.targets)
 
         def __getitem__(self, row: int) -> tuple[Any, int]:
-            raise AssertionError("an image was read")
+            self.read.add(row)
+            return None, 2 - row % 3
 
     assert own(Subset(Kept(), [0, 2])).info.model_parameters["num_classes"] == 3
     joined = own(ConcatDataset([Kept(), Subset(Kept(), [1])]), per_class=3)
     assert len(joined.train) == 9
+    many = Kept(3_000)
+    own(many)
+    assert 8_999 in many.read
+    assert len(many.read) <= 32
+
+
+def test_a_list_of_labels_that_is_not_the_samples_is_refused() -> None:
+    class Swapped(Own):
+        targets = [0, 1, 2] * 3
+
+        def __getitem__(self, row: int) -> tuple[Any, int]:
+            return super().__getitem__(row)[0], 1 - min(row % 3, 1)
+
+    with pytest.raises(KDError, match=r"train: sample 0 has the label 1, and the data set's list of labels says 0\n"):
+        own(Swapped())
+
+
+def test_labels_from_one_are_refused() -> None:
+    images = torch.rand(4, 3, 4, 4)
+    with pytest.raises(KDError, match="the labels run from 1 to 2, and those of the first class must be 0"):
+        own(TensorDataset(images, torch.tensor([1, 2, 1, 2])))
+    named = TensorDataset(images, torch.tensor([1, 2, 1, 2]))
+    named.classes = ["none", "a", "b"]  # type: ignore[attr-defined]  # as EMNIST's letters
+    assert "warning: the class 'none' has no training sample" in own(named).describe()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((3, 2, 2), 254.0), "image 0 holds values from 254 to 254, and images are floats in"),
+        (np.full((2, 2, 3), 9.0), "image 0 holds values from 9 to 9, and images are floats in"),
+        (torch.full((3, 2, 2), -1.5), "(?s)image 0 holds values from -1.5 to .*the run normalises images itself"),
+        (torch.full((3, 2, 2), 300), "image 0 holds values from 300 to 300, and images are integers in"),
+        (torch.full((3, 2, 2), float("nan")), "image 0 holds values from nan"),
+    ],
+)
+def test_values_that_no_image_has_are_refused(image: Any, message: str) -> None:
+    with pytest.raises(KDError, match=message):
+        views(own([(image, 0), (image, 1)]))
+
+
+def test_images_that_are_normalised_already_go_with_a_mean_of_zero() -> None:
+    image = torch.full((3, 2, 2), -1.5)
+    assert torch.equal(views(own([(image, 0), (image, 1)], mean=[0.0], std=[1.0]))[1], image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64, bool])
+def test_other_types_of_images_are_scaled_to_bytes(dtype: Any) -> None:
+    grey = np.array([[0, 1], [1, 0]])
+    image = (grey * {np.uint16: 65535, np.int64: 255, bool: 1}[dtype]).astype(dtype)
+    for sample in (image, *([Image.fromarray(image)] if dtype == np.uint16 else [])):
+        seen = views(own([(sample, 0), (sample, 1)]))[0]
+        assert (seen.dtype, seen.tolist()) == (torch.uint8, [[[0, 255], [255, 0]]])
 
 
 class Endless(IterableDataset[Any]):
@@ -304,3 +378,37 @@ def test_images_in_memory_take_transforms_too() -> None:
     splits = TASK.load(DataSpec(**data, augment=[v2.RandomAffine(15), "flip"]), seed=0)
     assert next(iter(views(splits).values())).shape == (1, 8, 8)
     assert equal(views(splits), views(splits, size=1))
+
+
+def test_hidden_and_empty_folders_are_no_classes_and_links_are_followed(root: Path, tmp_path: Path) -> None:
+    picture(1).save(root / "train" / "ant" / "kept.jfif", "JPEG")
+    for name in (".ipynb_checkpoints/0.png", "ant/.ipynb_checkpoints/0.png", "ant/._0.png"):
+        (root / "train" / name).parent.mkdir(exist_ok=True)
+        (root / "train" / name).write_bytes(b"no image")
+    for name in ("ant/Thumbs.db", "ant/notes.txt", "loose.png"):
+        (root / "train" / name).write_bytes(b"x")
+    (root / "train" / "zzz").mkdir()
+    (root / "val" / "unknown").mkdir()
+    fill(tmp_path / "elsewhere", ("cat",))
+    (root / "train" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    (root / "train" / "bee" / "more").symlink_to(tmp_path / "elsewhere" / "cat")
+    splits = load(root)
+    assert splits.info.classes == ("ant", "bee", "cat")
+    assert splits.summary.splits[0].counts == {"ant": 7, "bee": 12, "cat": 6}
+    assert list(splits.summary.notes) == [
+        f"warning: {root / 'train' / 'zzz'} holds no image and is not a class",
+        f"warning: 1 file in {root / 'train'} lies in no folder of a class",
+        f"warning: 1 file is passed over in {root / 'train'}, by the ending: 1 .txt",
+        f"warning: {root / 'val' / 'unknown'} holds no image and is not a class",
+    ]
+
+
+def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
+    names = tuple(map(str, range(1, 12)))
+    fill(tmp_path / "train", names, per_class=1)
+    splits = load(tmp_path, test=None)
+    assert splits.info.classes == names
+    assert splits.summary.notes[0].startswith("class folders are numbers, taken by value: class 0 is '1', 1 is '2'")
+    assert load(tmp_path, test=None, classes=["2", "11"]).info.classes == ("2", "11")
+    with pytest.raises(KDError, match="2 may be the class named '2', or the class at position 2"):
+        load(tmp_path, test=None, classes=[2, 11])

@@ -101,6 +101,18 @@ class Unverified(KDError):
     """In a check: what only a run, which may open connections and read files, would tell. No mistake."""
 
 
+class RunInterrupted(KDError):
+    """What ends a run without a mistake in it: a full disk, or a process that was killed. `resume` goes on."""
+
+    def with_hint(self, hint: str) -> RunInterrupted:
+        """The same error with ``hint`` after the hint it has."""
+        added = copy(self)
+        added.problems = [
+            replace(problem, hint=f"{problem.hint}; {hint}" if problem.hint else hint) for problem in self.problems
+        ]
+        return added
+
+
 class ConfigError(KDError):
     """All problems found in a config, together."""
 
@@ -117,6 +129,28 @@ def error_path(*path: str | int) -> Iterator[None]:
         yield
     except KDError as error:
         raise error.at(*path) from error
+
+
+def reason(error: BaseException) -> str:
+    """An error of someone else's code in one line."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+@contextmanager
+def foreign_errors(subject: str, *path: str | int) -> Iterator[None]:
+    """Whatever someone else's code raises in the block is a KDError at ``path``: "SUBJECT failed: ...".
+
+    Too little memory, and what the system says of files, stay what they are.
+    """
+    try:
+        yield
+    except (KDError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
+            raise
+        raise KDError(f"{subject} failed: {reason(error)}").at(*path) from error
 
 
 def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.models.factory import ModelSource
+from kd_core.models.factory import ModelSource, recorded
 from kd_core.models.registry import WeightCard, builder_of, find_card
+from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import plan
 from kd_core.runs.progress import Reporter
@@ -47,13 +48,15 @@ class LoadedStudent:
 
     def build(self, info: DatasetInfo) -> tuple[nn.Module, Runtime]:
         """The student, on its device, for data of which ``info`` is known, and how it is run."""
-        runtime = Runtime(self.plan.runtime)
+        runtime, reporter = Runtime(self.plan.runtime), Reporter()
+        if warning := check_class_names(self.spec, info, f"models.{STUDENT}"):
+            reporter.info(warning)
         source = ModelSource(
             Builder(self.policy, info.run_values),
             "models.student",
             self.plan.dataset,
             info,
-            Reporter().info,
+            reporter.info,
             hub=self.plan.task.hub,
             finished=True,
         )
@@ -70,6 +73,8 @@ class LoadedStudent:
         """Its metrics on the test split, or on the validation split of data that have no labelled one."""
         card = _published(self.spec, self.plan)
         data, splits = self.read()
+        if warning := preprocessing_warning(self.spec, self.plan.task.preprocessing(data), f"models.{STUDENT}"):
+            Reporter().info(warning)
         if splits.final is None:
             raise KDError("there is no test split to score", path="data")
         name, split = splits.final
@@ -122,12 +127,24 @@ def load_student(
     policy = Policy(trust)
     planned = plan(document, policy)
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
+    planned = planned if run is None else as_trained(planned, spec)
     with nullcontext() if run else locate_errors(document):  # a run's student is not written in a config
         if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
             hint = "name a run folder, or --set models.student.weights=PATH"
             message = "the student has random weights: there is nothing to evaluate"
             raise KDError(message, hint=hint, path=f"models.{STUDENT}")
         yield LoadedStudent(planned, policy, spec, run)
+
+
+def as_trained(planned: Plan, spec: ModelSpec) -> Plan:
+    """A plan whose student takes what the run of ``spec`` wrote beside it, unless the config says otherwise."""
+    saved, schema = recorded(spec), planned.task.Input
+    if saved is None:
+        return planned
+    written = {key: value for key, value in saved.input.items() if key in schema.model_fields}
+    explicit = planned.models[STUDENT].input
+    wants = schema.model_validate({**planned.inputs[STUDENT].model_dump(exclude_none=True), **written, **explicit})
+    return replace(planned, inputs={**planned.inputs, STUDENT: wants})
 
 
 def _published_document(model: Mapping[str, Any], data: str | None, task: str, overrides: Sequence[str]) -> Document:

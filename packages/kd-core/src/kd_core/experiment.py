@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kd_core.check.verifier import model_taps, verify
-from kd_core.config import Document, Policy, dump, load
+from kd_core.config import Document, Policy, dump, load, with_absolute_paths
 from kd_core.config.kinds import refuse_sweep
 from kd_core.config.validation import locate_errors
+from kd_core.data.spec import DataSpec
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, in_order
@@ -40,7 +42,11 @@ class Experiment:
             overrides = [*overrides, f"seed={seed}"]
         document = load(path, overrides)
         refuse_sweep(document)
-        policy = Policy(trust)
+        return cls.planned(document, Policy(trust), overrides)
+
+    @classmethod
+    def planned(cls, document: Document, policy: Policy, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment of a config that was read; ConfigError with all its problems."""
         planner = Planner(document, policy)
         plan = planner.plan()
         if planner.problems or plan is None:
@@ -48,13 +54,28 @@ class Experiment:
             raise ConfigError(in_order([*planner.problems, *further]))
         return cls(document, policy, plan, tuple(overrides))
 
-    def with_pinned_revisions(self) -> Experiment:
-        """The experiment with the versions that its hub's models and data have today written into it."""
+    def pinned(self) -> Experiment:
+        """The experiment as a run keeps it: with absolute paths, so that it goes on from any folder, and with the
+        versions that its hub's models and data have today."""
         hub = self.plan.task.hub
         pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
-        if not pins:
-            return self
-        return Experiment.load(self.document.file, overrides=[*self.overrides, *pins], trust=self.policy.trust)
+        overrides = [*self.overrides, *pins]
+        document = load(self.document.file, overrides) if pins else self.document
+        placed = with_absolute_paths(document, self._default_roots())
+        return Experiment.planned(placed, self.policy, overrides)
+
+    def _default_roots(self) -> dict[tuple[str, ...], str]:
+        """The folders of data whose config leaves them out, by their keys."""
+        stages = self.document.data.get("stages") or {}
+        specs: dict[tuple[str, ...], Any] = {("data",): self.plan.data}
+        for stage in self.plan.stages:
+            if "data" in stages[stage.name]:
+                specs["stages", stage.name, "data"] = stage.data
+        return {
+            (*key, "root"): spec.root
+            for key, spec in specs.items()
+            if isinstance(spec, DataSpec) and spec.root is not None and "root" not in spec.model_fields_set
+        }
 
     def check(self, strict: bool = False) -> list[str]:
         """Follow every wire through models without weights; ConfigError with what is wrong.
@@ -79,7 +100,7 @@ class Experiment:
         self._ready()
         join(self.plan.runtime.device)
         with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
-            pinned = self.with_pinned_revisions()
+            pinned = self.pinned()
             run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
             return run(pinned.plan, pinned.policy, folder, command, resumed=False)
 
@@ -92,9 +113,12 @@ class Experiment:
             with locate_errors(self.document):
                 raise ConfigError(problems)
 
-    def resume(self, folder: RunFolder, command: str = "") -> Result:
-        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none."""
-        return run(self.plan, self.policy, folder, command, resumed=True)
+    def resume(self, folder: RunFolder, command: str = "", *, accept_changes: bool = False) -> Result:
+        """Go on in a run folder from its newest whole checkpoint, or from the start where there is none.
+
+        KDError where the data, a model or the config is not what it was, unless ``accept_changes``.
+        """
+        return run(self.plan, self.policy, folder, command, resumed=True, accept_changes=accept_changes)
 
 
 @contextmanager
@@ -111,8 +135,8 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
         yield folder
 
 
-def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Result:
-    """Go on with a run; one that is finished is reported."""
+def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_changes: bool = False) -> Result:
+    """Go on with a run; one that is finished is reported. ``accept_changes``: see :meth:`Experiment.resume`."""
     folder = RunFolder.open(path)
     if folder.finished:
         result = folder.result()
@@ -120,7 +144,7 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "") -> Resul
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(path).lock()) as folder:
-        return experiment.resume(folder, command)
+        return experiment.resume(folder, command, accept_changes=accept_changes)
 
 
 def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[TapRow]:

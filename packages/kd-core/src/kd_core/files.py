@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kd_core.errors import KDError
+from kd_core.errors import RunInterrupted
 
 TEMPORARY = ".tmp-"
 """How the name of a file that is still being written begins."""
+
+
+def user_path(text: str | Path) -> Path:
+    """A path whose ``~`` stands for a home folder; that of a user who is not known here stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path.expanduser raises then)
 
 
 def write_whole(folder: Path, write: Callable[[BinaryIO], object], name: Callable[[Path], str]) -> Path:
@@ -35,29 +42,62 @@ def write_whole(folder: Path, write: Callable[[BinaryIO], object], name: Callabl
     return path
 
 
+@contextmanager
+def write_errors(subject: object) -> Iterator[None]:
+    """RunInterrupted, ``cannot write <subject>: <reason>``, where the disk does not take what the block writes."""
+    try:
+        yield
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise RunInterrupted(f"cannot write {subject}: {reason}") from error
+
+
+def disk_error(error: BaseException) -> str | None:
+    """The system's reason where a file could not be written, None for an error of another kind.
+
+    An error of :func:`write_errors` has it too. Libraries hide it: torch.save raises a RuntimeError about the archive
+    that it could not close, and those written in Rust (tokenizers, safetensors) write the system's number into the text
+    of an error of their own.
+    """
+    if isinstance(error, (RuntimeError, RunInterrupted)) and isinstance(error.__context__, OSError):
+        error = error.__context__
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(match[1])) if match else None
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a process that was killed while writing left ``path``."""
+    return path.name.startswith(TEMPORARY)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while writing left in ``folder``."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content``, all of it or nothing."""
-    write_whole(path.parent, lambda file: file.write(content), lambda temporary: path.name)
+    """Write ``content``, all of it or nothing; RunInterrupted where the disk does not take it."""
+    with write_errors(path):
+        write_whole(path.parent, lambda file: file.write(content), lambda temporary: path.name)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all of it or nothing."""
-    write_bytes(path, text.encode())
+    """Write ``text`` as UTF-8, all of it or nothing.
+
+    Bytes of a file name that are not UTF-8 are escaped, as Python writes them: ``\\udcff``.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def append(path: Path, text: str) -> None:
-    """Add ``text`` at the end; KDError where the disk does not take it."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise KDError(f"cannot write {path}: {error.strerror}") from error
+    """Add ``text`` at the end, encoded as by :func:`write_text`; RunInterrupted where the disk does not take it."""
+    with write_errors(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
 
 
 def sync_folder(folder: Path) -> None:

@@ -90,6 +90,8 @@ class Task:
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
     eval_batch_size: ClassVar[int | None] = None
     """Samples scored at once where the config says none; None for as many as in training."""
+    tried: ClassVar[tuple[str, ...]] = ()
+    """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
     hub: ClassVar[Hub | None] = None
     """Where the models of ``hub:`` come from."""
     run_values: ClassVar[Mapping[str, str]] = {}
@@ -119,7 +121,7 @@ class Task:
     def dummy_batch(self, data: Any, size: int, *, training: bool) -> Batch:
         """A batch of ``size`` dummy samples as a split gives them, of the right shapes.
 
-        KDError where only reading the data would tell the shapes.
+        Unverified where only reading the data would tell the shapes, KDError where what :attr:`tried` holds fails.
         """
         raise NotImplementedError
 
@@ -130,6 +132,14 @@ class Task:
     def metrics(self, info: DatasetInfo) -> Metrics:
         """New metrics for data of which ``info`` is known."""
         raise NotImplementedError
+
+    def effective_input(self, wants: Any, data: Any) -> Any:
+        """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
+        return wants
+
+    def preprocessing(self, data: Any) -> dict[str, Any]:
+        """How samples are brought to a form for evaluation, in plain values: what a run writes beside its student."""
+        return {}
 
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""

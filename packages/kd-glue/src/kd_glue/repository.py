@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd_core.errors import KDError, Unverified
+from kd_core.files import user_path
 
 Kind = Literal["structure", "weights", "tokenizer"]
 """Files that are read of a model: ``structure`` is its config alone."""
@@ -63,7 +64,7 @@ def local_folder(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise KDError(f"{name} is not a model folder: it has no {CONFIG}")

@@ -99,6 +99,15 @@ class SemanticSegmentation(Task):
             return outputs(model, inputs)
         return {"out": [outputs(model, image[None])["out"][0] for image in inputs]}
 
+    def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
+        """The input with the mean and the standard deviation that the data give where it has none."""
+        mean, std = normalization_of(wants, data, source_of(data))
+        return wants.model_copy(update={"mean": list(mean), "std": list(std)})
+
+    def preprocessing(self, data: DataSpec) -> dict[str, Any]:
+        """The size that images are scaled to in evaluation, None where they stay as they are."""
+        return {"eval_size": data.eval_size}
+
     def metrics(self, info: DatasetInfo) -> SegmentationMetrics:
         """miou, pixel_accuracy, fwiou, mean_accuracy, and the IoU of each class."""
         return SegmentationMetrics(info.model_parameters.get("num_classes"), info.classes)

@@ -16,6 +16,7 @@ from kd_core.plan.plan import Plan
 from kd_core.taps.table import TapRow, module_table
 from kd_core.train.probe import MORE, PROBE, restored
 from kd_core.train.trainable import FrozenWhenBuilt
+from kd_core.train.trial import dummy_steps
 from kd_core.train.values import Adapters
 
 
@@ -37,8 +38,8 @@ def _verify(plan: Plan, policy: Policy, findings: Findings, *, whole: bool) -> N
     for model in models.built.values():
         frozen.remember(model)
     components = DryRunComponents(plan, models.built, Adapters(plan.adapters), frozen)
-    builder = Builder(policy, models.run_values)
     for stage in plan.stages:
+        builder = Builder(policy, {**models.run_values, **dummy_steps(stage.spec)})
         check = StageCheck(components, stage, models, builder)
         if not whole:
             check.paths_only()

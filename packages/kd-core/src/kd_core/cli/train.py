@@ -35,14 +35,19 @@ def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **opt
 
 @click.command()
 @run_argument
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Go on though the data, a teacher or the config is not what it was, and note what changed.",
+)
 @trust_option
 @json_option
-def resume(run: Path, trust: tuple[str, ...], as_json: bool) -> None:
+def resume(run: Path, accept_changes: bool, trust: tuple[str, ...], as_json: bool) -> None:
     """Go on with a run that was stopped, as if it had not been."""
     with quiet_stdout():
         from kd_core import experiment
 
-        result = experiment.resume(run, trust=trust, command=command_line())
+        result = experiment.resume(run, trust=trust, command=command_line(), accept_changes=accept_changes)
     print_result(result, as_json)
     shutdown_distributed()
 

@@ -186,6 +186,11 @@ class ModelSpec(ExtraModel):
     """Compute a frozen model's outputs once for all epochs, runs and sweeps. Samples must be the same in each epoch."""
     input: dict[str, Any] = {}
     """What this model takes as input, in the keys of the task."""
+    class_names: list[str] | None = None
+    """The names of the classes of its outputs, in their order: those of the data. A run writes them beside its
+    student."""
+    preprocessing: dict[str, Any] = {}
+    """How its images were brought to a size in evaluation, as a run writes it beside its student."""
     edit: list[dict[str, Any]] = []
     """Changes to the model's modules, see [wires.md](wires.md)."""
 

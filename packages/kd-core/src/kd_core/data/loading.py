@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd_core.data.workers import available_cores, start_worker
-from kd_core.errors import KDError
+from kd_core.errors import KDError, RunInterrupted
 
 T = TypeVar("T")
 """A sample, as it is read."""
@@ -188,9 +188,9 @@ def _of_torch(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
-def _killed() -> KDError:
+def _killed() -> RunInterrupted:
     hint = "memory may have run out: try fewer data.workers, or 0 to read in the run itself"
-    return KDError("a process that reads samples was killed", hint=hint, path="data.workers")
+    return RunInterrupted("a process that reads samples was killed", hint=hint, path="data.workers")
 
 
 def _end(batches: Any) -> None:

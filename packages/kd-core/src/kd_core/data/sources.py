@@ -69,6 +69,8 @@ class Parts(Generic[S]):
     classes: tuple[str, ...] | None
     places: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What else a run says of these data before it trains, a line each; a doubtful thing begins with ``warning: ``."""
 
     def items(self) -> dict[str, S]:
         """The splits that are there, by name."""

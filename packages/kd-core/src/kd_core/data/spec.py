@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
@@ -12,13 +11,17 @@ from pydantic import ConfigDict, Field, create_model, field_validator, model_val
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.sources import SPLITS, Parts, Source
 from kd_core.errors import KDError, nearest
+from kd_core.files import user_path
 from kd_core.registry import Registry, owner_of
 
 D = TypeVar("D", bound="DataSpec")
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Size = PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+MAX_PIXELS = 2**15
+"""Pixels of a side that scaling ends at."""
+Pixels = Annotated[int, Field(gt=0, le=MAX_PIXELS)]
+Size = Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)]
 """Pixels: of a square, or [height, width]."""
 ChannelMeans = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
 ChannelStds = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
@@ -125,7 +128,7 @@ class DataSpec(StrictModel):
         """The data set as its authors split it; KDError where files are missing or broken."""
         source = type(self).source
         assert source is not None
-        root = None if self.root is None else Path(self.root).expanduser()
+        root = None if self.root is None else user_path(self.root)
         return source.parts(root, download=getattr(self, "download", True), options=self.options)
 
 

@@ -44,10 +44,14 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """All splits of a run. ``classes`` are the names of the classes, None where there are none or they are many."""
+    """All splits of a run, and what its source notes of them (:attr:`Parts.notes`).
+
+    ``classes`` are the names of the classes, None where there are none.
+    """
 
     splits: tuple[SplitSummary, ...] = ()
     classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[str]:
@@ -65,7 +69,7 @@ class DataSummary:
             lines.append("val: none, the last checkpoint counts")
         if self.classes:
             lines.insert(0, f"classes: {len(self.classes)} ({shortened(self.classes)})")
-        return lines + self.warnings()
+        return [*lines, *self.notes, *self.warnings()]
 
     def warnings(self) -> list[str]:
         """What is probably not meant to be so."""
@@ -88,7 +92,7 @@ def summarize(parts: Parts[S]) -> DataSummary:
             numbers = labels[labels >= 0].bincount(minlength=len(parts.classes)).tolist()
             counts, unlabelled = dict(zip(parts.classes, numbers, strict=False)), int((labels < 0).sum())
         splits.append(SplitSummary(role, len(samples), parts.origins[role], counts, unlabelled))
-    return DataSummary(tuple(splits), parts.classes)
+    return DataSummary(tuple(splits), parts.classes, parts.notes)
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

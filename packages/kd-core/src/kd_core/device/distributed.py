@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kd_core.errors import ConfigError, KDError
+from kd_core.errors import KDError, RunInterrupted
 from kd_core.taps.nested import map_tensors, tensors
 
 T = TypeVar("T")
@@ -193,13 +193,13 @@ def all_gather_object(value: T) -> list[T]:
 
 
 @contextmanager
-def lost_peer_errors(hint: str) -> Iterator[None]:
-    """KDError with ``hint`` where another process of the run is gone."""
+def lost_peer_errors() -> Iterator[None]:
+    """RunInterrupted where another process of the run is gone."""
     try:
         yield
     except RuntimeError as error:  # gloo's errors have no class of their own
         if world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise KDError("another process of this run is gone", hint=hint) from error
+            raise RunInterrupted("another process of this run is gone") from error
         raise
 
 
@@ -224,9 +224,9 @@ def run_on_rank_zero(function: Callable[[], T]) -> T:
         try:
             box = [(function(), None)]
         except KDError as error:
-            box = [(None, error.problems)]
+            box = [(None, error)]
     dist.broadcast_object_list(box)
-    result, problems = box[0]
-    if problems is not None:
-        raise ConfigError(problems)
+    result, failure = box[0]
+    if failure is not None:
+        raise failure
     return result

@@ -22,7 +22,8 @@ def cross_entropy(
 
     student (B, C) or (B, C, ...), target integers (B,) or (B, ...), -100 for unlabelled, or the probabilities
     themselves in student's shape -> scalar, that of ``torch.nn.functional.cross_entropy``. With ``class_weights``
-    (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit or a label is not below C.
+    (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit, there is one class,
+    or a label is not below C.
     """
     student = as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
@@ -32,6 +33,10 @@ def cross_entropy(
             f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes",
             path="class_weights",
         )
+    if classes == 1:
+        hint = "take mse for numbers, or !call:torch.nn.BCEWithLogitsLoss for a yes/no output"
+        message = f"cross_entropy of student {shape(student)}, one class, is always 0"
+        raise KDError(message, path="student", hint=hint)
     if target.is_floating_point():
         soft = same_shape(student, target, other="target")[1].to(student.dtype)
         return F.cross_entropy(student, soft, weights, label_smoothing=label_smoothing)

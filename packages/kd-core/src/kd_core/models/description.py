@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from kd_core.models.factory import described, from_hub, inferred
 from kd_core.models.registry import MODELS, find_card, structural
 
 
-def describe_model(spec: ModelSpec, wants: BaseModel, dataset: str | None, info: DatasetInfo) -> str:
+def describe_model(
+    spec: ModelSpec,
+    wants: BaseModel,
+    dataset: str | None,
+    info: DatasetInfo,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> str:
     """YAML of a model without weights: an architecture with its parameters or a call, its input and its edits.
 
-    ``wants`` is its input as planned, ``dataset`` the name of the data (cards are looked up by it), ``info`` what the
-    data told.
+    ``wants`` is its input with what the data gave, ``dataset`` the name of the data (cards are looked up by it),
+    ``info`` what the data told, the names of the classes among it, ``preprocessing`` what the task says of the data.
     """
     spec = from_hub(spec)
     if spec.run is not None:
@@ -26,7 +33,9 @@ def describe_model(spec: ModelSpec, wants: BaseModel, dataset: str | None, info:
     if spec.hub is not None:  # the student's own folder, where this description lies
         return dump({"hub": ".", **_rest(spec, wants)})
     source: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(spec, dataset, info)
-    return dump({**source, **_rest(spec, wants)})
+    facts: dict[str, Any] = {"class_names": list(info.classes)} if info.classes else {}
+    facts |= {"preprocessing": dict(preprocessing)} if preprocessing else {}
+    return dump({**source, **_rest(spec, wants), **facts})
 
 
 def _rest(spec: ModelSpec, wants: BaseModel) -> dict[str, Any]:

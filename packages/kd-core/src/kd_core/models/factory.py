@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
+from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.ranges import read_signature
@@ -89,8 +90,13 @@ class ModelSource:
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
         if self.hub is None or spec.hub is None:
             raise ConfigError(ConfigProblem("this task has no hub of models", f"{self.path}.hub"))
-        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure)
+        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
         return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
+
+    def _tell(self, line: str) -> None:
+        """Log what a hub says of a model, warnings as such."""
+        warning, text = ("warning: ", line.removeprefix("warning: ")) if line.startswith("warning: ") else ("", line)
+        self.log(f"{warning}{self.path}: {text}")
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
@@ -208,7 +214,7 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
 def local(weights: str) -> Path:
     """A path, or a URL downloaded to the hub's cache."""
     if "://" not in weights:
-        return Path(weights).expanduser()
+        return user_path(weights)
     from kd_core.download import fetch
 
     return fetch(weights)
@@ -216,14 +222,33 @@ def local(weights: str) -> Path:
 
 def described(folder: Path) -> ModelSpec:
     """The description that a run wrote of its student; KDError where the run has none yet."""
-    from kd_core.config import load
-    from kd_core.config.schema import ModelSpec
-    from kd_core.config.validation import Validator
-
     file = folder / "student" / "model.yaml"
     if not file.is_file():
         reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
+    spec = read_description(file)
+    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
+
+
+def recorded(spec: ModelSpec) -> ModelSpec | None:
+    """What a run wrote of the student whose weights ``spec`` takes, by ``run:`` or by a path into the student's folder.
+
+    None for other weights; KDError where a run has no student yet.
+    """
+    if spec.run is not None and spec.weights in (None, "auto"):
+        return described(Path(spec.run))
+    if spec.weights in (None, "auto") or "://" in str(spec.weights):
+        return None
+    file = local(str(spec.weights)).with_name("model.yaml")
+    return read_description(file) if file.is_file() else None
+
+
+def read_description(file: Path) -> ModelSpec:
+    """A ``model.yaml`` that a run wrote; KDError where it is not one."""
+    from kd_core.config import load
+    from kd_core.config.schema import ModelSpec
+    from kd_core.config.validation import Validator
+
     document = load(file)
     validator = Validator(document)
     spec = validator.validate(ModelSpec, document.data)
@@ -231,4 +256,4 @@ def described(folder: Path) -> ModelSpec:
         raise ConfigError(validator.problems)
     if spec.run is not None:
         raise KDError(f"{file} describes another run, not a model")
-    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
+    return spec

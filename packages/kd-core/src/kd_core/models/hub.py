@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class HubModelRequest:
     """Whether what classifies may begin at random where the weights hold none that fits."""
     offline: bool = False
     """In a check: only what lies on this machine is read; Unverified where that does not tell the structure."""
+    log: Callable[[str], None] = field(default=lambda line: None, compare=False)
+    """Told of what a run says before it trains: which output is which class, and whether the classifier is new."""
 
 
 class Hub:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from kd_core.errors import KDError
-from kd_core.files import remove_leftovers, write_whole
+from kd_core.errors import KDError, RunInterrupted
+from kd_core.files import disk_error, remove_leftovers, write_whole
 
 NAME = re.compile(r"(step|best)-(\d{8,})-([0-9a-f]{16})\.pt")
 
@@ -46,8 +46,14 @@ class Checkpoint:
         return "is empty" if size == 0 else f"is damaged: its {size} bytes do not have the checksum in its name"
 
     def load(self) -> dict[str, Any]:
-        """The state, on the CPU."""
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        """The state, on the CPU; KDError where the file, whole as it is, is no checkpoint."""
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch.save did not write makes torch's unpickler raise anything
+            raise KDError(f"{self.path} is not a checkpoint: torch cannot read it") from error
+        if not isinstance(state, dict):
+            raise KDError(f"{self.path} is not a checkpoint: it holds a {type(state).__name__}")
+        return state
 
 
 class CheckpointStore:
@@ -125,12 +131,11 @@ class CheckpointStore:
             remove_leftovers(self.folder)
             return write_whole(self.folder, lambda file: torch.save(dict(state), file), name)
         except (OSError, RuntimeError) as error:
-            # torch.save turns a failed write into a RuntimeError about the archive it could not close
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
+            reason = disk_error(error)
+            if reason is None:
                 raise
             last = next((f"; the last one is intact: {checkpoint.path}" for checkpoint in self._found(kind)), "")
-            raise KDError(f"cannot write a checkpoint to {self.folder}: {cause.strerror}{last}") from cause
+            raise RunInterrupted(f"cannot write a checkpoint to {self.folder}: {reason}{last}") from error
 
     @staticmethod
     def _remove(paths: Iterable[Path]) -> None:

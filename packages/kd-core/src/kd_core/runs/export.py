@@ -12,8 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kd_core.errors import KDError
-from kd_core.files import TEMPORARY, sync_folder, write_bytes, write_text
+from kd_core.files import TEMPORARY, sync_folder, write_bytes, write_errors, write_text
 
 
 def write_student(
@@ -24,7 +23,7 @@ def write_student(
     ``beside`` adds what else belongs there.
 
     Both weight files hold every name of ``state``, a state_dict, so ``load_state_dict`` takes either as it is.
-    Equal weights give equal bytes. KDError where the disk does not take them.
+    Equal weights give equal bytes. RunInterrupted where the disk does not take them.
     """
     weights = plain_weights(state)
     pickled = io.BytesIO()
@@ -32,17 +31,17 @@ def write_student(
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir()
-        write_bytes(temporary / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"}))
-        write_bytes(temporary / "model.pt", pickled.getvalue())
-        write_text(temporary / "model.yaml", description)
-        beside(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
+        with write_errors(f"the student to {folder}"):
+            temporary.mkdir()
+            write_bytes(temporary / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"}))
+            write_bytes(temporary / "model.pt", pickled.getvalue())
+            write_text(temporary / "model.yaml", description)
+            beside(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
+            sync_folder(folder.parent)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise KDError(f"cannot write the student to {folder}: {error.strerror}") from error
 
 
 def plain_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:

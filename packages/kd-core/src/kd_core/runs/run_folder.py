@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +18,15 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kd_core.errors import KDError
-from kd_core.files import append, json_text, remove_leftovers, write_text
+from kd_core.files import append, is_leftover, json_text, remove_leftovers, write_text
 from kd_core.runs.environment import environment
+from kd_core.runs.manifest import Manifest
 
 PATIENCE = 15.0
 """Seconds that the workers of a process that died are waited for: they look for it every few seconds."""
+
+LOCKS = (".lock", ".pid")
+"""What a process that trains holds in the folder: no content."""
 
 MODEL_CARD = """\
 # {name}
@@ -82,15 +86,19 @@ class RunFolder:
         self._result = path / "result.json"
         self._lock = FileLock(path / ".lock")
         self._pid = path / ".pid"
-        self._new = False
+        self._new = self._made = False
 
     @classmethod
     def create(cls, name: str, seed: int, out: Path | None = None, *, root: Path = Path("runs")) -> RunFolder:
-        """A new, locked folder: ``out`` itself, else one below ``root``; KDError where ``out`` holds anything."""
+        """A new, locked folder: ``out`` itself, else one below ``root``; KDError where ``out`` holds anything.
+
+        What a run that was killed before it began left there (a lock, half-written files) is nothing.
+        """
         try:
             run = cls(_new_folder(root, name, seed) if out is None else out)
+            run._made = out is None or not out.exists()
             run.path.mkdir(parents=True, exist_ok=True)
-            if any(entry.name not in (".lock", ".pid") for entry in run.path.iterdir()):
+            if any(entry.name not in LOCKS and not is_leftover(entry) for entry in run.path.iterdir()):
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty", hint=hint)
             run._new = True
@@ -100,27 +108,46 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run's folder, not locked; KDError where there is none."""
-        if not (path / "config.yaml").is_file():
+        """An existing run's folder, not locked; KDError where there is none, or a part of it is of another kind."""
+        run = cls(path)
+        if not run.config.is_file():
             reason = "contains no config.yaml, so it is not a run folder" if path.is_dir() else "is not a run folder"
             hint = f"`train {path}` starts a run" if path.suffix in (".yaml", ".yml") and path.is_file() else None
+            if path.is_dir() and any(entry.name in LOCKS or is_leftover(entry) for entry in path.iterdir()):
+                hint = f"a run that was stopped before it began is started again: `train CONFIG --out {path}`"
             raise KDError(f"{path} {reason}", hint=hint)
-        return cls(path)
+        files = (run.manifest, run.metrics.path, run.log, run.card, run._result, run._pid)
+        for part in files:
+            if part.exists() and not part.is_file():
+                raise KDError(f"{part} is not a file", hint="move it away")
+        for part in (run.checkpoints, run.student):
+            if part.exists() and not part.is_dir():
+                raise KDError(f"{part} is not a folder", hint="move it away")
+        return run
 
     def lock(self) -> RunFolder:
         """Take the folder for this process; KDError where another one that is alive has it."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            owner = int(self._pid.read_text()) if self._pid.exists() else -1
+            owner = self._owner()
             try:
                 # The lock of a dead process is its worker processes', which leave within seconds.
                 self._lock.acquire(timeout=0 if psutil.pid_exists(owner) else PATIENCE)
             except Timeout:
                 raise KDError(f"another process ({owner}) is training in {self.path}") from None
+        except OSError as error:
+            raise KDError(f"cannot lock {self.path}: {error.strerror}") from error
         write_text(self._pid, str(os.getpid()))
         remove_leftovers(self.path)
         return self
+
+    def _owner(self) -> int:
+        """The process that holds or held the folder, -1 where that is not known."""
+        try:
+            return int(self._pid.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return -1
 
     def release(self) -> None:
         """Let others take the folder."""
@@ -130,10 +157,19 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Release the folder. One that was created and failed before its manifest was written goes again."""
+        """Release the folder. Of a run that failed before its manifest was written, nothing stays."""
         if error is not None and self._new and not self.manifest.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove()
         self.release()
+
+    def _remove(self) -> None:
+        """Remove what a run writes before its manifest, and the folder where this run made it and it is empty."""
+        with suppress(OSError):
+            remove_leftovers(self.path)
+            for path in (self.config, self.log, self._pid, self.path / ".lock"):
+                path.unlink(missing_ok=True)
+            if self._made:
+                self.path.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -149,26 +185,31 @@ class RunFolder:
         """What :meth:`finish` was given; call it on a finished run only. KDError where the file is damaged."""
         try:
             result = json.loads(self._result.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             result = None
-        if not isinstance(result, dict) or not {"metrics", "best"} <= result.keys():
+        if not is_result(result):
             hint = "delete it, and `resume` makes it again from the last checkpoint"
             raise KDError(f"{self._result} is damaged", hint=hint)
-        return result
+        return dict(result)
 
     def write_config(self, text: str) -> None:
         """Write the resolved config."""
         write_text(self.config, text)
 
-    def write_manifest(self, command: str, **facts: Any) -> None:
-        """Write on what and how the run runs, with ``facts`` (seeds, data fingerprints); a resume is added below."""
+    def write_manifest(
+        self,
+        command: str,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        accepted: Sequence[str] = (),
+        **more: Any,
+    ) -> None:
+        """Write on what and how the run runs, with its ``facts`` (see :mod:`kd_core.runs.manifest`) and ``more``.
+
+        A resume is added below, with the changes that were ``accepted``.
+        """
         session = {"command": command, **environment()}
-        if self.manifest.exists():
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-            manifest.setdefault("resumed", []).append(session)
-        else:
-            manifest = {**session, **facts}
-        write_text(self.manifest, json_text(manifest, indent=2) + "\n")
+        Manifest(self.manifest).write(session, {**more, **(facts or {})}, accepted)
 
     def export_student(
         self, state: Mapping[str, Any], description: str, beside: Callable[[Path], None] = lambda _: None
@@ -183,7 +224,7 @@ class RunFolder:
 
     def _model_card(self, result: Mapping[str, Any]) -> str:
         rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())
-        command = json.loads(self.manifest.read_text(encoding="utf-8"))["command"]
+        command = (Manifest(self.manifest).read() or {"command": "unknown"})["command"]
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
         where = f"On the {result['split']} split, {result['samples']} samples" if result["split"] else "Not scored"
         return MODEL_CARD.format(
@@ -191,11 +232,32 @@ class RunFolder:
         )
 
 
+def is_result(value: Any) -> bool:
+    """Whether ``value`` has the shape of what :meth:`RunFolder.finish` was given."""
+
+    def scores(metrics: Any) -> bool:
+        return isinstance(metrics, dict) and all(
+            number is None or (isinstance(number, (int, float)) and not isinstance(number, bool))
+            for number in metrics.values()
+        )
+
+    if not isinstance(value, dict) or not {"metrics", "best"} <= value.keys() or not scores(value["metrics"]):
+        return False
+    best, samples, split = value["best"], value.get("samples"), value.get("split")
+    return (
+        (best is None or (isinstance(best, dict) and scores(best.get("metrics"))))
+        and (samples is None or type(samples) is int)
+        and (split is None or isinstance(split, str))
+    )
+
+
 def local_folders(config: Path) -> list[str]:
     """Where local packages may lie: beside a config, beside the one that a run was made from, in the working folder."""
     here, made_from = str(Path.cwd()), None
-    with suppress(OSError, ValueError, LookupError):
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         made_from = json.loads((config.parent / "manifest.json").read_text(encoding="utf-8"))["folder"]
+    if not isinstance(made_from, str):
+        made_from = None
     return [str(config.parent.resolve()), made_from or here, here]
 
 
@@ -225,20 +287,28 @@ class MetricsLog:
         """Add one line."""
         append(self.path, json_text(record) + "\n")
 
-    def offset(self) -> int:
-        """The size in bytes, once all of it is on the disk: what a checkpoint notes."""
-        if not self.path.exists():
-            return 0
-        with self.path.open("r+b") as file:  # Windows syncs only what is open for writing
-            os.fsync(file.fileno())
-        return self.path.stat().st_size
+    def position(self) -> dict[str, Any]:
+        """The size in bytes and a hash of all of it, once it is on the disk: what a checkpoint notes."""
+        if self.path.exists():
+            with self.path.open("r+b") as file:  # Windows syncs only what is open for writing
+                os.fsync(file.fileno())
+        return self._position(None)
 
-    def truncate_to(self, offset: int) -> None:
+    def _position(self, size: int | None) -> dict[str, Any]:
+        """Of the first ``size`` bytes, or of all."""
+        content = self.path.read_bytes()[:size] if self.path.exists() else b""
+        return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()[:16]}
+
+    def begins_with(self, position: Any) -> bool:
+        """Whether the file begins with what a checkpoint noted."""
+        return isinstance(position, Mapping) and self._position(int(position.get("size", 0))) == position
+
+    def truncate_to(self, size: int) -> None:
         """Cut back to what a checkpoint noted, and to whole lines: a killed process may leave half of one."""
         if not self.path.exists():
             return
         with self.path.open("r+b") as file:
-            content = file.read(offset)
+            content = file.read(size)
             file.truncate(content.rfind(b"\n") + 1)
 
     def read(self) -> list[dict[str, Any]]:

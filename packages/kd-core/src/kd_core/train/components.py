@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -11,20 +11,25 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from kd_core.config import Builder, Lazy, Policy
+from kd_core.config import Builder, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
-from kd_core.device.distributed import main_first
+from kd_core.device.distributed import divide, main_first
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError
+from kd_core.errors import KDError, error_path
 from kd_core.models.factory import ModelSource
+from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
+from kd_core.taps.wires import Tap
 from kd_core.task import check_model
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
 from kd_core.train.values import Adapters, WireResolver
+
+OUTPUT = Tap("")
+"""A model's output: for a classifier, its classes."""
 
 
 class Data:
@@ -64,6 +69,17 @@ class Data:
             raise KDError(message, path=f"stages.{stage.name}.drop_last")
         return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
 
+    def micro_batches(self, stage: StagePlan) -> set[int]:
+        """How many samples this process's micro-batches of a stage have."""
+        size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
+        per_epoch, steps = self.steps(stage)
+        assert size is not None
+        sizes = {min(size, samples)}
+        if samples % size and not stage.spec.drop_last and steps >= per_epoch:
+            sizes.add(samples % size)
+        parts = [divide(torch.arange(number), stage.spec.accumulation_steps)[0] for number in sizes]
+        return {len(rows) for part in parts for rows in part}
+
 
 class Components:
     """The built experiment. Each model's initial weights depend on (seed, name) alone; the student's are those
@@ -74,6 +90,7 @@ class Components:
         spec, first = data.get(plan.data)
         builder = Builder(policy, first.info.run_values, self.log)
         models = build_models(plan, builder, first.info, reporter.info)
+        self._check_trained_on(reporter.info)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
@@ -83,9 +100,23 @@ class Components:
         self.adapters, self._builder = Adapters(plan.adapters).to(runtime.device), builder
         for stage in plan.stages:
             self.probe(stage)
+            self._try_one_sample(stage)
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
         self._check_scoring()
+
+    def _check_trained_on(self, log: Callable[[str], None]) -> None:
+        """KDError where a model whose outputs count was trained on other classes than the data have."""
+        warnings: dict[str, None] = {}
+        for stage in self.plan.stages:
+            data, splits = self.data.get(stage.data)
+            for name, spec in self.plan.models.items():
+                path = f"models.{name}"
+                if name == STUDENT or OUTPUT in self.plan.taps(stage).get(name, ()):
+                    warnings[check_class_names(spec, splits.info, path) or ""] = None
+                warnings[preprocessing_warning(spec, self.plan.task.preprocessing(data), path) or ""] = None
+        for warning in filter(None, warnings):
+            log(warning)
 
     def _check_scoring(self) -> None:
         """KDError where several processes could not score the student."""
@@ -104,7 +135,14 @@ class Components:
                     runtime=self.runtime,
                 )
 
-    def probe(self, stage: StagePlan) -> WireResolver:
+    def _try_one_sample(self, stage: StagePlan) -> None:
+        """KDError where a micro-batch of a stage will have one sample, and batch norm does not take that."""
+        if 1 not in self.data.micro_batches(stage):
+            return
+        with error_path("stages", stage.name):
+            self.probe(stage, samples=1)
+
+    def probe(self, stage: StagePlan, samples: int | None = None) -> WireResolver:
         """What the wires of a stage carry for a few samples, on which adapters that are missing yet are built."""
         return probe(
             self.plan,
@@ -114,6 +152,7 @@ class Components:
             lambda size: self._sample(stage, size),
             lambda name: set_stage_mode(self, stage, name),
             self._builder,
+            samples,
         )
 
     def _sample(self, stage: StagePlan, size: int) -> Batch:
@@ -154,11 +193,3 @@ def build_fields(spec: BaseModel, builder: Builder) -> BaseModel:
     """A shaped value with the calls in its fields built."""
     built = {key: builder.build(value, path=f"data.{key}") for key, value in dict(spec).items() if has_call(value)}
     return spec.model_copy(update=built)
-
-
-def has_call(value: Any) -> bool:
-    """Whether a call stands anywhere in a value."""
-    if isinstance(value, Lazy):
-        return True
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return any(has_call(item) for item in items)

@@ -90,7 +90,7 @@ class StageRunner:
                 self.runtime.backward(loss)
             losses += torch.cat([terms, loss.detach().unsqueeze(0)])
         self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
-        stage.stepper.step()
+        stage.step()
         stage.update_average()
         stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)

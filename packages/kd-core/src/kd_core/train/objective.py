@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from kd_core.config import Builder, Lazy
 from kd_core.config.schedules import Schedule
 from kd_core.data.batch import Batch
 from kd_core.device.distributed import SINGLE_PROCESS, MicroBatchShard, all_reduce_sum_, rank, world_size
-from kd_core.errors import KDError
+from kd_core.errors import KDError, foreign_errors
 from kd_core.losses.reduction import check_shapes, count_of
 from kd_core.plan.plan import TermPlan
 from kd_core.plan.stages import counted_wires
 from kd_core.signatures import FROM_INPUTS
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wrappers import Capture
+from kd_core.train.domain import check_domain
 from kd_core.train.lazy import has_lazy, materialize
 from kd_core.train.values import Adapters, Values, WireResolver, gathered, on_cpu
 
@@ -96,6 +97,17 @@ class Term(nn.Module):
         values = probe()
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
         return {key: map_tensors(on_cpu, value) for key, value in inputs.items()}
+
+    def foreign_errors(self) -> AbstractContextManager[None]:
+        """Inside, whatever a loss of someone else's raises is a KDError."""
+        if isinstance(self.plan.loss, Lazy):
+            return foreign_errors(getattr(self.plan.loss, "target", "the loss"))
+        return nullcontext()
+
+    def check_domain(self, values: Values) -> str | None:
+        """KDError where a loss of torch would take for probabilities what are none; a sentence where it may be."""
+        inputs = {key: values.get(wired) for key, wired in self.plan.wires.items()}
+        return check_domain(self.module, inputs)
 
     def forward(self, values: Values, step_info: StepInfo, shard: MicroBatchShard | None = None) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
@@ -211,7 +223,7 @@ class Objective(nn.Module):
         try:
             for wired in term.plan.wires.values():
                 values.get(wired)
-            with torch.autocast(values.device, enabled=False):
+            with torch.autocast(values.device, enabled=False), term.foreign_errors():
                 loss: Tensor = term(values, step_info, shard)
         except KDError as error:
             raise error.at(*term.plan.path) from None

@@ -42,5 +42,7 @@ class RunContext:
     stop: StopRequest
     progress: Progress
     observers: Observers
+    identity: str = ""
+    """A hash of what the run is made from (:mod:`kd_core.train.facts`), which its checkpoints hold."""
     best: dict[str, Any] | None = None
     """The best student so far with its scores: in every checkpoint, so that one file is enough to go on."""

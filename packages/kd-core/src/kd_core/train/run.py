@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd_core.config import Policy, dump
+from kd_core.config import Builder, Policy, dump
 from kd_core.config.validation import locate_errors
-from kd_core.data.batch import STUDENT, DatasetInfo
+from kd_core.data.batch import STUDENT
 from kd_core.data.loading import lost_worker_errors
 from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
 from kd_core.device.seeding import derive, seed_everything
+from kd_core.errors import RunInterrupted
 from kd_core.models.description import describe_model
 from kd_core.models.factory import from_hub
 from kd_core.observers import RunEvent
-from kd_core.plan.plan import Plan
+from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.train.components import Components, Data
 from kd_core.train.evaluate import format_metrics
+from kd_core.train.facts import compare_with_manifest, write_manifest
 from kd_core.train.loop import StageRunner
 from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
 from kd_core.train.progress import Progress, RunContext
-from kd_core.train.state import unfit_checkpoint_errors
+from kd_core.train.stage import Stage
+from kd_core.train.state import checked_progress, unfit_checkpoint_errors
+from kd_core.train.trial import try_schedule
 
 
 @dataclass(frozen=True)
@@ -55,33 +60,50 @@ class Result:
         return {"metrics": self.metrics, "best": self.best, "samples": self.samples, "split": self.split}
 
 
-def run(plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool) -> Result:
-    """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one."""
+def run(
+    plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool, accept_changes: bool = False
+) -> Result:
+    """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one.
+
+    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run.
+    """
     reporter = Reporter(folder.log, silent=not is_main())
     with (
         locate_errors(plan.document),
-        lost_peer_errors(f"go on with `resume {folder.path}`"),
+        resume_hints(f"go on with `resume {folder.path}`"),
         lost_worker_errors(),
         closing(Data(plan, policy, reporter)) as data,
     ):
         reporter.info(f"run folder: {folder.path}")
         runtime = _runtime(plan, folder, data, reporter)
-        for stage in plan.stages:
-            data.steps(stage)  # of what is wrong with the data, nothing is to be written
+        for stage in plan.stages:  # of what is wrong with the data, nothing is to be written
+            _check_schedule(plan, stage, policy, data)
         components = Components(plan, policy, runtime, data, reporter)
-        run_on_rank_zero(lambda: _write_manifest(folder, components, command))
         store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
         checkpoint = store.latest(reporter.info) if resumed else None
+        if resumed and (checkpoint is not None or folder.manifest.exists()):
+            compare = partial(compare_with_manifest, accept=accept_changes, log=reporter.info)
+            identity = run_on_rank_zero(lambda: compare(folder, components, command, checkpoint))
+        else:
+            identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
         named = built_observers(plan.observers)
         observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
         runtime.keeps_graphs = observers.may_want_gradients
         with StopRequest() as stop:
-            context = RunContext(components, folder, store, reporter, stop, Progress(), observers)
+            context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
             try:
                 runner = _run_stages(context, checkpoint)
             finally:
                 observers.on_end()
         return _finish(context, runner)
+
+
+def _check_schedule(plan: Plan, stage: StagePlan, policy: Policy, data: Data) -> None:
+    """KDError where a stage has no step, or its scheduler does not last for the steps that the data make."""
+    per_epoch, total = data.steps(stage)
+    steps = {"steps": total, "steps_per_epoch": per_epoch}
+    builder = Builder(policy, {**data.get(stage.data)[1].info.run_values, **steps})
+    try_schedule(stage, builder, (per_epoch, total))
 
 
 def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:
@@ -95,21 +117,14 @@ def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> R
     return Runtime(spec)
 
 
-def _write_manifest(folder: RunFolder, components: Components, command: str) -> None:
-    plan = components.plan
-    _, splits = components.data.get(plan.data)
-    folder.write_manifest(
-        command=command,
-        folder=str(Path(plan.document.file).parent.resolve()),
-        seed=plan.seed,
-        data={
-            name: {"samples": len(split), "fingerprint": split.fingerprint} for name, split in splits.items().items()
-        },
-        parameters={
-            name: sum(parameter.numel() for parameter in model.parameters())
-            for name, model in components.models.items()
-        },
-    )
+@contextmanager
+def resume_hints(hint: str) -> Iterator[None]:
+    """Errors that are no mistake in the run (a full disk, a killed process) say how it goes on."""
+    try:
+        with lost_peer_errors():
+            yield
+    except RunInterrupted as error:
+        raise error.with_hint(hint) from error
 
 
 def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | None) -> StageRunner:
@@ -120,10 +135,10 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
     if checkpoint is not None:
         state, path = checkpoint
         with unfit_checkpoint_errors(path):
-            context.progress, context.best = Progress(**state["progress"]), state["best"]
+            context.progress, context.best = checked_progress(state, len(plan.stages)), state["best"]
         name = plan.stages[context.progress.stage].name
         context.reporter.info(f"resuming from {path}: stage {name!r}, step {context.progress.step}")
-    run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]))
+    run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]["size"]))
     models = context.components.models
     context.observers.on_start(RunEvent(context.folder.path, context.progress.total, is_main(), models))
     runner: StageRunner | None = None
@@ -152,7 +167,7 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     with unsharded(stage.step_module):
         result = _score_final(context, runner, best)
     state = full_state_dict(student.state_dict())
-    run_on_rank_zero(lambda: _export(components, folder, state, stage.splits.info))
+    run_on_rank_zero(lambda: _export(components, folder, state, stage))
     run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
     return result
 
@@ -167,13 +182,16 @@ def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] 
     return Result(metrics, best, path, len(split), name)
 
 
-def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], info: DatasetInfo) -> None:
+def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], stage: Stage) -> None:
     """Write the student's folder: weights, description and, for a hub's model, what the hub's library reads."""
     plan = components.plan
-    hub, spec, wants = plan.task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
+    task, info = plan.task, stage.splits.info
+    hub, spec, wants = task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
 
     def beside(path: Path) -> None:
         if hub is not None and spec.hub is not None and not spec.edit:
             hub.save(components.models[STUDENT], wants, path)
 
-    folder.export_student(state, describe_model(plan.models[STUDENT], wants, plan.dataset, info), beside)
+    effective, prepared = task.effective_input(wants, stage.data), task.preprocessing(stage.data)
+    description = describe_model(plan.models[STUDENT], effective, plan.dataset, info, prepared)
+    folder.export_student(state, description, beside)

@@ -14,7 +14,7 @@ from kd_core.config import Builder
 from kd_core.data.batch import STUDENT, Split
 from kd_core.device.fsdp import full_state_dict, unsharded
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError
+from kd_core.errors import KDError, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.task import eval_batch_size
@@ -89,6 +89,11 @@ class Stage:
         """Put what learns into training mode, all else into evaluation mode."""
         set_modes(self.learning, self.root)
 
+    def step(self) -> None:
+        """One step of the optimiser."""
+        with foreign_errors(f"a step of {type(self.optimizer).__name__}", *self.plan.path("optimizer")):
+            self.stepper.step()
+
     def update_average(self) -> None:
         """Add the student as it is now to its moving average, where there is one."""
         if self.ema is not None:
@@ -99,10 +104,11 @@ class Stage:
         """Step the scheduler where its interval is this one; a plateau scheduler follows the monitored ``value``."""
         if self.scheduler is None or self.interval != interval:
             return
-        if not isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step()
-        elif value is not None:
-            self.scheduler.step(value)
+        with foreign_errors(f"a step of {type(self.scheduler).__name__}", *self.plan.path("scheduler")):
+            if not isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step()
+            elif value is not None:
+                self.scheduler.step(value)
 
     def score(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metrics of a model in the student's place."""

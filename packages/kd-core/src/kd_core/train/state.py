@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kd_core.device.distributed import (
     all_gather_object,
     broadcast_buffers,
@@ -21,7 +23,7 @@ from kd_core.errors import KDError
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.runs.stop import Stopped
 from kd_core.train.meter import LossMeter
-from kd_core.train.progress import RunContext
+from kd_core.train.progress import Progress, RunContext
 from kd_core.train.stage import Stage
 
 SYNC_EVERY = 10
@@ -83,7 +85,8 @@ def stage_state(context: RunContext, stage: Stage, meter: LossMeter) -> dict[str
         "rng": all_gather_object(rng_state()),
         "best": context.best,
         "meter": meter.state(),
-        "metrics": context.folder.metrics.offset(),
+        "metrics": context.folder.metrics.position(),
+        "run": context.identity,
     }
     whole: dict[str, Any] = full_state_dict(state)
     return whole
@@ -99,6 +102,29 @@ def unfit_checkpoint_errors(path: Path) -> Iterator[None]:
         cause = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {first}"
         message = f"the checkpoint {path} does not fit this run, another version or config wrote it: {cause}"
         raise KDError(message, hint="train anew in another folder") from error
+
+
+def checked_progress(state: Mapping[str, Any], stages: int) -> Progress:
+    """The place in a run of ``stages`` stages; ValueError, TypeError or LookupError where a checkpoint holds none.
+
+    What is looked at again only after training, the best student and the place in the metrics, is checked with it.
+    """
+    progress, best = Progress(**state["progress"]), state["best"]
+    counts = (progress.stage, progress.epoch, progress.batch, progress.step, progress.total, progress.waited)
+    if not all(type(count) is int and count >= 0 for count in (*counts, state["metrics"]["size"])):
+        raise ValueError("its place in the run is not whole numbers")
+    if progress.stage >= stages:
+        raise ValueError(f"it is of stage {progress.stage + 1} of {stages}")
+    if not isinstance(progress.best, (float, int, type(None))) or not isinstance(progress.stopped, bool):
+        raise ValueError("its best score is not a number")
+    if not isinstance(state["rng"], list) or not state["rng"]:
+        raise ValueError("it has no random states")
+    if best is not None:
+        numbers = (*best["metrics"].values(), best["stage"], best["epoch"])
+        tensors = all(isinstance(value, Tensor) for value in best["student"].values())
+        if not tensors or not all(isinstance(number, (int, float)) for number in numbers) or best["stage"] >= stages:
+            raise ValueError("its best student is not one of this run")
+    return progress
 
 
 def load_stage_state(state: Mapping[str, Any], context: RunContext, stage: Stage, meter: LossMeter) -> None:

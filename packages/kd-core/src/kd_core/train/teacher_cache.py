@@ -22,7 +22,8 @@ from kd_core.data.batch import Batch
 from kd_core.data.views import identity
 from kd_core.device.distributed import main_first
 from kd_core.errors import ConfigError, ConfigProblem, KDError
-from kd_core.files import write_whole
+from kd_core.files import user_path, write_whole
+from kd_core.models.weights import state_digest
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
 from kd_core.taps.wires import Field, pick
 from kd_core.taps.wrappers import OUTPUT, Capture
@@ -90,7 +91,7 @@ def cached_teachers(components: Components, stage: StagePlan, trained: set[str])
 
 def _read_or_make(components: Components, stage: StagePlan, name: str) -> CachedTeacher:
     fields = _fields(components, stage, name)
-    folder = Path(os.environ.get("KD_CACHE", "~/.cache/kd")).expanduser() / "outputs"
+    folder = user_path(os.environ.get("KD_CACHE", "~/.cache/kd")) / "outputs"
     path = folder / f"{_key(components, stage, name)}.safetensors"
     tensors = _read(path, fields)
     if tensors is None:
@@ -131,9 +132,7 @@ def _key(components: Components, stage: StagePlan, name: str) -> str:
         components.runtime.device.type,
     )
     state.update(repr((*facts, _fields(components, stage, name), components.models[name])).encode())
-    for key, value in components.models[name].state_dict().items():
-        state.update(key.encode())
-        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    state.update(state_digest(components.models[name].state_dict()).encode())
     return state.hexdigest()[:32]
 
 

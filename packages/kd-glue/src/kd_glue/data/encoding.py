@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.errors import KDError
+from kd_core.files import user_path
 from kd_glue.data.texts import Locate, digest
 from kd_glue.repository import first_line, model_folder
 
@@ -143,7 +144,7 @@ def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model on the hub, or in a folder; KDError where there is none, or the hub does not answer."""
     from transformers import AutoTokenizer
 
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     folder = folder if folder.is_dir() else model_folder(name, revision, "tokenizer")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -200,11 +201,11 @@ def _chunks(
 def cache_folder(cache: str | None) -> Path:
     """The folder of cached encodings: below the cache of the datasets library unless the config says otherwise."""
     if cache is not None:
-        return Path(cache).expanduser()
+        return user_path(cache)
     from huggingface_hub.constants import HF_HOME
 
     whole = os.environ.get("HF_DATASETS_CACHE") or str(Path(HF_HOME) / "datasets")
-    return Path(whole).expanduser() / "kd_glue"
+    return user_path(whole) / "kd_glue"
 
 
 def hashed(*parts: Any) -> str:

@@ -13,7 +13,7 @@ from kd_core.errors import KDError
 from kd_glue.data.hub_data import REPOSITORY, hub_data
 from kd_glue.data.sources import SOURCES, TextSource
 from kd_glue.data.tasks import TASKS, GlueTask
-from kd_glue.data.texts import Texts
+from kd_glue.data.texts import Texts, empty_notes
 from kd_glue.data.tsv import glue_folder
 
 Name = Annotated[str, Field(min_length=1)]
@@ -42,7 +42,9 @@ def read_glue(
         missing = (root or Path()) / (folder or task.folder)
         raise KDError(f"the dev set of {task.name} is missing from {missing}", path="root")
     source_name = f"{REPOSITORY} ({task.name})" if root is None else str(root / (folder or task.folder))
-    return Parts(train, val, None, task.labels, {"train": source_name, "val": source_name})
+    notes = [*empty_notes(train, f"{source_name}, train"), *empty_notes(val, f"{source_name}, val")]
+    places = {"train": source_name, "val": source_name}
+    return Parts(train, val, None, task.labels, places, notes=tuple(notes))
 
 
 def unlabelled_glue(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,11 @@ from pydantic import AfterValidator, Field
 from kd_core.config.schema import StrictModel
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_core.files import user_path
+from kd_glue.data.delimited import Quoting
 from kd_glue.data.sources import SOURCES, TextSource
-from kd_glue.data.tables import Columns, TableTexts, read_texts
+from kd_glue.data.tables import TableTexts, read_texts
+from kd_glue.data.targets import Columns
 from kd_glue.data.tasks import ProblemType
 from kd_glue.data.texts import Texts
 
@@ -34,7 +38,7 @@ Labels = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 
 
 class TableFiles(StrictModel):
-    """A table for each split: csv, tsv, jsonl or parquet."""
+    """A table for each split: csv, tsv, jsonl, json or parquet."""
 
     train: Name | None = None
     val: Name | None = None
@@ -49,14 +53,23 @@ def read_tables(
     label: LabelColumns | None = None,
     problem: ProblemType | None = None,
     labels: Labels | None = None,
+    normalize_labels: bool = False,
+    quoting: Quoting = "auto",
 ) -> Parts[Texts]:
-    """The splits with labels. Classes that ``labels`` does not name are those of the training rows."""
-    columns = Columns(text, label, problem_of(label, problem))
+    """The splits with labels. Classes that ``labels`` does not name are those of the training rows.
+
+    ``normalize_labels``: labels that differ by blanks or case alone are one. ``quoting`` says what a quotation mark
+    means in csv and tsv files: see :mod:`kd_glue.data.delimited`.
+    """
+    columns = Columns(text, label, problem_of(label, problem), normalize_labels)
+    read = partial(read_texts, columns=columns, quoting=quoting)
+    notes: list[str] = []
     classes, train, val = classes_of(label, labels), None, None
     paths = {split: path_of(root, name) for split, name in files if name is not None}
     if "train" in paths:
-        table = read_texts(paths["train"], columns, classes)
+        table = read(paths["train"], classes=classes)
         train, classes = table.texts, table.classes
+        notes += table.notes
     if columns.kind != "regression":
         if classes is None:
             raise KDError("without training rows the names of the classes must be given", path="labels")
@@ -64,12 +77,16 @@ def read_tables(
             found_classes = ", ".join(classes) or "none"
             raise KDError(f"the training rows have fewer than two classes: {found_classes}", path="label")
     if "val" in paths:
-        val = read_texts(paths["val"], columns, classes).texts
-    test = read_test(paths, columns, classes)
+        table = read(paths["val"], classes=classes)
+        val = table.texts
+        notes += table.notes
+    test = read_test(paths, columns, classes, quoting)
     labelled = test.texts if test is not None and test.labelled else None
     if train is val is labelled is None:
         raise KDError("no split has labels", path="files")
-    return Parts(train, val, labelled, classes, {split: str(path) for split, path in paths.items()})
+    notes += () if test is None else test.notes
+    places = {split: str(path) for split, path in paths.items()}
+    return Parts(train, val, labelled, classes, places, notes=tuple(dict.fromkeys(notes)))
 
 
 def unlabelled_tables(
@@ -80,21 +97,26 @@ def unlabelled_tables(
     label: LabelColumns | None = None,
     problem: ProblemType | None = None,
     labels: Labels | None = None,
+    normalize_labels: bool = False,
+    quoting: Quoting = "auto",
 ) -> dict[str, Texts]:
     """The test rows where they have no labels."""
     paths = {split: path_of(root, name) for split, name in files if name is not None}
-    test = read_test(paths, Columns(text, label, problem_of(label, problem)), classes_of(label, labels))
+    columns = Columns(text, label, problem_of(label, problem), normalize_labels)
+    test = read_test(paths, columns, classes_of(label, labels), quoting)
     return {} if test is None or test.labelled else {"test": test.texts}
 
 
-def read_test(paths: Mapping[str, Path], columns: Columns, classes: tuple[str, ...] | None) -> TableTexts | None:
+def read_test(
+    paths: Mapping[str, Path], columns: Columns, classes: tuple[str, ...] | None, quoting: Quoting
+) -> TableTexts | None:
     """The test rows, with labels or without."""
-    return None if "test" not in paths else read_texts(paths["test"], columns, classes, labelled=False)
+    return read_texts(paths["test"], columns, classes, labelled=False, quoting=quoting) if "test" in paths else None
 
 
 def path_of(root: Path | None, name: str) -> Path:
     """A file, below ``root`` where there is one and the name is not absolute."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return path if root is None else root / path
 
 
@@ -116,6 +138,8 @@ def check_tables(
     label: str | list[str] | None,
     problem: ProblemType | None,
     labels: list[str] | None,
+    normalize_labels: bool,
+    quoting: Quoting,
 ) -> None:
     """KDError where options do not agree."""
     if not files.model_fields_set:
@@ -128,6 +152,10 @@ def check_tables(
         if labels is not None:
             raise KDError("several 'label' columns are the classes: leave 'labels' out")
     kind = problem_of(label, problem)
+    if normalize_labels and (isinstance(label, list) or kind == "regression"):
+        raise KDError("'normalize_labels' is about the names of classes: leave it out")
+    if quoting != "auto" and not any(name and Path(name).suffix.lower() in (".csv", ".tsv") for _, name in files):
+        raise KDError("'quoting' is about csv and tsv files: leave it out")
     if labels is not None and kind == "regression":
         raise KDError("a regression has no classes: leave 'labels' out")
     if labels is not None and kind == "single_label_classification" and len(labels) < 2:
@@ -149,7 +177,7 @@ class TableSource(TextSource):
 
 SOURCES("files")(
     TableSource(
-        "tables of your own, by split: {train: a.csv, val: b.csv}; csv, tsv, jsonl or parquet",
+        "tables of your own, by split: {train: a.csv, val: b.csv}; csv, tsv, jsonl, json or parquet",
         read_tables,
         check=check_tables,
         unlabelled=unlabelled_tables,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -13,6 +12,7 @@ from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import DataSpec as BaseDataSpec
 from kd_core.data.subset import limited
 from kd_core.errors import error_path
+from kd_core.files import user_path
 from kd_core.registry import Registry
 from kd_glue.data.sources import SOURCES, TextSource
 from kd_glue.data.tasks import ProblemType
@@ -81,7 +81,7 @@ def read_unlabelled(data: DataSpec, seed: int = 0) -> dict[str, Texts]:
     read = source_of(data).unlabelled
     if read is None:
         return {}
-    root = None if data.root is None else Path(data.root).expanduser()
+    root = None if data.root is None else user_path(data.root)
     with error_path("data"):
         splits = read(root=root, **data.options)
     count, seed = data.limits.test, data.seed_or(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,6 +97,19 @@ def encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def empty_notes(texts: Texts | None, place: str) -> list[str]:
+    """What to say of texts without a letter."""
+    import pyarrow.compute as pc
+
+    columns: tuple[Any, ...] = () if texts is None else texts.columns
+    counts = [pc.sum(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py() or 0 for column in columns]
+    return [
+        f"warning: {place}: {count:,} of {len(column):,} texts {'is' if count == 1 else 'are'} empty"
+        for count, column in zip(counts, columns, strict=True)
+        if count
+    ]
 
 
 def missing_targets(count: int, regression: bool) -> NDArray[np.generic]:

@@ -6,7 +6,8 @@ with an index and without labels. Columns are found by their names. A quotation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.errors import KDError, did_you_mean, nearest
+from kd_glue.data.delimited import BOM, columns_of, count_reason, decoded
+from kd_glue.data.rows import broken_rows
 from kd_glue.data.tasks import HIGHEST, GlueTask
 from kd_glue.data.texts import Texts, concatenated, missing_targets, texts_of
-
-BOM = b"\xef\xbb\xbf"
-SHOWN = 20
-"""Malformed lines that an error names."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,10 @@ class Table:
         """The file and line of a row."""
         return f"{self.path}:{self.first + row}"
 
+    def broken(self, reasons: Mapping[int, str], hint: str | None = None) -> KDError:
+        """The error of some rows, by their positions."""
+        return broken_rows(self.path, {self.first + row: reason for row, reason in reasons.items()}, hint)
+
 
 def read_tsv(
     path: Path, required: Sequence[str], *, optional: Sequence[str] = (), header: Sequence[str] | None = None
@@ -86,59 +89,23 @@ def read_tsv(
         names = _cells(path, 1, file.readline()) if header is None else list(header)
         positions = [names.index(name) for name in columns_of(f"{path}:1", names, required, optional)]
         columns: list[list[str]] = [[] for _ in positions]
-        broken: dict[int, int] = {}
+        broken: dict[int, str] = {}
         first = 1 if header is not None else 2
         for number, line in enumerate(file, first):
             cells = _cells(path, number, line)
             if len(cells) != len(names):
-                broken[number] = len(cells)
+                broken[number] = count_reason(len(cells), len(names))
                 continue
             for column, position in zip(columns, positions, strict=True):
                 column.append(cells[position])
     if broken:
-        raise _broken(path, broken, len(names))
+        raise broken_rows(path, broken)
     return Table(path, {names[position]: column for position, column in zip(positions, columns, strict=True)}, first)
 
 
 def _cells(path: Path, number: int, line: bytes) -> list[str]:
     """The cells of a line."""
     return decoded(path, number, line).removesuffix("\n").removesuffix("\r").split("\t")
-
-
-def decoded(path: Path, number: int, line: bytes) -> str:
-    """A line as text; KDError where it is not UTF-8."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        reason = f"byte {line[error.start]:#04x} is not UTF-8"
-        hint = "convert the file, as with iconv -t UTF-8"
-        raise KDError(f"{path}:{number}: {reason}", hint=hint) from None
-
-
-def columns_of(where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """The columns to read; KDError where one is missing from ``names``, or stands there twice."""
-    for name in required:
-        if name not in names:
-            near = nearest(name, names)
-            hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(map(repr, names[:SHOWN]))}"
-            raise KDError(f"{where}: there is no column {name!r}", hint=hint)
-    selected = list(dict.fromkeys([*required, *(name for name in optional if name in names)]))
-    for name in selected:
-        if names.count(name) > 1:
-            raise KDError(f"{where}: there are {names.count(name)} columns {name!r}")
-    return selected
-
-
-def _broken(path: Path, broken: dict[int, int], width: int) -> KDError:
-    """The error of lines with too many or too few columns: number -> columns."""
-    number, cells = next(iter(broken.items()))
-    others = len(broken) - 1
-    shown = ", ".join(map(str, list(broken)[:SHOWN]))
-    rest = f" (and {others} more of its lines {'is' if others == 1 else 'are'} malformed)" if others else ""
-    named = f"lines {shown}" if others else "this line"
-    named += f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-    reason = f"{cells} column{'' if cells == 1 else 's'}, not {width}"
-    return KDError(f"{path}:{number}: {reason}{rest}", hint=f"correct or remove {named}")
 
 
 def read_split(task: GlueTask, path: Path) -> Texts:
@@ -165,26 +132,29 @@ def numbers_of(task: GlueTask, layout: TsvLayout) -> dict[str, int]:
 
 
 def _classes(table: Table, cells: list[str], numbers: dict[str, int]) -> NDArray[np.generic]:
-    """(N,) int64; KDError for a label that is not ``known``."""
+    """(N,) int64; KDError, naming all rows, for labels that are not among ``numbers``."""
     if not set(cells) <= set(numbers):
-        row = next(row for row, cell in enumerate(cells) if cell not in numbers)
-        hint = did_you_mean(cells[row], list(numbers))
-        raise KDError(f"{table.location(row)}: unknown label {cells[row]!r}", hint=hint)
+        wrong = {row: f"unknown label {cell!r}" for row, cell in enumerate(cells) if cell not in numbers}
+        raise table.broken(wrong, did_you_mean(cells[next(iter(wrong))], list(numbers)))
     return np.array([numbers[cell] for cell in cells], np.int64)
 
 
 def _scores(table: Table, cells: list[str]) -> NDArray[np.generic]:
-    """(N, 1) float32 in 0 .. 5; KDError for anything else."""
-    scores = np.empty((len(cells), 1), np.float32)
-    for row, cell in enumerate(cells):
-        try:
-            score = float(cell)
-        except ValueError:
-            score = np.nan
-        if not 0 <= score <= HIGHEST:
-            raise KDError(f"{table.location(row)}: {cell!r} is not a score from 0 to 5")
-        scores[row] = score
-    return scores
+    """(N, 1) float32 in 0 .. 5; KDError, naming all rows, for anything else."""
+    scores = np.array([_score(cell) for cell in cells], np.float32)
+    wrong = {int(row): f"{cells[row]!r} is not a score from 0 to 5" for row in np.flatnonzero(np.isnan(scores))}
+    if wrong:
+        raise table.broken(wrong)
+    return scores[:, None]
+
+
+def _score(cell: str) -> float:
+    """A score, NaN for anything else."""
+    try:
+        score = float(cell)
+    except ValueError:
+        return math.nan
+    return score if 0 <= score <= HIGHEST else math.nan
 
 
 @dataclass(frozen=True)

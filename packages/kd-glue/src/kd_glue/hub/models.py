@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError
+from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_glue.data.encoding import load_tokenizer
 from kd_glue.hub.labels import (
@@ -142,7 +144,7 @@ class TransformersHub(Hub):
 
 def commit_of(name: Any, revision: Any) -> str | None:
     """The commit to pin a model at; None for a folder, for one that is pinned, and where it cannot be found out."""
-    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or Path(name).expanduser().is_dir():
+    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or user_path(name).is_dir():
         return None
     try:
         return None if local_folder(name) is not None else resolved(name, revision)
@@ -175,22 +177,58 @@ def readable(name: str) -> Iterator[None]:
 # -- the classes
 
 
+@dataclass(frozen=True)
 class HeadMapping:
-    """How a classifier's rows map to the data's classes: ``rows`` in another order, or all of them random again."""
+    """How a classifier's rows map to the data's classes: ``rows`` in another order, or all of them random again.
 
-    def __init__(self, rows: list[int] | None = None, *, reinitialize: bool = False) -> None:
-        self.rows, self.reinitialize = rows, reinitialize
+    ``names`` are the model's own classes, where it or the config names them, ``task`` the task of GLUE for which it
+    says that it was trained.
+    """
+
+    rows: list[int] | None = None
+    reinitialize: bool = False
+    names: tuple[str, ...] | None = None
+    task: str | None = None
+
+    def line(self, classes: tuple[str, ...] | None, trained: bool) -> str | None:
+        """What a run says of it, given whether the classifier's weights are ``trained`` ones."""
+        if self.reinitialize and trained and self.names is not None:
+            return (
+                f"warning: new head: it was trained for the classes {', '.join(self.names)}, which are not those of the"
+                f" data, and its classifier begins at random; if they are the same by other names, `labels: [...]`"
+                " gives the data's names in the order of its outputs"
+            )
+        if not trained:
+            return "new head: the classifier begins at random"
+        if classes is None:
+            return None
+        if self.names is None:
+            told = ", ".join(f"output {number} is {name!r}" for number, name in enumerate(classes))
+            if classes == tuple(map(str, range(len(classes)))):
+                return f"classes by number: {told}"
+            if self.task is not None:
+                return f"classes of {self.task}, for which it was trained: {told}"
+            return f"warning: order assumed: its outputs have no names, {told}; `labels: [...]` names them"
+        told = ", ".join(f"output {row} is {name!r}" for row, name in zip(self.rows or (), classes, strict=True))
+        return f"classes by name: {told}"
 
 
 def head_mapping(request: HubModelRequest, config: Any, labels: list[str] | None) -> HeadMapping:
     """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
     model_classes, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
     if classes is None or model_classes is None:
-        return HeadMapping()
+        return HeadMapping(names=model_classes, task=task_of(request, config))
     rows = order_of(model_classes, classes)
     if rows is None and (labels is not None or not request.new_head):
         raise label_mismatch_error(request.name, model_classes, classes)
-    return HeadMapping(rows, reinitialize=rows is None)
+    return HeadMapping(rows, rows is None, model_classes)
+
+
+def task_of(request: HubModelRequest, config: Any) -> str | None:
+    """The task of GLUE that the data are, where a model's config says that it was trained for it."""
+    task, trained = getattr(request.info, "task", None), getattr(config, "finetuning_task", None)
+    same = isinstance(task, str) and isinstance(trained, str) and trained.lower().replace("-", "") == task
+    return task if same else None
 
 
 # -- the architecture
@@ -296,6 +334,8 @@ def from_weights(
             **attention,
         )
     trained = check_loaded(model, loading_info, request)
+    if line := head.line(request.info.classes, trained):
+        request.log(line)
     if trained and (head.reinitialize or head.rows is not None):
         layer = classifier_of(model, config.num_labels)
         if head.rows is not None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.data.fingerprint import FileContents
+from kd_core.data.images import read_image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.image_files import read_image
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ class CocoPairs:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the annotations, which name the images."""
+        """A hash of the annotations and of the images that they name."""
         state = hashlib.sha256(self._annotations())
-        state.update(str(self.choice).encode())
+        images = FileContents(self.folder, [self.folder / image.file for image in self.images])
+        state.update(f"{self.choice} {images}".encode())
         return state.hexdigest()[:16]
 
     @cached_property

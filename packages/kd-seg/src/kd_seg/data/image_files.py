@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.data.fingerprint import FileContents
+from kd_core.data.images import open_image, read_image
 from kd_core.errors import KDError
 from kd_seg.data.sources import VOID
 
@@ -19,23 +23,6 @@ if TYPE_CHECKING:
 
 GREY = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one value: of a palette picture its index, whatever its colour."""
-
-
-def read_image(path: Path) -> Image:
-    """An image in RGB; KDError naming the file where it is none."""
-    return open_image(path).convert("RGB")
-
-
-def open_image(path: Path) -> Image:
-    """A picture with its pixels read; KDError naming the file."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except Exception as error:  # damaged files make decoders raise nearly anything
-        raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
 def read_values(path: Path) -> NDArray[np.int64]:
@@ -67,11 +54,12 @@ class Values:
         wrong = (mask == UNKNOWN) | (values < 0) | (values > last)
         if wrong.any():
             value = int(values[wrong].min())
-            class_values = np.flatnonzero(self.table >= 0)
+            known = np.flatnonzero(self.table >= 0).tolist()
             void = np.flatnonzero(self.table == VOID).tolist()
             listed = f" and {', '.join(map(str, void))} for void" if 0 < len(void) < 4 else ""
-            classes = f"{class_values[0]} .. {class_values[-1]}{listed}"
-            raise KDError(f"{path}: holds the value {value}, which is not a class; there are {classes}")
+            gaps = len(known) <= known[-1] - known[0]
+            classes = ", ".join(map(str, known)) if gaps else f"{known[0]} .. {known[-1]}"
+            raise KDError(f"{path}: holds the value {value}, which is not a class; there are {classes}{listed}")
         return mask
 
 
@@ -80,9 +68,14 @@ UNKNOWN = np.int16(-1)
 
 def identity_values(num_classes: int, void: int | Sequence[int]) -> Values:
     """Masks in which the value is the class, and some values are void, whatever else they would be."""
+    return class_values(range(num_classes), void)
+
+
+def class_values(values: Sequence[int], void: int | Sequence[int]) -> Values:
+    """Masks in which the k-th class has the k-th of ``values``, and some values are void."""
     voids = [void] if isinstance(void, int) else list(void)
-    table = np.full(max([num_classes - 1, *voids]) + 1, UNKNOWN, np.int16)
-    table[:num_classes] = np.arange(num_classes)
+    table = np.full(max([*values, *voids]) + 1, UNKNOWN, np.int16)
+    table[list(values)] = np.arange(len(values))
     table[voids] = VOID
     return Values(table)
 
@@ -102,18 +95,24 @@ class FilePairs:
 
     pairs: Sequence[Pair]
     values: Values
-    fingerprint: str = field(init=False)
+    white: float | None = None
+    """The value of white in images of more than 8 bits, see :func:`kd_core.data.images.to_rgb`."""
 
     def __post_init__(self) -> None:
-        state = hashlib.sha256(self.values.table.tobytes())
         for pair in self.pairs:
             for path in (pair.image, pair.mask):
-                try:
-                    size = path.stat().st_size
-                except OSError:
-                    raise KDError(f"there is no file {path}, which {pair.name} needs") from None
-                state.update(f"{pair.name}\0{path.name}\0{size}\n".encode())
-        object.__setattr__(self, "fingerprint", state.hexdigest()[:16])
+                if not path.is_file():
+                    raise KDError(f"there is no file {path}, which {pair.name} needs")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the names and contents of images and masks, and of what the masks' values mean."""
+        state = hashlib.sha256(self.values.table.tobytes())
+        for paths in ([pair.image for pair in self.pairs], [pair.mask for pair in self.pairs]):
+            roots = {path.parent for path in paths}
+            root = Path(os.path.commonpath(roots)) if roots else Path()
+            state.update(str(FileContents(root, paths)).encode())
+        return state.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -125,7 +124,7 @@ class FilePairs:
     def read(self, row: int) -> tuple[Any, NDArray[np.int16]]:
         """An RGB image and its mask; KDError where one is broken or they differ in size."""
         pair = self.pairs[row]
-        image = read_image(pair.image)
+        image = read_image(pair.image, white=self.white)
         mask = self.values.of(read_values(pair.mask), pair.mask)
         check_same_size(pair.mask, mask, image)
         return image, mask

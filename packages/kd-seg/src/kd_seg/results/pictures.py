@@ -121,7 +121,7 @@ def saved_here(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             return picture.info.get(MADE_BY[0]) == MADE_BY[1]
     except Exception:  # of a file that is no picture
         return False

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kd_core.config import Builder
 from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
+from kd_core.data.images import check_header, image_files, read_image
 from kd_core.device.runtime import Runtime
 from kd_core.download import place
 from kd_core.errors import KDError, did_you_mean
@@ -24,8 +25,8 @@ from kd_core.models.factory import ModelSource, missing_files
 from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
 from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
-from kd_seg.data.folders import IMAGES, files_in
-from kd_seg.data.image_files import Values, check_same_size, identity_values, read_image, read_values
+from kd_seg.data.folders import files_in
+from kd_seg.data.image_files import Values, check_same_size, class_values, read_values
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
@@ -89,6 +90,7 @@ class FilesToPredict:
     images: Sequence[Path]
     masks: Sequence[Path] | None
     values: Values
+    white: float | None = None
     fingerprint: str = ""
 
     def __len__(self) -> int:
@@ -100,7 +102,7 @@ class FilesToPredict:
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask, VOID all over where none was given; KDError naming a broken file."""
-        image = read_image(self.images[row])
+        image = read_image(self.images[row], white=self.white)
         if self.masks is None:
             return image, np.full((image.height, image.width), VOID, np.int16)
         mask = self.values.of(read_values(self.masks[row]), self.masks[row])
@@ -180,32 +182,28 @@ def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None,
     named = listed(images)
     files = [path for _, path in named]
     masks = None if truth is None else masks_for(named, truth)
-    values = identity_values(len(info.classes or ()), data.options.get("void", 255))
+    numbers = data.options.get("values") or range(len(info.classes or ()))
+    values, white = class_values(numbers, data.options.get("void", 255)), data.options.get("white")
     names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
-    split = whole(PairSubset(FilesToPredict(files, masks, values)), data)
+    split = whole(PairSubset(FilesToPredict(files, masks, values, white)), data)
     return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 
 def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
     """Every image with its name, its path below a folder that was given; KDError for the first that is none."""
-    from PIL import Image
-
     files: list[tuple[str, Path]] = []
     for path in images:
         if not path.is_dir():
             files.append((path.stem, path))
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+        inside, _ = image_files(path)
         if not inside:
             raise KDError(f"{path}: contains no image")
         files += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in inside]
     for _, path in files:
         if not path.is_file():
             raise KDError(f"there is no image {path}")
-        try:
-            Image.open(path).close()
-        except Exception as error:  # of damaged files decoders tell in many ways
-            raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
+        check_header(path)
     return files
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import ABSENT
+from kd_core.data.fingerprint import FileContents
 
 UNLABELLED = -100
 
@@ -21,13 +22,13 @@ class LabelledSubset:
 
     ``images`` is the whole data set: uint8 (rows, C, H, W), or a torch ``Dataset`` of (image, label). ``index`` (N,)
     holds the rows that belong to this subset, ``target`` (N,) their classes, -100 where there is none.
-    ``fingerprint`` is a hash of the data set's content.
+    ``fingerprint`` is, as text, a hash of the data set's content.
     """
 
     images: Any
     target: Tensor
     index: Tensor
-    fingerprint: str
+    fingerprint: str | FileContents
 
     def __len__(self) -> int:
         return len(self.index)
@@ -55,7 +56,7 @@ class LabelledSubset:
 
     def digest(self) -> str:
         """A hash of content, choice and labels."""
-        state = hashlib.sha256(self.fingerprint.encode())
+        state = hashlib.sha256(str(self.fingerprint).encode())
         for tensor in (self.index, self.target):
             state.update(tensor.numpy().tobytes())
         return state.hexdigest()[:16]

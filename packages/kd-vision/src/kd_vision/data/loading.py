@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
+from kd_core.data.images import eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
-from kd_core.errors import KDError
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.labelled_subset import LabelledSubset
 
 EVALUATION_CROP = 0.875
-"""The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""
+"""The centre crop's share of the resized image, unless the config says otherwise: 224 of 256 pixels, as in the
+published ImageNet figures."""
 
+ROUNDING = 1e-3
+"""How far outside [0, 1] resizing or arithmetic may put a float image."""
 Transform = Callable[[Any], Any]
 
 
@@ -30,11 +34,18 @@ class SampleSplit(Split):
     """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
 
     def __init__(
-        self, subset: LabelledSubset, augmentation: Augmentation, *, size: tuple[int, int] | None, workers: int | None
+        self,
+        subset: LabelledSubset,
+        augmentation: Augmentation,
+        *,
+        size: tuple[int, int] | None,
+        workers: int | None,
+        any_values: bool = False,
+        eval_crop: float | None = None,
     ) -> None:
         self.subset = subset
         self.augmentation = augmentation
-        self.reader = ImageReader(subset, augmentation, size)
+        self.reader = ImageReader(subset, augmentation, size, any_values, eval_crop)
         self.loader = SampleLoader(self.reader, workers)
 
     @cached_property
@@ -66,19 +77,22 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
     subset: LabelledSubset
     augmentation: Augmentation
     size: tuple[int, int] | None
+    any_values: bool = False
+    """Whether images of floats may lie outside [0, 1], as those that are normalised already."""
+    eval_crop: float | None = None
+    """The centre crop's share of the resized image in evaluation; None where images keep their size."""
 
     def transforms(self, augment: bool) -> list[Transform]:
         """The transforms of one image, in their order."""
-        return training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
+        evaluation = evaluation_transforms(self.size, self.eval_crop)
+        return training_transforms(self.augmentation, self.size, evaluation) if augment else evaluation
 
     def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> tuple[Tensor, int]:
         """The image with every transform, whose random numbers are those of (seed, epoch, row)."""
         row = int(self.subset.index[position])
         with seeded(derive_key("sample", seed, epoch, row)):
-            image = first_of(self.subset.images[row])
-            for transform in self.transforms(augment):
-                image = transform(image)
-            return as_tensor(image), position
+            image = first_of(self.subset.images[row], self.name(position), any_values=self.any_values)
+            return transformed(image, self.transforms(augment)), position
 
     def name(self, position: int) -> str:
         """``image 17``, by its row in the data set."""
@@ -95,14 +109,56 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
         return torch.stack(images), torch.tensor([position for _, position in samples])
 
 
-def first_of(sample: Any) -> Any:
-    """The image of a sample, as what transforms take: a tensor (C, H, W) or a PIL image of grey or RGB."""
+def transformed(image: Any, transforms: Sequence[Transform]) -> Tensor:
+    """What transforms make of an image; KDError where one of them fails, or gives no image."""
+    for transform in transforms:
+        with foreign_errors(f"{type(transform).__name__} on {described(image)}", "data", "augment"):
+            image = transform(image)
+    with error_path(*(("data", "augment") if transforms else ())):
+        return as_tensor(image)
+
+
+def described(image: Any) -> str:
+    """An image in words: what a transform gets."""
+    if isinstance(image, Tensor):
+        return f"a tensor {tuple(image.shape)} of {str(image.dtype).removeprefix('torch.')}"
+    return f"a PIL image of mode {image.mode}" if hasattr(image, "mode") else f"a {type(image).__name__}"
+
+
+def first_of(sample: Any, name: str, *, any_values: bool = False) -> Any:
+    """The image of a sample, as what transforms take: a tensor (C, H, W) or a PIL image of grey or RGB.
+
+    KDError where it is not a pair and, with its ``name`` and unless ``any_values``, for values that no image has.
+    """
     if not isinstance(sample, (tuple, list)):
         raise KDError(f"a sample of the data set must be a pair of an image and a label, not {type(sample).__name__}")
     image = sample[0]
     if isinstance(image, (Tensor, np.ndarray)):
-        return as_tensor(image)
-    return image.convert("RGB") if getattr(image, "mode", "RGB") not in ("RGB", "L") else image
+        return as_tensor(image) if any_values else in_range(as_tensor(image), name)
+    return to_rgb(image, keep_grey=True) if hasattr(image, "mode") else image
+
+
+def in_range(image: Tensor, name: str) -> Tensor:
+    """An image (C, H, W) of any type in uint8, or in floats of [0, 1]; KDError for other values.
+
+    Integers of 0 .. 255 become uint8; unsigned ones of 16 bits are scaled from 65,535, booleans from 1.
+    """
+    if image.dtype == torch.uint8 or not image.numel():
+        return image
+    if image.dtype == torch.bool:
+        return image.to(torch.uint8) * 255
+    if image.dtype == torch.uint16:
+        return torch.from_numpy(eight_bits(image.numpy()))
+    low, high = image.min().item(), image.max().item()
+    floating = image.is_floating_point()
+    top = 1 + ROUNDING if floating else 255
+    if low >= -ROUNDING and high <= top:  # false for NaN
+        return image if floating else image.to(torch.uint8)
+    hint = "return uint8 images, or floats divided by 255"
+    if floating and low < 0:
+        hint = "the run normalises images itself: leave that out, or write `data.mean: [0]` and `data.std: [1]`"
+    expected = "floats in [0, 1]" if floating else "integers in [0, 255]"
+    raise KDError(f"{name} holds values from {low:.4g} to {high:.4g}, and images are {expected}", hint=hint)
 
 
 @contextmanager
@@ -120,12 +176,14 @@ def seeded(number: int) -> Iterator[None]:
         torch.default_generator.set_state(before[2])
 
 
-def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None) -> list[Transform]:
-    """The transforms of one training image; those of evaluation unless the config asks for others."""
+def training_transforms(
+    augmentation: Augmentation, size: tuple[int, int] | None, evaluation: list[Transform]
+) -> list[Transform]:
+    """The transforms of one training image; those of ``evaluation`` unless the config asks for others."""
     if augmentation.transforms:
         return list(augmentation.transforms)
     if not augmentation.per_image:
-        return evaluation_transforms(size)
+        return evaluation
     from torchvision.transforms import v2
 
     if size is None:
@@ -133,27 +191,33 @@ def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None
     return [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
 
 
-def evaluation_transforms(size: tuple[int, int] | None) -> list[Transform]:
-    """Resize and centre crop to ``size``, or nothing without one."""
-    return [] if size is None else [CentreCrop(size)]
+def evaluation_transforms(size: tuple[int, int] | None, share: float | None) -> list[Transform]:
+    """Resize and centre crop to ``size``, or nothing without one or without a ``share``."""
+    return [] if size is None or share is None else [CentreCrop(size, share)]
 
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The centre of an image resized so that :data:`EVALUATION_CROP` of its shorter side is kept.
+    """The centre (height, width) of an image that is resized so that the crop is a ``share`` of it.
 
-    An image that has the size (height, width) already is left as it is.
+    Of a square crop the share is that of the shorter side; of another one, of the side where it is larger. An image
+    that has the size already is resized and cropped like any other.
     """
 
     size: tuple[int, int]
+    share: float = EVALUATION_CROP
 
     def __call__(self, image: Any) -> Any:
         from torchvision.transforms.v2 import functional
 
-        if tuple(functional.get_size(image)) == self.size:
-            return image
-        shorter = round(min(self.size) / EVALUATION_CROP)
-        return functional.center_crop(functional.resize(image, [shorter]), list(self.size))
+        height, width = self.size
+        if height == width:
+            resized = functional.resize(image, [round(height / self.share)])
+        else:
+            rows, columns = functional.get_size(image)
+            scale = max(height / rows, width / columns) / self.share
+            resized = functional.resize(image, [max(round(rows * scale), height), max(round(columns * scale), width)])
+        return functional.center_crop(resized, list(self.size))
 
 
 def as_tensor(image: Any) -> Tensor:

@@ -46,6 +46,9 @@ def keep_classes(parts: Parts[LabelledSubset], selection: list[str | int]) -> Pa
         if isinstance(item, str) and item not in names:
             raise KDError(f"there is no class {item!r}", hint=did_you_mean(item, names), path="data.classes")
         number = names.index(item) if isinstance(item, str) else item
+        if isinstance(item, int) and str(item) in names and names.index(str(item)) != number:
+            message = f"{item} may be the class named {str(item)!r}, or the class at position {item}"
+            raise KDError(message, hint=f"write {str(item)!r}, in quotes, for the name", path="data.classes")
         if not 0 <= number < len(names):
             raise KDError(f"there is no class {item}; they are 0 .. {len(names) - 1}", path="data.classes")
         numbers.append(number)
@@ -56,7 +59,8 @@ def keep_classes(parts: Parts[LabelledSubset], selection: list[str | int]) -> Pa
         raise KDError("there are no training images of these classes", path="data.classes")
     origins = {name: replace(parts.origins[name], whole=subset) for name, subset in subsets.items()}
     classes = tuple(names[number] for number in numbers)
-    return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, parts.places, origins)
+    val, test = subsets.get("val"), subsets.get("test")
+    return replace(parts, train=subsets["train"], val=val, test=test, classes=classes, origins=origins)
 
 
 def choose_train(train: LabelledSubset, data: DataSpec, seed: int) -> LabelledSubset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import AfterValidator
 from torch import Tensor
@@ -19,6 +20,8 @@ from kd_vision.data.sources import SOURCES, ImageSource
 NOT_DATASETS = (bool, int, float, str, dict)
 LABELS = ("targets", "labels", "_labels", "y")
 """Attributes in which data sets commonly keep the labels of all samples."""
+COMPARED = 32
+"""How many samples are read to compare their labels with that list."""
 
 
 def check_datasets(dataset: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +46,18 @@ def read_torch_datasets(*, dataset: Annotated[dict[str, Any], AfterValidator(che
     subsets = {key: dataset_subset(value, f"dataset.{key}") for key, value in datasets.items()}
     names = getattr(datasets["train"], "classes", None)
     count = max(int(subset.target.max()) + 1 for subset in subsets.values())
+    check_labels(torch.cat([subset.target for subset in subsets.values()]), names)
     classes = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
     places = {key: type(value).__name__ for key, value in datasets.items()}
     return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, places)
+
+
+def check_labels(target: Tensor, names: Any) -> None:
+    """KDError where labels begin at 1: there would be a class 0 that nothing has."""
+    labels = target[target >= 0]
+    if len(labels) and int(labels.min()) == 1 and not (names and len(names) > int(labels.max())):
+        message = f"the labels run from 1 to {int(labels.max())}, and those of the first class must be 0"
+        raise KDError(message, hint="take 1 off, in the list of labels and in the samples", path="dataset.train")
 
 
 SOURCES("dataset")(
@@ -62,6 +74,7 @@ def dataset_subset(dataset: Any, where: str) -> LabelledSubset:
     if not len(dataset):
         raise KDError(f"{type(dataset).__name__} is empty", path=where)
     target = labels_of(dataset, where)
+    compare_labels(dataset, target, where)
     state = hashlib.sha256(f"{type(dataset).__module__}.{type(dataset).__qualname__} {len(dataset)}".encode())
     state.update(target.numpy().tobytes())
     return LabelledSubset(dataset, target, torch.arange(len(target)), state.hexdigest())
@@ -83,6 +96,25 @@ def labels_of(dataset: Any, where: str) -> Tensor:
     if target.is_floating_point() or target.dtype == torch.bool or target.ndim != 1 or len(target) != len(dataset):
         raise KDError("classification needs one integer label per image", path=where)
     return target.to(torch.int64).where(target >= 0, UNLABELLED)
+
+
+def compare_labels(dataset: Any, target: Tensor, where: str) -> None:
+    """KDError where labels are not those of the samples: of :data:`COMPARED` rows, evenly spread, each is looked at."""
+    if _kept_labels(dataset) is None:
+        return
+    for row in dict.fromkeys(torch.linspace(0, len(target) - 1, COMPARED).long().tolist()):
+        with seeded(0):
+            sample = dataset[row]
+        label = sample[1] if isinstance(sample, (tuple, list)) and len(sample) > 1 else None
+        if label is None or not isinstance(label, (int, np.integer, Tensor)) or torch.as_tensor(label).numel() != 1:
+            continue  # told by whoever reads it
+        number = int(label) if int(label) >= 0 else UNLABELLED
+        if number != int(target[row]):
+            message = (
+                f"sample {row} has the label {int(label)}, and the data set's list of labels says {int(target[row])}"
+            )
+            hint = "a `target_transform` does not change the list: give both the same labels, or no list"
+            raise KDError(message, hint=hint, path=where)
 
 
 def _kept_labels(dataset: Dataset[Any]) -> Any:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from kd_core.data.images import image_files, passed_over
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_vision.data.folders import files_subset, image_files
+from kd_vision.data.folders import files_subset
 from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.loading import CentreCrop, as_tensor
 
@@ -22,9 +23,10 @@ def with_unlabelled(parts: Parts[LabelledSubset], folder: Path) -> Parts[Labelle
     """All images in ``folder`` and below among those that train."""
     assert parts.train is not None
     train = append_folder(parts.train, folder)
+    notes = passed_over(image_files(folder)[1], folder)
     origin = parts.origins["train"]
     extended = replace(origin, added=len(train) - len(parts.train))
-    return replace(parts, train=train, origins={**parts.origins, "train": extended})
+    return replace(parts, train=train, origins={**parts.origins, "train": extended}, notes=(*parts.notes, *notes))
 
 
 def append_folder(train: LabelledSubset, folder: Path) -> LabelledSubset:
@@ -32,7 +34,7 @@ def append_folder(train: LabelledSubset, folder: Path) -> LabelledSubset:
 
     Beside images in memory they are resized and cropped to the same shape. KDError where there is none.
     """
-    paths = image_files(folder)
+    paths, _ = image_files(folder)
     if not paths:
         raise KDError(f"there are no images in {folder}", path="data.unlabelled")
     extra = files_subset(folder, paths, [UNLABELLED] * len(paths))

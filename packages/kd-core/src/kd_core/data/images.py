@@ -1,0 +1,199 @@
+"""Reading image files: one reader for every task, whose rules are the table of docs/data.md.
+
+Pillow is imported when a file is read: only the packages whose samples are images depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_core.errors import KDError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, in Pillow's names; no other decoder sees a file, whatever it is called."""
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""The endings of image files, in small letters."""
+BACKGROUND = (255, 255, 255)
+"""What is seen through the transparent parts of an image: white."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how an image is to be turned."""
+SIXTEEN_BITS, INTEGER, FLOATING = ("I;16", "I;16B", "I;16L", "I;16N"), "I", "F"
+WHITE_16 = 65535
+"""The value of white in a 16-bit image."""
+COLOURS = {"1", "L", "P", "RGB", "RGBA", "RGBa", "RGBX", "LA", "PA", "CMYK", "YCbCr", "HSV"}
+"""Pillow's modes of 8 bits a channel, which become RGB."""
+
+
+def read_image(path: Path, *, white: float | None = None) -> Image:
+    """The image in a file, upright and in RGB; KDError naming the file where it is broken or cannot be brought to that.
+
+    ``white`` is the value of white in images of 16 bits, of 32 bits and of floats: see :func:`to_rgb`.
+    """
+    image = open_image(path)
+    try:
+        return to_rgb(image, white=white)
+    except KDError as error:
+        raise KDError(f"{path}: {error.problems[0].message}", hint=error.problems[0].hint) from error
+    except Exception as error:  # decoders raise nearly anything
+        raise KDError(f"{path}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def open_image(path: Path) -> Image:
+    """The first frame of an image file, its pixels read and turned as its EXIF orientation says.
+
+    KDError naming the file where it is missing, broken, or of none of :data:`FORMATS`.
+    """
+    with _opened(path) as image:
+        image.load()
+        return _upright(image)
+
+
+def check_header(path: Path) -> None:
+    """KDError naming a file that is missing, or does not begin as an image of one of :data:`FORMATS`."""
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """An image file of which only the header is read yet; KDError in place of whatever decoders raise."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise KDError(f"{path}: is not a readable image (of none of the formats {formats})") from error
+    except FileNotFoundError as error:
+        raise KDError(f"there is no file {path}") from error
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise KDError(f"{path}: is not a readable image ({type(error).__name__}: {error})") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of :data:`FORMATS` that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _upright(image: Image) -> Image:
+    """An image whose pixels are read, turned and mirrored as its EXIF orientation says."""
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of damaged EXIF data, which say nothing then
+        return image
+    turns = (
+        *(Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
+        *(Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
+    )
+    return image.transpose(turns[orientation - 2]) if orientation in range(2, 9) else image
+
+
+def to_rgb(image: Image, *, white: float | None = None, keep_grey: bool = False) -> Image:
+    """An image of any of Pillow's modes in RGB; with ``keep_grey``, grey ones of 8 bits stay grey (``L``).
+
+    What is transparent shows :data:`BACKGROUND`. Values of more than 8 bits are scaled, so that ``white`` becomes 255:
+    by default 65,535 for integers and 1 for floats. KDError for values outside [0, white], and for other modes.
+    """
+    from PIL import Image
+
+    if image.mode in (*SIXTEEN_BITS, INTEGER, FLOATING):
+        eight = Image.fromarray(eight_bits(np.asarray(image), white))
+        return eight if keep_grey else eight.convert("RGB")
+    if image.mode not in COLOURS:
+        raise KDError(f"is an image of the mode {image.mode}, which cannot be converted to RGB")
+    if _has_transparency(image):
+        layer = image.convert("RGBA")
+        below = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(below, layer).convert("RGB")
+    return image if image.mode == "RGB" or (keep_grey and image.mode == "L") else image.convert("RGB")
+
+
+def _has_transparency(image: Image) -> bool:
+    """Whether an image has an alpha channel, a palette with one, or a colour that stands for transparent."""
+    palette = image.palette if image.mode == "P" else None
+    return "A" in image.mode.upper() or "transparency" in image.info or (palette is not None and "A" in palette.mode)
+
+
+def eight_bits(values: NDArray[Any], white: float | None = None) -> NDArray[np.uint8]:
+    """Values of more than 8 bits scaled to 0 .. 255 and rounded, ``white`` becoming 255; see :func:`to_rgb`."""
+    floating = np.issubdtype(values.dtype, np.floating)
+    top = float(white if white is not None else 1 if floating else WHITE_16)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (low >= 0 and high <= top):  # false for NaN
+        kind = "floats" if floating else "integers"
+        message = f"holds {kind} from {low:g} to {high:g}, and white is {top:g}"
+        raise KDError(message, hint="`data.white: VALUE` says which value is white in images of more than 8 bits")
+    return np.rint(values * np.float32(255 / top)).astype(np.uint8)
+
+
+def image_files(folder: Path) -> tuple[list[Path], dict[str, int]]:
+    """The image files in a folder and below by their endings, in the order of their names; and the endings of others.
+
+    Folders behind symbolic links are followed, each once. Names that begin with a dot are no data, nor is what desktops
+    leave behind (``Thumbs.db``). The files passed over are counted by ending.
+    """
+    images: list[Path] = []
+    others: dict[str, int] = {}
+    for path in sorted(_files_below(folder, set())):
+        if path.suffix.lower() in SUFFIXES:
+            images.append(path)
+        else:
+            ending = path.suffix.lower() or "no ending"
+            others[ending] = others.get(ending, 0) + 1
+    return images, others
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is no data: its name begins with a dot, or it is what a desktop leaves behind."""
+    return path.name.startswith(".") or path.name.lower() in {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
+
+
+def _files_below(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; ``seen`` are the folders that are open already."""
+    real = os.path.realpath(folder)
+    if real in seen:  # a link to a folder above
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KDError(f"{folder}: cannot be read ({error.strerror})") from error
+    for entry in entries:
+        path = folder / entry.name
+        if is_hidden(path):
+            continue
+        if entry.is_dir():
+            yield from _files_below(path, seen | {real})
+        else:
+            yield path
+
+
+def passed_over(others: dict[str, int], folder: Path) -> list[str]:
+    """A line on files that are no images by their endings; none where there are none."""
+    if not others:
+        return []
+    count = sum(others.values())
+    endings = ", ".join(f"{number:,} {ending}" for ending, number in sorted(others.items(), key=lambda item: -item[1]))
+    files = "file is" if count == 1 else "files are"
+    return [f"warning: {count:,} {files} passed over in {folder}, by the ending: {endings}"]
