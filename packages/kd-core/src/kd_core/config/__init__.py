@@ -20,7 +20,7 @@ from kd_core.config.syntax.lazy import (
     has_call,
 )
 from kd_core.config.syntax.load import load, loads
-from kd_core.config.syntax.paths import absolute_paths
+from kd_core.config.syntax.paths import with_absolute_paths
 
 __all__ = [
     "RUN_NAMES",
@@ -37,7 +37,6 @@ __all__ = [
     "RunValue",
     "SetAttr",
     "Text",
-    "absolute_paths",
     "allow",
     "allow_package",
     "check_arguments",
@@ -45,4 +44,5 @@ __all__ = [
     "has_call",
     "load",
     "loads",
+    "with_absolute_paths",
 ]
