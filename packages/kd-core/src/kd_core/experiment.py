@@ -140,7 +140,14 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_c
     folder = RunFolder.open(path)
     if folder.finished:
         result = folder.result()
-        return Result(result["metrics"], result["best"], folder.path, result.get("samples"), result.get("split"))
+        return Result(
+            result["metrics"],
+            result["best"],
+            folder.path,
+            result.get("samples"),
+            result.get("split"),
+            warnings=result.get("warnings", []),
+        )
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(path).lock()) as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from typing import Any
 
@@ -11,18 +12,19 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from kd_core.config import Builder, Policy, has_call
+from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.distributed import divide, main_first
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError, error_path
+from kd_core.errors import ConfigError, KDError, error_path
 from kd_core.models.factory import ModelSource
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
+from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
@@ -98,8 +100,10 @@ class Components:
         for model in self.models.values():
             self.frozen.remember(model)
         self.adapters, self._builder = Adapters(plan.adapters).to(runtime.device), builder
+        self.doubts: list[str] = []
+        """What is doubtful about the targets of losses, as far as a few samples tell."""
         for stage in plan.stages:
-            self.probe(stage)
+            self._check_targets(stage, self.probe(stage))
             self._try_one_sample(stage)
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
@@ -134,6 +138,18 @@ class Components:
                     info=splits.info,
                     runtime=self.runtime,
                 )
+
+    def _check_targets(self, stage: StagePlan, values: WireResolver) -> None:
+        """KDError where a loss of torch would take for probabilities what are none; keep what may be wrong."""
+        builder = Builder(self.policy, self.data.get(stage.data)[1].info.run_values, self.log)
+        for term in stage.terms.values():
+            if not isinstance(term.loss, Call) or not term.loss.target.startswith("torch.nn."):
+                continue
+            with error_path(*term.path), suppress(ConfigError):  # what needs the stage's steps is built later
+                module = builder.build(term.loss, path="loss")
+                inputs = {key: values.get(wired) for key, wired in term.wires.items()}
+                if (doubt := check_domain(module, inputs)) is not None:
+                    self.doubts.append(f"{'.'.join(map(str, term.path))}: {doubt}")
 
     def _try_one_sample(self, stage: StagePlan) -> None:
         """KDError where a micro-batch of a stage will have one sample, and batch norm does not take that."""
