@@ -12,7 +12,7 @@ from torch import Tensor
 from kd_core.config import Policy, loads
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
-from kd_core.errors import KDError
+from kd_core.errors import Unverified
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.registry import Registry
@@ -116,7 +116,7 @@ class PointsTask(Task):
 
     def dummy_batch(self, data: PointsData, size: int, *, training: bool) -> Batch:
         if data.hidden:
-            raise KDError("the width is not known before the points are read", path="data")
+            raise Unverified("the width is not known before the points are read", path="data")
         index = torch.arange(size)
         return Batch({SHARED: torch.ones(size, data.width)}, index % 2, index)
 

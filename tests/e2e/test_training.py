@@ -326,3 +326,15 @@ def test_nothing_of_a_step_outlives_it(train: Train) -> None:
     with watched(Counter()):
         train(DIGITS, "data.limit=128", "data.val=0", "stages.distill.epochs=3")
     assert len(set(counts[2:])) == 1, counts
+
+
+def test_a_run_keeps_absolute_paths_and_the_places_of_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.yaml").write_text(DIGITS)
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment.load("c.yaml")
+    pinned = experiment.pinned()
+    assert pinned.document.data["data"] == {**experiment.document.data["data"], "root": str(Path.cwd() / "data")}
+    assert pinned.plan.data.root == str(Path.cwd() / "data")
+    assert pinned.document.mark(("data", "name")).file == "c.yaml"

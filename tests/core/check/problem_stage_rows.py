@@ -178,7 +178,7 @@ OPTIMISERS = [
     step(f"«!call:{STEP_LR} {{}}", "", "is missing the required parameter 'step_size'"),
     step(f"«!call:{STEP_LR}R {{step_size: 1}}", "", "has no 'StepLRR'", "did you mean 'StepLR'?"),
     step(f"!call:{STEP_LR} {{«step_size: one}}", ".step_size", "must be a number, not 'one'"),
-    step(f"«!call:{STEP_LR} {{step_size: 0}}", "", "fails in its first step"),
+    step(f"«!call:{STEP_LR} {{step_size: 0}}", "", "step 1 of StepLR failed"),
     step(
         f"{{call: !call:{STEP_LR} {{step_size: 3}}, interval: «epochs}}", ".interval", "'step' or 'epoch', not 'epochs'"
     ),

@@ -117,7 +117,7 @@ def test_a_broken_weight_file_is_named_with_its_line(content: bytes, said: str) 
     done = CliRunner().invoke(main, ["train", name])
     assert done.exit_code == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"{place}: models.teacher.weights: broken.pt is not a readable weight file")
+    assert last.startswith(f"{place}: models.teacher.weights: {Path('broken.pt').absolute()} is not a readable")
     assert said in last
 
 

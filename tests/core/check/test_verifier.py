@@ -89,7 +89,7 @@ def test_random_states_and_the_models_memory_are_left_alone(planned: Planned) ->
         (
             ["stages.distill.scheduler=!call:torch.optim.lr_scheduler.StepLR {step_size: 0}"],
             "stages.distill.scheduler",
-            ["fails in its first step"],
+            ["step 1 of StepLR failed"],
         ),
     ],
 )

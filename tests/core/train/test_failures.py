@@ -45,11 +45,10 @@ def config(tmp_path: Path) -> Path:
 
 def test_a_last_batch_of_one_sample_is_an_error_of_its_stage(config: Path, tmp_path: Path) -> None:
     experiment = Experiment.load(config, overrides=["stages.distill.batch_size=92"])
-    with pytest.raises(
-        KDError, match=r"stages.distill: batch norm .* one value .* a micro-batch of 1 sample\b"
-    ) as caught:
+    with pytest.raises(KDError, match=r"stages.distill: batch norm .* one value .* a batch of one sample\b") as caught:
         experiment.train(tmp_path / "run")
     assert "drop_last" in str(caught.value.problems[0].hint)
+    assert not (tmp_path / "run" / "manifest.json").exists(), "it is told before anything is trained"
 
 
 @pytest.mark.parametrize(

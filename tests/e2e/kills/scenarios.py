@@ -66,9 +66,11 @@ stages:
     epochs: 2
     batch_size: 16
     train: [student, teacher]
+    validate: {{every_steps: 4}}
+    early_stopping: {{patience: 2, min_delta: 5.0}}
     losses:
       ce: {{loss: cross_entropy}}
-      peer: {{loss: cross_entropy, input: teacher.output}}
+      peer: {{loss: cross_entropy, student: teacher.output}}
       kd: {{loss: kd, detach: [teacher]}}
       back: {{loss: kd, student: teacher.output, teacher: student.output, detach: [teacher]}}
     optimizer: {SGD}
@@ -78,7 +80,6 @@ stages:
   distill:
     epochs: 6
     batch_size: 16
-    validate: {{every_steps: 4}}
     early_stopping: {{patience: 3, min_delta: 0.5}}
     losses: {LOSSES}
     optimizer: {SGD}

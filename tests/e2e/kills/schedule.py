@@ -129,11 +129,9 @@ class Schedule:
         answer = self._ask(verb, run, seed=chance.randrange(1 << 30))
         if any(answer["statuses"]):
             return f"{sequence}: {answer['statuses']} {self._said(name)}"
-        different = [part for part, content in contents(run).items() if self.whole.get(part) != content]
-        missing = self.whole.keys() - contents(run).keys()
-        return (
-            f"{sequence}: {sorted(different)} differ, {sorted(missing)} are missing" if different or missing else None
-        )
+        parts = contents(run)
+        different = sorted(part for part in {*parts, *self.whole} if parts.get(part) != self.whole.get(part))
+        return f"{sequence}: {', '.join(different)} differ" if different else None
 
     def _drawn(self, chance: random.Random, rank: int) -> int:
         kinds: dict[str, list[int]] = defaultdict(list)

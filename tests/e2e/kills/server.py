@@ -8,6 +8,7 @@ none is forgotten), each flush to the disk, half of each appended line, each ste
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -15,12 +16,14 @@ import random
 import re
 import signal
 import socket
+import stat
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -72,14 +75,14 @@ class Events:
             path = arguments[1] if event == "os.rename" else arguments[0]
         else:
             return
-        if isinstance(path, (str, os.PathLike)) and (absolute := os.path.abspath(path)).startswith(self._root):
-            if absolute not in self._ignored:
-                self.tick(f"{event} {re.sub(r'[0-9a-f]*[0-9][0-9a-f]*', '#', os.path.relpath(absolute, self._root))}")
+        absolute = os.path.abspath(path) if isinstance(path, (str, os.PathLike)) else ""  # noqa: PTH100
+        if absolute.startswith(self._root) and absolute not in self._ignored:
+            self.tick(f"{event} {re.sub(r'[0-9a-f]*[0-9][0-9a-f]*', '#', absolute.removeprefix(self._root))}")
 
     def fsync(self, descriptor: int) -> None:
         """A flush to the disk, which a kill finds half written, or done."""
         size = os.fstat(descriptor).st_size
-        regular = os.path.isfile(f"/proc/self/fd/{descriptor}")
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self.tick("half written", lambda: regular and os.ftruncate(descriptor, size // 2))
         self.tick("written")
 
@@ -196,6 +199,20 @@ def wait_for(children: list[int], seconds: float) -> list[int | None]:
     return [codes[pid] for pid in children]
 
 
+@cache
+def prepare(imports: tuple[str, ...]) -> None:
+    """Do once what every run would do again: imports, looking for versions, and collecting all that is imported."""
+    for module in ("kd_core.experiment", "kd_core.train.run", *imports):
+        importlib.import_module(module)
+    from kd_core.runs import environment
+
+    for name in ("versions", "git_state", "hardware"):
+        setattr(environment, name, cache(getattr(environment, name)))
+    environment.environment()
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     import torch
@@ -205,8 +222,7 @@ def main() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         request = Request(**json.loads(line))
-        for module in ("kd_core.experiment", "kd_core.train.run", *request.imports):
-            importlib.import_module(module)
+        prepare(tuple(request.imports))
         answers.write(json.dumps(serve(request)) + "\n")
         answers.flush()
 

@@ -108,6 +108,15 @@ def test_all_broken_rows_are_named_with_a_hint_of_quoting(tmp_path: Path) -> Non
     assert read(written(tmp_path / "t.csv", 'text,label\n"a" b,yes\n'), "none") == [('"a" b', "yes")]
 
 
+def test_a_broken_file_is_read_in_the_dialect_that_breaks_fewer_rows(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.tsv", 'text\tlabel\n"a\nb\nc"\tyes\n"d\ne"\tno\nf\n')
+    with pytest.raises(KDError, match=r"t.tsv:7: 1 column, not 2\n"):
+        read(path)
+    path = written(tmp_path / "t.tsv", '"text"\t"label"\n"a \\"b\\""\t"yes"\n')
+    with pytest.raises(KDError, match=r"t.tsv:2: a quotation mark closes before a tab"):
+        read(path)
+
+
 def test_all_lines_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"text,label\ncaf\xe9,yes\nfine,no\nna\xefve,no\n")

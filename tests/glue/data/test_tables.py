@@ -35,6 +35,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     names = list(rows[0])
     if path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -57,7 +59,7 @@ def texts(read: Texts) -> list[tuple[str, ...]]:
     return list(zip(*(column.to_pylist() for column in read.columns), strict=True))
 
 
-SUFFIXES = [".csv", ".tsv", ".jsonl", ".parquet"]
+SUFFIXES = [".csv", ".tsv", ".jsonl", ".json", ".parquet"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -163,8 +165,16 @@ def test_csv_is_quoted(tmp_path: Path) -> None:
         ("t.jsonl", b'{"text": "a", "label": 1.5}\n', "t.jsonl:1: the label 1.5 is not a class"),
         ("t.jsonl", b'{"text": "a", "label": null}\n', "t.jsonl:1: the label is missing, not a name"),
         ("t.jsonl", b'{"text": "\\ud800", "label": "x"}\n', "t.jsonl:1: the text is not valid Unicode"),
+        ("t.json", b'[{"text": "a", "label": 1}, 2, 3]', "t.json: row 2: is not a JSON object (and 1 more of its rows"),
+        ("t.json", b"[1", "t.json: is not valid JSON"),
+        ("t.json", b'[{"text": "a"}]', "t.json: row 1: there is no column 'label'"),
+        ("t.json", b'{"text": "a", "label": 1}\n2', "t.json:2: is not a JSON object"),
         ("t.parquet", b"no parquet", "t.parquet: is not a readable parquet file"),
-        ("t.txt", b"", "'.txt' is not a known table format\n    hint: known suffixes are .csv, .tsv, .jsonl, .parquet"),
+        (
+            "t.txt",
+            b"",
+            "'.txt' is not a known table format\n    hint: known suffixes are .csv, .tsv, .jsonl, .json, .parquet",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:

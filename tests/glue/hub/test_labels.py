@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
 from kd_core.models.hub import HubModelRequest
+from kd_glue.data.info import TextInfo
 from kd_glue.hub.labels import names_of, order_of
 from kd_glue.hub.models import TransformersHub
 
@@ -148,6 +150,24 @@ def test_what_an_output_is_is_told(tmp_path: Path, names: Any, values: dict[str,
     TransformersHub().build(request, **values)
     [line] = lines
     assert line.startswith(told)
+
+
+def told(folder: Path, info: DatasetInfo) -> list[str]:
+    lines: list[str] = []
+    TransformersHub().build(HubModelRequest(str(folder), info, True, False, log=lines.append))
+    return lines
+
+
+def test_outputs_without_names_of_a_model_of_the_task_are_in_its_order(tmp_path: Path) -> None:
+    save(tmp_path, labels=2, finetuning_task="sst2")
+    info = TextInfo.of(2, classes=("negative", "positive"), task="sst2")
+    assert told(tmp_path, info)[0].startswith("classes of sst2, for which it was trained: output 0 is 'negative'")
+    assert told(tmp_path, replace(info, task="cola"))[0].startswith("warning: order assumed")
+
+
+def test_classes_that_are_numbers_need_no_names(tmp_path: Path) -> None:
+    save(tmp_path, labels=2)
+    assert told(tmp_path, TextInfo.of(2, classes=("0", "1")))[0].startswith("classes by number: output 0 is '0'")
 
 
 def test_a_regression_and_unknown_classes_have_nothing_to_tell(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,6 +282,29 @@ def test_what_is_no_archive(files: dict[str, bytes], tmp_path: Path) -> None:
         (tmp_path / "broken.zip").write_bytes(content)
         with pytest.raises(KDError, match="cannot be read as a zip archive"):
             verify_submission(tmp_path / "broken.zip")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_that_unpacks_without_end(files: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("QQP.tsv", "w") as file:
+        for _ in range(33):
+            file.write(bytes(1 << 20))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(KDError, match=r"bomb\.zip: QQP\.tsv: unpacks to more than 32 MiB"):
+        verify_submission(path)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 300))])
+def test_a_damaged_archive_is_one_error(seed: int, files: dict[str, bytes], tmp_path: Path) -> None:
+    content, chance = bytearray(changed(files, tmp_path).read_bytes()), random.Random(seed)
+    for _ in range(chance.choice((1, 5, 50))):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    path = tmp_path / "damaged.zip"
+    path.write_bytes(content)
+    with suppress(KDError):
+        verify_submission(path)
 
 
 # -- the verb

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing takes as long to import as all else here, while Ctrl-C would end in a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from kd_core.adapters import ADAPTERS
     from kd_core.errors import ConfigError, KDError
     from kd_core.evaluation import evaluate

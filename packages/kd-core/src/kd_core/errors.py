@@ -131,6 +131,28 @@ def error_path(*path: str | int) -> Iterator[None]:
         raise error.at(*path) from error
 
 
+def reason(error: BaseException) -> str:
+    """An error of someone else's code in one line."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+@contextmanager
+def foreign_errors(subject: str, *path: str | int) -> Iterator[None]:
+    """Whatever someone else's code raises in the block is a KDError at ``path``: "SUBJECT failed: ...".
+
+    Too little memory, and what the system says of files, stay what they are.
+    """
+    try:
+        yield
+    except (KDError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
+            raise
+        raise KDError(f"{subject} failed: {reason(error)}").at(*path) from error
+
+
 def in_order(problems: Iterable[ConfigProblem]) -> list[ConfigProblem]:
     """Each problem once, those of a file in the order of its lines."""
     first: dict[str, int] = {}

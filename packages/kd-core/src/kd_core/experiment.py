@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kd_core.check.verifier import model_taps, verify
-from kd_core.config import Document, Policy, absolute_paths, dump, load
+from kd_core.config import Document, Policy, dump, load, with_absolute_paths
 from kd_core.config.kinds import refuse_sweep
 from kd_core.config.validation import locate_errors
 from kd_core.data.spec import DataSpec
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, in_order
-from kd_core.files import user_path
 from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
@@ -45,7 +44,11 @@ class Experiment:
             overrides = [*overrides, f"seed={seed}"]
         document = load(path, overrides)
         refuse_sweep(document)
-        policy = Policy(trust)
+        return cls.planned(document, Policy(trust), overrides)
+
+    @classmethod
+    def planned(cls, document: Document, policy: Policy, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment of a config that was read; ConfigError with all its problems."""
         planner = Planner(document, policy)
         plan = planner.plan()
         if planner.problems or plan is None:
@@ -58,19 +61,20 @@ class Experiment:
         versions that its hub's models and data have today."""
         hub = self.plan.task.hub
         pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
-        paths = {**self._default_roots(), **absolute_paths(self.document.data)}
-        pins += [f"{key}={json.dumps(path)}" for key, path in paths.items()]
-        if not pins:
-            return self
-        return Experiment.load(self.document.file, overrides=[*self.overrides, *pins], trust=self.policy.trust)
+        overrides = [*self.overrides, *pins]
+        document = load(self.document.file, overrides) if pins else self.document
+        placed = with_absolute_paths(document, self._default_roots())
+        return Experiment.planned(placed, self.policy, overrides)
 
-    def _default_roots(self) -> dict[str, str]:
-        """The folders of data whose config leaves them out, as absolute paths by their keys."""
+    def _default_roots(self) -> dict[tuple[str, ...], str]:
+        """The folders of data whose config leaves them out, by their keys."""
         stages = self.document.data.get("stages") or {}
-        specs = {"data": self.plan.data}
-        specs |= {f"stages.{stage.name}.data": stage.data for stage in self.plan.stages if "data" in stages[stage.name]}
+        specs: dict[tuple[str, ...], Any] = {("data",): self.plan.data}
+        for stage in self.plan.stages:
+            if "data" in stages[stage.name]:
+                specs["stages", stage.name, "data"] = stage.data
         return {
-            f"{key}.root": str(user_path(spec.root).absolute())
+            (*key, "root"): spec.root
             for key, spec in specs.items()
             if isinstance(spec, DataSpec) and spec.root is not None and "root" not in spec.model_fields_set
         }

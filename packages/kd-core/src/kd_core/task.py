@@ -90,6 +90,8 @@ class Task:
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
     eval_batch_size: ClassVar[int | None] = None
     """Samples scored at once where the config says none; None for as many as in training."""
+    tried: ClassVar[tuple[str, ...]] = ()
+    """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
     hub: ClassVar[Hub | None] = None
     """Where the models of ``hub:`` come from."""
     run_values: ClassVar[Mapping[str, str]] = {}
@@ -122,7 +124,7 @@ class Task:
     def dummy_batch(self, data: Any, size: int, *, training: bool) -> Batch:
         """A batch of ``size`` dummy samples as a split gives them, of the right shapes.
 
-        KDError where only reading the data would tell the shapes.
+        Unverified where only reading the data would tell the shapes, KDError where what :attr:`tried` holds fails.
         """
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.subset import split
-from kd_core.errors import KDError
+from kd_core.errors import KDError, Unverified
 from kd_core.task import TASKS, Metrics, Task
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
 from kd_glue.data.info import CLASS_VALUES, TextInfo
@@ -136,13 +136,13 @@ def targets_of(texts: Texts) -> Tensor | None:
 
 
 def dummy_targets(info: TextInfo, index: Tensor) -> Tensor:
-    """Classes in turn, each sample with one of several, or numbers; KDError where only reading would tell how many."""
+    """Classes in turn, each sample with one of several, or numbers; Unverified where only reading tells how many."""
     if info.problem_type == "regression":
         return index[:, None].float()
     if info.problem_type == "single_label_classification":
         return index % (info.num_classes or 1)
     if info.num_classes is None:
-        raise KDError("the classes are not known before the texts are read", path="data.labels")
+        raise Unverified("the classes are not known before the texts are read", path="data.labels")
     return nn.functional.one_hot(index % info.num_classes, info.num_classes).float()
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import kd_vision.rotations  # noqa: F401  which registers a view
-from kd_core.config import allow
+from kd_core.config import allow, has_call
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
-from kd_core.errors import KDError
+from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
@@ -42,6 +42,7 @@ class ImageClassification(Task):
     run_values = CLASS_VALUES
     Data = DataSpec
     Input = InputSpec
+    tried = ("augment",)
 
     def info(self, data: DataSpec) -> ImageInfo:
         """The facts that the data set's name and the config tell."""
@@ -87,13 +88,15 @@ class ImageClassification(Task):
         return replace(batch, inputs={name: tensors[form] for name, form in formats.items()})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
-        """Noise, with classes in turn; KDError where only reading the data would tell the shape."""
+        """Noise, with classes in turn; the augmentation tried on it.
+
+        Unverified where only reading the data would tell the shape, KDError where the augmentation fails.
+        """
         info = self.info(data)
         if info.input_shape is None:
-            raise KDError("the shape of its images is not known before they are read", path="data.dataset")
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (size, *info.input_shape), dtype=torch.uint8, generator=generator)
+            raise Unverified("the shape of its images is not known before they are read", path="data.dataset")
         index = torch.arange(size)
+        images = dummy_images(data, size, info.input_shape) if training else noise(size, info.input_shape)
         return Batch({SHARED: images}, index % (info.num_classes or 1), index)
 
     def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
@@ -110,6 +113,52 @@ class ImageClassification(Task):
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
         return ClassificationMetrics(info.model_parameters.get("num_classes"))
+
+
+def noise(size: int, shape: tuple[int, ...]) -> Tensor:
+    """uint8 images (size, *shape)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=generator)
+
+
+def dummy_images(data: DataSpec, size: int, shape: tuple[int, ...]) -> Tensor:
+    """Noise with the augmentation that the config gives, where its calls are built; KDError where that fails.
+
+    Files have sizes of their own: images of the size that is wanted are tried first, then larger ones.
+    """
+    images = noise(size, shape)
+    if data.augment is None or has_call(data.augment):
+        return images
+    augmentation, files = parse(data.augment), source_of(data).shape is None
+    height, width = shape[-2:]
+    try:
+        return augmented(images, augmentation, files, (height, width))
+    except KDError:
+        if not (files and augmentation.transforms):
+            raise
+        return augmented(noise(size, (3, 2 * height, 3 * width)), augmentation, files, (height, width))
+
+
+def augmented(images: Tensor, augmentation: Augmentation, files: bool, size: tuple[int, int]) -> Tensor:
+    """uint8 images (B, C, H, W) as training gets them, from memory or, as PIL images, from ``files``."""
+    from PIL import Image
+
+    index = torch.arange(len(images))
+    if augmentation.transforms or augmentation.per_image:
+        rows = [(Image.fromarray(image.permute(1, 2, 0).numpy()) if files else image, 0) for image in images]
+        subset = LabelledSubset(rows, torch.zeros_like(index), index, "")
+        split = SampleSplit(subset, augmentation, size=size, workers=0)
+        batch = next(split.batches([index], epoch=0, seed=0, augment=True))
+        images = batch.inputs[SHARED]
+    else:
+        images = augmentation(images, seed=0, epoch=0, index=index)
+    if images.is_floating_point() and not (images.min() >= -0.01 and images.max() <= 1.01):
+        span = f"{float(images.min()):.3g} to {float(images.max()):.3g}"
+        hint = (
+            "`mean` and `std` normalise them; `ToDtype {dtype: !get:torch.float32 , scale: true}` brings them to [0, 1]"
+        )
+        raise KDError(f"images of floats are in [0, 1], and these go from {span}", path="data.augment", hint=hint)
+    return images
 
 
 def size_of_images(data: DataSpec, source: ImageSource) -> tuple[int, int] | None:

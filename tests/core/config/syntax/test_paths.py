@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kd_core.config import absolute_paths, load, loads
+from kd_core.config import load, loads, with_absolute_paths
 from kd_core.config.syntax.paths import is_relative
 
 CONFIG = """
@@ -63,17 +62,20 @@ def test_beside_the_config_the_texts_stay(project: Path, monkeypatch: pytest.Mon
 
 def test_a_runs_config_has_absolute_paths(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    data: dict[str, Any] = load("c.yaml", ["data.root=null", "models.student.hub=org/name"]).data
-    here = Path.cwd()
-    assert absolute_paths(data) == {
-        "data.files.train": str(here / "a.csv"),
-        "data.tokenizer": str(here / "tok"),
-        "data.cache": str(here / "nowhere"),
-        "models.student.input.tokenizer": str(here / "tok"),
-        "models.teacher.run": str(here / "runs/t"),
-        "models.teacher.weights": str(here / "w.pt"),
-        "stages.train.data.root": str(here / "pictures"),
+    document = load("c.yaml", ["data.root=null", "models.student.hub=org/name"])
+    placed, here = with_absolute_paths(document, {("stages", "train", "data", "cache"): "cache"}), Path.cwd()
+    assert placed.data["data"] == {
+        "root": None,
+        "files": {"train": str(here / "a.csv")},
+        "tokenizer": str(here / "tok"),
+        "cache": str(here / "nowhere"),
+        "text": "a.csv",
     }
+    assert placed.data["models"]["student"] == {"hub": "org/name", "input": {"tokenizer": str(here / "tok")}}
+    assert placed.data["models"]["teacher"] == {"run": str(here / "runs/t"), "weights": str(here / "w.pt")}
+    assert placed.data["stages"]["train"]["data"] == {"root": str(here / "pictures"), "cache": str(here / "cache")}
+    assert document.data["data"]["tokenizer"] == "tok"
+    assert placed.mark(("data", "tokenizer")) == document.mark(("data", "tokenizer"))
 
 
 @pytest.mark.parametrize("value", ["", "auto", "https://host/w.pt", "/w.pt", "~/w.pt"])
@@ -83,6 +85,5 @@ def test_what_is_no_relative_path(value: str) -> None:
 
 def test_odd_texts_are_no_files(project: Path) -> None:
     for text in ("x" * 5000, "~nobody/x"):
-        data = loads(f"data: {{root: {text}, tokenizer: {text}}}").data
-        assert data["data"]["root"] == text
-        assert "data.tokenizer" not in absolute_paths(data)
+        document = loads(f"data: {{tokenizer: {text}}}")
+        assert with_absolute_paths(document, {}).data == {"data": {"tokenizer": text}} == document.data

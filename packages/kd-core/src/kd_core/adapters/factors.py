@@ -72,9 +72,9 @@ def translator(
 def convolutions(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: list[int], *, norm: bool) -> nn.Sequential:
     """3x3 convolutions through ``widths`` that keep H and W, each with leaky ReLU."""
     layers = nn.Sequential()
-    for before, after in pairwise(widths):
-        layers.append(kind(before, after, 3, padding=1))
+    for in_channels, out_channels in pairwise(widths):
+        layers.append(kind(in_channels, out_channels, 3, padding=1))
         if norm:
-            layers.append(nn.BatchNorm2d(after))
+            layers.append(nn.BatchNorm2d(out_channels))
         layers.append(nn.LeakyReLU(0.1))
     return layers

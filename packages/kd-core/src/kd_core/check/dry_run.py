@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Call, Lazy, Policy
 from kd_core.config.schema import Path
 from kd_core.data.batch import Batch
-from kd_core.errors import ConfigError, ConfigProblem, KDError
+from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan, Wired
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Wire, field_names
-from kd_core.train.objective import Adapters, Values, WireResolver
 from kd_core.train.trainable import FrozenWhenBuilt
+from kd_core.train.values import Adapters, Values, WireResolver
 
 META = torch.device("meta")
 
@@ -37,8 +35,12 @@ class DryRunComponents:
 class DummyValues:
     """Values on the CPU in the place of those on the meta device: small random numbers of the same shapes."""
 
-    def __init__(self, values: Values, batch: Batch) -> None:
-        self._values, self._batch = values, batch
+    def __init__(self, values: Values, batch: Batch, dummy: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._values, self._batch, self._dummy = values, batch, dummy or dummy_like
+
+    def signed(self) -> DummyValues:
+        """The same with values of both signs."""
+        return DummyValues(self._values, self._batch, lambda tensor: dummy_like(tensor) * 4 - 2)
 
     def get(self, wired: Wired) -> Any:
         """As :meth:`WireResolver.get`; what comes from the batch is the batch's own."""
@@ -46,7 +48,7 @@ class DummyValues:
             return [self.get(wire) for wire in wired]
         if wired.root == "batch":
             return WireResolver({}, self._batch, Adapters({})).get(wired)
-        return map_tensors(dummy_like, self._values.get(wired))
+        return map_tensors(self._dummy, self._values.get(wired))
 
 
 def dummy_like(tensor: Tensor) -> Tensor:
@@ -77,25 +79,9 @@ def calls_in(value: Any) -> Iterator[Call]:
         yield from calls_in(item)
 
 
-def try_step(scheduler: LRScheduler, path: str) -> None:
-    """One step; ConfigError where it fails."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses the optimiser's step
-        try:
-            scheduler.step()
-        except Exception as error:  # of any scheduler
-            message = f"{type(scheduler).__name__} fails in its first step: {reason(error)}"
-            raise ConfigError(ConfigProblem(message, path)) from error
-
-
 def needs_values(error: Exception) -> bool:
     """Whether something failed only because tensors on the meta device hold no values."""
     return isinstance(error, NotImplementedError) or "meta" in str(error)
-
-
-def reason(error: Exception) -> str:
-    """An error of someone else's code in one line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
 
 
 def to_meta(tensor: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from pathlib import Path as FilePath
 
 from torch import nn
 
-from kd_core.check.dry_run import META, needs_values, reason, trusted_only
+from kd_core.check.dry_run import META, needs_values, trusted_only
 from kd_core.check.findings import Findings
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import Batch, DatasetInfo
-from kd_core.errors import KDError, Unverified
+from kd_core.errors import KDError, Unverified, reason
 from kd_core.models.factory import ModelSource, described
 from kd_core.plan.plan import Plan
 from kd_core.taps.wires import Tap
@@ -27,7 +27,7 @@ class DryModels:
         sound = plan.task is not None and plan.data is not None
         self.info = plan.task.info(plan.data) if sound else DatasetInfo()
         dummy = plan.task.dummy_info(plan.data) if sound else DatasetInfo()
-        self.run_values = {"steps": 10, "steps_per_epoch": 1, **dummy.run_values}
+        self.run_values = dummy.run_values
         self.built: dict[str, nn.Module] = {}
         self._real: dict[str, nn.Module] = {}
 

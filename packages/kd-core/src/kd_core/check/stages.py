@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.nn.parameter import is_lazy
 
 from kd_core.check.dry_run import (
     META,
@@ -16,26 +17,28 @@ from kd_core.check.dry_run import (
     dummy_like,
     field_hint,
     needs_values,
-    reason,
     to_meta,
     trusted_only,
-    try_step,
     written,
 )
 from kd_core.check.models import DryModels
-from kd_core.config import Builder
+from kd_core.config import Builder, Lazy, has_call
 from kd_core.config.schema import Path
 from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, Unverified, did_you_mean, reason
 from kd_core.plan.plan import StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
-from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
-from kd_core.train.optim import build_optimizer, build_scheduler, check_plateau
+from kd_core.train.domain import takes_probabilities
+from kd_core.train.objective import StepInfo, Term
+from kd_core.train.optim import check_plateau, parameter_groups
 from kd_core.train.probe import PROBE, TooFewSamples, batch_norm_errors
+from kd_core.train.stage import check_accumulation
 from kd_core.train.trainable import select, set_stage_mode
+from kd_core.train.trial import small, try_training
+from kd_core.train.values import Adapters, WireResolver, inputs_of
 
 LARGE = 300_000_000
 """Parameters of a model that a check does not build with values."""
@@ -54,10 +57,14 @@ class StageCheck:
         """Run a stage's models in the modes they have in it, and all that is fed by them, on so many samples."""
         stage = self.stage
         try:
-            raw = self.plan.task.dummy_batch(stage.data, size, training=True)
-        except KDError as error:  # only reading the data would tell
+            raw = self.plan.task.dummy_batch(self._data(), size, training=True)
+        except Unverified as error:  # only reading the data would tell
             self.paths_only()
             self.findings.cannot_verify(("stages", stage.name), error)
+            return
+        except KDError as error:
+            self.paths_only()
+            self.findings.report(("data",), error, data=stage.paths.get("data", ("data",)))
             return
         if (batch := self._prepared(raw)) is None:
             return
@@ -73,9 +80,22 @@ class StageCheck:
             values = WireResolver(captures, batch.to(META), self.adapters)
             if self._adapters(values, batch) and self._fields(values):
                 terms = [self._term(term, values, batch) for term in stage.terms.values()]
+                self._accumulation([term for term in terms if term is not None])
                 if all(terms) and set(self.models) == set(self.plan.models):
                     self._training([term for term in terms if term is not None])
             self._metric()
+
+    def _data(self) -> Any:
+        """The stage's data, the calls built that the task tries; KDError where one of them fails."""
+        task, data = self.plan.task, self.stage.data
+        calls = {key: value for key in task.tried if has_call(value := getattr(data, key, None))}
+        if not calls:
+            return data
+        if (why := trusted_only(calls)) is not None:
+            self.findings.cannot_verify(self.stage.paths.get("data", ("data",)), why)
+            return data
+        builder = Builder(self.dry.policy, {})
+        return data.model_copy(update={key: builder.build(value, path=f"data.{key}") for key, value in calls.items()})
 
     def paths_only(self) -> None:
         """Look up the modules that the stage's wires name, and nothing else."""
@@ -85,13 +105,13 @@ class StageCheck:
 
     def _prepared(self, raw: Batch) -> Batch | None:
         """Samples as the models take them, None where one of them cannot."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for name, wants in self.plan.inputs.items():
             try:
                 self.plan.task.prepare(raw, {name: wants}, self.stage.data, training=True)
             except KDError as error:
                 self.findings.report(("models", name), error, data=self.stage.paths.get("data", ("data",)))
-        if len(self.findings.problems) > before:
+        if len(self.findings.problems) > problem_count:
             return None
         try:
             return self.stage.views(self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True))
@@ -116,7 +136,7 @@ class StageCheck:
 
     def _modules(self, model: nn.Module, placed: Placed) -> bool:
         """Whether every wire's module exists."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in placed:
             assert wire.tap is not None or wire.root in ("adapters", "batch")
             try:
@@ -124,7 +144,7 @@ class StageCheck:
                     module_at(model, wire.tap.path)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _capture(
         self, name: str, taps: list[Tap], batch: Batch, wires_by_model: Mapping[str, Placed]
@@ -147,7 +167,7 @@ class StageCheck:
 
     def _real_capture(self, name: str, taps: list[Tap], batch: Batch) -> Capture | None:
         """What a pass on the CPU with random weights gives, whose errors say what is wrong."""
-        if sum(parameter.numel() for parameter in self.models[name].parameters()) > LARGE:
+        if numbers(self.models[name]) > LARGE:
             self.findings.cannot_verify(("models", name), "it does not run on the meta device, and is too large to try")
             return None
         try:
@@ -201,13 +221,13 @@ class StageCheck:
                 self.adapters.add_module(name, real.get_submodule(name).to(META))
 
     def _fields(self, values: WireResolver) -> bool:
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in written(self.plan, self.stage):
             try:
                 values.get(wire)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
         """The loss, tried on values of the right shapes."""
@@ -219,6 +239,8 @@ class StageCheck:
             term = Term(plan, self.builder, lambda: stand)
             term.materialize(lambda: stand)
             term(stand, StepInfo(0, 10, 1))
+            if isinstance(plan.loss, Lazy):
+                self._real_term(term, stand, batch)
             return term
         except KDError as error:
             self.findings.report(plan.path, error)
@@ -227,6 +249,49 @@ class StageCheck:
             message = f"the loss failed on {inputs_text or 'no input'}: {reason(error)}"
             self.findings.report(plan.path, KDError(message, hint=field_hint(plan, stand)))
         return None
+
+    def _real_term(self, term: Term, stand: DummyValues, batch: Batch) -> None:
+        """A loss of someone else's, which may want probabilities: tried on what untrained models give.
+
+        That takes a pass of each model; where values of both signs will do, it is not made.
+        """
+        if not takes_probabilities(term.module, stand.get(term.plan.wires.get("target", []))):
+            try:
+                term(stand.signed(), StepInfo(0, 10, 1))
+                return
+            except Exception:
+                pass
+        values = self._real_values(batch)
+        if values is None:
+            self.findings.cannot_verify(term.plan.path, "its models are too large to try what they give")
+            return
+        with torch.no_grad():
+            term.check_domain(values)
+            term(values, StepInfo(0, 10, 1))
+
+    def _real_values(self, batch: Batch) -> WireResolver | None:
+        """What the stage's wires carry with random weights on the CPU; None where its models are too large for that."""
+        taps = self.plan.taps(self.stage)
+        if sum(numbers(self.models[name]) for name in taps) > LARGE:
+            return None
+        adapters = Adapters(self.plan.adapters)
+        values = WireResolver(
+            {name: self.dry.real_forward(name, wanted, batch) for name, wanted in taps.items()}, batch, adapters
+        )
+        models = {name: self.dry.real(name) for name in taps}
+        builder = Builder(self.dry.policy, self.dry.run_values)
+        with torch.no_grad():
+            for name in self.stage.adapters:
+                adapters.build(name, values, models, builder)
+                adapters.try_out(name, values)
+        return values
+
+    def _accumulation(self, terms: Sequence[Term]) -> None:
+        """Whether what is built may see micro-batches."""
+        try:
+            check_accumulation(self.stage, terms, self.adapters)
+        except KDError as error:
+            self.findings.report((), error)
 
     def _training(self, terms: Sequence[Term]) -> None:
         """What learns, its optimiser and its scheduler."""
@@ -237,17 +302,15 @@ class StageCheck:
         for term in terms:
             losses.add_module(term.plan.name, term)
         self.frozen.remember(losses)
-        assert self.stage.spec.optimizer is not None
+        spec, task = self.stage.spec, self.plan.task
+        assert spec.optimizer is not None
         try:
             root, _ = select(self.components, self.stage, losses)
-            where = dotted(self.stage.path("optimizer"))
-            optimizer = build_optimizer(self.stage.spec.optimizer, root, self.builder, where)
-            where = dotted(self.stage.path("scheduler"))
-            scheduler, _ = build_scheduler(self.stage.spec.scheduler, optimizer, self.builder, where)
-            monitor = self.stage.spec.monitor
-            check_plateau(scheduler, self.stage.spec, self.plan.task.mode if monitor is None else monitor.mode, where)
-            if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-                try_step(scheduler, where)
+            groups = parameter_groups(spec.optimizer, root, dotted(self.stage.path("optimizer")))
+            groups = [{**group, "params": small(group["params"])} for group in groups]
+            scheduler = try_training(self.stage, groups, self.builder)
+            best = task.mode if spec.monitor is None else spec.monitor.mode
+            check_plateau(scheduler, spec, best, dotted(self.stage.path("scheduler")))
         except KDError as error:
             self.findings.report((), error)
 
@@ -273,3 +336,8 @@ class StageCheck:
         if (name := self.stage.spec.monitor.metric) not in metric_names:
             path = (*self.stage.path("monitor"), "metric")
             self.findings.report(path, KDError(f"there is no metric {name!r}", hint=did_you_mean(name, metric_names)))
+
+
+def numbers(model: nn.Module) -> int:
+    """How many numbers its parameters are, those of lazy layers not counted."""
+    return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))

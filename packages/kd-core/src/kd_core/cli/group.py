@@ -7,12 +7,15 @@ answers at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
+from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
+from kd_core.cli.process import lack_of_memory, open_streams
 from kd_core.cli.train import resume, sweep, train
 from kd_core.errors import KDError, did_you_mean
 from kd_core.runs.stop import Stopped
@@ -43,25 +46,45 @@ class Commands(click.Group):
         return list(self.commands)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one is answered with the nearest name."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"no command {args[0]!r} ({did_you_mean(args[0], list(self.commands))})")
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        open_streams()
+        with InterruptibleImports():
+            return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Exit code 2 for a user's mistake or a failing disk, 130 or that of the signal if stopped."""
         try:
             return super().invoke(ctx)
         except KDError as error:
-            click.echo(str(error), err=True)
+            _say(str(error))
             ctx.exit(2)
         except Stopped as stop:
-            click.echo(str(stop), err=True)
+            _say(str(stop))
             ctx.exit(stop.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(130)
+            _say("interrupted")
+            ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             raise  # click ends quietly: whoever read the output has seen enough
         except OSError as error:
             prefix = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {prefix}{error.strerror or error}", err=True)
+            _say(f"error: {prefix}{error.strerror or error}")
             ctx.exit(2)
+        except (MemoryError, RuntimeError, ImportError, SystemError) as error:
+            reason = lack_of_memory(error)
+            if reason is None:
+                raise
+            hint = "a smaller batch_size (accumulation_steps: N then keeps the batch), fewer data.workers, more memory"
+            _say(f"memory ran out: {reason}\n    hint: {hint}")
+            ctx.exit(2)
+
+
+def _say(text: str) -> None:
+    """Print to standard error, where somebody may have stopped listening."""
+    with suppress(OSError, ValueError):
+        click.echo(text, err=True)

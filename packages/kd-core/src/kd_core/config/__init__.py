@@ -6,9 +6,21 @@ from kd_core.config.calls.builder import Builder
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.dump import dump
-from kd_core.config.syntax.lazy import RUN_NAMES, Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
+from kd_core.config.syntax.lazy import (
+    RUN_NAMES,
+    Call,
+    CallMethod,
+    Get,
+    GetAttr,
+    Item,
+    Lazy,
+    RunValue,
+    SetAttr,
+    Text,
+    has_call,
+)
 from kd_core.config.syntax.load import load, loads
-from kd_core.config.syntax.paths import absolute_paths
+from kd_core.config.syntax.paths import with_absolute_paths
 
 __all__ = [
     "RUN_NAMES",
@@ -25,11 +37,12 @@ __all__ = [
     "RunValue",
     "SetAttr",
     "Text",
-    "absolute_paths",
     "allow",
     "allow_package",
     "check_arguments",
     "dump",
+    "has_call",
     "load",
     "loads",
+    "with_absolute_paths",
 ]

@@ -7,15 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat, Probability
 
-UNLABELLED = -100
-"""The label of a sample (or pixel, or token) without one."""
-
 
 @LOSSES("cross_entropy")
+@mean_over(labelled)
 def cross_entropy(
     student: Tensor, target: Tensor, *, label_smoothing: Probability = 0.0, class_weights: list[float] | None = None
 ) -> Tensor:
@@ -23,7 +22,8 @@ def cross_entropy(
 
     student (B, C) or (B, C, ...), target integers (B,) or (B, ...), -100 for unlabelled, or the probabilities
     themselves in student's shape -> scalar, that of ``torch.nn.functional.cross_entropy``. With ``class_weights``
-    (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit or a label is not below C.
+    (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit, there is one class,
+    or a label is not below C.
     """
     student = as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
@@ -33,6 +33,10 @@ def cross_entropy(
             f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes",
             path="class_weights",
         )
+    if classes == 1:
+        hint = "take mse for numbers, or !call:torch.nn.BCEWithLogitsLoss for a yes/no output"
+        message = f"cross_entropy of student {shape(student)}, one class, is always 0"
+        raise KDError(message, path="student", hint=hint)
     if target.is_floating_point():
         soft = same_shape(student, target, other="target")[1].to(student.dtype)
         return F.cross_entropy(student, soft, weights, label_smoothing=label_smoothing)
@@ -58,6 +62,7 @@ def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smo
 
 
 @LOSSES("kd")
+@mean_over(unmasked)
 def kd(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 4.0, dim: int = 1
 ) -> Tensor:
@@ -87,6 +92,7 @@ def kd(
 
 
 @LOSSES("multilabel_kd")
+@mean_over_samples
 def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: PositiveFloat = 1.0) -> Tensor:
     """KL divergence of the student's yes/no distribution of each class from the teacher's, for multi-label outputs.
 

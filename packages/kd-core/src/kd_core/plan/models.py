@@ -42,7 +42,7 @@ class ModelPlanner:
             spec, lost = self.validator.validate_partial(ModelSpec, {"call": value} if bare else value, path)
             if spec is None:
                 continue
-            before = len(self.validator.problems)
+            problem_count = len(self.validator.problems)
             self._model(spec, path, bare=bare)
             if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
                 self.validator.report(
@@ -50,7 +50,7 @@ class ModelPlanner:
                 )
             if name not in (STUDENT, meant) and "weights" not in lost:
                 self._frozen(name, spec, path)
-            if not lost and len(self.validator.problems) == before:
+            if not lost and len(self.validator.problems) == problem_count:
                 models[name] = spec
         return self._resolved(models)
 

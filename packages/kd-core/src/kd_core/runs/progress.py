@@ -31,8 +31,8 @@ class Reporter:
     def __init__(self, log: Path | None = None, *, stream: TextIO | None = None, silent: bool = False) -> None:
         self._log = None if silent else log
         self._stream = stream or sys.stderr
-        self.silent = silent
-        self._terminal = not silent and self._stream.isatty()
+        self.silent = silent or self._stream is None  # as it is in a process whose standard error is closed
+        self._terminal = not self.silent and self._stream.isatty()
 
     def info(self, text: str) -> None:
         """One line (or several) of text."""

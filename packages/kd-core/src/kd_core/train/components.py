@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from kd_core.config import Builder, Lazy, Policy
+from kd_core.config import Builder, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
-from kd_core.device.distributed import main_first, run_on_rank_zero
+from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError
+from kd_core.errors import KDError, error_path
 from kd_core.models.factory import ModelSource
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan, StagePlan
@@ -24,9 +24,9 @@ from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
 from kd_core.train.evaluate import check_gatherable
-from kd_core.train.objective import Adapters, WireResolver
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
+from kd_core.train.values import Adapters, WireResolver
 
 OUTPUT = Tap("")
 """A model's output: for a classifier, its classes."""
@@ -76,6 +76,17 @@ class Data:
             raise KDError(message, path=f"stages.{stage.name}.drop_last")
         return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
 
+    def micro_batches(self, stage: StagePlan) -> set[int]:
+        """How many samples this process's micro-batches of a stage have."""
+        size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
+        per_epoch, steps = self.steps(stage)
+        assert size is not None
+        sizes = {min(size, samples)}
+        if samples % size and not stage.spec.drop_last and steps >= per_epoch:
+            sizes.add(samples % size)
+        parts = [divide(torch.arange(number), stage.spec.accumulation_steps)[0] for number in sizes]
+        return {len(rows) for part in parts for rows in part}
+
 
 class Components:
     """The built experiment. Each model's initial weights depend on (seed, name) alone; the student's are those
@@ -96,6 +107,7 @@ class Components:
         self.adapters, self._builder = Adapters(plan.adapters).to(runtime.device), builder
         for stage in plan.stages:
             self.probe(stage)
+            self._try_one_sample(stage)
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
         self._check_scoring()
@@ -130,7 +142,14 @@ class Components:
                     runtime=self.runtime,
                 )
 
-    def probe(self, stage: StagePlan) -> WireResolver:
+    def _try_one_sample(self, stage: StagePlan) -> None:
+        """KDError where a micro-batch of a stage will have one sample, and batch norm does not take that."""
+        if 1 not in self.data.micro_batches(stage):
+            return
+        with error_path("stages", stage.name):
+            self.probe(stage, samples=1)
+
+    def probe(self, stage: StagePlan, samples: int | None = None) -> WireResolver:
         """What the wires of a stage carry for a few samples, on which adapters that are missing yet are built."""
         return probe(
             self.plan,
@@ -140,6 +159,7 @@ class Components:
             lambda size: self._sample(stage, size),
             lambda name: set_stage_mode(self, stage, name),
             self._builder,
+            samples,
         )
 
     def _sample(self, stage: StagePlan, size: int) -> Batch:
@@ -180,11 +200,3 @@ def build_fields(spec: BaseModel, builder: Builder) -> BaseModel:
     """A shaped value with the calls in its fields built."""
     built = {key: builder.build(value, path=f"data.{key}") for key, value in dict(spec).items() if has_call(value)}
     return spec.model_copy(update=built)
-
-
-def has_call(value: Any) -> bool:
-    """Whether a call stands anywhere in a value."""
-    if isinstance(value, Lazy):
-        return True
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return any(has_call(item) for item in items)

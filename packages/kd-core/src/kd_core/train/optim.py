@@ -25,30 +25,49 @@ def trained(root: nn.Module) -> dict[str, nn.Parameter]:
 def build_optimizer(
     spec: Lazy | OptimizerSpec, root: nn.Module, builder: Builder, path: str, *, fused: bool = False
 ) -> Optimizer:
-    """The optimiser over everything under ``root`` that learns.
+    """The optimiser over everything under ``root`` that learns; see :func:`parameter_groups`."""
+    return optimizer_of(spec, parameter_groups(spec, root, path), builder, path, fused=fused)
+
+
+def parameter_groups(spec: Lazy | OptimizerSpec, root: nn.Module, path: str) -> list[dict[str, Any]]:
+    """The parameters under ``root`` that learn, as an optimiser takes them.
 
     A parameter belongs to the first group with a pattern that matches it, else to a group of its own before
     the named ones. KDError for a group without a parameter that learns.
     """
-    call, groups = (spec.call, spec.groups) if isinstance(spec, OptimizerSpec) else (spec, [])
     left = trained(root)
     if not left:
         raise ConfigError(ConfigProblem("nothing is left to train: every parameter is frozen", path))
-    param_groups = [
-        group
-        for position, options in enumerate(groups)
-        for group in (_group(options, root, left, f"{path}.groups.{position}"),)
+    named = [
+        _group(options, root, left, f"{path}.groups.{position}") for position, options in enumerate(groups_of(spec))
     ]
-    rest: list[Any] = [{"params": list(left.values())}] if left and param_groups else list(left.values())
-    where = f"{path}.call" if isinstance(spec, OptimizerSpec) else path
+    return [{"params": list(left.values())}, *named] if left else named
+
+
+def groups_of(spec: Lazy | OptimizerSpec) -> list[GroupSpec]:
+    """The groups that a config names."""
+    return spec.groups if isinstance(spec, OptimizerSpec) else []
+
+
+def optimizer_of(
+    spec: Lazy | OptimizerSpec,
+    groups: Sequence[dict[str, Any]],
+    builder: Builder,
+    path: str,
+    *,
+    fused: bool = False,
+) -> Optimizer:
+    """The optimiser of these groups of parameters; KDError for one that no stage can step."""
+    call, where = (spec.call, f"{path}.call") if isinstance(spec, OptimizerSpec) else (spec, path)
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
-    optimizer = builder.build(call, {"params": [*rest, *param_groups], **extra}, where)
+    parameters = groups[0]["params"] if len(groups) == 1 and not groups_of(spec) else list(groups)
+    optimizer = builder.build(call, {"params": parameters, **extra}, where)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
         message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
         raise ConfigError(ConfigProblem(message, path))
-    _check_options(optimizer, groups, path)
+    _check_options(optimizer, groups_of(spec), path)
     return optimizer
 
 

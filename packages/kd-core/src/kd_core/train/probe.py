@@ -18,7 +18,7 @@ from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture, ForwardWrapper
-from kd_core.train.objective import Adapters, WireResolver
+from kd_core.train.values import Adapters, WireResolver
 
 PROBE = 2
 """Samples in the probe batch."""
@@ -89,16 +89,20 @@ def probe(
     sample: Callable[[int], Batch],
     set_mode: Callable[[str], None],
     builder: Builder,
+    samples: int | None = None,
 ) -> WireResolver:
     """What all wires of a stage carry for a few samples; its adapters that are not there yet are built from it.
 
     ``sample`` gives so many training samples, ``set_mode`` puts a model into the mode it has in the stage, which is the
-    mode it runs in here. Models, adapters and random states are afterwards as they were.
+    mode it runs in here. Models, adapters and random states are afterwards as they were. Unless ``samples`` says how
+    many, more are taken where a few are too few for batch norm.
     """
     with restored([*models.values(), adapters]):
         try:
-            return _probed(plan, stage, models, adapters, sample(PROBE), set_mode, builder)
+            return _probed(plan, stage, models, adapters, sample(samples or PROBE), set_mode, builder)
         except TooFewSamples:
+            if samples is not None:
+                raise
             with error_path("stages", stage.name):
                 return _probed(plan, stage, models, adapters, sample(MORE), set_mode, builder)
 

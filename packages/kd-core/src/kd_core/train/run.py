@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd_core.config import Policy, dump
+from kd_core.config import Builder, Policy, dump
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT
 from kd_core.data.loading import lost_worker_errors
@@ -22,7 +22,7 @@ from kd_core.errors import RunInterrupted
 from kd_core.models.description import describe_model
 from kd_core.models.factory import from_hub
 from kd_core.observers import RunEvent
-from kd_core.plan.plan import Plan
+from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
@@ -35,6 +35,7 @@ from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, bu
 from kd_core.train.progress import Progress, RunContext
 from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
+from kd_core.train.trial import try_schedule
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def run(
     ):
         reporter.info(f"run folder: {folder.path}")
         runtime = _runtime(plan, folder, data, reporter)
-        for stage in plan.stages:
-            data.steps(stage)  # of what is wrong with the data, nothing is to be written
+        for stage in plan.stages:  # of what is wrong with the data, nothing is to be written
+            _check_schedule(plan, stage, policy, data)
         components = Components(plan, policy, runtime, data, reporter)
         store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
         checkpoint = store.latest(reporter.info) if resumed else None
@@ -95,6 +96,14 @@ def run(
             finally:
                 observers.on_end()
         return _finish(context, runner)
+
+
+def _check_schedule(plan: Plan, stage: StagePlan, policy: Policy, data: Data) -> None:
+    """KDError where a stage has no step, or its scheduler does not last for the steps that the data make."""
+    per_epoch, total = data.steps(stage)
+    steps = {"steps": total, "steps_per_epoch": per_epoch}
+    builder = Builder(policy, {**data.get(stage.data)[1].info.run_values, **steps})
+    try_schedule(stage, builder, (per_epoch, total))
 
 
 def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:

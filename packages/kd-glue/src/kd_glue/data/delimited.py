@@ -22,6 +22,7 @@ from kd_glue.data.rows import SHOWN, Cells, Rows, broken_rows
 BOM = b"\xef\xbb\xbf"
 Quoting = Literal["auto", "minimal", "none"]
 MARK = '"'
+UNCLOSED = "a quotation mark is never closed"
 OTHER_DELIMITERS = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}
 HINTS = {
     "minimal": "`quoting: none` reads a quotation mark as a letter",
@@ -68,11 +69,12 @@ def read_delimited(
 
 
 def _decided(path: Path, delimiter: str) -> tuple[Parsed, Quoting]:
-    """A file read in the dialect that it is in, and which that is."""
+    """A file read in the dialect that it is in, and which that is: where it is broken, that with fewer broken rows."""
     plain = _parsed(path, delimiter, "none")
     if _has_marks(path, delimiter) and is_quoted(plain):
         quoted = _parsed(path, delimiter, "minimal")
-        if not quoted.broken:
+        fewer = len(quoted.broken) < len(plain.broken) and UNCLOSED not in quoted.broken.values()
+        if fewer or not quoted.broken or any(map(is_wrapped, plain.names)):
             return quoted, "minimal"
     return plain, "none"
 
@@ -149,7 +151,7 @@ def _quoted(path: Path, delimiter: str) -> Iterator[Record]:
 def _reason(error: str, delimiter: str) -> str:
     """What the csv module says of a row, in words that say what to look for."""
     if "unexpected end of data" in error:
-        return "a quotation mark is never closed"
+        return UNCLOSED
     if "expected after" in error:
         return f"a quotation mark closes before {OTHER_DELIMITERS.get(delimiter, 'the delimiter')}"
     if "new-line character" in error:

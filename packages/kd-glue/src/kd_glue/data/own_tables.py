@@ -38,7 +38,7 @@ Labels = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 
 
 class TableFiles(StrictModel):
-    """A table for each split: csv, tsv, jsonl or parquet."""
+    """A table for each split: csv, tsv, jsonl, json or parquet."""
 
     train: Name | None = None
     val: Name | None = None
@@ -177,7 +177,7 @@ class TableSource(TextSource):
 
 SOURCES("files")(
     TableSource(
-        "tables of your own, by split: {train: a.csv, val: b.csv}; csv, tsv, jsonl or parquet",
+        "tables of your own, by split: {train: a.csv, val: b.csv}; csv, tsv, jsonl, json or parquet",
         read_tables,
         check=check_tables,
         unlabelled=unlabelled_tables,

@@ -1,6 +1,7 @@
-"""Text classification from tables of one's own: csv, tsv, jsonl and parquet, told apart by their suffix.
+"""Text classification from tables of one's own: csv, tsv, jsonl, json and parquet, told apart by their suffix.
 
-csv and tsv have a header line; :mod:`kd_glue.data.delimited` says what is quoted in them. A line of jsonl is an object.
+csv and tsv have a header line; :mod:`kd_glue.data.delimited` says what is quoted in them. A line of jsonl is an
+object; json is a list of objects, or such lines.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Reader = Callable[[Path, Quoting, Sequence[str], Sequence[str]], Rows]
 
 
 def read_table(path: Path, quoting: Quoting, required: Sequence[str], optional: Sequence[str] = ()) -> Rows:
-    """Some columns of a table; KDError where the suffix is none of the four, or the file is missing or broken."""
+    """Some columns of a table; KDError where the suffix is none of the five, or the file is missing or broken."""
     if path.suffix.lower() not in READERS:
         hint = f"known suffixes are {', '.join(READERS)}"
         raise KDError(f"{path}: {path.suffix!r} is not a known table format", hint=hint)
@@ -66,6 +67,26 @@ def _object(line: str) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else "is not a JSON object"
 
 
+def _json(path: Path, quoting: Quoting, required: Sequence[str], optional: Sequence[str]) -> Rows:
+    """A list of objects, or lines of jsonl."""
+    text = "".join(lines_of(path))
+    if not text.lstrip().startswith("["):
+        return _jsonl(path, quoting, required, optional)
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise KDError(f"{path}: is not valid JSON ({error})") from None
+    numbered = dict(enumerate(items, 1))
+    broken = {number: "is not a JSON object" for number, item in numbered.items() if not isinstance(item, dict)}
+    if broken:
+        raise broken_rows(path, broken, word="row")
+    for number, item in numbered.items():
+        columns_of(f"{path}: row {number}", list(item), required, ())
+    names = [*dict.fromkeys(required), *(name for name in optional if any(name in item for item in items))]
+    columns = {name: [item.get(name) for item in items] for name in names}
+    return Rows(path, columns, range(1, len(items) + 1), "row")
+
+
 def _parquet(path: Path, _: Quoting, required: Sequence[str], optional: Sequence[str]) -> Rows:
     import pyarrow as pa
     from pyarrow import parquet
@@ -84,6 +105,7 @@ READERS: dict[str, Reader] = {
     ".csv": partial(_delimited, ","),
     ".tsv": partial(_delimited, "\t"),
     ".jsonl": _jsonl,
+    ".json": _json,
     ".parquet": _parquet,
 }
 

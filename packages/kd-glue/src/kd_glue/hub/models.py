@@ -33,8 +33,8 @@ from kd_glue.hub.labels import (
 from kd_glue.hub.layers import keep_layers
 from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 
@@ -73,11 +73,11 @@ class TransformersHub(Hub):
         layers: list[int] | None = None,
         attn_implementation: Attention | None = None,
         labels: Names | None = None,
-        num_hidden_layers: Positive | None = None,
-        hidden_size: Positive | None = None,
-        num_attention_heads: Positive | None = None,
-        intermediate_size: Positive | None = None,
-        dropout: Share | None = None,
+        num_hidden_layers: PositiveInt | None = None,
+        hidden_size: PositiveInt | None = None,
+        num_attention_heads: PositiveInt | None = None,
+        intermediate_size: PositiveInt | None = None,
+        dropout: DropoutRate | None = None,
     ) -> nn.Module:
         """The model in float32, its outputs in the order of the data's classes.
 
@@ -181,12 +181,14 @@ def readable(name: str) -> Iterator[None]:
 class HeadMapping:
     """How a classifier's rows map to the data's classes: ``rows`` in another order, or all of them random again.
 
-    ``names`` are the model's own classes, where it or the config names them.
+    ``names`` are the model's own classes, where it or the config names them, ``task`` the task of GLUE for which it
+    says that it was trained.
     """
 
     rows: list[int] | None = None
     reinitialize: bool = False
     names: tuple[str, ...] | None = None
+    task: str | None = None
 
     def line(self, classes: tuple[str, ...] | None, trained: bool) -> str | None:
         """What a run says of it, given whether the classifier's weights are ``trained`` ones."""
@@ -202,6 +204,10 @@ class HeadMapping:
             return None
         if self.names is None:
             told = ", ".join(f"output {number} is {name!r}" for number, name in enumerate(classes))
+            if classes == tuple(map(str, range(len(classes)))):
+                return f"classes by number: {told}"
+            if self.task is not None:
+                return f"classes of {self.task}, for which it was trained: {told}"
             return f"warning: order assumed: its outputs have no names, {told}; `labels: [...]` names them"
         told = ", ".join(f"output {row} is {name!r}" for row, name in zip(self.rows or (), classes, strict=True))
         return f"classes by name: {told}"
@@ -211,11 +217,18 @@ def head_mapping(request: HubModelRequest, config: Any, labels: list[str] | None
     """How a model's classes become the data's; KDError where they cannot, and a new classifier is not allowed."""
     model_classes, classes = names_of(config) if labels is None else tuple(labels), request.info.classes
     if classes is None or model_classes is None:
-        return HeadMapping(names=model_classes)
+        return HeadMapping(names=model_classes, task=task_of(request, config))
     rows = order_of(model_classes, classes)
     if rows is None and (labels is not None or not request.new_head):
         raise label_mismatch_error(request.name, model_classes, classes)
     return HeadMapping(rows, rows is None, model_classes)
+
+
+def task_of(request: HubModelRequest, config: Any) -> str | None:
+    """The task of GLUE that the data are, where a model's config says that it was trained for it."""
+    task, trained = getattr(request.info, "task", None), getattr(config, "finetuning_task", None)
+    same = isinstance(task, str) and isinstance(trained, str) and trained.lower().replace("-", "") == task
+    return task if same else None
 
 
 # -- the architecture

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -29,6 +28,8 @@ from kd_glue.results.predict import Predictions, predict_split, text_task, writa
 from kd_glue.task import unlabelled_splits
 
 HEADER = "index\tprediction"
+LARGEST = 32 << 20
+"""Bytes: more than any file of a submission has."""
 NUMBERS = ("0", "1")
 
 
@@ -197,8 +198,12 @@ def verify_submission(path: Path) -> dict[str, int]:
     try:
         with zipfile.ZipFile(path) as packed:
             names = packed.namelist()
-            files = {name: packed.read(name) for name in names if name in SHEETS}
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it is encrypted
+            files = {name: unpacked(packed, name) for name in dict.fromkeys(names) if name in SHEETS}
+    except KDError as error:
+        raise KDError(f"{path}: {error}") from error
+    except OSError as error:
+        raise KDError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged or encrypted archive makes zipfile and its decoders raise nearly anything
         raise KDError(f"{path}: cannot be read as a zip archive ({error})") from error
     problems = [f"{name}: is missing" for name in SHEETS if name not in files]
     problems += [f"{name}: does not belong here" for name in names if name not in SHEETS]
@@ -206,6 +211,15 @@ def verify_submission(path: Path) -> dict[str, int]:
     problems += [problem for name, content in files.items() for problem in problems_in(name, content)]
     raise_problems(f"{path}: is not a submission that the leaderboard accepts", problems)
     return {name: SHEETS[name].rows for name in SHEETS}
+
+
+def unpacked(packed: zipfile.ZipFile, name: str) -> bytes:
+    """A file of an archive; KDError for one that is larger than any of a submission, of which no more is unpacked."""
+    with packed.open(name) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise KDError(f"{name}: unpacks to more than {LARGEST >> 20} MiB, which no file of a submission has")
+    return content
 
 
 def problems_in(name: str, content: bytes) -> list[str]:

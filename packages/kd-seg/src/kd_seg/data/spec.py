@@ -11,8 +11,8 @@ import kd_seg.data.coco
 import kd_seg.data.folders
 import kd_seg.data.scenes
 import kd_seg.data.voc  # noqa: F401  what they register: data sets
-from kd_core.config.schema import PositiveInt, StrictModel
-from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, Size
+from kd_core.config.schema import StrictModel
+from kd_core.data.spec import MAX_PIXELS, ChannelMeans, ChannelStds, ImageDataSpec, Pixels, Size
 from kd_core.registry import Registry
 from kd_seg.data.sources import SOURCES, MaskSource
 
@@ -43,7 +43,7 @@ class DataSpec(ImageDataSpec):
 
     augment: bool = True
     """Scale, flip and crop training images at random. Without it the crop is taken from the middle."""
-    size: PositiveInt | None = None
+    size: Pixels | None = None
     """Length in pixels to which the shorter side of a training image is scaled, before the factor from `scale`."""
     scale: list[Factor] = Field(default=[0.5, 2.0], min_length=2, max_length=2)
     """Smallest and largest factor of the random scaling."""
@@ -53,7 +53,7 @@ class DataSpec(ImageDataSpec):
     """Probability that a training image is mirrored."""
     jitter: Jitter | None = None
     """Random changes of the colours."""
-    eval_size: PositiveInt | None = None
+    eval_size: Pixels | None = None
     """Length in pixels to which the shorter side is scaled in evaluation. Masks are not scaled."""
     mean: Means | None = None
     """Means of the channels, in [0, 1], for models whose `input` has none."""
@@ -64,6 +64,12 @@ class DataSpec(ImageDataSpec):
     def _agree(self) -> DataSpec:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale goes from the smaller factor to the larger, not {self.scale}")
+        size = self.size or source_of(self).size
+        if size * self.scale[1] > MAX_PIXELS:
+            raise ValueError(
+                f"a scale of {self.scale[1]:g} makes images of {size * self.scale[1]:.3g} pixels a side; at most "
+                f"{MAX_PIXELS} are possible"
+            )
         return self
 
 

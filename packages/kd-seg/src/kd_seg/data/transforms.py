@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.data.rng import CounterRNG
+from kd_core.data.spec import MAX_PIXELS
 from kd_seg.data.sources import VOID
 from kd_seg.data.spec import Jitter
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.int16]
-MOST = 2**15
-"""Pixels of a side that scaling ends at: the longer side of a very thin image would grow without bound."""
 
 
 class PairTransform(Protocol):
@@ -102,7 +101,7 @@ class Crop:
 def scaled(image: Image, shorter: int) -> tuple[int, int]:
     """(height, width) of an image scaled so that its shorter side has that many pixels, as torchvision rounds it."""
     width, height = image.size
-    longer = min(int(shorter * max(width, height) / min(width, height)), max(MOST, shorter))
+    longer = min(int(shorter * max(width, height) / min(width, height)), max(MAX_PIXELS, shorter))
     return (shorter, longer) if height <= width else (longer, shorter)
 
 

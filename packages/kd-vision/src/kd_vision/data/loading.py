@@ -18,7 +18,7 @@ from kd_core.data.images import eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
 from kd_core.data.screening import Readable
-from kd_core.errors import KDError
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.folders import readable
 from kd_vision.data.labelled_subset import LabelledSubset
@@ -98,9 +98,7 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
         row = int(self.subset.index[position])
         with seeded(derive_key("sample", seed, epoch, row)):
             image = first_of(self.subset.images[row], self.name(position), any_values=self.any_values)
-            for transform in self.transforms(augment):
-                image = transform(image)
-            return as_tensor(image), position
+            return transformed(image, self.transforms(augment)), position
 
     def name(self, position: int) -> str:
         """``image 17``, by its row in the data set."""
@@ -115,6 +113,22 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
             message = f"images of a batch differ in shape, {first} and {second}"
             raise KDError(message, hint="set data.size, or end data.augment with a crop")
         return torch.stack(images), torch.tensor([position for _, position in samples])
+
+
+def transformed(image: Any, transforms: Sequence[Transform]) -> Tensor:
+    """What transforms make of an image; KDError where one of them fails, or gives no image."""
+    for transform in transforms:
+        with foreign_errors(f"{type(transform).__name__} on {described(image)}", "data", "augment"):
+            image = transform(image)
+    with error_path(*(("data", "augment") if transforms else ())):
+        return as_tensor(image)
+
+
+def described(image: Any) -> str:
+    """An image in words: what a transform gets."""
+    if isinstance(image, Tensor):
+        return f"a tensor {tuple(image.shape)} of {str(image.dtype).removeprefix('torch.')}"
+    return f"a PIL image of mode {image.mode}" if hasattr(image, "mode") else f"a {type(image).__name__}"
 
 
 def first_of(sample: Any, name: str, *, any_values: bool = False) -> Any:

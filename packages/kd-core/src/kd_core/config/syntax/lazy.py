@@ -113,3 +113,11 @@ class CallMethod(Lazy):
 
     def parts(self) -> dict[str | int, Any]:
         return {"obj": self.obj, "args": self.args, "kwargs": self.kwargs}
+
+
+def has_call(value: Any) -> bool:
+    """Whether a call stands anywhere in a value."""
+    if isinstance(value, Lazy):
+        return True
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return any(has_call(item) for item in items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,29 @@ def found_beside(document: Document) -> None:
     _rewrite(document.data, (*FILES, *NAMES), beside)
 
 
-def absolute_paths(data: Mapping[str, Any]) -> dict[str, str]:
-    """The relative paths of a config as absolute ones, by their keys; what names no folder here may be a hub's name."""
-    changes: dict[str, str] = {}
+def with_absolute_paths(document: Document, defaults: Mapping[tuple[str, ...], str]) -> Document:
+    """A config with ``defaults``, by their keys, and with all of its relative paths absolute.
 
-    def absolute(path: tuple[str, ...], value: str) -> None:
-        if matches(path, FILES) or (exists(Path(value)) and Path(value).is_dir()):
-            changes[".".join(path)] = str(Path(value).absolute())
+    A value of :data:`NAMES` that is no folder here may be a name on a hub, and stays.
+    """
+    data = _copied(document.data)
+    for path, value in defaults.items():
+        holder = data
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = value
+
+    def absolute(path: tuple[str, ...], value: str) -> str | None:
+        is_file = matches(path, FILES) or (exists(Path(value)) and Path(value).is_dir())
+        return str(Path(value).absolute()) if is_file else None
 
     _rewrite(data, (*FILES, *NAMES), absolute)
-    return changes
+    return replace(document, data=data)
+
+
+def _copied(value: Any) -> Any:
+    """The same with mappings of its own."""
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def exists(path: Path) -> bool:

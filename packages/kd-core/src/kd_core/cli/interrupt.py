@@ -1,0 +1,52 @@
+"""Ctrl-C while a command loads its libraries.
+
+They catch it, or Python prints it as a traceback and goes on: so it ends the process at once then, and raises
+KeyboardInterrupt at any other time. Next to nothing is imported here, for it is to hold as early as possible.
+"""
+
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
+def end_imports_on_interrupt() -> None:
+    """From now on, in a process that was started as one of our commands."""
+    name = os.path.basename(sys.argv[0]) if sys.argv else ""  # noqa: PTH119  (pathlib is not loaded yet)
+    ours = name == "-m" or name.startswith("kd-")
+    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+class InterruptibleImports:
+    """The same while entered, in whatever process; only the main thread may ask for it."""
+
+    def __enter__(self) -> None:
+        try:
+            self._before = signal.signal(signal.SIGINT, _interrupt)
+        except ValueError:  # in another thread
+            self._before = None
+
+    def __exit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        at: "TracebackType | None",
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def _interrupt(number: int, frame: "FrameType | None") -> None:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"interrupted\n")
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -1,0 +1,53 @@
+"""What surrounds a command: standard streams that take everything, and memory that runs out.
+
+Nothing but the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
+    "can't start new thread",
+    "unable to mmap",
+    "bad_alloc",
+    "out of memory",
+)
+"""What libraries say, in lower case, when the system gives them no more memory."""
+
+
+def open_streams() -> None:
+    """Open the null device in place of standard streams that are closed, and let the others print any character.
+
+    Else the first file that a run writes would get the number of a closed stream, and with it what libraries print
+    there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def lack_of_memory(error: BaseException | None) -> str | None:
+    """What a library said where an error, or what it came from, is that memory ran out; None for any other."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error)
+        told = isinstance(error, (RuntimeError, ImportError, SystemError)) and any(
+            part in text.lower() for part in MEMORY
+        )
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or told:
+            lines = [line for line in text.splitlines() if any(part in line.lower() for part in MEMORY)]
+            return next(iter(lines or text.splitlines()), "no reason was given").strip()
+        error = error.__cause__ or error.__context__
+    return None
