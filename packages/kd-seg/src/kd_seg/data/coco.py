@@ -109,6 +109,10 @@ class CocoPairs:
         """The name of the image's file, without its ending."""
         return Path(self.images[row].file).stem
 
+    def paths(self, row: int) -> tuple[Path]:
+        """The image's file."""
+        return (self.folder / self.images[row].file,)
+
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask; KDError for a broken file, or a shape that cannot be drawn."""
         annotated = self.images[row]
