@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_core.losses import LOSSES
+from kd_core.losses import LOSSES, loss_signature
 from kd_core.signatures import signature_text
 from kd_core.testing import LOSS_CHECKS, LossCase, class_labels
-from kd_core.testing.losses import ROWS, Input
+from kd_core.testing.losses import ROWS, Input, micro_batches_add_up
 
 
 def void_and_classes(rows: int) -> Tensor:
@@ -107,6 +107,54 @@ def case(name: str) -> LossCase:
 @pytest.mark.parametrize("check", LOSS_CHECKS, ids=lambda check: check.__name__)
 def test_keeps_the_contract(name: str, check: Callable[[LossCase], None]) -> None:
     check(case(name))
+
+
+MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
+    **dict.fromkeys(("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy"), ("mask", ())),
+    **dict.fromkeys(("attention_kl", "attention_mse", "cosine", "hidden_mse"), ("mask", (4,))),
+    "dist": ("mask", (3,)),
+    "cwd": ("mask", (4, 4)),
+    "cross_entropy": ("target", ()),
+}
+"""What masks some of a loss's values, and its shape without the batch dimension."""
+
+
+WEIGHTS = [1.0, 0.0, 3.0, 0.5]
+BOTH = {"label_smoothing": 0.1, "class_weights": WEIGHTS}
+
+
+def some(shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+    """A mask with nothing in the first two of eight rows, and about half of the others."""
+
+    def mask(rows: int) -> Tensor:
+        values = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(0)) < 0.6
+        return values & (torch.arange(rows) >= 2).view(-1, *[1] * len(shape))
+
+    return mask
+
+
+def masked_case(name: str, **values: Any) -> LossCase:
+    wire, shape = MASKS[name]
+    inputs = {key: value for key, value in EXAMPLES[name].items() if key != wire}
+    chosen = some(shape)
+    labels = class_labels(4)
+    kind = chosen if wire == "mask" else lambda rows: torch.where(chosen(rows), labels(rows), -100)
+    return LossCase(name, {**inputs, wire: kind}, {**SMALL.get(name, {}), **values}, FROM_RUN)
+
+
+def test_every_loss_with_a_mask_is_tested_with_one() -> None:
+    takes = {name for name in LOSSES.names() if "mask" in loss_signature(LOSSES.get(name)).wires}
+    assert takes == {name for name, (wire, _) in MASKS.items() if wire == "mask"}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masked_means_add_up_from_micro_batches(name: str) -> None:
+    micro_batches_add_up(masked_case(name))
+
+
+@pytest.mark.parametrize("values", [{"label_smoothing": 0.1}, {"class_weights": WEIGHTS}, BOTH])
+def test_weighted_means_add_up_from_micro_batches(values: dict[str, Any]) -> None:
+    micro_batches_add_up(masked_case("cross_entropy", **values))
 
 
 @every_loss

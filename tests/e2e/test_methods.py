@@ -110,7 +110,6 @@ stages:
     optimizer: !call:torch.optim.SGD {lr: 0.02, momentum: 0.9}
   distill:
     epochs: 1
-    accumulation_steps: 2
     train: [student, adapters.student_head]
     losses:
       ce: {loss: cross_entropy}

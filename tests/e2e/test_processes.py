@@ -35,7 +35,6 @@ stages:
   distill:
     epochs: 2
     batch_size: 32
-    accumulation_steps: 2
     eval_batch_size: 7
     losses:
       ce: {loss: cross_entropy}

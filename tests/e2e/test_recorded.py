@@ -59,6 +59,7 @@ def description(folder: Path) -> dict[str, Any]:
 def test_names_and_normalisation_lie_beside_the_student(folder: Path) -> None:
     told = description(folder / "teacher")
     assert told["class_names"] == ["bright", "dark", "grey"]
+    assert told["preprocessing"] == {"size": [8, 8], "eval_crop": 0.875}
     assert told["input"] == {"mean": [0.1, 0.1, 0.1], "std": [0.02, 0.02, 0.02]}
 
 
@@ -68,6 +69,15 @@ def test_a_student_is_scored_as_it_was_trained_whatever_the_data_say(folder: Pat
     assert metrics == other
     explicit = ["models.student.input={mean: [0.5], std: [0.5]}"]
     assert evaluate(folder / "teacher", overrides=explicit).metrics != metrics
+
+
+def test_images_brought_to_another_form_are_told_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(folder / "teacher", overrides=["data.eval_crop=1"])
+    told = capsys.readouterr().err
+    expected = (
+        "models.student: evaluated in its own run with size [8, 8], eval_crop 0.875; these data have size [8, 8],"
+    )
+    assert f"warning: {expected} eval_crop 1" in told
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_show_and_taps(run: Run, backend: Backend) -> None:
     assert run("show", "c.yaml", "--set", "a=1").stdout == "task: x\n"
     lines = run("taps", "c.yaml", "teacher").stdout.splitlines()
     assert backend.calls[-1] == ("taps", Path("c.yaml"), "teacher", {"overrides": (), "trust": ()})
-    assert lines[0].split() == ["path", "module", "in", "out", "dtype", "params", "calls"]
+    assert lines[0].split() == ["path", "module", "in", "out", "params"]
     assert lines[1].startswith("output  Net     (2, 3, 8, 8)")
     assert lines[2].startswith("fc      Linear  (2, 64)")
 

@@ -93,6 +93,22 @@ def test_evaluation_resizes_and_crops_the_centre(root: Path) -> None:
     assert batch.target.tolist() == [1]
 
 
+def test_one_rule_brings_every_image_to_its_size(root: Path) -> None:
+    """One that has the size already is no exception, and nothing is padded."""
+    for size, share in ((30, 0.875), (30, 1.0), ([30, 40], 1.0), ([30, 40], 0.5), ([20, 8], 1.0)):
+        splits = load(root, size=size, eval_crop=share)
+        [batch] = splits.train.batches([torch.tensor([7])], epoch=0, seed=0, augment=False)
+        image, (height, width) = batch.inputs[SHARED][0], (size, size) if isinstance(size, int) else size
+        assert image.shape == (3, height, width)
+        scale = max(height / 30, width / 40) / share
+        shape = [round(30 * scale), round(40 * scale)] if height != width else [round(height / share)]
+        resized = v2.functional.resize(picture(101), shape)
+        expected = v2.functional.center_crop(resized, [height, width])
+        assert (image.float() - v2.functional.pil_to_tensor(expected).float()).abs().mean() < 1e-6
+    assert TASK.preprocessing(DataSpec(name="image_folder", size=8, eval_crop=1)) == {"size": [8, 8], "eval_crop": 1}
+    assert TASK.preprocessing(DataSpec(name="digits")) == {}
+
+
 AUGMENTS: list[Any] = [
     None,
     ["resized_crop_flip", "cutout"],

@@ -17,9 +17,9 @@ from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.models.class_names import check_class_names
 from kd_core.models.factory import ModelSource, recorded
 from kd_core.models.registry import WeightCard, builder_of, find_card
+from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import plan
 from kd_core.runs.progress import Reporter
@@ -73,6 +73,8 @@ class LoadedStudent:
         """Its metrics on the test split, or on the validation split of data that have no labelled one."""
         card = _published(self.spec, self.plan)
         data, splits = self.read()
+        if warning := preprocessing_warning(self.spec, self.plan.task.preprocessing(data), f"models.{STUDENT}"):
+            Reporter().info(warning)
         if splits.final is None:
             raise KDError("there is no test split to score", path="data")
         name, split = splits.final

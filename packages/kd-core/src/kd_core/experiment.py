@@ -102,8 +102,7 @@ class Experiment:
         with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
             pinned = self.pinned()
             run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
-            plan = replace(pinned.plan, document=self.document)  # errors name the places that the user wrote
-            return run(plan, pinned.policy, folder, command, resumed=False)
+            return run(pinned.plan, pinned.policy, folder, command, resumed=False)
 
     def _ready(self) -> None:
         """ConfigError for what training needs and a check does not ask for."""

@@ -24,7 +24,7 @@ from kd_core.runs.run_folder import RunFolder
 from kd_core.train.run import Result
 
 Plain = bool | int | float | str | None
-Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]
+GridValues = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]
 
 
 class SweepSpec(StrictModel):
@@ -36,7 +36,7 @@ class SweepSpec(StrictModel):
 
     config: str
     """The config of all runs, a path relative to this file."""
-    grid: Annotated[list[Annotated[dict[str, Values], Field(min_length=1)]], Field(min_length=1)]
+    grid: Annotated[list[Annotated[dict[str, GridValues], Field(min_length=1)]], Field(min_length=1)]
     """The axes. Each maps paths of the config to lists of values of one length, which are set together."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
     """Random seeds. Each combination is run once with each of them."""
@@ -68,7 +68,7 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class SweepTable:
     """The result of a sweep, the best run first. ``metric`` is what :attr:`SweepRow.score` is, as the task calls it."""
 
     metric: str
@@ -88,7 +88,7 @@ def read(path: Path) -> SweepSpec:
 
 def sweep(
     path: Path, out: Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), command: str = ""
-) -> Table:
+) -> SweepTable:
     """Run what is left of a sweep below ``out``; all its configs are checked before the first run begins."""
     spec = read(path)
     points = list(spec.points())
@@ -103,7 +103,7 @@ def sweep(
     metric, maximise = (best.metric, best.mode == "max") if best else (plan.task.monitor, plan.task.mode == "max")
     scored = [row for row in rows if row.score is not None]
     ordered = sorted(scored, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
-    table = Table(metric, [*ordered, *(row for row in rows if row.score is None)])
+    table = SweepTable(metric, [*ordered, *(row for row in rows if row.score is None)])
     run_on_rank_zero(
         lambda: write_text(out / "table.json", json_text([asdict(row) for row in table.rows], indent=2) + "\n")
     )

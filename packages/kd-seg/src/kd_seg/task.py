@@ -104,6 +104,10 @@ class SemanticSegmentation(Task):
         mean, std = normalization_of(wants, data, source_of(data))
         return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
+    def preprocessing(self, data: DataSpec) -> dict[str, Any]:
+        """The size that images are scaled to in evaluation, None where they stay as they are."""
+        return {"eval_size": data.eval_size}
+
     def metrics(self, info: DatasetInfo) -> SegmentationMetrics:
         """miou, pixel_accuracy, fwiou, mean_accuracy, and the IoU of each class."""
         return SegmentationMetrics(info.model_parameters.get("num_classes"), info.classes)

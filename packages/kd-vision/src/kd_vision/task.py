@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,6 +102,12 @@ class ImageClassification(Task):
         mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std
         return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
+    def preprocessing(self, data: DataSpec) -> dict[str, Any]:
+        """The size that images which are read one by one are brought to, and the share of the centre crop."""
+        source = source_of(data)
+        size = None if source.shape else size_of_images(data, source)
+        return {} if size is None else {"size": list(size), "eval_crop": data.eval_crop}
+
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
         return ClassificationMetrics(info.model_parameters.get("num_classes"))
@@ -167,4 +174,5 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         one_by_one = replace(subset, images=TensorDataset(subset.images))
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
     plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
-    return SampleSplit(subset, augmentation, size=size_of_images(data, source), workers=data.workers, any_values=plain)
+    size, crop = size_of_images(data, source), data.eval_crop
+    return SampleSplit(subset, augmentation, size=size, workers=data.workers, any_values=plain, eval_crop=crop)

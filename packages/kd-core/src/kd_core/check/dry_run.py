@@ -16,8 +16,8 @@ from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Plan, StagePlan, TermPlan, Wired
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Wire, field_names
-from kd_core.train.objective import Adapters, Values, WireResolver
 from kd_core.train.trainable import FrozenWhenBuilt
+from kd_core.train.values import Adapters, Values, WireResolver
 
 META = torch.device("meta")
 

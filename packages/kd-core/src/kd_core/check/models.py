@@ -13,7 +13,7 @@ from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
-from kd_core.models.factory import ModelSource, described
+from kd_core.models.factory import ModelSource, student_spec
 from kd_core.plan.plan import Plan
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture
@@ -78,7 +78,7 @@ class DryModels:
         """Why a model is not built in a check, or None."""
         if spec.run is not None:
             try:
-                return self._not_to_build(described(FilePath(spec.run)))
+                return self._not_to_build(student_spec(FilePath(spec.run)))
             except KDError as error:
                 return str(error)
         return trusted_only([spec.call, spec.extra, spec.edit])

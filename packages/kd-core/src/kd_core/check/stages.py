@@ -32,11 +32,13 @@ from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
 from kd_core.train.domain import takes_probabilities
-from kd_core.train.objective import Adapters, StepInfo, Term, WireResolver, inputs_of
+from kd_core.train.objective import StepInfo, Term
 from kd_core.train.optim import check_plateau, parameter_groups
 from kd_core.train.probe import PROBE, TooFewSamples, batch_norm_errors
+from kd_core.train.stage import check_accumulation
 from kd_core.train.trainable import select, set_stage_mode
 from kd_core.train.trial import small, try_training
+from kd_core.train.values import Adapters, WireResolver, inputs_of
 
 LARGE = 300_000_000
 """Parameters of a model that a check does not build with values."""
@@ -78,6 +80,7 @@ class StageCheck:
             values = WireResolver(captures, batch.to(META), self.adapters)
             if self._adapters(values, batch) and self._fields(values):
                 terms = [self._term(term, values, batch) for term in stage.terms.values()]
+                self._accumulation([term for term in terms if term is not None])
                 if all(terms) and set(self.models) == set(self.plan.models):
                     self._training([term for term in terms if term is not None])
             self._metric()
@@ -102,13 +105,13 @@ class StageCheck:
 
     def _prepared(self, raw: Batch) -> Batch | None:
         """Samples as the models take them, None where one of them cannot."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for name, wants in self.plan.inputs.items():
             try:
                 self.plan.task.prepare(raw, {name: wants}, self.stage.data, training=True)
             except KDError as error:
                 self.findings.report(("models", name), error, data=self.stage.paths.get("data", ("data",)))
-        if len(self.findings.problems) > before:
+        if len(self.findings.problems) > problem_count:
             return None
         try:
             return self.stage.views(self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True))
@@ -133,7 +136,7 @@ class StageCheck:
 
     def _modules(self, model: nn.Module, placed: Placed) -> bool:
         """Whether every wire's module exists."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in placed:
             assert wire.tap is not None or wire.root in ("adapters", "batch")
             try:
@@ -141,7 +144,7 @@ class StageCheck:
                     module_at(model, wire.tap.path)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _capture(
         self, name: str, taps: list[Tap], batch: Batch, wires_by_model: Mapping[str, Placed]
@@ -218,13 +221,13 @@ class StageCheck:
                 self.adapters.add_module(name, real.get_submodule(name).to(META))
 
     def _fields(self, values: WireResolver) -> bool:
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in written(self.plan, self.stage):
             try:
                 values.get(wire)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
         """The loss, tried on values of the right shapes."""
@@ -282,6 +285,13 @@ class StageCheck:
                 adapters.build(name, values, models, builder)
                 adapters.try_out(name, values)
         return values
+
+    def _accumulation(self, terms: Sequence[Term]) -> None:
+        """Whether what is built may see micro-batches."""
+        try:
+            check_accumulation(self.stage, terms, self.adapters)
+        except KDError as error:
+            self.findings.report((), error)
 
     def _training(self, terms: Sequence[Term]) -> None:
         """What learns, its optimiser and its scheduler."""

@@ -14,10 +14,10 @@ from kd_core.config import Builder, Policy
 from kd_core.errors import ConfigProblem, KDError, did_you_mean
 from kd_core.plan.plan import Plan
 from kd_core.taps.table import TapRow, module_table
-from kd_core.train.objective import Adapters
 from kd_core.train.probe import MORE, PROBE, restored
 from kd_core.train.trainable import FrozenWhenBuilt
 from kd_core.train.trial import dummy_steps
+from kd_core.train.values import Adapters
 
 
 def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
@@ -44,10 +44,10 @@ def _verify(plan: Plan, policy: Policy, findings: Findings, *, whole: bool) -> N
         if not whole:
             check.paths_only()
             continue
-        known = len(findings.problems)
+        problem_count = len(findings.problems)
         check.run(PROBE)
         if findings.too_few_samples:
-            del findings.problems[known:]
+            del findings.problems[problem_count:]
             check.run(MORE)
 
 

@@ -46,6 +46,7 @@ class Commands(click.Group):
         return list(self.commands)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one is answered with the nearest name."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"no command {args[0]!r} ({did_you_mean(args[0], list(self.commands))})")
         return super().resolve_command(ctx, args)
@@ -56,6 +57,7 @@ class Commands(click.Group):
             return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Exit code 2 for a user's mistake or a failing disk, 130 or that of the signal if stopped."""
         try:
             return super().invoke(ctx)
         except KDError as error:

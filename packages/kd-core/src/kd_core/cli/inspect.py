@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -86,17 +87,24 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
-    """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
+    """List the module paths of MODEL (the student, unless another one is named) with their shapes.
+
+    Long lines are wrapped to the width of the terminal, or to 100 columns.
+    """
     with quiet_stdout():
         from kd_core import experiment
         from kd_core.taps.table import table_text
 
         rows = experiment.taps(config, model, **options)
-    click.echo(json_text({"modules": [asdict(row) for row in rows]}) if as_json else table_text(rows))
+    click.echo(
+        json_text({"modules": [asdict(row) for row in rows]})
+        if as_json
+        else table_text(rows, shutil.get_terminal_size((100, 24)).columns)
+    )
 
 
 def _signature(item: Any) -> str:
-    """What a config may write about it, each value with its range and default; empty where that is nothing."""
+    """The values that a config may give it, each with its range and default; empty where there are none."""
     from kd_core.signatures import signature_text, value_text
 
     options = getattr(item, "options", None)  # of a data set, which is no function
@@ -107,6 +115,8 @@ def _signature(item: Any) -> str:
 
 
 def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
+    """The command list for ``registries``, as ``{"losses": "module:registry"}``, after the plug-ins of ``tasks``."""
+
     @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
     @click.argument("kind", type=click.Choice(list(registries)))
     @json_option

@@ -57,20 +57,24 @@ def command_line() -> str:
 
 
 def format_score(value: float | None) -> str:
+    """A score with six significant digits; ``nan`` for None, as which JSON holds NaN."""
     return "nan" if value is None else f"{value:.6g}"
 
 
 def report_as_json(problems: list[ConfigProblem], unverified: list[str]) -> dict[str, Any]:
+    """The report of ``check`` on one config, for ``--json``."""
     return {"problems": [problem_as_json(problem) for problem in problems], "unverified": unverified}
 
 
 def problem_as_json(problem: ConfigProblem) -> dict[str, Any]:
+    """A problem of a config with its place: file, line and column (None where unknown), path, message and hint."""
     mark = problem.mark or Mark("")
     position = {"file": mark.file, "line": mark.line, "column": mark.column}
     return {**position, "path": problem.path, "message": problem.message, "hint": problem.hint}
 
 
 def first_line(item: object) -> str:
+    """The first line of an object's docstring; empty without one."""
     return (inspect.getdoc(item) or "").partition("\n")[0]
 
 

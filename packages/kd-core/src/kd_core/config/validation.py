@@ -43,7 +43,7 @@ class Validator:
 
     def __init__(self, document: Document, root: str = "") -> None:
         self.document = document
-        self.place: Path = (root,) if root else ()
+        self.root: Path = (root,) if root else ()
         """What the document is, where it is no config: the name of its place in :mod:`kd_core.synonyms`."""
         self.problems: list[ConfigProblem] = []
 
@@ -53,7 +53,7 @@ class Validator:
 
     def unknown_key(self, path: Path, message: str, keys: Sequence[str]) -> None:
         """Keep that there is no such key at ``path``; ``keys`` are those that may stand there."""
-        self.report(path, message, key_hint((*self.place, *path), keys, self.document.data), key=True)
+        self.report(path, message, key_hint((*self.root, *path), keys, self.document.data), key=True)
 
     def add_error(self, path: Path, error: KDError) -> None:
         """Keep an error whose own places, where it knows any, lie below ``path``."""
@@ -77,7 +77,7 @@ class Validator:
         try:
             return schema.model_validate(dict(value)), frozenset()
         except ValidationError as error:
-            faults = explain(error, schema, value, Piece((*self.place, *path), self.document.data))
+            faults = explain(error, schema, value, Piece((*self.root, *path), self.document.data))
         for fault in faults:
             self.report((*path, *fault.path), fault.message, fault.hint, key=fault.key)
         lost = frozenset(name for fault in faults for name in fault.fields)

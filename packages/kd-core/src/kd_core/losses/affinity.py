@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.reduction import mean_over_samples, over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape
 from kd_core.ranges import NormOrder
 
 
 @LOSSES("knowledge_adaptation")
+@mean_over_samples
 def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: NormOrder = 1.0, q: NormOrder = 2.0) -> Tensor:
     """KTAAD's adaptation: distance of each sample's adapted features from the teacher's code, both of ``q``-norm 1.
 
@@ -35,6 +37,7 @@ def knowledge_adaptation(student: Tensor, teacher: Tensor, *, p: NormOrder = 1.0
 
 
 @LOSSES("affinity")
+@mean_over_samples
 def affinity(student: Tensor, teacher: Tensor) -> Tensor:
     """KTAAD's affinity: how strongly each pair of positions is active together, channel by channel.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, shape
 from kd_core.ranges import PositiveInt
@@ -21,7 +22,18 @@ MASKED = -1e2
 """Scores that are not above this are those of masked positions, and count as 0."""
 
 
+def pairs(mask: Tensor | None = None) -> Tensor | None:
+    """The number of pairs of unmasked positions of a sequence."""
+    return None if mask is None else (mask != 0).sum(1).square().sum()
+
+
+def sequences(mask: Tensor | None = None) -> Tensor | None:
+    """The number of sequences with an unmasked position."""
+    return None if mask is None else (mask != 0).any(1).sum()
+
+
 @LOSSES("attention_mse")
+@mean_over(pairs)
 def attention_mse(
     student: Tensor | list[Tensor],
     teacher: Tensor | list[Tensor],
@@ -50,6 +62,7 @@ def attention_mse(
 
 
 @LOSSES("attention_kl")
+@mean_over(sequences)
 def attention_kl(
     student: Tensor | list[Tensor],
     teacher: Tensor | list[Tensor],

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.reduction import over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat
 

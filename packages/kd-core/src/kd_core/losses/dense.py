@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over, mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
 from kd_core.ranges import Fraction, PositiveFloat
@@ -18,7 +19,13 @@ PAIRS = 2**20
 """The most similarities of a sample that are held at a time."""
 
 
+def seen(mask: Tensor | None = None) -> Tensor | None:
+    """The number of samples with an unmasked position."""
+    return None if mask is None else (mask != 0).flatten(1).any(1).sum()
+
+
 @LOSSES("cwd")
+@mean_over(seen)
 def cwd(
     student: Tensor,
     teacher: Tensor,
@@ -60,6 +67,7 @@ def _over_positions(maps: Tensor, counts: Tensor | None) -> Tensor:
 
 
 @LOSSES("skd_pairwise")
+@mean_over_samples
 def skd_pairwise(student: Tensor, teacher: Tensor, *, scale: Fraction = 0.5, norm_gradient: bool = False) -> Tensor:
     """Structured distillation, pair-wise: how similar the parts of an image are to one another.
 

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat, Probability
 
 
 @LOSSES("reverse_kl")
+@mean_over(unmasked)
 def reverse_kl(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 1.0, dim: int = 1
 ) -> Tensor:
@@ -30,6 +32,7 @@ def reverse_kl(
 
 
 @LOSSES("jensen_shannon")
+@mean_over(unmasked)
 def jensen_shannon(
     student: Tensor,
     teacher: Tensor,
@@ -60,6 +63,7 @@ def jensen_shannon(
 
 
 @LOSSES("total_variation")
+@mean_over(unmasked)
 def total_variation(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim: int = 1) -> Tensor:
     """Total variation distance between the student's probabilities and the teacher's.
 
@@ -73,6 +77,7 @@ def total_variation(student: Tensor, teacher: Tensor, mask: Tensor | None = None
 
 
 @LOSSES("soft_cross_entropy")
+@mean_over(unmasked)
 def soft_cross_entropy(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 1.0, dim: int = 1
 ) -> Tensor:

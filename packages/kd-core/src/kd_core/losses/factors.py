@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape
 from kd_core.ranges import PositiveFloat
 
 
 @LOSSES("factor_transfer")
+@mean_over_samples
 def factor_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 1.0) -> Tensor:
     """Mean of |a - b|^p over the elements of two factors, each sample's flattened and L2-normalised.
 

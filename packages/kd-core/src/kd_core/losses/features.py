@@ -7,12 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat
 
 
 @LOSSES("mse")
+@mean_over_samples
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference.
 
@@ -23,6 +25,7 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("l1")
+@mean_over_samples
 def l1(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean absolute difference.
 
@@ -32,6 +35,7 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("smooth_l1")
+@mean_over_samples
 def smooth_l1(student: Tensor, teacher: Tensor, *, beta: PositiveFloat = 1.0) -> Tensor:
     """Mean of d^2 / (2 beta) where the difference d is below ``beta``, and of d - beta / 2 above.
 
@@ -42,6 +46,7 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: PositiveFloat = 1.0) ->
 
 
 @LOSSES("cosine")
+@mean_over(unmasked)
 def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim: int = -1) -> Tensor:
     """One minus the cosine of the angle between the student's vectors and the teacher's.
 
@@ -61,6 +66,7 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
 
 
 @LOSSES("hint")
+@mean_over_samples
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
     """FitNet's hint: half the squared distance between the student's (regressed) features and the teacher's.
 
@@ -73,6 +79,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES("attention_transfer")
+@mean_over_samples
 def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2.0) -> Tensor:
     """Mean squared difference of L2-normalised attention maps.
 

@@ -7,11 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
 
 
 @LOSSES("hidden_mse")
+@mean_over(unmasked)
 def hidden_mse(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], mask: Tensor | None = None) -> Tensor:
     """TinyBERT's embedding and hidden state losses: the mean squared difference, summed over the layers.
 
@@ -26,6 +28,7 @@ def hidden_mse(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], m
 
 
 @LOSSES("patience")
+@mean_over_samples
 def patience(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> Tensor:
     """PKD-BERT's patience: the squared distance of L2-normalised [CLS] states, layer by layer.
 

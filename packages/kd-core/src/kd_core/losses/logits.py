@@ -7,15 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat, Probability
 
-UNLABELLED = -100
-"""The label of a sample (or pixel, or token) without one."""
-
 
 @LOSSES("cross_entropy")
+@mean_over(labelled)
 def cross_entropy(
     student: Tensor, target: Tensor, *, label_smoothing: Probability = 0.0, class_weights: list[float] | None = None
 ) -> Tensor:
@@ -63,6 +62,7 @@ def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smo
 
 
 @LOSSES("kd")
+@mean_over(unmasked)
 def kd(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 4.0, dim: int = 1
 ) -> Tensor:
@@ -92,6 +92,7 @@ def kd(
 
 
 @LOSSES("multilabel_kd")
+@mean_over_samples
 def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: PositiveFloat = 1.0) -> Tensor:
     """KL divergence of the student's yes/no distribution of each class from the teacher's, for multi-label outputs.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape
 
 
 @LOSSES("mgd")
+@mean_over_samples
 def mgd(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared difference of generated features from the teacher's: the sum over a sample, the mean over the batch.
 

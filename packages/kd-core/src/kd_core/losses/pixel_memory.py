@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from kd_core.data.rng import random_bits
 from kd_core.errors import KDError
 from kd_core.losses.crossimage import similarity_kl
+from kd_core.losses.reduction import over_batch
 from kd_core.losses.regions import labels_at, membership
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape, shape
 from kd_core.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, shape
 from kd_core.ranges import PositiveInt
@@ -16,6 +17,7 @@ COUNT_EPSILON = 1e-6
 
 
 @LOSSES("ifvd")
+@mean_over_samples
 def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: PositiveInt) -> Tensor:
     """Intra-class feature variation: how far each pixel's features point away from its class's mean in the image.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape
 
@@ -14,6 +15,7 @@ POOLED = (4, 2, 1)
 
 
 @LOSSES("hierarchical_context")
+@mean_over_samples
 def hierarchical_context(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> Tensor:
     """Mean squared difference of feature maps as they are and pooled to 4x4, 2x2 and 1x1, weighted 1, 1/2, 1/4, 1/8.
 

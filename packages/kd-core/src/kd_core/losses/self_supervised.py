@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.reduction import over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_rows, same_shape, shape
 from kd_core.ranges import PositiveFloat, Probability
 

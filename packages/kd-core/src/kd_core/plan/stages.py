@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Set
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from kd_core.config import Call, Lazy
 from kd_core.config.schema import (
     AdapterSpec,
     OptimizerSpec,
@@ -23,6 +25,7 @@ from kd_core.config.schema import (
 from kd_core.data.batch import Batch
 from kd_core.data.views import VIEWS, identity
 from kd_core.errors import KDError
+from kd_core.losses.reduction import Count, count_of, relates_samples
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan, flat
 from kd_core.task import Task
@@ -52,7 +55,7 @@ class StagePlanner:
     def stages(self, specs: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
         """The stages that are right, in order; each takes what it leaves out from the one before."""
         plans: list[StagePlan] = []
-        before: StageSpec | None = None
+        previous: StageSpec | None = None
         paths: dict[str, Path] = {}
         wrong: frozenset[str] = frozenset()
         terms: dict[str, TermPlan] = {}
@@ -71,15 +74,17 @@ class StagePlanner:
             keys = stage_spec.model_fields_set
             wrong = (wrong - keys) | lost
             paths = {**paths, **{key: (*path, key) for key in keys}}
-            whole = inherit(before, stage_spec)
+            whole = inherit(previous, stage_spec)
             if "data" in keys:
                 data = planned_data(self.binder, self.task, whole.data, paths["data"])
             if "losses" in keys:
                 terms = self._terms(whole.losses, paths["losses"])
             wrong |= self._stage(whole, stage_spec, path, wrong)
             views = self._views(whole.views, paths.get("views", path))
-            plans.append(StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views))
-            before = whole
+            plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views)
+            self._accumulation(plan, adapters)
+            plans.append(plan)
+            previous = whole
         return plans
 
     def _stage(self, stage: StageSpec, stage_spec: StageSpec, path: Path, wrong: Set[str]) -> set[str]:
@@ -114,6 +119,27 @@ class StagePlanner:
                 self.binder.calls(value, (*path, key), (supplied,), kind=kind)
         return lacks
 
+    def _accumulation(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
+        """Report what would see the samples of one micro-batch, and relates those of a whole one."""
+        if stage.spec.accumulation_steps == 1:
+            return
+        relating = [f"the loss {name!r}" for name, term in stage.terms.items() if self._relates_samples(term)]
+        for name in stage.adapters:
+            builder = adapters[name].builder
+            target = self.binder.policy.locate(builder.target) if isinstance(builder, Call) else builder
+            if getattr(target, "over_batch", False):
+                relating.append(f"the adapter {name!r}")
+        for title in relating:
+            self.validator.add_error(stage.path("accumulation_steps"), accumulation_error(title))
+
+    def _relates_samples(self, term: TermPlan) -> bool:
+        """Whether a loss must see a whole batch, as far as it is known before it is built."""
+        if isinstance(term.loss, Call):
+            return relates_samples(
+                self.binder.policy.locate(term.loss.target), term.loss.kwargs.get("reduction", "mean")
+            )
+        return not isinstance(term.loss, Lazy) and counted_wires(count_of(term.loss), term) is None
+
     def _views(self, spec: str | ViewSpec | None, path: Path) -> Callable[[Batch], Batch]:
         if spec is None:
             return identity
@@ -138,6 +164,23 @@ class StagePlanner:
             if spec is not None and (plan := self.binder.term(name, spec, where)) is not None:
                 plans[name] = plan
         return plans
+
+
+def counted_wires(count: Count | None, term: TermPlan) -> list[str] | None:
+    """The parameters of a loss's count; None where it must see a whole batch, for it says so or its count's inputs
+    are not parts of the batch.
+    """
+    names = None if count is None else list(inspect.signature(count).parameters)
+    wires = flat(term.wires[name] for name in names or () if name in term.wires)
+    return None if any(wire.root != "batch" for wire in wires) else names
+
+
+def accumulation_error(title: str) -> KDError:
+    """The refusal of micro-batches where something, called ``title``, must see whole batches."""
+    return KDError(
+        f"{title} relates the samples of a batch to one another, and would see those of one micro-batch",
+        hint="`accumulation_steps: 1`; a loss of your own that is a mean over samples says so by @mean_over_samples",
+    )
 
 
 def planned_data(binder: WireBinder, task: Task | None, value: Any, path: Path) -> Any:

@@ -17,16 +17,16 @@ from kd_core.device.distributed import divide, main_first
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
 from kd_core.errors import KDError, error_path
-from kd_core.models.class_names import check_class_names
 from kd_core.models.factory import ModelSource
+from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
 from kd_core.train.evaluate import check_gatherable
-from kd_core.train.objective import Adapters, WireResolver
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
+from kd_core.train.values import Adapters, WireResolver
 
 OUTPUT = Tap("")
 """A model's output: for a classifier, its classes."""
@@ -90,7 +90,7 @@ class Components:
         spec, first = data.get(plan.data)
         builder = Builder(policy, first.info.run_values, self.log)
         models = build_models(plan, builder, first.info, reporter.info)
-        self._check_class_names(reporter.info)
+        self._check_trained_on(reporter.info)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
@@ -105,16 +105,18 @@ class Components:
         self.frozen.remember(self.adapters)
         self._check_scoring()
 
-    def _check_class_names(self, log: Callable[[str], None]) -> None:
+    def _check_trained_on(self, log: Callable[[str], None]) -> None:
         """KDError where a model whose outputs count was trained on other classes than the data have."""
-        infos = [(stage, self.data.get(stage.data)[1].info) for stage in self.plan.stages]
-        for name, spec in self.plan.models.items():
-            for stage, info in infos:
+        warnings: dict[str, None] = {}
+        for stage in self.plan.stages:
+            data, splits = self.data.get(stage.data)
+            for name, spec in self.plan.models.items():
+                path = f"models.{name}"
                 if name == STUDENT or OUTPUT in self.plan.taps(stage).get(name, ()):
-                    warning = check_class_names(spec, info, f"models.{name}")
-                    if warning is not None:
-                        log(warning)
-                        break
+                    warnings[check_class_names(spec, splits.info, path) or ""] = None
+                warnings[preprocessing_warning(spec, self.plan.task.preprocessing(data), path) or ""] = None
+        for warning in filter(None, warnings):
+            log(warning)
 
     def _check_scoring(self) -> None:
         """KDError where several processes could not score the student."""

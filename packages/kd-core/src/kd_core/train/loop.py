@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -80,13 +80,11 @@ class StageRunner:
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
-        micro_batches = raw.to(self.runtime.device).split([shard.local_rows for shard in shards])
-        for position, (micro, shard) in enumerate(zip(micro_batches, shards, strict=True)):
-            batch = self._prepared(micro)
+        for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
             frozen = self._teacher_outputs(batch)
-            last = position == len(shards) - 1
-            with batch_norm_errors(len(micro), self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
-                loss, terms = stage.step_module(batch, frozen, info, shard)
+            last, rows = position == len(shards) - 1, shard.local_rows
+            with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
+                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
                 if gradients is not None:
                     gradients.add(stage.objective.weighted)
                 self.runtime.backward(loss)
@@ -103,6 +101,21 @@ class StageRunner:
         with_gradients = self.observers.wants_gradients(step)
         self.stage.objective.keeps_graphs = with_gradients
         return TermGradients(self.stage.objective.names, self.stage.parameters) if with_gradients else None
+
+    def _micro_batches(
+        self, raw: Batch, shards: list[MicroBatchShard]
+    ) -> Iterator[tuple[Batch, MicroBatchShard, Mapping[str, Tensor]]]:
+        """Each micro-batch as the models take it, and what it counts in the batch.
+
+        All are prepared first where a loss divides by something that must be counted in the whole batch.
+        """
+        micro_batches = raw.to(self.runtime.device).split([shard.local_rows for shard in shards])
+        batches: Iterable[Batch] = map(self._prepared, micro_batches)
+        shares: list[dict[str, Tensor]] = [{} for _ in shards]
+        if self.stage.objective.counts:
+            batches = list(batches)
+            shares = self.stage.objective.shares(batches, shards)
+        return zip(batches, shards, shares, strict=True)
 
     def _prepared(self, raw: Batch) -> Batch:
         """A micro-batch as the models take it, in the stage's views."""

@@ -1,13 +1,12 @@
-"""What a stage minimises: weighted terms over wires, the adapters that feed them, and all their state."""
+"""What a stage minimises: weighted terms over wires, and all their state."""
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +14,17 @@ from torch import Tensor, nn
 from kd_core.config import Builder, Lazy
 from kd_core.config.schedules import Schedule
 from kd_core.data.batch import Batch
-from kd_core.device.distributed import SINGLE_PROCESS, MicroBatchShard, gather, gather_samples, own_rows
+from kd_core.device.distributed import SINGLE_PROCESS, MicroBatchShard, all_reduce_sum_, rank, world_size
 from kd_core.errors import KDError, foreign_errors
-from kd_core.plan.plan import AdapterPlan, TermPlan, Wired
+from kd_core.losses.reduction import check_shapes, count_of
+from kd_core.plan.plan import TermPlan
+from kd_core.plan.stages import counted_wires
 from kd_core.signatures import FROM_INPUTS
 from kd_core.taps.nested import map_tensors
-from kd_core.taps.wires import Wire, pick
-from kd_core.taps.wrappers import Capture, module_at
+from kd_core.taps.wrappers import Capture
 from kd_core.train.domain import check_domain
 from kd_core.train.lazy import has_lazy, materialize
+from kd_core.train.values import Adapters, Values, WireResolver, gathered, on_cpu
 
 
 @dataclass(frozen=True)
@@ -43,146 +44,6 @@ class StepInfo:
         )
 
 
-class Values(Protocol):
-    """What has the values of wires: those of a step, of a probe, or random ones in a check."""
-
-    def get(self, wired: Wired) -> Any:
-        """The value of a wire, or of each wire of a list."""
-        ...
-
-
-class WireResolver:
-    """What wires carry in one step. Adapters run when first asked for, once.
-
-    ``shard`` says whose rows the batch has; None where every process has the same ones, and nothing is gathered.
-    """
-
-    def __init__(
-        self,
-        captures: Mapping[str, Capture],
-        batch: Batch,
-        adapters: Adapters,
-        shard: MicroBatchShard | None = None,
-    ) -> None:
-        self._captures = captures
-        self._batch = batch
-        self._adapters = adapters
-        self._computed: dict[str, Any] = {}
-        self.shard = shard
-        self.device = batch.index.device.type
-
-    def get(self, wired: Wired) -> Any:
-        """The value of a wire, or of each wire of a list."""
-        return [self._one(wire) for wire in wired] if isinstance(wired, list) else self._one(wired)
-
-    def _one(self, wire: Wire) -> Any:
-        if wire.root == "adapters":
-            value = self._adapted(wire.path)
-        elif wire.root == "batch":
-            value = self._from_batch(wire.path)
-        else:
-            assert wire.tap is not None
-            value = self._captures[wire.root].at[wire.tap]
-        picked = pick(value, wire.fields)
-        if picked is None:
-            hint = "attention maps need a model with `attn_implementation: eager`"
-            raise KDError(f"{wire} is None: the module returned None there", hint=hint)
-        return picked
-
-    def _adapted(self, name: str) -> Any:
-        if name not in self._computed:
-            self._computed[name] = self._adapters.run(name, self, self.shard)
-        return self._computed[name]
-
-    def put(self, name: str, output: Any) -> None:
-        """Keep what the adapter ``name`` gave."""
-        self._computed[name] = output
-
-    def _from_batch(self, name: str) -> Any:
-        if name in ("target", "index"):
-            return getattr(self._batch, name)
-        if name not in self._batch.extra:
-            raise KDError(
-                f"the batch has no {name!r}; it has: target, index{''.join(', ' + key for key in self._batch.extra)}"
-            )
-        return self._batch.extra[name]
-
-
-class Adapters(nn.Module):
-    """The run's adapters by name. Borrowed modules stay their model's: they are called, not owned."""
-
-    def __init__(self, plans: Mapping[str, AdapterPlan]) -> None:
-        super().__init__()
-        self._plans = dict(plans)
-        self._borrowed: dict[str, nn.Module] = {}
-
-    def run(self, name: str, values: Values, shard: MicroBatchShard | None = None) -> Any:
-        """The output of one adapter for the inputs of this step, for the rows of this process."""
-        module, plan = self._module(name), self._plans[name]
-        if shard is None or not any(getattr(item, "over_batch", False) for item in (module, plan.builder)):
-            return called(module, inputs_of(plan, values.get))
-        inputs = inputs_of(plan, lambda wired: gathered(wired, values.get(wired), shard))
-        return own_rows(called(module, inputs), shard.rows)
-
-    def try_out(self, name: str, values: WireResolver) -> None:
-        """Keep in ``values`` what an adapter gives for a probe batch; nothing that the pass changes in it stays."""
-        module, plan = self._module(name), self._plans[name]
-        trial = module if name in self._borrowed else copy.deepcopy(module)
-        values.put(name, called(trial, inputs_of(plan, values.get)))
-
-    def _module(self, name: str) -> nn.Module:
-        module = self._borrowed[name] if name in self._borrowed else self._modules[name]
-        assert module is not None
-        return module
-
-    def build(self, name: str, values: Values, models: Mapping[str, nn.Module], builder: Builder) -> None:
-        """Make an adapter whose widths come from a probe batch's ``values``; a second call changes nothing."""
-        plan = self._plans[name]
-        if name in self._modules or name in self._borrowed:
-            return
-        if plan.borrowed is not None:
-            assert plan.borrowed.tap is not None
-            self._borrowed[name] = module_at(models[plan.borrowed.root], plan.borrowed.tap.path)
-            return
-        module = self._made(plan, values, builder)
-        if has_lazy(module):
-            inputs = inputs_of(plan, lambda wired: map_tensors(on_cpu, values.get(wired)))
-            materialize(module, *inputs[0], **inputs[1])
-        self.add_module(name, module)
-
-    def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
-        if isinstance(plan.builder, Lazy):
-            module = builder.build(plan.builder, path=".".join((*map(str, plan.path), "module")))
-            if not isinstance(module, nn.Module):
-                raise KDError(f"{type(module).__name__} is not a torch.nn.Module", path="module")
-            return module
-        assert plan.builder is not None
-        positional, named = inputs_of(plan, values.get)
-        inputs = named or positional
-        match = values.get(plan.match) if plan.match else None
-        adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
-        return adapter
-
-
-def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:
-    """What an adapter is called with: its positional arguments and those by name."""
-    if isinstance(plan.inputs, Mapping):
-        return [], {name: get(wired) for name, wired in plan.inputs.items()}
-    return [get(wired) for wired in plan.inputs], {}
-
-
-def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:
-    """The output of a module for positional and named arguments."""
-    return module(*inputs[0], **inputs[1])
-
-
-def gathered(wired: Wired, value: Any, shard: MicroBatchShard) -> Any:
-    """A wire's value with the rows of all processes. Only in the batch is a list one value a sample."""
-    if isinstance(wired, list):
-        return [gathered(wire, item, shard) for wire, item in zip(wired, value, strict=True)]
-    return gather_samples(value, shard.rows) if wired.root == "batch" else gather(value, shard.rows)
-
-
 class Term(nn.Module):
     """One weighted loss. A loss with parameters or state is a module, and its state is the term's.
 
@@ -195,10 +56,11 @@ class Term(nn.Module):
         self.plan = plan
         self.module: nn.Module | None = None
         self._hyperparameters: dict[str, Any] = {}
-        self.over_batch: bool = getattr(plan.loss, "over_batch", False)
         where = ".".join(map(str, plan.path))
+        self.function: Any = plan.loss
         if isinstance(plan.loss, Lazy):
-            self.module = builder.build(plan.loss, path=f"{where}.loss")
+            self.function = builder.build(plan.loss, path=f"{where}.loss")
+            self.module = self.function if isinstance(self.function, nn.Module) else None
         elif isinstance(plan.loss, type):
             hyperparameters = builder.build(dict(plan.values), path=where)
             from_inputs = getattr(plan.loss, FROM_INPUTS, None)
@@ -208,7 +70,22 @@ class Term(nn.Module):
                 self.module = plan.loss(**hyperparameters)
         else:
             self._hyperparameters = builder.build(dict(plan.values), path=where)
-        self.over_batch |= getattr(self.module, "over_batch", False)
+        self.count = count_of(self.function if self.module is None else self.module)
+        self.counted = counted_wires(self.count, plan)
+        """The inputs and hyperparameters that tell what the loss divides by; None where it must see a whole batch."""
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether the loss relates the samples of a batch, and is given those of all processes."""
+        return self.counted is None
+
+    def divisor(self, values: Values) -> Tensor | None:
+        """What the loss divides by on a batch of which ``values`` has the parts; None: by its number of samples."""
+        if self.counted is None or self.count is None:
+            return None
+        known = {name: values.get(self.plan.wires[name]) for name in self.counted if name in self.plan.wires}
+        known |= {name: self._hyperparameters[name] for name in self.counted if name in self._hyperparameters}
+        return self.count(**known)
 
     def materialize(self, probe: Callable[[], Values]) -> None:
         """Give lazy layers their shapes; KDError where the loss fails on the probe batch."""
@@ -237,11 +114,13 @@ class Term(nn.Module):
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
         if self.over_batch and shard is not None:
             inputs = {key: gathered(self.plan.wires[key], value, shard) for key, value in inputs.items()}
+        if isinstance(self.plan.loss, Lazy):
+            check_shapes(self.function, inputs)
         if self.module is not None:
             loss = self.module(**inputs)
         else:
             now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
-            loss = self.plan.loss(**inputs, **self._hyperparameters, **now)  # type: ignore[operator]
+            loss = self.function(**inputs, **self._hyperparameters, **now)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise KDError(f"the loss returned {describe_loss(loss)}, not one number (set its reduction to 'mean')")
         return loss
@@ -289,22 +168,55 @@ class Objective(nn.Module):
         batch: Batch,
         step_info: StepInfo,
         shard: MicroBatchShard = SINGLE_PROCESS,
+        shares: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The weighted sum, a scalar with a graph, and the unweighted terms (T,) without one.
 
-        Each counts what this micro-batch's ``shard`` says: a loss over pairs of samples sees those of all processes.
+        Each counts what this micro-batch's ``shard`` says, or where it is a mean over other things than samples its
+        share of :meth:`shares`; a loss that relates samples sees those of all processes.
         """
         values = WireResolver(captures, batch, self.adapters, shard)
         losses = []
-        for term in self.terms:
-            factor = shard.global_scale if term.over_batch else shard.local_scale
+        for name, term in zip(self.names, self.terms, strict=True):
             loss = self._value(term, values, step_info, shard)
-            losses.append(loss * factor if factor != 1 else loss)
+            factor = shard.global_scale if term.over_batch else shard.local_scale
+            if shares is not None and name in shares:
+                # of a micro-batch in which nothing counts, a loss of torch is 0 / 0
+                loss = torch.where(shares[name] > 0, loss, 0.0) * shares[name]
+            elif factor != 1:
+                loss = loss * factor
+            losses.append(loss)
         weighted = [loss * step_info.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True)]
         self.weighted = weighted if self.keeps_graphs else []
         total = sum(weighted)
         assert isinstance(total, Tensor)
         return total, torch.stack([loss.detach() for loss in losses])
+
+    @property
+    def counts(self) -> bool:
+        """Whether a term may be a mean over something else than samples."""
+        return any(term.counted for term in self.terms)
+
+    @torch.no_grad()
+    def shares(self, batches: Sequence[Batch], shards: Sequence[MicroBatchShard]) -> list[dict[str, Tensor]]:
+        """What each of this process's micro-batches counts in the whole batch, by the terms that count no samples.
+
+        A share is what the term divides by on the micro-batch over what it would divide by on the whole batch, times
+        the number of processes, over which the mean is taken with the gradients.
+        """
+        counted: dict[str, Tensor] = {}
+        if len(batches) > 1 or world_size() > 1:
+            resolvers = [WireResolver({}, batch, self.adapters) for batch in batches]
+            for name, term in zip(self.names, self.terms, strict=True):
+                numbers = [number for values in resolvers if (number := term.divisor(values)) is not None]
+                if numbers:
+                    counted[name] = torch.stack(numbers).float()
+        if not counted:
+            return [{} for _ in batches]
+        own = torch.tensor([float(shard.rows[rank()] > 0) for shard in shards])
+        numbers_of_terms = torch.stack(list(counted.values())) * own.to(batches[0].index.device)
+        totals = all_reduce_sum_(numbers_of_terms.sum(1, keepdim=True)).clamp(min=torch.finfo(torch.float32).tiny)
+        return [dict(zip(counted, column, strict=True)) for column in (numbers_of_terms / totals * world_size()).T]
 
     def _value(self, term: Term, values: WireResolver, step_info: StepInfo, shard: MicroBatchShard) -> Tensor:
         """One loss: its adapters run under the models' precision, the loss itself in float32."""
@@ -335,11 +247,6 @@ def _errors_at(plan: TermPlan) -> Iterator[None]:
         raise KDError(message).at(*plan.path) from error
 
 
-def on_cpu(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, one on the meta device as it is."""
-    return tensor if tensor.is_meta else tensor.cpu()
-
-
 def as_float(tensor: Tensor) -> Tensor:
     """Half-precision tensors as float32, all others as they are."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
@@ -364,8 +271,13 @@ class Step(nn.Module):
         self.objective = objective
 
     def forward(
-        self, batch: Batch, frozen: Mapping[str, Capture], step_info: StepInfo, shard: MicroBatchShard
+        self,
+        batch: Batch,
+        frozen: Mapping[str, Capture],
+        step_info: StepInfo,
+        shard: MicroBatchShard,
+        shares: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the trained models and the objective on one micro-batch."""
         captures = {name: model(batch.for_model(name)) for name, model in self.models.items()}
-        return self.objective({**frozen, **captures}, batch, step_info, shard)
+        return self.objective({**frozen, **captures}, batch, step_info, shard, shares)

@@ -18,7 +18,7 @@ from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture, ForwardWrapper
-from kd_core.train.objective import Adapters, WireResolver
+from kd_core.train.values import Adapters, WireResolver
 
 PROBE = 2
 """Samples in the probe batch."""

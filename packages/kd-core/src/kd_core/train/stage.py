@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 
 from torch import Tensor, nn
@@ -15,13 +16,15 @@ from kd_core.device.fsdp import full_state_dict, unsharded
 from kd_core.device.seeding import derive, seeded
 from kd_core.errors import KDError, foreign_errors
 from kd_core.plan.plan import StagePlan
+from kd_core.plan.stages import accumulation_error
 from kd_core.task import eval_batch_size
 from kd_core.train.components import Components
 from kd_core.train.evaluate import score
-from kd_core.train.objective import Objective, Step
+from kd_core.train.objective import Objective, Step, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
 from kd_core.train.teacher_cache import cached_teachers
 from kd_core.train.trainable import select, set_modes, wrap
+from kd_core.train.values import Adapters
 
 
 class Stage:
@@ -38,6 +41,7 @@ class Stage:
         with seeded(derive(components.plan.seed, "losses", plan.index)):
             objective = Objective(plan.terms, components.adapters, builder, before, partial(components.probe, plan))
         self.objective = objective.to(self.runtime.device)
+        check_accumulation(plan, self.objective.terms, components.adapters)
         components.frozen.remember(self.objective.losses)
         self.root, self.trained = select(components, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
@@ -127,6 +131,16 @@ class Stage:
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
         self.runtime.release()
+
+
+def check_accumulation(plan: StagePlan, terms: Iterable[Term], adapters: Adapters) -> None:
+    """KDError where a built loss or adapter must see whole batches, and the stage cuts them into micro-batches."""
+    if plan.spec.accumulation_steps == 1:
+        return
+    relating = [f"the loss {term.plan.name!r}" for term in terms if term.over_batch]
+    relating += [f"the adapter {name!r}" for name in plan.adapters if adapters.over_batch(name)]
+    if relating:
+        raise accumulation_error(relating[0]).at(*plan.path("accumulation_steps"))
 
 
 def dotted(path: tuple[str | int, ...]) -> str:

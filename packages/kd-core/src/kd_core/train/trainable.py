@@ -15,7 +15,7 @@ from kd_core.errors import KDError
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.taps.edits import matching
 from kd_core.taps.wrappers import ForwardWrapper, Teacher
-from kd_core.train.objective import Adapters
+from kd_core.train.values import Adapters
 
 
 class FrozenWhenBuilt:

@@ -33,8 +33,8 @@ from kd_glue.hub.labels import (
 from kd_glue.hub.layers import keep_layers
 from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 
@@ -73,11 +73,11 @@ class TransformersHub(Hub):
         layers: list[int] | None = None,
         attn_implementation: Attention | None = None,
         labels: Names | None = None,
-        num_hidden_layers: Positive | None = None,
-        hidden_size: Positive | None = None,
-        num_attention_heads: Positive | None = None,
-        intermediate_size: Positive | None = None,
-        dropout: Share | None = None,
+        num_hidden_layers: PositiveInt | None = None,
+        hidden_size: PositiveInt | None = None,
+        num_attention_heads: PositiveInt | None = None,
+        intermediate_size: PositiveInt | None = None,
+        dropout: DropoutRate | None = None,
     ) -> nn.Module:
         """The model in float32, its outputs in the order of the data's classes.
 

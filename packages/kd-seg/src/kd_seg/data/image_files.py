@@ -41,7 +41,7 @@ def read_values(path: Path) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Values:
+class ClassTable:
     """A table from the values in masks to classes or :data:`VOID`; a value that is not in it is an error."""
 
     table: NDArray[np.int16]
@@ -66,18 +66,18 @@ class Values:
 UNKNOWN = np.int16(-1)
 
 
-def identity_values(num_classes: int, void: int | Sequence[int]) -> Values:
+def identity_values(num_classes: int, void: int | Sequence[int]) -> ClassTable:
     """Masks in which the value is the class, and some values are void, whatever else they would be."""
     return class_values(range(num_classes), void)
 
 
-def class_values(values: Sequence[int], void: int | Sequence[int]) -> Values:
+def class_values(values: Sequence[int], void: int | Sequence[int]) -> ClassTable:
     """Masks in which the k-th class has the k-th of ``values``, and some values are void."""
     voids = [void] if isinstance(void, int) else list(void)
     table = np.full(max([*values, *voids]) + 1, UNKNOWN, np.int16)
     table[list(values)] = np.arange(len(values))
     table[voids] = VOID
-    return Values(table)
+    return ClassTable(table)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class FilePairs:
     """Images and masks in files. KDError, naming the first one, where a file is missing."""
 
     pairs: Sequence[Pair]
-    values: Values
+    values: ClassTable
     white: float | None = None
     """The value of white in images of more than 8 bits, see :func:`kd_core.data.images.to_rgb`."""
 

@@ -26,7 +26,7 @@ from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
 from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 from kd_seg.data.folders import files_in
-from kd_seg.data.image_files import Values, check_same_size, class_values, read_values
+from kd_seg.data.image_files import ClassTable, check_same_size, class_values, read_values
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
@@ -89,7 +89,7 @@ class FilesToPredict:
 
     images: Sequence[Path]
     masks: Sequence[Path] | None
-    values: Values
+    values: ClassTable
     white: float | None = None
     fingerprint: str = ""
 

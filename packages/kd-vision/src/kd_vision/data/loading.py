@@ -22,7 +22,8 @@ from kd_vision.data.augment import Augmentation
 from kd_vision.data.labelled_subset import LabelledSubset
 
 EVALUATION_CROP = 0.875
-"""The centre crop's share of the resized image's shorter side: 224 of 256, as in the published ImageNet figures."""
+"""The centre crop's share of the resized image, unless the config says otherwise: 224 of 256 pixels, as in the
+published ImageNet figures."""
 
 ROUNDING = 1e-3
 """How far outside [0, 1] resizing or arithmetic may put a float image."""
@@ -40,10 +41,11 @@ class SampleSplit(Split):
         size: tuple[int, int] | None,
         workers: int | None,
         any_values: bool = False,
+        eval_crop: float | None = None,
     ) -> None:
         self.subset = subset
         self.augmentation = augmentation
-        self.reader = ImageReader(subset, augmentation, size, any_values)
+        self.reader = ImageReader(subset, augmentation, size, any_values, eval_crop)
         self.loader = SampleLoader(self.reader, workers)
 
     @cached_property
@@ -77,10 +79,13 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
     size: tuple[int, int] | None
     any_values: bool = False
     """Whether images of floats may lie outside [0, 1], as those that are normalised already."""
+    eval_crop: float | None = None
+    """The centre crop's share of the resized image in evaluation; None where images keep their size."""
 
     def transforms(self, augment: bool) -> list[Transform]:
         """The transforms of one image, in their order."""
-        return training_transforms(self.augmentation, self.size) if augment else evaluation_transforms(self.size)
+        evaluation = evaluation_transforms(self.size, self.eval_crop)
+        return training_transforms(self.augmentation, self.size, evaluation) if augment else evaluation
 
     def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> tuple[Tensor, int]:
         """The image with every transform, whose random numbers are those of (seed, epoch, row)."""
@@ -171,12 +176,14 @@ def seeded(number: int) -> Iterator[None]:
         torch.default_generator.set_state(before[2])
 
 
-def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None) -> list[Transform]:
-    """The transforms of one training image; those of evaluation unless the config asks for others."""
+def training_transforms(
+    augmentation: Augmentation, size: tuple[int, int] | None, evaluation: list[Transform]
+) -> list[Transform]:
+    """The transforms of one training image; those of ``evaluation`` unless the config asks for others."""
     if augmentation.transforms:
         return list(augmentation.transforms)
     if not augmentation.per_image:
-        return evaluation_transforms(size)
+        return evaluation
     from torchvision.transforms import v2
 
     if size is None:
@@ -184,27 +191,33 @@ def training_transforms(augmentation: Augmentation, size: tuple[int, int] | None
     return [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
 
 
-def evaluation_transforms(size: tuple[int, int] | None) -> list[Transform]:
-    """Resize and centre crop to ``size``, or nothing without one."""
-    return [] if size is None else [CentreCrop(size)]
+def evaluation_transforms(size: tuple[int, int] | None, share: float | None) -> list[Transform]:
+    """Resize and centre crop to ``size``, or nothing without one or without a ``share``."""
+    return [] if size is None or share is None else [CentreCrop(size, share)]
 
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The centre of an image resized so that :data:`EVALUATION_CROP` of its shorter side is kept.
+    """The centre (height, width) of an image that is resized so that the crop is a ``share`` of it.
 
-    An image that has the size (height, width) already is left as it is.
+    Of a square crop the share is that of the shorter side; of another one, of the side where it is larger. An image
+    that has the size already is resized and cropped like any other.
     """
 
     size: tuple[int, int]
+    share: float = EVALUATION_CROP
 
     def __call__(self, image: Any) -> Any:
         from torchvision.transforms.v2 import functional
 
-        if tuple(functional.get_size(image)) == self.size:
-            return image
-        shorter = round(min(self.size) / EVALUATION_CROP)
-        return functional.center_crop(functional.resize(image, [shorter]), list(self.size))
+        height, width = self.size
+        if height == width:
+            resized = functional.resize(image, [round(height / self.share)])
+        else:
+            rows, columns = functional.get_size(image)
+            scale = max(height / rows, width / columns) / self.share
+            resized = functional.resize(image, [max(round(rows * scale), height), max(round(columns * scale), width)])
+        return functional.center_crop(resized, list(self.size))
 
 
 def as_tensor(image: Any) -> Tensor:

@@ -14,6 +14,7 @@ from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegat
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 from kd_vision.data.augment import parse
+from kd_vision.data.loading import EVALUATION_CROP
 from kd_vision.data.sources import SOURCES, ImageSource
 
 
@@ -39,6 +40,9 @@ class DataSpec(ImageDataSpec):
     """A preset, an operation, or a list of operations and transforms. By default the preset of the data set."""
     size: Size | None = None
     """Height and width in pixels to which images in folders are brought; one number for a square. By default 224."""
+
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = EVALUATION_CROP
+    """Share of the resized image that the centre crop of evaluation keeps. With 1 the shorter side becomes `size`."""
 
     @field_validator("augment")
     @classmethod

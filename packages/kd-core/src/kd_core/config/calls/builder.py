@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from kd_core.config.calls.arguments import ArgumentFault, check_arguments, signature_of, split
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
-from kd_core.config.syntax.plain import join
+from kd_core.config.syntax.to_data import join
 from kd_core.config.syntax.tree import dotted
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 

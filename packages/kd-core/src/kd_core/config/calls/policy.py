@@ -37,7 +37,7 @@ class Policy:
 
     def __init__(self, trust: Sequence[str] = ()) -> None:
         self.trust = tuple(trust)
-        self.found: dict[str, Any] = {}
+        self._objects: dict[str, Any] = {}
         for prefix in self.trust:
             if not DOTTED.fullmatch(prefix) or _hidden(prefix):
                 raise ConfigError(
@@ -47,9 +47,9 @@ class Policy:
     def locate(self, target: str, mark: Mark | None = None, path: str = "") -> Any:
         """The object of a dotted name. Imports only packages that are allowed or trusted."""
         try:
-            if target not in self.found:
-                self.found[target] = self._locate(target)
-            return self.found[target]
+            if target not in self._objects:
+                self._objects[target] = self._locate(target)
+            return self._objects[target]
         except _Refusal as refusal:
             raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
 

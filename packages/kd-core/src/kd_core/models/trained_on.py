@@ -1,8 +1,9 @@
-"""The names of the classes that a model was trained on, compared with those of the data it is to see."""
+"""What a model was trained on, by the note beside its weights, compared with the data that it is to see."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import DatasetInfo
@@ -46,6 +47,17 @@ def check_class_names(spec: ModelSpec, info: DatasetInfo, path: str) -> str | No
     else:
         both += f": {len(names)} there and {len(actual)} here"
     raise KDError(both, hint=HINT, path=path)
+
+
+def preprocessing_warning(spec: ModelSpec, preprocessing: Mapping[str, Any], path: str) -> str | None:
+    """The line of a warning where a model's run evaluated images of another form than the data are brought to."""
+    saved = None if from_hub(spec).hub is not None else recorded(spec)
+    if saved is None or not saved.preprocessing or saved.preprocessing == preprocessing or spec.input.get("size"):
+        return None
+    before, now = (
+        ", ".join(f"{key} {value}" for key, value in values.items()) for values in (saved.preprocessing, preprocessing)
+    )
+    return f"warning: {path}: evaluated in its own run with {before}; these data have {now or 'a size of their own'}"
 
 
 def _numbered(names: Sequence[str]) -> bool:

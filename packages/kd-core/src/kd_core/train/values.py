@@ -1,0 +1,168 @@
+"""What wires carry in a step, and the adapters that make some of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from kd_core.config import Builder, Lazy
+from kd_core.data.batch import Batch
+from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
+from kd_core.errors import KDError
+from kd_core.plan.plan import AdapterPlan, Wired
+from kd_core.taps.nested import map_tensors
+from kd_core.taps.wires import Wire, pick
+from kd_core.taps.wrappers import Capture, module_at
+from kd_core.train.lazy import has_lazy, materialize
+
+
+class Values(Protocol):
+    """What has the values of wires: those of a step, of a probe, or random ones in a check."""
+
+    def get(self, wired: Wired) -> Any:
+        """The value of a wire, or of each wire of a list."""
+        ...
+
+
+class WireResolver:
+    """What wires carry in one step. Adapters run when first asked for, once.
+
+    ``shard`` says whose rows the batch has; None where every process has the same ones, and nothing is gathered.
+    """
+
+    def __init__(
+        self,
+        captures: Mapping[str, Capture],
+        batch: Batch,
+        adapters: Adapters,
+        shard: MicroBatchShard | None = None,
+    ) -> None:
+        self._captures = captures
+        self._batch = batch
+        self._adapters = adapters
+        self._computed: dict[str, Any] = {}
+        self.shard = shard
+        self.device = batch.index.device.type
+
+    def get(self, wired: Wired) -> Any:
+        """The value of a wire, or of each wire of a list."""
+        return [self._one(wire) for wire in wired] if isinstance(wired, list) else self._one(wired)
+
+    def _one(self, wire: Wire) -> Any:
+        if wire.root == "adapters":
+            value = self._adapted(wire.path)
+        elif wire.root == "batch":
+            value = self._from_batch(wire.path)
+        else:
+            assert wire.tap is not None
+            value = self._captures[wire.root].at[wire.tap]
+        picked = pick(value, wire.fields)
+        if picked is None:
+            hint = "attention maps need a model with `attn_implementation: eager`"
+            raise KDError(f"{wire} is None: the module returned None there", hint=hint)
+        return picked
+
+    def _adapted(self, name: str) -> Any:
+        if name not in self._computed:
+            self._computed[name] = self._adapters.run(name, self, self.shard)
+        return self._computed[name]
+
+    def put(self, name: str, output: Any) -> None:
+        """Keep what the adapter ``name`` gave."""
+        self._computed[name] = output
+
+    def _from_batch(self, name: str) -> Any:
+        if name in ("target", "index"):
+            return getattr(self._batch, name)
+        if name not in self._batch.extra:
+            raise KDError(
+                f"the batch has no {name!r}; it has: target, index{''.join(', ' + key for key in self._batch.extra)}"
+            )
+        return self._batch.extra[name]
+
+
+class Adapters(nn.Module):
+    """The run's adapters by name. Borrowed modules stay their model's: they are called, not owned."""
+
+    def __init__(self, plans: Mapping[str, AdapterPlan]) -> None:
+        super().__init__()
+        self._plans = dict(plans)
+        self._borrowed: dict[str, nn.Module] = {}
+
+    def run(self, name: str, values: Values, shard: MicroBatchShard | None = None) -> Any:
+        """The output of one adapter for the inputs of this step, for the rows of this process."""
+        module, plan = self._module(name), self._plans[name]
+        if shard is None or not self.over_batch(name):
+            return called(module, inputs_of(plan, values.get))
+        inputs = inputs_of(plan, lambda wired: gathered(wired, values.get(wired), shard))
+        return own_rows(called(module, inputs), shard.rows)
+
+    def over_batch(self, name: str) -> bool:
+        """Whether an adapter relates the samples of a batch, and is given those of all processes."""
+        return any(getattr(item, "over_batch", False) for item in (self._module(name), self._plans[name].builder))
+
+    def try_out(self, name: str, values: WireResolver) -> None:
+        """Keep in ``values`` what an adapter gives for a probe batch; nothing that the pass changes in it stays."""
+        module, plan = self._module(name), self._plans[name]
+        trial = module if name in self._borrowed else copy.deepcopy(module)
+        values.put(name, called(trial, inputs_of(plan, values.get)))
+
+    def _module(self, name: str) -> nn.Module:
+        module = self._borrowed[name] if name in self._borrowed else self._modules[name]
+        assert module is not None
+        return module
+
+    def build(self, name: str, values: Values, models: Mapping[str, nn.Module], builder: Builder) -> None:
+        """Make an adapter whose widths come from a probe batch's ``values``; a second call changes nothing."""
+        plan = self._plans[name]
+        if name in self._modules or name in self._borrowed:
+            return
+        if plan.borrowed is not None:
+            assert plan.borrowed.tap is not None
+            self._borrowed[name] = module_at(models[plan.borrowed.root], plan.borrowed.tap.path)
+            return
+        module = self._made(plan, values, builder)
+        if has_lazy(module):
+            inputs = inputs_of(plan, lambda wired: map_tensors(on_cpu, values.get(wired)))
+            materialize(module, *inputs[0], **inputs[1])
+        self.add_module(name, module)
+
+    def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
+        if isinstance(plan.builder, Lazy):
+            module = builder.build(plan.builder, path=".".join((*map(str, plan.path), "module")))
+            if not isinstance(module, nn.Module):
+                raise KDError(f"{type(module).__name__} is not a torch.nn.Module", path="module")
+            return module
+        assert plan.builder is not None
+        positional, named = inputs_of(plan, values.get)
+        inputs = named or positional
+        match = values.get(plan.match) if plan.match else None
+        adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
+        return adapter
+
+
+def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:
+    """What an adapter is called with: its positional arguments and those by name."""
+    if isinstance(plan.inputs, Mapping):
+        return [], {name: get(wired) for name, wired in plan.inputs.items()}
+    return [get(wired) for wired in plan.inputs], {}
+
+
+def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:
+    """The output of a module for positional and named arguments."""
+    return module(*inputs[0], **inputs[1])
+
+
+def gathered(wired: Wired, value: Any, shard: MicroBatchShard) -> Any:
+    """A wire's value with the rows of all processes. Only in the batch is a list one value a sample."""
+    if isinstance(wired, list):
+        return [gathered(wire, item, shard) for wire, item in zip(wired, value, strict=True)]
+    return gather_samples(value, shard.rows) if wired.root == "batch" else gather(value, shard.rows)
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, one on the meta device as it is."""
+    return tensor if tensor.is_meta else tensor.cpu()
