@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 from torch import nn
@@ -28,6 +29,9 @@ class DryModels:
         self.info = plan.task.info(plan.data) if sound else DatasetInfo()
         dummy = plan.task.dummy_info(plan.data) if sound else DatasetInfo()
         self.run_values = dummy.run_values
+        guesses = {**dummy.model_parameters, **self.info.model_parameters}
+        self.hub_info = replace(self.info, model_parameters=guesses)
+        """For a hub's models, which are made for the data's classes: as many for all where only reading would tell."""
         self.built: dict[str, nn.Module] = {}
         self._real: dict[str, nn.Module] = {}
 
@@ -66,7 +70,9 @@ class DryModels:
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
         hub = self.plan.task.hub if self.plan.task is not None else None
-        return ModelSource(builder, path, self.plan.dataset, self.info, lambda _: None, structure=True, hub=hub)
+        spec = self.plan.models[name]
+        info = self.info if hub is None or (spec.hub is None and spec.run is None) else self.hub_info
+        return ModelSource(builder, path, self.plan.dataset, info, lambda _: None, structure=True, hub=hub)
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
