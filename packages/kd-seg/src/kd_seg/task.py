@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.spec import pixels
 from kd_core.data.subset import split
@@ -24,8 +23,6 @@ from kd_seg.data.spec import DataSpec, InputSpec, classes_of, source_of
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole
 from kd_seg.metrics import SegmentationMetrics
-
-allow("torchvision.models")  # its functions; its classes are allowed already
 
 Images = Tensor | list[Tensor]
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import kd_vision.rotations  # noqa: F401  which registers a view
-from kd_core.config import allow, has_call
+from kd_core.config import has_call
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError, Unverified
@@ -29,8 +29,6 @@ from kd_vision.data.splitting import split
 from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
-
-allow("torchvision.models")  # its functions; its classes are allowed already
 
 
 @TASKS("image_classification", "classification")
