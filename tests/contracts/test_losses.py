@@ -152,6 +152,76 @@ def test_masked_means_add_up_from_micro_batches(name: str) -> None:
     micro_batches_add_up(masked_case(name))
 
 
+def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
+    """True in a loss's input where its mask, or a label of -100, hides what stands there."""
+    masked = mask == (-100 if name == "cross_entropy" else 0)
+    if name == "attention_mse":
+        masked = masked[:, :, None] | masked[:, None]
+    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy") else -1
+    return masked.unsqueeze(dim).expand_as(tensor) if masked.ndim < tensor.ndim else masked
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", MASKS)
+def test_nothing_behind_a_mask_reaches_the_loss_or_a_gradient(name: str, garbage: float) -> None:
+    case = masked_case(name)
+    tensors = case.tensors(rows=8)
+    expected = case(tensors)
+    mask = tensors[MASKS[name][0]]
+    spoilt = {
+        key: value.detach().masked_fill(hides(name, value, mask), garbage).requires_grad_()
+        if value.is_floating_point()
+        else value
+        for key, value in tensors.items()
+    }
+    loss = case(spoilt)
+    assert torch.equal(loss, expected)
+    for key, gradient in case.gradients(loss, spoilt).items():
+        assert torch.equal(gradient, case.gradients(case(tensors), tensors)[key])
+
+
+@pytest.mark.parametrize("name", ["ifvd", "cirkd_memory"])
+def test_nothing_in_void_reaches_the_loss_or_a_gradient(name: str) -> None:
+    inputs = {**EXAMPLES[name], "target": lambda rows: void_and_classes(rows)[:, :4, :4]}
+    case = LossCase(name, inputs, SMALL[name], FROM_RUN)
+    tensors = case.tensors()
+    void = (tensors["target"] == -1)[:, None]
+    spoilt = {k: v.detach().masked_fill(void, float("nan")).requires_grad_() for k, v in list(tensors.items())[:2]}
+    loss = case({**spoilt, "target": tensors["target"]})
+    assert torch.equal(loss, case(tensors))
+    assert all(gradient.isfinite().all() for gradient in case.gradients(loss, spoilt).values())
+
+
+DIVERGENCES = ("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd", "dist")
+
+
+@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy"])
+def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
+    """As a column of minus infinity in logits (B, 7), and in dense ones."""
+    case = LossCase(name, EXAMPLES[name], SMALL.get(name, {}))
+    tensors = case.tensors()
+    keys = [key for key, value in tensors.items() if value.is_floating_point()]
+    if name == "cross_entropy":
+        tensors["target"] = tensors["student"].detach().masked_fill(torch.arange(4) == 2, -torch.inf).softmax(1)
+    column = (torch.arange(tensors[keys[0]].shape[1]) == 2).view(1, -1, *[1] * (tensors[keys[0]].ndim - 2))
+    masked = {k: tensors[k].detach().masked_fill(column, -torch.inf).requires_grad_() for k in keys}
+    loss = case({**tensors, **masked})
+    assert loss.isfinite()
+    for gradient in case.gradients(loss, masked).values():
+        assert gradient.isfinite().all()
+        assert not gradient.masked_select(column).any()
+
+
+def test_what_one_model_alone_masks_is_as_far_as_it_is() -> None:
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5).masked_fill(torch.arange(5) == 2, -torch.inf)
+    student.requires_grad_()
+    assert LOSSES.get("reverse_kl")(student, teacher).isposinf()  # the student's share cannot be explained
+    for name in ("kd", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd"):
+        loss = LOSSES.get(name)(student, teacher)
+        assert loss.isfinite(), name
+        assert torch.autograd.grad(loss, student)[0].isfinite().all(), name
+
+
 @pytest.mark.parametrize("values", [{"label_smoothing": 0.1}, {"class_weights": WEIGHTS}, BOTH])
 def test_weighted_means_add_up_from_micro_batches(values: dict[str, Any]) -> None:
     micro_batches_add_up(masked_case("cross_entropy", **values))

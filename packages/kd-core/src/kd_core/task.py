@@ -114,6 +114,9 @@ class Task:
         """Read the data, for models that take ``inputs`` (name -> ``Input``); KDError where it is missing or broken."""
         raise NotImplementedError
 
+    def check_splits(self, splits: Splits) -> None:
+        """KDError where data that were read are not fit to train on; called once their files were tried."""
+
     def prepare(self, batch: Batch, inputs: Mapping[str, Any], data: Any, *, training: bool) -> Batch:
         """On the device: turn a split's batch into what each model in ``inputs`` (name -> ``Input``) takes."""
         return batch

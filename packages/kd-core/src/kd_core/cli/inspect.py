@@ -33,14 +33,15 @@ REGISTRIES = {
 @click.command()
 @click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
 @click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
+@click.option("--data", is_flag=True, help="Read all data too, and name every file that cannot be read.")
 @config_options
 @json_option
-def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any) -> None:
-    """Find every mistake that shows without data.
+def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **options: Any) -> None:
+    """Find every mistake that shows without data, and with --data those of the data.
 
-    Opens no connection, reads no weights, and calls nothing that --trust does not name.
+    Without --data it opens no connection, reads no weights, and calls nothing that --trust does not name.
     """
-    reports = {str(config): _check(config, strict, **options) for config in configs}
+    reports = {str(config): _check(config, strict, data, **options) for config in configs}
     broken = [file for file, (problems, _) in reports.items() if problems]
     if as_json:
         click.echo(
@@ -57,13 +58,15 @@ def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProblem], list[str]]:
+def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str]]:
     """The problems of a config, and what could not be verified."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
         try:
-            return [], Experiment.load(config, **options).check(strict=strict)
+            experiment = Experiment.load(config, **options)
+            unverified = experiment.check(strict=strict)
+            return [], [*unverified, *(experiment.check_data() if data else [])]
         except KDError as error:
             return error.problems, []
 

@@ -40,7 +40,7 @@ def run_facts(folder: RunFolder, components: Components) -> dict[str, Any]:
         if splits is not components.data.get(plan.data)[1]:
             data |= {f"{stage.name}.{name}": record for name, record in _split_facts(splits).items()}
     return {
-        "config": dump(_decisive(load(folder.config).data)),
+        "config": dump(decisive(load(folder.config).data)),
         "data": {name: record for name, record in data.items() if record is not None},
         "models": {
             name: {
@@ -52,7 +52,7 @@ def run_facts(folder: RunFolder, components: Components) -> dict[str, Any]:
     }
 
 
-def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without the keys that change nothing of a student (:data:`WITHOUT_EFFECT`)."""
     decisive = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
     if isinstance(decisive.get("data"), Mapping):

@@ -67,6 +67,11 @@ class Stage:
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """What learns, by its path."""
+        return {name: item for name, item in self.root.named_parameters() if item.requires_grad}
+
+    @property
     def trains_student(self) -> bool:
         """Whether something of the student learns: else it is neither scored nor kept."""
         return STUDENT in self.trained
