@@ -6,6 +6,9 @@ answers at once.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -59,6 +62,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KDError as error:
+            wait_for_first_process()
             _say(str(error))
             ctx.exit(2)
         except Stopped as stop:
@@ -80,6 +84,19 @@ class Commands(click.Group):
             hint = "a smaller batch_size (accumulation_steps: N then keeps the batch), fewer data.workers, more memory"
             _say(f"memory ran out: {reason}\n    hint: {hint}")
             ctx.exit(2)
+
+
+def wait_for_first_process(seconds: float = 10.0) -> None:
+    """Leave it to the first process of a launcher (torchrun, accelerate launch) to report an error that all have.
+
+    Another process waits until the launcher ends it, which is quiet and has the exit code of the error. Where that does
+    not come, the error is this process's own.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        return
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+    time.sleep(seconds)
 
 
 def _say(text: str) -> None:
