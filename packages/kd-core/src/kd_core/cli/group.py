@@ -6,9 +6,6 @@ answers at once.
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,9 +15,9 @@ import click
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
-from kd_core.cli.process import lack_of_memory, open_streams
+from kd_core.cli.process import lack_of_memory, open_streams, wait_for_first_process
 from kd_core.cli.train import resume, sweep, train
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, RunInterrupted, did_you_mean
 from kd_core.runs.stop import Stopped
 
 
@@ -62,7 +59,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KDError as error:
-            wait_for_first_process()
+            if not isinstance(error, RunInterrupted):  # which may be of one process only
+                wait_for_first_process()
             _say(str(error))
             ctx.exit(2)
         except Stopped as stop:
@@ -84,19 +82,6 @@ class Commands(click.Group):
             hint = "a smaller batch_size (accumulation_steps: N then keeps the batch), fewer data.workers, more memory"
             _say(f"memory ran out: {reason}\n    hint: {hint}")
             ctx.exit(2)
-
-
-def wait_for_first_process(seconds: float = 10.0) -> None:
-    """Leave it to the first process of a launcher (torchrun, accelerate launch) to report an error that all have.
-
-    Another process waits until the launcher ends it, which is quiet and has the exit code of the error. Where that does
-    not come, the error is this process's own.
-    """
-    if os.environ.get("RANK", "0") == "0":
-        return
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
-    time.sleep(seconds)
 
 
 def _say(text: str) -> None:
