@@ -24,7 +24,10 @@ class Reducer(Protocol):
     """
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place."""
+        """The sum of a tensor over all processes, in place where all have one shape.
+
+        A smaller tensor, of a process without samples, is padded with zeros at its end: use what is returned.
+        """
         ...
 
     def gather_objects(self, value: Any) -> list[Any]:

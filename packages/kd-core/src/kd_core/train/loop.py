@@ -14,7 +14,6 @@ from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
-from kd_core.taps.wrappers import Capture
 from kd_core.train.doubts import check_parameters
 from kd_core.train.meter import LossMeter
 from kd_core.train.objective import Objective, StepInfo
@@ -91,7 +90,7 @@ class StageRunner:
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
         for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = self._teacher_outputs(batch)
+            frozen = stage.teacher_outputs(batch)
             last, rows = position == len(shards) - 1, shard.local_rows
             with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
                 loss, terms = stage.step_module(batch, frozen, info, shard, shares)
@@ -131,12 +130,6 @@ class StageRunner:
         """A micro-batch as the models take it, in the stage's views."""
         plan = self.context.components.plan
         return self.runtime.format(self.plan.views(plan.task.prepare(raw, plan.inputs, self.stage.data, training=True)))
-
-    def _teacher_outputs(self, batch: Batch) -> dict[str, Capture]:
-        """What the frozen models give for a batch: run, or read from the cache."""
-        with self.runtime.autocast(), self.runtime.inference():
-            ran = {name: teacher(batch.for_model(name)) for name, teacher in self.stage.frozen.items()}
-            return ran | {name: teacher(batch) for name, teacher in self.stage.cached.items()}
 
     def _advance(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Count the step, and show it to the observers."""
