@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
 from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
+from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.taps.table import TapRow
+from kd_core.train.components import Data
 from kd_core.train.run import Result, run
 
 
@@ -98,6 +100,18 @@ class Experiment:
                 lines |= dict.fromkeys(task.describe(data, seed=self.plan.seed) or ())
             except KDError:  # what is wrong with files is told by the run that reads them
                 continue
+        return list(lines)
+
+    def check_data(self) -> list[str]:
+        """Read the data of every stage, each file from end to end; returns what a run says of them.
+
+        ConfigError that names all files which cannot be read.
+        """
+        lines: dict[str, None] = {}
+        reporter = Reporter(silent=True)
+        with locate_errors(self.document), closing(Data(self.plan, self.policy, reporter, whole=True)) as data:
+            for spec in [self.plan.data, *(stage.data for stage in self.plan.stages)]:
+                lines |= dict.fromkeys(data.get(spec)[1].describe())
         return list(lines)
 
     def resolved(self) -> str:

@@ -127,6 +127,9 @@ class Task:
             return []
         return self.load(data.model_copy(update={"download": False}), seed=seed).describe()
 
+    def check_splits(self, splits: Splits) -> None:
+        """KDError where data that were read are not fit to train on; called once their files were tried."""
+
     def prepare(self, batch: Batch, inputs: Mapping[str, Any], data: Any, *, training: bool) -> Batch:
         """On the device: turn a split's batch into what each model in ``inputs`` (name -> ``Input``) takes."""
         return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
-from kd_core.models.factory import ModelSource, described
+from kd_core.models.factory import ModelSource, student_spec
 from kd_core.plan.plan import Plan
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
@@ -31,6 +32,9 @@ class DryModels:
         self.widths: dict[int, None] = {}
         """The classes that models other than the student tell apart, if their outputs are of classes."""
         self.run_values = dummy.run_values
+        guesses = {**dummy.model_parameters, **self.info.model_parameters}
+        self.hub_info = replace(self.info, model_parameters=guesses)
+        """For a hub's models, which are made for the data's classes: as many for all where only reading would tell."""
         self.built: dict[str, nn.Module] = {}
         self._real: dict[str, nn.Module] = {}
 
@@ -69,13 +73,15 @@ class DryModels:
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
         hub = self.plan.task.hub if self.plan.task is not None else None
-        return ModelSource(builder, path, self.plan.dataset, self.info, lambda _: None, structure=True, hub=hub)
+        spec = self.plan.models[name]
+        info = self.info if hub is None or (spec.hub is None and spec.run is None) else self.hub_info
+        return ModelSource(builder, path, self.plan.dataset, info, lambda _: None, structure=True, hub=hub)
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
         if spec.run is not None:
             try:
-                return self._not_to_build(described(FilePath(spec.run)))
+                return self._not_to_build(student_spec(FilePath(spec.run)))
             except KDError as error:
                 return str(error)
         return trusted_only([spec.call, spec.extra, spec.edit])

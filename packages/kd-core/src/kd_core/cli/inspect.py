@@ -33,32 +33,33 @@ REGISTRIES = {
 @click.command()
 @click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
 @click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
+@click.option("--data", is_flag=True, help="Read all data too, and name every file that cannot be read.")
 @config_options
 @json_option
-def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any) -> None:
+def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **options: Any) -> None:
     """Find every mistake that shows without training; of a sweep, in all its runs.
 
-    Says what the data are where they are on this machine. Opens no connection, reads no weights, and calls nothing that
-    --trust does not name.
+    Says what the data are where they are on this machine; with --data reads all of them. Without --data it opens no
+    connection, reads no weights, and calls nothing that --trust does not name.
     """
-    reports = {str(config): _check(config, strict, **options) for config in configs}
+    reports = {str(config): _check(config, strict, data, **options) for config in configs}
     broken = [file for file, (problems, _, _) in reports.items() if problems]
     if as_json:
         click.echo(
             json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
         )
-    for file, (problems, unverified, data) in reports.items():
+    for file, (problems, unverified, lines) in reports.items():
         if problems:
             click.echo("\n".join(map(str, problems)), err=True)
         elif not as_json:
-            click.echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in data), *unverified]))
+            click.echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
     if broken:
         if len(configs) > 1:
             click.echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProblem], list[str], list[str]]:
+def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str], list[str]]:
     """The problems of a config or of a sweep, what could not be verified, and its data in lines."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
@@ -67,9 +68,10 @@ def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProbl
             if _is_sweep(config):
                 from kd_core import sweep
 
-                return [], *sweep.check(config, strict=strict, **options)
+                return [], *sweep.check(config, strict=strict, data=data, **options)
             experiment = Experiment.load(config, **options)
-            return [], experiment.check(strict=strict), experiment.describe_data()
+            unverified = experiment.check(strict=strict)
+            return [], unverified, experiment.check_data() if data else experiment.describe_data()
         except KDError as error:
             return error.problems, [], []
 

@@ -26,6 +26,10 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """The endings of image files, in small letters."""
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+"""What stands at the end of a file that is whole."""
+TAIL = 64
+"""Bytes at the end of a file in which that is looked for."""
 BACKGROUND = (255, 255, 255)
 """What is seen through the transparent parts of an image: white."""
 ORIENTATION = 0x0112
@@ -65,6 +69,24 @@ def check_header(path: Path) -> None:
     """KDError naming a file that is missing, or does not begin as an image of one of :data:`FORMATS`."""
     with _opened(path):
         pass
+
+
+def check_ends(path: Path) -> None:
+    """KDError naming an image file that is missing, of another format, or cut off.
+
+    Of JPEG and PNG only both ends are read, unless the last one is not as it should be; files of other formats are
+    read whole.
+    """
+    with _opened(path) as image:
+        mark = ENDS.get(image.format or "")
+    if mark is None:
+        open_image(path)
+        return
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - TAIL, 0))
+        if mark not in file.read():
+            open_image(path)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class MicroBatchShard:
 
     @property
     def local_scale(self) -> float:
-        """The factor of a mean over this process's rows; the mean over processes is taken with the gradients."""
+        """The factor of a mean over this process's samples; the mean over processes is taken with the gradients."""
         return self.rows[rank()] / self.total * len(self.rows)
 
     @property

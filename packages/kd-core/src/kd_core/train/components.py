@@ -14,7 +14,7 @@ from torch import nn
 
 from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
-from kd_core.device.distributed import divide, main_first
+from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
 from kd_core.errors import ConfigError, KDError, error_path
@@ -37,8 +37,9 @@ OUTPUT = Tap("")
 class Data:
     """The data of an experiment, each ``data:`` value read once, and told of once."""
 
-    def __init__(self, plan: Plan, policy: Policy, reporter: Reporter) -> None:
-        self._plan, self._policy, self._reporter = plan, policy, reporter
+    def __init__(self, plan: Plan, policy: Policy, reporter: Reporter, *, whole: bool = False) -> None:
+        """Read with ``plan``; ``whole``: every file from end to end before anything else, however many there are."""
+        self._plan, self._policy, self._reporter, self._whole = plan, policy, reporter, whole
         self._read: list[tuple[Any, Any, Splits]] = []
 
     def get(self, spec: Any) -> tuple[Any, Splits]:
@@ -49,10 +50,16 @@ class Data:
         built = build_fields(spec, Builder(self._policy, {}, self._reporter.debug))
         with main_first():
             splits = self._plan.task.load(built, seed=self._plan.seed, inputs=self._plan.inputs)
+        run_on_rank_zero(lambda: self._screen(splits))
         self._read.append((spec, built, splits))
         for line in () if self._reporter.silent else splits.describe():
             self._reporter.info(f"data: {line}")
         return built, splits
+
+    def _screen(self, splits: Splits) -> None:
+        """KDError where files cannot be read, all of them named, or the data are not fit to train on."""
+        splits.screen(whole=self._whole)
+        self._plan.task.check_splits(splits)
 
     def close(self) -> None:
         """End what reads samples."""

@@ -75,7 +75,7 @@ def run(
     reporter = Reporter(folder.log, silent=not is_main())
     with (
         locate_errors(plan.document),
-        resume_hints(f"go on with `resume {folder.path}`"),
+        resume_hints(folder),
         lost_worker_errors(),
         closing(Data(plan, policy, reporter)) as data,
     ):
@@ -125,13 +125,15 @@ def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> R
 
 
 @contextmanager
-def resume_hints(hint: str) -> Iterator[None]:
-    """Errors that are no mistake in the run (a full disk, a killed process) say how it goes on."""
+def resume_hints(folder: RunFolder) -> Iterator[None]:
+    """Errors that are no mistake in the run (a full disk, a killed process) say how it goes on, once it has begun."""
     try:
         with lost_peer_errors():
             yield
     except RunInterrupted as error:
-        raise error.with_hint(hint) from error
+        if not folder.manifest.exists():  # nothing of it stays
+            raise
+        raise error.with_hint(f"go on with `resume {folder.path}`") from error
 
 
 def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | None) -> StageRunner:

@@ -192,11 +192,13 @@ class HeadMapping:
 
     def line(self, classes: tuple[str, ...] | None, trained: bool) -> str | None:
         """What a run says of it, given whether the classifier's weights are ``trained`` ones."""
-        if self.reinitialize and trained and self.names is not None:
+        if self.reinitialize and self.names is not None and classes is not None:
+            told = f"new head: it was trained for the classes {', '.join(self.names)}, which are not those of the data"
+            if len(self.names) != len(classes):
+                return told
             return (
-                f"warning: new head: it was trained for the classes {', '.join(self.names)}, which are not those of the"
-                f" data, and its classifier begins at random; if they are the same by other names, `labels: [...]`"
-                " gives the data's names in the order of its outputs"
+                f"warning: {told}, and its classifier begins at random; if they are the same by other names,"
+                " `labels: [...]` gives the data's names in the order of its outputs"
             )
         if not trained:
             return "new head: the classifier begins at random"

@@ -17,8 +17,10 @@ from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.images import eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
+from kd_core.data.screening import Readable
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_vision.data.augment import Augmentation
+from kd_vision.data.folders import readable
 from kd_vision.data.labelled_subset import LabelledSubset
 
 EVALUATION_CROP = 0.875
@@ -64,6 +66,10 @@ class SampleSplit(Split):
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
             yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)
+
+    def files(self) -> Readable | None:
+        """The images that are read from files."""
+        return readable(self.subset)
 
     def close(self) -> None:
         """End the processes that read."""
