@@ -16,7 +16,7 @@ from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
-from kd_core.taps.wrappers import Capture
+from kd_core.train.doubts import check_parameters
 from kd_core.train.meter import LossMeter
 from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
@@ -54,6 +54,8 @@ class StageRunner:
         """Train from the place in ``progress`` to the end of the stage. An epoch that was begun is always ended."""
         if self.progress.step == 0 and self.stage.trains_student:
             self.progress.best, self.progress.waited, self.context.best = None, 0, None
+        if self.stage.scheduler is None and not any(self.stage.learning_rates):
+            self.context.warn(f"stages.{self.plan.name}: the learning rate is 0: nothing is learned")
         while self.progress.batch or self._steps_left():
             started = time.monotonic()
             for batch, shards in self._batches():
@@ -64,7 +66,14 @@ class StageRunner:
                 if self.progress.stopped:
                     break
             self._end_epoch(time.monotonic() - started)
+        self._doubts()
         self.stage.close()
+
+    def _doubts(self) -> None:
+        """Say, and note in the run, where the stage has probably learned nothing."""
+        value = self.meter.constant()
+        if value is not None:
+            self.context.warn(f"stages.{self.plan.name}: the loss was {value:.6g} in every step: nothing was learned")
 
     def _steps_left(self) -> int:
         """Steps until the end of the stage; 0 where early stopping ended it."""
@@ -90,7 +99,7 @@ class StageRunner:
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
         for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = self._teacher_outputs(batch)
+            frozen = stage.teacher_outputs(batch)
             last, rows = position == len(shards) - 1, shard.local_rows
             with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
                 loss, terms = stage.step_module(batch, frozen, info, shard, shares)
@@ -132,12 +141,6 @@ class StageRunner:
         plan = self.context.components.plan
         return self.runtime.format(self.plan.views(plan.task.prepare(raw, plan.inputs, self.stage.data, training=True)))
 
-    def _teacher_outputs(self, batch: Batch) -> dict[str, Capture]:
-        """What the frozen models give for a batch: run, or read from the cache."""
-        with self.runtime.autocast(), self.runtime.inference():
-            ran = {name: teacher(batch.for_model(name)) for name, teacher in self.stage.frozen.items()}
-            return ran | {name: teacher(batch) for name, teacher in self.stage.cached.items()}
-
     def _advance(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Count the step, and show it to the observers."""
         self.progress.batch += 1
@@ -162,6 +165,7 @@ class StageRunner:
     def _end_epoch(self, seconds: float) -> None:
         """The means of the epoch, a validation where it is due, the scheduler, a checkpoint."""
         self.meter.check_finite()
+        check_parameters(self.stage.named_parameters, self.plan.name, self.progress.step - 1)
         self.progress.epoch += 1
         self.progress.batch = 0
         means, rates = self.meter.means(), self.stage.learning_rates

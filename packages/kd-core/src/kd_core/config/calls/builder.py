@@ -133,7 +133,7 @@ class Builder:
             return self._item(lazy, parts["data"], parts["key"], path)
         obj = parts["obj"]
         if isinstance(lazy, SetAttr):
-            self.policy.check_attribute_allowed(obj, lazy.name, lazy.mark, path)
+            self.policy.check_set_allowed(obj, lazy.name, lazy.mark, path)
             _guarded(lambda: setattr(obj, lazy.name, parts["value"]), f"setting {lazy.name!r}", lazy, path)
             return obj
         if isinstance(lazy, GetAttr):
@@ -151,6 +151,7 @@ class Builder:
         args = [*(supplied[name] for name in leading), *self._value(call.args, path)]
         kwargs = self._value(call.kwargs, path) | {name: supplied[name] for name in named}
         result = _guarded(lambda: target(*args, **kwargs), call.target, call, path)
+        self.policy.check_names_allowed(result, call.mark, path)
         self._log(call, call.target, path)
         return result
 
@@ -160,6 +161,7 @@ class Builder:
         method = _guarded(lambda: getattr(obj, lazy.method), name, lazy, path)
         self.policy.check_value_allowed(method, lazy.mark, path)
         result = _guarded(lambda: method(*parts["args"], **parts["kwargs"]), name, lazy, path)
+        self.policy.check_names_allowed(obj, lazy.mark, path)
         self._log(lazy, name, path)
         return obj if lazy.returns_obj else result
 
