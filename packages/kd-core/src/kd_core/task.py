@@ -147,6 +147,13 @@ class Task:
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""
 
+    def assumes_order(self, model: nn.Module) -> bool:
+        """Whether a model with weights does not say which of its outputs is which class."""
+        return False
+
+    def check_order(self, output: Any, batch: Batch, info: DatasetInfo) -> None:
+        """KDError where such a model's output for a training batch has the classes in another order than the data."""
+
 
 def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) -> None:
     """KDError, naming the model, where :meth:`Task.check_model` refuses it."""

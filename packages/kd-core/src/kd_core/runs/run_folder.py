@@ -18,6 +18,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kd_core.errors import KDError
+from kd_core.escapes import code, fence, for_markdown
 from kd_core.files import append, is_leftover, json_text, remove_leftovers, write_text
 from kd_core.runs.environment import environment
 from kd_core.runs.manifest import Manifest
@@ -48,13 +49,13 @@ model.load_state_dict(weights)  # `model` is what is described below
 
 What they belong to (`student/model.yaml`):
 
-```yaml
+{fence}yaml
 {description}
-```
+{fence}
 
 In another config this student is the model `{{run: <this folder>}}`.
 
-Made by `{command}`: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
+Made by {command}: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
 """
 
 
@@ -223,12 +224,21 @@ class RunFolder:
         write_student(self.student, state, description, beside)
 
     def _model_card(self, result: Mapping[str, Any]) -> str:
-        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())
+        rows = "\n".join(f"| {for_markdown(metric)} | {value:.6g} |" for metric, value in result["metrics"].items())
         command = (Manifest(self.manifest).read() or {"command": "unknown"})["command"]
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
-        where = f"On the {result['split']} split, {result['samples']} samples" if result["split"] else "Not scored"
+        where = (
+            f"On the {for_markdown(result['split'])} split, {result['samples']} samples"
+            if result["split"]
+            else "Not scored"
+        )
         return MODEL_CARD.format(
-            name=self.path.name, where=where, rows=rows, command=command, description=description.strip()
+            name=for_markdown(self.path.name),
+            where=where,
+            rows=rows,
+            command=code(command),
+            description=description.strip(),
+            fence=fence(description),
         )
 
 
