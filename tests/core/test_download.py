@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kd_core.download import fetch, place
+from kd_core import download
+from kd_core.download import discard, fetch, folder_of, place
 from kd_core.errors import KDError
 
 CONTENT = bytes(range(256)) * 5000
@@ -121,3 +122,23 @@ def test_a_folder_that_cannot_be_written_is_one_error(url: str, tmp_path: Path) 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(KDError, match="cannot download"):
         fetch(f"{url}/whole.bin", folder=tmp_path / "file")
+
+
+def test_a_url_of_a_config_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    official, other = "https://host/resnet18-f37072fd.pth", "https://evil/resnet18-f37072fd.pth"
+    places = {place(url, folder_of(url)) for url in (official, other)}
+    assert len(places) == 2
+    assert all(tmp_path / "kd" in path.parents and "hub" not in path.parts for path in places)
+
+
+def test_a_file_that_is_refused_goes_with_its_record(url: str, tmp_path: Path) -> None:
+    discard(fetch(f"{url}/whole.bin", folder=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_larger_than_any_file_is_not_kept(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
+    with pytest.raises(KDError, match="is larger than"):
+        fetch(f"{url}/whole.bin", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []

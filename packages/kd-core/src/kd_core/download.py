@@ -14,6 +14,8 @@ from kd_core.errors import KDError
 from kd_core.files import write_text, write_whole
 
 CHUNK = 1 << 20
+LARGEST = 32 << 30
+"""Bytes of a file at most: a server may send without an end."""
 TIMEOUT = 30
 """Seconds without an answer or a byte before a download is given up."""
 
@@ -23,6 +25,22 @@ def hub_folder() -> Path:
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def folder_of(url: str) -> Path:
+    """The folder of one URL that a config names: what it holds bears no name that other programs look for.
+
+    It is below ``$TORCH_HOME/kd``, and never PyTorch's hub cache, from which others load what has an official name.
+    """
+    import torch
+
+    return Path(torch.hub.get_dir()).parent / "kd" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def discard(path: Path) -> None:
+    """Remove a downloaded file that is refused, and its record."""
+    for file in (path, _record_of(path)):
+        file.unlink(missing_ok=True)
 
 
 def place(url: str, folder: Path | None = None) -> Path:
@@ -71,11 +89,16 @@ def _copy(response: Any, file: BinaryIO, name: str) -> str:
 
     length = int(response.headers.get("Content-Length") or 0)
     state, received = hashlib.sha256(), 0
+    too_large = OSError(f"the file is larger than {LARGEST >> 30} GiB")
+    if length > LARGEST:
+        raise too_large
     with tqdm(total=length or None, desc=name, unit="B", unit_scale=True, disable=None) as bar:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             state.update(chunk)
             received += len(chunk)
+            if received > LARGEST:
+                raise too_large
             bar.update(len(chunk))
     if length and received < length:
         raise OSError(f"the connection broke after {received:,} of {length:,} bytes")

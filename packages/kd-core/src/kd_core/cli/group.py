@@ -15,6 +15,7 @@ import click
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
+from kd_core.cli.output import echo
 from kd_core.cli.process import lack_of_memory, open_streams
 from kd_core.cli.train import resume, sweep, train
 from kd_core.errors import KDError, did_you_mean
@@ -87,4 +88,4 @@ class Commands(click.Group):
 def _say(text: str) -> None:
     """Print to standard error, where somebody may have stopped listening."""
     with suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        echo(text, err=True)

@@ -127,6 +127,7 @@ class ModelSource:
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""
+        from kd_core.download import discard
         from kd_core.models.weights import load_state, read_state
 
         at = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
@@ -134,7 +135,13 @@ class ModelSource:
             if (resolved := self._weights(spec)) is not None:
                 path, source = resolved
                 self.log(f"models.{name}: weights from {source}")
-                load_state(model, read_state(path), source, new_head=spec.new_head)
+                try:
+                    state = read_state(path)
+                except KDError:
+                    if "://" in str(spec.weights):
+                        discard(path)
+                    raise
+                load_state(model, state, source, new_head=spec.new_head)
         except KDError as error:
             raise error.at(at) from None
 
@@ -212,12 +219,12 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
 
 
 def local(weights: str) -> Path:
-    """A path, or a URL downloaded to the hub's cache."""
+    """A path, or a URL downloaded to a folder of its own."""
     if "://" not in weights:
         return user_path(weights)
-    from kd_core.download import fetch
+    from kd_core.download import fetch, folder_of
 
-    return fetch(weights)
+    return fetch(weights, folder=folder_of(weights))
 
 
 def student_spec(folder: Path) -> ModelSpec:

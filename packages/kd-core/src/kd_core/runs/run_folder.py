@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from kd_core.errors import KDError
+from kd_core.errors import KDError, RunInterrupted
+from kd_core.escapes import code, fence, for_markdown
 from kd_core.files import append, is_leftover, json_text, remove_leftovers, write_text
 from kd_core.runs.environment import environment
 from kd_core.runs.manifest import Manifest
@@ -48,13 +49,13 @@ model.load_state_dict(weights)  # `model` is what is described below
 
 What they belong to (`student/model.yaml`):
 
-```yaml
+{fence}yaml
 {description}
-```
+{fence}
 
 In another config this student is the model `{{run: <this folder>}}`.
 
-Made by `{command}`: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
+Made by {command}: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
 """
 
 
@@ -102,7 +103,11 @@ class RunFolder:
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty", hint=hint)
             run._new = True
-            return run.lock()
+            try:
+                return run.lock()
+            except RunInterrupted:  # no room for its files
+                run._remove()
+                raise
         except OSError as error:
             raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
 
@@ -138,8 +143,12 @@ class RunFolder:
                 raise KDError(f"another process ({owner}) is training in {self.path}") from None
         except OSError as error:
             raise KDError(f"cannot lock {self.path}: {error.strerror}") from error
-        write_text(self._pid, str(os.getpid()))
-        remove_leftovers(self.path)
+        try:
+            write_text(self._pid, str(os.getpid()))
+            remove_leftovers(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def _owner(self) -> int:
@@ -223,12 +232,21 @@ class RunFolder:
         write_student(self.student, state, description, beside)
 
     def _model_card(self, result: Mapping[str, Any]) -> str:
-        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())
+        rows = "\n".join(f"| {for_markdown(metric)} | {value:.6g} |" for metric, value in result["metrics"].items())
         command = (Manifest(self.manifest).read() or {"command": "unknown"})["command"]
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
-        where = f"On the {result['split']} split, {result['samples']} samples" if result["split"] else "Not scored"
+        where = (
+            f"On the {for_markdown(result['split'])} split, {result['samples']} samples"
+            if result["split"]
+            else "Not scored"
+        )
         return MODEL_CARD.format(
-            name=self.path.name, where=where, rows=rows, command=command, description=description.strip()
+            name=for_markdown(self.path.name),
+            where=where,
+            rows=rows,
+            command=code(command),
+            description=description.strip(),
+            fence=fence(description),
         )
 
 

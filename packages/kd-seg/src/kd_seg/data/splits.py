@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
+from kd_core.data.images import Brightness
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
 from kd_core.data.screening import Readable
@@ -38,6 +39,7 @@ class SegSplit(Split):
         self.masks_with: Counter[int] = Counter()
         """How many masks hold each class, or VOID, of those that were looked at."""
         self.looked = 0
+        self.brightness = Brightness()
         self.transform = transform
         self.loader = SampleLoader(PairReader(part, transform), workers)
 
@@ -74,9 +76,14 @@ class SegSplit(Split):
         return self.part.files()
 
     def look(self, position: int, sample: tuple[Any, NDArray[np.int16]]) -> None:
-        """Count the classes in a mask."""
+        """Count the classes in a mask, and note how bright the image is."""
         self.looked += 1
+        self.brightness.look(sample[0])
         self.masks_with.update(np.unique(sample[1]).tolist())
+
+    def notes(self) -> list[str]:
+        """What there is to say of the images."""
+        return self.brightness.notes()
 
     @property
     def class_counts(self) -> Mapping[str, int] | None:  # type: ignore[override]
