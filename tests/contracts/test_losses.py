@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_core.losses import LOSSES
+from kd_core.losses import LOSSES, loss_signature
 from kd_core.signatures import signature_text
 from kd_core.testing import LOSS_CHECKS, LossCase, class_labels
-from kd_core.testing.losses import ROWS, Input
+from kd_core.testing.losses import ROWS, Input, micro_batches_add_up
 
 
 def void_and_classes(rows: int) -> Tensor:
@@ -107,6 +107,124 @@ def case(name: str) -> LossCase:
 @pytest.mark.parametrize("check", LOSS_CHECKS, ids=lambda check: check.__name__)
 def test_keeps_the_contract(name: str, check: Callable[[LossCase], None]) -> None:
     check(case(name))
+
+
+MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
+    **dict.fromkeys(("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy"), ("mask", ())),
+    **dict.fromkeys(("attention_kl", "attention_mse", "cosine", "hidden_mse"), ("mask", (4,))),
+    "dist": ("mask", (3,)),
+    "cwd": ("mask", (4, 4)),
+    "cross_entropy": ("target", ()),
+}
+"""What masks some of a loss's values, and its shape without the batch dimension."""
+
+
+WEIGHTS = [1.0, 0.0, 3.0, 0.5]
+BOTH = {"label_smoothing": 0.1, "class_weights": WEIGHTS}
+
+
+def some(shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+    """A mask with nothing in the first two of eight rows, and about half of the others."""
+
+    def mask(rows: int) -> Tensor:
+        values = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(0)) < 0.6
+        return values & (torch.arange(rows) >= 2).view(-1, *[1] * len(shape))
+
+    return mask
+
+
+def masked_case(name: str, **values: Any) -> LossCase:
+    wire, shape = MASKS[name]
+    inputs = {key: value for key, value in EXAMPLES[name].items() if key != wire}
+    chosen = some(shape)
+    labels = class_labels(4)
+    kind = chosen if wire == "mask" else lambda rows: torch.where(chosen(rows), labels(rows), -100)
+    return LossCase(name, {**inputs, wire: kind}, {**SMALL.get(name, {}), **values}, FROM_RUN)
+
+
+def test_every_loss_with_a_mask_is_tested_with_one() -> None:
+    takes = {name for name in LOSSES.names() if "mask" in loss_signature(LOSSES.get(name)).wires}
+    assert takes == {name for name, (wire, _) in MASKS.items() if wire == "mask"}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masked_means_add_up_from_micro_batches(name: str) -> None:
+    micro_batches_add_up(masked_case(name))
+
+
+def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
+    """True in a loss's input where its mask, or a label of -100, hides what stands there."""
+    masked = mask == (-100 if name == "cross_entropy" else 0)
+    if name == "attention_mse":
+        masked = masked[:, :, None] | masked[:, None]
+    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy") else -1
+    return masked.unsqueeze(dim).expand_as(tensor) if masked.ndim < tensor.ndim else masked
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", MASKS)
+def test_nothing_behind_a_mask_reaches_the_loss_or_a_gradient(name: str, garbage: float) -> None:
+    case = masked_case(name)
+    tensors = case.tensors(rows=8)
+    expected = case(tensors)
+    mask = tensors[MASKS[name][0]]
+    spoilt = {
+        key: value.detach().masked_fill(hides(name, value, mask), garbage).requires_grad_()
+        if value.is_floating_point()
+        else value
+        for key, value in tensors.items()
+    }
+    loss = case(spoilt)
+    assert torch.equal(loss, expected)
+    for key, gradient in case.gradients(loss, spoilt).items():
+        assert torch.equal(gradient, case.gradients(case(tensors), tensors)[key])
+
+
+@pytest.mark.parametrize("name", ["ifvd", "cirkd_memory"])
+def test_nothing_in_void_reaches_the_loss_or_a_gradient(name: str) -> None:
+    inputs = {**EXAMPLES[name], "target": lambda rows: void_and_classes(rows)[:, :4, :4]}
+    case = LossCase(name, inputs, SMALL[name], FROM_RUN)
+    tensors = case.tensors()
+    void = (tensors["target"] == -1)[:, None]
+    spoilt = {k: v.detach().masked_fill(void, float("nan")).requires_grad_() for k, v in list(tensors.items())[:2]}
+    loss = case({**spoilt, "target": tensors["target"]})
+    assert torch.equal(loss, case(tensors))
+    assert all(gradient.isfinite().all() for gradient in case.gradients(loss, spoilt).values())
+
+
+DIVERGENCES = ("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd", "dist")
+
+
+@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy"])
+def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
+    """As a column of minus infinity in logits (B, 7), and in dense ones."""
+    case = LossCase(name, EXAMPLES[name], SMALL.get(name, {}))
+    tensors = case.tensors()
+    keys = [key for key, value in tensors.items() if value.is_floating_point()]
+    if name == "cross_entropy":
+        tensors["target"] = tensors["student"].detach().masked_fill(torch.arange(4) == 2, -torch.inf).softmax(1)
+    column = (torch.arange(tensors[keys[0]].shape[1]) == 2).view(1, -1, *[1] * (tensors[keys[0]].ndim - 2))
+    masked = {k: tensors[k].detach().masked_fill(column, -torch.inf).requires_grad_() for k in keys}
+    loss = case({**tensors, **masked})
+    assert loss.isfinite()
+    for gradient in case.gradients(loss, masked).values():
+        assert gradient.isfinite().all()
+        assert not gradient.masked_select(column).any()
+
+
+def test_what_one_model_alone_masks_is_as_far_as_it_is() -> None:
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5).masked_fill(torch.arange(5) == 2, -torch.inf)
+    student.requires_grad_()
+    assert LOSSES.get("reverse_kl")(student, teacher).isposinf()  # the student's share cannot be explained
+    for name in ("kd", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd"):
+        loss = LOSSES.get(name)(student, teacher)
+        assert loss.isfinite(), name
+        assert torch.autograd.grad(loss, student)[0].isfinite().all(), name
+
+
+@pytest.mark.parametrize("values", [{"label_smoothing": 0.1}, {"class_weights": WEIGHTS}, BOTH])
+def test_weighted_means_add_up_from_micro_batches(values: dict[str, Any]) -> None:
+    micro_batches_add_up(masked_case("cross_entropy", **values))
 
 
 @every_loss

@@ -94,7 +94,7 @@ def test_a_shipped_adapter_takes_no_names(load: Any) -> None:
 
 
 def test_the_mark_of_whole_batches_is_the_one_of_losses() -> None:
-    from kd_core.losses.registry import over_batch as of_losses
+    from kd_core.losses.reduction import over_batch as of_losses
 
     assert over_batch is of_losses
     assert over_batch(Router).over_batch is True  # type: ignore[attr-defined]

@@ -23,7 +23,8 @@ def over_batch(item: Marked) -> Marked:
 
     Under several processes its inputs are the rows of all of them, gathered with gradients. A loss is computed by every
     process over all rows; of an adapter's output each process gets back the rows of its own samples. With
-    ``accumulation_steps`` it sees the samples of one micro-batch (of all processes), never those of the whole batch.
+    ``accumulation_steps``, which would show it one micro-batch at a time, it is refused.
+    A loss without a mark is treated alike.
     """
     item.over_batch = True  # type: ignore[attr-defined]
     return item

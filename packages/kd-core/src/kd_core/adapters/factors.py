@@ -41,7 +41,7 @@ def paraphraser(
 
     (B, C, H, W) -> {factor: (B, F, H, W), reconstruction: (B, C, H, W)}. F is ``out_features``, the channels of
     ``match``, or ``rate`` x C, the paper's k. Three 3x3 convolutions each way, each with leaky ReLU of slope
-    0.1; ``norm`` puts batch norm before that. KDError where the input is no map or no factor is left.
+    0.1; ``norm`` puts batch norm before that. KDError where the input is not a feature map or no factor is left.
     """
     (source,) = tensors("paraphraser", inputs, match)
     channels = feature_map("paraphraser", source).shape[1]
@@ -62,7 +62,7 @@ def translator(
     """Three 3x3 convolutions from a student's map to the teacher's factors, the layers of a paraphraser's encoder.
 
     (B, C, H, W) -> (B, F, H, W): F is ``out_features`` or the channels of ``match``, the factors. KDError
-    where the input is no map or F is not known.
+    where the input is not a feature map or F is not known.
     """
     (source,) = tensors("translator", inputs, match)
     channels, factors = feature_map("translator", source).shape[1], width_of("translator", match, out_features)

@@ -92,7 +92,6 @@ class Runtime:
         self._accelerator = Accelerator(
             cpu=on_cpu(spec.device),
             mixed_precision=PRECISIONS[spec.precision],
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self._accelerator.device
         if self.sharded and not self._accelerator.is_fsdp2:
@@ -162,11 +161,15 @@ class Runtime:
             return batch
         return Batch(map_tensors(_channels_last, batch.inputs), batch.target, batch.index, batch.extra)
 
-    def prepare(self, step: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    def prepare(self, step: nn.Module, optimizer: Optimizer, *, unused: bool = False) -> tuple[nn.Module, Optimizer]:
         """The step as accelerate wraps it (DDP or FSDP, precision), and its optimiser, wrapped if gradients are scaled.
 
+        ``unused`` tells DDP that some parameters that learn get no gradient, which it looks for in every step then.
         Accelerate's wrapper of an optimiser looks for installed packages in each step, which takes a millisecond.
         """
+        self._accelerator.ddp_handler = DistributedDataParallelKwargs(
+            broadcast_buffers=False, find_unused_parameters=unused
+        )
         with warnings.catch_warnings():  # torch 2.14 renames the option, which accelerate passes on by its old name
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             module, wrapped = self._accelerator.prepare(step, optimizer)

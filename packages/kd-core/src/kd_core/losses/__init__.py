@@ -14,6 +14,7 @@ from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.masked import mgd
 from kd_core.losses.outputs import identity
 from kd_core.losses.pixel_memory import PixelMemory
+from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
 from kd_core.losses.regions import ifvd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
@@ -47,10 +48,13 @@ __all__ = [
     "knowledge_adaptation",
     "l1",
     "loss_signature",
+    "mean_over",
+    "mean_over_samples",
     "mgd",
     "mse",
     "multilabel_kd",
     "norm_penalty",
+    "over_batch",
     "patience",
     "pkt",
     "reverse_kl",

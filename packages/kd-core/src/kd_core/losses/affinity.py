@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.losses.reduction import mean_over_samples
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.reduction import mean_over_samples, over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape
 from kd_core.ranges import NormOrder
 

@@ -8,6 +8,7 @@ neither flaw.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, shape
+from kd_core.losses.tensors import as_float32, hidden, shape
 from kd_core.ranges import PositiveInt
 
 MASKED = -1e2
@@ -50,6 +51,7 @@ def attention_mse(
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 7 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
     """
+    student, teacher = _visible(student, mask), _visible(teacher, mask)
     scores = [_scores(name, tensor, heads) for name, tensor in (("student", student), ("teacher", teacher))]
     _same(scores, student, teacher)
     ours, target = (torch.where(score > MASKED, score, 0.0) for score in scores)
@@ -82,6 +84,7 @@ def attention_kl(
     keys and of values, in more ``heads`` than there are of attention. Their authors published no code; checked
     against bloomberg/minilmv2.bb.
     """
+    student, teacher = _visible(student, mask), _visible(teacher, mask)
     scores = [_logits(name, tensor, heads) for name, tensor in (("student", student), ("teacher", teacher))]
     _same(scores, student, teacher)
     if mask is None:
@@ -98,6 +101,19 @@ def attention_kl(
     divergence = (soft * (log_teacher - log_student)).sum(-1).mean(1)
     lengths = seen.sum(1)
     return (torch.where(seen, divergence, 0.0).sum(1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+
+
+def _visible(attention: Tensor | list[Tensor], mask: Tensor | None) -> Any:
+    """Vectors or attention with 0 at masked positions; what does not fit the mask stays, for an error."""
+    if mask is None or mask.ndim != 2:
+        return attention
+    if not isinstance(attention, Tensor):
+        return [_visible(tensor, mask) for tensor in attention]
+    if attention.ndim == 3 and attention.shape[:2] == mask.shape:
+        return hidden(mask != 0, attention, dim=2)[0]
+    if attention.ndim == 4 and attention[:, 0].shape == (*mask.shape, mask.shape[1]):
+        return hidden(((mask[:, :, None] != 0) & (mask[:, None] != 0)), attention, dim=1)[0]
+    return attention
 
 
 def _scores(name: str, attention: Tensor | list[Tensor], heads: int) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.reduction import over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.sampling import ContrastRows
 from kd_core.losses.tensors import same_shape, shape
 from kd_core.ranges import Momentum, PositiveFloat, PositiveInt

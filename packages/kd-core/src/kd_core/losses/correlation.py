@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import same_shape, shape, valid_mask
+from kd_core.losses.reduction import over_batch
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import hidden, same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat
 
 EPSILON = 1e-8
@@ -39,6 +40,8 @@ def dist(
     hunto/image_classification_sota.
     """
     student, teacher = same_shape(student, teacher, dim=1)
+    if mask is not None:
+        student, teacher = hidden(valid_mask(mask, student, 1), student, teacher, dim=1)
     if student.shape[1] == 1:
         raise KDError(f"student {shape(student)} has one class, whose probability is always 1", path="student")
     positions = student.shape[:1] + student.shape[2:]

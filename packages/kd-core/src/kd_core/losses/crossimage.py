@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from kd_core.losses.reduction import over_batch
 from kd_core.losses.regions import same_places
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.ranges import PositiveFloat
 
 POOL, POOL_FROM = 4, 256

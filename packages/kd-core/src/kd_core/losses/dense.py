@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over, mean_over_samples
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, divergences, masked_alike, same_shape, shape, valid_mask
 from kd_core.ranges import Fraction, PositiveFloat
 
 PAIRS = 2**20
@@ -48,9 +48,9 @@ def cwd(
     if student.shape[2:].numel() < 2:
         raise KDError(f"cwd compares the positions of feature maps (B, C, H, W), and student {shape(student)} has one")
     counts = None if mask is None else valid_mask(mask, student, 1)
-    ours, target = (_over_positions(tensor / temperature, counts) for tensor in (student, teacher))
+    ours, target = (_over_positions(tensor / temperature, counts) for tensor in masked_alike(student, teacher))
     kl = divergence == "kl"
-    apart = (target.exp() * (target - ours)).sum() if kl else (ours.exp() - target.exp()).square().sum()
+    apart = divergences(target, ours).sum() if kl else (ours.exp() - target.exp()).square().sum()
     samples = len(student) if counts is None else counts.flatten(1).any(1).sum().clamp(min=1)
     return apart / samples / student.shape[1] * temperature**2
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, hidden, same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat
 
 
@@ -57,7 +57,10 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, dim:
     huggingface/transformers-research-projects.
     """
     student, teacher = same_shape(student, teacher, dim=dim)
-    counts = None if mask is None else valid_mask(mask, student, dim).flatten()
+    counts = None if mask is None else valid_mask(mask, student, dim)
+    if counts is not None:
+        student, teacher = hidden(counts, student, teacher, dim=dim)
+        counts = counts.flatten()
     student, teacher = (tensor.movedim(dim, -1).reshape(-1, tensor.shape[dim]) for tensor in (student, teacher))
     distances = F.cosine_embedding_loss(student, teacher, student.new_ones(len(student)), reduction="none")
     if counts is None:

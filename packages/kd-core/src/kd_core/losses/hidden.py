@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, hidden, same_shape, shape, valid_mask
 
 
 @LOSSES("hidden_mse")
@@ -58,6 +58,7 @@ def _mean_square(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tenso
     if mask is None:
         return F.mse_loss(student, teacher)
     counts = valid_mask(mask, student, -1)
+    student, teacher = hidden(counts, student, teacher, dim=-1)
     errors = F.mse_loss(student, teacher, reduction="none").mean(-1)
     return torch.where(counts, errors, 0.0).sum() / counts.sum().clamp(min=1)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, same_shape, shape, valid_mask
+from kd_core.losses.tensors import LOW, as_float32, hidden, masked_alike, same_shape, shape, valid_mask
 from kd_core.ranges import PositiveFloat, Probability
 
 
@@ -39,6 +39,8 @@ def cross_entropy(
         raise KDError(message, path="student", hint=hint)
     if target.is_floating_point():
         soft = same_shape(student, target, other="target")[1].to(student.dtype)
+        if not label_smoothing:
+            student = student.masked_fill(student.isneginf() & (soft == 0), LOW)  # 0 times minus infinity is NaN
         return F.cross_entropy(student, soft, weights, label_smoothing=label_smoothing)
     if not classes or target.shape != student.shape[:1] + student.shape[2:]:
         rule = "integer labels have student's shape without its dimension 1, the classes"
@@ -54,6 +56,7 @@ def cross_entropy(
 def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
     """PyTorch's mean over the labelled, but 0 where it would divide 0 by 0."""
     counts = target != UNLABELLED
+    (student,) = hidden(counts, student, dim=1)
     if weights is not None:
         counts = counts & (weights[target.clamp(min=0)] > 0)
         target = target.where(counts.any(), UNLABELLED)  # dividing by a total weight of 0 makes NaN gradients
@@ -79,14 +82,17 @@ def kd(
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
+    student, teacher = masked_alike(student, teacher)
+    counts = None if mask is None else valid_mask(mask, student, dim)
+    if counts is not None:
+        student, teacher = hidden(counts, student, teacher, dim=dim)
     log_student = F.log_softmax(student / temperature, dim)
     # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
     # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.
     soft = F.softmax(teacher / temperature, dim).clamp(min=torch.finfo(teacher.dtype).tiny)
-    if mask is None:
+    if counts is None:
         divergence = F.kl_div(log_student, soft, reduction="sum")
         return divergence / (student.numel() // student.shape[dim]) * temperature**2
-    counts = valid_mask(mask, student, dim)
     values = F.kl_div(log_student, soft, reduction="none").sum(dim)
     return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1) * temperature**2
 
@@ -102,7 +108,8 @@ def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: PositiveFloa
     at 1 checked against penghui-yang/L2D, which clamps probabilities to [1e-8, 1 - 1e-8] where this takes log-sigmoids.
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    student, teacher = student / temperature, teacher / temperature
-    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return (yes + no).sum(1).mean() * temperature**2
+    student, teacher = (tensor / temperature for tensor in masked_alike(student, teacher))
+    # 0 log 0 is 0, and not a product with infinity
+    yes = (F.logsigmoid(teacher) - F.logsigmoid(student)).masked_fill(teacher.isneginf(), 0.0)
+    no = (F.logsigmoid(-teacher) - F.logsigmoid(-student)).masked_fill(teacher.isposinf(), 0.0)
+    return (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).sum(1).mean() * temperature**2

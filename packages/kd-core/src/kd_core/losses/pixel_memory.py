@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from kd_core.data.rng import random_bits
 from kd_core.errors import KDError
 from kd_core.losses.crossimage import similarity_kl
+from kd_core.losses.reduction import over_batch
 from kd_core.losses.regions import labels_at, membership
-from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import same_shape, shape
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import hidden, same_shape, shape
 from kd_core.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 PIXELS, REGIONS = -1, -2
@@ -79,8 +80,10 @@ class PixelMemory(nn.Module):
             hint = "write the teacher's channels as `dim:`; adapters `projector` bring the student's to them"
             raise KDError(f"student {shape(student)} must be features (B, {self.dim}, H, W)", hint=hint, path="student")
         members = membership(labels_at(target, student), self.num_classes)
-        student, teacher = (F.normalize(tensor, dim=1).flatten(2).mT for tensor in (student, teacher))
-        counts = members.any(1).flatten()
+        places = members.any(1)
+        visible = hidden(places.view(len(student), *student.shape[2:]), student, teacher, dim=1)
+        student, teacher = (F.normalize(tensor, dim=1).flatten(2).mT for tensor in visible)
+        counts = places.flatten()
         pixels = self.pixels[:, self.slots(PIXELS, self.pixels.shape[1])[: self.pixel_slots]]
         regions = self.regions[:, self.slots(REGIONS, self.regions.shape[1])[: self.region_slots]]
         loss = self.pixel_weight * self._contrast(student, teacher, pixels, counts)

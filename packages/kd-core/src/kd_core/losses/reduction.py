@@ -115,5 +115,5 @@ def check_shapes(loss: object, inputs: Mapping[str, Any]) -> None:
     named = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     if len({value.shape for value in named.values()}) > 1:
         shapes = " and ".join(f"{name} {shape(value)}" for name, value in named.items())
-        name = getattr(loss, "__name__", type(loss).__name__)
-        raise KDError(f"{shapes} must have the same shape: {name} compares element by element")
+        title = loss.__name__ if inspect.isfunction(loss) else type(loss).__name__
+        raise KDError(f"{shapes} must have the same shape: {title} compares element by element")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, shape
+from kd_core.losses.tensors import as_float32, hidden, shape
 from kd_core.ranges import PositiveInt
 
 COUNT_EPSILON = 1e-6
@@ -29,6 +29,8 @@ def ifvd(student: Tensor, teacher: Tensor, target: Tensor, *, num_classes: Posit
     """
     student, teacher = same_places(student, teacher)
     members = membership(labels_at(target, student), num_classes)
+    places = members.any(1).view(len(student), *student.shape[2:])
+    student, teacher = hidden(places, student, teacher, dim=1)
     gap = _variation(student, members) - _variation(teacher, members)
     return torch.where(members.any(1), gap, 0.0).square().mean()
 

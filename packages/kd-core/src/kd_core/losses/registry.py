@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
-from kd_core.signatures import FROM_INPUTS, is_open, is_value, over_batch, parameters, refuse, values_of
+from kd_core.signatures import FROM_INPUTS, is_open, is_value, parameters, refuse, values_of
 
-__all__ = ["LOSSES", "Loss", "LossSignature", "loss_signature", "over_batch", "validate_loss"]
+__all__ = ["LOSSES", "Loss", "LossSignature", "loss_signature", "validate_loss"]
 
 Loss = Callable[..., Tensor] | type[nn.Module]
 """A function of tensors that returns a scalar, or an ``nn.Module`` class where there are parameters or state.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.losses.registry import LOSSES, over_batch
+from kd_core.losses.reduction import over_batch
+from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_rows
 
 

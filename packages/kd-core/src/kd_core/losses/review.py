@@ -20,8 +20,8 @@ def hierarchical_context(student: Tensor | list[Tensor], teacher: Tensor | list[
     """Mean squared difference of feature maps as they are and pooled to 4x4, 2x2 and 1x1, weighted 1, 1/2, 1/4, 1/8.
 
     student, teacher: feature maps (B, C, H, W), of one shape where they are compared, or lists of as many -> scalar,
-    the weighted mean of the mean squared differences, summed over the lists. What is no larger than a pooled size
-    is not pooled to it. KDError where shapes or the numbers of feature maps differ.
+    the weighted mean of the mean squared differences, summed over the lists. What is no higher than a pooled size
+    is not pooled to it, whatever its width. KDError where shapes or the numbers of feature maps differ.
     Chen et al., CVPR 2021, section 3.3 (arXiv 2104.09044); checked against dvlab-research/ReviewKD.
     """
     students, teachers = ([tensor] if isinstance(tensor, Tensor) else tensor for tensor in (student, teacher))
@@ -38,7 +38,7 @@ def _level(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = same_shape(student, teacher, dim=3)
     loss, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
     for size in POOLED:
-        if size < min(student.shape[2:]):
+        if size < student.shape[2]:  # the height alone decides, as published
             weight /= 2
             total += weight
             loss = loss + weight * F.mse_loss(

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.losses.registry import LOSSES, over_batch
-from kd_core.losses.tensors import as_float32, same_rows, same_shape, shape
+from kd_core.losses.reduction import over_batch
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import as_float32, masked_alike, same_rows, same_shape, shape
 from kd_core.ranges import PositiveFloat, Probability
 
 FAR = -1e4
@@ -78,7 +79,7 @@ def transformed_kd(
     they are the ones it ranks the label highest in; views of an unlabelled sample (-100) all count. KDError where
     shapes do not fit.
     """
-    student, teacher = same_shape(student, teacher, dim=1)
+    student, teacher = masked_alike(*same_shape(student, teacher, dim=1))
     _, index, view = _rows("student", student, index, view)
     labels = _of_each_row("target", target, student)[_own(index, view)]
     rank = torch.where(labels < 0, 0, _rank(teacher, labels.clamp(min=0)))

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 
+LOW = -1e9
+"""A logit of which the probability is 0 in float32, and whose products with the smallest numbers are nearly 0."""
+
 
 def as_float32(tensor: Tensor) -> Tensor:
     """``tensor`` in float32, or as it is where it is float32 or float64."""
@@ -39,6 +42,28 @@ def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
         vectors = f"whose vectors along {dim} are laid out as {tuple(laid_out)}"
         raise KDError(f"mask {shape(mask)} does not fit student, {vectors}", path="mask")
     return mask != 0
+
+
+def masked_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits with a very low number where both have minus infinity, for a class that both have masked.
+
+    Its probability is still 0, and what is computed of it is finite. Where one of the two is minus infinity, it stays.
+    """
+    both = student.isneginf() & teacher.isneginf()
+    return student.masked_fill(both, LOW), teacher.masked_fill(both, LOW)
+
+
+def hidden(mask: Tensor, *values: Tensor, dim: int) -> list[Tensor]:
+    """``values`` with 0 for all of a vector along ``dim`` that is not in ``mask``.
+
+    What stood there, NaN or infinite, reaches neither a loss nor a gradient, as it would through a product with 0.
+    """
+    return [tensor.masked_fill(~mask.unsqueeze(dim), 0.0) for tensor in values]
+
+
+def divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """p log(p / q), element by element, from logarithms; 0 where p is 0."""
+    return log_p.exp() * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)
 
 
 def shape(tensor: Tensor) -> str:

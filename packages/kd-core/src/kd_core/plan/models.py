@@ -13,7 +13,7 @@ from kd_core.config import Lazy
 from kd_core.config.schema import ModelSpec, Path
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean, nearest
-from kd_core.models.factory import described, from_hub, recorded
+from kd_core.models.factory import from_hub, recorded, student_spec
 from kd_core.models.registry import MODELS, builder_of, find_card
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import RESERVED, dataset_of
@@ -133,11 +133,11 @@ class ModelPlanner:
                 card = find_card(spec.zoo, dataset_of(self.validator.document))[1]
                 defaults = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
-                defaults = described(FilePath(spec.run)).input
+                defaults = student_spec(FilePath(spec.run)).input
                 if self.hub is not None and (hub_spec := from_hub(spec)).hub is not None:
                     defaults = {**defaults, **self.hub.input(hub_spec)}
-            elif spec.weights is not None and (saved := recorded(spec)) is not None:
-                defaults = saved.input
             elif spec.hub is not None and self.hub is not None:
                 defaults = self.hub.input(spec)
+            elif (saved := recorded(spec)) is not None:
+                defaults = saved.input
         return {**{key: value for key, value in defaults.items() if key in task.Input.model_fields}, **spec.input}

@@ -30,7 +30,7 @@ class TapRow:
 
 
 @dataclass(eq=False)
-class _Seen:
+class _HookRecord:
     """The hooks on one module. What they note they note at once: a value may be changed in place later."""
 
     inputs: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     not call 0 calls. The model is left as it was.
     """
     model = unwrap_model(model)
-    seen = {module: _Seen() for module in model.modules()}
+    seen = {module: _HookRecord() for module in model.modules()}
     training = [module for module in seen if module.training]
     handles = [module.register_forward_pre_hook(record.entering, with_kwargs=True) for module, record in seen.items()]
     handles += [hook_output(module, record.leaving) for module, record in seen.items()]
@@ -69,7 +69,7 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     return [_row(path, module, seen[module]) for path, module in walk(model)]
 
 
-def _row(path: str, module: nn.Module, seen: _Seen) -> TapRow:
+def _row(path: str, module: nn.Module, seen: _HookRecord) -> TapRow:
     def distinct(texts: Iterable[str], between: str) -> str:
         return between.join(dict.fromkeys(texts))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from kd_core.errors import KDError
+from kd_core.losses.reduction import Count, count_of
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature, validate_loss
 from kd_core.testing.require import no_error, random_state_untouched, require, require_close, run_all
 
@@ -227,6 +228,32 @@ def names_the_shapes_that_do_not_fit(case: LossCase) -> None:
         raise AssertionError(f"the loss {case.name} takes {' and '.join(shapes)}, which do not fit, without a KDError")
 
 
+def micro_batches_add_up(case: LossCase) -> None:
+    """Marked as a mean, it adds up: micro-batches of 4 and of 2, each times what it counts, give the batch of 8."""
+    count = count_of(case.function)
+    if count is None:
+        return  # it is refused micro-batches, and given the samples of all processes
+    whole = case.tensors(torch.float64, rows=8)
+    expected = case.gradients(case(whole), whole)
+    for rows in (4, 2):
+        parts = [{wire: tensor[start : start + rows] for wire, tensor in whole.items()} for start in range(0, 8, rows)]
+        divisors = [_divisor(case, count, part) for part in parts]
+        shares = [rows / 8 if divisor is None else divisor / _total(divisors) for divisor in divisors]
+        added = sum((case(part) * share for part, share in zip(parts, shares, strict=True)), start=torch.zeros(()))
+        for wire, gradient in case.gradients(added, whole).items():
+            message = f"the loss {case.name} is not the mean that its mark says: micro-batches of {rows} do not add up"
+            require_close(gradient, expected[wire], f"{message} to the gradient of {wire}")
+
+
+def _divisor(case: LossCase, count: Count, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    known = {**case.values, **tensors}
+    return count(**{name: known[name] for name in inspect.signature(count).parameters if name in known})
+
+
+def _total(divisors: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([divisor for divisor in divisors if divisor is not None]).sum().clamp(min=1e-12)
+
+
 def reads_no_number_back(case: LossCase) -> None:
     """On a GPU that waits for the device. Meta tensors have no numbers: ``.item()`` or ``if tensor`` fails on them."""
     tensors = {k: v.detach().to("meta") for k, v in case.tensors().items()}
@@ -258,6 +285,7 @@ LOSS_CHECKS: tuple[Callable[[LossCase], None], ...] = (
     is_finite_for_equal_rows,
     leaves_inputs_and_random_state_alone,
     names_the_shapes_that_do_not_fit,
+    micro_batches_add_up,
     reads_no_number_back,
 )
 """What every loss keeps, each as a function that raises AssertionError."""

@@ -57,8 +57,10 @@ class Term(nn.Module):
         self.module: nn.Module | None = None
         self._hyperparameters: dict[str, Any] = {}
         where = ".".join(map(str, plan.path))
+        self.function: Any = plan.loss
         if isinstance(plan.loss, Lazy):
-            self.module = builder.build(plan.loss, path=f"{where}.loss")
+            self.function = builder.build(plan.loss, path=f"{where}.loss")
+            self.module = self.function if isinstance(self.function, nn.Module) else None
         elif isinstance(plan.loss, type):
             hyperparameters = builder.build(dict(plan.values), path=where)
             from_inputs = getattr(plan.loss, FROM_INPUTS, None)
@@ -68,7 +70,7 @@ class Term(nn.Module):
                 self.module = plan.loss(**hyperparameters)
         else:
             self._hyperparameters = builder.build(dict(plan.values), path=where)
-        self.count = count_of(plan.loss if self.module is None else self.module)
+        self.count = count_of(self.function if self.module is None else self.module)
         self.counted = counted_wires(self.count, plan)
         """The inputs and hyperparameters that tell what the loss divides by; None where it must see a whole batch."""
 
@@ -112,12 +114,13 @@ class Term(nn.Module):
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
         if self.over_batch and shard is not None:
             inputs = {key: gathered(self.plan.wires[key], value, shard) for key, value in inputs.items()}
+        if isinstance(self.plan.loss, Lazy):
+            check_shapes(self.function, inputs)
         if self.module is not None:
-            check_shapes(self.module, inputs)
             loss = self.module(**inputs)
         else:
             now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
-            loss = self.plan.loss(**inputs, **self._hyperparameters, **now)  # type: ignore[operator]
+            loss = self.function(**inputs, **self._hyperparameters, **now)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise KDError(f"the loss returned {describe_loss(loss)}, not one number (set its reduction to 'mean')")
         return loss

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
+from kd_core.data.screening import listed
 from kd_core.errors import KDError
 from kd_seg.data.sources import VOID
 
@@ -99,10 +100,12 @@ class FilePairs:
     """The value of white in images of more than 8 bits, see :func:`kd_core.data.images.to_rgb`."""
 
     def __post_init__(self) -> None:
-        for pair in self.pairs:
-            for path in (pair.image, pair.mask):
-                if not path.is_file():
-                    raise KDError(f"there is no file {path}, which {pair.name} needs")
+        files = ((path, pair.name) for pair in self.pairs for path in (pair.image, pair.mask))
+        missing = [f"there is no file {path}, which {name} needs" for path, name in files if not path.is_file()]
+        if len(missing) == 1:
+            raise KDError(missing[0])
+        if missing:
+            raise KDError(f"{len(missing):,} files are missing:{listed(missing)}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -120,6 +123,10 @@ class FilePairs:
     def name(self, row: int) -> str:
         """The name of the image, without its ending."""
         return self.pairs[row].name
+
+    def paths(self, row: int) -> tuple[Path, Path]:
+        """The files of the image and of its mask."""
+        return self.pairs[row].image, self.pairs[row].mask
 
     def read(self, row: int) -> tuple[Any, NDArray[np.int16]]:
         """An RGB image and its mask; KDError where one is broken or they differ in size."""
