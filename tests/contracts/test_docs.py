@@ -56,6 +56,16 @@ def test_every_row_of_a_table_is_explained(script: ModuleType, target: str) -> N
         assert [row[0].strip() for row in rows if not row[-1].strip().endswith(".")] == []
 
 
+def test_a_walk_is_told_in_at_most_six_files_that_exist() -> None:
+    page = PAGES[ROOT / "docs" / "architecture.md"]
+    _, *walks = page.partition("## Four walks")[2].partition("\n## ")[0].split("\n**")
+    assert len(walks) == 4
+    for walk in walks:
+        files = set(re.findall(r"`([\w/]+\.py)`", walk))
+        assert 0 < len(files) <= 6, walk
+        assert [file for file in files if not (ROOT / "packages/kd-core/src/kd_core" / file).is_file()] == []
+
+
 def test_a_stale_table_is_written_anew(script: ModuleType) -> None:
     marker = "<!-- generated: kd_core.config.schema:SchedulerSpec -->"
     page = f"# Title\n\n{marker}\n| something old |\n<!-- end -->\n\nText.\n"

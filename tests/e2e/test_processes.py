@@ -137,7 +137,7 @@ def test_stages_in_which_some_parameters_get_no_gradient(config: Callable[..., P
 
 def test_a_killed_process_ends_the_run_which_resumes(config: Callable[..., Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.distill.epochs=60", "--set", "data.val=0")
+    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.distill.epochs=20", "--set", "data.val=0")
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("step-*")):
         assert both.poll() is None, both.communicate()

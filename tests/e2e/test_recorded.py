@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from PIL import Image
 
 from kd_core.errors import KDError
 from kd_core.evaluation import evaluate
 from kd_core.experiment import Experiment
+from kd_vision.cli import main
 
 FOLDER = """
 task: image_classification
@@ -42,6 +45,53 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / split / name / f"{row}.png")
     run(root, "teacher", "data.mean=[0.1, 0.1, 0.1]", "data.std=[0.02, 0.02, 0.02]")
     return root
+
+
+@pytest.fixture
+def broken(folder: Path, tmp_path: Path) -> Path:
+    """A config of a copy of the images, some of which are broken in several ways."""
+    shutil.copytree(folder / "images", tmp_path / "images")
+    train = tmp_path / "images" / "train"
+    (train / "dark" / "1.png").write_bytes(b"")
+    (train / "dark" / "2.png").write_bytes((train / "dark" / "2.png").read_bytes()[:60])
+    (train / "grey" / "3.png").write_bytes(b"<html>")
+    (train / "grey" / "4.png").unlink()
+    (train / "grey" / "4.png").symlink_to("nowhere.png")
+    (tmp_path / "images" / "test" / "grey" / "0.png").write_bytes(b"x")
+    config = tmp_path / "c.yaml"
+    config.write_text(FOLDER.format(root=tmp_path / "images"))
+    return config
+
+
+def test_files_that_cannot_be_read_stop_a_run_before_it_begins(broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(KDError) as caught:
+        Experiment.load(broken).train(tmp_path / "run")
+    text = str(caught.value)
+    assert "5 files cannot be read:\n" in text
+    for name in ("dark/1.png", "dark/2.png", "grey/3.png", "train/grey/4.png", "test/grey/0.png"):
+        assert name in text
+    assert "hint: `data.on_error: skip` leaves them out" in text
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_files_that_cannot_be_read_can_be_left_out(broken: Path, tmp_path: Path) -> None:
+    result = Experiment.load(broken, overrides=["data.on_error=skip"]).train(tmp_path / "run")
+    assert result.samples == 11
+    told = (tmp_path / "run" / "log.txt").read_text()
+    assert "train: 20 training samples" in told
+    assert "warning: 4 of 24 samples cannot be read and are left out:" in told
+    assert "warning: 1 of 12 samples cannot be read" in told
+    assert "grey/4.png" in told
+
+
+def test_check_reads_the_data_where_it_is_asked_to(broken: Path) -> None:
+    command = CliRunner().invoke
+    assert command(main, ["check", str(broken)]).exit_code == 0
+    done = command(main, ["check", "--data", str(broken)])
+    assert (done.exit_code, "5 files cannot be read" in done.output) == (2, True)
+    done = command(main, ["check", "--data", str(broken), "--set", "data.on_error=skip"])
+    assert done.exit_code == 0
+    assert "data: test: 11 test samples" in done.output
 
 
 def run(root: Path, out: str, *overrides: str, text: str = FOLDER) -> Path:

@@ -178,9 +178,10 @@ def test_a_checkpoint_of_another_seed_is_noticed(stopped: Path) -> None:
 
 
 def test_what_changes_nothing_is_no_change(stopped: Path, tmp_path: Path) -> None:
-    """A reformatted config, touched files, another folder."""
+    """A reformatted config, other keys without effect, touched files, another folder."""
     config = stopped / "config.yaml"
-    config.write_text(f"# a remark\n{config.read_text()}")
+    edit(config, "workers: 0", "workers: 1")
+    config.write_text(f"# a remark\n{config.read_text()}log_every: 7\ncheckpoint: {{every_steps: 2}}\n")
     for path in (tmp_path / "data").rglob("*.png"):
         path.touch()
     moved = stopped.rename(tmp_path / "moved")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,8 +104,47 @@ def test_a_wrong_sweep_is_one_error_and_runs_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_killed_processes_left_is_not_in_the_way(sweep: Callable[..., Result], tmp_path: Path) -> None:
+    short, runs = SWEEP.replace("[1, 2]", "[1]"), tmp_path / "runs"
+    runs.mkdir()
+    (runs / ".tmp-4711").write_text("half")
+    assert sweep(short).exit_code == 0
+    for path in (runs / "001").iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in (".tmp-4712", ".lock", ".pid"):
+        (runs / "001" / name).write_text("half")
+    assert sweep(short).exit_code == 0
+    assert not list(runs.rglob(".tmp-*"))
+
+
+def test_a_config_that_was_edited_meanwhile_is_another_sweep(
+    sweep: Callable[..., Result], config: Callable[..., Path]
+) -> None:
+    short = SWEEP.replace("[1, 2]", "[1]").replace("[0.0, 1.0]", "[0.0]").replace("[1.0, 0.0]", "[1.0]")
+    assert sweep(short).exit_code == 0
+    path = config()
+    path.write_text(path.read_text() + "log_every: 7\n")
+    assert sweep(short).exit_code == 0
+    path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 16"))
+    done = sweep(short)
+    assert done.exit_code == 2
+    assert "its config or its overrides were others" in done.stderr
+
+
 def test_the_folder_of_another_sweep_is_left_alone(sweep: Callable[..., Result]) -> None:
     assert sweep(SWEEP.replace("[1, 2]", "[1]")).exit_code == 0
     done = sweep()
     assert done.exit_code == 2
     assert "holds another sweep" in done.stderr
+
+
+def test_check_takes_a_sweep(config: Callable[..., Path], tmp_path: Path) -> None:
+    config()
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP)
+    done = CliRunner().invoke(main, ["check", str(file)])
+    assert done.stdout.splitlines()[0] == f"{file}: ok"
+    file.write_text(SWEEP.replace("[1.0, 0.0]", "[1.0, -]"))
+    done = CliRunner().invoke(main, ["check", str(file)])
+    assert done.exit_code == 2
+    assert "stages.distill.losses.kd.weight" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from kd_core import experiment
 from kd_core.errors import ConfigError, KDError
@@ -15,6 +15,7 @@ from kd_core.experiment import Experiment
 from kd_core.observers import Observer, StepEvent
 from kd_core.taps.wrappers import Teacher
 from kd_core.train.run import Result
+from kd_core.train.teacher_cache import CHECKSUM, _checksum, _read
 
 from .conftest import watched
 
@@ -80,14 +81,47 @@ def test_other_weights_or_samples_are_other_outputs() -> None:
         assert len(list(Path("cache/outputs").iterdir())) == number + 1
 
 
+def flipped(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
+
+
+def rewritten(content: bytes, checksum: bool = True, **changed: torch.Tensor) -> bytes:
+    """The file with other tensors, whose checksum is right where it is asked for."""
+    tensors = {**load(content), **changed}
+    return save(tensors, {CHECKSUM: _checksum(tensors)} if checksum else None)
+
+
+INDICES = torch.arange(270)
+DAMAGES = {
+    "cut": lambda content: content[:-9],
+    "empty": lambda content: b"",
+    "a bit of an output": lambda content: flipped(content, len(content) // 2),
+    "a bit of the header": lambda content: flipped(content, 60),
+    "without a checksum": lambda content: rewritten(content, checksum=False),
+    "a huge row": lambda content: rewritten(content, index=INDICES + 2**40),
+    "a negative row": lambda content: rewritten(content, index=INDICES - 1),
+    "a row twice": lambda content: rewritten(content, index=INDICES // 2),
+    "rows of another type": lambda content: rewritten(content, index=INDICES.float()),
+    "fewer samples": lambda content: rewritten(content, index=INDICES[:9], output=torch.zeros(9, 10)),
+    "fewer outputs": lambda content: rewritten(content, output=torch.zeros(9, 10)),
+    "an output without rows": lambda content: rewritten(content, output=torch.tensor(1.0)),
+}
+
+
 def test_a_damaged_file_is_made_anew() -> None:
     train("first")
     (file,) = Path("cache/outputs").iterdir()
     whole = file.read_bytes()
-    file.write_bytes(whole[:-9])
-    train("again")
-    assert file.read_bytes() == whole
-    assert losses("again") == losses("first")
+    for number, (damage, damaged) in enumerate(DAMAGES.items()):
+        file.write_bytes(damaged(whole))
+        assert _read(file, [()], 270)[0] is None, damage
+        if number % 6 == 2:
+            train(f"again-{number}")
+            assert file.read_bytes() == whole
+            assert losses(f"again-{number}") == losses("first")
+            assert "they are made anew" in Path(f"again-{number}/log.txt").read_text()
+    file.write_bytes(whole)
+    assert _read(file, [()], 270)[0] is not None
 
 
 def test_a_stopped_run_goes_on_to_the_same_end() -> None:

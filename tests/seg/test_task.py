@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from kd_core.config.schema import RuntimeSpec
-from kd_core.data.batch import SHARED, Batch
+from kd_core.data.batch import SHARED, Batch, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.task import TASKS
@@ -234,3 +237,55 @@ def test_scores_at_full_resolution_are_those_of_the_maps() -> None:
     assert figures == pytest.approx(alone.compute(), nan_ok=True)
     assert 85 < figures["miou"] < 100
     assert not math.isnan(figures["iou/cross"])
+
+
+def masks(tmp_path: Path, *values: list[list[int]], **data: Any) -> Splits:
+    """Data of an image for each mask of those values, screened as a run does before it begins."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    for number, mask in enumerate(values):
+        array = np.array(mask, np.uint8)
+        Image.fromarray(array).save(tmp_path / "masks" / f"{number}.png")
+        Image.fromarray(np.dstack([array] * 3)).save(tmp_path / "images" / f"{number}.png")
+    spec = {"root": str(tmp_path), "folders": {"train": {"images": "images", "masks": "masks"}}, "workers": 0, "val": 0}
+    splits = SemanticSegmentation().load(DataSpec(**spec, **data), seed=0)
+    splits.screen()
+    SemanticSegmentation().check_splits(splits)
+    return splits
+
+
+def test_masks_of_one_class_only_are_refused(tmp_path: Path) -> None:
+    classes = ["background", "crack"]
+    message = r"data: no training mask holds 'crack': every pixel is 'background' or void\n +hint: .*values: \[0, 255\]"
+    with pytest.raises(KDError, match=message):
+        masks(tmp_path, [[0, 255]], [[0, 0]], classes=classes)
+    splits = masks(tmp_path, [[0, 255]], [[0, 0]], classes=classes, values=[0, 255], void=[])
+    assert splits.train.class_counts == {"background": 2, "crack": 1}
+    with pytest.raises(KDError, match="no training mask holds 'background', 'crack': every pixel is void"):
+        masks(tmp_path, [[255, 255]], [[255, 255]], classes=classes)
+
+
+def test_a_class_that_no_training_mask_holds_is_named(tmp_path: Path) -> None:
+    splits = masks(tmp_path, [[0, 1]], [[1, 1]], classes=["ground", "road", "car"])
+    assert "warning: the class 'car' has no training sample" in splits.describe()
+    assert not any("void" in line for line in splits.describe())
+    splits = masks(tmp_path, [[0, 1]], [[1, 255]], classes=["ground", "road", "car"])
+    note = "warning: train: no mask has 'car', and 1 mask holds void: is a class among the values of `void`?"
+    assert note in splits.describe()
+    splits = masks(tmp_path, [[0, 1]], [[1, 1]], classes=["ground", "road", "car"])
+    assert "of each class: ground 1, road 2, car 0" in splits.describe()[1]
+
+
+def test_images_that_are_nearly_black_are_told_of(tmp_path: Path) -> None:
+    """As those of cameras with 12 bits in files of 16."""
+    splits = masks(tmp_path, [[0, 1]], [[1, 0]], classes=["ground", "road"])
+    assert any(line.startswith("warning: train: no image is brighter than 1 of 255: 16-") for line in splits.describe())
+
+
+def test_pairs_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    classes = ["ground", "road"]
+    with pytest.raises(KDError, match=r"(?s)2 files cannot be read:.*holds the value 7.*holds the value 9"):
+        masks(tmp_path, [[0, 7]], [[9, 1]], [[0, 1]], classes=classes)
+    splits = masks(tmp_path, [[0, 7]], [[9, 1]], [[0, 1]], classes=classes, on_error="skip")
+    assert len(splits.train) == 1
+    assert any("2 of 3 samples cannot be read and are left out" in line for line in splits.describe())

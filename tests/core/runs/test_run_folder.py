@@ -78,6 +78,63 @@ def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_was_there_stays_and_so_does_what_others_put_in(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with suppress(KDError), RunFolder.create("name", 0, tmp_path / "empty") as run:
+        run.write_config("task: x\n")
+        raise KDError("no data")
+    assert list((tmp_path / "empty").iterdir()) == []
+    with suppress(KDError), RunFolder.create("name", 0, tmp_path / "new") as run:
+        run.write_config("task: x\n")
+        (run.path / "notes.txt").write_text("mine")
+        raise KDError("no data")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["notes.txt"]
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with suppress(KDError), RunFolder.create("name", 0, tmp_path / "link") as run:
+        raise KDError("no data")
+    assert (tmp_path / "link").is_dir()
+
+
+@pytest.mark.parametrize("leftover", [".tmp-4711", ".lock", ".pid"])
+def test_what_a_run_that_was_killed_at_its_begin_left_is_not_in_the_way(tmp_path: Path, leftover: str) -> None:
+    (tmp_path / leftover).write_text("half")
+    with pytest.raises(KDError, match="is not a run folder") as caught:
+        RunFolder.open(tmp_path)
+    assert f"`train CONFIG --out {tmp_path}`" in str(caught.value)
+    with RunFolder.create("name", 0, tmp_path) as run:
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", ".pid"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "log.txt", "README.md", "result.json", ".pid"])
+def test_a_folder_in_a_files_place_is_told_before_anything_runs(run: RunFolder, name: str) -> None:
+    run.write_config("task: x\n")
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).mkdir()
+    with pytest.raises(KDError, match=f"{name} is not a file"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"metrics": {}}',
+        '{"metrics": [], "best": null}',
+        '{"metrics": {"top1": "x"}, "best": null}',
+        '{"metrics": {}, "best": 3}',
+        '{"metrics": {}, "best": {"metrics": null}}',
+        '{"metrics": {}, "best": null, "samples": "x"}',
+        '{"metrics": {}, "best": null, "split": 7}',
+    ],
+)
+def test_a_result_of_another_shape_is_damaged(run: RunFolder, result: str) -> None:
+    (run.path / "result.json").write_text(result)
+    with pytest.raises(KDError, match=r"result.json is damaged"):
+        run.result()
+
+
 def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
     with suppress(KDError), RunFolder.create("name", 0, tmp_path / "out") as run:
         run.write_config("task: x\n")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from kd_core.errors import ConfigError, ConfigProblem, Mark
-from kd_core.taps.edits import Dropped, apply_edits, matching
+from kd_core.taps.edits import RemovedModule, apply_edits, matching
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import ForwardWrapper, module_at
 
@@ -99,7 +99,7 @@ def test_truncate_gives_the_output_of_the_path(model: nn.Module, image: Tensor, 
 
 def test_truncate_drops_what_is_registered_after(model: nn.Module) -> None:
     edit(model, {"truncate": "layer2.0.bn1"})
-    kept = [name for name, module in model.named_modules() if not isinstance(module, Dropped)]
+    kept = [name for name, module in model.named_modules() if not isinstance(module, RemovedModule)]
     assert [name for name in kept if "." not in name] == ["", "conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
     assert [name for name in kept if name.startswith("layer2.")] == ["layer2.0", "layer2.0.conv1", "layer2.0.bn1"]
     assert next(reversed(model.state_dict())) == "layer2.0.bn1.num_batches_tracked"

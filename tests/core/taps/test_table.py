@@ -127,12 +127,29 @@ def test_every_called_row_can_be_tapped() -> None:
 def test_text() -> None:
     rows = [
         TapRow("", "Net", "(2, 3)", "(2, 1)", "float32", 1234, 1),
-        TapRow("layer1.0", "Linear", "(2, 3) | (2, 4)", "(2, 1)", "float32", 4, 2),
+        TapRow("layer1.0", "Linear", "(2, 3) | (2, 4)", "(2, 1)", "bool", 4, 2),
         TapRow("spare", "Linear", "", "", "", 4, 0),
     ]
     assert table_text(rows).splitlines() == [
-        "path      module  in               out     dtype    params       calls",
-        "output    Net     (2, 3)           (2, 1)  float32   1,234           1",
-        "layer1.0  Linear  (2, 3) | (2, 4)  (2, 1)  float32       4           2",
-        "spare     Linear                                         4  not called",
+        "path      module  in               out          params  calls",
+        "output    Net     (2, 3)           (2, 1)        1,234      1",
+        "layer1.0  Linear  (2, 3) | (2, 4)  (2, 1) bool       4      2",
+        "spare     Linear  not called                         4      0",
     ]
+    assert table_text(rows[:1]).splitlines()[0].split() == ["path", "module", "in", "out", "params"]
+
+
+def test_a_wide_table_fits_the_terminal() -> None:
+    path = "backbone.body.layer4.2.downsample.projection.convolution.0"
+    inputs = "mask=None, {images: (2, 3, 800, 1066), boxes: [(7, 4), (1, 4)]}"
+    rows = [
+        TapRow("", "DetectorWithAnUnusuallyLongName", inputs, "[(2, 91, 100, 134)]", "float32", 41_755_286, 1),
+        TapRow(path, "Conv2d", "(2, 1024, 50, 67)", "(2, 2048, 25, 34)", "float32", 2_097_152, 1),
+    ]
+    lines = table_text(rows).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert path in lines  # whole, to be copied
+    assert lines[-1].split("  ")[-1] == "2,097,152"
+    assert any("(2, 3, 800, 1066)" in line for line in lines)
+    assert len(table_text(rows, 250).splitlines()) == 3
+    assert "None" not in table_text(rows)

@@ -140,6 +140,11 @@ def test_labels_of_the_library_are_no_names() -> None:
         (2, {}, "warning: order assumed: its outputs have no names, output 0 is 'negative', output 1 is 'positive'"),
         (2, {"labels": ["positive", "negative"]}, "classes by name: output 1 is 'negative', output 0 is 'positive'"),
         (3, {"new_head": True}, "new head: the classifier begins at random"),
+        (
+            THEIRS,
+            {"new_head": True},
+            "new head: it was trained for the classes Contradiction, Neutral, ENTAILMENT, which",
+        ),
         (("good", "bad"), {"new_head": True}, "warning: new head: it was trained for the classes good, bad, which"),
     ],
 )

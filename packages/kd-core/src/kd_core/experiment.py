@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from kd_core.config.validation import locate_errors
 from kd_core.data.spec import DataSpec
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
-from kd_core.errors import ConfigError, ConfigProblem, in_order
+from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
 from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
+from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.taps.table import TapRow
+from kd_core.train.components import Data
 from kd_core.train.run import Result, run
 
 
@@ -90,6 +92,28 @@ class Experiment:
             raise ConfigError(in_order(problems))
         return [f"unverified: {line}" for line in unverified]
 
+    def describe_data(self) -> list[str]:
+        """What the run will say of its data, a line each; empty where they are not on this machine."""
+        task, lines = self.plan.task, dict[str, None]()
+        for data in {id(stage.data): stage.data for stage in self.plan.stages}.values():
+            try:
+                lines |= dict.fromkeys(task.describe(data, seed=self.plan.seed) or ())
+            except KDError:  # what is wrong with files is told by the run that reads them
+                continue
+        return list(lines)
+
+    def check_data(self) -> list[str]:
+        """Read the data of every stage, each file from end to end; returns what a run says of them.
+
+        ConfigError that names all files which cannot be read.
+        """
+        lines: dict[str, None] = {}
+        reporter = Reporter(silent=True)
+        with locate_errors(self.document), closing(Data(self.plan, self.policy, reporter, whole=True)) as data:
+            for spec in [self.plan.data, *(stage.data for stage in self.plan.stages)]:
+                lines |= dict.fromkeys(data.get(spec)[1].describe())
+        return list(lines)
+
     def resolved(self) -> str:
         """The config with bases and overrides applied, as YAML that reruns it."""
         return dump(self.document.data)
@@ -140,7 +164,14 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_c
     folder = RunFolder.open(path)
     if folder.finished:
         result = folder.result()
-        return Result(result["metrics"], result["best"], folder.path, result.get("samples"), result.get("split"))
+        return Result(
+            result["metrics"],
+            result["best"],
+            folder.path,
+            result.get("samples"),
+            result.get("split"),
+            warnings=result.get("warnings", []),
+        )
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(path).lock()) as folder:

@@ -12,19 +12,20 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from kd_core import experiment
-from kd_core.config import load
+from kd_core.config import dump, load
 from kd_core.config.kinds import refuse_config
 from kd_core.config.schema import StrictModel
 from kd_core.config.validation import Validator
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
 from kd_core.experiment import Experiment
-from kd_core.files import json_text, write_text
+from kd_core.files import is_leftover, json_text, remove_leftovers, write_text
 from kd_core.runs.run_folder import RunFolder
+from kd_core.train.facts import decisive
 from kd_core.train.run import Result
 
 Plain = bool | int | float | str | None
-Values = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]
+GridValues = Annotated[list[Plain | list[Any] | dict[str, Any]], Field(min_length=1)]
 
 
 class SweepSpec(StrictModel):
@@ -36,7 +37,7 @@ class SweepSpec(StrictModel):
 
     config: str
     """The config of all runs, a path relative to this file."""
-    grid: Annotated[list[Annotated[dict[str, Values], Field(min_length=1)]], Field(min_length=1)]
+    grid: Annotated[list[Annotated[dict[str, GridValues], Field(min_length=1)]], Field(min_length=1)]
     """The axes. Each maps paths of the config to lists of values of one length, which are set together."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default=[0])
     """Random seeds. Each combination is run once with each of them."""
@@ -68,7 +69,7 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class SweepTable:
     """The result of a sweep, the best run first. ``metric`` is what :attr:`SweepRow.score` is, as the task calls it."""
 
     metric: str
@@ -88,12 +89,13 @@ def read(path: Path) -> SweepSpec:
 
 def sweep(
     path: Path, out: Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), command: str = ""
-) -> Table:
+) -> SweepTable:
     """Run what is left of a sweep below ``out``; all its configs are checked before the first run begins."""
     spec = read(path)
     points = list(spec.points())
-    experiments = [_experiment(path.parent / spec.config, point, overrides, trust) for point in points]
-    run_on_rank_zero(lambda: _claim(out, points))
+    experiments = [_experiment(path.parent / spec.config, point, overrides, trust)[0] for point in points]
+    config = dump(decisive(experiments[0].document.data))
+    run_on_rank_zero(lambda: _claim(out, {"points": points, "config": config}))
     rows = []
     for number, (point, current) in enumerate(zip(points, experiments, strict=True)):
         folder = out / f"{number:03d}"
@@ -103,32 +105,53 @@ def sweep(
     metric, maximise = (best.metric, best.mode == "max") if best else (plan.task.monitor, plan.task.mode == "max")
     scored = [row for row in rows if row.score is not None]
     ordered = sorted(scored, key=lambda row: (row.score or 0.0) * (-1 if maximise else 1))
-    table = Table(metric, [*ordered, *(row for row in rows if row.score is None)])
+    table = SweepTable(metric, [*ordered, *(row for row in rows if row.score is None)])
     run_on_rank_zero(
         lambda: write_text(out / "table.json", json_text([asdict(row) for row in table.rows], indent=2) + "\n")
     )
     return table
 
 
-def _experiment(config: Path, point: dict[str, Any], overrides: Sequence[str], trust: Sequence[str]) -> Experiment:
+def check(
+    path: Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), strict: bool = False, data: bool = False
+) -> tuple[list[str], list[str]]:
+    """Check all configs of a sweep: what could not be verified, and the data of the first run, read with ``data``.
+
+    ConfigError with what is wrong in the first one that is.
+    """
+    spec = read(path)
+    unverified: dict[str, None] = {}
+    experiments = [_experiment(path.parent / spec.config, point, overrides, trust, strict) for point in spec.points()]
+    for _, lines in experiments:
+        unverified |= dict.fromkeys(lines)
+    first = experiments[0][0]
+    return list(unverified), first.check_data() if data else first.describe_data()
+
+
+def _experiment(
+    config: Path, point: dict[str, Any], overrides: Sequence[str], trust: Sequence[str], strict: bool = False
+) -> tuple[Experiment, list[str]]:
+    """A run of the sweep and what a check could not verify; ConfigError, with the run's values, for what is wrong."""
     settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
     try:
         experiment = Experiment.load(config, overrides=[*overrides, *settings], trust=trust)
-        experiment.check()
+        unverified = experiment.check(strict=strict)
     except KDError as error:
         raise ConfigError([ConfigProblem(f"with {', '.join(settings)}:"), *error.problems]) from None
-    return experiment
+    return experiment, unverified
 
 
-def _claim(out: Path, points: list[dict[str, Any]]) -> None:
-    """Note in the folder what its numbers stand for; KDError where it is another sweep's."""
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Note in the folder what its numbers stand for; KDError where it is another sweep's, or of another config."""
     note = out / "sweep.json"
-    text = json_text(points, indent=2) + "\n"
-    if note.exists() and note.read_text(encoding="utf-8") != text:
-        raise KDError(f"{out} holds another sweep", hint="name a new folder with --out")
-    if not note.exists() and out.is_dir() and any(out.iterdir()):
+    text = json_text(facts, indent=2) + "\n"
+    if note.exists() and note.read_text(encoding="utf-8", errors="replace") != text:
+        hint = "name a new folder with --out"
+        raise KDError(f"{out} holds another sweep: its grid, its config or its overrides were others", hint=hint)
+    if not note.exists() and out.is_dir() and not all(map(is_leftover, out.iterdir())):
         raise KDError(f"{out} is not empty and does not hold a sweep", hint="name a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     write_text(note, text)
 
 
@@ -142,4 +165,4 @@ def _row(point: dict[str, Any], result: Result, current: Experiment, folder: Pat
     best = result.best or RunFolder.open(folder).result()["best"]
     stage = current.plan.stages[-1].spec.monitor
     name = stage.metric if stage else current.plan.task.monitor
-    return SweepRow(point, best["metrics"][name] if best else None, result.metrics, str(folder))
+    return SweepRow(point, best["metrics"].get(name) if best else None, result.metrics, str(folder))

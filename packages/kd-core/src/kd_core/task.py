@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from kd_core.config import has_call
 from kd_core.data.batch import Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
 from kd_core.errors import KDError
@@ -109,13 +110,28 @@ class Task:
         """What is known of the data without opening a file."""
         return DatasetInfo()
 
-    def dummy_info(self, data: Any) -> DatasetInfo:
-        """The same, with dummy values for what only reading would tell: what a check builds models with."""
+    def dummy_info(self, data: Any, classes: int | None = None) -> DatasetInfo:
+        """The same, with dummy values for what only reading would tell: what a check builds models with.
+
+        ``classes``: how many classes there are if reading finds as many as a model of the config has.
+        """
         return self.info(data)
 
     def load(self, data: Any, *, seed: int, inputs: Mapping[str, Any] | None = None) -> Splits:
         """Read the data, for models that take ``inputs`` (name -> ``Input``); KDError where it is missing or broken."""
         raise NotImplementedError
+
+    def describe(self, data: Any, *, seed: int) -> list[str]:
+        """What a run will say of its data, a line each, from files on this machine: no connection is opened.
+
+        Empty where that cannot be told, or only by calls; KDError where files are missing or broken.
+        """
+        if not isinstance(data, DataSpec) or any(map(has_call, dict(data).values())):
+            return []
+        return self.load(data.model_copy(update={"download": False}), seed=seed).describe()
+
+    def check_splits(self, splits: Splits) -> None:
+        """KDError where data that were read are not fit to train on; called once their files were tried."""
 
     def prepare(self, batch: Batch, inputs: Mapping[str, Any], data: Any, *, training: bool) -> Batch:
         """On the device: turn a split's batch into what each model in ``inputs`` (name -> ``Input``) takes."""
@@ -146,6 +162,13 @@ class Task:
 
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""
+
+    def assumes_order(self, model: nn.Module) -> bool:
+        """Whether a model with weights does not say which of its outputs is which class."""
+        return False
+
+    def check_order(self, output: Any, batch: Batch, info: DatasetInfo) -> None:
+        """KDError where such a model's output for a training batch has the classes in another order than the data."""
 
 
 def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) -> None:

@@ -11,20 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_core.config import allow
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.spec import pixels
 from kd_core.data.subset import split
+from kd_core.data.summary import shortened
 from kd_core.errors import KDError
 from kd_core.task import TASKS, Task
 from kd_seg.data.info import CLASS_VALUES, SegInfo
-from kd_seg.data.sources import VOID, MaskSource, PairSubset
+from kd_seg.data.sources import VOID, MaskSource, PairSubset, skip_unreadable
 from kd_seg.data.spec import DataSpec, InputSpec, classes_of, source_of
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole
 from kd_seg.metrics import SegmentationMetrics
-
-allow("torchvision.models")  # its functions; its classes are allowed already
 
 Images = Tensor | list[Tensor]
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -51,22 +49,37 @@ class SemanticSegmentation(Task):
         crop = crop_of(data, source_of(data))
         return SegInfo.of(None if classes is None else len(classes), input_shape=(3, *crop), classes=classes)
 
-    def dummy_info(self, data: DataSpec) -> SegInfo:
+    def dummy_info(self, data: DataSpec, classes: int | None = None) -> SegInfo:
         """The same, with ten classes where only reading would tell."""
-        return SegInfo.of(self.info(data).num_classes or 10)
+        return SegInfo.of(self.info(data).num_classes or classes or 10)
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
-        parts = split(data.read(), data, seed)
+        whole = data.read()
+        parts = split(skip_unreadable(whole) if data.on_error == "skip" else whole, data, seed)
         assert parts.train is not None
+        classes = parts.classes or ()
 
         def evaluated(part: PairSubset | None) -> SegSplit | None:
-            return None if part is None else SegSplit(part, Whole(data.eval_size), workers=data.workers)
+            view = Whole(data.eval_size)
+            return None if part is None else SegSplit(part, view, workers=data.workers, classes=classes)
 
-        train = SegSplit(parts.train, training_transform(data, source_of(data)), workers=data.workers)
-        classes = parts.classes or ()
+        transform = training_transform(data, source_of(data))
+        train = SegSplit(parts.train, transform, workers=data.workers, classes=classes)
         info = SegInfo.of(len(classes), classes=classes)
         return Splits(train, evaluated(parts.val), evaluated(parts.test), info, parts)
+
+    def check_splits(self, splits: Splits) -> None:
+        """KDError where the training masks hold one class at most: there is nothing to learn."""
+        train = splits.train
+        counts = train.class_counts
+        if not counts or not isinstance(train, SegSplit) or sum(map(bool, counts.values())) > 1:
+            return
+        missing = shortened([repr(name) for name, count in counts.items() if not count])
+        values = [repr(name) for name, count in counts.items() if count] + ["void"] * bool(train.masks_with[VOID])
+        hint = "a class is void in masks of 0 and 255: write `values: [0, 255]` and `void: []`"
+        message = f"no training mask holds {missing}: every pixel is {' or '.join(values)}"
+        raise KDError(message, hint=hint if train.masks_with[VOID] else None, path="data")
 
     def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec, *, training: bool) -> Batch:
         """Float images as each model takes them; models that take the same share one tensor, or one list."""

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import kd_vision.rotations  # noqa: F401  which registers a view
-from kd_core.config import allow, has_call
+from kd_core.config import has_call
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
+from kd_vision.data.folders import skip_unreadable
 from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.info import CLASS_VALUES, ImageInfo
 from kd_vision.data.labelled_subset import LabelledSubset
@@ -28,8 +29,6 @@ from kd_vision.data.splitting import split
 from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
-
-allow("torchvision.models")  # its functions; its classes are allowed already
 
 
 @TASKS("image_classification", "classification")
@@ -52,16 +51,17 @@ class ImageClassification(Task):
             return ImageInfo.of(num_classes, input_shape=(source.channels, *size))
         return ImageInfo.of(num_classes, input_shape=source.shape)
 
-    def dummy_info(self, data: DataSpec) -> ImageInfo:
+    def dummy_info(self, data: DataSpec, classes: int | None = None) -> ImageInfo:
         """The same, with ten classes and a hundred samples where only reading would tell."""
-        classes = self.info(data).num_classes or 10
+        classes = self.info(data).num_classes or classes or 10
         return ImageInfo.of(classes, samples=100, targets=[row % classes for row in range(100)])
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
-        source, parts = source_of(data), split(data.read(), data, seed)
+        source, skip = source_of(data), data.on_error == "skip"
+        parts = split(skip_unreadable(data.read()) if skip else data.read(), data, seed)
         if data.unlabelled is not None:
-            parts = with_unlabelled(parts, user_path(data.unlabelled))
+            parts = with_unlabelled(parts, user_path(data.unlabelled), skip=skip)
         train = parts.train
         if not train:
             raise KDError("no training image is left", path="data")

@@ -41,7 +41,7 @@ def paraphraser(
 
     (B, C, H, W) -> {factor: (B, F, H, W), reconstruction: (B, C, H, W)}. F is ``out_features``, the channels of
     ``match``, or ``rate`` x C, the paper's k. Three 3x3 convolutions each way, each with leaky ReLU of slope
-    0.1; ``norm`` puts batch norm before that. KDError where the input is no map or no factor is left.
+    0.1; ``norm`` puts batch norm before that. KDError where the input is not a feature map or no factor is left.
     """
     (source,) = tensors("paraphraser", inputs, match)
     channels = feature_map("paraphraser", source).shape[1]
@@ -62,7 +62,7 @@ def translator(
     """Three 3x3 convolutions from a student's map to the teacher's factors, the layers of a paraphraser's encoder.
 
     (B, C, H, W) -> (B, F, H, W): F is ``out_features`` or the channels of ``match``, the factors. KDError
-    where the input is no map or F is not known.
+    where the input is not a feature map or F is not known.
     """
     (source,) = tensors("translator", inputs, match)
     channels, factors = feature_map("translator", source).shape[1], width_of("translator", match, out_features)
@@ -72,9 +72,9 @@ def translator(
 def convolutions(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: list[int], *, norm: bool) -> nn.Sequential:
     """3x3 convolutions through ``widths`` that keep H and W, each with leaky ReLU."""
     layers = nn.Sequential()
-    for before, after in pairwise(widths):
-        layers.append(kind(before, after, 3, padding=1))
+    for in_channels, out_channels in pairwise(widths):
+        layers.append(kind(in_channels, out_channels, 3, padding=1))
         if norm:
-            layers.append(nn.BatchNorm2d(after))
+            layers.append(nn.BatchNorm2d(out_channels))
         layers.append(nn.LeakyReLU(0.1))
     return layers

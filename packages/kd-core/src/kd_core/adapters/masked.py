@@ -75,8 +75,8 @@ def generation(
     (B, C, H, W) and, where given, ``batch.index`` (B,) -> (B, ``out_features`` or the channels of ``match``, H, W). The
     share ``ratio`` of the places (all channels of each), or with ``mask: channel`` of the channels, is masked, after a
     1x1 convolution where the widths differ. Masks follow the samples in the index, so that they are the same on any
-    number of processes; without it they follow rows. KDError where the input is no map, ``match`` is of another
-    height or width, or a value is out of range.
+    number of processes; without it they follow rows. KDError where the input is not a feature map, ``match`` has
+    another height or width, or a value is out of range.
     """
     source, *index = tensors("generation", inputs, match, most=2)
     channels, width = feature_map("generation", source).shape[1], width_of("generation", match, out_features)

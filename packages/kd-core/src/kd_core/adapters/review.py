@@ -54,7 +54,7 @@ def fusion(
 
     (B, C, H, W) and, but for the deepest level, the deeper one's ``residual`` (B, M, h, w) -> {output: like ``match``
     or with ``out_features`` channels, residual: (B, M, H, W)}. M is ``width``; else, as in the authors' code, that
-    of the residual or C, at most 512. KDError where an input is no map or widths do not fit.
+    of the residual or C, at most 512. KDError where an input is not a feature map or widths do not fit.
     """
     first, *deeper = (feature_map("fusion", tensor) for tensor in tensors("fusion", inputs, match, most=2))
     handed = deeper[0].shape[1] if deeper else None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as FilePath
 
-from torch import nn
+from torch import Tensor, nn
 
 from kd_core.check.dry_run import META, needs_values, trusted_only
 from kd_core.check.findings import Findings
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec
-from kd_core.data.batch import Batch, DatasetInfo
+from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
-from kd_core.models.factory import ModelSource, described
+from kd_core.models.factory import ModelSource, student_spec
 from kd_core.plan.plan import Plan
+from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture
 from kd_core.train.probe import forward
@@ -22,12 +24,17 @@ from kd_core.train.probe import forward
 class DryModels:
     """Builds the models of a plan without weights; a model that cannot be built is not in :attr:`built`."""
 
-    def __init__(self, plan: Plan, policy: Policy, findings: Findings) -> None:
+    def __init__(self, plan: Plan, policy: Policy, findings: Findings, classes: int | None = None) -> None:
         self.plan, self.policy, self.findings = plan, policy, findings
         sound = plan.task is not None and plan.data is not None
-        self.info = plan.task.info(plan.data) if sound else DatasetInfo()
-        dummy = plan.task.dummy_info(plan.data) if sound else DatasetInfo()
+        dummy = plan.task.dummy_info(plan.data, classes) if sound else DatasetInfo()
+        self.info = dummy if classes is not None else plan.task.info(plan.data) if sound else DatasetInfo()
+        self.widths: dict[int, None] = {}
+        """The classes that models other than the student tell apart, if their outputs are of classes."""
         self.run_values = dummy.run_values
+        guesses = {**dummy.model_parameters, **self.info.model_parameters}
+        self.hub_info = replace(self.info, model_parameters=guesses)
+        """For a hub's models, which are made for the data's classes: as many for all where only reading would tell."""
         self.built: dict[str, nn.Module] = {}
         self._real: dict[str, nn.Module] = {}
 
@@ -66,20 +73,30 @@ class DryModels:
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
         hub = self.plan.task.hub if self.plan.task is not None else None
-        return ModelSource(builder, path, self.plan.dataset, self.info, lambda _: None, structure=True, hub=hub)
+        spec = self.plan.models[name]
+        info = self.info if hub is None or (spec.hub is None and spec.run is None) else self.hub_info
+        return ModelSource(builder, path, self.plan.dataset, info, lambda _: None, structure=True, hub=hub)
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
         if spec.run is not None:
             try:
-                return self._not_to_build(described(FilePath(spec.run)))
+                return self._not_to_build(student_spec(FilePath(spec.run)))
             except KDError as error:
                 return str(error)
         return trusted_only([spec.call, spec.extra, spec.edit])
 
     def forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
         """What a model gives at some taps, on the meta device."""
-        return forward(name, self.built[name], taps, self.plan, batch.to(META))
+        capture = forward(name, self.built[name], taps, self.plan, batch.to(META))
+        if name != STUDENT:
+            map_tensors(self._note_width, capture.output)
+        return capture
+
+    def _note_width(self, output: Tensor) -> Tensor:
+        if output.ndim > 1:
+            self.widths[output.shape[1]] = None
+        return output
 
     def real_forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
         """The same with random weights on the CPU, whose errors say what is wrong."""

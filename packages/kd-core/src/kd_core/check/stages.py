@@ -26,12 +26,13 @@ from kd_core.config import Builder, Lazy, has_call
 from kd_core.config.schema import Path
 from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch
-from kd_core.errors import KDError, Unverified, did_you_mean, reason
+from kd_core.errors import ConfigError, KDError, Unverified, did_you_mean, reason
 from kd_core.plan.plan import StagePlan, TermPlan
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
 from kd_core.train.domain import takes_probabilities
+from kd_core.train.doubts import untrained, without_validation
 from kd_core.train.objective import StepInfo, Term
 from kd_core.train.optim import check_plateau, parameter_groups
 from kd_core.train.probe import PROBE, TooFewSamples, batch_norm_errors
@@ -105,13 +106,13 @@ class StageCheck:
 
     def _prepared(self, raw: Batch) -> Batch | None:
         """Samples as the models take them, None where one of them cannot."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for name, wants in self.plan.inputs.items():
             try:
                 self.plan.task.prepare(raw, {name: wants}, self.stage.data, training=True)
             except KDError as error:
                 self.findings.report(("models", name), error, data=self.stage.paths.get("data", ("data",)))
-        if len(self.findings.problems) > before:
+        if len(self.findings.problems) > problem_count:
             return None
         try:
             return self.stage.views(self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True))
@@ -136,7 +137,7 @@ class StageCheck:
 
     def _modules(self, model: nn.Module, placed: Placed) -> bool:
         """Whether every wire's module exists."""
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in placed:
             assert wire.tap is not None or wire.root in ("adapters", "batch")
             try:
@@ -144,7 +145,7 @@ class StageCheck:
                     module_at(model, wire.tap.path)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _capture(
         self, name: str, taps: list[Tap], batch: Batch, wires_by_model: Mapping[str, Placed]
@@ -221,13 +222,13 @@ class StageCheck:
                 self.adapters.add_module(name, real.get_submodule(name).to(META))
 
     def _fields(self, values: WireResolver) -> bool:
-        before = len(self.findings.problems)
+        problem_count = len(self.findings.problems)
         for path, wire in written(self.plan, self.stage):
             try:
                 values.get(wire)
             except KDError as error:
                 self.findings.report(path, error)
-        return len(self.findings.problems) == before
+        return len(self.findings.problems) == problem_count
 
     def _term(self, plan: TermPlan, values: WireResolver, batch: Batch) -> Term | None:
         """The loss, tried on values of the right shapes."""
@@ -305,12 +306,16 @@ class StageCheck:
         spec, task = self.stage.spec, self.plan.task
         assert spec.optimizer is not None
         try:
-            root, _ = select(self.components, self.stage, losses)
+            root, trained = select(self.components, self.stage, losses)
             groups = parameter_groups(spec.optimizer, root, dotted(self.stage.path("optimizer")))
             groups = [{**group, "params": small(group["params"])} for group in groups]
             scheduler = try_training(self.stage, groups, self.builder)
             best = task.mode if spec.monitor is None else spec.monitor.mode
             check_plateau(scheduler, spec, best, dotted(self.stage.path("scheduler")))
+            problems = without_validation(self.stage, scheduler) if getattr(self.stage.data, "val", None) == 0 else []
+            nothing = untrained(self.stage, set(self.plan.taps(self.stage)), trained, self.adapters, losses)
+            if problems := problems + ([] if nothing is None else [nothing]):
+                raise ConfigError(problems)
         except KDError as error:
             self.findings.report((), error)
 

@@ -13,6 +13,8 @@ from kd_core.cli.output import print_result, quiet_stdout
 
 
 def evaluate_command(published: str) -> click.Command:
+    """The command eval, with an option ``--{published}`` for published models (``zoo`` or ``hub``)."""
+
     @click.command("eval")
     @click.argument("target", metavar="[CONFIG | RUN]", required=False)
     @click.option(f"--{published}", "name", metavar="NAME", help="A published model, on the data of CONFIG or others.")

@@ -15,6 +15,7 @@ import click
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
+from kd_core.cli.output import echo
 from kd_core.cli.process import lack_of_memory, open_streams, wait_for_first_process
 from kd_core.cli.train import resume, sweep, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
@@ -46,6 +47,7 @@ class Commands(click.Group):
         return list(self.commands)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one is answered with the nearest name."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"no command {args[0]!r} ({did_you_mean(args[0], list(self.commands))})")
         return super().resolve_command(ctx, args)
@@ -56,6 +58,7 @@ class Commands(click.Group):
             return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Exit code 2 for a user's mistake or a failing disk, 130 or that of the signal if stopped."""
         try:
             return super().invoke(ctx)
         except KDError as error:
@@ -87,4 +90,4 @@ class Commands(click.Group):
 def _say(text: str) -> None:
     """Print to standard error, where somebody may have stopped listening."""
     with suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        echo(text, err=True)

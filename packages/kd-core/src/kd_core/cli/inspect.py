@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
-from kd_core.cli.output import first_line, quiet_stdout, report_as_json
+from kd_core.cli.output import echo, first_line, quiet_stdout, report_as_json
 from kd_core.errors import ConfigProblem, KDError
 from kd_core.files import json_text
 
@@ -32,39 +33,58 @@ REGISTRIES = {
 @click.command()
 @click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
 @click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
+@click.option("--data", is_flag=True, help="Read all data too, and name every file that cannot be read.")
 @config_options
 @json_option
-def check(configs: tuple[Path, ...], strict: bool, as_json: bool, **options: Any) -> None:
-    """Find every mistake that shows without data.
+def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **options: Any) -> None:
+    """Find every mistake that shows without training; of a sweep, in all its runs.
 
-    Opens no connection, reads no weights, and calls nothing that --trust does not name.
+    Says what the data are where they are on this machine; with --data reads all of them. Without --data it opens no
+    connection, reads no weights, and calls nothing that --trust does not name.
     """
-    reports = {str(config): _check(config, strict, **options) for config in configs}
-    broken = [file for file, (problems, _) in reports.items() if problems]
+    reports = {str(config): _check(config, strict, data, **options) for config in configs}
+    broken = [file for file, (problems, _, _) in reports.items() if problems]
     if as_json:
-        click.echo(
+        echo(
             json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
         )
-    for file, (problems, unverified) in reports.items():
+    for file, (problems, unverified, lines) in reports.items():
         if problems:
-            click.echo("\n".join(map(str, problems)), err=True)
+            echo("\n".join(map(str, problems)), err=True)
         elif not as_json:
-            click.echo("\n".join([f"{file}: ok", *unverified]))
+            echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
     if broken:
         if len(configs) > 1:
-            click.echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
+            echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProblem], list[str]]:
-    """The problems of a config, and what could not be verified."""
+def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str], list[str]]:
+    """The problems of a config or of a sweep, what could not be verified, and its data in lines."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
         try:
-            return [], Experiment.load(config, **options).check(strict=strict)
+            if _is_sweep(config):
+                from kd_core import sweep
+
+                return [], *sweep.check(config, strict=strict, data=data, **options)
+            experiment = Experiment.load(config, **options)
+            unverified = experiment.check(strict=strict)
+            return [], unverified, experiment.check_data() if data else experiment.describe_data()
         except KDError as error:
-            return error.problems, []
+            return error.problems, [], []
+
+
+def _is_sweep(file: Path) -> bool:
+    """Whether a file is a sweep; one that cannot be read is a config, and an error there."""
+    from kd_core.config import load
+    from kd_core.config.kinds import is_sweep
+
+    try:
+        return is_sweep(load(file))
+    except KDError:
+        return False
 
 
 @click.command()
@@ -72,12 +92,20 @@ def _check(config: Path, strict: bool, **options: Any) -> tuple[list[ConfigProbl
 @config_options
 @json_option
 def show(config: Path, as_json: bool, **options: Any) -> None:
-    """Print CONFIG as it is run: bases merged, values replaced."""
+    """Print CONFIG as it is run: bases merged, values replaced.
+
+    What the data are, where they are on this machine, goes to standard error.
+    """
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
-        text = Experiment.load(config, **options).resolved()
-    click.echo(json_text({"config": text}) if as_json else text, nl=as_json or not text.endswith("\n"))
+        experiment = Experiment.load(config, **options)
+        text, data = experiment.resolved(), experiment.describe_data()
+    if as_json:
+        echo(json_text({"config": text, "data": data}))
+        return
+    echo("".join(f"# data: {line}\n" for line in data), err=True, nl=False)
+    echo(text, nl=not text.endswith("\n"))
 
 
 @click.command()
@@ -86,17 +114,24 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
-    """List the module paths of MODEL (the student, unless another one is named) with their shapes."""
+    """List the module paths of MODEL (the student, unless another one is named) with their shapes.
+
+    Long lines are wrapped to the width of the terminal, or to 100 columns.
+    """
     with quiet_stdout():
         from kd_core import experiment
         from kd_core.taps.table import table_text
 
         rows = experiment.taps(config, model, **options)
-    click.echo(json_text({"modules": [asdict(row) for row in rows]}) if as_json else table_text(rows))
+    echo(
+        json_text({"modules": [asdict(row) for row in rows]})
+        if as_json
+        else table_text(rows, shutil.get_terminal_size((100, 24)).columns)
+    )
 
 
 def _signature(item: Any) -> str:
-    """What a config may write about it, each value with its range and default; empty where that is nothing."""
+    """The values that a config may give it, each with its range and default; empty where there are none."""
     from kd_core.signatures import signature_text, value_text
 
     options = getattr(item, "options", None)  # of a data set, which is no function
@@ -107,6 +142,8 @@ def _signature(item: Any) -> str:
 
 
 def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
+    """The command list for ``registries``, as ``{"losses": "module:registry"}``, after the plug-ins of ``tasks``."""
+
     @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
     @click.argument("kind", type=click.Choice(list(registries)))
     @json_option
@@ -121,6 +158,6 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.C
             items = {name: registry.get(name) for name in registry.names()}
             told = {name: {"signature": _signature(item), "summary": first_line(item)} for name, item in items.items()}
         lines = [f"{name}{entry['signature']}\n    {entry['summary']}" for name, entry in told.items()]
-        click.echo(json_text({kind: told}) if as_json else "\n".join(lines))
+        echo(json_text({kind: told}) if as_json else "\n".join(lines))
 
     return list_names

@@ -15,7 +15,13 @@ from typing import Any, TextIO
 import click
 
 from kd_core.errors import ConfigProblem, Mark
+from kd_core.escapes import for_terminal
 from kd_core.files import json_text
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True, file: TextIO | None = None) -> None:
+    """Print ``text``, its control characters written out: names in it may be a stranger's."""
+    click.echo(for_terminal(text), file=file, err=err, nl=nl)
 
 
 def quiet_stdout() -> redirect_stdout[TextIO]:
@@ -29,18 +35,18 @@ def print_result(result: Any, as_json: bool) -> None:
         return  # of the processes a launcher started, the first one answers
     facts = {field.name: getattr(result, field.name) for field in fields(result)}
     if as_json:
-        click.echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
+        echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
         return
     published = facts.get("published", {})
     for metric, value in result.metrics.items():
         shown = format_score(value)  # None for NaN, which result.json, being JSON, does not have
         beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
         figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
-        click.echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
+        echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
     if facts.get("samples"):
-        click.echo(f"{'samples':<12} {result.samples} ({result.split})")
+        echo(f"{'samples':<12} {result.samples} ({result.split})")
     if facts.get("run"):
-        click.echo(str(result.run))
+        echo(str(result.run))
 
 
 def shutdown_distributed() -> None:
@@ -57,20 +63,25 @@ def command_line() -> str:
 
 
 def format_score(value: float | None) -> str:
+    """A score with six significant digits; ``nan`` for None, as which JSON holds NaN."""
     return "nan" if value is None else f"{value:.6g}"
 
 
-def report_as_json(problems: list[ConfigProblem], unverified: list[str]) -> dict[str, Any]:
-    return {"problems": [problem_as_json(problem) for problem in problems], "unverified": unverified}
+def report_as_json(problems: list[ConfigProblem], unverified: list[str], data: list[str]) -> dict[str, Any]:
+    """The report of ``check`` on one config, for ``--json``."""
+    found = [problem_as_json(problem) for problem in problems]
+    return {"problems": found, "unverified": unverified, "data": data}
 
 
 def problem_as_json(problem: ConfigProblem) -> dict[str, Any]:
+    """A problem of a config with its place: file, line and column (None where unknown), path, message and hint."""
     mark = problem.mark or Mark("")
     position = {"file": mark.file, "line": mark.line, "column": mark.column}
     return {**position, "path": problem.path, "message": problem.message, "hint": problem.hint}
 
 
 def first_line(item: object) -> str:
+    """The first line of an object's docstring; empty without one."""
     return (inspect.getdoc(item) or "").partition("\n")[0]
 
 

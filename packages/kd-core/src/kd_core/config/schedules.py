@@ -103,7 +103,7 @@ class _Form:
     """A schedule's mapping, read key by key; what is wrong with it gathers in ``problems``."""
 
     def __init__(self, kwargs: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-        self.given = kwargs
+        self.kwargs = kwargs
         self.problems: list[ConfigProblem] = []
         for key in kwargs:
             if key not in ("schedule", *keys):
@@ -112,33 +112,33 @@ class _Form:
                 self.problems.append(ConfigProblem(message, str(key), hint=hint, at_key=True))
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> None:
-        self.problems.append(ConfigProblem(message, str(key) if key in self.given else "", hint=hint))
+        self.problems.append(ConfigProblem(message, str(key) if key in self.kwargs else "", hint=hint))
 
     def number(self, key: str) -> float:
-        number = self.given.get(key)
+        number = self.kwargs.get(key)
         if _is_number(number):
             return float(number)
-        self.wrong(key, f"{number!r} is not a finite number" if key in self.given else f"{key!r} is missing")
+        self.wrong(key, f"{number!r} is not a finite number" if key in self.kwargs else f"{key!r} is missing")
         return math.nan
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        numbers = self.given.get(key)
+        numbers = self.kwargs.get(key)
         if isinstance(numbers, (list, tuple)) and numbers and all(map(_is_number, numbers)):
             return tuple(map(float, numbers))
-        self.wrong(key, f"{numbers!r} is not a list of finite numbers" if key in self.given else f"{key!r} is missing")
+        self.wrong(key, f"{numbers!r} is not a list of finite numbers" if key in self.kwargs else f"{key!r} is missing")
         return ()
 
     def unit(self) -> Unit | None:
-        if "epochs" in self.given and "steps" in self.given:
+        if "epochs" in self.kwargs and "steps" in self.kwargs:
             self.wrong("steps", "'epochs' and 'steps' exclude each other")
-        return "epochs" if "epochs" in self.given else "steps" if "steps" in self.given else None
+        return "epochs" if "epochs" in self.kwargs else "steps" if "steps" in self.kwargs else None
 
     def rising(self, unit: Unit, marks: tuple[float, ...]) -> None:
         """Report ``marks`` that do not rise from above 0, or are parts of a step. NaN (reported before) passes."""
         if any(later <= earlier for earlier, later in zip((0.0, *marks), marks, strict=False)):
-            self.wrong(unit, f"{self.given[unit]!r} must be above 0" + (" and rise" if len(marks) > 1 else ""))
+            self.wrong(unit, f"{self.kwargs[unit]!r} must be above 0" + (" and rise" if len(marks) > 1 else ""))
         if unit == "steps" and any(mark % 1 > 0 for mark in marks):
-            self.wrong(unit, f"{self.given[unit]!r} must be an integer: steps cannot be divided")
+            self.wrong(unit, f"{self.kwargs[unit]!r} must be an integer: steps cannot be divided")
 
 
 def _constant(form: _Form) -> float:
@@ -150,7 +150,7 @@ def _ramp(form: _Form) -> Ramp:
     length = form.number(unit) if unit else None
     if unit and length is not None:
         form.rising(unit, (length,))
-    return Ramp(form.number("start"), form.number("end"), length, unit or "steps", form.given["schedule"])
+    return Ramp(form.number("start"), form.number("end"), length, unit or "steps", form.kwargs["schedule"])
 
 
 def _staircase(form: _Form) -> Staircase:

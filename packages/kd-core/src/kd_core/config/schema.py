@@ -294,15 +294,15 @@ class ExperimentSpec(StrictModel):
     """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
 
 
-def inherit(before: StageSpec | None, this: StageSpec) -> StageSpec:
+def inherit(previous: StageSpec | None, stage: StageSpec) -> StageSpec:
     """The stage with every key it leaves out taken from the stage before; ``epochs`` and ``steps`` are one key."""
-    if before is None:
-        return this
-    fields_set = this.model_fields_set
-    taken = {key: getattr(before, key) for key in before.model_fields_set if key not in fields_set}
+    if previous is None:
+        return stage
+    fields_set = stage.model_fields_set
+    taken = {key: getattr(previous, key) for key in previous.model_fields_set if key not in fields_set}
     if fields_set & {"epochs", "steps"}:
         taken = {key: value for key, value in taken.items() if key not in ("epochs", "steps")}
-    return StageSpec.model_construct(fields_set | set(taken), **{**dict(this), **taken})
+    return StageSpec.model_construct(fields_set | set(taken), **{**dict(stage), **taken})
 
 
 def as_list(value: str | list[str]) -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -43,7 +44,7 @@ class Validator:
 
     def __init__(self, document: Document, root: str = "") -> None:
         self.document = document
-        self.place: Path = (root,) if root else ()
+        self.root: Path = (root,) if root else ()
         """What the document is, where it is no config: the name of its place in :mod:`kd_core.synonyms`."""
         self.problems: list[ConfigProblem] = []
 
@@ -53,7 +54,7 @@ class Validator:
 
     def unknown_key(self, path: Path, message: str, keys: Sequence[str]) -> None:
         """Keep that there is no such key at ``path``; ``keys`` are those that may stand there."""
-        self.report(path, message, key_hint((*self.place, *path), keys, self.document.data), key=True)
+        self.report(path, message, key_hint((*self.root, *path), keys, self.document.data), key=True)
 
     def add_error(self, path: Path, error: KDError) -> None:
         """Keep an error whose own places, where it knows any, lie below ``path``."""
@@ -77,7 +78,7 @@ class Validator:
         try:
             return schema.model_validate(dict(value)), frozenset()
         except ValidationError as error:
-            faults = explain(error, schema, value, Piece((*self.place, *path), self.document.data))
+            faults = explain(error, schema, value, Piece((*self.root, *path), self.document.data))
         for fault in faults:
             self.report((*path, *fault.path), fault.message, fault.hint, key=fault.key)
         lost = frozenset(name for fault in faults for name in fault.fields)
@@ -126,11 +127,18 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
     told = {*unknown, *(fault.path for fault in faults if not fault.key)}
     for where, expectations in wants.items():
         if where not in told and not any(other[: len(where)] == where for other in {*told, *wants} - {where}):
-            message = f"must be {_all_wanted(expectations)}, not {show_value(_follow(value, where))}"
-            faults.append(
-                ValidationFault(where, message, SHAPES.get(place_of((*piece.path, *where))), fields=_top(where))
-            )
+            wrong = _follow(value, where)
+            message = f"must be {_all_wanted(expectations)}, not {show_value(wrong)}"
+            hint = _near_word(wrong, expectations) or SHAPES.get(place_of((*piece.path, *where)))
+            faults.append(ValidationFault(where, message, hint, fields=_top(where)))
     return faults
+
+
+def _near_word(value: Any, items: Sequence[Any]) -> str | None:
+    """A hint where a misspelt word stands for one of those that are expected."""
+    expected = " ".join(item["ctx"]["expected"] for item in items if item["type"] == "literal_error")
+    near = nearest(value, re.findall(r"'([^']*)'", expected)) if isinstance(value, str) else None
+    return f"did you mean {near!r}?" if near else None
 
 
 def _stands_for(name: str, keys: Iterable[Any], place: str) -> str | None:

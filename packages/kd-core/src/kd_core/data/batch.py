@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_core.data.screening import MANY, WHOLE, Readable, refuse
 from kd_core.data.sources import Parts
 from kd_core.data.summary import DataSummary, summarize
 from kd_core.taps.nested import map_tensors
@@ -124,6 +125,20 @@ class Split:
         """
         return order
 
+    class_counts: Mapping[str, int] | None = None
+    """How many samples hold each class, where that is known only from reading them: see :meth:`files`."""
+
+    def files(self) -> Readable | None:
+        """The samples as they are read from files, which are tried before a run begins; None where there are none."""
+        return None
+
+    def look(self, position: int, sample: Any) -> None:
+        """Note what is to be known of a sample that :meth:`files` read before the run begins."""
+
+    def notes(self) -> list[str]:
+        """What a run says of what was seen in the samples, a line each: see :attr:`Parts.notes`."""
+        return []
+
     def close(self) -> None:
         """End what reads the samples; called when a run is over. The split can be read all the same."""
 
@@ -168,7 +183,33 @@ class Splits:
     @cached_property
     def summary(self) -> DataSummary:
         """How many samples of which classes are in which split, and why; empty where the task has no ``parts``."""
-        return DataSummary() if self.parts is None else summarize(self.parts)
+        summary = DataSummary() if self.parts is None else summarize(self.parts)
+        counts = {name: split.class_counts for name, split in self.items().items()}
+        splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
+        marked = "warning: "
+        notes = tuple(
+            note.replace(marked, f"{marked}{name}: ", 1)
+            for name, split in self.items().items()
+            for note in split.notes()
+        )
+        return replace(summary, splits=tuple(splits), notes=(*summary.notes, *notes))
+
+    def screen(self, *, whole: bool = False) -> None:
+        """Try every file before a run begins; KDError that names all that cannot be read.
+
+        All are read from end to end where they are few or ``whole`` says so, else both ends of each; of very many,
+        none. Splits note what they see (:meth:`Split.look`).
+        """
+        readable = {name: files for name, split in self.items().items() if (files := split.files()) is not None}
+        whole = whole or sum(files.size() for files in readable.values()) <= WHOLE
+        if not whole and sum(len(files.positions) for files in readable.values()) > MANY:
+            return
+        errors = [
+            error
+            for name, files in readable.items()
+            for error in files.errors(whole=whole, look=self.items()[name].look).values()
+        ]
+        refuse(errors)
 
     def describe(self) -> list[str]:
         """What a run says of its data before it trains: a line each."""

@@ -139,6 +139,9 @@ class ImageDataSpec(DataSpec):
     """The folder that the data set lies in."""
     download: bool = True
     """Download files that are missing."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What files that cannot be read do: `stop` the run before it begins, or `skip`: their samples are left out. Both
+    name them."""
     mean: ChannelMeans | None = None
     """Means of the channels, in [0, 1], for models whose `input` has none."""
     std: ChannelStds | None = None

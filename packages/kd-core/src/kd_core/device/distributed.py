@@ -84,7 +84,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, sizes: Sequence[int]) -> Tensor:
-        ctx.sizes, ctx.given = sizes, len(tensor)
+        ctx.sizes, ctx.length = sizes, len(tensor)
         padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
         padded[: sizes[rank()]] = tensor[: sizes[rank()]]
         gathered = [torch.empty_like(padded) for _ in sizes]
@@ -96,7 +96,7 @@ class _Gather(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
         start, size = sum(ctx.sizes[: rank()]), ctx.sizes[rank()]
-        local = gradient.new_zeros(ctx.given, *gradient.shape[1:])
+        local = gradient.new_zeros(ctx.length, *gradient.shape[1:])
         local[:size] = gradient[start : start + size]
         return local, None
 

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-import torch._functorch.config as functorch
-import torch._inductor.config as inductor
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
@@ -134,6 +132,9 @@ class Runtime:
         if named:
             torch._dynamo.reset()
             if self.keeps_graphs:
+                from torch._functorch import config as functorch
+                from torch._inductor import config as inductor
+
                 # Compiled code that overwrites what a graph saved gives wrong gradients the second time the graph is
                 # walked, and PyTorch's caches return such code whatever `donated_buffer` says now.
                 functorch.donated_buffer = functorch.enable_autograd_cache = inductor.fx_graph_cache = False
@@ -144,7 +145,11 @@ class Runtime:
 
     def inference(self) -> AbstractContextManager[Any]:
         """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""
-        return inductor.patch(freezing=True) if self.spec.compile else nullcontext()
+        if not self.spec.compile:
+            return nullcontext()
+        from torch._inductor import config as inductor  # a second, which runs that compile nothing are spared
+
+        return inductor.patch(freezing=True)
 
     def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
         """With compiled code for batches of the usual size; others are not worth compiling for."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from kd_core.config import dump
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import DatasetInfo
-from kd_core.models.factory import described, from_hub, inferred
+from kd_core.models.factory import from_hub, inferred, student_spec
 from kd_core.models.registry import MODELS, find_card, structural
 
 
@@ -29,7 +29,8 @@ def describe_model(
     """
     spec = from_hub(spec)
     if spec.run is not None:
-        spec = described(Path(spec.run)).model_copy(update={"edit": [*described(Path(spec.run)).edit, *spec.edit]})
+        saved = student_spec(Path(spec.run))
+        spec = saved.model_copy(update={"edit": [*saved.edit, *spec.edit]})
     if spec.hub is not None:  # the student's own folder, where this description lies
         return dump({"hub": ".", **_rest(spec, wants)})
     source: dict[str, Any] = {"call": spec.call} if spec.call is not None else _architecture(spec, dataset, info)

@@ -13,7 +13,7 @@ from kd_core.config import Lazy
 from kd_core.config.schema import ModelSpec, Path
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean, nearest
-from kd_core.models.factory import described, from_hub, recorded
+from kd_core.models.factory import from_hub, recorded, student_spec
 from kd_core.models.registry import MODELS, builder_of, find_card
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import RESERVED, dataset_of
@@ -42,7 +42,7 @@ class ModelPlanner:
             spec, lost = self.validator.validate_partial(ModelSpec, {"call": value} if bare else value, path)
             if spec is None:
                 continue
-            before = len(self.validator.problems)
+            problem_count = len(self.validator.problems)
             self._model(spec, path, bare=bare)
             if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
                 self.validator.report(
@@ -50,7 +50,7 @@ class ModelPlanner:
                 )
             if name not in (STUDENT, meant) and "weights" not in lost:
                 self._frozen(name, spec, path)
-            if not lost and len(self.validator.problems) == before:
+            if not lost and len(self.validator.problems) == problem_count:
                 models[name] = spec
         return self._resolved(models)
 
@@ -133,11 +133,11 @@ class ModelPlanner:
                 card = find_card(spec.zoo, dataset_of(self.validator.document))[1]
                 defaults = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
-                defaults = described(FilePath(spec.run)).input
+                defaults = student_spec(FilePath(spec.run)).input
                 if self.hub is not None and (hub_spec := from_hub(spec)).hub is not None:
                     defaults = {**defaults, **self.hub.input(hub_spec)}
-            elif spec.weights is not None and (saved := recorded(spec)) is not None:
-                defaults = saved.input
             elif spec.hub is not None and self.hub is not None:
                 defaults = self.hub.input(spec)
+            elif (saved := recorded(spec)) is not None:
+                defaults = saved.input
         return {**{key: value for key, value in defaults.items() if key in task.Input.model_fields}, **spec.input}

@@ -55,7 +55,7 @@ class StagePlanner:
     def stages(self, specs: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
         """The stages that are right, in order; each takes what it leaves out from the one before."""
         plans: list[StagePlan] = []
-        before: StageSpec | None = None
+        previous: StageSpec | None = None
         paths: dict[str, Path] = {}
         wrong: frozenset[str] = frozenset()
         terms: dict[str, TermPlan] = {}
@@ -74,7 +74,7 @@ class StagePlanner:
             keys = stage_spec.model_fields_set
             wrong = (wrong - keys) | lost
             paths = {**paths, **{key: (*path, key) for key in keys}}
-            whole = inherit(before, stage_spec)
+            whole = inherit(previous, stage_spec)
             if "data" in keys:
                 data = planned_data(self.binder, self.task, whole.data, paths["data"])
             if "losses" in keys:
@@ -84,7 +84,7 @@ class StagePlanner:
             plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views)
             self._accumulation(plan, adapters)
             plans.append(plan)
-            before = whole
+            previous = whole
         return plans
 
     def _stage(self, stage: StageSpec, stage_spec: StageSpec, path: Path, wrong: Set[str]) -> set[str]:

@@ -69,13 +69,13 @@ def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
         above = "".join(f"{name}." for name, _ in along[1 : depth + 1])
         names = list(parent._modules)
         for name in names[names.index(last) + 1 :]:
-            setattr(parent, name, Dropped(above + name, path))
+            setattr(parent, name, RemovedModule(above + name, path))
     cut = _Cut(model, path)
     along[-1][1].register_forward_hook(cut.reach)
     model.forward = cut.run
 
 
-class Dropped(nn.Module):
+class RemovedModule(nn.Module):
     """Stands for a module that truncation dropped: forward passes may mention it on their way, but not run it."""
 
     def __init__(self, path: str, end: str) -> None:
@@ -89,7 +89,7 @@ class Dropped(nn.Module):
         raise config_error(message, "truncate at a later or a larger module")
 
 
-class _Reached(BaseException):
+class _TruncationPoint(BaseException):
     """The module at which a model is truncated has run."""
 
     def __init__(self, cut: _Cut, output: Any) -> None:
@@ -114,7 +114,7 @@ class _Cut:
         self.running = True
         try:
             type(self.model).forward(self.model, *args, **kwargs)
-        except _Reached as reached:
+        except _TruncationPoint as reached:
             if reached.cut is not self:
                 raise
             return reached.output
@@ -125,7 +125,7 @@ class _Cut:
     def reach(self, module: nn.Module, args: Any, output: Any) -> None:
         """The forward hook at ``path``, which others may call by itself."""
         if self.running:
-            raise _Reached(self, output)
+            raise _TruncationPoint(self, output)
 
     reach.ends_pass = True  # type: ignore[attr-defined]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ class TapRow:
 
 
 @dataclass(eq=False)
-class _Seen:
+class _HookRecord:
     """The hooks on one module. What they note they note at once: a value may be changed in place later."""
 
     inputs: list[str] = field(default_factory=list)
@@ -52,7 +54,7 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     not call 0 calls. The model is left as it was.
     """
     model = unwrap_model(model)
-    seen = {module: _Seen() for module in model.modules()}
+    seen = {module: _HookRecord() for module in model.modules()}
     training = [module for module in seen if module.training]
     handles = [module.register_forward_pre_hook(record.entering, with_kwargs=True) for module, record in seen.items()]
     handles += [hook_output(module, record.leaving) for module, record in seen.items()]
@@ -67,7 +69,7 @@ def module_table(model: nn.Module, example_inputs: Any, call: Callable[[nn.Modul
     return [_row(path, module, seen[module]) for path, module in walk(model)]
 
 
-def _row(path: str, module: nn.Module, seen: _Seen) -> TapRow:
+def _row(path: str, module: nn.Module, seen: _HookRecord) -> TapRow:
     def distinct(texts: Iterable[str], between: str) -> str:
         return between.join(dict.fromkeys(texts))
 
@@ -82,15 +84,54 @@ def _row(path: str, module: nn.Module, seen: _Seen) -> TapRow:
     )
 
 
-def table_text(rows: Sequence[TapRow]) -> str:
-    """The rows as aligned columns. The model itself is called ``output``, as in wires."""
-    lines = [("path", "module", "in", "out", "dtype", "params", "calls")]
-    for row in rows:
-        calls = str(row.calls) if row.calls else "not called"
-        lines.append((row.path or "output", row.type, row.inputs, row.outputs, row.dtype, f"{row.params:,}", calls))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    pads = [str.ljust] * 5 + [str.rjust] * 2
-    return "\n".join(
-        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+def table_text(rows: Sequence[TapRow], width: int = 100) -> str:
+    """The rows as aligned columns, in ``width`` characters where paths are no longer than that.
+
+    The model itself is called ``output``, as in wires. Arguments that are None are left out, a dtype stands behind the
+    outputs where it is not float32, and the number of calls is a column where a module runs more than once. Cells that
+    are too wide are wrapped; a path is never cut: a long one has a line of its own, before its other cells.
+    """
+    lines = [("path", "module", "in", "out", "params", "calls"), *map(_cells, rows)]
+    if all(row.calls < 2 for row in rows):
+        lines = [line[:-1] for line in lines]
+    widths = _fitted([max(map(len, column)) for column in zip(*lines, strict=True)], width)
+    return "\n".join(text for line in lines for text in _wrapped(line, widths))
+
+
+def _cells(row: TapRow) -> tuple[str, ...]:
+    outputs = row.outputs if row.dtype in ("float32", "") else f"{row.outputs} {row.dtype}"
+    inputs = re.sub(r"\w+=None(, |$)", "", row.inputs).removesuffix(", ") if row.calls else "not called"
+    return row.path or "output", row.type, inputs, outputs, f"{row.params:,}", str(row.calls)
+
+
+def _fitted(widths: list[int], total: int) -> list[int]:
+    """The widths of the columns, those of texts narrowed until all fit into ``total`` characters or are narrow."""
+    for column, narrow in ((2, 18), (3, 18), (1, 20), (0, 12)):
+        excess = max(sum(widths) + 2 * (len(widths) - 1) - total, 0)
+        widths[column] = max(min(narrow, widths[column]), widths[column] - excess)
+    return widths
+
+
+def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """The lines of one row: texts to the left, numbers to the right."""
+    path, *others = cells
+    if len(path) > widths[0]:
+        yield path
+        path = ""
+    columns = [[path], *(_wrap(cell, width) for cell, width in zip(others, widths[1:], strict=True))]
+    for line in zip_longest(*columns, fillvalue=""):
+        pads = [str.ljust] * 4 + [str.rjust] * 2
+        yield "  ".join(pad(cell, size) for pad, cell, size in zip(pads, line, widths, strict=False)).rstrip()
+
+
+def _wrap(cell: str, width: int) -> list[str]:
+    """Cut after spaces and equal signs, not within a shape or a word that fits."""
+    solid = re.sub(r"\([^()]*\)", lambda shape: shape[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
+    lines = [""]
+    for piece in re.split(r"(?<=[ =])", solid):
+        if lines[-1] and len((lines[-1] + piece).rstrip(" ")) > width:
+            lines.append("")
+        lines[-1] += piece
+        while len(lines[-1].rstrip(" ")) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip(" ").replace("\N{NO-BREAK SPACE}", " ") for line in lines]

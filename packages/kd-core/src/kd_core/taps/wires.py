@@ -103,11 +103,11 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
 def _check_root(text: str, root: str, models: list[str], adapters: Collection[str]) -> None:
     if root in models:
         return
-    before = re.split(r"[:\[]", root)[0]
-    if before in models:
-        after = root[len(before) :].strip(":[]")
+    model = re.split(r"[:\[]", root)[0]
+    if model in models:
+        after = root[len(model) :].strip(":[]")
         submodule = "output" if after in ("", "in", "out") or _NUMBER.fullmatch(after) else after
-        raise config_error(f"wire {text!r}: after {before!r} comes a '.'", f"write {before}.{submodule}")
+        raise config_error(f"wire {text!r}: after {model!r} comes a '.'", f"write {model}.{submodule}")
     hint = f"did you mean 'adapters.{root}'?" if root in adapters else did_you_mean(root, models)
     raise config_error(f"wire {text!r}: there is no model {root!r}", hint)
 

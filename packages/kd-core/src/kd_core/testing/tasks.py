@@ -122,16 +122,16 @@ def _kinds(value: Any, size: int) -> Iterator[tuple[str, Any, torch.dtype]]:
 
 def what_is_known_before_reading_is_true(case: TaskCase) -> None:
     """``Task.info`` says nothing of the data that reading them does not confirm."""
-    before, after = case.instance.info(case.spec), case.splits.info
+    expected, actual = case.instance.info(case.spec), case.splits.info
     for name in ("classes", "problem_type"):
-        declared, read = getattr(before, name), getattr(after, name)
+        declared, read = getattr(expected, name), getattr(actual, name)
         require(declared in (None, read), f"info says that {name} is {declared}, but the data have {read}")
     for name in ("model_parameters", "run_values"):
-        declared, read = getattr(before, name), getattr(after, name)
+        declared, read = getattr(expected, name), getattr(actual, name)
         wrong = {key: value for key, value in declared.items() if key not in read or read[key] != value}
         require(not wrong, f"info says {name} {wrong}, but the data have {dict(read)}")
     shape = _sample_shape(case.batches([0])[0].inputs)
-    told = before.input_shape
+    told = expected.input_shape
     require(told in (None, shape), f"info says that input_shape is {told}, but the first sample has {shape}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from typing import Any
 
@@ -11,18 +12,19 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from kd_core.config import Builder, Policy, has_call
+from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
-from kd_core.device.distributed import divide, main_first
+from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError, error_path
+from kd_core.errors import ConfigError, KDError, error_path
 from kd_core.models.factory import ModelSource
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
+from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import probe
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
@@ -32,11 +34,16 @@ OUTPUT = Tap("")
 """A model's output: for a classifier, its classes."""
 
 
+ORDER_SAMPLES = 64
+"""Training samples, from all over the split, by whose labels the order of a teacher's outputs is judged."""
+
+
 class Data:
     """The data of an experiment, each ``data:`` value read once, and told of once."""
 
-    def __init__(self, plan: Plan, policy: Policy, reporter: Reporter) -> None:
-        self._plan, self._policy, self._reporter = plan, policy, reporter
+    def __init__(self, plan: Plan, policy: Policy, reporter: Reporter, *, whole: bool = False) -> None:
+        """Read with ``plan``; ``whole``: every file from end to end before anything else, however many there are."""
+        self._plan, self._policy, self._reporter, self._whole = plan, policy, reporter, whole
         self._read: list[tuple[Any, Any, Splits]] = []
 
     def get(self, spec: Any) -> tuple[Any, Splits]:
@@ -47,10 +54,16 @@ class Data:
         built = build_fields(spec, Builder(self._policy, {}, self._reporter.debug))
         with main_first():
             splits = self._plan.task.load(built, seed=self._plan.seed, inputs=self._plan.inputs)
+        run_on_rank_zero(lambda: self._screen(splits))
         self._read.append((spec, built, splits))
         for line in () if self._reporter.silent else splits.describe():
             self._reporter.info(f"data: {line}")
         return built, splits
+
+    def _screen(self, splits: Splits) -> None:
+        """KDError where files cannot be read, all of them named, or the data are not fit to train on."""
+        splits.screen(whole=self._whole)
+        self._plan.task.check_splits(splits)
 
     def close(self) -> None:
         """End what reads samples."""
@@ -94,16 +107,32 @@ class Components:
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
+        self._check_orders()
         self.frozen = FrozenWhenBuilt()
         for model in self.models.values():
             self.frozen.remember(model)
         self.adapters, self._builder = Adapters(plan.adapters).to(runtime.device), builder
+        self.doubts: list[str] = []
+        """What is doubtful about the targets of losses, as far as a few samples tell."""
         for stage in plan.stages:
-            self.probe(stage)
+            self._check_targets(stage, self.probe(stage))
             self._try_one_sample(stage)
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
         self._check_scoring()
+
+    def _check_orders(self) -> None:
+        """KDError where a teacher that does not name its outputs has them in another order than the data's classes."""
+        task, changing = self.plan.task, self.changing()
+        for name, model in self.models.items():
+            if name in changing or not task.assumes_order(model):
+                continue
+            spec, splits = self.data.get(self.plan.data)
+            positions = torch.linspace(0, len(splits.train) - 1, min(ORDER_SAMPLES, len(splits.train))).long()
+            raw = next(iter(splits.train.batches([positions], epoch=0, seed=0, augment=False)))
+            batch = task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec, training=False)
+            with torch.no_grad(), error_path("models", name):
+                task.check_order(task.call(model.eval(), batch.for_model(name)), batch, splits.info)
 
     def _check_trained_on(self, log: Callable[[str], None]) -> None:
         """KDError where a model whose outputs count was trained on other classes than the data have."""
@@ -134,6 +163,18 @@ class Components:
                     info=splits.info,
                     runtime=self.runtime,
                 )
+
+    def _check_targets(self, stage: StagePlan, values: WireResolver) -> None:
+        """KDError where a loss of torch would take for probabilities what are none; keep what may be wrong."""
+        builder = Builder(self.policy, self.data.get(stage.data)[1].info.run_values, self.log)
+        for term in stage.terms.values():
+            if not isinstance(term.loss, Call) or not term.loss.target.startswith("torch.nn."):
+                continue
+            with error_path(*term.path), suppress(ConfigError):  # what needs the stage's steps is built later
+                module = builder.build(term.loss, path="loss")
+                inputs = {key: values.get(wired) for key, wired in term.wires.items()}
+                if (doubt := check_domain(module, inputs)) is not None:
+                    self.doubts.append(f"{'.'.join(map(str, term.path))}: {doubt}")
 
     def _try_one_sample(self, stage: StagePlan) -> None:
         """KDError where a micro-batch of a stage will have one sample, and batch norm does not take that."""

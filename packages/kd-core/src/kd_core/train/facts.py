@@ -27,6 +27,8 @@ from kd_core.train.components import Components
 
 Saved = tuple[dict[str, Any], Path]
 """A checkpoint's state and its file."""
+WITHOUT_EFFECT = ("name", "log_every", "checkpoint", "observers")
+"""Keys of a config, beside ``data.workers``, that may be others when a run goes on."""
 
 
 def run_facts(folder: RunFolder, components: Components) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def run_facts(folder: RunFolder, components: Components) -> dict[str, Any]:
         if splits is not components.data.get(plan.data)[1]:
             data |= {f"{stage.name}.{name}": record for name, record in _split_facts(splits).items()}
     return {
-        "config": dump(load(folder.config).data),
+        "config": dump(decisive(load(folder.config).data)),
         "data": {name: record for name, record in data.items() if record is not None},
         "models": {
             name: {
@@ -48,6 +50,14 @@ def run_facts(folder: RunFolder, components: Components) -> dict[str, Any]:
             for name, model in components.models.items()
         },
     }
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the keys that change nothing of a student (:data:`WITHOUT_EFFECT`)."""
+    decisive = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    if isinstance(decisive.get("data"), Mapping):
+        decisive["data"] = {key: value for key, value in decisive["data"].items() if key != "workers"}
+    return decisive
 
 
 def _split_facts(splits: Splits) -> dict[str, dict[str, Any]]:

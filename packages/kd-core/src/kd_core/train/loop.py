@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +16,14 @@ from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
+from kd_core.train.doubts import check_parameters
 from kd_core.train.meter import LossMeter
 from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
 from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
 from kd_core.train.stage import Stage
-from kd_core.train.state import Checkpointing, load_stage_state
+from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation
 
 
@@ -35,15 +38,24 @@ class StageRunner:
         self.meter = LossMeter(plan.name, self.stage.objective.names, self.runtime.device)
         self.validation = Validation(context, self.stage)
         self.checkpointing = Checkpointing(context, self.stage, self.meter)
+        self._loaded: Path | None = None  # until the epoch ends
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
-        load_stage_state(state, self.context, self.stage, self.meter)
+    def load(self, state: Mapping[str, Any], path: Path) -> None:
+        """Go on where the checkpoint ``path`` was written; KDError where its state does not fit this stage."""
+        self._loaded = path
+        with self._unfit_errors():
+            load_stage_state(state, self.context, self.stage, self.meter)
+
+    def _unfit_errors(self) -> AbstractContextManager[None]:
+        """KDError where what a checkpoint had for optimisers, averages or schedulers turns out to be unfit."""
+        return nullcontext() if self._loaded is None else unfit_checkpoint_errors(self._loaded)
 
     def run(self) -> None:
         """Train from the place in ``progress`` to the end of the stage. An epoch that was begun is always ended."""
         if self.progress.step == 0 and self.stage.trains_student:
             self.progress.best, self.progress.waited, self.context.best = None, 0, None
+        if self.stage.scheduler is None and not any(self.stage.learning_rates):
+            self.context.warn(f"stages.{self.plan.name}: the learning rate is 0: nothing is learned")
         while self.progress.batch or self._steps_left():
             started = time.monotonic()
             for batch, shards in self._batches():
@@ -54,7 +66,14 @@ class StageRunner:
                 if self.progress.stopped:
                     break
             self._end_epoch(time.monotonic() - started)
+        self._doubts()
         self.stage.close()
+
+    def _doubts(self) -> None:
+        """Say, and note in the run, where the stage has probably learned nothing."""
+        value = self.meter.constant()
+        if value is not None:
+            self.context.warn(f"stages.{self.plan.name}: the loss was {value:.6g} in every step: nothing was learned")
 
     def _steps_left(self) -> int:
         """Steps until the end of the stage; 0 where early stopping ended it."""
@@ -89,9 +108,10 @@ class StageRunner:
                 self.runtime.backward(loss)
             losses += torch.cat([terms, loss.detach().unsqueeze(0)])
         self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
-        stage.step()
-        stage.update_average()
-        stage.schedule("step")
+        with self._unfit_errors():
+            stage.step()
+            stage.update_average()
+            stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
         self._advance(losses, {} if gradients is None else gradients.mean())
 
@@ -145,6 +165,7 @@ class StageRunner:
     def _end_epoch(self, seconds: float) -> None:
         """The means of the epoch, a validation where it is due, the scheduler, a checkpoint."""
         self.meter.check_finite()
+        check_parameters(self.stage.named_parameters, self.plan.name, self.progress.step - 1)
         self.progress.epoch += 1
         self.progress.batch = 0
         means, rates = self.meter.means(), self.stage.learning_rates
@@ -153,5 +174,8 @@ class StageRunner:
         self.observers.after_epoch(
             EpochEvent(self.plan.name, progress.epoch, self.stage.epochs, progress.step, means, rates, seconds)
         )
-        self.stage.schedule("epoch", self.validation.after_epoch())
+        value = self.validation.after_epoch()
+        with self._unfit_errors():
+            self.stage.schedule("epoch", value)
+        self._loaded = None
         self.checkpointing.save()

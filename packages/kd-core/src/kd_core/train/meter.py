@@ -13,6 +13,8 @@ from kd_core.device.distributed import all_gather_object, all_reduce_sum_, world
 from kd_core.errors import KDError
 
 TOTAL = "the weighted sum"
+FEW = 3
+"""Steps of which it means nothing that their losses are equal."""
 
 
 class LossMeter:
@@ -28,6 +30,9 @@ class LossMeter:
         self._sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)
         self._samples = 0
         self._pending: tuple[int, Tensor, Tensor] | None = None
+        self._first = torch.zeros((), device=device, dtype=wide)
+        self._varies = torch.zeros((), device=device, dtype=torch.bool)
+        self._steps = 0
 
     def zeros(self) -> Tensor:
         """Where the micro-batches of a step add up their losses."""
@@ -41,6 +46,9 @@ class LossMeter:
         losses = all_reduce_sum_(losses) / world_size()
         self._sums += losses * samples
         self._samples += samples
+        self._first = losses[-1].clone() if self._steps == 0 else self._first
+        self._varies |= losses[-1] != self._first
+        self._steps += 1
         self.check_finite()
         self._pending = (step, index, losses)
         return losses
@@ -75,9 +83,21 @@ class LossMeter:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the epoch so far."""
-        return {"sums": self._sums, "samples": self._samples}
+        return {
+            "sums": self._sums,
+            "samples": self._samples,
+            "first": self._first,
+            "varies": self._varies,
+            "steps": self._steps,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` was taken."""
         self._sums.copy_(state["sums"])
-        self._samples = state["samples"]
+        self._samples, self._steps = state["samples"], state["steps"]
+        self._first.copy_(state["first"])
+        self._varies.copy_(state["varies"])
+
+    def constant(self) -> float | None:
+        """The loss of every step of the stage, where it was the same in all; None where it varied, or steps are few."""
+        return None if self._steps < FEW or bool(self._varies) else float(self._first)

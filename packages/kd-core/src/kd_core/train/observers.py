@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_core.device.distributed import all_reduce_sum_, run_on_rank_zero, world_size
-from kd_core.files import append, json_text, write_text
+from kd_core.errors import KDError
+from kd_core.files import append, json_text, write_bytes
 from kd_core.observers import OBSERVERS, EpochEvent, Observer, RunEvent, StepEvent, ValidationEvent
 from kd_core.runs.progress import Epoch, Reporter
 from kd_core.runs.run_folder import MetricsLog
@@ -105,9 +106,17 @@ class GradientNorms(Observer):
         """Keep the lines of steps that a resumed run does not repeat."""
         self._file, self._writes = event.folder / self.FILE, event.is_main
         if self._writes and self._file.exists():
-            text = self._file.read_text(encoding="utf-8")
-            lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-            write_text(self._file, "".join(line for line in lines if json.loads(line)["total"] <= event.total))
+            whole = self._file.read_bytes().rpartition(b"\n")[0]
+            lines = whole.split(b"\n") if whole else []
+            kept = [line for number, line in enumerate(lines, 1) if self._total(number, line) <= event.total]
+            write_bytes(self._file, b"".join(line + b"\n" for line in kept))
+
+    def _total(self, number: int, line: bytes) -> int:
+        """The step over all stages that a line is of; KDError where it is damaged."""
+        try:
+            return int(json.loads(line)["total"])
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+            raise KDError(f"{self._file}:{number}: is damaged", hint="take the line away, or the file") from error
 
     def after_step(self, event: StepEvent) -> None:
         """Write the line of a step whose gradients were wanted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kd_core.runs.checkpoint import CheckpointStore
@@ -25,6 +25,8 @@ class Progress:
     best: float | None = None
     waited: int = 0
     stopped: bool = False
+    warnings: list[str] = field(default_factory=list)
+    """What is doubtful about the run, as it was said; the result keeps it."""
 
     def next_stage(self, index: int) -> None:
         """Go to the beginning of a stage. The best score so far stays until that stage scores a student it trains."""
@@ -46,3 +48,10 @@ class RunContext:
     """A hash of what the run is made from (:mod:`kd_core.train.facts`), which its checkpoints hold."""
     best: dict[str, Any] | None = None
     """The best student so far with its scores: in every checkpoint, so that one file is enough to go on."""
+
+    def warn(self, text: str, *, quiet: bool = False) -> None:
+        """Say, unless it is said elsewhere (``quiet``), and note in the run once that something is doubtful."""
+        if text not in self.progress.warnings:
+            self.progress.warnings.append(text)
+            if not quiet:
+                self.reporter.info(f"warning: {text}")

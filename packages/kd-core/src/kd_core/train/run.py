@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -18,7 +19,7 @@ from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
 from kd_core.device.seeding import derive, seed_everything
-from kd_core.errors import RunInterrupted
+from kd_core.errors import ConfigError, RunInterrupted
 from kd_core.models.description import describe_model
 from kd_core.models.factory import from_hub
 from kd_core.observers import RunEvent
@@ -28,6 +29,7 @@ from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.train.components import Components, Data
+from kd_core.train.doubts import without_validation
 from kd_core.train.evaluate import format_metrics
 from kd_core.train.facts import compare_with_manifest, write_manifest
 from kd_core.train.loop import StageRunner
@@ -54,10 +56,13 @@ class Result:
     split: str | None = None
     published: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+    warnings: list[str] = field(default_factory=list)
+    """What was doubtful about the run."""
 
     def as_record(self) -> dict[str, Any]:
         """What ``result.json`` keeps of it."""
-        return {"metrics": self.metrics, "best": self.best, "samples": self.samples, "split": self.split}
+        keys = ("metrics", "best", "samples", "split", "warnings")
+        return {key: getattr(self, key) for key in keys}
 
 
 def run(
@@ -70,14 +75,14 @@ def run(
     reporter = Reporter(folder.log, silent=not is_main())
     with (
         locate_errors(plan.document),
-        resume_hints(f"go on with `resume {folder.path}`"),
+        resume_hints(folder),
         lost_worker_errors(),
         closing(Data(plan, policy, reporter)) as data,
     ):
         reporter.info(f"run folder: {folder.path}")
         runtime = _runtime(plan, folder, data, reporter)
         for stage in plan.stages:  # of what is wrong with the data, nothing is to be written
-            _check_schedule(plan, stage, policy, data)
+            _check_with_data(plan, stage, policy, data)
         components = Components(plan, policy, runtime, data, reporter)
         store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
         checkpoint = store.latest(reporter.info) if resumed else None
@@ -98,12 +103,14 @@ def run(
         return _finish(context, runner)
 
 
-def _check_schedule(plan: Plan, stage: StagePlan, policy: Policy, data: Data) -> None:
-    """KDError where a stage has no step, or its scheduler does not last for the steps that the data make."""
+def _check_with_data(plan: Plan, stage: StagePlan, policy: Policy, data: Data) -> None:
+    """KDError for what does not go with the data: a stage without a step, a scheduler that does not last for the steps
+    that there are, and what waits for validations where no sample validates."""
     per_epoch, total = data.steps(stage)
-    steps = {"steps": total, "steps_per_epoch": per_epoch}
-    builder = Builder(policy, {**data.get(stage.data)[1].info.run_values, **steps})
-    try_schedule(stage, builder, (per_epoch, total))
+    steps, splits = {"steps": total, "steps_per_epoch": per_epoch}, data.get(stage.data)[1]
+    scheduler = try_schedule(stage, Builder(policy, {**splits.info.run_values, **steps}), (per_epoch, total))
+    if splits.val is None and (problems := without_validation(stage, scheduler)):
+        raise ConfigError(problems)
 
 
 def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:
@@ -118,13 +125,15 @@ def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> R
 
 
 @contextmanager
-def resume_hints(hint: str) -> Iterator[None]:
-    """Errors that are no mistake in the run (a full disk, a killed process) say how it goes on."""
+def resume_hints(folder: RunFolder) -> Iterator[None]:
+    """Errors that are no mistake in the run (a full disk, a killed process) say how it goes on, once it has begun."""
     try:
         with lost_peer_errors():
             yield
     except RunInterrupted as error:
-        raise error.with_hint(hint) from error
+        if not folder.manifest.exists():  # nothing of it stays
+            raise
+        raise error.with_hint(f"go on with `resume {folder.path}`") from error
 
 
 def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | None) -> StageRunner:
@@ -139,6 +148,7 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
         name = plan.stages[context.progress.stage].name
         context.reporter.info(f"resuming from {path}: stage {name!r}, step {context.progress.step}")
     run_on_rank_zero(lambda: context.folder.metrics.truncate_to(0 if state is None else state["metrics"]["size"]))
+    _note_doubts(context)
     models = context.components.models
     context.observers.on_start(RunEvent(context.folder.path, context.progress.total, is_main(), models))
     runner: StageRunner | None = None
@@ -147,12 +157,21 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
             context.progress.next_stage(stage.index)
         runner = StageRunner(context, stage, None if runner is None else runner.stage.objective)
         if checkpoint is not None and state is not None:
-            with unfit_checkpoint_errors(checkpoint[1]):
-                runner.load(state)
+            runner.load(state, checkpoint[1])
             state = None
         runner.run()
     assert runner is not None
     return runner
+
+
+def _note_doubts(context: RunContext) -> None:
+    """Note what is doubtful before training: about the data, which said it when they were read, and about targets."""
+    components = context.components
+    for stage in components.plan.stages:
+        for text in components.data.get(stage.data)[1].summary.warnings():
+            context.warn(text.removeprefix("warning: "), quiet=True)
+    for text in components.doubts:
+        context.warn(text)
 
 
 def _finish(context: RunContext, runner: StageRunner) -> Result:
@@ -175,11 +194,15 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
 def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] | None) -> Result:
     stage, path = runner.stage, context.folder.path
     if stage.splits.final is None:
-        return Result({}, best, path)
+        context.warn("there is neither a test nor a validation split: the student was not scored")
+        return Result({}, best, path, warnings=context.progress.warnings)
     name, split = stage.splits.final
     metrics = stage.score(context.components.models[STUDENT], split)
     context.reporter.info(f"{name}: {format_metrics(metrics)}")
-    return Result(metrics, best, path, len(split), name)
+    broken = [key for key, value in metrics.items() if "/" not in key and not math.isfinite(value)]
+    if broken:
+        context.warn(f"{name}: not finite: {', '.join(broken)}")
+    return Result(metrics, best, path, len(split), name, warnings=context.progress.warnings)
 
 
 def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], stage: Stage) -> None:

@@ -101,6 +101,11 @@ class Stage:
         return any(gradient is None for gradient in gradients)
 
     @property
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """What learns, by its path."""
+        return {name: item for name, item in self.root.named_parameters() if item.requires_grad}
+
+    @property
     def trains_student(self) -> bool:
         """Whether something of the student learns: else it is neither scored nor kept."""
         return STUDENT in self.trained

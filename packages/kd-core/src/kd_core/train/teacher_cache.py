@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from kd_core.data.batch import Batch
 from kd_core.data.views import identity
 from kd_core.device.distributed import main_first
 from kd_core.errors import ConfigError, ConfigProblem, KDError
-from kd_core.files import user_path, write_whole
+from kd_core.files import user_path, write_errors, write_whole
 from kd_core.models.weights import state_digest
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
 from kd_core.taps.wires import Field, pick
@@ -30,6 +31,10 @@ from kd_core.taps.wrappers import OUTPUT, Capture
 from kd_core.train.components import Components
 
 INDEX = "index"
+CHECKSUM = "crc32"
+"""The key of a file's checksum in its metadata."""
+ROWS = 1 << 26
+"""Rows of a data set that are believed whatever the number of training samples."""
 BATCH = 64
 """Samples that are computed at once, whatever a stage's batch size: of bf16 that decides the last digits."""
 Fields = tuple[Field, ...]
@@ -93,12 +98,16 @@ def _read_or_make(components: Components, stage: StagePlan, name: str) -> Cached
     fields = _fields(components, stage, name)
     folder = user_path(os.environ.get("KD_CACHE", "~/.cache/kd")) / "outputs"
     path = folder / f"{_key(components, stage, name)}.safetensors"
-    tensors = _read(path, fields)
+    tensors, fault = _read(path, fields, len(components.data.get(stage.data)[1].train))
+    if fault:
+        components.log(f"warning: models.{name}: the outputs kept in {path} {fault}; they are made anew")
     if tensors is None:
         started = time.monotonic()
         tensors = _computed(components, stage, name, fields)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder, lambda file: file.write(save(tensors)), lambda temporary: path.name)
+        content = save(tensors, {CHECKSUM: _checksum(tensors)})
+        with write_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder, lambda file: file.write(content), lambda temporary: path.name)
         components.log(f"models.{name}: ran on {len(tensors[INDEX])} samples in {time.monotonic() - started:.1f} s")
     components.log(f"models.{name}: outputs are those kept in {path}")
     device = components.runtime.device
@@ -136,13 +145,43 @@ def _key(components: Components, stage: StagePlan, name: str) -> str:
     return state.hexdigest()[:32]
 
 
-def _read(path: Path, fields: list[Fields]) -> dict[str, Tensor] | None:
-    """What a file holds, None where it is not there or was damaged: it is made anew then."""
+def _read(path: Path, fields: list[Fields], samples: int) -> tuple[dict[str, Tensor] | None, str | None]:
+    """What a file holds of ``samples`` samples, or None with what is wrong with it, if it is there."""
+    if not path.exists():
+        return None, None
     try:
-        tensors = load_file(path) if path.is_file() else {}
-    except SafetensorError:
-        return None
-    return tensors if {INDEX, *map(_named, fields)} <= set(tensors) else None
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get(CHECKSUM)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    except (SafetensorError, OSError) as error:
+        return None, f"cannot be read ({error})"
+    fault = _fault(tensors, checksum, {INDEX, *map(_named, fields)}, samples)
+    return (None, fault) if fault else (tensors, None)
+
+
+def _fault(tensors: Mapping[str, Tensor], checksum: str | None, names: set[str], samples: int) -> str | None:
+    """What is wrong with the tensors of a file, None where they are what was written for ``samples`` samples."""
+    if not names <= tensors.keys():
+        return f"have no {', '.join(sorted(names - tensors.keys()))}"
+    if checksum != _checksum(tensors):
+        return "are damaged: they do not have the checksum that was kept with them"
+    if any(value.ndim == 0 or len(value) != samples for value in tensors.values()):
+        return f"are not those of {samples} samples"
+    index = tensors[INDEX]
+    if index.dtype != torch.int64 or index.ndim != 1 or len(index.unique()) != samples:
+        return "do not say which sample is which"
+    if int(index.min()) < 0 or int(index.max()) >= max(ROWS, 64 * samples):
+        return f"are of row {int(index.max())}, which no data set has"
+    return None
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of names, types, shapes and contents: a flipped bit always changes it."""
+    state = 0
+    for name, value in sorted(tensors.items()):
+        state = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), state)
+        state = zlib.crc32(value.contiguous().flatten().view(torch.uint8).numpy().data, state)
+    return f"{state:08x}"
 
 
 def _computed(components: Components, stage: StagePlan, name: str, fields: list[Fields]) -> dict[str, Tensor]:

@@ -92,17 +92,17 @@ def small(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     return [nn.Parameter(torch.full((2,) * dimensions, 0.5, dtype=dtype)) for dimensions, dtype in kinds]
 
 
-def try_schedule(stage: StagePlan, builder: Builder, steps: tuple[int, int]) -> None:
+def try_schedule(stage: StagePlan, builder: Builder, steps: tuple[int, int]) -> LRScheduler | None:
     """The same with the steps that the data make, before anything is written; the models need not be there."""
     if stage.spec.scheduler is None or stage.spec.optimizer is None:
-        return
+        return None
     named = [
         {"params": small([nn.Parameter(torch.zeros(2, 2))]), **group.extra} for group in groups_of(stage.spec.optimizer)
     ]
     rest = {"params": small([nn.Parameter(torch.zeros(2, 2))])}
     try:
-        try_training(stage, [rest, *named], builder, steps)
+        return try_training(stage, [rest, *named], builder, steps)
     except ConfigError:
         if not named:
             raise
-        try_training(stage, named, builder, steps)  # the named groups may be all there are
+        return try_training(stage, named, builder, steps)  # the named groups may be all there are

@@ -33,8 +33,8 @@ from kd_glue.hub.labels import (
 from kd_glue.hub.layers import keep_layers
 from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 
@@ -58,6 +58,8 @@ OTHER_HEADS = (
     "head.",
 )
 """Prefixes of weights that checkpoints of other objectives (masked words, answers) hold beside the encoder."""
+ASSUMED = "warning: order assumed:"
+"""How the line of a model begins whose outputs have no names."""
 WIDTHS = {"intermediate_size": ("hidden_dim", "n_inner", "d_inner")}
 """Other names of a value in some architectures' configs, where transformers itself does not translate them."""
 
@@ -73,11 +75,11 @@ class TransformersHub(Hub):
         layers: list[int] | None = None,
         attn_implementation: Attention | None = None,
         labels: Names | None = None,
-        num_hidden_layers: Positive | None = None,
-        hidden_size: Positive | None = None,
-        num_attention_heads: Positive | None = None,
-        intermediate_size: Positive | None = None,
-        dropout: Share | None = None,
+        num_hidden_layers: PositiveInt | None = None,
+        hidden_size: PositiveInt | None = None,
+        num_attention_heads: PositiveInt | None = None,
+        intermediate_size: PositiveInt | None = None,
+        dropout: DropoutRate | None = None,
     ) -> nn.Module:
         """The model in float32, its outputs in the order of the data's classes.
 
@@ -192,11 +194,13 @@ class HeadMapping:
 
     def line(self, classes: tuple[str, ...] | None, trained: bool) -> str | None:
         """What a run says of it, given whether the classifier's weights are ``trained`` ones."""
-        if self.reinitialize and trained and self.names is not None:
+        if self.reinitialize and self.names is not None and classes is not None:
+            told = f"new head: it was trained for the classes {', '.join(self.names)}, which are not those of the data"
+            if len(self.names) != len(classes):
+                return told
             return (
-                f"warning: new head: it was trained for the classes {', '.join(self.names)}, which are not those of the"
-                f" data, and its classifier begins at random; if they are the same by other names, `labels: [...]`"
-                " gives the data's names in the order of its outputs"
+                f"warning: {told}, and its classifier begins at random; if they are the same by other names,"
+                " `labels: [...]` gives the data's names in the order of its outputs"
             )
         if not trained:
             return "new head: the classifier begins at random"
@@ -208,7 +212,7 @@ class HeadMapping:
                 return f"classes by number: {told}"
             if self.task is not None:
                 return f"classes of {self.task}, for which it was trained: {told}"
-            return f"warning: order assumed: its outputs have no names, {told}; `labels: [...]` names them"
+            return f"{ASSUMED} its outputs have no names, {told}; `labels: [...]` names them"
         told = ", ".join(f"output {row} is {name!r}" for row, name in zip(self.rows or (), classes, strict=True))
         return f"classes by name: {told}"
 
@@ -336,6 +340,7 @@ def from_weights(
     trained = check_loaded(model, loading_info, request)
     if line := head.line(request.info.classes, trained):
         request.log(line)
+        model.order_assumed = line.startswith(ASSUMED)
     if trained and (head.reinitialize or head.rows is not None):
         layer = classifier_of(model, config.num_labels)
         if head.rows is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_seg.data.image_files import FilePairs, Pair, Values, identity_values
+from kd_seg.data.image_files import ClassTable, FilePairs, Pair, identity_values
 from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
 
 CLASSES = {
@@ -37,11 +37,11 @@ IDS = 34
 IMAGE, LABELS, TRAINING = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
-def label_ids() -> Values:
+def label_ids() -> ClassTable:
     """``labelIds``: the other of the 34 are void."""
     table = np.full(IDS, VOID, np.int16)
     table[list(CLASSES.values())] = np.arange(len(CLASSES))
-    return Values(table)
+    return ClassTable(table)
 
 
 def read_cityscapes(root: Path) -> Parts[PairSubset]:

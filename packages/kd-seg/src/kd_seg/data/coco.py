@@ -8,12 +8,11 @@ by what the instances of these classes cover, or, as in torchdistill's recipe, b
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import read_image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_seg.data.annotations import Shape, parse
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
@@ -35,17 +35,16 @@ TrainImages = Literal["voc_classes", "annotated"]
 """Which training images count: those with more than ``AREA`` pixels of VOC's classes (92,518), or with any instance
 of COCO's 80 categories whose box is more than a pixel wide and high (117,266; torchvision's rule for detection)."""
 SITE = "https://cocodataset.org/#download"
-Shape = Mapping[str, Any] | list[NDArray[np.float64]]
-"""One instance: run lengths as COCO writes them, or polygons of x, y, x, y, ..."""
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image's file, and the classes and shapes of its instances."""
+    """An image's file, the classes and shapes of its instances, and its (width, height) where they are told."""
 
     file: str
     classes: tuple[int, ...]
     shapes: tuple[Shape, ...]
+    size: tuple[int, int] | None = None
 
 
 class CocoPairs:
@@ -75,26 +74,19 @@ class CocoPairs:
     @cached_property
     def images(self) -> list[AnnotatedImage]:
         """The images in the order of their numbers; KDError for annotations of another form, or a missing image."""
-        text = self._annotations()
+        annotated_only = self.choice == "annotated"
         try:
-            content = json.loads(text)
-            files = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
-            instances: dict[int, list[tuple[int, Shape, float]]] = {number: [] for number in sorted(files)}
-            annotated: set[int] = set()
-            for entry in content["annotations"]:
-                if self.choice == "annotated" and min(entry["bbox"][2:]) > 1:
-                    annotated.add(int(entry["image_id"]))
-                if (category := int(entry["category_id"])) in CATEGORIES:
-                    row = (CATEGORIES.index(category), shape_of(entry["segmentation"]), float(entry["area"]))
-                    instances[int(entry["image_id"])].append(row)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise KDError(f"{self.file}: has no instance annotations in COCO's format ({reason})") from error
+            entries = parse(self._annotations(), CATEGORIES, boxes=annotated_only)
+        except KDError as error:
+            raise error if self.file.name in str(error) else KDError(f"{self.file}: {error}") from error
+        chosen = [
+            entry
+            for entry in entries
+            if self.choice is None or (entry.boxed if annotated_only else sum(entry.areas) > AREA)
+        ]
         images = [
-            AnnotatedImage(files[number], tuple(row[0] for row in rows), tuple(row[1] for row in rows))
-            for number, rows in instances.items()
-            if self.choice is None
-            or (number in annotated if self.choice == "annotated" else sum(row[2] for row in rows) > AREA)
+            AnnotatedImage(entry.file, tuple(map(CATEGORIES.index, entry.categories)), tuple(entry.shapes), entry.size)
+            for entry in chosen
         ]
         missing = [image.file for image in images if not (self.folder / image.file).is_file()]
         if missing:
@@ -109,22 +101,22 @@ class CocoPairs:
         """The name of the image's file, without its ending."""
         return Path(self.images[row].file).stem
 
+    def paths(self, row: int) -> tuple[Path]:
+        """The image's file."""
+        return (self.folder / self.images[row].file,)
+
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask; KDError for a broken file, or a shape that cannot be drawn."""
         annotated = self.images[row]
         path = self.folder / annotated.file
         image = read_image(path)
+        if annotated.size not in (None, image.size):
+            told = " x ".join(map(str, annotated.size or ()))
+            raise KDError(f"{path}: is {image.width} x {image.height} pixels, and {self.file} says {told}")
         try:
             return image, draw(annotated, image.height, image.width)
         except Exception as error:  # of pycocotools, which tells little of what it was given
             raise KDError(f"{self.file}: the instances of {annotated.file} cannot be drawn ({error})") from error
-
-
-def shape_of(segmentation: Any) -> Shape:
-    """An instance as it is kept: polygons as arrays, which take a tenth of the memory of lists."""
-    if isinstance(segmentation, Mapping):
-        return {"size": segmentation["size"], "counts": segmentation["counts"]}
-    return [np.asarray(polygon, np.float64) for polygon in segmentation]
 
 
 def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16]:
@@ -136,6 +128,8 @@ def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16
     for kind, shape in zip(annotated.classes, annotated.shapes, strict=True):
         if not shape:  # no polygon
             continue
+        if isinstance(shape, Mapping) and list(shape["size"]) != [height, width]:
+            raise ValueError(f"run lengths of {shape['size']} pixels in an image of {[height, width]}")
         pixels = runs.decode(runs.frPyObjects(shape, height, width))
         inside = pixels.any(2) if pixels.ndim == 3 else pixels.astype(bool)
         classes[inside] = kind

@@ -14,7 +14,7 @@ from kd_core.data.sources import Parts
 from kd_core.data.spec import NonNegativeInt
 from kd_core.errors import KDError
 from kd_core.files import user_path
-from kd_seg.data.image_files import FilePairs, Pair, Values, class_values, names_in
+from kd_seg.data.image_files import ClassTable, FilePairs, Pair, class_values, names_in
 from kd_seg.data.sources import SOURCES, MaskSource, PairSubset
 
 
@@ -83,7 +83,7 @@ def read_folders(
     return Parts(parts["train"], parts.get("val"), parts.get("test"), tuple(classes), places, notes=tuple(notes))
 
 
-def folder_pairs(root: Path, spec: Folder, values: Values, white: float | None) -> FilePairs:
+def folder_pairs(root: Path, spec: Folder, values: ClassTable, white: float | None) -> FilePairs:
     """The images of a folder with the masks of their names; KDError for one without the other."""
     images, masks = (files_in(root / user_path(path)) for path in (spec.images, spec.masks))
     names = sorted(images) if spec.list is None else names_in(root / user_path(spec.list))

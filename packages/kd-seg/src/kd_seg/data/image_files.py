@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
+from kd_core.data.screening import listed
 from kd_core.errors import KDError
 from kd_seg.data.sources import VOID
 
@@ -41,7 +42,7 @@ def read_values(path: Path) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Values:
+class ClassTable:
     """A table from the values in masks to classes or :data:`VOID`; a value that is not in it is an error."""
 
     table: NDArray[np.int16]
@@ -66,18 +67,18 @@ class Values:
 UNKNOWN = np.int16(-1)
 
 
-def identity_values(num_classes: int, void: int | Sequence[int]) -> Values:
+def identity_values(num_classes: int, void: int | Sequence[int]) -> ClassTable:
     """Masks in which the value is the class, and some values are void, whatever else they would be."""
     return class_values(range(num_classes), void)
 
 
-def class_values(values: Sequence[int], void: int | Sequence[int]) -> Values:
+def class_values(values: Sequence[int], void: int | Sequence[int]) -> ClassTable:
     """Masks in which the k-th class has the k-th of ``values``, and some values are void."""
     voids = [void] if isinstance(void, int) else list(void)
     table = np.full(max([*values, *voids]) + 1, UNKNOWN, np.int16)
     table[list(values)] = np.arange(len(values))
     table[voids] = VOID
-    return Values(table)
+    return ClassTable(table)
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,17 @@ class FilePairs:
     """Images and masks in files. KDError, naming the first one, where a file is missing."""
 
     pairs: Sequence[Pair]
-    values: Values
+    values: ClassTable
     white: float | None = None
     """The value of white in images of more than 8 bits, see :func:`kd_core.data.images.to_rgb`."""
 
     def __post_init__(self) -> None:
-        for pair in self.pairs:
-            for path in (pair.image, pair.mask):
-                if not path.is_file():
-                    raise KDError(f"there is no file {path}, which {pair.name} needs")
+        files = ((path, pair.name) for pair in self.pairs for path in (pair.image, pair.mask))
+        missing = [f"there is no file {path}, which {name} needs" for path, name in files if not path.is_file()]
+        if len(missing) == 1:
+            raise KDError(missing[0])
+        if missing:
+            raise KDError(f"{len(missing):,} files are missing:{listed(missing)}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -120,6 +123,10 @@ class FilePairs:
     def name(self, row: int) -> str:
         """The name of the image, without its ending."""
         return self.pairs[row].name
+
+    def paths(self, row: int) -> tuple[Path, Path]:
+        """The files of the image and of its mask."""
+        return self.pairs[row].image, self.pairs[row].mask
 
     def read(self, row: int) -> tuple[Any, NDArray[np.int16]]:
         """An RGB image and its mask; KDError where one is broken or they differ in size."""

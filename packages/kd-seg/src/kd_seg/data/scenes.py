@@ -121,6 +121,10 @@ class Scenes:
         """``scene_0007``."""
         return f"scene_{self.first + row:04}"
 
+    def paths(self, row: int) -> tuple[()]:
+        """No file."""
+        return ()
+
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask (height, width)."""
         from PIL import Image

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_core.data.sources import Source, check_source
+from kd_core.data.screening import Readable, skipped
+from kd_core.data.sources import SPLITS, Parts, Source, check_source
 from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from kd_core.registry import Registry
 
@@ -58,6 +62,10 @@ class Pairs(Protocol):
         """The name of an image in messages and pictures: ``2007_000033``."""
         ...
 
+    def paths(self, row: int) -> Sequence[Path]:
+        """The files that a row is read from, each of its own; none where it is made or lies in a file of many."""
+        ...
+
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask (height, width): classes from 0, :data:`VOID`; KDError naming a broken file."""
         ...
@@ -91,9 +99,28 @@ class PairSubset:
         """The RGB image and the mask at a position; KDError naming a broken file."""
         return self.pairs.read(int(self.rows[position]))
 
+    def files(self) -> Readable | None:
+        """The samples as they are read from files, None where they are made."""
+        if not len(self) or not self.pairs.paths(int(self.rows[0])):
+            return None
+        return Readable(self.read, lambda position: self.pairs.paths(int(self.rows[position])), range(len(self)))
+
     def take(self, positions: Tensor) -> PairSubset:
         """Those at some positions."""
         return PairSubset(self.pairs, self.rows[positions.numpy()])
+
+
+def skip_unreadable(parts: Parts[PairSubset]) -> Parts[PairSubset]:
+    """A data set as its authors split it, without the samples of which a file cannot be read."""
+    notes, chosen = list(parts.notes), {}
+    for name, part in parts.items().items():
+        files = part.files()
+        errors = {} if files is None else files.errors(whole=True)
+        notes += skipped(errors.values(), len(part))
+        kept = [position for position in range(len(part)) if position not in errors]
+        chosen[name] = part.take(torch.tensor(kept, dtype=torch.int64))
+    train, val, test = (chosen.get(name) for name in SPLITS)
+    return replace(parts, train=train, val=val, test=test, origins={}, notes=tuple(notes)).with_origins()
 
 
 @dataclass(frozen=True, eq=False)

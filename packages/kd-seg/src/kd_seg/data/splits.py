@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
+from kd_core.data.images import Brightness
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
-from kd_seg.data.sources import PairSubset
-from kd_seg.data.transforms import PairTransform
+from kd_core.data.screening import Readable
+from kd_core.data.summary import shortened
+from kd_seg.data.sources import VOID, PairSubset
+from kd_seg.data.transforms import Crop, PairTransform
 
 Sample = tuple[Tensor, Tensor, int]
 """An image (3, h, w), its mask (H, W) int16, and its row."""
@@ -26,8 +32,15 @@ Collated = tuple[list[Tensor], list[Tensor], Tensor]
 class SegSplit(Split):
     """Images and masks as ``transform`` makes them, read by ``workers`` processes or, with 0, by this one."""
 
-    def __init__(self, part: PairSubset, transform: PairTransform, *, workers: int | None) -> None:
+    def __init__(
+        self, part: PairSubset, transform: PairTransform, *, workers: int | None, classes: Sequence[str] = ()
+    ) -> None:
         self.part = part
+        self.classes = tuple(classes)
+        self.masks_with: Counter[int] = Counter()
+        """How many masks hold each class, or VOID, of those that were looked at."""
+        self.looked = 0
+        self.brightness = Brightness()
         self.transform = transform
         self.loader = SampleLoader(PairReader(part, transform), workers)
 
@@ -58,6 +71,33 @@ class SegSplit(Split):
             else:
                 parts = [[sample[0] for sample in samples] for samples in (images, masks)]
                 yield Batch({SHARED: parts[0]}, [mask.long() for mask in parts[1]], index)
+
+    def files(self) -> Readable | None:
+        """Images and masks in files."""
+        return self.part.files()
+
+    def look(self, position: int, sample: tuple[Any, NDArray[np.int16]]) -> None:
+        """Count the classes in a mask, and note how bright the image is."""
+        self.looked += 1
+        self.brightness.look(sample[0])
+        self.masks_with.update(np.unique(sample[1]).tolist())
+
+    def notes(self) -> list[str]:
+        """What there is to say of the images, and of a class in no training mask that may be void by mistake."""
+        counts, lines = self.class_counts or {}, self.brightness.notes()
+        missing = [name for name, count in counts.items() if not count]
+        if missing and isinstance(self.transform, Crop) and (void := self.masks_with[VOID]):
+            names = shortened([repr(name) for name in missing])
+            masks = "1 mask holds" if void == 1 else f"{void:,} masks hold"
+            lines.append(f"warning: no mask has {names}, and {masks} void: is a class among the values of `void`?")
+        return lines
+
+    @property
+    def class_counts(self) -> Mapping[str, int] | None:  # type: ignore[override]
+        """How many masks hold each class, where all were looked at."""
+        if not self.classes or self.looked != len(self):
+            return None
+        return {name: self.masks_with[number] for number, name in enumerate(self.classes)}
 
     def close(self) -> None:
         """End the processes that read."""

@@ -18,7 +18,7 @@ from kd_core.config import Builder
 from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.images import check_header, image_files, read_image
 from kd_core.device.runtime import Runtime
-from kd_core.download import place
+from kd_core.download import folder_of, place
 from kd_core.errors import KDError, did_you_mean
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.models.factory import ModelSource, missing_files
@@ -26,7 +26,7 @@ from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
 from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 from kd_seg.data.folders import files_in
-from kd_seg.data.image_files import Values, check_same_size, class_values, read_values
+from kd_seg.data.image_files import ClassTable, check_same_size, class_values, read_values
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
@@ -89,7 +89,7 @@ class FilesToPredict:
 
     images: Sequence[Path]
     masks: Sequence[Path] | None
-    values: Values
+    values: ClassTable
     white: float | None = None
     fingerprint: str = ""
 
@@ -99,6 +99,10 @@ class FilesToPredict:
     def name(self, row: int) -> str:
         """The name of the file."""
         return self.images[row].stem
+
+    def paths(self, row: int) -> tuple[Path, ...]:
+        """The files of the image and of its mask."""
+        return (self.images[row], *([] if self.masks is None else [self.masks[row]]))
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask, VOID all over where none was given; KDError naming a broken file."""
@@ -278,9 +282,11 @@ def absent_weights(plan: Plan) -> str | None:
         return problems[0].message
     if spec.weights not in (None, "auto"):
         url = str(spec.weights) if "://" in str(spec.weights) else None
+        folder = folder_of(url) if url else None
     else:
+        folder = None
         url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
-    if url is not None and not place(url).is_file():
+    if url is not None and not place(url, folder).is_file():
         return f"{url} was not downloaded yet"
     downloads = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
     return "what builds it may download weights" if downloads else None

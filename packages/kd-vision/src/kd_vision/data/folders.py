@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import image_files, is_hidden, passed_over, read_image
+from kd_core.data.screening import Readable, skipped
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
 from kd_vision.data.labelled_subset import LabelledSubset
@@ -106,6 +109,50 @@ def files_subset(folder: Path, paths: list[Path], labels: list[int], white: floa
     target = torch.tensor(labels, dtype=torch.int64)
     positions = torch.arange(len(paths))
     return LabelledSubset(ImageFiles(paths, labels, white), target, positions, FileContents(folder, paths))
+
+
+def path_of(images: Any, row: int) -> Path | None:
+    """The file that a row of a data set's images is read from, None where it is not read from an image file."""
+    if isinstance(images, ImageFiles):
+        return images.paths[row]
+    if isinstance(images, ConcatDataset):
+        number = bisect_right(images.cumulative_sizes, row)
+        before = images.cumulative_sizes[number - 1] if number else 0
+        return path_of(images.datasets[number], row - before)
+    return None
+
+
+def readable(subset: LabelledSubset) -> Readable | None:
+    """The images of a subset that are read from files, None where there are none."""
+    if not isinstance(subset.images, (ImageFiles, ConcatDataset)):
+        return None
+    paths = {position: path_of(subset.images, row) for position, row in enumerate(subset.index.tolist())}
+    files = {position: (path,) for position, path in paths.items() if path is not None}
+    images, rows = subset.images, subset.index
+    return Readable(lambda position: images[int(rows[position])], files.__getitem__, list(files)) if files else None
+
+
+def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[str]]:
+    """A subset of image files without those that cannot be read, and a line that names them where there are any."""
+    files, images = readable(subset), subset.images
+    if files is None or not isinstance(images, ImageFiles) or not isinstance(subset.fingerprint, FileContents):
+        return subset, []
+    errors = files.errors(whole=True)
+    if not errors:
+        return subset, []
+    kept = [row for position, row in enumerate(subset.index.tolist()) if position not in errors]
+    paths, labels = [images.paths[row] for row in kept], [images.targets[row] for row in kept]
+    return files_subset(subset.fingerprint.root, paths, labels, images.white), skipped(errors.values(), len(subset))
+
+
+def skip_unreadable(parts: Parts[LabelledSubset]) -> Parts[LabelledSubset]:
+    """A data set as its authors split it, without the files that cannot be read."""
+    results = {name: without_unreadable(subset) for name, subset in parts.items().items()}
+    subsets = {name: subset or None for name, (subset, _) in results.items()}
+    notes = tuple(note for _, notes in results.values() for note in notes)
+    train, val, test = (subsets.get(name) for name in SPLITS)
+    parts = replace(parts, train=train, val=val, test=test, origins={}, notes=(*parts.notes, *notes))
+    return parts.with_origins()
 
 
 SOURCES("image_folder", "imagenet")(

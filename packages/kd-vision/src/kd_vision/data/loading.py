@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
-from kd_core.data.images import eight_bits, to_rgb
+from kd_core.data.images import Brightness, eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
+from kd_core.data.screening import Readable
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_vision.data.augment import Augmentation
+from kd_vision.data.folders import readable
 from kd_vision.data.labelled_subset import LabelledSubset
 
 EVALUATION_CROP = 0.875
@@ -47,6 +49,7 @@ class SampleSplit(Split):
         self.augmentation = augmentation
         self.reader = ImageReader(subset, augmentation, size, any_values, eval_crop)
         self.loader = SampleLoader(self.reader, workers)
+        self.brightness = Brightness()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -64,6 +67,18 @@ class SampleSplit(Split):
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
             yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)
+
+    def files(self) -> Readable | None:
+        """The images that are read from files."""
+        return readable(self.subset)
+
+    def look(self, position: int, sample: Any) -> None:
+        """Note how bright an image is."""
+        self.brightness.look(sample[0])
+
+    def notes(self) -> list[str]:
+        """What there is to say of the images."""
+        return self.brightness.notes()
 
     def close(self) -> None:
         """End the processes that read."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import enum
 import functools
-import re
 import sys
 import types
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
@@ -19,19 +19,20 @@ _PACKAGES = {
     *("kd_core", "kd_zoo", "kd_vision", "kd_seg", "kd_glue", "torch.nn", "torch.optim", "torch.utils.data"),
     *("torchvision.datasets", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
 }
-"""Where classes of the right kind (:func:`is_kind`) may be called."""
+"""Where classes of the right kind (:func:`is_kind`) may be called; those of torch and torchvision stand in
+:data:`TABLE`, too."""
 
-_SAFE = {
-    *("torch.nn.functional", "torch.nn.init", "torch.nn.Parameter", "torch.nn.Buffer"),
-    *("torch.nn.Embedding.from_pretrained", "torch.nn.EmbeddingBag.from_pretrained"),
-    *("torch.nn.utils.parametrizations", "torch.utils.data.random_split", "torch.utils.data.default_collate"),
-    *("torch.optim.swa_utils.get_ema_avg_fn", "torch.optim.swa_utils.get_ema_multi_avg_fn"),
-    *("torch.optim.swa_utils.get_swa_avg_fn", "torch.optim.swa_utils.get_swa_multi_avg_fn"),
-    *("torch.Generator", "torch.Size", "torch.device", "torch.tensor", "torch.zeros", "torch.ones", "torch.full"),
-    *("torch.arange", "torch.linspace", "torch.eye", "torch.relu", "torch.sigmoid", "torch.tanh", "torch.softmax"),
-    *("torch.log_softmax", "torch.exp", "torch.log", "torch.abs", "torch.sqrt"),
-}
-"""Functions and methods known to read and write no file and to run nothing they are given by name."""
+_TABLED = ("torch", "torchvision")
+"""The packages of which nothing is allowed but what is in :data:`TABLE`."""
+
+TABLE = frozenset(
+    line for line in Path(__file__).with_name("allowed.txt").read_text("utf-8").splitlines() if not line.startswith("#")
+)
+"""The names of torch and torchvision that any config may use: callables, and methods of built objects
+(``torch.nn.modules.module.Module:eval``) by the class that defines them. ``scripts/make_allowed.py`` writes it."""
+
+_SAFE: set[str] = set()
+"""Functions and methods that packages say read and write no file and run nothing they are given by name."""
 
 _SAFE_OBJECTS: dict[int, object] = {}
 
@@ -58,6 +59,7 @@ _GUARDED = {
     *("torch.distributed", "torch.export", "torch.fx", "torch.jit", "torch.multiprocessing", "torch.onnx"),
     *("torch.testing", "torch.from_file", "torch.storage"),
     "torch.utils.data.datapipes",  # open files, unpickle
+    "torchvision.models.feature_extraction",  # writes names into code
     *("torchvision.datasets.lsun", "torchvision.datasets.LSUN", "torchvision.datasets.LSUNClass"),  # unpickle
     *("builtins", "os", "subprocess", "sys", "importlib", "imp", "runpy", "code", "codeop", "ctypes", "pickle"),
     *("marshal", "shelve", "dill", "cloudpickle", "joblib", "shutil", "pathlib", "io", "tempfile", "socket", "ssl"),
@@ -75,11 +77,6 @@ _FRONTS = {
     "_frozen_importlib": "importlib",
 }
 """The modules that users know by another name."""
-
-_FILES = re.compile(
-    r"(?!load_state_dict$)(save|load|open|read|write|dump|export|download|extract|from_file|tofile|to_?file)(_.*)?"
-)
-"""Methods that read or write files."""
 
 
 @overload
@@ -122,11 +119,11 @@ def in_packages(name: str) -> bool:
 
 
 def is_safe(obj: object, target: str) -> bool:
-    """Is it registered: itself, by where it is defined, or, where a built-in does not tell, by its path?"""
-    if id(obj) in _SAFE_OBJECTS or target in _SAFE:
+    """Is it registered, or in the table: itself, by where it is defined, or by its path?"""
+    if id(obj) in _SAFE_OBJECTS or target in _SAFE or target in TABLE:
         return True
     name = canonical(obj)
-    return under(name, _SAFE) or (isinstance(obj, types.BuiltinFunctionType) and under(target, _SAFE))
+    return name in TABLE or under(name, _SAFE) or (isinstance(obj, types.BuiltinFunctionType) and under(target, _SAFE))
 
 
 def guard_of(name: str) -> str | None:
@@ -163,9 +160,32 @@ def is_kind(cls: type) -> bool:
     )
 
 
+def is_tabled(cls: type) -> bool:
+    """Is it a class of which :data:`TABLE` says whether it may be called?"""
+    return under(cls.__module__, _TABLED)
+
+
+def may_enter(module: str) -> bool:
+    """May this module be imported on the way to a name? Those of torch and torchvision where the table leads there."""
+    return not under(module, _TABLED) or any(name.startswith(f"{module}.") for name in (*TABLE, *_SAFE))
+
+
+def may_call_method(obj: object, name: str) -> bool:
+    """Is this method of a built object in the table, or registered, under any class that the object derives from?"""
+    names = {f"{canonical(base)}:{name}" for base in type(obj).__mro__}
+    if is_tensor(type(obj)):
+        names.add(f"torch.Tensor:{name}")
+    return not names.isdisjoint(TABLE) or any(method.replace(":", ".") in _SAFE for method in names)
+
+
 def is_tensor(cls: type) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and issubclass(cls, torch.Tensor) and cls.__module__.partition(".")[0] == "torch"
+
+
+def is_module(obj: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(obj, torch.nn.Module)
 
 
 def is_inert(obj: object) -> bool:
@@ -176,7 +196,3 @@ def is_inert(obj: object) -> bool:
     return torch is not None and isinstance(
         obj, (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
     )
-
-
-def touches_files(method: str) -> bool:
-    return bool(_FILES.fullmatch(method))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from kd_core.config.calls.arguments import ArgumentFault, check_arguments, signature_of, split
 from kd_core.config.calls.policy import Policy
 from kd_core.config.syntax.lazy import Call, CallMethod, Get, GetAttr, Item, Lazy, RunValue, SetAttr, Text
-from kd_core.config.syntax.plain import join
+from kd_core.config.syntax.to_data import join
 from kd_core.config.syntax.tree import dotted
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 
@@ -78,6 +78,7 @@ class Builder:
             obj = self.policy.locate(lazy.target, lazy.mark, path)
             self.policy.check_call_allowed(obj, lazy.mark, path, lazy.target)
             yield from (_placed(lazy, fault, path) for fault in check_arguments(lazy, obj, supplied))
+            yield from self._download_problems(lazy, obj, path)
         elif isinstance(lazy, Get):
             self.policy.check_get_allowed(
                 self.policy.locate(lazy.target, lazy.mark, path), lazy.mark, path, lazy.target
@@ -90,6 +91,22 @@ class Builder:
         elif isinstance(lazy, RunValue) and self.run_names is not None and lazy.name not in self.run_names:
             hint = did_you_mean(lazy.name, self.run_names)
             yield ConfigProblem(f"!run: there is no value {lazy.name!r}", path, lazy.mark, hint)
+
+    def _download_problems(self, call: Call, obj: Any, path: str) -> Iterator[ConfigProblem]:
+        """``download: true`` of torchvision's data sets, which unpack whatever they get wherever it says."""
+        signature = signature_of(obj)
+        if not self.policy.may_not_download(obj, call.target) or signature is None:
+            return
+        names = list(signature.parameters)
+        given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        if given.get("download") not in (None, False):
+            yield ConfigProblem(
+                f"{call.target} is not let download: it unpacks archives without a check of what is in them",
+                _join(path, "download"),
+                call.places.get("download", call.mark),
+                "put its files into `root` by hand and leave `download` out; `data.name` cifar10 and cifar100 download"
+                f" verified files; --trust {call.target} allows it, if you trust the server and the way to it",
+            )
 
     def _method_problems(self, lazy: CallMethod, path: str) -> Iterator[ConfigProblem]:
         """Arguments that do not fit, where the class of the object is known before it is built."""
@@ -133,7 +150,7 @@ class Builder:
             return self._item(lazy, parts["data"], parts["key"], path)
         obj = parts["obj"]
         if isinstance(lazy, SetAttr):
-            self.policy.check_attribute_allowed(obj, lazy.name, lazy.mark, path)
+            self.policy.check_set_allowed(obj, lazy.name, lazy.mark, path)
             _guarded(lambda: setattr(obj, lazy.name, parts["value"]), f"setting {lazy.name!r}", lazy, path)
             return obj
         if isinstance(lazy, GetAttr):
@@ -151,6 +168,7 @@ class Builder:
         args = [*(supplied[name] for name in leading), *self._value(call.args, path)]
         kwargs = self._value(call.kwargs, path) | {name: supplied[name] for name in named}
         result = _guarded(lambda: target(*args, **kwargs), call.target, call, path)
+        self.policy.check_names_allowed(result, call.mark, path)
         self._log(call, call.target, path)
         return result
 
@@ -160,6 +178,7 @@ class Builder:
         method = _guarded(lambda: getattr(obj, lazy.method), name, lazy, path)
         self.policy.check_value_allowed(method, lazy.mark, path)
         result = _guarded(lambda: method(*parts["args"], **parts["kwargs"]), name, lazy, path)
+        self.policy.check_names_allowed(obj, lazy.mark, path)
         self._log(lazy, name, path)
         return obj if lazy.returns_obj else result
 

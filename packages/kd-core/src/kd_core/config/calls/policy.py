@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 import types
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Policy:
 
     def __init__(self, trust: Sequence[str] = ()) -> None:
         self.trust = tuple(trust)
-        self.found: dict[str, Any] = {}
+        self._objects: dict[str, Any] = {}
         for prefix in self.trust:
             if not DOTTED.fullmatch(prefix) or _hidden(prefix):
                 raise ConfigError(
@@ -47,9 +48,9 @@ class Policy:
     def locate(self, target: str, mark: Mark | None = None, path: str = "") -> Any:
         """The object of a dotted name. Imports only packages that are allowed or trusted."""
         try:
-            if target not in self.found:
-                self.found[target] = self._locate(target)
-            return self.found[target]
+            if target not in self._objects:
+                self._objects[target] = self._locate(target)
+            return self._objects[target]
         except _Refusal as refusal:
             raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
 
@@ -80,6 +81,14 @@ class Policy:
         """May the attribute of a built object be read, set or called?"""
         self._judge(self._attribute, mark, path, obj, name)
 
+    def check_set_allowed(self, obj: Any, name: str, mark: Mark | None = None, path: str = "") -> None:
+        """May the attribute of a built object be set? Its methods stay what they are."""
+        self._judge(self._set, mark, path, obj, name)
+
+    def check_names_allowed(self, obj: Any, mark: Mark | None = None, path: str = "") -> None:
+        """May the children of a built module have their names? torch.fx and torch.compile write them into code."""
+        self._judge(self._children, mark, path, obj)
+
     def check_object_allowed(self, obj: Any, mark: Mark | None = None, path: str = "") -> None:
         """May a built object be asked for its items?"""
         self._judge(self._object, mark, path, obj, "an item")
@@ -93,6 +102,11 @@ class Policy:
             rule(*about)
         except _Refusal as refusal:
             raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
+
+    def may_not_download(self, obj: Any, target: str) -> bool:
+        """Is it a data set of torchvision that is not trusted?"""
+        name = canonical(obj)
+        return under(name, ["torchvision.datasets"]) and not self._trusted(name, target)
 
     # Names: what is refused before anything is imported.
 
@@ -151,7 +165,11 @@ class Policy:
         full = f"{module.__name__}.{name}"
         attribute = _attribute_of(module, name)
         if attribute is _MISSING or not (last or isinstance(attribute, (types.ModuleType, type))):
-            inner = self._import(full) if hasattr(module, "__path__") else None
+            enter = hasattr(module, "__path__") and (allowed.may_enter(full) or self._trusts_below(full))
+            inner = self._import(full) if enter else None
+            if attribute is _MISSING and not enter and hasattr(module, "__path__") and importlib.util.find_spec(full):
+                hint = f"--trust {full} allows it, if you trust its code"
+                raise _Refusal(f"{full} is blocked: nothing in it is in the table of what configs may call", hint)
             attribute = inner if inner is not None else attribute
         if attribute is _MISSING:
             raise _Refusal(f"{module.__name__} has no {name!r}", _near(name, _public(module)))
@@ -180,6 +198,9 @@ class Policy:
     def _trusted(self, *names: str) -> bool:
         return any(under(name, self.trust) for name in names if name)
 
+    def _trusts_below(self, module: str) -> bool:
+        return under(module, self.trust) or any(under(prefix, [module]) for prefix in self.trust)
+
     def _call(self, obj: Any, target: str) -> None:
         name = canonical(obj)
         shown = target or name or repr(obj)
@@ -197,6 +218,8 @@ class Policy:
             raise _Refusal(f"{shown} is blocked: only functions registered as safe are called", hint)
         if not allowed.is_kind(obj):
             raise _Refusal(f"{shown} is blocked: it is not a {_KINDS}", hint)
+        if allowed.is_tabled(obj):
+            raise _Refusal(f"{shown} is blocked: it is not in the table of what configs may call", hint)
         if not allowed.in_packages(obj.__module__):
             raise _Refusal(f"{shown} is blocked: {obj.__module__} is not in an allowed package", hint)
 
@@ -222,9 +245,30 @@ class Policy:
         owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
         if owner is not object:
             self._guard(canonical(owner), f"{cls.__name__}.{name}")
-        if allowed.touches_files(name) and not self._trusted(canonical(cls)):
-            hint = f"--trust {canonical(cls)} allows it, if you trust its code"
-            raise _Refusal(f"{cls.__name__}.{name} is blocked: it reads or writes files", hint)
+        if not _is_method(inspect.getattr_static(cls, name, None)):
+            return
+        owners = ("torch.Tensor",) if allowed.is_tensor(cls) else (canonical(owner), canonical(cls))
+        if not (
+            self._trusted(*owners, *(f"{prefix}.{name}" for prefix in owners)) or allowed.may_call_method(obj, name)
+        ):
+            hint = f"--trust {owners[0]}.{name} allows it, if you trust its code"
+            raise _Refusal(f"{cls.__name__}.{name} is blocked: it is not in the table of what configs may call", hint)
+
+    def _set(self, obj: Any, name: str) -> None:
+        self._attribute(obj, name)
+        if callable(inspect.getattr_static(type(obj), name, None)):
+            raise _Refusal(f"{type(obj).__name__}.{name} is blocked: it is a method, and methods are not replaced")
+        if not allowed.is_module(obj):
+            raise _Refusal(f"setting {name!r} of a {type(obj).__name__} is blocked: only modules' attributes are set")
+
+    def _children(self, obj: Any) -> None:
+        if not allowed.is_module(obj) or self._trusted(canonical(type(obj))):
+            return
+        for module in obj.modules():
+            for name in (*module._modules, *module._parameters, *module._buffers):
+                if not (name.isidentifier() or (name.isascii() and name.isdigit())):
+                    shown = name if len(name) < 40 else f"{name[:40]}..."
+                    raise _Refusal(f"{shown!r} is not a name of a module: names are letters, digits and underscores")
 
     def _object(self, obj: Any, action: str) -> None:
         cls = type(obj)
@@ -245,6 +289,11 @@ class Policy:
             self._get(value, canonical(value))
         elif callable(value):
             self._object(value, "the call")
+
+
+def _is_method(attribute: Any) -> bool:
+    """Is what a class holds under a name called with an object?"""
+    return callable(attribute) or isinstance(attribute, (classmethod, staticmethod, functools.partialmethod))
 
 
 def _loose(function: Any) -> bool:

@@ -56,7 +56,7 @@ class _Composer:
 
     def __init__(self, text: str, locate: Place) -> None:
         self.loader = yaml.SafeLoader(text)
-        self.place = locate
+        self.locate = locate
         self.problems: list[ConfigProblem] = []
         self.anchors: dict[str, Slot | None] = {}  # None while the anchored value is still open
         self.merged = 0
@@ -69,7 +69,7 @@ class _Composer:
         slot = self.node(0)
         self.loader.get_event()
         if not self.loader.check_event(yaml.StreamEndEvent):
-            second = self.place(self.loader.peek_event().start_mark)
+            second = self.locate(self.loader.peek_event().start_mark)
             raise ConfigError(
                 ConfigProblem(
                     "a second document starts here", mark=second, hint="a config is one document: remove the ---"
@@ -79,7 +79,7 @@ class _Composer:
 
     def node(self, depth: int) -> Slot:
         event = self.loader.get_event()
-        mark = self.place(event.start_mark)
+        mark = self.locate(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event.anchor, mark)
         if event.anchor is not None:
@@ -158,7 +158,7 @@ class _Composer:
         self.merged += sum(map(len, bases))
         if self.merged > MAX_VALUES and bases:
             raise ConfigError(
-                ConfigProblem(f"<< copies more than {MAX_VALUES} values", mark=self.place(self.loader.get_mark()))
+                ConfigProblem(f"<< copies more than {MAX_VALUES} values", mark=self.locate(self.loader.get_mark()))
             )
         merged: dict[str, Slot] = {}
         for base in reversed(bases):

@@ -10,7 +10,7 @@ from kd_core.config.syntax import overrides as options
 from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.paths import found_beside
-from kd_core.config.syntax.plain import plain
+from kd_core.config.syntax.to_data import to_data
 from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
 from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
 
@@ -49,7 +49,7 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    document = Document(plain(root), file, root)
+    document = Document(to_data(root), file, root)
     found_beside(document)
     return document
 

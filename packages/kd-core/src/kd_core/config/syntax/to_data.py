@@ -10,18 +10,18 @@ from kd_core.config.syntax.tree import Slot, Tagged, dotted
 from kd_core.errors import ConfigError, ConfigProblem, Mark
 
 
-def plain(root: Slot) -> Any:
+def to_data(root: Slot) -> Any:
     """The data of a tree. One Tagged becomes one Lazy wherever it is named. ConfigError where texts do not join."""
-    reader = _Plain()
+    reader = _Converter()
     data = reader.value(root, ())
     if reader.problems:
         raise ConfigError(reader.problems)
     return data
 
 
-class _Plain:
+class _Converter:
     def __init__(self) -> None:
-        self.made: dict[int, Any] = {}
+        self.lazies: dict[int, Any] = {}
         self.problems: list[ConfigProblem] = []
 
     def value(self, slot: Slot, path: tuple[str | int, ...]) -> Any:
@@ -32,9 +32,9 @@ class _Plain:
             return [self.value(below, (*path, index)) for index, below in enumerate(value)]
         if not isinstance(value, Tagged):
             return value
-        if id(value) not in self.made:
-            self.made[id(value)] = self.lazy(value, slot, path)
-        return self.made[id(value)]
+        if id(value) not in self.lazies:
+            self.lazies[id(value)] = self.lazy(value, slot, path)
+        return self.lazies[id(value)]
 
     def lazy(self, tagged: Tagged, slot: Slot, path: tuple[str | int, ...]) -> Any:
         parts = {key: self.value(below, (*path, key)) for key, below in tagged.slots.items()}
