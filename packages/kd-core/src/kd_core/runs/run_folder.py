@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from kd_core.errors import KDError
+from kd_core.errors import KDError, RunInterrupted
 from kd_core.escapes import code, fence, for_markdown
 from kd_core.files import append, is_leftover, json_text, remove_leftovers, write_text
 from kd_core.runs.environment import environment
@@ -103,7 +103,11 @@ class RunFolder:
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty", hint=hint)
             run._new = True
-            return run.lock()
+            try:
+                return run.lock()
+            except RunInterrupted:  # no room for its files
+                run._remove()
+                raise
         except OSError as error:
             raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
 
@@ -139,8 +143,12 @@ class RunFolder:
                 raise KDError(f"another process ({owner}) is training in {self.path}") from None
         except OSError as error:
             raise KDError(f"cannot lock {self.path}: {error.strerror}") from error
-        write_text(self._pid, str(os.getpid()))
-        remove_leftovers(self.path)
+        try:
+            write_text(self._pid, str(os.getpid()))
+            remove_leftovers(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def _owner(self) -> int:
