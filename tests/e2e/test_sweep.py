@@ -136,3 +136,15 @@ def test_the_folder_of_another_sweep_is_left_alone(sweep: Callable[..., Result])
     done = sweep()
     assert done.exit_code == 2
     assert "holds another sweep" in done.stderr
+
+
+def test_check_takes_a_sweep(config: Callable[..., Path], tmp_path: Path) -> None:
+    config()
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP)
+    done = CliRunner().invoke(main, ["check", str(file)])
+    assert done.stdout.splitlines()[0] == f"{file}: ok"
+    file.write_text(SWEEP.replace("[1.0, 0.0]", "[1.0, -]"))
+    done = CliRunner().invoke(main, ["check", str(file)])
+    assert done.exit_code == 2
+    assert "stages.distill.losses.kd.weight" in done.stderr

@@ -268,6 +268,11 @@ def test_masks_of_one_class_only_are_refused(tmp_path: Path) -> None:
 def test_a_class_that_no_training_mask_holds_is_named(tmp_path: Path) -> None:
     splits = masks(tmp_path, [[0, 1]], [[1, 1]], classes=["ground", "road", "car"])
     assert "warning: the class 'car' has no training sample" in splits.describe()
+    assert not any("void" in line for line in splits.describe())
+    splits = masks(tmp_path, [[0, 1]], [[1, 255]], classes=["ground", "road", "car"])
+    note = "warning: train: no mask has 'car', and 1 mask holds void: is a class among the values of `void`?"
+    assert note in splits.describe()
+    splits = masks(tmp_path, [[0, 1]], [[1, 1]], classes=["ground", "road", "car"])
     assert "of each class: ground 1, road 2, car 0" in splits.describe()[1]
 
 

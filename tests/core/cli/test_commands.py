@@ -72,6 +72,9 @@ class Backend:
             def check(self, strict: bool) -> list[str]:
                 return [f"unverified: {self.path.name} strict={strict}"]
 
+            def describe_data(self) -> list[str]:
+                return ["train: 7 training samples"]
+
             def resolved(self) -> str:
                 return "task: x\n"
 
@@ -170,7 +173,11 @@ def test_resume(run: Run, backend: Backend) -> None:
 def test_check_prints_all_problems_of_all_files(run: Run) -> None:
     done = run("check", "good.yaml", "bad.yaml", "missing.yaml", "--strict")
     assert done.exit_code == 2
-    assert done.stdout.splitlines() == ["good.yaml: ok", "unverified: good.yaml strict=True"]
+    assert done.stdout.splitlines() == [
+        "good.yaml: ok",
+        "data: train: 7 training samples",
+        "unverified: good.yaml strict=True",
+    ]
     said = [line for line in done.stderr.splitlines() if "library" not in line]
     assert said == [
         "bad.yaml:12:5: stages.distill.epoch: unknown key 'epoch'",
@@ -186,7 +193,11 @@ def test_check_in_json(run: Run) -> None:
     assert done.exit_code == 2
     found = json.loads(done.stdout)
     assert found["ok"] is False
-    assert found["files"]["good.yaml"] == {"problems": [], "unverified": ["unverified: good.yaml strict=False"]}
+    assert found["files"]["good.yaml"] == {
+        "problems": [],
+        "unverified": ["unverified: good.yaml strict=False"],
+        "data": ["train: 7 training samples"],
+    }
     assert found["files"]["bad.yaml"]["problems"][0] == {
         "file": "bad.yaml",
         "line": 12,
@@ -198,7 +209,9 @@ def test_check_in_json(run: Run) -> None:
 
 
 def test_show_and_taps(run: Run, backend: Backend) -> None:
-    assert run("show", "c.yaml", "--set", "a=1").stdout == "task: x\n"
+    shown = run("show", "c.yaml", "--set", "a=1")
+    assert shown.stdout == "task: x\n"
+    assert "# data: train: 7 training samples\n" in shown.stderr
     lines = run("taps", "c.yaml", "teacher").stdout.splitlines()
     assert backend.calls[-1] == ("taps", Path("c.yaml"), "teacher", {"overrides": (), "trust": ()})
     assert lines[0].split() == ["path", "module", "in", "out", "params"]

@@ -15,7 +15,7 @@ from kd_core.config.validation import locate_errors
 from kd_core.data.spec import DataSpec
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
-from kd_core.errors import ConfigError, ConfigProblem, in_order
+from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
 from kd_core.models.factory import missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
@@ -92,6 +92,16 @@ class Experiment:
             raise ConfigError(in_order(problems))
         return [f"unverified: {line}" for line in unverified]
 
+    def describe_data(self) -> list[str]:
+        """What the run will say of its data, a line each; empty where they are not on this machine."""
+        task, lines = self.plan.task, dict[str, None]()
+        for data in {id(stage.data): stage.data for stage in self.plan.stages}.values():
+            try:
+                lines |= dict.fromkeys(task.describe(data, seed=self.plan.seed) or ())
+            except KDError:  # what is wrong with files is told by the run that reads them
+                continue
+        return list(lines)
+
     def check_data(self) -> list[str]:
         """Read the data of every stage, each file from end to end; returns what a run says of them.
 
@@ -101,7 +111,7 @@ class Experiment:
         reporter = Reporter(silent=True)
         with locate_errors(self.document), closing(Data(self.plan, self.policy, reporter, whole=True)) as data:
             for spec in [self.plan.data, *(stage.data for stage in self.plan.stages)]:
-                lines |= dict.fromkeys(f"data: {line}" for line in data.get(spec)[1].describe())
+                lines |= dict.fromkeys(data.get(spec)[1].describe())
         return list(lines)
 
     def resolved(self) -> str:

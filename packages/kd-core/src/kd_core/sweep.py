@@ -93,7 +93,7 @@ def sweep(
     """Run what is left of a sweep below ``out``; all its configs are checked before the first run begins."""
     spec = read(path)
     points = list(spec.points())
-    experiments = [_experiment(path.parent / spec.config, point, overrides, trust) for point in points]
+    experiments = [_experiment(path.parent / spec.config, point, overrides, trust)[0] for point in points]
     config = dump(decisive(experiments[0].document.data))
     run_on_rank_zero(lambda: _claim(out, {"points": points, "config": config}))
     rows = []
@@ -112,14 +112,33 @@ def sweep(
     return table
 
 
-def _experiment(config: Path, point: dict[str, Any], overrides: Sequence[str], trust: Sequence[str]) -> Experiment:
+def check(
+    path: Path, *, overrides: Sequence[str] = (), trust: Sequence[str] = (), strict: bool = False, data: bool = False
+) -> tuple[list[str], list[str]]:
+    """Check all configs of a sweep: what could not be verified, and the data of the first run, read with ``data``.
+
+    ConfigError with what is wrong in the first one that is.
+    """
+    spec = read(path)
+    unverified: dict[str, None] = {}
+    experiments = [_experiment(path.parent / spec.config, point, overrides, trust, strict) for point in spec.points()]
+    for _, lines in experiments:
+        unverified |= dict.fromkeys(lines)
+    first = experiments[0][0]
+    return list(unverified), first.check_data() if data else first.describe_data()
+
+
+def _experiment(
+    config: Path, point: dict[str, Any], overrides: Sequence[str], trust: Sequence[str], strict: bool = False
+) -> tuple[Experiment, list[str]]:
+    """A run of the sweep and what a check could not verify; ConfigError, with the run's values, for what is wrong."""
     settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
     try:
         experiment = Experiment.load(config, overrides=[*overrides, *settings], trust=trust)
-        experiment.check()
+        unverified = experiment.check(strict=strict)
     except KDError as error:
         raise ConfigError([ConfigProblem(f"with {', '.join(settings)}:"), *error.problems]) from None
-    return experiment
+    return experiment, unverified
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from kd_core.config import has_call
 from kd_core.data.batch import Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
 from kd_core.errors import KDError
@@ -24,7 +25,10 @@ class Reducer(Protocol):
     """
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place."""
+        """The sum of a tensor over all processes, in place where all have one shape.
+
+        A smaller tensor, of a process without samples, is padded with zeros at its end: use what is returned.
+        """
         ...
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -106,13 +110,25 @@ class Task:
         """What is known of the data without opening a file."""
         return DatasetInfo()
 
-    def dummy_info(self, data: Any) -> DatasetInfo:
-        """The same, with dummy values for what only reading would tell: what a check builds models with."""
+    def dummy_info(self, data: Any, classes: int | None = None) -> DatasetInfo:
+        """The same, with dummy values for what only reading would tell: what a check builds models with.
+
+        ``classes``: how many classes there are if reading finds as many as a model of the config has.
+        """
         return self.info(data)
 
     def load(self, data: Any, *, seed: int, inputs: Mapping[str, Any] | None = None) -> Splits:
         """Read the data, for models that take ``inputs`` (name -> ``Input``); KDError where it is missing or broken."""
         raise NotImplementedError
+
+    def describe(self, data: Any, *, seed: int) -> list[str]:
+        """What a run will say of its data, a line each, from files on this machine: no connection is opened.
+
+        Empty where that cannot be told, or only by calls; KDError where files are missing or broken.
+        """
+        if not isinstance(data, DataSpec) or any(map(has_call, dict(data).values())):
+            return []
+        return self.load(data.model_copy(update={"download": False}), seed=seed).describe()
 
     def check_splits(self, splits: Splits) -> None:
         """KDError where data that were read are not fit to train on; called once their files were tried."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.subset import split
+from kd_core.data.summary import summarize
 from kd_core.errors import KDError, Unverified
 from kd_core.task import TASKS, Metrics, Task, logits_of
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
@@ -52,9 +53,9 @@ class TextClassification(Task):
         width = num_classes(data, classes)
         return TextInfo.of(width, classes=classes, problem_type=data.kind, task=data.name)
 
-    def dummy_info(self, data: DataSpec) -> TextInfo:
+    def dummy_info(self, data: DataSpec, classes: int | None = None) -> TextInfo:
         """The same, with ten classes and a hundred texts where only reading would tell."""
-        width = self.info(data).num_classes or 10
+        width = self.info(data).num_classes or classes or 10
         return TextInfo.of(width, samples=100, targets=[row % width for row in range(100)])
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
@@ -82,6 +83,12 @@ class TextClassification(Task):
             task=data.name,
         )
         return Splits(train, there.get("val"), there.get("test"), info, parts)
+
+    def describe(self, data: DataSpec, *, seed: int) -> list[str]:
+        """The splits of texts in files; nothing of those on the hub."""
+        if data.root is None and data.options.get("files") is None:
+            return []
+        return summarize(split(data.read(), data, seed)).lines()
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Dummy tokens, a quarter of the last sample being padding."""

@@ -49,9 +49,9 @@ class SemanticSegmentation(Task):
         crop = crop_of(data, source_of(data))
         return SegInfo.of(None if classes is None else len(classes), input_shape=(3, *crop), classes=classes)
 
-    def dummy_info(self, data: DataSpec) -> SegInfo:
+    def dummy_info(self, data: DataSpec, classes: int | None = None) -> SegInfo:
         """The same, with ten classes where only reading would tell."""
-        return SegInfo.of(self.info(data).num_classes or 10)
+        return SegInfo.of(self.info(data).num_classes or classes or 10)
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""

@@ -51,9 +51,9 @@ class ImageClassification(Task):
             return ImageInfo.of(num_classes, input_shape=(source.channels, *size))
         return ImageInfo.of(num_classes, input_shape=source.shape)
 
-    def dummy_info(self, data: DataSpec) -> ImageInfo:
+    def dummy_info(self, data: DataSpec, classes: int | None = None) -> ImageInfo:
         """The same, with ten classes and a hundred samples where only reading would tell."""
-        classes = self.info(data).num_classes or 10
+        classes = self.info(data).num_classes or classes or 10
         return ImageInfo.of(classes, samples=100, targets=[row % classes for row in range(100)])
 
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path as FilePath
 
-from torch import nn
+from torch import Tensor, nn
 
 from kd_core.check.dry_run import META, needs_values, trusted_only
 from kd_core.check.findings import Findings
 from kd_core.config import Builder, Policy
 from kd_core.config.schema import ModelSpec
-from kd_core.data.batch import Batch, DatasetInfo
+from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
 from kd_core.models.factory import ModelSource, student_spec
 from kd_core.plan.plan import Plan
+from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture
 from kd_core.train.probe import forward
@@ -23,11 +24,13 @@ from kd_core.train.probe import forward
 class DryModels:
     """Builds the models of a plan without weights; a model that cannot be built is not in :attr:`built`."""
 
-    def __init__(self, plan: Plan, policy: Policy, findings: Findings) -> None:
+    def __init__(self, plan: Plan, policy: Policy, findings: Findings, classes: int | None = None) -> None:
         self.plan, self.policy, self.findings = plan, policy, findings
         sound = plan.task is not None and plan.data is not None
-        self.info = plan.task.info(plan.data) if sound else DatasetInfo()
-        dummy = plan.task.dummy_info(plan.data) if sound else DatasetInfo()
+        dummy = plan.task.dummy_info(plan.data, classes) if sound else DatasetInfo()
+        self.info = dummy if classes is not None else plan.task.info(plan.data) if sound else DatasetInfo()
+        self.widths: dict[int, None] = {}
+        """The classes that models other than the student tell apart, if their outputs are of classes."""
         self.run_values = dummy.run_values
         guesses = {**dummy.model_parameters, **self.info.model_parameters}
         self.hub_info = replace(self.info, model_parameters=guesses)
@@ -85,7 +88,15 @@ class DryModels:
 
     def forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
         """What a model gives at some taps, on the meta device."""
-        return forward(name, self.built[name], taps, self.plan, batch.to(META))
+        capture = forward(name, self.built[name], taps, self.plan, batch.to(META))
+        if name != STUDENT:
+            map_tensors(self._note_width, capture.output)
+        return capture
+
+    def _note_width(self, output: Tensor) -> Tensor:
+        if output.ndim > 1:
+            self.widths[output.shape[1]] = None
+        return output
 
     def real_forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
         """The same with random weights on the CPU, whose errors say what is wrong."""

@@ -25,15 +25,21 @@ def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[Conf
 
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
     """
-    findings = Findings(plan)
     with restored(()):  # random states are as before
-        _verify(plan, policy, findings, whole=whole)
+        findings, widths = _verified(plan, policy, whole=whole)
+        if findings.problems and widths and not plan.task.info(plan.data).model_parameters:
+            for classes in widths:  # as many as a teacher has: how many there are only reading the data tells
+                fitting, _ = _verified(plan, policy, whole=whole, classes=classes)
+                if not fitting.problems:
+                    findings = fitting
+                    break
     return list(dict.fromkeys(findings.problems)), list(dict.fromkeys(findings.unverified))
 
 
-def _verify(plan: Plan, policy: Policy, findings: Findings, *, whole: bool) -> None:
-    """Check models, then each stage."""
-    models, frozen = DryModels(plan, policy, findings), FrozenWhenBuilt()
+def _verified(plan: Plan, policy: Policy, *, whole: bool, classes: int | None = None) -> tuple[Findings, list[int]]:
+    """Check models, then each stage; also how many classes other models than the student seem to tell apart."""
+    findings = Findings(plan)
+    models, frozen = DryModels(plan, policy, findings, classes), FrozenWhenBuilt()
     models.build()
     for model in models.built.values():
         frozen.remember(model)
@@ -49,6 +55,7 @@ def _verify(plan: Plan, policy: Policy, findings: Findings, *, whole: bool) -> N
         if findings.too_few_samples:
             del findings.problems[problem_count:]
             check.run(MORE)
+    return findings, list(models.widths)
 
 
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[TapRow]:

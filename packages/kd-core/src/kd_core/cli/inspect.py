@@ -37,38 +37,54 @@ REGISTRIES = {
 @config_options
 @json_option
 def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **options: Any) -> None:
-    """Find every mistake that shows without data, and with --data those of the data.
+    """Find every mistake that shows without training; of a sweep, in all its runs.
 
-    Without --data it opens no connection, reads no weights, and calls nothing that --trust does not name.
+    Says what the data are where they are on this machine; with --data reads all of them. Without --data it opens no
+    connection, reads no weights, and calls nothing that --trust does not name.
     """
     reports = {str(config): _check(config, strict, data, **options) for config in configs}
-    broken = [file for file, (problems, _) in reports.items() if problems]
+    broken = [file for file, (problems, _, _) in reports.items() if problems]
     if as_json:
         echo(
             json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
         )
-    for file, (problems, unverified) in reports.items():
+    for file, (problems, unverified, lines) in reports.items():
         if problems:
             echo("\n".join(map(str, problems)), err=True)
         elif not as_json:
-            echo("\n".join([f"{file}: ok", *unverified]))
+            echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
     if broken:
         if len(configs) > 1:
             echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str]]:
-    """The problems of a config, and what could not be verified."""
+def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str], list[str]]:
+    """The problems of a config or of a sweep, what could not be verified, and its data in lines."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
         try:
+            if _is_sweep(config):
+                from kd_core import sweep
+
+                return [], *sweep.check(config, strict=strict, data=data, **options)
             experiment = Experiment.load(config, **options)
             unverified = experiment.check(strict=strict)
-            return [], [*unverified, *(experiment.check_data() if data else [])]
+            return [], unverified, experiment.check_data() if data else experiment.describe_data()
         except KDError as error:
-            return error.problems, []
+            return error.problems, [], []
+
+
+def _is_sweep(file: Path) -> bool:
+    """Whether a file is a sweep; one that cannot be read is a config, and an error there."""
+    from kd_core.config import load
+    from kd_core.config.kinds import is_sweep
+
+    try:
+        return is_sweep(load(file))
+    except KDError:
+        return False
 
 
 @click.command()
@@ -76,12 +92,20 @@ def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list
 @config_options
 @json_option
 def show(config: Path, as_json: bool, **options: Any) -> None:
-    """Print CONFIG as it is run: bases merged, values replaced."""
+    """Print CONFIG as it is run: bases merged, values replaced.
+
+    What the data are, where they are on this machine, goes to standard error.
+    """
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
-        text = Experiment.load(config, **options).resolved()
-    echo(json_text({"config": text}) if as_json else text, nl=as_json or not text.endswith("\n"))
+        experiment = Experiment.load(config, **options)
+        text, data = experiment.resolved(), experiment.describe_data()
+    if as_json:
+        echo(json_text({"config": text, "data": data}))
+        return
+    echo("".join(f"# data: {line}\n" for line in data), err=True, nl=False)
+    echo(text, nl=not text.endswith("\n"))
 
 
 @click.command()

@@ -67,9 +67,10 @@ def format_score(value: float | None) -> str:
     return "nan" if value is None else f"{value:.6g}"
 
 
-def report_as_json(problems: list[ConfigProblem], unverified: list[str]) -> dict[str, Any]:
+def report_as_json(problems: list[ConfigProblem], unverified: list[str], data: list[str]) -> dict[str, Any]:
     """The report of ``check`` on one config, for ``--json``."""
-    return {"problems": [problem_as_json(problem) for problem in problems], "unverified": unverified}
+    found = [problem_as_json(problem) for problem in problems]
+    return {"problems": found, "unverified": unverified, "data": data}
 
 
 def problem_as_json(problem: ConfigProblem) -> dict[str, Any]:

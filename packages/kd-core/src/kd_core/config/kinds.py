@@ -9,10 +9,15 @@ SWEEP_KEYS = {"config", "grid"}
 CONFIG_KEYS = {"task", "models", "stages"}
 
 
+def is_sweep(document: Document) -> bool:
+    """Whether a document is a sweep and no config."""
+    return bool(document.data.keys() & SWEEP_KEYS) and not document.data.keys() & CONFIG_KEYS
+
+
 def refuse_sweep(document: Document) -> None:
     """KDError for a sweep file where a config is expected."""
-    if document.data.keys() & SWEEP_KEYS and not document.data.keys() & CONFIG_KEYS:
-        hint = f"`sweep {document.file}` runs it; `train` and `check` take the config that it names"
+    if is_sweep(document):
+        hint = f"`sweep {document.file}` runs it, `check` checks all its runs; `train` takes the config that it names"
         raise KDError("this is a sweep, not a config", hint=hint, mark=Mark(document.file, 1, 1))
 
 

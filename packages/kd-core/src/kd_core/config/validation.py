@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -126,11 +127,18 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
     told = {*unknown, *(fault.path for fault in faults if not fault.key)}
     for where, expectations in wants.items():
         if where not in told and not any(other[: len(where)] == where for other in {*told, *wants} - {where}):
-            message = f"must be {_all_wanted(expectations)}, not {show_value(_follow(value, where))}"
-            faults.append(
-                ValidationFault(where, message, SHAPES.get(place_of((*piece.path, *where))), fields=_top(where))
-            )
+            wrong = _follow(value, where)
+            message = f"must be {_all_wanted(expectations)}, not {show_value(wrong)}"
+            hint = _near_word(wrong, expectations) or SHAPES.get(place_of((*piece.path, *where)))
+            faults.append(ValidationFault(where, message, hint, fields=_top(where)))
     return faults
+
+
+def _near_word(value: Any, items: Sequence[Any]) -> str | None:
+    """A hint where a misspelt word stands for one of those that are expected."""
+    expected = " ".join(item["ctx"]["expected"] for item in items if item["type"] == "literal_error")
+    near = nearest(value, re.findall(r"'([^']*)'", expected)) if isinstance(value, str) else None
+    return f"did you mean {near!r}?" if near else None
 
 
 def _stands_for(name: str, keys: Iterable[Any], place: str) -> str | None:

@@ -198,13 +198,13 @@ class Components:
             stage,
             self.models,
             self.adapters,
-            lambda size: self._sample(stage, size),
+            lambda size: self.sample(stage, size),
             lambda name: set_stage_mode(self, stage, name),
             self._builder,
             samples,
         )
 
-    def _sample(self, stage: StagePlan, size: int) -> Batch:
+    def sample(self, stage: StagePlan, size: int) -> Batch:
         """The first training samples, as the models take them in training."""
         spec, splits = self.data.get(stage.data)
         positions = torch.arange(min(size, len(splits.train)))
