@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kd_core import download
-from kd_core.download import discard, fetch, folder_of, place
+from kd_core.download import discard, fetch, folder_of, place, unpack
 from kd_core.errors import KDError
 
 CONTENT = bytes(range(256)) * 5000
@@ -142,3 +144,49 @@ def test_what_is_larger_than_any_file_is_not_kept(url: str, tmp_path: Path, monk
     with pytest.raises(KDError, match="is larger than"):
         fetch(f"{url}/whole.bin", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def archive_of(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return info
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../out")],
+        [member("data/../../out")],
+        [member("data/link", tarfile.SYMTYPE, "/etc"), member("data/link/passwd")],
+        [member("data/link", tarfile.LNKTYPE, "../../out")],
+        [member("data/pipe", tarfile.FIFOTYPE)],
+        [member("data/device", tarfile.CHRTYPE)],
+        [member("data/zeros", size=1 << 20)],
+        [member(f"data/{number}") for number in range(20)],
+    ],
+)
+def test_an_archive_that_leads_out_or_is_a_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tarfile.TarInfo]
+) -> None:
+    monkeypatch.setattr(download, "LARGEST", 1 << 19)
+    monkeypatch.setattr(download, "MEMBERS", 10)
+    root = tmp_path / "root"
+    root.mkdir()
+    archive = archive_of(tmp_path / "a.tgz", *members)
+    with pytest.raises(KDError, match="cannot unpack"):
+        unpack(archive, "data", root)
+    assert list(root.iterdir()) == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.tgz", "root"]
+
+
+def test_an_archive_is_unpacked(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "a.tgz", member("data", tarfile.DIRTYPE), member("data/x", size=3))
+    (tmp_path / "root").mkdir()
+    assert (unpack(archive, "data", tmp_path / "root") / "x").stat().st_size == 3

@@ -74,6 +74,13 @@ def check_header(path: Path) -> None:
         pass
 
 
+def refuse_programs() -> None:
+    """Keep Pillow from calling Ghostscript for EPS files, which readers that are not this one open by their content."""
+    from PIL import EpsImagePlugin
+
+    EpsImagePlugin.gs_binary = False
+
+
 def check_ends(path: Path) -> None:
     """KDError naming an image file that is missing, of another format, or cut off.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
-from kd_core.files import user_path
+from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.ranges import read_signature
@@ -233,6 +233,7 @@ def student_spec(folder: Path) -> ModelSpec:
     if not file.is_file():
         reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
+    refuse_links(folder)
     spec = read_description(file)
     return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
 

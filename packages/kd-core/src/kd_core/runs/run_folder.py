@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from kd_core.errors import KDError, RunInterrupted
 from kd_core.escapes import code, fence, for_markdown
-from kd_core.files import append, is_leftover, json_text, remove_leftovers, write_text
+from kd_core.files import append, is_leftover, json_text, refuse_links, remove_leftovers, write_text
 from kd_core.runs.environment import environment
 from kd_core.runs.manifest import Manifest
 
@@ -121,6 +121,7 @@ class RunFolder:
             if path.is_dir() and any(entry.name in LOCKS or is_leftover(entry) for entry in path.iterdir()):
                 hint = f"a run that was stopped before it began is started again: `train CONFIG --out {path}`"
             raise KDError(f"{path} {reason}", hint=hint)
+        refuse_links(path)
         files = (run.manifest, run.metrics.path, run.log, run.card, run._result, run._pid)
         for part in files:
             if part.exists() and not part.is_file():
@@ -131,7 +132,8 @@ class RunFolder:
         return run
 
     def lock(self) -> RunFolder:
-        """Take the folder for this process; KDError where another one that is alive has it."""
+        """Take the folder for this process; KDError where another one that is alive has it, or a link leads out."""
+        refuse_links(self.path)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
