@@ -160,6 +160,9 @@ class Task:
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""
 
+    def check_structure(self, model: nn.Module, wants: Any, data: Any) -> None:
+        """The same before training, of a model without weights on the meta device; no connection is opened."""
+
 
 def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) -> None:
     """KDError, naming the model, where :meth:`Task.check_model` refuses it."""
