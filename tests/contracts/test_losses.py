@@ -42,7 +42,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "attention_kl": {"student": (4, 6), "teacher": (4, 10)},
     "attention_mse": {"student": (2, 4, 4), "teacher": (2, 4, 4)},
     "attention_transfer": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
-    "cirkd_memory": {"student": (8, 4, 4), "teacher": (8, 4, 4), "target": void_and_classes},
+    "cirkd_memory": {"student": (4, 3, 3), "teacher": (4, 3, 3), "target": void_and_classes},
     "cirkd_minibatch": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
     "crd": {"student": (8,), "teacher": (8,), "index": torch.arange},
@@ -87,7 +87,7 @@ FROM_RUN = {"num_samples": 12, "num_classes": 4}
 """Values that only a run knows: they have no defaults."""
 SMALL: dict[str, dict[str, Any]] = {
     "attention_kl": {"heads": 2},
-    "cirkd_memory": {"dim": 8, "pixel_memory": 20, "region_memory": 6, "pixel_contrast": 30, "update": 3},
+    "cirkd_memory": {"dim": 4, "pixel_memory": 20, "region_memory": 6, "pixel_contrast": 30, "update": 3},
     "crd": {"dim": 8, "negatives": 5},
     "ifvd": {"num_classes": 4},
     "skd_pairwise": {"norm_gradient": True},

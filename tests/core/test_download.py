@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kd_core.download import fetch, place
+from kd_core import download
+from kd_core.download import discard, fetch, folder_of, place, unpack
 from kd_core.errors import KDError
 
 CONTENT = bytes(range(256)) * 5000
@@ -121,3 +124,69 @@ def test_a_folder_that_cannot_be_written_is_one_error(url: str, tmp_path: Path) 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(KDError, match="cannot download"):
         fetch(f"{url}/whole.bin", folder=tmp_path / "file")
+
+
+def test_a_url_of_a_config_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    official, other = "https://host/resnet18-f37072fd.pth", "https://evil/resnet18-f37072fd.pth"
+    places = {place(url, folder_of(url)) for url in (official, other)}
+    assert len(places) == 2
+    assert all(tmp_path / "kd" in path.parents and "hub" not in path.parts for path in places)
+
+
+def test_a_file_that_is_refused_goes_with_its_record(url: str, tmp_path: Path) -> None:
+    discard(fetch(f"{url}/whole.bin", folder=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_larger_than_any_file_is_not_kept(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
+    with pytest.raises(KDError, match="is larger than"):
+        fetch(f"{url}/whole.bin", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def archive_of(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return info
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../out")],
+        [member("data/../../out")],
+        [member("data/link", tarfile.SYMTYPE, "/etc"), member("data/link/passwd")],
+        [member("data/link", tarfile.LNKTYPE, "../../out")],
+        [member("data/pipe", tarfile.FIFOTYPE)],
+        [member("data/device", tarfile.CHRTYPE)],
+        [member("data/zeros", size=1 << 20)],
+        [member(f"data/{number}") for number in range(20)],
+    ],
+)
+def test_an_archive_that_leads_out_or_is_a_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tarfile.TarInfo]
+) -> None:
+    monkeypatch.setattr(download, "LARGEST", 1 << 19)
+    monkeypatch.setattr(download, "MEMBERS", 10)
+    root = tmp_path / "root"
+    root.mkdir()
+    archive = archive_of(tmp_path / "a.tgz", *members)
+    with pytest.raises(KDError, match="cannot unpack"):
+        unpack(archive, "data", root)
+    assert list(root.iterdir()) == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.tgz", "root"]
+
+
+def test_an_archive_is_unpacked(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "a.tgz", member("data", tarfile.DIRTYPE), member("data/x", size=3))
+    (tmp_path / "root").mkdir()
+    assert (unpack(archive, "data", tmp_path / "root") / "x").stat().st_size == 3

@@ -21,7 +21,7 @@ from kd_core.experiment import Experiment
 
 CONFIG = """
 task: image_classification
-data: {name: digits, limit: 205, augment: shift}
+data: {name: digits, limit: 205, labelled: 61, augment: shift}
 models:
   student: !call:torch.nn.Sequential
     - !call:torch.nn.Flatten {}
@@ -37,7 +37,8 @@ stages:
     batch_size: 32
     eval_batch_size: 7
     losses:
-      ce: {loss: cross_entropy}
+      ce: {loss: cross_entropy, class_weights: [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]}
+      nll: {loss: !call:torch.nn.CrossEntropyLoss {label_smoothing: 0.1}, input: student.output, target: batch.target}
       kd: {loss: kd, temperature: 4.0}
       sp: {loss: similarity_preserving, student: student.1, teacher: teacher.avgpool, weight: 100.0}
       rkd: {loss: rkd_distance, student: adapters.proj, teacher: teacher.output, weight: 0.1}
@@ -88,9 +89,55 @@ def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
 
 
+FEATURES = """
+task: image_classification
+data: {name: digits, limit: 205, augment: shift}
+models:
+  student: !call:torch.nn.Sequential
+    - !call:torch.nn.Flatten {}
+    - !call:torch.nn.Linear [64, 32]
+    - !call:torch.nn.Tanh {}
+    - !call:torch.nn.Linear [32, 10]
+  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
+adapters:
+  proj: {module: projector, inputs: student.1, out_features: 10}
+stages:
+  hint:
+    epochs: 1
+    batch_size: 32
+    eval_batch_size: 1
+    losses: {hint: {loss: hint, student: adapters.proj, teacher: teacher.output}}
+    optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9, weight_decay: 0.01}
+  head:
+    epochs: 1
+    accumulation_steps: 2
+    train: [student.3]
+    losses: {ce: {loss: cross_entropy}}
+  all:
+    epochs: 1
+    train: [student]
+    losses: {ce: {loss: cross_entropy}}
+"""
+
+
+@pytest.mark.slow
+def test_stages_in_which_some_parameters_get_no_gradient(config: Callable[..., Path], tmp_path: Path) -> None:
+    path = config(FEATURES)
+    Experiment.load(path).train(tmp_path / "one")
+    both = launch("train", path, "--out", tmp_path / "two")
+    _, errors = both.communicate(timeout=240)
+    assert both.returncode == 0, errors
+    assert "Warning" not in errors
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for kind in {"train", "val"} & set(one):
+            assert two[kind] == pytest.approx(one[kind], rel=1e-4)
+    weights = [load_file(tmp_path / each / "student" / "model.safetensors") for each in ("one", "two")]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+
+
 def test_a_killed_process_ends_the_run_which_resumes(config: Callable[..., Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.distill.epochs=60", "--set", "data.val=0")
+    both = launch("train", config(CONFIG), "--out", run, "--set", "stages.distill.epochs=20", "--set", "data.val=0")
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("step-*")):
         assert both.poll() is None, both.communicate()

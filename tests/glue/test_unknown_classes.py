@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
-from kd_core.errors import ConfigError
+from kd_core.data.batch import Batch
+from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
+from kd_glue.data.info import TextInfo
+from kd_glue.task import TextClassification
 
 from .hub.tiny_models import save, save_tokenizer
 
@@ -45,3 +50,63 @@ def test_a_mismatch_of_known_classes_is_one(config: Path) -> None:
     overrides = ["data.labels=[no, yes]", "models.student.labels=[a, b, c, d]"]
     with pytest.raises(ConfigError, match="4 names"):
         Experiment.load(config, overrides=overrides).check()
+
+
+# -- outputs without names
+
+
+def texts(count: int) -> str:
+    return "text,label\n" + "good film,yes\nbad film,no\n" * count
+
+
+@pytest.fixture
+def teacher(config: Path) -> Path:
+    """The folder of a teacher that tells `good` from `bad`, whose outputs, yes and no, have no names."""
+    folder = config.parent / "g2"
+    model = save(folder, labels=2, initializer_range=0.5)
+    save_tokenizer(folder)
+    tokens = AutoTokenizer.from_pretrained(folder)(["bad film", "good film"], return_tensors="pt")
+    bad, good = model.bert(**tokens).pooler_output.detach()
+    with torch.no_grad():
+        model.classifier.weight[0] = (good - bad) / (good - bad).square().sum() * 20
+        model.classifier.bias[0] = -model.classifier.weight[0] @ (good + bad) / 2
+        model.classifier.weight[1], model.classifier.bias[1] = 0.0, 0.0
+    model.save_pretrained(folder)
+    return folder
+
+
+def train(config: Path, *overrides: str) -> None:
+    Experiment.load(config, overrides=["models.teacher.hub=g2", "models.student.hub=t2", *overrides]).train(
+        config.parent / "run"
+    )
+
+
+def test_a_teacher_whose_outputs_are_in_another_order_is_refused(
+    config: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    (config.parent / "t.csv").write_text(texts(40))
+    with pytest.raises(KDError) as caught:
+        train(config)
+    [problem] = caught.value.problems
+    assert problem.path == "models.teacher"
+    assert "in the data's order they agree with 0 of 64 labels, in the order yes, no with 64" in problem.message
+    assert problem.hint == "`labels: [yes, no]`"
+    train(config, "models.teacher.labels=[yes, no]")
+
+
+def test_few_labels_and_outputs_of_chance_decide_nothing() -> None:
+    task, info = TextClassification(), TextInfo.of(2, classes=("no", "yes"))
+
+    def check(logits: torch.Tensor, target: torch.Tensor) -> None:
+        task.check_order({"logits": logits}, Batch({}, target, torch.arange(len(target))), info)
+
+    alternate = torch.arange(64) % 2
+    opposite = torch.nn.functional.one_hot(1 - alternate, 2).float()
+    with pytest.raises(KDError):
+        check(opposite, alternate)
+    check(opposite[:15], alternate[:15])
+    check(opposite, torch.full((64,), -100))
+    check(torch.nn.functional.one_hot(alternate, 2).float(), alternate)
+    check(torch.eye(2).repeat_interleave(32, 0), alternate)
+    check(opposite, torch.rand(64, 1))

@@ -268,7 +268,18 @@ def test_masks_of_one_class_only_are_refused(tmp_path: Path) -> None:
 def test_a_class_that_no_training_mask_holds_is_named(tmp_path: Path) -> None:
     splits = masks(tmp_path, [[0, 1]], [[1, 1]], classes=["ground", "road", "car"])
     assert "warning: the class 'car' has no training sample" in splits.describe()
+    assert not any("void" in line for line in splits.describe())
+    splits = masks(tmp_path, [[0, 1]], [[1, 255]], classes=["ground", "road", "car"])
+    note = "warning: train: no mask has 'car', and 1 mask holds void: is a class among the values of `void`?"
+    assert note in splits.describe()
+    splits = masks(tmp_path, [[0, 1]], [[1, 1]], classes=["ground", "road", "car"])
     assert "of each class: ground 1, road 2, car 0" in splits.describe()[1]
+
+
+def test_images_that_are_nearly_black_are_told_of(tmp_path: Path) -> None:
+    """As those of cameras with 12 bits in files of 16."""
+    splits = masks(tmp_path, [[0, 1]], [[1, 0]], classes=["ground", "road"])
+    assert any(line.startswith("warning: train: no image is brighter than 1 of 255: 16-") for line in splits.describe())
 
 
 def test_pairs_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:

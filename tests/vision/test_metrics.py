@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
-from kd_vision.metrics import ClassificationMetrics
+from kd_vision.metrics import ClassificationMetrics, rank_of
 
 
 def batch(target: Tensor) -> Batch:
@@ -89,3 +89,10 @@ def test_logits_are_found_in_an_output(wrap: object) -> None:
 def test_what_are_no_logits_is_refused(output: object) -> None:
     with pytest.raises(KDError, match="classification is scored on"):
         ClassificationMetrics(3).update(output, batch(torch.arange(4)))
+
+
+def test_of_equal_logits_the_first_class_is_the_likeliest() -> None:
+    logits = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [torch.nan, 0.0, 0.0]])
+    target = torch.tensor([0, 1, 2, 1])
+    assert rank_of(logits, target).tolist() == [0, 1, 2, 3]
+    assert (rank_of(logits, target) == 0)[:3].equal(logits.argmax(1)[:3] == target[:3])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kd_core.cli.process import lack_of_memory
+from kd_core.cli import group, process
+from kd_core.cli.process import lack_of_memory, wait_for_first_process
+from kd_core.errors import KDError, RunInterrupted
 
 COMMAND = """
     import os, signal, sys
@@ -144,3 +146,34 @@ def test_ctrl_c_while_torch_loads_gives_no_traceback(milliseconds: int) -> None:
     _, errors = process.communicate(timeout=60)
     assert b"Traceback" not in errors
     assert process.returncode in (0, 130)
+
+
+def test_only_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(process.time, "sleep", waited.append)
+    handler = signal.getsignal(signal.SIGTERM)
+    for rank, expected in (("0", []), ("1", [10.0])):
+        monkeypatch.setenv("RANK", rank)
+        wait_for_first_process()
+        assert waited == expected
+    assert signal.getsignal(signal.SIGTERM) is not handler  # it ends quietly with the code of the error
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.parametrize(("error", "waits"), [(KDError("all have it"), True), (RunInterrupted("one has it"), False)])
+def test_an_error_that_all_processes_have_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: KDError, waits: bool
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(group, "wait_for_first_process", lambda: calls.append(None))
+    main = group.make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
+
+    @main.command()
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        main(["fail"])
+    assert ended.value.code == 2
+    assert str(error) in capsys.readouterr().err
+    assert len(calls) == waits

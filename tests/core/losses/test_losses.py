@@ -321,3 +321,21 @@ def test_every_loss_of_the_issue_is_there() -> None:
     wanted = """attention_transfer cosine cross_entropy hint kd l1 mse multilabel_kd pkt rkd_angle rkd_distance
         similarity_preserving smooth_l1"""
     assert set(wanted.split()) <= set(LOSSES)
+
+
+def test_factor_transfer_of_another_p_is_a_norm_of_each_sample() -> None:
+    student, teacher = randn(3, 2, 2, 2), randn(3, 2, 2, 2, seed=1)
+    apart = F.normalize(student.flatten(1)) - F.normalize(teacher.flatten(1))
+    for p in (1.5, 2.0, 3.0):
+        expected = apart.abs().pow(p).sum(1).pow(1 / p).mean()
+        torch.testing.assert_close(losses.factor_transfer(student, teacher, p=p), expected)
+
+
+def test_hierarchical_context_is_pooled_by_the_height_of_maps() -> None:
+    """Of a map 8 high and 2 wide all three pooled sizes count, of one 2 high and 8 wide only the smallest."""
+    student, teacher = randn(2, 3, 8, 2), randn(2, 3, 8, 2, seed=1)
+    pooled = [F.mse_loss(F.adaptive_avg_pool2d(student, n), F.adaptive_avg_pool2d(teacher, n)) for n in (4, 2, 1)]
+    parts = [F.mse_loss(student, teacher), *(loss / 2**n for n, loss in enumerate(pooled, 1))]
+    torch.testing.assert_close(losses.hierarchical_context(student, teacher), torch.stack(parts).sum() / 1.875)
+    flat = [F.mse_loss(student, teacher), pooled[2] / 2]
+    torch.testing.assert_close(losses.hierarchical_context(student.mT, teacher.mT), torch.stack(flat).sum() / 1.5)

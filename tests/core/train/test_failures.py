@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kd_core.errors import KDError
@@ -83,9 +84,25 @@ def test_a_checkpoint_of_another_model_is_an_error(config: Path, tmp_path: Path)
     interrupted(config, tmp_path / "run")
     written = tmp_path / "run" / "config.yaml"
     written.write_text(written.read_text().replace("width: 4", "width: 5"))
+    with pytest.raises(KDError, match=r"models\.student\.width: 4 became 5"):
+        resume(tmp_path / "run")
     with pytest.raises(
         KDError, match=r"does not fit this run, [^\n]*: RuntimeError: [^\n]*\n\s*size mismatch for layers"
     ):
+        resume(tmp_path / "run", accept_changes=True)
+
+
+def test_an_optimisers_state_that_does_not_fit_is_told_when_it_steps(config: Path, tmp_path: Path) -> None:
+    store = interrupted(config, tmp_path / "run")
+    found = store.latest(print)
+    assert found is not None
+    state, path = found
+    first = state["optimizer"]["param_groups"][0]["params"][0]
+    state["optimizer"]["state"][first] = {"momentum_buffer": torch.zeros(3, 2, 1)}
+    state["optimizer"]["param_groups"][0]["momentum"] = 0.9
+    path.unlink()
+    store.save(state, 2)
+    with pytest.raises(KDError, match=r"a step of SGD failed|does not fit this run"):
         resume(tmp_path / "run")
 
 
@@ -121,6 +138,7 @@ def test_a_worker_killed_during_a_step_is_one_error(
     data = f"data={{name: image_folder, root: {tmp_path / 'images'}, size: 8, val: 20, workers: 1, augment: none}}"
     overrides = [data, "models={student: {arch: cnn, in_channels: 3, width: 4, num_classes: 2}}", "adapters={}"]
     losses = "stages.distill.losses={ce: {loss: cross_entropy}}"
-    with pytest.raises(KDError, match=r"data.workers: a process that reads samples was killed"):
+    told = r"(?s)a process that reads samples was killed.*fewer data\.workers.*; go on with `resume "
+    with pytest.raises(KDError, match=told):
         Experiment.load(config, overrides=[*overrides, losses, "stages.distill.batch_size=4"]).train(tmp_path / "run")
     assert active_children() == []

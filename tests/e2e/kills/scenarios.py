@@ -123,7 +123,7 @@ class Scenario:
     """A config, how many processes train it, and the modules that they need."""
 
     text: str
-    imports: tuple[str, ...] = ("kd_vision.task", "sklearn.datasets")
+    imports: tuple[str, ...] = ("kd_vision.task",)
     processes: int = 1
     slow: bool = False
     """A kill takes seconds: it gets a tenth of the kills."""

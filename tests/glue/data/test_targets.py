@@ -41,6 +41,19 @@ def test_normalized_labels_are_one_class_and_that_is_said() -> None:
     assert read(SPELT, ("no", "yes"), normalize=True).array.tolist() == [1, 0, 1, 0, 1, 1]
 
 
+def test_forms_of_a_letter_are_no_difference() -> None:
+    for one, other in (("caf\u00e9", "cafe\u0301"), ("not good", "not\u00a0good"), ("A", "\uff21")):
+        with pytest.raises(KDError, match="differ by blanks or case alone"):
+            read([one, other])
+        assert read([one, other, one, "b"], normalize=True).array.tolist() in ([0, 0, 0, 1], [1, 1, 1, 0])
+
+
+def test_nearly_as_many_classes_as_rows_are_a_warning() -> None:
+    words = [f"text {number}" for number in range(30)]
+    assert read(words).notes == ("warning: t.csv: 30 classes for 30 labels",)
+    assert read(words * 2).notes == read(["a", "b", "c"]).notes == ()
+
+
 def test_classes_that_are_named_may_differ_by_case() -> None:
     assert read(["US", "us"], ("US", "us")).array.tolist() == [0, 1]
     with pytest.raises(KDError, match="leave out normalize_labels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torchvision import datasets
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_seg.data import voc
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.voc import read_voc
 from kd_seg.results.pictures import palette_mask
@@ -122,27 +124,26 @@ def test_without_the_data_and_without_a_download(tmp_path: Path) -> None:
 
 
 def test_a_download(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    root = tmp_path / "data"
+    root.mkdir()
+    archive = root / voc.URL.rpartition("/")[2]  # put there by hand
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder.parent, "VOCdevkit")
+    monkeypatch.setattr(voc, "MD5", voc.digest(archive))
+    assert len(read_voc(root, download=True).train) == 2
 
-    def fetch(root: Path, **options: Any) -> None:
-        asked.update(options, root=root)
-        (tmp_path / "data").mkdir()
-        folder.parent.rename(tmp_path / "data" / "VOCdevkit")
 
-    monkeypatch.setattr(datasets, "VOCSegmentation", fetch)
-    parts = read_voc(tmp_path / "data", download=True)
-    assert len(parts.train) == 2
-    assert (asked["root"], asked["year"], asked["download"]) == (tmp_path / "data", "2012", True)
+def test_another_archive_is_not_kept(tmp_path: Path) -> None:
+    archive = tmp_path / voc.URL.rpartition("/")[2]
+    archive.write_bytes(b"evil")
+    with pytest.raises(KDError, match=r"the file's MD5 is .*; it was not kept"):
+        read_voc(tmp_path, download=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(*_: Any, **__: Any) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(datasets, "VOCSegmentation", fetch)
-    with pytest.raises(
-        KDError, match=r"cannot download http.*tar: no route to host\n +hint: put the archive at .*tar by"
-    ):
+    monkeypatch.setattr(voc, "URL", "http://127.0.0.1:1/voc.tar")
+    with pytest.raises(KDError, match=r"cannot download http.*tar: .*\n +hint: put the archive at .*tar by"):
         read_voc(tmp_path, download=True)
 
 

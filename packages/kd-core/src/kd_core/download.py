@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -14,6 +18,10 @@ from kd_core.errors import KDError
 from kd_core.files import write_text, write_whole
 
 CHUNK = 1 << 20
+LARGEST = 32 << 30
+"""Bytes of a file at most: a server may send without an end."""
+MEMBERS = 1_000_000
+"""Files in an archive at most."""
 TIMEOUT = 30
 """Seconds without an answer or a byte before a download is given up."""
 
@@ -23,6 +31,22 @@ def hub_folder() -> Path:
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def folder_of(url: str) -> Path:
+    """The folder of one URL that a config names: what it holds bears no name that other programs look for.
+
+    It is below ``$TORCH_HOME/kd``, and never PyTorch's hub cache, from which others load what has an official name.
+    """
+    import torch
+
+    return Path(torch.hub.get_dir()).parent / "kd" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def discard(path: Path) -> None:
+    """Remove a downloaded file that is refused, and its record."""
+    for file in (path, _record_of(path)):
+        file.unlink(missing_ok=True)
 
 
 def place(url: str, folder: Path | None = None) -> Path:
@@ -45,6 +69,33 @@ def fetch(url: str, *, sha256: str | None = None, folder: Path | None = None) ->
         _download(url, path, sha256)
     _verify(path, url, sha256)
     return path
+
+
+def unpack(archive: Path, folder: str, root: Path) -> Path:
+    """The ``folder`` of a tar archive, unpacked into ``root``, all of it or nothing; returns its path.
+
+    KDError for a member that is a link or leads out, and where the members are more or larger than :data:`MEMBERS`
+    and :data:`LARGEST` allow.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix=".tmp-") as temporary, tarfile.open(archive) as tar:
+            tar.extractall(temporary, list(_members(tar)), filter="data")
+            shutil.move(Path(temporary) / folder, root / folder)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise KDError(f"cannot unpack {archive}: {error}") from error
+    return root / folder
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive, read no further than the first that is not to be unpacked."""
+    size = 0
+    for number, member in enumerate(tar):
+        size += member.size
+        if not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"its member {member.name!r} is neither a file nor a folder")
+        if number >= MEMBERS or size > LARGEST:
+            raise tarfile.TarError(f"it holds more than {MEMBERS:,} files or {LARGEST >> 30} GiB")
+        yield member
 
 
 def _download(url: str, path: Path, sha256: str | None) -> None:
@@ -71,11 +122,16 @@ def _copy(response: Any, file: BinaryIO, name: str) -> str:
 
     length = int(response.headers.get("Content-Length") or 0)
     state, received = hashlib.sha256(), 0
+    too_large = OSError(f"the file is larger than {LARGEST >> 30} GiB")
+    if length > LARGEST:
+        raise too_large
     with tqdm(total=length or None, desc=name, unit="B", unit_scale=True, disable=None) as bar:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             state.update(chunk)
             received += len(chunk)
+            if received > LARGEST:
+                raise too_large
             bar.update(len(chunk))
     if length and received < length:
         raise OSError(f"the connection broke after {received:,} of {length:,} bytes")

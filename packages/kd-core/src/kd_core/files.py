@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kd_core.errors import RunInterrupted
+from kd_core.errors import KDError, RunInterrupted
 
 TEMPORARY = ".tmp-"
 """How the name of a file that is still being written begins."""
@@ -72,6 +72,17 @@ def disk_error(error: BaseException) -> str | None:
 def is_leftover(path: Path) -> bool:
     """Whether a process that was killed while writing left ``path``."""
     return path.name.startswith(TEMPORARY)
+
+
+def refuse_links(folder: Path) -> None:
+    """KDError where a symbolic link in ``folder``, at any depth, leads out of it: what is written there would, too."""
+    inside = os.path.realpath(folder)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink() and os.path.commonpath([inside, os.path.realpath(path)]) != inside:
+                message = f"{path} is a link that leads out of {folder}, to {os.path.realpath(path)}"
+                raise KDError(message, hint="put the file itself there")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -25,7 +25,10 @@ class Reducer(Protocol):
     """
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place."""
+        """The sum of a tensor over all processes, in place where all have one shape.
+
+        A smaller tensor, of a process without samples, is padded with zeros at its end: use what is returned.
+        """
         ...
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -162,6 +165,13 @@ class Task:
 
     def check_structure(self, model: nn.Module, wants: Any, data: Any) -> None:
         """The same before training, of a model without weights on the meta device; no connection is opened."""
+
+    def assumes_order(self, model: nn.Module) -> bool:
+        """Whether a model with weights does not say which of its outputs is which class."""
+        return False
+
+    def check_order(self, output: Any, batch: Batch, info: DatasetInfo) -> None:
+        """KDError where such a model's output for a training batch has the classes in another order than the data."""
 
 
 def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) -> None:

@@ -17,7 +17,7 @@ from kd_core.data.subset import split
 from kd_core.data.summary import summarize
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
-from kd_core.task import TASKS, Metrics, Task
+from kd_core.task import TASKS, Metrics, Task, logits_of
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
 from kd_glue.data.info import CLASS_VALUES, TextInfo
 from kd_glue.data.spec import DataSpec, InputSpec, read_unlabelled
@@ -25,6 +25,8 @@ from kd_glue.data.splits import TextSplit
 from kd_glue.data.texts import Texts
 from kd_glue.hub.models import TransformersHub
 
+FEWEST, FAR = 16, 0.4
+"""Labels, and by what share of them more must agree, for another order of a model's outputs to be the right one."""
 DUMMY_LENGTH = 16
 DUMMY_TOKENS = 10
 """Dummy samples have tokens below this, which every vocabulary has."""
@@ -134,6 +136,37 @@ class TextClassification(Task):
         """KDError where a model has fewer embeddings than its tokenizer has tokens, or takes less of them at once."""
         [encoder] = encoders_of(data, {"": wants}).values()
         check_fit(model, encoder)
+
+    def assumes_order(self, model: nn.Module) -> bool:
+        """Whether a hub's model has outputs without names and is not known to be of the data's task."""
+        return bool(getattr(model, "order_assumed", False))
+
+    def check_order(self, output: Any, batch: Batch, info: DatasetInfo) -> None:
+        """KDError where labels agree far better with another order of the outputs."""
+        logits, labelled, names = logits_of(output), batch.target >= 0, info.classes
+        if names is None or batch.target.ndim != 1 or int(labelled.sum()) < FEWEST or logits.shape[1:] != (len(names),):
+            return
+        classes, agree, best = order_by_labels(logits[labelled], batch.target[labelled])
+        total = int(labelled.sum())
+        if best - agree > FAR * total:
+            listed = ", ".join(names[number] for number in classes)
+            raise KDError(
+                f"its outputs have no names, and in the data's order they agree with {agree} of {total} labels, in the"
+                f" order {listed} with {best}",
+                hint=f"`labels: [{listed}]`",
+            )
+
+
+def order_by_labels(logits: Tensor, target: Tensor) -> tuple[list[int], int, int]:
+    """For each output the class whose labels it agrees with most, with the texts (of N) in which outputs and labels
+    agree in the order as it is, and in that one. ``logits`` (N, C), ``target`` (N,)."""
+    from scipy.optimize import linear_sum_assignment
+
+    width = logits.shape[1]
+    counts = np.zeros((width, width), np.int64)
+    np.add.at(counts, (logits.argmax(1).cpu().numpy(), target.cpu().numpy()), 1)
+    outputs, classes = linear_sum_assignment(-counts)
+    return classes.tolist(), int(counts.trace()), int(counts[outputs, classes].sum())
 
 
 def check_length(model: nn.Module, length: int) -> None:

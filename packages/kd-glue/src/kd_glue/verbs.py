@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kd_core.cli.options import config_options, json_option
-from kd_core.cli.output import quiet_stdout, table
+from kd_core.cli.output import echo, quiet_stdout, table
 from kd_core.files import json_text
 
 root_option = click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
@@ -33,11 +33,11 @@ def predict(target: str, split: str | None, out: Path | None, as_json: bool, **o
         predictions = predict(target, split=split, out=out, **options)
     if as_json:
         facts = {"split": predictions.split, "samples": len(predictions)}
-        click.echo(json_text({**facts, **({"predictions": list(predictions.rows())} if out is None else {"out": out})}))
+        echo(json_text({**facts, **({"predictions": list(predictions.rows())} if out is None else {"out": out})}))
     elif out is None:
-        click.echo(predictions.tsv(), nl=False)
+        echo(predictions.tsv(), nl=False)
     else:
-        click.echo(f"{'samples':<12} {len(predictions)} ({predictions.split})\n{out}")
+        echo(f"{'samples':<12} {len(predictions)} ({predictions.split})\n{out}")
 
 
 @click.command()
@@ -67,11 +67,11 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
             files = {name: {"rows": rows, "run": submission.runs[name]} for name, rows in submission.rows.items()}
     archive = verify or out
     if as_json:
-        click.echo(json_text({"out": archive, "files": files}))
+        echo(json_text({"out": archive, "files": files}))
         return
     filled = "" if verify else "filled"
     rows = [[name, str(facts["rows"]), str(facts.get("run") or filled)] for name, facts in files.items()]
-    click.echo(table(("file", "rows", "from"), rows) + f"\n{archive}")
+    echo(table(("file", "rows", "from"), rows) + f"\n{archive}")
 
 
 @click.command()
@@ -84,7 +84,7 @@ def push(run: Path, name: str, private: bool) -> None:
         from kd_glue.hub.push import push
 
         address = push(run, name, private=private)
-    click.echo(address)
+    echo(address)
 
 
 def with_upload(train: click.Command) -> click.Command:
@@ -98,7 +98,7 @@ def with_upload(train: click.Command) -> click.Command:
                 from kd_glue.hub.push import push
 
                 address = push(result.run, push_to_hub)
-            click.echo(f"uploaded to {address}", err=True)
+            echo(f"uploaded to {address}", err=True)
 
     option = click.Option(["--push-to-hub"], metavar="NAME", help="Upload the student as this model of the hub.")
     return click.Command(train.name, params=[*train.params, option], callback=trained, help=train.help)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.options import config_options, json_option
-from kd_core.cli.output import print_result, quiet_stdout
+from kd_core.cli.output import echo, print_result, quiet_stdout
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def predict(
         for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
             done.append(image_summary(image))
             if not as_json:
-                click.echo(image_line(image), file=stdout)
+                echo(image_line(image), file=stdout)
     if as_json:
-        click.echo(json_text({"out": out, "images": done}))
+        echo(json_text({"out": out, "images": done}))
 
 
 def split_arguments(paths: Sequence[Path], zoo: str | None) -> tuple[Path | None, Sequence[Path]]:
@@ -112,7 +112,7 @@ def with_report(evaluate: click.Command) -> click.Command:
             result = write(arguments.pop("target"), report, worst=number, model=model, task=ctx.obj[0], **arguments)
         print_result(result, as_json)
         if not as_json:
-            click.echo(str(report))
+            echo(str(report))
 
     options = [
         click.Option(

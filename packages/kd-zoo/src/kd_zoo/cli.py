@@ -9,7 +9,7 @@ import click
 
 from kd_core.cli.group import Commands
 from kd_core.cli.options import json_option
-from kd_core.cli.output import quiet_stdout, table
+from kd_core.cli.output import echo, quiet_stdout, table
 from kd_core.errors import KDError, did_you_mean
 from kd_core.files import json_text
 
@@ -39,10 +39,10 @@ def list_cards(data: str | None, as_json: bool) -> None:
         datasets = list(dict.fromkeys(card.dataset for card in CARDS))
         raise KDError(f"no weights were published for {data!r}", hint=did_you_mean(str(data), datasets))
     if as_json:
-        click.echo(json_text({"cards": [asdict(card) for card in cards]}))
+        echo(json_text({"cards": [asdict(card) for card in cards]}))
         return
     rows = [row for card in cards for row in _figures(card)]
-    click.echo(table(("model", "data", "metric", "published", "original paper"), rows))
+    echo(table(("model", "data", "metric", "published", "original paper"), rows))
 
 
 def _figures(card: WeightCard) -> list[list[str]]:
@@ -65,11 +65,11 @@ def info(name: str, data: str | None, as_json: bool) -> None:
 
         cards = [_card_with_file(card) for card in all_named(name, data)]
     if as_json:
-        click.echo(json_text({"cards": cards}))
+        echo(json_text({"cards": cards}))
         return
     for number, facts in enumerate(cards):
         rows = [[key.replace("_", " "), _text(value)] for key, value in facts.items() if value not in (None, (), "")]
-        click.echo("\n" * bool(number) + table((), rows))
+        echo("\n" * bool(number) + table((), rows))
 
 
 def _card_with_file(card: WeightCard) -> dict[str, Any]:
@@ -109,4 +109,4 @@ def download(name: str, data: str | None, as_json: bool) -> None:
         card = cards.card(name, data)
         path = cards.download(card)
     result = {"name": card.name, "dataset": card.dataset, "url": card.url, "path": path, "sha256": recorded(path)}
-    click.echo(json_text(result) if as_json else str(path))
+    echo(json_text(result) if as_json else str(path))

@@ -15,9 +15,10 @@ import click
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
-from kd_core.cli.process import lack_of_memory, open_streams
+from kd_core.cli.output import echo
+from kd_core.cli.process import lack_of_memory, open_streams, wait_for_first_process
 from kd_core.cli.train import resume, sweep, train
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, RunInterrupted, did_you_mean
 from kd_core.runs.stop import Stopped
 
 
@@ -61,6 +62,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KDError as error:
+            if not isinstance(error, RunInterrupted):  # which may be of one process only
+                wait_for_first_process()
             _say(str(error))
             ctx.exit(2)
         except Stopped as stop:
@@ -87,4 +90,4 @@ class Commands(click.Group):
 def _say(text: str) -> None:
     """Print to standard error, where somebody may have stopped listening."""
     with suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        echo(text, err=True)

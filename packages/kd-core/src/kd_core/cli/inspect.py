@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
-from kd_core.cli.output import first_line, quiet_stdout, report_as_json
+from kd_core.cli.output import echo, first_line, quiet_stdout, report_as_json
 from kd_core.errors import ConfigProblem, KDError
 from kd_core.files import json_text
 
@@ -45,17 +45,17 @@ def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **
     reports = {str(config): _check(config, strict, data, **options) for config in configs}
     broken = [file for file, (problems, _, _) in reports.items() if problems]
     if as_json:
-        click.echo(
+        echo(
             json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
         )
     for file, (problems, unverified, lines) in reports.items():
         if problems:
-            click.echo("\n".join(map(str, problems)), err=True)
+            echo("\n".join(map(str, problems)), err=True)
         elif not as_json:
-            click.echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
+            echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
     if broken:
         if len(configs) > 1:
-            click.echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
+            echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
         raise SystemExit(2)
 
 
@@ -102,10 +102,10 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
         experiment = Experiment.load(config, **options)
         text, data = experiment.resolved(), experiment.describe_data()
     if as_json:
-        click.echo(json_text({"config": text, "data": data}))
+        echo(json_text({"config": text, "data": data}))
         return
-    click.echo("".join(f"# data: {line}\n" for line in data), err=True, nl=False)
-    click.echo(text, nl=not text.endswith("\n"))
+    echo("".join(f"# data: {line}\n" for line in data), err=True, nl=False)
+    echo(text, nl=not text.endswith("\n"))
 
 
 @click.command()
@@ -123,7 +123,7 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
         from kd_core.taps.table import table_text
 
         rows = experiment.taps(config, model, **options)
-    click.echo(
+    echo(
         json_text({"modules": [asdict(row) for row in rows]})
         if as_json
         else table_text(rows, shutil.get_terminal_size((100, 24)).columns)
@@ -158,6 +158,6 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.C
             items = {name: registry.get(name) for name in registry.names()}
             told = {name: {"signature": _signature(item), "summary": first_line(item)} for name, item in items.items()}
         lines = [f"{name}{entry['signature']}\n    {entry['summary']}" for name, entry in told.items()]
-        click.echo(json_text({kind: told}) if as_json else "\n".join(lines))
+        echo(json_text({kind: told}) if as_json else "\n".join(lines))
 
     return list_names

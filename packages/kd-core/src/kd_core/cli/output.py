@@ -15,7 +15,13 @@ from typing import Any, TextIO
 import click
 
 from kd_core.errors import ConfigProblem, Mark
+from kd_core.escapes import for_terminal
 from kd_core.files import json_text
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True, file: TextIO | None = None) -> None:
+    """Print ``text``, its control characters written out: names in it may be a stranger's."""
+    click.echo(for_terminal(text), file=file, err=err, nl=nl)
 
 
 def quiet_stdout() -> redirect_stdout[TextIO]:
@@ -29,18 +35,18 @@ def print_result(result: Any, as_json: bool) -> None:
         return  # of the processes a launcher started, the first one answers
     facts = {field.name: getattr(result, field.name) for field in fields(result)}
     if as_json:
-        click.echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
+        echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
         return
     published = facts.get("published", {})
     for metric, value in result.metrics.items():
         shown = format_score(value)  # None for NaN, which result.json, being JSON, does not have
         beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
         figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
-        click.echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
+        echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
     if facts.get("samples"):
-        click.echo(f"{'samples':<12} {result.samples} ({result.split})")
+        echo(f"{'samples':<12} {result.samples} ({result.split})")
     if facts.get("run"):
-        click.echo(str(result.run))
+        echo(str(result.run))
 
 
 def shutdown_distributed() -> None:

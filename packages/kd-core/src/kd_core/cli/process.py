@@ -6,7 +6,10 @@ Nothing but the standard library is imported here.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
+from contextlib import suppress
 
 MEMORY = (
     "can't allocate memory",
@@ -51,3 +54,16 @@ def lack_of_memory(error: BaseException | None) -> str | None:
             return next(iter(lines or text.splitlines()), "no reason was given").strip()
         error = error.__cause__ or error.__context__
     return None
+
+
+def wait_for_first_process(seconds: float = 10.0) -> None:
+    """Leave it to the first process of a launcher (torchrun, accelerate launch) to report an error that all have.
+
+    Another process waits until the launcher ends it, which is quiet and has the exit code of the error. Where that does
+    not come, the error is this process's own.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        return
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+    time.sleep(seconds)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option, run_argument, trust_option
-from kd_core.cli.output import command_line, format_score, print_result, quiet_stdout, shutdown_distributed, table
+from kd_core.cli.output import command_line, echo, format_score, print_result, quiet_stdout, shutdown_distributed, table
 from kd_core.files import json_text
 
 
@@ -67,8 +67,8 @@ def sweep(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
 
         ranking = sweep(file, out or Path("runs") / file.stem, command=command_line(), **options)
     if as_json:
-        click.echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
+        echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
     else:
         keys = list(ranking.rows[0].values)
         rows = [[format_score(row.score), *(str(row.values[key]) for key in keys), row.run] for row in ranking.rows]
-        click.echo(table((ranking.metric, *keys, "run"), rows))
+        echo(table((ranking.metric, *keys, "run"), rows))

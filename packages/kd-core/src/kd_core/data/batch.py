@@ -135,6 +135,10 @@ class Split:
     def look(self, position: int, sample: Any) -> None:
         """Note what is to be known of a sample that :meth:`files` read before the run begins."""
 
+    def notes(self) -> list[str]:
+        """What a run says of what was seen in the samples, a line each: see :attr:`Parts.notes`."""
+        return []
+
     def close(self) -> None:
         """End what reads the samples; called when a run is over. The split can be read all the same."""
 
@@ -182,7 +186,13 @@ class Splits:
         summary = DataSummary() if self.parts is None else summarize(self.parts)
         counts = {name: split.class_counts for name, split in self.items().items()}
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
-        return replace(summary, splits=tuple(splits))
+        marked = "warning: "
+        notes = tuple(
+            note.replace(marked, f"{marked}{name}: ", 1)
+            for name, split in self.items().items()
+            for note in split.notes()
+        )
+        return replace(summary, splits=tuple(splits), notes=(*summary.notes, *notes))
 
     def screen(self, *, whole: bool = False) -> None:
         """Try every file before a run begins; KDError that names all that cannot be read.

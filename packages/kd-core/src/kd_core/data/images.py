@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a file that is whole."""
 TAIL = 64
 """Bytes at the end of a file in which that is looked for."""
+DARK = 32
+"""Where no pixel of any image is brighter, they were probably written with another white."""
 BACKGROUND = (255, 255, 255)
 """What is seen through the transparent parts of an image: white."""
 ORIENTATION = 0x0112
@@ -69,6 +72,13 @@ def check_header(path: Path) -> None:
     """KDError naming a file that is missing, or does not begin as an image of one of :data:`FORMATS`."""
     with _opened(path):
         pass
+
+
+def refuse_programs() -> None:
+    """Keep Pillow from calling Ghostscript for EPS files, which readers that are not this one open by their content."""
+    from PIL import EpsImagePlugin
+
+    EpsImagePlugin.gs_binary = False
 
 
 def check_ends(path: Path) -> None:
@@ -166,6 +176,26 @@ def eight_bits(values: NDArray[Any], white: float | None = None) -> NDArray[np.u
         message = f"holds {kind} from {low:g} to {high:g}, and white is {top:g}"
         raise KDError(message, hint="`data.white: VALUE` says which value is white in images of more than 8 bits")
     return np.rint(values * np.float32(255 / top)).astype(np.uint8)
+
+
+@dataclass
+class Brightness:
+    """The largest value of some images in RGB, to find those that were read nearly black."""
+
+    largest: int = 0
+    images: int = 0
+
+    def look(self, image: Image) -> None:
+        """Note the values of an image in RGB."""
+        self.images += 1
+        self.largest = max(self.largest, *(high for _, high in image.getextrema()))  # type: ignore[misc]
+
+    def notes(self) -> list[str]:
+        """A line where all images are nearly black."""
+        if not self.images or self.largest >= DARK:
+            return []
+        hint = "16-bit images are read as if 65,535 were white; `data.white` says another value"
+        return [f"warning: no image is brighter than {self.largest} of 255: {hint}"]
 
 
 def image_files(folder: Path) -> tuple[list[Path], dict[str, int]]:

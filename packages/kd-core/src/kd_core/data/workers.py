@@ -14,6 +14,10 @@ LINGER = 20
 
 def start_worker(number: int) -> None:
     """What such a process does first, as the ``worker_init_fn`` of a data loader."""
+    if "PIL" in sys.modules:
+        from kd_core.data.images import refuse_programs
+
+        refuse_programs()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends its workers
     if sys.platform != "win32":  # which has no SIGALRM, and ends a process without asking it
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))

@@ -160,11 +160,29 @@ def all_reduce_sum_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def padded_to_largest(tensor: Tensor) -> Tensor:
+    """A tensor with zeros after its own values, as large in every dimension as that of any process."""
+    shapes = all_gather_object(tuple(tensor.shape))
+    largest = tuple(map(max, *shapes)) if len({len(shape) for shape in shapes}) == 1 and len(shapes) > 1 else None
+    if largest is None and len(set(shapes)) > 1:
+        raise KDError(f"processes cannot add up tensors of shapes {', '.join(map(str, shapes))}")
+    if largest is None or largest == tuple(tensor.shape):
+        return tensor
+    padded = tensor.new_zeros(largest)
+    padded[tuple(map(slice, tensor.shape))] = tensor
+    return padded
+
+
 class Processes:
     """The processes of this run, as :meth:`kd_core.task.Metrics.reduce` gets them."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place, wherever its device can exchange."""
+        """The sum of a tensor over all processes, wherever its device can exchange.
+
+        It is in place where all have one shape. A process without samples may know less of it: smaller tensors are
+        first made as large as the largest, with zeros.
+        """
+        tensor = padded_to_largest(tensor)
         if world_size() > 1 and tensor.device.type == "cpu" and dist.get_backend() != "gloo":
             # a process without samples has its counts on the CPU, from which nccl takes nothing
             return tensor.copy_(all_reduce_sum_(tensor.cuda()))

@@ -5,17 +5,25 @@ Where nothing is sharded, every function here does what plain PyTorch does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from kd_core.taps.nested import map_tensors
+
+
+def is_sharded(value: Any, module: str, cls: str) -> bool:
+    """Whether this is a ``cls`` of ``torch.distributed.module``: where nobody has imported that, nothing is sharded.
+
+    Its import takes a second, which only runs that shard pay.
+    """
+    imported = sys.modules.get(f"torch.distributed.{module}")
+    return imported is not None and isinstance(value, getattr(imported, cls))
 
 
 @contextmanager
@@ -24,7 +32,7 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
     Every process must enter.
     """
-    shards = [submodule for submodule in module.modules() if isinstance(submodule, FSDPModule)]
+    shards: list[Any] = [submodule for submodule in module.modules() if is_sharded(submodule, "fsdp", "FSDPModule")]
     for shard in shards:
         shard.unshard()
     try:
@@ -36,7 +44,9 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 def full_state_dict(state: Any) -> Any:
     """A nested state with every sharded tensor whole. Every process must ask."""
-    return map_tensors(lambda tensor: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor, state)
+    return map_tensors(
+        lambda tensor: tensor.full_tensor() if is_sharded(tensor, "tensor", "DTensor") else tensor, state
+    )
 
 
 def load_full_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -57,6 +67,8 @@ def load_full_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) ->
 
 def shard_like(value: Any, like: Any) -> Any:
     """A whole tensor, sharded as ``like`` of the same shape is; anything else as it is."""
-    if not isinstance(like, DTensor) or not isinstance(value, torch.Tensor) or value.shape != like.shape:
+    if not is_sharded(like, "tensor", "DTensor") or not isinstance(value, torch.Tensor) or value.shape != like.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

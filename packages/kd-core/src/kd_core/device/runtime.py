@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-import torch._functorch.config as functorch
-import torch._inductor.config as inductor
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
@@ -94,7 +92,6 @@ class Runtime:
         self._accelerator = Accelerator(
             cpu=on_cpu(spec.device),
             mixed_precision=PRECISIONS[spec.precision],
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self._accelerator.device
         if self.sharded and not self._accelerator.is_fsdp2:
@@ -135,6 +132,9 @@ class Runtime:
         if named:
             torch._dynamo.reset()
             if self.keeps_graphs:
+                from torch._functorch import config as functorch
+                from torch._inductor import config as inductor
+
                 # Compiled code that overwrites what a graph saved gives wrong gradients the second time the graph is
                 # walked, and PyTorch's caches return such code whatever `donated_buffer` says now.
                 functorch.donated_buffer = functorch.enable_autograd_cache = inductor.fx_graph_cache = False
@@ -145,7 +145,11 @@ class Runtime:
 
     def inference(self) -> AbstractContextManager[Any]:
         """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""
-        return inductor.patch(freezing=True) if self.spec.compile else nullcontext()
+        if not self.spec.compile:
+            return nullcontext()
+        from torch._inductor import config as inductor  # a second, which runs that compile nothing are spared
+
+        return inductor.patch(freezing=True)
 
     def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
         """With compiled code for batches of the usual size; others are not worth compiling for."""
@@ -157,11 +161,15 @@ class Runtime:
             return batch
         return Batch(map_tensors(_channels_last, batch.inputs), batch.target, batch.index, batch.extra)
 
-    def prepare(self, step: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    def prepare(self, step: nn.Module, optimizer: Optimizer, *, unused: bool = False) -> tuple[nn.Module, Optimizer]:
         """The step as accelerate wraps it (DDP or FSDP, precision), and its optimiser, wrapped if gradients are scaled.
 
+        ``unused`` tells DDP that some parameters that learn get no gradient, which it looks for in every step then.
         Accelerate's wrapper of an optimiser looks for installed packages in each step, which takes a millisecond.
         """
+        self._accelerator.ddp_handler = DistributedDataParallelKwargs(
+            broadcast_buffers=False, find_unused_parameters=unused
+        )
         with warnings.catch_warnings():  # torch 2.14 renames the option, which accelerate passes on by its old name
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             module, wrapped = self._accelerator.prepare(step, optimizer)

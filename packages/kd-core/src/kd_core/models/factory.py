@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
-from kd_core.files import user_path
+from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.ranges import read_signature
@@ -127,6 +127,7 @@ class ModelSource:
 
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""
+        from kd_core.download import discard
         from kd_core.models.weights import load_state, read_state
 
         at = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
@@ -134,7 +135,13 @@ class ModelSource:
             if (resolved := self._weights(spec)) is not None:
                 path, source = resolved
                 self.log(f"models.{name}: weights from {source}")
-                load_state(model, read_state(path), source, new_head=spec.new_head)
+                try:
+                    state = read_state(path)
+                except KDError:
+                    if "://" in str(spec.weights):
+                        discard(path)
+                    raise
+                load_state(model, state, source, new_head=spec.new_head)
         except KDError as error:
             raise error.at(at) from None
 
@@ -212,12 +219,12 @@ def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
 
 
 def local(weights: str) -> Path:
-    """A path, or a URL downloaded to the hub's cache."""
+    """A path, or a URL downloaded to a folder of its own."""
     if "://" not in weights:
         return user_path(weights)
-    from kd_core.download import fetch
+    from kd_core.download import fetch, folder_of
 
-    return fetch(weights)
+    return fetch(weights, folder=folder_of(weights))
 
 
 def student_spec(folder: Path) -> ModelSpec:
@@ -226,6 +233,7 @@ def student_spec(folder: Path) -> ModelSpec:
     if not file.is_file():
         reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
         raise KDError(f"{folder} {reason}: there is no {file}")
+    refuse_links(folder)
     spec = read_description(file)
     return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
 

@@ -136,8 +136,8 @@ class ModelPlanner:
                 defaults = student_spec(FilePath(spec.run)).input
                 if self.hub is not None and (hub_spec := from_hub(spec)).hub is not None:
                     defaults = {**defaults, **self.hub.input(hub_spec)}
-            elif spec.weights is not None and (saved := recorded(spec)) is not None:
-                defaults = saved.input
             elif spec.hub is not None and self.hub is not None:
                 defaults = self.hub.input(spec)
+            elif (saved := recorded(spec)) is not None:
+                defaults = saved.input
         return {**{key: value for key, value in defaults.items() if key in task.Input.model_fields}, **spec.input}

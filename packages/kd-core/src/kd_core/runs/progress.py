@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from kd_core.escapes import for_terminal
 from kd_core.files import append
 
 EVERY = 30.0
@@ -36,17 +37,18 @@ class Reporter:
 
     def info(self, text: str) -> None:
         """One line (or several) of text."""
+        text = for_terminal(text)
         self._echo(text)
         self._write_log(text)
 
     def debug(self, text: str) -> None:
         """A line for the log alone: what only a search for a mistake wants to know."""
-        self._write_log(text)
+        self._write_log(for_terminal(text))
 
     @contextmanager
     def epoch(self, stage: str, epoch: int, epochs: int, steps: int, done: int = 0) -> Iterator[Epoch]:
         """Shows the way through ``steps`` steps of one epoch (counted from 0), of which ``done`` are done already."""
-        title = f"{stage} {epoch + 1}/{epochs}"
+        title = for_terminal(f"{stage} {epoch + 1}/{epochs}")
         bar: tqdm[Any] | None = None
         if self._terminal:
             bar = tqdm(total=steps, initial=done, desc=title, file=self._stream, leave=False, **_size(self._stream))
@@ -59,6 +61,7 @@ class Reporter:
 
     def progress(self, text: str) -> None:
         """A line on how far an epoch is: to the log, and to the stream where no bar shows it."""
+        text = for_terminal(text)
         if not self._terminal:
             self._echo(text)
         self._write_log(text)
@@ -119,4 +122,4 @@ def _size(terminal: TextIO) -> dict[str, Any]:
 
 
 def _text(values: dict[str, Any]) -> str:
-    return " ".join(f"{name}={float(value):.4g}" for name, value in values.items())
+    return " ".join(f"{for_terminal(name)}={float(value):.4g}" for name, value in values.items())

@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from kd_core.errors import KDError
-from kd_core.files import append, is_leftover, json_text, remove_leftovers, write_text
+from kd_core.errors import KDError, RunInterrupted
+from kd_core.escapes import code, fence, for_markdown
+from kd_core.files import append, is_leftover, json_text, refuse_links, remove_leftovers, write_text
 from kd_core.runs.environment import environment
 from kd_core.runs.manifest import Manifest
 
@@ -48,13 +49,13 @@ model.load_state_dict(weights)  # `model` is what is described below
 
 What they belong to (`student/model.yaml`):
 
-```yaml
+{fence}yaml
 {description}
-```
+{fence}
 
 In another config this student is the model `{{run: <this folder>}}`.
 
-Made by `{command}`: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
+Made by {command}: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
 """
 
 
@@ -102,7 +103,11 @@ class RunFolder:
                 hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
                 raise KDError(f"the run folder {out} is not empty", hint=hint)
             run._new = True
-            return run.lock()
+            try:
+                return run.lock()
+            except RunInterrupted:  # no room for its files
+                run._remove()
+                raise
         except OSError as error:
             raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
 
@@ -116,6 +121,7 @@ class RunFolder:
             if path.is_dir() and any(entry.name in LOCKS or is_leftover(entry) for entry in path.iterdir()):
                 hint = f"a run that was stopped before it began is started again: `train CONFIG --out {path}`"
             raise KDError(f"{path} {reason}", hint=hint)
+        refuse_links(path)
         files = (run.manifest, run.metrics.path, run.log, run.card, run._result, run._pid)
         for part in files:
             if part.exists() and not part.is_file():
@@ -126,7 +132,8 @@ class RunFolder:
         return run
 
     def lock(self) -> RunFolder:
-        """Take the folder for this process; KDError where another one that is alive has it."""
+        """Take the folder for this process; KDError where another one that is alive has it, or a link leads out."""
+        refuse_links(self.path)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -138,8 +145,12 @@ class RunFolder:
                 raise KDError(f"another process ({owner}) is training in {self.path}") from None
         except OSError as error:
             raise KDError(f"cannot lock {self.path}: {error.strerror}") from error
-        write_text(self._pid, str(os.getpid()))
-        remove_leftovers(self.path)
+        try:
+            write_text(self._pid, str(os.getpid()))
+            remove_leftovers(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def _owner(self) -> int:
@@ -223,12 +234,21 @@ class RunFolder:
         write_student(self.student, state, description, beside)
 
     def _model_card(self, result: Mapping[str, Any]) -> str:
-        rows = "\n".join(f"| {metric} | {value:.6g} |" for metric, value in result["metrics"].items())
+        rows = "\n".join(f"| {for_markdown(metric)} | {value:.6g} |" for metric, value in result["metrics"].items())
         command = (Manifest(self.manifest).read() or {"command": "unknown"})["command"]
         description = (self.student / "model.yaml").read_text(encoding="utf-8")
-        where = f"On the {result['split']} split, {result['samples']} samples" if result["split"] else "Not scored"
+        where = (
+            f"On the {for_markdown(result['split'])} split, {result['samples']} samples"
+            if result["split"]
+            else "Not scored"
+        )
         return MODEL_CARD.format(
-            name=self.path.name, where=where, rows=rows, command=command, description=description.strip()
+            name=for_markdown(self.path.name),
+            where=where,
+            rows=rows,
+            command=code(command),
+            description=description.strip(),
+            fence=fence(description),
         )
 
 

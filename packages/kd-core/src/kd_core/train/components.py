@@ -34,6 +34,10 @@ OUTPUT = Tap("")
 """A model's output: for a classifier, its classes."""
 
 
+ORDER_SAMPLES = 64
+"""Training samples, from all over the split, by whose labels the order of a teacher's outputs is judged."""
+
+
 class Data:
     """The data of an experiment, each ``data:`` value read once, and told of once."""
 
@@ -103,6 +107,7 @@ class Components:
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
+        self._check_orders()
         self.frozen = FrozenWhenBuilt()
         for model in self.models.values():
             self.frozen.remember(model)
@@ -115,6 +120,19 @@ class Components:
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
         self._check_scoring()
+
+    def _check_orders(self) -> None:
+        """KDError where a teacher that does not name its outputs has them in another order than the data's classes."""
+        task, changing = self.plan.task, self.changing()
+        for name, model in self.models.items():
+            if name in changing or not task.assumes_order(model):
+                continue
+            spec, splits = self.data.get(self.plan.data)
+            positions = torch.linspace(0, len(splits.train) - 1, min(ORDER_SAMPLES, len(splits.train))).long()
+            raw = next(iter(splits.train.batches([positions], epoch=0, seed=0, augment=False)))
+            batch = task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec, training=False)
+            with torch.no_grad(), error_path("models", name):
+                task.check_order(task.call(model.eval(), batch.for_model(name)), batch, splits.info)
 
     def _check_trained_on(self, log: Callable[[str], None]) -> None:
         """KDError where a model whose outputs count was trained on other classes than the data have."""
@@ -172,13 +190,13 @@ class Components:
             stage,
             self.models,
             self.adapters,
-            lambda size: self._sample(stage, size),
+            lambda size: self.sample(stage, size),
             lambda name: set_stage_mode(self, stage, name),
             self._builder,
             samples,
         )
 
-    def _sample(self, stage: StagePlan, size: int) -> Batch:
+    def sample(self, stage: StagePlan, size: int) -> Batch:
         """The first training samples, as the models take them in training."""
         spec, splits = self.data.get(stage.data)
         positions = torch.arange(min(size, len(splits.train)))

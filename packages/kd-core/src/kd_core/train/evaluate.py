@@ -59,9 +59,12 @@ def score(
 
 
 def _own_batches(split: Split, batch_size: int) -> Iterator[tuple[Batch, MicroBatchShard]]:
-    """This process's rows of each batch of a split, in the split's own order, and what they count."""
+    """This process's rows of each batch of a split, in the split's own order, and what they count.
+
+    A batch smaller than the number of processes is made as large, so that each process has a row of it.
+    """
     order = split.arrange(torch.arange(len(split)), batch_size)
-    divided = [divide(positions, 1) for positions in order.split(batch_size)]
+    divided = [divide(positions, 1) for positions in order.split(max(batch_size, world_size()))]
     batches = split.batches((positions for (positions,), _ in divided), epoch=0, seed=0, augment=False)
     yield from zip(batches, (shard for _, (shard,) in divided), strict=True)
 

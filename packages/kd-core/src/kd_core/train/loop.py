@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,6 @@ from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
-from kd_core.taps.wrappers import Capture
 from kd_core.train.doubts import check_parameters
 from kd_core.train.meter import LossMeter
 from kd_core.train.objective import Objective, StepInfo
@@ -22,7 +23,7 @@ from kd_core.train.observers import TermGradients
 from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
 from kd_core.train.stage import Stage
-from kd_core.train.state import Checkpointing, load_stage_state
+from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation
 
 
@@ -37,10 +38,17 @@ class StageRunner:
         self.meter = LossMeter(plan.name, self.stage.objective.names, self.runtime.device)
         self.validation = Validation(context, self.stage)
         self.checkpointing = Checkpointing(context, self.stage, self.meter)
+        self._loaded: Path | None = None  # until the epoch ends
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
-        load_stage_state(state, self.context, self.stage, self.meter)
+    def load(self, state: Mapping[str, Any], path: Path) -> None:
+        """Go on where the checkpoint ``path`` was written; KDError where its state does not fit this stage."""
+        self._loaded = path
+        with self._unfit_errors():
+            load_stage_state(state, self.context, self.stage, self.meter)
+
+    def _unfit_errors(self) -> AbstractContextManager[None]:
+        """KDError where what a checkpoint had for optimisers, averages or schedulers turns out to be unfit."""
+        return nullcontext() if self._loaded is None else unfit_checkpoint_errors(self._loaded)
 
     def run(self) -> None:
         """Train from the place in ``progress`` to the end of the stage. An epoch that was begun is always ended."""
@@ -91,7 +99,7 @@ class StageRunner:
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
         for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = self._teacher_outputs(batch)
+            frozen = stage.teacher_outputs(batch)
             last, rows = position == len(shards) - 1, shard.local_rows
             with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
                 loss, terms = stage.step_module(batch, frozen, info, shard, shares)
@@ -100,9 +108,10 @@ class StageRunner:
                 self.runtime.backward(loss)
             losses += torch.cat([terms, loss.detach().unsqueeze(0)])
         self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
-        stage.step()
-        stage.update_average()
-        stage.schedule("step")
+        with self._unfit_errors():
+            stage.step()
+            stage.update_average()
+            stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
         self._advance(losses, {} if gradients is None else gradients.mean())
 
@@ -131,12 +140,6 @@ class StageRunner:
         """A micro-batch as the models take it, in the stage's views."""
         plan = self.context.components.plan
         return self.runtime.format(self.plan.views(plan.task.prepare(raw, plan.inputs, self.stage.data, training=True)))
-
-    def _teacher_outputs(self, batch: Batch) -> dict[str, Capture]:
-        """What the frozen models give for a batch: run, or read from the cache."""
-        with self.runtime.autocast(), self.runtime.inference():
-            ran = {name: teacher(batch.for_model(name)) for name, teacher in self.stage.frozen.items()}
-            return ran | {name: teacher(batch) for name, teacher in self.stage.cached.items()}
 
     def _advance(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Count the step, and show it to the observers."""
@@ -171,5 +174,8 @@ class StageRunner:
         self.observers.after_epoch(
             EpochEvent(self.plan.name, progress.epoch, self.stage.epochs, progress.step, means, rates, seconds)
         )
-        self.stage.schedule("epoch", self.validation.after_epoch())
+        value = self.validation.after_epoch()
+        with self._unfit_errors():
+            self.stage.schedule("epoch", value)
+        self._loaded = None
         self.checkpointing.save()

@@ -157,8 +157,7 @@ def _run_stages(context: RunContext, checkpoint: tuple[dict[str, Any], Path] | N
             context.progress.next_stage(stage.index)
         runner = StageRunner(context, stage, None if runner is None else runner.stage.objective)
         if checkpoint is not None and state is not None:
-            with unfit_checkpoint_errors(checkpoint[1]):
-                runner.load(state)
+            runner.load(state, checkpoint[1])
             state = None
         runner.run()
     assert runner is not None

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.config import Builder
-from kd_core.data.batch import STUDENT, Split
+from kd_core.data.batch import STUDENT, Batch, Split
+from kd_core.device.distributed import MicroBatchShard, all_gather_object, world_size
 from kd_core.device.fsdp import full_state_dict, unsharded
 from kd_core.device.seeding import derive, seeded
 from kd_core.errors import KDError, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
+from kd_core.taps.wrappers import Capture
 from kd_core.task import eval_batch_size
 from kd_core.train.components import Components
 from kd_core.train.evaluate import score
-from kd_core.train.objective import Objective, Step, Term
+from kd_core.train.objective import Objective, Step, StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
+from kd_core.train.probe import MORE, PROBE, TooFewSamples, batch_norm_errors, restored
 from kd_core.train.teacher_cache import cached_teachers
 from kd_core.train.trainable import select, set_modes, wrap
 from kd_core.train.values import Adapters
@@ -63,8 +68,37 @@ class Stage:
         self.scheduler, self.interval = build_scheduler(self.spec.scheduler, self.optimizer, builder, where)
         if self.runtime.sharded and len(self.components.plan.stages) > 1:
             raise KDError("parameters are sharded (FSDP) for a whole run: it must have one stage")
-        self.step_module, self.stepper = self.runtime.prepare(Step(self.learning, self.objective), self.optimizer)
+        step = Step(self.learning, self.objective)
+        unused = world_size() > 1 and not self.runtime.sharded and self._has_unused_parameters(step)
+        self.step_module, self.stepper = self.runtime.prepare(step, self.optimizer, unused=unused)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def teacher_outputs(self, batch: Batch) -> dict[str, Capture]:
+        """What the frozen models give for a batch: run, or read from the cache."""
+        with self.runtime.autocast(), self.runtime.inference():
+            ran = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+            return ran | {name: teacher(batch) for name, teacher in self.cached.items()}
+
+    def _has_unused_parameters(self, step: Step) -> bool:
+        """Whether a parameter that learns gets no gradient, for one, of a student of whom features are compared.
+
+        Told by a step on a few samples, which leaves no trace, on every process the same ones.
+        """
+        with restored([self.root, step]):
+            self.set_modes()
+            for size in (PROBE, MORE):
+                with suppress(TooFewSamples), batch_norm_errors(size):
+                    return any(all_gather_object(self._unused(step, self.components.sample(self.plan, size))))
+        return False
+
+    def _unused(self, step: Step, batch: Batch) -> bool:
+        rows, info = (len(batch),) * world_size(), StepInfo(0, self.total_steps, self.steps_per_epoch)
+        frozen = self.teacher_outputs(batch)
+        with self.runtime.autocast(), self.runtime.compiled(usual=False):
+            loss, _ = step(batch, frozen, info, MicroBatchShard(rows, sum(rows)))
+        parameters = [parameter for parameter in step.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else ()
+        return any(gradient is None for gradient in gradients)
 
     @property
     def named_parameters(self) -> dict[str, nn.Parameter]:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kd_core.device.distributed import (
@@ -97,7 +98,9 @@ def unfit_checkpoint_errors(path: Path) -> Iterator[None]:
     """KDError where the block finds something in the checkpoint ``path`` that this code or config does not expect."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         first = "\n".join(str(error).splitlines()[:2])  # torch names every weight that does not fit
         cause = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {first}"
         message = f"the checkpoint {path} does not fit this run, another version or config wrote it: {cause}"

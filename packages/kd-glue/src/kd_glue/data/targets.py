@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,8 @@ class _Reading:
                 raise KDError(f"{rows.path}: the labels {listed} differ by blanks or case alone", hint=SPELLING_HINT)
             classes = in_order({names[0].strip() if normalize else names[0] for names in spellings.values()})
             padded = [repr(name) for name in classes if name != name.strip()]
+            if len(classes) > 10 and 2 * len(classes) > counts.total():
+                notes.append(f"warning: {rows.path}: {len(classes):,} classes for {counts.total():,} labels")
             if padded:
                 notes.append(f"warning: {rows.path}: labels begin or end with blanks: {', '.join(padded)}")
         numbers = numbers_of(classes)
@@ -242,8 +245,8 @@ def _spellings(counts: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def _key(name: str) -> str:
-    """A name without what blanks and case make of it."""
-    return " ".join(name.split()).casefold()
+    """A name without what blanks, case and Unicode's forms of a letter make of it."""
+    return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
 def numbers_of(classes: Sequence[str]) -> dict[str, int]:

@@ -58,6 +58,8 @@ OTHER_HEADS = (
     "head.",
 )
 """Prefixes of weights that checkpoints of other objectives (masked words, answers) hold beside the encoder."""
+ASSUMED = "warning: order assumed:"
+"""How the line of a model begins whose outputs have no names."""
 WIDTHS = {"intermediate_size": ("hidden_dim", "n_inner", "d_inner")}
 """Other names of a value in some architectures' configs, where transformers itself does not translate them."""
 
@@ -210,7 +212,7 @@ class HeadMapping:
                 return f"classes by number: {told}"
             if self.task is not None:
                 return f"classes of {self.task}, for which it was trained: {told}"
-            return f"warning: order assumed: its outputs have no names, {told}; `labels: [...]` names them"
+            return f"{ASSUMED} its outputs have no names, {told}; `labels: [...]` names them"
         told = ", ".join(f"output {row} is {name!r}" for row, name in zip(self.rows or (), classes, strict=True))
         return f"classes by name: {told}"
 
@@ -338,6 +340,7 @@ def from_weights(
     trained = check_loaded(model, loading_info, request)
     if line := head.line(request.info.classes, trained):
         request.log(line)
+        model.order_assumed = line.startswith(ASSUMED)
     if trained and (head.reinitialize or head.rows is not None):
         layer = classifier_of(model, config.num_labels)
         if head.rows is not None:

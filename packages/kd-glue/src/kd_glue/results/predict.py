@@ -18,6 +18,7 @@ from torch import nn
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError, did_you_mean
+from kd_core.escapes import for_cell
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.runs.progress import Reporter
@@ -70,11 +71,12 @@ class Predictions:
         """The rows as tab-separated columns: index, prediction (classes with commas between), and each class."""
         text = io.StringIO()
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-        writer.writerow(["index", "prediction", *([] if self.problem == REGRESSION else self.classes)])
+        classes = [] if self.problem == REGRESSION else map(for_cell, self.classes)
+        writer.writerow(["index", "prediction", *classes])
         for row in self.rows():
             answer = row["prediction"]
             named = ",".join(answer) if isinstance(answer, list) else answer
-            writer.writerow([row["index"], named, *row.get("probabilities", {}).values()])
+            writer.writerow([row["index"], for_cell(named), *row.get("probabilities", {}).values()])
         return text.getvalue()
 
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
+from kd_core.data.images import Brightness
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
 from kd_core.data.screening import Readable
-from kd_seg.data.sources import PairSubset
-from kd_seg.data.transforms import PairTransform
+from kd_core.data.summary import shortened
+from kd_seg.data.sources import VOID, PairSubset
+from kd_seg.data.transforms import Crop, PairTransform
 
 Sample = tuple[Tensor, Tensor, int]
 """An image (3, h, w), its mask (H, W) int16, and its row."""
@@ -38,6 +40,7 @@ class SegSplit(Split):
         self.masks_with: Counter[int] = Counter()
         """How many masks hold each class, or VOID, of those that were looked at."""
         self.looked = 0
+        self.brightness = Brightness()
         self.transform = transform
         self.loader = SampleLoader(PairReader(part, transform), workers)
 
@@ -74,9 +77,20 @@ class SegSplit(Split):
         return self.part.files()
 
     def look(self, position: int, sample: tuple[Any, NDArray[np.int16]]) -> None:
-        """Count the classes in a mask."""
+        """Count the classes in a mask, and note how bright the image is."""
         self.looked += 1
+        self.brightness.look(sample[0])
         self.masks_with.update(np.unique(sample[1]).tolist())
+
+    def notes(self) -> list[str]:
+        """What there is to say of the images, and of a class in no training mask that may be void by mistake."""
+        counts, lines = self.class_counts or {}, self.brightness.notes()
+        missing = [name for name, count in counts.items() if not count]
+        if missing and isinstance(self.transform, Crop) and (void := self.masks_with[VOID]):
+            names = shortened([repr(name) for name in missing])
+            masks = "1 mask holds" if void == 1 else f"{void:,} masks hold"
+            lines.append(f"warning: no mask has {names}, and {masks} void: is a class among the values of `void`?")
+        return lines
 
     @property
     def class_counts(self) -> Mapping[str, int] | None:  # type: ignore[override]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from kd_core.data.sources import Parts
+from kd_core.download import CHUNK, discard, fetch, unpack
 from kd_core.errors import KDError
 from kd_seg.data.image_files import FilePairs, Pair, identity_values, names_in
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, MaskSource, PairSubset
 
 URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
+MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
 LISTS = Path("ImageSets") / "Segmentation"
 PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012")
 """Folders below ``data.root`` in which VOC 2012 is looked for."""
@@ -51,14 +54,25 @@ def find_folder(root: Path, download: bool) -> Path:
 
 
 def fetch_voc(root: Path) -> None:
-    """Download and unpack the archive (2 GB) into ``root``, by torchvision; KDError saying what to do by hand."""
-    from torchvision.datasets import VOCSegmentation
-
+    """Download the archive (2 GB), verify it and unpack it into ``root``; KDError saying what to do by hand."""
+    hint = f"put the archive at {root / URL.rpartition('/')[2]} by hand, or set data.root to what holds VOCdevkit"
     try:
-        VOCSegmentation(root, year="2012", image_set="val", download=True)
-    except Exception as error:  # of the network, the server, the archive
-        hint = f"put the archive at {root / URL.rpartition('/')[2]} by hand, or set data.root to what holds VOCdevkit"
-        raise KDError(f"cannot download {URL}: {error}", hint=hint) from error
+        archive = fetch(URL, folder=root)
+    except KDError as error:
+        raise KDError(error.problems[0].message, hint=hint) from error
+    if (md5 := digest(archive)) != MD5:
+        discard(archive)
+        raise KDError(f"{URL}: the file's MD5 is {md5}, not {MD5}; it was not kept", hint=hint)
+    unpack(archive, "VOCdevkit", root)
+
+
+def digest(path: Path) -> str:
+    """The MD5 of a file, which is what was published for this archive."""
+    state = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
 
 
 SOURCES("voc2012")(

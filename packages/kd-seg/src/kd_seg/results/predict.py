@@ -18,7 +18,7 @@ from kd_core.config import Builder
 from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.images import check_header, image_files, read_image
 from kd_core.device.runtime import Runtime
-from kd_core.download import place
+from kd_core.download import folder_of, place
 from kd_core.errors import KDError, did_you_mean
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.models.factory import ModelSource, missing_files
@@ -282,9 +282,11 @@ def absent_weights(plan: Plan) -> str | None:
         return problems[0].message
     if spec.weights not in (None, "auto"):
         url = str(spec.weights) if "://" in str(spec.weights) else None
+        folder = folder_of(url) if url else None
     else:
+        folder = None
         url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
-    if url is not None and not place(url).is_file():
+    if url is not None and not place(url, folder).is_file():
         return f"{url} was not downloaded yet"
     downloads = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
     return "what builds it may download weights" if downloads else None

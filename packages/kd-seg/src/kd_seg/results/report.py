@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.runtime import is_main
+from kd_core.escapes import for_cell
 from kd_core.evaluation import load_student
 from kd_core.files import write_text
 from kd_core.train.run import Result
@@ -148,11 +149,11 @@ def write_worst(metrics: ImageMetrics, source: Pairs, classes: Sequence[str], fo
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], delimiter: str = "\t") -> str:
-    """Rows as lines, cells quoted where they hold the delimiter."""
+    """Rows as lines, cells quoted where they hold the delimiter; none is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(for_cell, header))
+    writer.writerows(map(for_cell, row) for row in rows)
     return text.getvalue()
 
 

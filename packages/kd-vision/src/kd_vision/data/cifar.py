@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import shutil
-import tarfile
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 
 from kd_core.data.sources import Parts
 from kd_core.download import fetch
+from kd_core.download import unpack as unpack_archive
 from kd_core.errors import KDError
 from kd_vision.data.labelled_subset import LabelledSubset, labelled_images
 from kd_vision.data.sources import SOURCES, ImageSource
@@ -96,13 +94,7 @@ def unpack(layout: CifarLayout, root: Path) -> None:
         archive = fetch(layout.url, sha256=layout.sha256, folder=root)
     except KDError as error:
         raise KDError(f"{error}, {hint}") from error
-    try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=".tmp-") as temporary:
-            with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")
-            shutil.move(Path(temporary) / layout.folder, root / layout.folder)
-    except (OSError, tarfile.TarError) as error:
-        raise KDError(f"cannot unpack {archive}: {error}") from error
+    unpack_archive(archive, layout.folder, root)
 
 
 def read_files(layout: CifarLayout, files: list[Path]) -> LabelledSubset:

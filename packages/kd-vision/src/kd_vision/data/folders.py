@@ -124,6 +124,8 @@ def path_of(images: Any, row: int) -> Path | None:
 
 def readable(subset: LabelledSubset) -> Readable | None:
     """The images of a subset that are read from files, None where there are none."""
+    if not isinstance(subset.images, (ImageFiles, ConcatDataset)):
+        return None
     paths = {position: path_of(subset.images, row) for position, row in enumerate(subset.index.tolist())}
     files = {position: (path,) for position, path in paths.items() if path is not None}
     images, rows = subset.images, subset.index

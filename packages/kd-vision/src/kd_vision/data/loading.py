@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
-from kd_core.data.images import eight_bits, to_rgb
+from kd_core.data.images import Brightness, eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
 from kd_core.data.screening import Readable
@@ -49,6 +49,7 @@ class SampleSplit(Split):
         self.augmentation = augmentation
         self.reader = ImageReader(subset, augmentation, size, any_values, eval_crop)
         self.loader = SampleLoader(self.reader, workers)
+        self.brightness = Brightness()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,6 +71,14 @@ class SampleSplit(Split):
     def files(self) -> Readable | None:
         """The images that are read from files."""
         return readable(self.subset)
+
+    def look(self, position: int, sample: Any) -> None:
+        """Note how bright an image is."""
+        self.brightness.look(sample[0])
+
+    def notes(self) -> list[str]:
+        """What there is to say of the images."""
+        return self.brightness.notes()
 
     def close(self) -> None:
         """End the processes that read."""

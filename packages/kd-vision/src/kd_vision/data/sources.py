@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import distribution
 
 import numpy as np
 import torch
@@ -38,13 +39,13 @@ SOURCES: Registry[ImageSource] = Registry("data set", "kd.vision.data", check_so
 def read_digits() -> Parts[LabelledSubset]:
     """1,797 handwritten digits of 8x8 pixels that come with scikit-learn (UCI, Alpaydin & Kaynak 1998).
 
-    The data set has no test split of its own: a fixed fifth of each class is one here.
+    The data set has no test split of its own: a fixed fifth of each class is one here. The file is read without
+    ``sklearn.datasets``, whose import takes a second.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
-    everything = labelled_images(images, torch.from_numpy(digits.target.astype(np.int64)))
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    digits = np.loadtxt(str(file), delimiter=",")
+    images = torch.from_numpy(np.rint(digits[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    everything = labelled_images(images, torch.from_numpy(digits[:, -1].astype(np.int64)))
     test = stratified(everything.target, len(everything) // 5, seed=0, purpose="test")
     train = complement(len(everything), test)
     return Parts(everything.take(train), None, everything.take(test), tuple("0123456789"))

@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
+from kd_core.data.images import refuse_programs
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
@@ -67,6 +68,7 @@ SOURCES("dataset")(
 
 def dataset_subset(dataset: Any, where: str) -> LabelledSubset:
     """A torch data set as a subset; KDError where it has no samples to count, or no whole numbers for labels."""
+    refuse_programs()
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise KDError(
             f"{type(dataset).__name__} is not a map-style data set: it needs __len__ and __getitem__", path=where

@@ -78,6 +78,7 @@ class Builder:
             obj = self.policy.locate(lazy.target, lazy.mark, path)
             self.policy.check_call_allowed(obj, lazy.mark, path, lazy.target)
             yield from (_placed(lazy, fault, path) for fault in check_arguments(lazy, obj, supplied))
+            yield from self._download_problems(lazy, obj, path)
         elif isinstance(lazy, Get):
             self.policy.check_get_allowed(
                 self.policy.locate(lazy.target, lazy.mark, path), lazy.mark, path, lazy.target
@@ -90,6 +91,22 @@ class Builder:
         elif isinstance(lazy, RunValue) and self.run_names is not None and lazy.name not in self.run_names:
             hint = did_you_mean(lazy.name, self.run_names)
             yield ConfigProblem(f"!run: there is no value {lazy.name!r}", path, lazy.mark, hint)
+
+    def _download_problems(self, call: Call, obj: Any, path: str) -> Iterator[ConfigProblem]:
+        """``download: true`` of torchvision's data sets, which unpack whatever they get wherever it says."""
+        signature = signature_of(obj)
+        if not self.policy.may_not_download(obj, call.target) or signature is None:
+            return
+        names = list(signature.parameters)
+        given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        if given.get("download") not in (None, False):
+            yield ConfigProblem(
+                f"{call.target} is not let download: it unpacks archives without a check of what is in them",
+                _join(path, "download"),
+                call.places.get("download", call.mark),
+                "put its files into `root` by hand and leave `download` out; `data.name` cifar10 and cifar100 download"
+                f" verified files; --trust {call.target} allows it, if you trust the server and the way to it",
+            )
 
     def _method_problems(self, lazy: CallMethod, path: str) -> Iterator[ConfigProblem]:
         """Arguments that do not fit, where the class of the object is known before it is built."""

@@ -103,6 +103,11 @@ class Policy:
         except _Refusal as refusal:
             raise ConfigError(ConfigProblem(refusal.message, path, mark, refusal.hint)) from None
 
+    def may_not_download(self, obj: Any, target: str) -> bool:
+        """Is it a data set of torchvision that is not trusted?"""
+        name = canonical(obj)
+        return under(name, ["torchvision.datasets"]) and not self._trusted(name, target)
+
     # Names: what is refused before anything is imported.
 
     def _may_walk(self, target: str, *, whole: bool = False) -> None:
