@@ -1,7 +1,8 @@
-"""Which tests run where."""
+"""Which tests run where, and what all of them need."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name, skip in (("gpu", no_gpu), ("realdata", no_data)):
             if skip and name in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_frozen() -> None:
+    """The garbage collector, which every run calls, walks what the module's tests make and not all that is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,19 @@ def test_accepted_changes_are_what_later_resumes_compare_with(stopped: Path) -> 
     with pytest.raises(KDError, match="the weights are others") as caught:
         resume(stopped)
     assert "samples" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
+def test_names_of_files_may_be_any_bytes(stopped: Path, tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        (tmp_path / "data" / part / "dark").rename(tmp_path / "data" / part / "dark\udcff")
+    run = tmp_path / "run\udcfe"
+    done = CliRunner().invoke(main, ["train", str(tmp_path / "config.yaml"), "--out", str(run)])
+    assert done.exit_code == 0, done.stderr
+    (run / "result.json").unlink()
+    for verb in ("resume", "eval"):
+        done = CliRunner().invoke(main, [verb, str(run)])
+        assert done.exit_code == 0, done.stderr
 
 
 def test_a_checkpoint_of_another_seed_is_noticed(stopped: Path) -> None:

@@ -323,12 +323,8 @@ def test_nothing_of_a_step_outlives_it(train: Train) -> None:
             gc.collect()
             counts.append(sum(type(each) is torch.Tensor for each in gc.get_objects()))
 
-    gc.freeze()  # what is there already is neither walked nor counted
-    try:
-        with watched(Counter()):
-            train(DIGITS, "data.limit=128", "data.val=0", "stages.distill.epochs=3")
-    finally:
-        gc.unfreeze()
+    with watched(Counter()):
+        train(DIGITS, "data.limit=128", "data.val=0", "stages.distill.epochs=3")
     assert len(set(counts[2:])) == 1, counts
 
 

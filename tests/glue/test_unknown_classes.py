@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from kd_core.data.batch import Batch
 from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
+from kd_core.train.run import Result
 from kd_glue.data.info import TextInfo
 from kd_glue.task import TextClassification
 
@@ -75,10 +76,19 @@ def teacher(config: Path) -> Path:
     return folder
 
 
-def train(config: Path, *overrides: str) -> None:
-    Experiment.load(config, overrides=["models.teacher.hub=g2", "models.student.hub=t2", *overrides]).train(
-        config.parent / "run"
-    )
+def train(config: Path, *overrides: str) -> Result:
+    overrides = ("models.teacher.hub=g2", "models.student.hub=t2", *overrides)
+    return Experiment.load(config, overrides=overrides).train(config.parent / "run")
+
+
+def test_warnings_about_texts_and_models_are_noted_in_the_result(
+    config: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    (config.parent / "t.csv").write_text(texts(6) + ",no\n")
+    empty, order, _ = train(config, "data.val=0").warnings
+    assert "t.csv: 1 of 13 texts in column 'text' is empty (line 14)" in empty
+    assert order.startswith("models.teacher: order assumed: its outputs have no names")
 
 
 def test_a_teacher_whose_outputs_are_in_another_order_is_refused(

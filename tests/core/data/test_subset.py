@@ -225,6 +225,9 @@ def test_a_class_without_a_training_sample_is_a_warning() -> None:
     assert summary.missing == ["dog"]
     assert summary.lines()[-1] == "warning: the class 'dog' has no training sample"
     assert summarize(parts()).warnings() == []
+    noted = summarize(replace(parts(), notes=("read so", "warning: 3 texts are empty")))
+    assert noted.warnings() == ["warning: 3 texts are empty"]
+    assert noted.lines()[-2:] == ["read so", "warning: 3 texts are empty"]
     two = summarize(replace(given, classes=("ant", "bee", "cat", "dog", "emu")))
     assert two.warnings() == ["warning: 2 classes have no training sample: 'dog', 'emu'"]
 

@@ -25,6 +25,9 @@ from kd_core.taps.table import TapRow
 from kd_core.train.components import Data
 from kd_core.train.run import Result, run
 
+CHOICES = [f"data.{key}" for key in ("classes", "fraction", "labelled", "limit", "num_classes", "per_class", "val")]
+"""Keys that choose among samples: what is wrong with one is a mistake in the config."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -93,13 +96,17 @@ class Experiment:
         return [f"unverified: {line}" for line in unverified]
 
     def describe_data(self) -> list[str]:
-        """What the run will say of its data, a line each; empty where they are not on this machine."""
+        """What the run will say of its data, a line each; empty where they are not on this machine.
+
+        ConfigError where the config asks for samples that the data do not have.
+        """
         task, lines = self.plan.task, dict[str, None]()
         for data in {id(stage.data): stage.data for stage in self.plan.stages}.values():
             try:
                 lines |= dict.fromkeys(task.describe(data, seed=self.plan.seed) or ())
-            except KDError:  # what is wrong with files is told by the run that reads them
-                continue
+            except KDError as error:  # that files are missing or broken is told by the run that reads them
+                if problems := [problem for problem in error.problems if problem.path in CHOICES]:
+                    raise ConfigError(map(self.document.place, problems)) from error
         return list(lines)
 
     def check_data(self) -> list[str]:

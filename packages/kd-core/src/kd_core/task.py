@@ -163,6 +163,9 @@ class Task:
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""
 
+    def check_structure(self, model: nn.Module, wants: Any, data: Any) -> None:
+        """The same before training, of a model without weights on the meta device; no connection is opened."""
+
     def assumes_order(self, model: nn.Module) -> bool:
         """Whether a model with weights does not say which of its outputs is which class."""
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.subset import split
 from kd_core.data.summary import summarize
 from kd_core.errors import KDError, Unverified
+from kd_core.files import user_path
 from kd_core.task import TASKS, Metrics, Task, logits_of
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
 from kd_glue.data.info import CLASS_VALUES, TextInfo
@@ -105,11 +106,10 @@ class TextClassification(Task):
     def call(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """``model(input_ids=..., attention_mask=..., ...)``: what it returns by name, a lone tensor as ``logits``.
 
-        A model that takes no token types gets none.
+        A model that takes no token types, or no positions, gets none.
         """
-        if "token_type_ids" in inputs and not takes_types(type(model).forward):
-            inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
-        output = model(**inputs)
+        dropped = not_taken(model) & inputs.keys()
+        output = model(**{name: value for name, value in inputs.items() if name not in dropped})
         if isinstance(output, Tensor):
             return {"logits": output}
         if not isinstance(output, Mapping):
@@ -123,6 +123,14 @@ class TextClassification(Task):
         task = info.task if isinstance(info, TextInfo) else None
         width = info.model_parameters.get("num_classes")
         return GlueMetrics(task, info.problem_type or "single_label_classification", width)
+
+    def check_structure(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
+        """KDError where a model takes less tokens than a text may have, or its tokenizer, in a folder, does not fit."""
+        tokenizer = wants.tokenizer or data.tokenizer
+        if tokenizer is not None and user_path(tokenizer).is_dir():
+            self.check_model(model, wants, data)
+        else:
+            check_length(model, wants.max_length or data.max_length)
 
     def check_model(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
         """KDError where a model has fewer embeddings than its tokenizer has tokens, or takes less of them at once."""
@@ -159,6 +167,15 @@ def order_by_labels(logits: Tensor, target: Tensor) -> tuple[list[int], int, int
     np.add.at(counts, (logits.argmax(1).cpu().numpy(), target.cpu().numpy()), 1)
     outputs, classes = linear_sum_assignment(-counts)
     return classes.tolist(), int(counts.trace()), int(counts[outputs, classes].sum())
+
+
+def check_length(model: nn.Module, length: int) -> None:
+    """KDError where a model takes less tokens at once than a text may have."""
+    most = positions_of(model)
+    if most is not None and length > most:
+        raise KDError(
+            f"the model takes at most {most} tokens, and max_length is {length}", hint=f"input.max_length: {most}"
+        )
 
 
 def num_classes(data: DataSpec, classes: tuple[str, ...] | None) -> int | None:
@@ -255,11 +272,26 @@ def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[
 # -- what a model takes
 
 
-@lru_cache(maxsize=64)
-def takes_types(forward: Any) -> bool:
-    """Whether a forward function takes token types: it names them, or names no input at all."""
-    names = inspect.signature(forward).parameters
-    return "token_type_ids" in names or "input_ids" not in names
+NOT_TAKEN: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+
+
+def not_taken(model: nn.Module) -> frozenset[str]:
+    """The optional inputs that a model does not take, of token types and positions.
+
+    Its forward function does not name them, though it names others; it has an embedding for one type only, so that a
+    second one would be none of its own; or it numbers positions by itself from another number than 0, as RoBERTa does.
+    """
+    if model not in NOT_TAKEN:
+        names = inspect.signature(type(model).forward).parameters
+        named = "input_ids" in names
+        missing = {name for name in ("token_type_ids", "position_ids") if named and name not in names}
+        for name, module in model.named_modules():
+            if name.endswith("token_type_embeddings") and getattr(module, "num_embeddings", 2) < 2:
+                missing.add("token_type_ids")
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                missing.add("position_ids")
+        NOT_TAKEN[model] = frozenset(missing if named else missing | {"position_ids"})
+    return NOT_TAKEN[model]
 
 
 def check_fit(model: nn.Module, encoder: Encoder) -> None:
@@ -270,12 +302,7 @@ def check_fit(model: nn.Module, encoder: Encoder) -> None:
             f"its tokenizer {encoder.tokenizer.name_or_path} has {tokens} tokens, and the model embeds {embeds}",
             hint="input.tokenizer: the one that the model was trained with",
         )
-    most = positions_of(model)
-    if most is not None and encoder.max_length > most:
-        raise KDError(
-            f"the model takes at most {most} tokens, and max_length is {encoder.max_length}",
-            hint=f"input.max_length: {most}",
-        )
+    check_length(model, encoder.max_length)
 
 
 def embeddings_of(model: nn.Module) -> int | None:

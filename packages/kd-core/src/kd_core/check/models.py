@@ -26,7 +26,7 @@ class DryModels:
 
     def __init__(self, plan: Plan, policy: Policy, findings: Findings, classes: int | None = None) -> None:
         self.plan, self.policy, self.findings = plan, policy, findings
-        sound = plan.task is not None and plan.data is not None
+        self.sound = sound = plan.task is not None and plan.data is not None
         dummy = plan.task.dummy_info(plan.data, classes) if sound else DatasetInfo()
         self.info = dummy if classes is not None else plan.task.info(plan.data) if sound else DatasetInfo()
         self.widths: dict[int, None] = {}
@@ -49,7 +49,10 @@ class DryModels:
             self.findings.cannot_verify(("models", name), why)
             return None
         try:
-            return self._built(name, spec)
+            model = self._built(name, spec)
+            if self.sound and name in self.plan.inputs:
+                self.plan.task.check_structure(model, self.plan.inputs[name], self.plan.data)
+            return model
         except Unverified as error:
             self.findings.cannot_verify(("models", name), error)
         except KDError as error:

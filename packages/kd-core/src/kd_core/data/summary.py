@@ -9,6 +9,8 @@ from kd_core.data.sources import Origin, Parts, S
 
 SHOWN = 12
 """Classes whose samples are counted one by one in a line."""
+WARNING = "warning: "
+"""How a line begins that says what is doubtful."""
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -69,17 +71,17 @@ class DataSummary:
             lines.append("val: none, the last checkpoint counts")
         if self.classes:
             lines.insert(0, f"classes: {len(self.classes)} ({shortened(self.classes)})")
-        return [*lines, *self.notes, *self.warnings()]
+        return [*lines, *(note for note in self.notes if not note.startswith(WARNING)), *self.warnings()]
 
     def warnings(self) -> list[str]:
-        """What is probably not meant to be so."""
-        missing = self.missing
-        if not missing:
-            return []
+        """What is probably not meant to be so, and is noted in the run's result too."""
+        warnings, missing = [note for note in self.notes if note.startswith(WARNING)], self.missing
         names = shortened([repr(name) for name in missing])
         if len(missing) == 1:
-            return [f"warning: the class {names} has no training sample"]
-        return [f"warning: {len(missing)} classes have no training sample: {names}"]
+            warnings.append(f"{WARNING}the class {names} has no training sample")
+        elif missing:
+            warnings.append(f"{WARNING}{len(missing)} classes have no training sample: {names}")
+        return warnings
 
 
 def summarize(parts: Parts[S]) -> DataSummary:

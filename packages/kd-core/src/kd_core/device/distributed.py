@@ -101,17 +101,31 @@ class _Gather(torch.autograd.Function):
         return local, None
 
 
+def alike(tensor: Tensor) -> Tensor:
+    """A tensor (B, ...) with zeros at the end of dimensions that are longer in another process, as of padded texts."""
+    if tensor.dim() < 2:
+        return tensor
+    own = torch.tensor(tensor.shape[1:], device=tensor.device)
+    lengths = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(lengths, own)
+    missing = (torch.stack(lengths).amax(0) - own).tolist()
+    return (
+        nn.functional.pad(tensor, [end for size in reversed(missing) for end in (0, size)]) if any(missing) else tensor
+    )
+
+
 def gather(value: Any, sizes: Sequence[int]) -> Any:
     """Tensors nested in ``value`` with the rows of all processes, which have ``sizes`` samples; gradients flow.
 
-    Where a stage has views, a sample has several rows.
+    Where a stage has views, a sample has several rows. Texts that are padded to several lengths are padded further,
+    with zeros: a loss that looks at positions needs the mask.
     """
     if world_size() == 1:
         return value
 
     def gathered(tensor: Tensor) -> Tensor:
         views = len(tensor) // max(sizes[rank()], 1) if tensor.dim() else 0
-        return _Gather.apply(tensor, [size * views for size in sizes]) if views else tensor
+        return _Gather.apply(alike(tensor), [size * views for size in sizes]) if views else tensor
 
     return map_tensors(gathered, value)
 

@@ -59,9 +59,10 @@ def _wrapped(state: Any) -> Any:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
 
-        return load_file(path)
+        utf8 = str(path).encode(errors="replace").decode() == str(path)
+        return load_file(path) if utf8 else load(path.read_bytes())  # whose names of files are UTF-8
     stubs: dict[str, type] = {}
     while True:
         try:

@@ -14,6 +14,7 @@ from torch import nn
 
 from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
+from kd_core.data.summary import WARNING
 from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
@@ -102,8 +103,10 @@ class Components:
         self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.debug
         spec, first = data.get(plan.data)
         builder = Builder(policy, first.info.run_values, self.log)
-        models = build_models(plan, builder, first.info, reporter.info)
-        self._check_trained_on(reporter.info)
+        self._reporter, self.said = reporter, list[str]()
+        """Warnings about models, which were said when these were built."""
+        models = build_models(plan, builder, first.info, self._say)
+        self._check_trained_on(self._say)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
         self.models = {name: runtime.place(model) for name, model in models.items()}
@@ -120,6 +123,11 @@ class Components:
         runtime.place(self.adapters)
         self.frozen.remember(self.adapters)
         self._check_scoring()
+
+    def _say(self, line: str) -> None:
+        self._reporter.info(line)
+        if line.startswith(WARNING):
+            self.said.append(line.removeprefix(WARNING))
 
     def _check_orders(self) -> None:
         """KDError where a teacher that does not name its outputs has them in another order than the data's classes."""

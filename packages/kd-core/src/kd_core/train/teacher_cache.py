@@ -153,7 +153,7 @@ def _read(path: Path, fields: list[Fields], samples: int) -> tuple[dict[str, Ten
         with safe_open(path, framework="pt") as file:
             checksum = (file.metadata() or {}).get(CHECKSUM)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         return None, f"cannot be read ({error})"
     fault = _fault(tensors, checksum, {INDEX, *map(_named, fields)}, samples)
     return (None, fault) if fault else (tensors, None)

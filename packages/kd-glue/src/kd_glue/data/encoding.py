@@ -75,6 +75,8 @@ class Encoding:
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and, where the model takes them, ``token_type_ids``: (B, L) int64.
 
+        With padding on the left also ``position_ids``, which count each text's tokens from 0.
+
         L is the longest of the rows (B,), up to the next multiple of ``MULTIPLE``, but not above ``max_length``.
         """
         rows = rows if self.chosen is None else self.chosen[rows]
@@ -85,6 +87,8 @@ class Encoding:
         mask = (positions >= 0) & (positions < lengths)
         at = np.where(mask, starts + positions, 0)
         inputs = {"input_ids": np.where(mask, self.tokens.ids[at], self.pad_id), "attention_mask": mask}
+        if self.left:  # a model that counts from the first column would place a text by its batch's longest
+            inputs["position_ids"] = np.maximum(positions, 0)
         if self.tokens.types is not None:
             inputs["token_type_ids"] = np.where(mask, self.tokens.types[at], self.pad_type)
         return {name: torch.from_numpy(array.astype(np.int64)) for name, array in inputs.items()}

@@ -1,7 +1,7 @@
 """Transforms of an image and its mask together, pure functions of (seed, epoch, sample).
 
-The recipe of training is torchvision's for segmentation: resize at random, flip, crop with padding. Only the part of
-the image that is kept is resized, which gives the same pixels.
+The recipe of training is torchvision's for segmentation: resize at random, flip, crop with padding. The
+pixels are PIL's, bit for bit.
 """
 
 from __future__ import annotations
@@ -106,16 +106,18 @@ def scaled(image: Image, shorter: int) -> tuple[int, int]:
 
 
 def window(image: Image, full: tuple[int, int], box: tuple[int, int, int, int]) -> Image:
-    """The part ``box`` (top, left, bottom, right) of ``image`` scaled to ``full`` (height, width), bilinear."""
+    """The part ``box`` (top, left, bottom, right) of ``image`` scaled to ``full`` (height, width), bilinear.
+
+    The whole image is scaled: PIL's own ``box`` places pixels with the precision of float32 and may scale lines and
+    columns in the other order, by which one pixel in ten would differ by 1.
+    """
     from PIL.Image import Resampling
 
     width, height = image.size
     top, left, bottom, right = box
-    if full == (height, width):
-        return image.crop((left, top, right, bottom))
-    across, down = width / full[1], height / full[0]
-    source = (left * across, top * down, min(right * across, width), min(bottom * down, height))
-    return image.resize((right - left, bottom - top), Resampling.BILINEAR, box=source)
+    if full != (height, width):
+        image = image.resize((full[1], full[0]), Resampling.BILINEAR)
+    return image.crop((left, top, right, bottom))
 
 
 def mask_window(mask: Mask, full: tuple[int, int], box: tuple[int, int, int, int]) -> Mask:

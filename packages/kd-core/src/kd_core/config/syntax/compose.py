@@ -17,7 +17,9 @@ MAX_DEPTH = 64
 MAX_VALUES = 50_000
 MAX_PROBLEMS = 100
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_INVISIBLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+_INVISIBLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udc7f\udd00-\udfff]")
+"""What no text of a config may have. Between the surrogates is what Python reads for a byte of a file's name that is
+not UTF-8: the run of such a file has it in its own config, as an escape."""
 _SWALLOWED = re.compile(r"!([A-Za-z_]\w*)(?::([^\s,\[\]{}()]*))?[,\[\]{}()]")
 _STANDARD = "tag:yaml.org,2002:"
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None), "seq": list, "map": dict}
