@@ -171,6 +171,11 @@ TEXTS = {
 """Whole files."""
 
 PLACES = {
+    "a model's name": "models: {student: {arch: cnn, width: 2}, 'a\"+b': {arch: cnn, weights: null}}",
+    "an adapter's name": "adapters: {'a\"+b': {adapter: linear, input: student.output}}",
+    "a term's name": "stages.s.losses: {'a\"+b': {loss: cross_entropy}}",
+    "a stage's name": "stages: {'a\"+b': {steps: 1}}",
+    "an attribute's name": f"models.student: !setattr [{LINEAR}, 'a\"+b', {LINEAR}]",
     "a name that leads out": "name: ../../PWNED",
     "an absolute name": "name: /tmp/PWNED",
     "a hidden name": "name: .ssh",
