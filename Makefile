@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := $(wildcard packages/*)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
+# A test gains nothing from threads, and the worker beside it has the other cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
 .PHONY: help demo test coverage check format docs bench clean
 

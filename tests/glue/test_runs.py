@@ -138,7 +138,6 @@ def test_a_killed_run_ends_in_the_same_bytes(teacher: Path, tmp_path: Path) -> N
     given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher={{run: {teacher}}}", *SHORT)
     options = ("--set", "checkpoint.every_steps=2", "--set", "stages.distill.ema=0.9")
     whole, run = tmp_path / "whole", tmp_path / "killed"
-    undisturbed = launch(*given, *options, "--out", whole)
     killed = launch(*given, *options, "--out", run)
     deadline = time.monotonic() + 120
     while not list((run / "checkpoints").glob("step-0000000[2-9]*")):
@@ -147,8 +146,8 @@ def test_a_killed_run_ends_in_the_same_bytes(teacher: Path, tmp_path: Path) -> N
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert undisturbed.wait(120) == 0, undisturbed.communicate()
-    undisturbed.communicate()
+    undisturbed = kd_glue(*given, *options, "--out", whole)
+    assert undisturbed.exit_code == 0, undisturbed.stderr
     resumed = launch("resume", run)
     _, errors = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, errors

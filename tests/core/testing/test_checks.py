@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.errors import KDError
-from kd_core.losses import same_shape
+from kd_core.losses import mean_over_samples, same_shape
 from kd_core.task import Metrics, Task
 from kd_core.testing import (
     ADAPTER_CHECKS,
@@ -122,6 +122,12 @@ def reading(student: Tensor, teacher: Tensor) -> Tensor:
     return loss if loss > 0 else loss * 2
 
 
+@mean_over_samples
+def summing(student: Tensor, teacher: Tensor) -> Tensor:
+    student, teacher = same_shape(student, teacher)
+    return (student - teacher).square().sum()
+
+
 BROKEN_LOSSES = {
     "can_be_registered": untyped,
     "hyperparameters_have_defaults": without_default,
@@ -136,6 +142,7 @@ BROKEN_LOSSES = {
     "is_finite_for_equal_rows": root,
     "leaves_inputs_and_random_state_alone": drawing,
     "names_the_shapes_that_do_not_fit": broadcasting,
+    "micro_batches_add_up": summing,
     "reads_no_number_back": reading,
 }
 
