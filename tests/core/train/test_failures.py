@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment, resume
@@ -50,6 +52,44 @@ def test_a_last_batch_of_one_sample_is_an_error_of_its_stage(config: Path, tmp_p
         experiment.train(tmp_path / "run")
     assert "drop_last" in str(caught.value.problems[0].hint)
     assert not (tmp_path / "run" / "manifest.json").exists(), "it is told before anything is trained"
+
+
+class GreyImages(Dataset[tuple[Tensor, int]]):
+    """Images of one channel, ``size`` pixels high and wide."""
+
+    def __init__(self, size: int = 8) -> None:
+        self.size, self.targets = size, [number % 2 for number in range(8)]
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.rand(1, self.size, self.size), self.targets[index]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("{}", "{}", r"the forward pass on training samples of shape \(2, 1, 8, 8\) failed"),
+        ("{size: 4}", "{}", r"the forward pass on samples of shape \(4, 1, 8, 8\) failed"),
+    ],
+)
+def test_images_that_a_model_does_not_take_are_one_error(
+    config: Path, tmp_path: Path, train: str, test: str, message: str
+) -> None:
+    """Of a data set of somebody's own nothing is known before it is read."""
+    call = f"!call:{__name__}.GreyImages"
+    overrides = [
+        f"data={{dataset: {{train: {call} {train}, test: {call} {test}}}, val: 0, augment: none, workers: 0}}",
+        "models={student: !call:torch.nn.Sequential [!call:torch.nn.Flatten {}, !call:torch.nn.Linear [16, 2]]}",
+        "adapters={}",
+        "stages.distill.losses={ce: {loss: cross_entropy}}",
+        "stages.distill.batch_size=4",
+    ]
+    experiment = Experiment.load(config, overrides=overrides, trust=[__name__])
+    with pytest.raises(KDError, match=message) as caught:
+        experiment.train(tmp_path / "run")
+    assert caught.value.problems[0].path == "models.student"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from torch import nn
 from kd_core.data.batch import Batch, DatasetInfo, Split
 from kd_core.device.distributed import MicroBatchShard, Processes, divide, gather, rank, world_size
 from kd_core.device.runtime import Runtime
-from kd_core.errors import KDError
+from kd_core.errors import KDError, foreign_errors
+from kd_core.taps.wires import describe_shapes
 from kd_core.task import Task
 from kd_core.train.probe import restored
 
@@ -44,7 +45,9 @@ def score(
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             for raw, shard in _own_batches(split, batch_size):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
-                output = task.call(model, batch.for_model(name))
+                shapes = describe_shapes(batch.for_model(name))
+                with foreign_errors(f"the forward pass on samples of shape {shapes}", "models", name):
+                    output = task.call(model, batch.for_model(name))
                 if not metrics.reduces:
                     truth = without_inputs(batch).map(partial(gather, sizes=shard.rows))
                     metrics.update(gather(output, shard.rows), truth)

@@ -13,10 +13,10 @@ from torch.nn.parameter import is_lazy
 from kd_core.config import Builder
 from kd_core.data.batch import Batch
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError, error_path
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
-from kd_core.taps.wires import Tap
+from kd_core.taps.wires import Tap, describe_shapes
 from kd_core.taps.wrappers import Capture, ForwardWrapper
 from kd_core.train.values import Adapters, WireResolver
 
@@ -119,7 +119,9 @@ def _probed(
     captures = {}
     for name, taps in plan.taps(stage).items():
         set_mode(name)
-        captures[name] = forward(name, models[name], taps, plan, batch)
+        shapes = describe_shapes(batch.for_model(name))
+        with foreign_errors(f"the forward pass on training samples of shape {shapes}", "models", name):
+            captures[name] = forward(name, models[name], taps, plan, batch)
     values = WireResolver(captures, batch, adapters)
     with torch.no_grad(), batch_norm_errors(len(batch)):
         for name in stage.adapters:
