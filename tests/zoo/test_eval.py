@@ -45,7 +45,7 @@ def by_hand(root: Path, state: Path) -> dict[str, float]:
     mean = torch.tensor([0.49139968, 0.48215841, 0.44653091]).reshape(3, 1, 1)
     std = torch.tensor([0.24703223, 0.24348513, 0.26158784]).reshape(3, 1, 1)
     model = MODELS.get("resnet20")().eval()
-    model.load_state_dict(read_state(state))
+    model.load_state_dict({name.removeprefix("module."): value for name, value in read_state(state).items()})
     with torch.no_grad():
         logits = model((images - mean) / std)
     best = logits.topk(5).indices == labels[:, None]

@@ -66,7 +66,13 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def shell(verb: str, redirections: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
     line = f"exec '{sys.executable}' command.py {verb} {redirections}"
     everything = {**os.environ, "PYTHONPATH": f".:{os.environ.get('PYTHONPATH', '')}", **environment}
-    return subprocess.run(["bash", "-c", line], env=everything, capture_output=True, check=False)
+    return subprocess.run(
+        ["bash", "-c", line],
+        env=everything,
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])

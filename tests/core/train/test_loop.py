@@ -73,7 +73,7 @@ def start(tmp_path: Path) -> Start:
         seed_everything(plan.seed)
         runner = StageRunner(context, plan.stages[stage])
         if found is not None:
-            runner.load(found[0])
+            runner.load(*found)
         return runner, recorder
 
     return build

@@ -79,6 +79,9 @@ def test_batches_are_padded_as_the_tokenizer_does_it(tmp_path: Path, left: bool,
     texts = [[each[row] for row in rows] for each in (LINES, LINES[::-1])]
     expected = tokenizer(**values)(*texts, truncation=True, max_length=10, padding=True, return_tensors="pt")
     found = made.batch(np.array(rows))
+    if left:  # which the tokenizer does not give, though a model that counts positions from 0 would see the padding
+        positions = (expected["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        assert torch.equal(found.pop("position_ids"), positions)
     assert sorted(found) == sorted(names)
     for name, tensor in found.items():
         assert tensor.dtype == torch.int64

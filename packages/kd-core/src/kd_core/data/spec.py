@@ -20,7 +20,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_PIXELS = 2**15
 """Pixels of a side that scaling ends at."""
-Pixels = Annotated[int, Field(gt=0, le=MAX_PIXELS)]
+Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 Size = Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)]
 """Pixels: of a square, or [height, width]."""
 ChannelMeans = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
