@@ -30,10 +30,10 @@ from kd_core.train.validation import Validation
 class StageRunner:
     """Trains one stage of a run. Everything that changes lies in a checkpoint (:mod:`kd_core.train.state`)."""
 
-    def __init__(self, context: RunContext, plan: StagePlan, before: Objective | None = None) -> None:
+    def __init__(self, context: RunContext, plan: StagePlan, previous: Objective | None = None) -> None:
         self.context, self.plan, self.spec = context, plan, plan.spec
         self.progress, self.observers = context.progress, context.observers
-        self.stage = Stage(context.components, plan, before)
+        self.stage = Stage(context.components, plan, previous)
         self.runtime = self.stage.runtime
         self.meter = LossMeter(plan.name, self.stage.objective.names, self.runtime.device)
         self.validation = Validation(context, self.stage)
@@ -53,7 +53,7 @@ class StageRunner:
     def run(self) -> None:
         """Train from the place in ``progress`` to the end of the stage. An epoch that was begun is always ended."""
         if self.progress.step == 0 and self.stage.trains_student:
-            self.progress.best, self.progress.waited, self.context.best = None, 0, None
+            self.progress.best, self.progress.wait_count, self.context.best = None, 0, None
         if self.stage.scheduler is None and not any(self.stage.learning_rates):
             self.context.warn(f"stages.{self.plan.name}: the learning rate is 0: nothing is learned")
         while self.progress.batch or self._steps_left():

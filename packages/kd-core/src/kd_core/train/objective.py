@@ -140,13 +140,13 @@ class Objective(nn.Module):
         plans: Mapping[str, TermPlan],
         adapters: Adapters,
         builder: Builder,
-        before: Objective | None = None,
+        previous: Objective | None = None,
         probe: Callable[[], Values] | None = None,
     ) -> None:
         super().__init__()
         self.adapters = adapters
         existing = (
-            {} if before is None else {term.plan.name: term for term in before.terms if term.plan in plans.values()}
+            {} if previous is None else {term.plan.name: term for term in previous.terms if term.plan in plans.values()}
         )
         probe = None if probe is None else functools.cache(probe)
         self.terms: list[Term] = [existing.get(name) or _built(plan, builder, probe) for name, plan in plans.items()]

@@ -66,8 +66,8 @@ def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
         for part, state in zip(counted, states, strict=True):
             part.set_extra_state(state)
         with torch.no_grad():
-            for part, name, buffer, before in buffers:
-                part._buffers[name] = buffer.copy_(before)
+            for part, name, buffer, saved in buffers:
+                part._buffers[name] = buffer.copy_(saved)
 
 
 def forward(name: str, model: nn.Module, taps: Iterable[Tap], plan: Plan, batch: Batch) -> Capture:

@@ -23,7 +23,7 @@ class Progress:
     step: int = 0
     total: int = 0
     best: float | None = None
-    waited: int = 0
+    wait_count: int = 0
     stopped: bool = False
     warnings: list[str] = field(default_factory=list)
     """What is doubtful about the run, as it was said; the result keeps it."""

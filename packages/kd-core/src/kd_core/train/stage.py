@@ -33,9 +33,9 @@ from kd_core.train.values import Adapters
 
 
 class Stage:
-    """One stage of a run. ``before`` is the objective of the stage before: a term that both have keeps its state."""
+    """One stage of a run. ``previous`` is the objective of the stage before: a term that both have keeps its state."""
 
-    def __init__(self, components: Components, plan: StagePlan, before: Objective | None = None) -> None:
+    def __init__(self, components: Components, plan: StagePlan, previous: Objective | None = None) -> None:
         self.components, self.plan, self.spec = components, plan, plan.spec
         self.runtime = components.runtime
         self.data, self.splits = components.data.get(plan.data)
@@ -44,7 +44,7 @@ class Stage:
         steps = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
         builder = Builder(components.policy, {**self.splits.info.run_values, **steps}, components.log)
         with seeded(derive(components.plan.seed, "losses", plan.index)):
-            objective = Objective(plan.terms, components.adapters, builder, before, partial(components.probe, plan))
+            objective = Objective(plan.terms, components.adapters, builder, previous, partial(components.probe, plan))
         self.objective = objective.to(self.runtime.device)
         check_accumulation(plan, self.objective.terms, components.adapters)
         components.frozen.remember(self.objective.losses)

@@ -113,7 +113,7 @@ def checked_progress(state: Mapping[str, Any], stages: int) -> Progress:
     What is looked at again only after training, the best student and the place in the metrics, is checked with it.
     """
     progress, best = Progress(**state["progress"]), state["best"]
-    counts = (progress.stage, progress.epoch, progress.batch, progress.step, progress.total, progress.waited)
+    counts = (progress.stage, progress.epoch, progress.batch, progress.step, progress.total, progress.wait_count)
     if not all(type(count) is int and count >= 0 for count in (*counts, state["metrics"]["size"])):
         raise ValueError("its place in the run is not whole numbers")
     if progress.stage >= stages:

@@ -74,8 +74,8 @@ class Validation:
         """Whether ``value`` is the best so far; early stopping counts the scorings without a gain."""
         stopping = self.stage.spec.early_stopping
         gained = tracker.improved(value, 0.0 if stopping is None else stopping.min_delta)
-        self.progress.waited = 0 if gained else self.progress.waited + 1
-        self.progress.stopped = stopping is not None and self.progress.waited >= stopping.patience
+        self.progress.wait_count = 0 if gained else self.progress.wait_count + 1
+        self.progress.stopped = stopping is not None and self.progress.wait_count >= stopping.patience
         return tracker.improved(value)
 
     def save_best(self, metrics: dict[str, float]) -> None:
