@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from kd_core.data.batch import SHARED
 from kd_core.data.rng import CounterRNG, random_u64
 from kd_core.errors import KDError
+from kd_vision.cli import main
 from kd_vision.data.augment import AUGMENTATIONS, parse
 from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.labelled_subset import labelled_images
@@ -155,3 +157,9 @@ def test_an_operation_of_ones_own_is_a_registered_function() -> None:
 
     [batch] = split(["invert-for-a-test"]).batches([torch.arange(N)], epoch=0, seed=0, augment=True)
     assert torch.equal(batch.inputs[SHARED], 255 - digits())
+
+
+def test_a_listed_operation_shows_only_what_a_config_may_write() -> None:
+    lines = CliRunner().invoke(main, ["list", "augmentations"]).stdout.splitlines()
+    assert "crop(padding: int >= 1 = 4)" in lines
+    assert not any("images" in line or "draws" in line for line in lines if not line.startswith(" "))

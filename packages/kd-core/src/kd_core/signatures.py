@@ -81,12 +81,12 @@ def values_of(item: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {parameter.name: parameter for parameter in taken if is_value(parameter)}
 
 
-def signature_text(item: Callable[..., Any]) -> str:
+def signature_text(item: Callable[..., Any], *, inputs: bool = True) -> str:
     """The parameters of something registered, each with type, range and default: ``(*, temperature: float > 0 = 4.0)``.
 
-    What comes by position stands first: a loss's tensors, an adapter's inputs, a view's batch.
+    What comes by position stands first: a loss's tensors, an adapter's inputs. Without ``inputs`` it is left out.
     """
-    texts = [f"{name}=None" if optional else name for name, optional in _wires(item)]
+    texts = [f"{name}=None" if optional else name for name, optional in _wires(item)] if inputs else []
     values = [value_text(parameter) for parameter in values_of(item).values()]
     return f"({', '.join([*texts, *(['*'] if texts and values else []), *values])})"
 

@@ -28,6 +28,8 @@ REGISTRIES = {
     "observers": "kd_core.observers:OBSERVERS",
 }
 """What ``list`` lists: ``module:registry``."""
+WITH_INPUTS = ("losses", "adapters")
+"""Kinds whose positional parameters a config names. Those of other kinds (a view's batch) come from the run."""
 
 
 @click.command()
@@ -130,15 +132,20 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
     )
 
 
-def _signature(item: Any) -> str:
+def _signature(item: Any, kind: str) -> str:
     """The values that a config may give it, each with its range and default; empty where there are none."""
     from kd_core.signatures import signature_text, value_text
 
     options = getattr(item, "options", None)  # of a data set, which is no function
     if options is not None:
         return f"({', '.join(map(value_text, options.values()))})" if options else ""
-    text = signature_text(item) if callable(item) else ""
+    text = signature_text(item, inputs=kind in WITH_INPUTS) if callable(item) else ""
     return "" if text == "()" else text
+
+
+def _described(item: Any, kind: str) -> dict[str, str]:
+    """What ``list`` tells of one item: its signature and the first line of its docstring."""
+    return {"signature": _signature(item, kind), "summary": first_line(item)}
 
 
 def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
@@ -155,8 +162,7 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.C
                 TASKS.get(task)  # whose package registers what is its own
             module, _, attribute = registries[kind].partition(":")
             registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
-            items = {name: registry.get(name) for name in registry.names()}
-            told = {name: {"signature": _signature(item), "summary": first_line(item)} for name, item in items.items()}
+            told = {name: _described(registry.get(name), kind) for name in registry.names()}
         lines = [f"{name}{entry['signature']}\n    {entry['summary']}" for name, entry in told.items()]
         echo(json_text({kind: told}) if as_json else "\n".join(lines))
 
