@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -84,3 +85,16 @@ def test_headings_of_losses_and_adapters_get_their_signatures(script: ModuleType
         "### Others",
         "### `no_loss(x)`",
     ]
+
+
+def test_every_public_method_has_a_docstring() -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}:{method.lineno}: {owner.name}.{method.name}"
+        for path in ROOT.glob("packages/*/src/**/*.py")
+        for owner in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(owner, ast.ClassDef)
+        for method in owner.body
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_") and method.name != "forward"
+        if ast.get_docstring(method) is None
+    ]
+    assert bare == []

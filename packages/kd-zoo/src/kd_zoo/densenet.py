@@ -42,6 +42,7 @@ class DenseLayer(nn.Module):
         self.memory_efficient = memory_efficient
 
     def bottleneck(self, *maps: Tensor) -> Tensor:
+        """The bottleneck features of all maps so far, concatenated: (B, 4 * growth, H, W)."""
         return self.conv1(self.relu1(self.norm1(torch.cat(maps, 1))))
 
     def forward(self, maps: list[Tensor]) -> Tensor:

@@ -53,6 +53,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line on open streams; an interrupt during imports ends it with the signal's exit code."""
         open_streams()
         with InterruptibleImports():
             return super().main(*args, **options)

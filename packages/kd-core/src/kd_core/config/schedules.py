@@ -45,6 +45,7 @@ class Ramp:
         return self.start + (self.end - self.start) * done if done < 1 else self.end
 
     def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
+        """Each number of the schedule with its path, for range checks."""
         yield ("start",), self.start
         yield ("end",), self.end
 
@@ -61,6 +62,7 @@ class Staircase:
         return self.values[sum(step >= _steps(milestone, self.unit, steps_per_epoch) for milestone in self.at)]
 
     def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
+        """Each number of the schedule with its path, for range checks."""
         for position, value in enumerate(self.values):
             yield ("values", position), value
 
@@ -112,9 +114,11 @@ class _Form:
                 self.problems.append(ConfigProblem(message, str(key), hint=hint, at_key=True))
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> None:
+        """Report a problem at ``key``, or at the whole schedule where that key is missing."""
         self.problems.append(ConfigProblem(message, str(key) if key in self.kwargs else "", hint=hint))
 
     def number(self, key: str) -> float:
+        """The finite number at ``key``; NaN, reported, where it is not one."""
         number = self.kwargs.get(key)
         if _is_number(number):
             return float(number)
@@ -122,6 +126,7 @@ class _Form:
         return math.nan
 
     def numbers(self, key: str) -> tuple[float, ...]:
+        """The finite numbers at ``key``; an empty tuple, reported, where they are not."""
         numbers = self.kwargs.get(key)
         if isinstance(numbers, (list, tuple)) and numbers and all(map(_is_number, numbers)):
             return tuple(map(float, numbers))
@@ -129,6 +134,7 @@ class _Form:
         return ()
 
     def unit(self) -> Unit | None:
+        """Which of 'epochs' and 'steps' is given, None without either; both are reported."""
         if "epochs" in self.kwargs and "steps" in self.kwargs:
             self.wrong("steps", "'epochs' and 'steps' exclude each other")
         return "epochs" if "epochs" in self.kwargs else "steps" if "steps" in self.kwargs else None

@@ -35,6 +35,7 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of images, weight and bias, each None where it is not needed; None for the geometry."""
         images, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.geometry
         wants_images, wants_weight, wants_bias, *_ = ctx.needs_input_grad

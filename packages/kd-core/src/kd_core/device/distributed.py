@@ -93,6 +93,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """This process's rows of the gradient, summed over all processes; None for the lengths."""
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
         start, size = sum(ctx.sizes[: rank()]), ctx.sizes[rank()]

@@ -43,20 +43,28 @@ class TrainableComponents(Protocol):
     """What a stage can train, beside its losses."""
 
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> Plan:
+        """The validated, fully resolved config."""
+
     @property
-    def models(self) -> Mapping[str, nn.Module]: ...
+    def models(self) -> Mapping[str, nn.Module]:
+        """The models by name."""
+
     @property
-    def adapters(self) -> Adapters: ...
+    def adapters(self) -> Adapters:
+        """The adapters of all stages."""
+
     @property
-    def frozen(self) -> FrozenWhenBuilt: ...
+    def frozen(self) -> FrozenWhenBuilt:
+        """The parameters that were frozen in their constructors."""
 
 
 class RunnableComponents(TrainableComponents, Protocol):
     """The same, with how models are run."""
 
     @property
-    def runtime(self) -> Runtime: ...
+    def runtime(self) -> Runtime:
+        """Where and how models are run."""
 
 
 class ModuleRoot(nn.Module):

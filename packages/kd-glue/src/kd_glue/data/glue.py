@@ -22,11 +22,14 @@ Name = Annotated[str, Field(min_length=1)]
 class GlueReader(Protocol):
     """A reader of one task of GLUE; a split that does not exist is None."""
 
-    def train(self) -> Texts | None: ...
+    def train(self) -> Texts | None:
+        """The training set."""
 
-    def val(self) -> Texts | None: ...
+    def val(self) -> Texts | None:
+        """The dev set."""
 
-    def unlabelled(self) -> dict[str, Texts]: ...
+    def unlabelled(self) -> dict[str, Texts]:
+        """The test sets without labels, by name."""
 
 
 def read_glue(

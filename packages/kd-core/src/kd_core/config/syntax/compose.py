@@ -64,6 +64,7 @@ class _Composer:
         self.merged = 0
 
     def document(self) -> Slot | None:
+        """The root of the only document; None where the text is empty. ConfigError for a second document."""
         self.loader.get_event()
         if self.loader.check_event(yaml.StreamEndEvent):
             return None
@@ -80,6 +81,7 @@ class _Composer:
         return slot
 
     def node(self, depth: int) -> Slot:
+        """The next value, ``depth`` levels below the root."""
         event = self.loader.get_event()
         mark = self.locate(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
@@ -106,6 +108,7 @@ class _Composer:
         return slot
 
     def alias(self, name: str | None, mark: Mark) -> Slot:
+        """The value that the alias ``name`` stands for, with the alias's own place."""
         assert name is not None
         if name not in self.anchors:
             near = nearest(name, list(self.anchors)[-MAX_PROBLEMS:])
@@ -116,6 +119,7 @@ class _Composer:
         return replace(slot, mark=mark)
 
     def sequence(self, depth: int) -> list[Slot]:
+        """The items up to the end of the list."""
         items = []
         while not self.loader.check_event(yaml.SequenceEndEvent):
             items.append(self.node(depth + 1))
@@ -123,6 +127,7 @@ class _Composer:
         return items
 
     def mapping(self, depth: int) -> dict[str, Slot]:
+        """The entries up to the end of the mapping, with ``<<`` merged. Repeated keys are reported."""
         entries: dict[str, Slot] = {}
         bases: list[dict[str, Slot]] | None = None
         while not self.loader.check_event(yaml.MappingEndEvent):
@@ -157,6 +162,7 @@ class _Composer:
         return [slot.value for slot in slots if isinstance(slot.value, dict)]
 
     def inherit(self, entries: dict[str, Slot], bases: list[dict[str, Slot]]) -> dict[str, Slot]:
+        """``entries`` over those of ``bases``, of which earlier ones win. ConfigError where too much is copied."""
         self.merged += sum(map(len, bases))
         if self.merged > MAX_VALUES and bases:
             raise ConfigError(
@@ -168,6 +174,7 @@ class _Composer:
         return merged | entries if bases else entries
 
     def scalar(self, event: yaml.ScalarEvent, mark: Mark) -> Slot:
+        """The value of one scalar, by its tag or by YAML's core schema."""
         if _INVISIBLE.search(event.value):
             return self.fail("text with a control character or half a surrogate pair", mark)
         if event.tag not in (None, "!"):
@@ -180,6 +187,7 @@ class _Composer:
             return self.fail(error.args[0], mark, error.args[1])
 
     def tagged(self, tag: str | None, content: object, mark: Mark) -> Slot:
+        """The value of ``content`` under ``tag``: a standard YAML tag or one of this project's."""
         if tag is None or tag == "!":
             return Slot.of(content, mark)
         if tag.startswith(_STANDARD):
@@ -205,6 +213,7 @@ class _Composer:
         return Slot.of(value, mark) if type(value) is kind else self.fail(f"!!{name}: this is {kind_of(value)}", mark)
 
     def fail(self, message: str, mark: Mark, hint: str | None = None) -> Slot:
+        """Report one problem, and return a slot without a value in its place."""
         return self.report([ConfigProblem(message, mark=mark, hint=hint)], mark)
 
     def report(self, problems: list[ConfigProblem], mark: Mark) -> Slot:

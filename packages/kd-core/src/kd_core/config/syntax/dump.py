@@ -45,6 +45,7 @@ class _Emitter(Emitter):
     """Leaves the quotes off the text behind a tag (``!run steps``) where none are needed."""
 
     def choose_scalar_style(self) -> str:
+        """The style of the scalar at hand: plain behind a tag, else PyYAML's choice."""
         event = self.event
         if isinstance(event, yaml.ScalarEvent) and event.tag and event.style is None:
             return ""
@@ -69,6 +70,7 @@ class _Writer:
         self.events: list[yaml.Event] = []
 
     def add(self, value: Any) -> None:
+        """Append the events of a value; a repeated call becomes an alias of the first one."""
         if not isinstance(value, Lazy):
             self.content(value)
         elif id(value) in self.anchors:
@@ -81,6 +83,7 @@ class _Writer:
             self.content(content, tag, anchor)
 
     def content(self, value: Any, tag: str | None = None, anchor: str | None = None) -> None:
+        """Append the events of a value under an optional tag and anchor."""
         flow = _is_short(value)
         if isinstance(value, dict):
             self.events.append(yaml.MappingStartEvent(anchor, tag, tag is None, flow_style=flow))
@@ -97,6 +100,7 @@ class _Writer:
             self.scalar(value, tag, anchor)
 
     def scalar(self, value: Any, tag: str | None, anchor: str | None) -> None:
+        """Append the event of one scalar under an optional tag and anchor."""
         text, style = ("", None) if tag and value == "" else _spelling(value)
         if tag:
             self.events.append(yaml.ScalarEvent(anchor, tag, (False, False), text, style=style))

@@ -37,6 +37,7 @@ class Call(Lazy):
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> dict[str | int, Any]:
+        """The positional arguments by position and the others by name."""
         parts: dict[str | int, Any] = dict(enumerate(self.args))
         return parts | self.kwargs
 
@@ -63,6 +64,7 @@ class Text(Lazy):
     items: list[Any]
 
     def parts(self) -> dict[str | int, Any]:
+        """The items by position."""
         return dict(enumerate(self.items))
 
 
@@ -75,6 +77,7 @@ class GetAttr(Lazy):
     default: Any = ...
 
     def parts(self) -> dict[str | int, Any]:
+        """The object, and the default where there is one."""
         return {"obj": self.obj} if self.default is ... else {"obj": self.obj, "default": self.default}
 
 
@@ -87,6 +90,7 @@ class SetAttr(Lazy):
     value: Any
 
     def parts(self) -> dict[str | int, Any]:
+        """The object and the value to set."""
         return {"obj": self.obj, "value": self.value}
 
 
@@ -98,6 +102,7 @@ class Item(Lazy):
     key: Any
 
     def parts(self) -> dict[str | int, Any]:
+        """The container and the key."""
         return {"data": self.data, "key": self.key}
 
 
@@ -112,6 +117,7 @@ class CallMethod(Lazy):
     returns_obj: bool = False
 
     def parts(self) -> dict[str | int, Any]:
+        """The object and the arguments of its method."""
         return {"obj": self.obj, "args": self.args, "kwargs": self.kwargs}
 
 

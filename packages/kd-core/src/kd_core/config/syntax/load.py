@@ -79,6 +79,7 @@ class _Reader:
         return self.done[name]
 
     def extended(self, file: str, text: str) -> Slot:
+        """The root of ``text`` merged into its bases. ConfigError where the file is empty or not a mapping."""
         root = compose(text, lambda mark: Mark(file, mark.line + 1, mark.column + 1))
         start = Mark(file, 1, 1)
         if root is None or root.value is None:

@@ -21,6 +21,7 @@ class Override:
 
     @property
     def mark(self) -> Mark:
+        """The place of the value in the command line."""
         return self.value.mark
 
 

@@ -24,6 +24,7 @@ class Raw:
     mark: Mark
 
     def fail(self, message: str, hint: str | None = None, mark: Mark | None = None) -> NoReturn:
+        """Raise a ConfigError that names this tag, at ``mark`` or at the tag itself."""
         raise ConfigError(ConfigProblem(f"!{self.name}: {message}", mark=mark or self.mark, hint=hint))
 
     def target(self, text: Any, mark: Mark | None = None) -> str:

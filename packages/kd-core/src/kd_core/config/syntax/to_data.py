@@ -25,6 +25,7 @@ class _Converter:
         self.problems: list[ConfigProblem] = []
 
     def value(self, slot: Slot, path: tuple[str | int, ...]) -> Any:
+        """The plain or lazy value of a slot; one object for all aliases of a tagged value."""
         value = slot.value
         if isinstance(value, dict):
             return {key: self.value(below, (*path, key)) for key, below in value.items()}
@@ -37,6 +38,7 @@ class _Converter:
         return self.lazies[id(value)]
 
     def lazy(self, tagged: Tagged, slot: Slot, path: tuple[str | int, ...]) -> Any:
+        """The lazy object of a tagged value, or its text where nothing in it is lazy."""
         parts = {key: self.value(below, (*path, key)) for key, below in tagged.slots.items()}
         marks = _places(tagged)
         if tagged.kind is Text:
@@ -48,6 +50,7 @@ class _Converter:
         return tagged.kind(**tagged.fixed, **named, mark=slot.mark, places=marks)
 
     def text(self, tagged: Tagged, items: list[Any], slot: Slot, path: tuple[str | int, ...]) -> Any:
+        """The joined text, or a Text where an item is lazy. Items that cannot be joined are reported."""
         if any(isinstance(item, Lazy) for item in items):
             return Text(items=items, **tagged.fixed, mark=slot.mark)
         try:

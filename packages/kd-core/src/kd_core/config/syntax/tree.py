@@ -52,6 +52,7 @@ class Slot:
 
     @classmethod
     def of(cls, value: Any, mark: Mark, key: Mark | None = None) -> Slot:
+        """A slot with the size and the depth of its value."""
         size, depth = 1, -1
         for child in children(value):
             size += child.size
