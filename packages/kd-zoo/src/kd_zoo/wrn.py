@@ -19,6 +19,8 @@ from kd_zoo.resnet import group, initialise
 
 NAMED = ((16, 1), (16, 2), (16, 4), (16, 8), (22, 8), (28, 2), (28, 10), (28, 12), (40, 1), (40, 2), (40, 4), (40, 8))
 """(depth, width) of the networks in the papers' tables; ``wrn`` builds every other one."""
+BENCHMARK = ((16, 1), (16, 2), (40, 1), (40, 2))
+"""The same of the networks in the benchmark's tables."""
 
 
 class WideBlock(nn.Module):
@@ -99,19 +101,6 @@ def wrn(
     return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
 
 
-def _register(depth: int, width: int) -> None:
-    @MODELS(f"wrn-{depth}-{width}", f"wide_resnet{depth}_{width}")
-    def build(*, dropout: Probability = 0.0, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> WideResNet:
-        return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
-
-    build.__name__ = build.__qualname__ = f"wrn_{depth}_{width}"
-    build.__doc__ = f"WRN-{depth}-{width} for 32x32 images."
-
-
-for _depth, _width in NAMED:
-    _register(_depth, _width)
-
-
 class BenchmarkBlock(nn.Module):
     """A block whose shortcut, where it changes the width, sees the normalised input, as in the authors' code."""
 
@@ -179,16 +168,17 @@ class BenchmarkWideResNet(nn.Module):
         return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
 
 
-def _register_benchmark(depth: int, width: int) -> None:
-    @MODELS(f"wrn-{depth}-{width}-benchmark")
-    def build(
-        *, dropout: Probability = 0.0, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3
-    ) -> BenchmarkWideResNet:
-        return BenchmarkWideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
+def _register(model: type[nn.Module], depth: int, width: int, what: str, name: str, *aliases: str) -> None:
+    @MODELS(name, *aliases)
+    def build(*, dropout: Probability = 0.0, num_classes: PositiveInt = 10, in_channels: PositiveInt = 3) -> nn.Module:
+        return model(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
 
-    build.__name__ = build.__qualname__ = f"wrn_{depth}_{width}_benchmark"
-    build.__doc__ = f"WRN-{depth}-{width} of the CIFAR-100 benchmark."
+    build.__name__ = build.__qualname__ = name.replace("-", "_")
+    build.__doc__ = f"WRN-{depth}-{width} {what}."
 
 
-for _depth, _width in ((16, 1), (16, 2), (40, 1), (40, 2)):
-    _register_benchmark(_depth, _width)
+for _depth, _width in NAMED:
+    _name = f"wrn-{_depth}-{_width}"
+    _register(WideResNet, _depth, _width, "for 32x32 images", _name, f"wide_resnet{_depth}_{_width}")
+for _depth, _width in BENCHMARK:
+    _register(BenchmarkWideResNet, _depth, _width, "of the CIFAR-100 benchmark", f"wrn-{_depth}-{_width}-benchmark")
