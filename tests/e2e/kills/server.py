@@ -56,6 +56,8 @@ class Events:
         self._root = str(Path.cwd())
         self._ignored = {str(log)}
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._on_disk = {path.stat().st_ino: path.stat().st_size for path in Path.cwd().rglob("*") if path.is_file()}
+        """Bytes of files that no kill can take away any more: written by processes before, or flushed."""
 
     def tick(self, kind: str, before_kill: Callable[[], object] = lambda: None) -> None:
         """Count an event of a kind."""
@@ -81,9 +83,11 @@ class Events:
 
     def fsync(self, descriptor: int) -> None:
         """A flush to the disk, which a kill finds half written, or done."""
-        size = os.fstat(descriptor).st_size
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        self.tick("half written", lambda: regular and os.ftruncate(descriptor, size // 2))
+        status = os.fstat(descriptor)
+        half = (min(self._on_disk.get(status.st_ino, 0), status.st_size) + status.st_size) // 2
+        regular = stat.S_ISREG(status.st_mode)
+        self.tick("half written", lambda: regular and os.ftruncate(descriptor, half))
+        self._on_disk[status.st_ino] = status.st_size
         self.tick("written")
 
     def append(self, path: Path, text: str) -> None:
