@@ -42,10 +42,8 @@ class Preset:
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
-        about = self.about
-        return (
-            f"{about.get('title', self.name)} ({about.get('authors', 'no authors')}, {about.get('year', 'no year')})."
-        )
+        title, *origin = (str(self.about[key]) for key in ("title", "authors", "year") if key in self.about)
+        return f"{title} ({', '.join(origin)})."
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -263,6 +261,4 @@ def _handed_on(key: str, earlier: Mapping[str, Slot], slot: Slot) -> Slot:
             found: Slot = stage.value[key]
             return found
     value = RESETS.get(key)
-    if isinstance(value, list):
-        value = []
-    return Slot.of({} if isinstance(value, dict) else value, slot.mark, slot.mark)
+    return Slot.of(type(value)() if isinstance(value, (list, dict)) else value, slot.mark, slot.mark)
