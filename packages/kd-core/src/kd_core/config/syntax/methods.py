@@ -219,7 +219,7 @@ def _preset(item: Slot) -> tuple[Preset, dict[str, Slot]]:
             folder = Path(named.mark.file).parent if named.mark.line else Path()
             return read_preset(Path(os.path.normpath(folder / named.value))), values
         return METHODS.get(named.value), values
-    except ConfigError as error:
+    except KDError as error:
         placed = [problem if problem.mark else _placed(problem, named) for problem in error.problems]
         raise ConfigError(placed) from None
 
