@@ -50,13 +50,13 @@ class LoadedStudent:
         """The student, on its device, for data of which ``info`` is known, and how it is run."""
         runtime, reporter = Runtime(self.plan.runtime), Reporter()
         if warning := check_class_names(self.spec, info, f"models.{STUDENT}"):
-            reporter.info(warning)
+            reporter.note(warning)
         source = ModelSource(
             Builder(self.policy, info.run_values),
             "models.student",
             self.plan.dataset,
             info,
-            reporter.info,
+            reporter.note,
             hub=self.plan.task.hub,
             finished=True,
         )
@@ -74,7 +74,7 @@ class LoadedStudent:
         card = _published(self.spec, self.plan)
         data, splits = self.read()
         if warning := preprocessing_warning(self.spec, self.plan.task.preprocessing(data), f"models.{STUDENT}"):
-            Reporter().info(warning)
+            Reporter().note(warning)
         if splits.final is None:
             raise KDError("there is no test split to score", path="data")
         name, split = splits.final

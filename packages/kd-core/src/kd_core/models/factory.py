@@ -13,6 +13,7 @@ from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
+from kd_core.notes import Note
 from kd_core.ranges import read_signature
 from kd_core.signatures import values_of
 
@@ -31,7 +32,7 @@ class ModelSource:
     path: str
     dataset: str | None
     info: DatasetInfo
-    log: Callable[[str], None]
+    log: Callable[[Note], None]
     structure: bool = False
     hub: Hub | None = None
     finished: bool = False
@@ -84,7 +85,7 @@ class ModelSource:
         if explicit and not self.structure:
             self._load(name, spec, model)
         elif not self.structure:
-            self.log(f"models.{name}: weights from {spec.hub}")
+            self.log(Note(f"models.{name}: weights from {spec.hub}"))
         return model
 
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
@@ -93,10 +94,9 @@ class ModelSource:
         request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
         return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
 
-    def _tell(self, line: str) -> None:
-        """Log what a hub says of a model, warnings as such."""
-        warning, text = ("warning: ", line.removeprefix("warning: ")) if line.startswith("warning: ") else ("", line)
-        self.log(f"{warning}{self.path}: {text}")
+    def _tell(self, note: Note) -> None:
+        """Log what a hub says of a model."""
+        self.log(note.at(self.path))
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
@@ -134,7 +134,7 @@ class ModelSource:
         try:
             if (resolved := self._weights(spec)) is not None:
                 path, source = resolved
-                self.log(f"models.{name}: weights from {source}")
+                self.log(Note(f"models.{name}: weights from {source}"))
                 try:
                     state = read_state(path)
                 except KDError:

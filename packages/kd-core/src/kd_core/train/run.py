@@ -15,7 +15,6 @@ from kd_core.config import Builder, Policy, dump
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT
 from kd_core.data.loading import lost_worker_errors
-from kd_core.data.summary import WARNING
 from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
@@ -169,8 +168,8 @@ def _note_doubts(context: RunContext) -> None:
     """Note what is doubtful before training: about data and models, which said it when they were read, and targets."""
     components = context.components
     for stage in components.plan.stages:
-        for text in components.data.get(stage.data)[1].summary.warnings():
-            context.warn(text.removeprefix(WARNING), quiet=True)
+        for note in components.data.get(stage.data)[1].summary.warnings():
+            context.warn(note.text, quiet=True)
     for text in components.said:
         context.warn(text, quiet=True)
     for text in components.doubts:
