@@ -17,7 +17,7 @@ from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
-from kd_core.models.factory import ModelSource, recorded
+from kd_core.models.factory import ModelSource, has_weights, recorded
 from kd_core.models.registry import WeightCard, builder_of, find_card
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.plan.plan import Plan
@@ -129,7 +129,7 @@ def load_student(
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
     planned = planned if run is None else as_trained(planned, spec)
     with nullcontext() if run else locate_errors(document):  # a run's student is not written in a config
-        if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
+        if run is None and not has_weights(spec):
             hint = "name a run folder, or --set models.student.weights=PATH"
             message = "the student has random weights: there is nothing to evaluate"
             raise KDError(message, hint=hint, path=f"models.{STUDENT}")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from kd_core.data.screening import MANY, WHOLE, Readable, refuse
-from kd_core.data.sources import Parts
-from kd_core.data.summary import DataSummary, summarize
+from kd_core.data.sources import Origin, Parts
+from kd_core.data.summary import DataSummary, SplitSummary, summarize
 from kd_core.notes import Note
 from kd_core.taps.nested import map_tensors
 
@@ -183,12 +183,17 @@ class Splits:
 
     @cached_property
     def summary(self) -> DataSummary:
-        """How many samples of which classes are in which split, and why; empty where the task has no ``parts``."""
-        summary = DataSummary() if self.parts is None else summarize(self.parts)
+        """How many samples of which classes are in which split, and why, as far as the task's ``parts`` tell."""
+        summary = self._counted() if self.parts is None else summarize(self.parts)
         counts = {name: split.class_counts for name, split in self.items().items()}
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
         notes = tuple(note.at(name) for name, split in self.items().items() for note in split.notes())
         return replace(summary, splits=tuple(splits), notes=(*summary.notes, *notes))
+
+    def _counted(self) -> DataSummary:
+        return DataSummary(
+            tuple(SplitSummary(name, len(split), Origin(name, split)) for name, split in self.items().items())
+        )
 
     def screen(self, *, whole: bool = False) -> None:
         """Try every file before a run begins; KDError that names all that cannot be read.
@@ -209,7 +214,7 @@ class Splits:
 
     def describe(self) -> list[str]:
         """What a run says of its data before it trains: a line each."""
-        return self.summary.lines() or [f"{name}: {len(split):,} samples" for name, split in self.items().items()]
+        return self.summary.lines()
 
     def close(self) -> None:
         """End what reads the samples."""

@@ -54,6 +54,10 @@ class DataSummary:
     classes: tuple[str, ...] | None = None
     notes: tuple[Note, ...] = ()
 
+    def samples(self, role: str) -> int | None:
+        """How many samples a split has, None where there is none."""
+        return next((split.samples for split in self.splits if split.role == role), None)
+
     @property
     def missing(self) -> list[str]:
         """The classes without a training sample."""

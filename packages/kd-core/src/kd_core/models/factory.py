@@ -182,6 +182,11 @@ def from_hub(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"hub": saved.hub, "run": None, "input": {**saved.input, **spec.input}})
 
 
+def has_weights(spec: ModelSpec) -> bool:
+    """Whether a model may have weights other than random ones, as far as its config tells: a call may load some."""
+    return spec.weights is not None or (spec.source != "arch" and "weights" not in spec.model_fields_set)
+
+
 def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:
     """The files of a model that training would not find."""
     problems = []

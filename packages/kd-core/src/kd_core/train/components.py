@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -17,7 +16,7 @@ from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import ConfigError, KDError, error_path
+from kd_core.errors import ConfigError, error_path
 from kd_core.models.factory import ModelSource
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.notes import Note
@@ -73,15 +72,7 @@ class Data:
 
     def steps(self, stage: StagePlan) -> tuple[int, int]:
         """Steps per epoch and in all of a stage."""
-        size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
-        assert size is not None
-        if samples == 0:
-            raise KDError("the training split is empty", path="data")
-        per_epoch = samples // size if stage.spec.drop_last else math.ceil(samples / size)
-        if per_epoch == 0:
-            message = f"{samples} training samples do not fill a batch of {size}"
-            raise KDError(message, path=f"stages.{stage.name}.drop_last")
-        return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
+        return stage.steps(len(self.get(stage.data)[1].train))
 
     def micro_batches(self, stage: StagePlan) -> set[int]:
         """How many samples this process's micro-batches of a stage have."""
