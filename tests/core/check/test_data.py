@@ -1,4 +1,4 @@
-"""What a check says of a config's purpose and of its data: it passes what train or eval starts with, and nothing else."""
+"""What a check says of a config's purpose and of its data: it passes what train or eval starts with."""
 
 from __future__ import annotations
 

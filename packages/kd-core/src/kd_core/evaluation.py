@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,12 @@ from kd_core.config import Builder, Document, Policy, load, loads
 from kd_core.config.schema import ModelSpec
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
-from kd_core.device.runtime import Runtime
+from kd_core.device.runtime import Runtime, is_main
 from kd_core.errors import KDError
 from kd_core.models.factory import ModelSource, has_weights, recorded
 from kd_core.models.registry import WeightCard, builder_of, find_card
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
+from kd_core.notes import Note
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import plan
 from kd_core.runs.progress import Reporter
@@ -43,8 +44,16 @@ class LoadedStudent:
     run: Path | None
 
     def read(self) -> tuple[Any, Splits]:
-        """The config's ``data:`` with the calls in it built, and its splits."""
-        return Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
+        """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples."""
+        data, splits = Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
+        self.say(splits.summary.remarks())
+        return data, splits
+
+    def say(self, notes: Iterable[Note]) -> None:
+        """Print what there is to say of data that are read, of several processes once."""
+        reporter = Reporter(silent=not is_main())
+        for note in notes:
+            reporter.info(f"data: {note}")
 
     def build(self, info: DatasetInfo) -> tuple[nn.Module, Runtime]:
         """The student, on its device, for data of which ``info`` is known, and how it is run."""

@@ -188,8 +188,12 @@ class Brightness:
 
     def look(self, image: Image) -> None:
         """Note the values of an image in RGB."""
+        self.see(max(high for _, high in image.getextrema()))  # type: ignore[misc]
+
+    def see(self, largest: int) -> None:
+        """Note the largest value of an image, of 255."""
         self.images += 1
-        self.largest = max(self.largest, *(high for _, high in image.getextrema()))  # type: ignore[misc]
+        self.largest = max(self.largest, largest)
 
     def notes(self) -> list[Note]:
         """A warning where all images are nearly black."""

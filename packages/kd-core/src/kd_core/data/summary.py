@@ -74,7 +74,11 @@ class DataSummary:
             lines.append("val: none, the last checkpoint counts")
         if self.classes:
             lines.insert(0, f"classes: {len(self.classes)} ({shortened(self.classes)})")
-        return [*lines, *(note.text for note in self.notes if not note.is_warning), *map(str, self.warnings())]
+        return [*lines, *map(str, self.remarks())]
+
+    def remarks(self) -> list[Note]:
+        """What there is to say of the samples beside their numbers, warnings last."""
+        return [*(note for note in self.notes if not note.is_warning), *self.warnings()]
 
     def warnings(self) -> list[Note]:
         """What is probably not meant to be so, and is noted in the run's result too."""
