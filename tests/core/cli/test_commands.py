@@ -40,6 +40,10 @@ PROBLEM = ConfigProblem(
 )
 
 
+def check_data(experiment: Any, *, strict: bool, whole: bool) -> tuple[list[str], list[str]]:
+    return experiment.describe_data(), []
+
+
 @dataclass
 class Backend:
     """Stands in for ``kd_core.experiment`` and ``kd_core.evaluation``, and notes its calls."""
@@ -73,8 +77,12 @@ class Backend:
             def check(self, strict: bool) -> list[str]:
                 return [f"unverified: {self.path.name} strict={strict}"]
 
+            trains = True
+
             def describe_data(self) -> list[str]:
                 return ["train: 7 training samples"]
+
+            check_data = check_data
 
             def resolved(self) -> str:
                 return "task: x\n"
@@ -198,6 +206,7 @@ def test_check_in_json(run: Run) -> None:
         "problems": [],
         "unverified": ["unverified: good.yaml strict=False"],
         "data": ["train: 7 training samples"],
+        "trains": True,
     }
     assert found["files"]["bad.yaml"]["problems"][0] == {
         "file": "bad.yaml",
