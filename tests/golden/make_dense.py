@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ WRAPPER = (*TORCHDISTILL, "torchdistill/models/wrapper.py")
 SIMILARITY = tuple((name, "utils/utils.py") for name in ("L2", "similarity", "sim_dis_compute"))
 
 
-def load(reference: Reference, repos: Path) -> Any:
-    """The function or class, run after those it needs."""
+def load(reference: Reference, repos: Path, names: Mapping[str, Any] | None = None) -> Any:
+    """The function or class, run after those it needs, among ``names`` as well."""
     around: dict[str, Any] = {
+        **(names or {}),
         "torch": torch,
         "nn": nn,
         "F": F,

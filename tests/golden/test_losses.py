@@ -20,7 +20,7 @@ GOLDENS = [
     for number, golden in enumerate(json.loads(file.read_text(encoding="utf-8")))
 ]
 BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1"}
-ELSEWHERE = {"crd", "cirkd_memory"}  # has a memory: test_methods.py
+ELSEWHERE = {"crd", "cirkd_memory", "vid"}  # has a memory or weights: test_methods.py, test_regions.py, test_tables.py
 
 
 def inputs(golden: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
