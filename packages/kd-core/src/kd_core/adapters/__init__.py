@@ -1,5 +1,6 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
+from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
 from kd_core.adapters.masked import generation
@@ -11,6 +12,8 @@ __all__ = [
     "ADAPTERS",
     "Adapter",
     "SimKDProjector",
+    "channel_embedding",
+    "connector",
     "embedding",
     "fusion",
     "generation",
