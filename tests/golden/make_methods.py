@@ -269,8 +269,8 @@ ADAPTERS = [
 ]
 
 
-def adapter_record(adapter: Adapter, repos: Path) -> dict[str, Any]:
-    module = adapter.make(load(adapter.reference, repos)).train()
+def adapter_record(adapter: Adapter, repos: Path, code: Any = None) -> dict[str, Any]:
+    module = adapter.make(code or load(adapter.reference, repos)).train()
     weigh(module, 400)
     given = [each.tensor().requires_grad_() for each in adapter.inputs]
     outputs = adapter.run(module, given)
