@@ -32,6 +32,12 @@ def test_a_projection_of_equal_weights_in_a_checkpoint_is_the_same() -> None:
     assert torch.equal(first(rows), second(rows))
 
 
+@pytest.mark.parametrize("name", ["orthogonal_projector", "standardise"])
+def test_vkds_adapters_run_on_the_meta_device(name: str) -> None:
+    rows = torch.zeros(2, 5, device="meta")
+    assert ADAPTERS.get(name)([rows], rows, None).to("meta")(rows).shape == (2, 5)
+
+
 def test_standardised_vectors_have_mean_0_and_the_variance_that_was_asked_for() -> None:
     rows = standardise([torch.zeros(1, 7)], None, None, scale=2.0)(torch.randn(3, 7) + 5)
     torch.testing.assert_close(rows.mean(1), torch.zeros(3), atol=1e-5, rtol=0)

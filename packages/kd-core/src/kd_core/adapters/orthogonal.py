@@ -6,6 +6,8 @@ checked against roymiles/vkd.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +26,9 @@ class OrthogonalProjector(nn.Module):
         self.linear = orthogonal(nn.Linear(features, out, bias=False))
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):  # in half precision it would not be orthogonal
+        device = features.device.type
+        autocast = torch.amp.is_autocast_available(device)  # not on the meta device, where a check is
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():  # half precision is not orthogonal
             weight: Tensor = self.linear.weight
             return F.linear(features.to(weight.dtype), weight)
 
