@@ -23,7 +23,8 @@ class OrthogonalProjector(nn.Module):
 
     def __init__(self, features: int, out: int) -> None:
         super().__init__()
-        self.linear = orthogonal(nn.Linear(features, out, bias=False))
+        with torch.device("cpu"):  # its start is a QR decomposition, which the meta device leaves out without a word
+            self.linear = orthogonal(nn.Linear(features, out, bias=False))
 
     def forward(self, features: Tensor) -> Tensor:
         device = features.device.type
