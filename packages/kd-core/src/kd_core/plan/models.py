@@ -159,7 +159,7 @@ class ModelPlanner:
             path = (*self.paths[name], "input")
             if path not in written:
                 written[path] = self.validator.validate(self.task.Input, self._input(self.task, spec), path)
-        shaped = {name: written[(*self.paths[name], "input")] for name in models}
+        shaped = {name: written[path] for name in models if (path := (*self.paths[name], "input"))}
         return {name: value for name, value in shaped.items() if value is not None}
 
     def _input(self, task: Task, spec: ModelSpec) -> dict[str, Any]:
