@@ -83,6 +83,8 @@ class StagePlan:
     """The adapters its terms need, those that feed others first."""
     views: Callable[[Batch], Batch] = identity
     """Transform applied to each training batch before the models see it."""
+    candidates: tuple[str, ...] = ()
+    """The models that may take the student's place."""
 
     def path(self, key: str) -> Path:
         """Where the value of ``key`` was written."""
