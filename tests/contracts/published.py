@@ -50,6 +50,17 @@ METHODS = {
     ],
 }
 
+# HobbitLong/RepDistiller at b84f547 (train_student.py, KD's weights in scripts/run_cifar_distill.sh): the pairs of its
+# README's two tables, among which are those of megvii-research/mdistiller.
+LIKE = "wrn-40-2_wrn-16-2 wrn-40-2_wrn-40-1 resnet56_resnet20 resnet110_resnet20 resnet110_resnet32"
+LIKE += " resnet32x4_resnet8x4 vgg13_vgg8 resnet50_vgg8"
+MOBILE = "vgg13_mobilenetv2 resnet50_mobilenetv2 resnet32x4_shufflenetv1 resnet32x4_shufflenetv2 wrn-40-2_shufflenetv1"
+BENCHMARK = {
+    f"cifar100_{pair}": [Recipe(240, 64, lr, 5e-4, RATES, [0.1, 0.9])]
+    for pairs, lr in ((LIKE, 0.05), (MOBILE, 0.01))
+    for pair in pairs.split()
+}
+
 # The same, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
 # with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2 and SSKD, one for FT.
 IMAGENET = {
@@ -115,7 +126,7 @@ for _task, (_base, _large, (_epochs, _batch, _lr, _tau, _alpha)) in _GLUE.items(
     TEMPERATURES |= {f"{_task}_kd": _tau, f"{_task}_kd_soft": _tau}
 
 PUBLISHED = {
-    **{f"vision/{name}": stages for name, stages in (CIFAR | METHODS | IMAGENET).items()},
+    **{f"vision/{name}": stages for name, stages in (CIFAR | METHODS | BENCHMARK | IMAGENET).items()},
     **{f"seg/{name}": stages for name, stages in SEG.items()},
     **{f"glue/{name}": stages for name, stages in GLUE.items()},
 }
