@@ -9,8 +9,10 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from kd_core.cli import group, process
 from kd_core.cli.process import lack_of_memory, wait_for_first_process
@@ -65,6 +67,15 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("command.py").write_text(textwrap.dedent(COMMAND))
     Path("interrupting.py").write_text(INTERRUPTING)
+
+
+def test_a_launcher_is_told_why_a_process_ends(tmp_path: Path) -> None:
+    """In the form that torch's own ``record`` writes, which torchrun reads."""
+    file = tmp_path / "error.json"
+    assert shell("print-all", TORCHELASTIC_ERROR_FILE=str(file)).returncode == 2
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
+    assert failure.message == {"message": "a ü that is \\udcff wrong", "extraInfo": ANY}
+    assert failure.timestamp > 0
 
 
 @pytest.mark.parametrize("package", ["kd_vision", "kd_glue", "kd_seg", "kd_zoo"])
