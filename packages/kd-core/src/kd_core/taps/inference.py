@@ -42,9 +42,9 @@ def infer_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inp
     """The places of a model, as one pass shows them.
 
     The classifier is the last linear layer (or convolution) whose output is as wide as the model's. Feature maps are
-    those of a timm model's own ``feature_info``; else, for each spatial size on the way down at which convolutions work,
-    what the least nested module gives last at it, without the largest one where that is the work of one convolution (a
-    stem); else the outputs of the layers of the longest stack of layers.
+    those of a timm model's own ``feature_info``; else, for each spatial size on the way down at which convolutions
+    work, what the least nested module gives last at it, without the largest one where that is the work of one
+    convolution (a stem); else the outputs of the layers of the longest stack of layers.
     """
     calls, output = _recorded(model, call, inputs)
     classifier = _classifier(calls, output)
