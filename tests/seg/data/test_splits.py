@@ -15,7 +15,7 @@ from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_seg.data.scenes import Scenes
-from kd_seg.data.sources import VOID, PairSubset
+from kd_seg.data.sources import VOID, Pairs, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, PairTransform, Whole
@@ -24,7 +24,7 @@ CROP = Crop(64, (32, 40))
 
 
 @dataclass
-class Own:
+class Own(Pairs):
     """Images of the sizes given; those in ``broken`` are an error."""
 
     sizes: list[tuple[int, int]]

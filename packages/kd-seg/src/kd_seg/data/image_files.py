@@ -17,7 +17,7 @@ from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
 from kd_core.data.screening import listed
 from kd_core.errors import KDError
-from kd_seg.data.sources import VOID
+from kd_seg.data.sources import VOID, Pairs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,7 +91,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class FilePairs:
+class FilePairs(Pairs):
     """Images and masks in files. KDError, naming the first one, where a file is missing."""
 
     pairs: Sequence[Pair]

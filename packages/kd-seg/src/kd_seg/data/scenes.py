@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.rng import derive_key, random_u64
 from kd_core.data.sources import Parts
-from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
+from kd_seg.data.sources import SOURCES, VOID, MaskSource, Pairs, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,7 +107,7 @@ def distance(kind: str, u: Field, v: Field, radius: float) -> Field:
     return np.maximum(longer - radius, shorter - 0.3 * radius)
 
 
-class Scenes:
+class Scenes(Pairs):
     """Scenes ``first`` to ``first + count - 1``, made when they are read."""
 
     def __init__(self, first: int, count: int) -> None:

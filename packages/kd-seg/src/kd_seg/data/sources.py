@@ -70,6 +70,10 @@ class Pairs(Protocol):
         """An RGB image and its mask (height, width): classes from 0, :data:`VOID`; KDError naming a broken file."""
         ...
 
+    def notes(self, rows: NDArray[np.int64]) -> list[str]:
+        """What a run says of some rows, a line each: see :attr:`kd_core.data.sources.Parts.notes`."""
+        return []
+
 
 @dataclass(frozen=True)
 class PairSubset:

@@ -27,7 +27,7 @@ from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 from kd_seg.data.folders import files_in
 from kd_seg.data.image_files import ClassTable, check_same_size, class_values, read_values
-from kd_seg.data.sources import VOID, PairSubset
+from kd_seg.data.sources import VOID, Pairs, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask, Pixels, Whole
@@ -84,7 +84,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class FilesToPredict:
+class FilesToPredict(Pairs):
     """Images in files, with masks or without, as a split reads them."""
 
     images: Sequence[Path]
