@@ -192,7 +192,15 @@ def test_missing_images_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [[[1, 2, 3]], [["a"]], {"size": [50, 60], "counts": "\x00"}, {"size": [9, 9], "counts": [0, 81]}]
+    "shape",
+    [
+        [[1, 2, 3]],
+        [["a"]],
+        {"size": [50, 60], "counts": "\x00"},
+        {"size": [9, 9], "counts": [0, 81]},
+        {"size": [50, 60], "counts": "52"},
+        {"size": [50, 60], "counts": [1, 2]},
+    ],
 )
 def test_shapes_that_cannot_be_drawn(tmp_path: Path, shape: Any) -> None:
     written(tmp_path, [box(0, 0, 40, 40, PERSON, segmentation=shape)])
@@ -218,7 +226,7 @@ def test_annotations_that_draw_nothing_are_counted(tmp_path: Path, shape: Any) -
     root = written(tmp_path, [box(0, 0, 40, 40, PERSON), *nothing])
     train = SegSplit(read_coco(root).train, Whole(), workers=0)
     assert np.unique(train.part.read(0)[1]).tolist() == [0, 15]
-    (line,) = [line for line in train.notes() if "annotations" in line.split(":")[1]]
+    (line,) = [note.text for note in train.notes() if "annotations" in note.text.split(":")[0]]
     assert "has 2 annotations with no polygon with an area and no run of pixels" in line
     assert "(annotation 7 of 000000000001.jpg, annotation 8 of 000000000001.jpg)" in line
 
@@ -240,8 +248,9 @@ def test_unknown_categories_are_counted(tmp_path: Path) -> None:
     root = written(tmp_path, [box(0, 0, 40, 40, PERSON), box(0, 0, 9, 9, TOOTHBRUSH), box(0, 0, 9, 9, 999, id=4)])
     pairs = CocoPairs(root, "train2017")
     assert np.unique(pairs.read(0)[1]).tolist() == [0, 15]
-    (line,) = pairs.notes(np.array([0]))
-    assert line.endswith(
+    (note,) = pairs.notes(np.array([0]))
+    assert note.is_warning
+    assert note.text.endswith(
         "has 1 annotation of categories that there are not: nothing is drawn for them (annotation 4"
         " of 000000000001.jpg)"
     )

@@ -15,7 +15,7 @@ from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_seg.data.scenes import Scenes
-from kd_seg.data.sources import VOID, Pairs, PairSubset
+from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, PairTransform, Whole
@@ -24,7 +24,7 @@ CROP = Crop(64, (32, 40))
 
 
 @dataclass
-class Own(Pairs):
+class Own:
     """Images of the sizes given; those in ``broken`` are an error."""
 
     sizes: list[tuple[int, int]]
@@ -39,6 +39,9 @@ class Own(Pairs):
 
     def paths(self, row: int) -> tuple[()]:
         return ()
+
+    def notes(self, rows: np.ndarray) -> list[Any]:
+        return []
 
     def read(self, row: int) -> tuple[Image.Image, np.ndarray]:
         if row in self.broken:

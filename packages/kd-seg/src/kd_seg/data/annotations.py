@@ -125,8 +125,10 @@ def shape_of(segmentation: Any) -> Shape:
     ValueError where it is neither run lengths nor polygons.
     """
     if isinstance(segmentation, Mapping):
-        runs = {"size": segmentation["size"], "counts": segmentation["counts"]}
-        return runs if _has_pixels(runs["counts"]) else []
+        size, counts = segmentation["size"], segmentation["counts"]
+        counts = _counts(counts) if isinstance(counts, str) else counts
+        empty = isinstance(counts, list) and not any(counts[1::2])
+        return [] if empty else {"size": size, "counts": counts}
     if not isinstance(segmentation, list):
         raise ValueError(f"has a 'segmentation' that is neither polygons nor run lengths: {segmentation!r}"[:120])
     polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
@@ -142,18 +144,27 @@ def _area(polygon: NDArray[np.float64]) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
 
 
-def _has_pixels(counts: Any) -> bool:
-    """Whether run lengths, numbers or COCO's text of them, have a run of the instance: every second one is.
+def _counts(text: str) -> list[int]:
+    """Run lengths in COCO's short form: numbers of five bits a character, from the fourth on less the one two before.
 
-    A character of the text whose bit 32 is not set ends a number. ValueError for a text of other characters.
+    ValueError for a text that COCO's encoder does not write.
     """
-    if isinstance(counts, list):
-        return any(counts[1::2])
-    if not isinstance(counts, str):
-        return True  # which is found wrong when it is drawn
-    if not all("0" <= sign <= "o" for sign in counts):
+    counts: list[int] = []
+    number = shift = 0
+    for sign in text:
+        bits = ord(sign) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError("has run lengths in a text that COCO's encoder does not write")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # more of this number
+            continue
+        number -= (1 << shift) if bits & 16 else 0
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number = shift = 0
+    if shift or any(count < 0 for count in counts):
         raise ValueError("has run lengths in a text that COCO's encoder does not write")
-    return sum(not (ord(sign) - 48) & 32 for sign in counts) > 1
+    return counts
 
 
 def _named(entry: Any, position: int) -> str:

@@ -21,8 +21,9 @@ from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import read_image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_seg.data.annotations import Shape, parse
-from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, Pairs, PairSubset
+from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +65,7 @@ class AnnotatedImage:
     unknown: tuple[str, ...] = ()
 
 
-class CocoPairs(Pairs):
+class CocoPairs:
     """Images of a split with the masks of their instances. Annotations are read when they are first needed."""
 
     def __init__(self, root: Path, split: str, choice: TrainImages | None = None) -> None:
@@ -121,7 +122,7 @@ class CocoPairs(Pairs):
     def __len__(self) -> int:
         return len(self.images)
 
-    def notes(self, rows: NDArray[np.int64]) -> list[str]:
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
         """Lines on annotations of images that are drawn nowhere: they have no pixel, or no category."""
         images = [self.images[row] for row in rows.tolist()]
         undrawn = [f"{name} of {image.file}" for image in images for name in image.undrawn]
@@ -132,12 +133,12 @@ class CocoPairs(Pairs):
             *self._note(unknown, "of categories that there are not: nothing is drawn for them"),
         ]
 
-    def _note(self, names: list[str], what: str) -> list[str]:
+    def _note(self, names: list[str], what: str) -> list[Note]:
         """A line on annotations, the first of them by name; none where there are none."""
         more = ", ..." if len(names) > SHOWN else ""
         listed = ", ".join(names[:SHOWN]) + more
         count = "1 annotation" if len(names) == 1 else f"{len(names):,} annotations"
-        return [f"warning: {self.file} has {count} {what} ({listed})"] if names else []
+        return [Note.warning(f"{self.file} has {count} {what} ({listed})")] if names else []
 
     def name(self, row: int) -> str:
         """The name of the image's file, without its ending."""
@@ -172,8 +173,9 @@ def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16
             continue
         if isinstance(shape, Mapping) and list(shape["size"]) != [height, width]:
             raise ValueError(f"run lengths of {shape['size']} pixels in an image of {[height, width]}")
-        text = isinstance(shape, Mapping) and isinstance(shape["counts"], str)  # COCO's short form of run lengths
-        pixels = runs.decode(shape if text else runs.frPyObjects(shape, height, width))
+        if isinstance(shape, Mapping) and sum(shape["counts"]) != height * width:  # the rest would be any values
+            raise ValueError(f"run lengths of {sum(shape['counts'])} pixels in an image of {[height, width]}")
+        pixels = runs.decode(runs.frPyObjects(shape, height, width))
         inside = pixels.any(2) if pixels.ndim == 3 else pixels.astype(bool)
         classes[inside] = kind
         over += inside & (over < 2)

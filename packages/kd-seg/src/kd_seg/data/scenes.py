@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kd_core.data.rng import derive_key, random_u64
 from kd_core.data.sources import Parts
-from kd_seg.data.sources import SOURCES, VOID, MaskSource, Pairs, PairSubset
+from kd_core.notes import Note
+from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,7 +108,7 @@ def distance(kind: str, u: Field, v: Field, radius: float) -> Field:
     return np.maximum(longer - radius, shorter - 0.3 * radius)
 
 
-class Scenes(Pairs):
+class Scenes:
     """Scenes ``first`` to ``first + count - 1``, made when they are read."""
 
     def __init__(self, first: int, count: int) -> None:
@@ -124,6 +125,10 @@ class Scenes(Pairs):
     def paths(self, row: int) -> tuple[()]:
         """No file."""
         return ()
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """Nothing."""
+        return []
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask (height, width)."""
