@@ -74,7 +74,7 @@ LAYERS: dict[str, list[str]] = {
         *("check", "experiment", "evaluation", "sweep", "cli", "testing"),
     ],
     "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "task", "cli"],
-    "kd_glue": ["repository", "data", "hub", "metrics", "task", "results", "verbs", "cli"],
+    "kd_glue": ["repository", "data", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "models", "metrics", "task", "results", "verbs", "cli"],
     "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "models", "cards", "cli"],
 }
