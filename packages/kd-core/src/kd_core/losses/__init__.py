@@ -3,8 +3,10 @@
 from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
 from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.contrastive import CRD
-from kd_core.losses.correlation import dist
+from kd_core.losses.correlation import dist, dist_channel, dist_spatial
 from kd_core.losses.crossimage import cirkd_minibatch
+from kd_core.losses.curriculum import ctkd
+from kd_core.losses.decoupled import dkd, nkd, rld, wsld
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
 from kd_core.losses.factors import factor_transfer
@@ -12,6 +14,8 @@ from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, s
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.masked import mgd
+from kd_core.losses.mixtures import ab_divergence, skewed_kl, skewed_reverse_kl, ttm, wttm
+from kd_core.losses.multilevel import mlkd_batch, mlkd_class, mlkd_instance
 from kd_core.losses.outputs import identity
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
@@ -19,7 +23,9 @@ from kd_core.losses.regions import ifvd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from kd_core.losses.review import hierarchical_context
+from kd_core.losses.scales import sdd_dkd, sdd_kd
 from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
+from kd_core.losses.teacher_free import tf_kd, uskd
 from kd_core.losses.tensors import same_rows, same_shape
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "Loss",
     "LossSignature",
     "PixelMemory",
+    "ab_divergence",
     "affinity",
     "attention_kl",
     "attention_mse",
@@ -35,8 +42,12 @@ __all__ = [
     "cirkd_minibatch",
     "cosine",
     "cross_entropy",
+    "ctkd",
     "cwd",
     "dist",
+    "dist_channel",
+    "dist_spatial",
+    "dkd",
     "factor_transfer",
     "hidden_mse",
     "hierarchical_context",
@@ -51,8 +62,12 @@ __all__ = [
     "mean_over",
     "mean_over_samples",
     "mgd",
+    "mlkd_batch",
+    "mlkd_class",
+    "mlkd_instance",
     "mse",
     "multilabel_kd",
+    "nkd",
     "norm_penalty",
     "over_batch",
     "patience",
@@ -60,14 +75,24 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "rld",
     "same_rows",
     "same_shape",
+    "sdd_dkd",
+    "sdd_kd",
     "self_supervised_kd",
     "similarity_preserving",
     "skd_pairwise",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "smooth_l1",
     "soft_cross_entropy",
+    "tf_kd",
     "total_variation",
     "transformed_kd",
+    "ttm",
+    "uskd",
     "view_contrast",
+    "wsld",
+    "wttm",
 ]
