@@ -35,16 +35,24 @@ def view(rows: int) -> Tensor:
     return (torch.arange(rows) >= max(rows // 2, 1)).long()
 
 
+def signs(rows: int) -> Tensor:
+    """What only the signs of count, without a gradient."""
+    return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
 SECOND_HALF = {"transformed_kd"}  # what it computes does not depend on the first half of the rows
 KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here all
 HOLDS = {"uskd", "wsld"}  # a part of themselves constant
 LABELLED: dict[str, Input] = {"student": (4,), "teacher": (4,), "target": class_labels(4)}
 EXAMPLES: dict[str, dict[str, Input]] = {
     "ab_divergence": {"student": (7,), "teacher": (7,)},
+    "activation_boundary": {"student": (3, 4, 4), "teacher": signs},
     "affinity": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "attention_kl": {"student": (4, 6), "teacher": (4, 10)},
     "attention_mse": {"student": (2, 4, 4), "teacher": (2, 4, 4)},
     "attention_transfer": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
+    "cc": {"student": (5,), "teacher": (5,)},
+    "cc_kernel": {"student": (5,), "teacher": (3,)},
     "cirkd_memory": {"student": (4, 3, 3), "teacher": (4, 3, 3), "target": void_and_classes},
     "cirkd_minibatch": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
@@ -57,14 +65,25 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "dist_spatial": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "dkd": LABELLED,
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "fsp": {
+        "student/0": (3, 4, 4),
+        "teacher/0": (3, 6, 6),
+        "student/1": (2, 2, 2),
+        "teacher/1": (2, 6, 6),
+        "student/2": (2, 4, 4),
+        "teacher/2": (2, 3, 3),
+    },
     "hierarchical_context": {"student": (3, 8, 8), "teacher": (3, 8, 8)},
     "hidden_mse": {"student": (4, 5), "teacher": (4, 5)},
     "hint": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "ickd": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
+    "ickd_imagenet": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
     "knowledge_adaptation": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
+    "many_to_one": {"student": (6, 2, 2), "teacher": (3, 4, 4)},
     "mgd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "mlkd_batch": {"student": (7,), "teacher": (7,)},
     "mlkd_class": {"student": (7,), "teacher": (7,)},
@@ -74,6 +93,8 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "nkd": LABELLED,
     "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
+    "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
+    "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
     "pkt": {"student": (5,), "teacher": (3,)},
     "reverse_kl": {"student": (7,), "teacher": (7,)},
@@ -90,6 +111,8 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
     "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
     "tf_kd": {"student": (4,), "target": class_labels(4)},
+    "srd": {"student": (5,), "teacher": (5,)},
+    "streamlined_direction": {"student": (5,), "teacher": (5,)},
     "total_variation": {"student": (7,), "teacher": (7,)},
     "transformed_kd": {
         "student": (4,),
@@ -100,6 +123,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     },
     "ttm": {"student": (7,), "teacher": (7,)},
     "uskd": {"student": (4,), "weak": (4,), "target": class_labels(4)},
+    "vid": {"student": (3, 4, 4), "teacher": (2, 2, 2)},
     "view_contrast": {"input": (5,), "index": viewed, "view": view},
     "wsld": LABELLED,
     "wttm": {"student": (7,), "teacher": (7,)},
@@ -138,7 +162,7 @@ MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("attention_kl", "attention_mse", "cosine", "hidden_mse"), ("mask", (4,))),
     "dist": ("mask", (3,)),
     "cwd": ("mask", (4, 4)),
-    **dict.fromkeys(("cross_entropy", *LABELS), ("target", ())),
+    **dict.fromkeys(("cross_entropy", "ofa", *LABELS), ("target", ())),
 }
 """What masks some of a loss's values, and its shape without the batch dimension."""
 
@@ -181,7 +205,7 @@ def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
     masked = mask == (-100 if MASKS[name][0] == "target" else 0)
     if name == "attention_mse":
         masked = masked[:, :, None] | masked[:, None]
-    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy") else -1
+    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy", "ofa") else -1
     while masked.ndim < tensor.ndim:
         masked = masked.unsqueeze(dim)
     return masked.expand_as(tensor)
@@ -226,7 +250,7 @@ DIVERGENCES = (
 )
 
 
-@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy"])
+@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy", "ofa"])
 def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
     """As a column of minus infinity in logits (B, 7), and in dense ones."""
     case = LossCase(name, EXAMPLES[name], SMALL.get(name, {}))
