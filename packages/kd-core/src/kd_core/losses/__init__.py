@@ -6,8 +6,10 @@ from kd_core.losses.boundaries import activation_boundary
 from kd_core.losses.channels import ickd, ickd_imagenet
 from kd_core.losses.congruence import cc, cc_kernel
 from kd_core.losses.contrastive import CRD
-from kd_core.losses.correlation import dist
+from kd_core.losses.correlation import dist, dist_channel, dist_spatial
 from kd_core.losses.crossimage import cirkd_minibatch
+from kd_core.losses.curriculum import ctkd
+from kd_core.losses.decoupled import dkd, nkd, rld, wsld
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.direction import streamlined_direction
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
@@ -18,6 +20,8 @@ from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.many_to_one import many_to_one
 from kd_core.losses.masked import mgd
+from kd_core.losses.mixtures import ab_divergence, skewed_kl, skewed_reverse_kl, ttm, wttm
+from kd_core.losses.multilevel import mlkd_batch, mlkd_class, mlkd_instance
 from kd_core.losses.one_for_all import ofa
 from kd_core.losses.outputs import identity
 from kd_core.losses.pixel_memory import PixelMemory
@@ -26,8 +30,10 @@ from kd_core.losses.regions import ifvd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from kd_core.losses.review import hierarchical_context
+from kd_core.losses.scales import sdd_dkd, sdd_kd
 from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
 from kd_core.losses.standardized import srd
+from kd_core.losses.teacher_free import tf_kd, uskd
 from kd_core.losses.tensors import same_rows, same_shape
 from kd_core.losses.variational import VID, pad_l2
 
@@ -38,6 +44,7 @@ __all__ = [
     "Loss",
     "LossSignature",
     "PixelMemory",
+    "ab_divergence",
     "activation_boundary",
     "affinity",
     "attention_kl",
@@ -48,8 +55,12 @@ __all__ = [
     "cirkd_minibatch",
     "cosine",
     "cross_entropy",
+    "ctkd",
     "cwd",
     "dist",
+    "dist_channel",
+    "dist_spatial",
+    "dkd",
     "factor_transfer",
     "fsp",
     "hidden_mse",
@@ -68,8 +79,12 @@ __all__ = [
     "mean_over",
     "mean_over_samples",
     "mgd",
+    "mlkd_batch",
+    "mlkd_class",
+    "mlkd_instance",
     "mse",
     "multilabel_kd",
+    "nkd",
     "norm_penalty",
     "ofa",
     "over_batch",
@@ -79,16 +94,26 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "rld",
     "same_rows",
     "same_shape",
+    "sdd_dkd",
+    "sdd_kd",
     "self_supervised_kd",
     "similarity_preserving",
     "skd_pairwise",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "smooth_l1",
     "soft_cross_entropy",
     "srd",
     "streamlined_direction",
+    "tf_kd",
     "total_variation",
     "transformed_kd",
+    "ttm",
+    "uskd",
     "view_contrast",
+    "wsld",
+    "wttm",
 ]
