@@ -6,7 +6,7 @@ from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, s
 from kd_core.adapters.masked import generation
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
-from kd_core.adapters.review import fusion
+from kd_core.adapters.review import fusion, review
 
 __all__ = [
     "ADAPTERS",
@@ -20,6 +20,7 @@ __all__ = [
     "paraphraser",
     "projection_head",
     "projector",
+    "review",
     "simkd_projector",
     "translator",
     "validate_adapter",
