@@ -343,10 +343,54 @@ def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, 
     }
 
 
+REVIEW = (*make_methods.REVIEW, "CIFAR-100/model/reviewkd.py")
+REVIEWKD = Reference(*REVIEW, "ReviewKD", uncalled, needs=(("ABF", REVIEW[-1]),))
+
+
+def review_record(seed: int, students: Shapes, teachers: Shapes, repos: Path) -> dict[str, Any]:
+    """The authors' module around a student that gives features; the last of each list are pooled, (B, D, 1, 1)."""
+    inputs = [Input(shape, seed + number) for number, shape in enumerate(students)]
+    given = [recipe.tensor().requires_grad_() for recipe in inputs]
+    student = nn.Identity()
+    student.forward = lambda x, is_feat: (given, x)  # type: ignore[method-assign]
+    channels = ([shape[1] for shape in shapes] for shapes in (students, teachers))
+    sizes = ([shape[2] for shape in reversed(shapes)] for shapes in (students, teachers))
+    moved, nn.Module.to = nn.Module.to, lambda self, device: self  # type: ignore[method-assign,assignment]
+    try:
+        module = load(REVIEWKD, repos)(student, *channels, *sizes).train()
+    finally:
+        nn.Module.to = moved  # type: ignore[method-assign]
+    weigh(module, 400)
+    outputs, _ = module(torch.zeros(1))
+    sum(output.square().mean() for output in outputs).backward()
+    return {
+        "repository": REVIEWKD.repo,
+        "commit": REVIEWKD.commit,
+        "file": REVIEWKD.file,
+        "symbol": REVIEWKD.symbol,
+        "inputs": [asdict(recipe) for recipe in inputs],
+        "like": teachers,
+        "outputs": [digits(output) for output in outputs],
+        "gradients": [digits(tensor.grad) for tensor in given],
+        "of_weights": [digits(parameter.grad) for parameter in module.parameters()],
+    }
+
+
 def main(repos: Path, *chosen: str) -> None:
     torch.set_default_dtype(torch.float64)
     others: dict[str, Callable[[], list[Any]]] = {
         "adapters": lambda: [make_methods.adapter_record(adapter, repos) for adapter in ADAPTERS],
+        "review": lambda: [
+            review_record(
+                1000,
+                [(2, 2, 8, 8), (2, 3, 4, 4), (2, 4, 2, 2), (2, 4, 1, 1)],
+                [(2, 4, 8, 8), (2, 3, 4, 4), (2, 5, 2, 2), (2, 6, 1, 1)],
+                repos,
+            ),
+            review_record(
+                1010, [(3, 2, 4, 4), (3, 3, 2, 2), (3, 5, 1, 1)], [(3, 3, 8, 8), (3, 2, 4, 4), (3, 2, 1, 1)], repos
+            ),
+        ],
         "vid": lambda: [
             vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
             vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),

@@ -9,7 +9,7 @@ from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardise
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
-from kd_core.adapters.review import fusion
+from kd_core.adapters.review import fusion, review
 
 __all__ = [
     "ADAPTERS",
@@ -26,6 +26,7 @@ __all__ = [
     "paraphraser",
     "projection_head",
     "projector",
+    "review",
     "simkd_projector",
     "standardise",
     "translator",
