@@ -1,7 +1,9 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
+from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
+from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
@@ -11,9 +13,11 @@ __all__ = [
     "ADAPTERS",
     "Adapter",
     "SimKDProjector",
+    "class_maps",
     "embedding",
     "fusion",
     "generation",
+    "margin_relu",
     "paraphraser",
     "projection_head",
     "projector",

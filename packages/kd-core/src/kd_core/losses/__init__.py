@@ -2,6 +2,7 @@
 
 from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
 from kd_core.losses.attention import attention_kl, attention_mse
+from kd_core.losses.class_attention import class_attention
 from kd_core.losses.contrastive import CRD
 from kd_core.losses.correlation import dist
 from kd_core.losses.crossimage import cirkd_minibatch
@@ -13,14 +14,19 @@ from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.masked import mgd
 from kd_core.losses.outputs import identity
+from kd_core.losses.partial import partial_l2
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
 from kd_core.losses.regions import ifvd
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from kd_core.losses.review import hierarchical_context
+from kd_core.losses.selectivity import nst
 from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
+from kd_core.losses.semantic import SemCKD
+from kd_core.losses.singular import kdsvd
 from kd_core.losses.tensors import same_rows, same_shape
+from kd_core.losses.wasserstein import wasserstein_features, wasserstein_logits
 
 __all__ = [
     "CRD",
@@ -28,11 +34,13 @@ __all__ = [
     "Loss",
     "LossSignature",
     "PixelMemory",
+    "SemCKD",
     "affinity",
     "attention_kl",
     "attention_mse",
     "attention_transfer",
     "cirkd_minibatch",
+    "class_attention",
     "cosine",
     "cross_entropy",
     "cwd",
@@ -45,6 +53,7 @@ __all__ = [
     "ifvd",
     "jensen_shannon",
     "kd",
+    "kdsvd",
     "knowledge_adaptation",
     "l1",
     "loss_signature",
@@ -54,7 +63,9 @@ __all__ = [
     "mse",
     "multilabel_kd",
     "norm_penalty",
+    "nst",
     "over_batch",
+    "partial_l2",
     "patience",
     "pkt",
     "reverse_kl",
@@ -70,4 +81,6 @@ __all__ = [
     "total_variation",
     "transformed_kd",
     "view_contrast",
+    "wasserstein_features",
+    "wasserstein_logits",
 ]
