@@ -26,6 +26,7 @@ REGISTRIES = {
     "tasks": "kd_core.task:TASKS",
     "views": "kd_core.data.views:VIEWS",
     "observers": "kd_core.observers:OBSERVERS",
+    "methods": "kd_core.config.syntax.methods:METHODS",
 }
 """What ``list`` lists: ``module:registry``."""
 WITH_INPUTS = ("losses", "adapters")

@@ -155,6 +155,9 @@ class AdapterSpec(ExtraModel):
     """The wire whose shape the adapter's output is to have."""
     out_features: PositiveInt | None = None
     """Width of the adapter's output, instead of that of `match`."""
+    each: bool = False
+    """Build the adapter once for each item of the lists that its wires carry, such as `student.@features`, and give a
+    list. Wires that carry one tensor give it to all."""
 
 
 class ModelSpec(ExtraModel):
@@ -227,6 +230,11 @@ with warnings.catch_warnings():
         """Length of the stage in epochs. Each stage has either `epochs` or `steps`."""
         steps: PositiveInt | None = None
         """Length of the stage in optimizer steps."""
+        method: str | dict[str, Any] | None = None
+        """A [method](methods.md) by name, or a mapping of `method:` and its parameters. Its preset gives the terms,
+        adapters, views and stages that `show` prints; what the config writes replaces values of it."""
+        methods: list[str | dict[str, Any]] = []
+        """Several methods together. Where two say something of the same key, the later one wins."""
         batch_size: PositiveInt | None = None
         """Samples of one optimizer step, over all processes and micro-batches. The learning rate is not rescaled."""
         eval_batch_size: PositiveInt | None = None

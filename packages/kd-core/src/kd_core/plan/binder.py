@@ -262,6 +262,8 @@ class WireBinder:
         module = self._module(spec, path)
         if module is None:
             return None
+        if spec.each and (isinstance(spec.module, Lazy) or module[1] is not None):
+            self.validator.report((*path, "each"), "only a registered adapter can be built for each item of a list")
         builder, borrowed = module
         match = self.wire(spec.match, (*path, "match")) if spec.match else None
         inputs = self._inputs(spec, (*path, "inputs"))

@@ -124,6 +124,16 @@ class Plan:
                     by_model.setdefault(wire.root, {})[wire.tap] = None
         return {model: list(taps) for model, taps in by_model.items()}
 
+    def by_landmark(self, stage: StagePlan) -> list[str]:
+        """The models of which a stage names places by their landmarks."""
+        adapters = [self.adapters[name] for name in stage.adapters]
+        wires = [*flat(wire for plan in (*stage.terms.values(), *adapters) for wire in plan.all_wires())]
+        wires += [adapter.borrowed for adapter in adapters if adapter.borrowed is not None]
+        named = {wire.root for wire in wires if wire.tap is not None and wire.tap.is_landmark}
+        patterns = [*(stage.spec.train or ()), *stage.spec.freeze]
+        named |= {root for root, _, path in (pattern.partition(".") for pattern in patterns) if path.startswith("@")}
+        return [name for name in self.models if name in named]
+
 
 def dataset_of(document: Document) -> str | None:
     """The name of a config's data set, where it has one."""

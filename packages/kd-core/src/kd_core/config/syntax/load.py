@@ -1,4 +1,4 @@
-"""File -> Document: YAML, then ``extends:``, then overrides, then texts joined, then paths found."""
+"""File -> Document: YAML, then ``extends:``, then overrides, then methods, then texts joined, then paths found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from kd_core.config.syntax import overrides as options
 from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
+from kd_core.config.syntax.methods import expand_methods
 from kd_core.config.syntax.paths import found_beside
 from kd_core.config.syntax.to_data import to_data
 from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
@@ -49,6 +50,7 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
+    root = expand_methods(root)
     document = Document(to_data(root), file, root)
     found_beside(document)
     return document
