@@ -1,6 +1,6 @@
 """Makes losses/*.json of the losses on features of the CIFAR-100 tables, and methods/*.json of their adapters.
 
-    python tests/golden/make_features.py REPOS [NAME...]
+python tests/golden/make_features.py REPOS [NAME...]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -100,7 +101,9 @@ def semantic(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
     """``SemCKDLoss`` of what ``SelfA``, which is loaded beside it, gives."""
     students, teachers = listed(given, "student"), listed(given, "teacher")
     widths = [[each.shape[1] for each in layers] for layers in (students, teachers)]
-    attention = code.forward.__globals__["SelfA"](len(students), len(teachers), values["batch_size"], *widths, values["factor"])
+    attention = code.forward.__globals__["SelfA"](
+        len(students), len(teachers), values["batch_size"], *widths, values["factor"]
+    )
     weigh(attention, 400)
     with on_the_cpu():
         loss = code()(*attention(students, teachers))
@@ -257,6 +260,24 @@ CASES: dict[str, list[Case]] = {
         )
     ],
 }
+
+MARGINS = Reference(*OVERHAUL, "get_margin_from_BN", lambda code, given, values: code(**given))
+
+
+def margins(repos: Path) -> list[Any]:
+    """The margins of batch norms by formula; of some channels nothing is negative."""
+    code, made = load(MARGINS, repos), []
+    for seed, channels in ((1100, 5), (1110, 8)):
+        inputs = {"weight": Input((channels,), seed, low=-1.0, high=1.0), "bias": Input((channels,), seed + 1)}
+        norm = nn.BatchNorm2d(channels)
+        norm.weight.data, norm.bias.data = inputs["weight"].tensor(), inputs["bias"].tensor()
+        recipes = {name: asdict(each) for name, each in inputs.items()}
+        about = {"repository": MARGINS.repo, "commit": MARGINS.commit, "file": MARGINS.file, "symbol": MARGINS.symbol}
+        made.append({**about, "inputs": recipes, "margins": digits(code(norm))})
+    return made
+
+
+GOLDENS = {"methods/margins": margins}
 
 
 if __name__ == "__main__":

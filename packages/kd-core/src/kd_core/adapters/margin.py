@@ -55,7 +55,9 @@ def margin_relu(inputs: list[Tensor], match: Tensor | None, out_features: Positi
     """
     if len(inputs) != 3:
         hint = "write `inputs: [teacher.@preactivations/N, teacher.NORM.weight, teacher.NORM.bias]`"
-        raise KDError(f"margin_relu takes features, a batch norm's weight and its bias, not {len(inputs)} inputs", hint=hint)
+        raise KDError(
+            f"margin_relu takes features, a batch norm's weight and its bias, not {len(inputs)} inputs", hint=hint
+        )
     features, weight, bias = tensors("margin_relu", inputs, match, most=3)
     channels = feature_map("margin_relu", features).shape[1]
     if out_features is not None:

@@ -72,6 +72,7 @@ class SemCKD(nn.Module):
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """The loss; see the class."""
+        _same_samples(student, teacher)
         weights = self._attention(student, teacher)
         errors = torch.stack(
             [
@@ -97,6 +98,18 @@ class SemCKD(nn.Module):
         rows = [as_float32(features).flatten(1) for features in layers]
         similarities = [F.pad(row @ row.mT, (0, missing)) for row in rows]
         return torch.stack([F.normalize(embed(near)) for embed, near in zip(embeddings, similarities, strict=True)], 1)
+
+
+def _same_samples(student: list[Tensor], teacher: list[Tensor]) -> None:
+    """KDError where the layers have not one batch size."""
+    named = [
+        (f"{name}/{number}", features)
+        for name, layers in (("student", student), ("teacher", teacher))
+        for number, features in enumerate(layers)
+    ]
+    if len({len(features) for _, features in named}) > 1:
+        shapes = ", ".join(f"{name} {shape(features)}" for name, features in named)
+        raise KDError(f"{shapes} must have the same batch size", path="student")
 
 
 def _embedding(width: int, out: int) -> nn.Sequential:

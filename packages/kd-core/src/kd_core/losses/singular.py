@@ -20,6 +20,8 @@ from kd_core.ranges import PositiveInt
 
 MORE = 3
 """How many more vectors of the student than of the teacher are looked at for the nearest."""
+ROUNDING = 16
+"""Singular values are equal that differ by less than so many times the rounding error of the largest."""
 WIDTH = 8
 """What the squared differences in the radial basis functions are divided by."""
 
@@ -38,7 +40,7 @@ def kdsvd(student: list[Tensor], teacher: list[Tensor], *, k: PositiveInt = 1) -
     there are fewer than two maps or shapes do not fit.
     Checked against HobbitLong/RepDistiller, whose code follows the authors' (sseung0703/KD_methods_with_TF).
     """
-    pairs = [_aligned(*maps, k) for maps in layer_pairs(student, teacher)]
+    pairs = [_aligned(number, *maps, k) for number, maps in enumerate(layer_pairs(student, teacher))]
     if len(pairs) < 2:
         raise KDError("kdsvd compares consecutive feature maps: it takes at least two", path="student")
     losses = [
@@ -48,11 +50,12 @@ def kdsvd(student: list[Tensor], teacher: list[Tensor], *, k: PositiveInt = 1) -
     return torch.stack(losses).sum()
 
 
-def _aligned(student: Tensor, teacher: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _aligned(number: int, student: Tensor, teacher: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Both maps' vectors (B, C, k), weighted."""
     if student.ndim != 4 or teacher.ndim != 4 or student.shape[:2] != teacher.shape[:2]:
         rule = "must be feature maps (B, C, H, W) with the same B and C"
-        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
+        shapes = f"student/{number} {shape(student)} and teacher/{number} {shape(teacher)}"
+        raise KDError(f"{shapes} {rule}", hint="a `projector` changes channels", path="student")
     ours, _ = _principal(student, k + MORE)
     theirs, values = _principal(teacher, k)
     cosines = ours.mT @ theirs
@@ -93,17 +96,17 @@ class _RightVectors(torch.autograd.Function):
         """By perturbation of rows^T rows: vector i turns to vector j by 1 / (value_i^2 - value_j^2)."""
         rows, values, vectors = ctx.saved_tensors
         gradient = gradients[0]
-        first = vectors[..., : gradient.shape[-1]]
-        squares = values.square()
-        own = squares[:, None, : gradient.shape[-1]]
+        count = gradient.shape[-1]
+        own = values[:, None, :count]
+        level = values[:, :1, None] * torch.finfo(values.dtype).eps * ROUNDING
         within = vectors.mT @ gradient
-        turned = vectors @ (within * _inverse(own - squares[..., None], own))
-        beyond = (gradient - vectors @ within) * _inverse(own, own)
-        change = (turned + beyond) @ first.mT
+        turned = vectors @ (within * _inverse(own - values[..., None], own + values[..., None], level))
+        beyond = (gradient - vectors @ within) * _inverse(own, own, level)
+        change = (turned + beyond) @ vectors[..., :count].mT
         return rows @ (change + change.mT), None
 
 
-def _inverse(gaps: Tensor, sizes: Tensor) -> Tensor:
-    """1 / gaps, and 0 for gaps that are rounding errors of ``sizes``."""
-    tiny = gaps.abs() <= sizes * torch.finfo(gaps.dtype).eps * 16
-    return torch.where(tiny, 0.0, 1 / gaps.masked_fill(tiny, 1.0))
+def _inverse(gaps: Tensor, sums: Tensor, level: Tensor) -> Tensor:
+    """1 / (gaps sums), and 0 for gaps that are not above ``level``."""
+    equal = gaps.abs() <= level
+    return torch.where(equal, 0.0, 1 / (gaps * sums).masked_fill(equal, 1.0))

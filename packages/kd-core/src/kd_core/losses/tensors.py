@@ -63,10 +63,8 @@ def maps_of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     fits = student.ndim == teacher.ndim > 2 and len(student) == len(teacher)
     if not fits or (student.ndim != 4 and student.shape[2:] != teacher.shape[2:]):
-        raise KDError(
-            f"student {shape(student)} and teacher {shape(teacher)} must be feature maps (B, C, H, W) with the same B",
-            path="student",
-        )
+        rule = "must be (B, C, H, W) with the same B, or differ in nothing but C"
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
     student, teacher = as_float32(student), as_float32(teacher)
     if student.shape[2:] == teacher.shape[2:]:
         return student, teacher

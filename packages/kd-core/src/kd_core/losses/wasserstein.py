@@ -63,7 +63,7 @@ def wasserstein_logits(
     known = -teacher.softmax(1).gather(1, label) * student.log_softmax(1).gather(1, label)
     others = torch.zeros_like(student, dtype=torch.bool).scatter(1, label, True)
     shares = [(logits / temperature).masked_fill(others, -torch.inf).softmax(1) for logits in (student, teacher)]
-    costs = _costs(as_float32(prototypes), sharpness)
+    costs = _costs(prototypes.to(student.dtype), sharpness)
     losses = known[:, 0] + gamma * _transport(*shares, costs, ~others, regularization, iterations)
     return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
 
@@ -80,7 +80,7 @@ def _transport(ours: Tensor, theirs: Tensor, costs: Tensor, present: Tensor, reg
     One kernel serves all samples: a class that is not present sends and receives nothing.
     """
     kernel = (-costs / reg).exp()
-    ours_scale = present / (present.shape[1] - 1)
+    ours_scale = present.to(ours.dtype) / (present.shape[1] - 1)
     theirs_scale = ours_scale
     for _ in range(iterations):
         theirs_scale = theirs / (ours_scale @ kernel + EPSILON)
