@@ -17,7 +17,7 @@ GOLDENS = [
     for number, golden in enumerate(goldens_of(file.stem))
 ]
 BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1"}
-ELSEWHERE = {"crd", "cirkd_memory"}  # has a memory: test_methods.py
+ELSEWHERE = {"crd", "cirkd_memory", "vid"}  # has a memory or weights: test_methods.py, test_regions.py, test_tables.py
 
 
 @pytest.mark.parametrize(("name", "golden"), GOLDENS)

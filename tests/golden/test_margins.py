@@ -1,4 +1,4 @@
-"""The adapters of methods on features equal their reference code, as make_features.py ran it."""
+"""The adapters of methods on features equal their reference code, as make_maps.py ran it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def projector(
     ``match`` is a map half as high and wide, the convolution has stride 2 (kernel 3 where not given); if twice, it is a
     transposed one with kernel 4. With ``resize: false`` height and width stay, whatever those of ``match`` are.
     ``norm`` adds batch norm (for (B, L, D): layer norm), then comes ``activation``. ``init: fan_out`` draws weights
-    from a normal distribution of variance 2 / (channels out x kernel area), as OFD and SRRL do, instead of torch's. KDError
+    from a normal distribution of variance 2 / (channels out x kernel area), as in OFD and SRRL. KDError
     where inputs, ranks or sizes do not fit. Sizes as the FitNet regressor of megvii-research/mdistiller.
     """
     (source,) = tensors("projector", inputs, match)

@@ -2,17 +2,24 @@
 
 from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
 from kd_core.losses.attention import attention_kl, attention_mse
+from kd_core.losses.boundaries import activation_boundary
+from kd_core.losses.channels import ickd, ickd_imagenet
 from kd_core.losses.class_attention import class_attention
+from kd_core.losses.congruence import cc, cc_kernel
 from kd_core.losses.contrastive import CRD
 from kd_core.losses.correlation import dist
 from kd_core.losses.crossimage import cirkd_minibatch
 from kd_core.losses.dense import cwd, skd_pairwise
+from kd_core.losses.direction import streamlined_direction
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
 from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
+from kd_core.losses.flow import fsp
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
+from kd_core.losses.many_to_one import many_to_one
 from kd_core.losses.masked import mgd
+from kd_core.losses.one_for_all import ofa
 from kd_core.losses.outputs import identity
 from kd_core.losses.partial import partial_l2
 from kd_core.losses.pixel_memory import PixelMemory
@@ -25,20 +32,26 @@ from kd_core.losses.selectivity import nst
 from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
 from kd_core.losses.semantic import SemCKD
 from kd_core.losses.singular import kdsvd
+from kd_core.losses.standardized import srd
 from kd_core.losses.tensors import same_rows, same_shape
+from kd_core.losses.variational import VID, pad_l2
 from kd_core.losses.wasserstein import wasserstein_features, wasserstein_logits
 
 __all__ = [
     "CRD",
     "LOSSES",
+    "VID",
     "Loss",
     "LossSignature",
     "PixelMemory",
     "SemCKD",
+    "activation_boundary",
     "affinity",
     "attention_kl",
     "attention_mse",
     "attention_transfer",
+    "cc",
+    "cc_kernel",
     "cirkd_minibatch",
     "class_attention",
     "cosine",
@@ -46,9 +59,12 @@ __all__ = [
     "cwd",
     "dist",
     "factor_transfer",
+    "fsp",
     "hidden_mse",
     "hierarchical_context",
     "hint",
+    "ickd",
+    "ickd_imagenet",
     "identity",
     "ifvd",
     "jensen_shannon",
@@ -57,6 +73,7 @@ __all__ = [
     "knowledge_adaptation",
     "l1",
     "loss_signature",
+    "many_to_one",
     "mean_over",
     "mean_over_samples",
     "mgd",
@@ -64,7 +81,9 @@ __all__ = [
     "multilabel_kd",
     "norm_penalty",
     "nst",
+    "ofa",
     "over_batch",
+    "pad_l2",
     "partial_l2",
     "patience",
     "pkt",
@@ -78,6 +97,8 @@ __all__ = [
     "skd_pairwise",
     "smooth_l1",
     "soft_cross_entropy",
+    "srd",
+    "streamlined_direction",
     "total_variation",
     "transformed_kd",
     "view_contrast",
