@@ -247,6 +247,15 @@ def test_class_maps_average_to_the_logits() -> None:
     torch.testing.assert_close(averaged, features.mean((2, 3)) @ weight.T)
 
 
+def test_pool_gives_what_a_classifier_reads() -> None:
+    features, rows = maps((2, 4, 3, 5), (2, 4))
+    module = ADAPTERS.get("pool")([features], None, None)
+    torch.testing.assert_close(module(features), features.mean((2, 3)))
+    assert module(rows) is rows
+    with pytest.raises(KDError, match="pool keeps the channels"):
+        ADAPTERS.get("pool")([features], None, 3)
+
+
 def test_margin_relu_pools_to_the_student() -> None:
     features, weight, bias = maps((2, 4, 6, 6), (4,), (4,))
     module = ADAPTERS.get("margin_relu")([features, weight, bias], torch.empty(2, 9, 3, 3), None)

@@ -5,7 +5,7 @@ from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
-from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
+from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardise
@@ -28,6 +28,7 @@ __all__ = [
     "ofa_branch",
     "orthogonal_projector",
     "paraphraser",
+    "pool",
     "projection_head",
     "projector",
     "simkd_projector",
