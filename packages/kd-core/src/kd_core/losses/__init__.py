@@ -4,6 +4,7 @@ from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
 from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.boundaries import activation_boundary
 from kd_core.losses.channels import ickd, ickd_imagenet
+from kd_core.losses.class_attention import class_attention
 from kd_core.losses.congruence import cc, cc_kernel
 from kd_core.losses.contrastive import CRD
 from kd_core.losses.correlation import dist, dist_channel, dist_spatial
@@ -24,6 +25,7 @@ from kd_core.losses.mixtures import ab_divergence, skewed_kl, skewed_reverse_kl,
 from kd_core.losses.multilevel import mlkd_batch, mlkd_class, mlkd_instance
 from kd_core.losses.one_for_all import ofa
 from kd_core.losses.outputs import identity
+from kd_core.losses.partial import partial_l2
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
 from kd_core.losses.regions import ifvd
@@ -31,11 +33,15 @@ from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature
 from kd_core.losses.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from kd_core.losses.review import hierarchical_context
 from kd_core.losses.scales import sdd_dkd, sdd_kd
+from kd_core.losses.selectivity import nst
 from kd_core.losses.self_supervised import self_supervised_kd, transformed_kd, view_contrast
+from kd_core.losses.semantic import SemCKD
+from kd_core.losses.singular import kdsvd
 from kd_core.losses.standardized import srd
 from kd_core.losses.teacher_free import tf_kd, uskd
 from kd_core.losses.tensors import same_rows, same_shape
 from kd_core.losses.variational import VID, pad_l2
+from kd_core.losses.wasserstein import wasserstein_features, wasserstein_logits
 
 __all__ = [
     "CRD",
@@ -45,6 +51,7 @@ __all__ = [
     "LossSignature",
     "PixelMemory",
     "ab_divergence",
+    "SemCKD",
     "activation_boundary",
     "affinity",
     "attention_kl",
@@ -53,6 +60,7 @@ __all__ = [
     "cc",
     "cc_kernel",
     "cirkd_minibatch",
+    "class_attention",
     "cosine",
     "cross_entropy",
     "ctkd",
@@ -72,6 +80,7 @@ __all__ = [
     "ifvd",
     "jensen_shannon",
     "kd",
+    "kdsvd",
     "knowledge_adaptation",
     "l1",
     "loss_signature",
@@ -86,9 +95,11 @@ __all__ = [
     "multilabel_kd",
     "nkd",
     "norm_penalty",
+    "nst",
     "ofa",
     "over_batch",
     "pad_l2",
+    "partial_l2",
     "patience",
     "pkt",
     "reverse_kl",
@@ -116,4 +127,6 @@ __all__ = [
     "view_contrast",
     "wsld",
     "wttm",
+    "wasserstein_features",
+    "wasserstein_logits",
 ]
