@@ -100,4 +100,6 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2
 
 def _attention(features: Tensor, p: float) -> Tensor:
     """(B, C, H, W) -> (B, H x W), each row of unit length."""
-    return F.normalize(as_float32(features).abs().pow(p).mean(1).flatten(1))
+    features = as_float32(features)
+    powers = features.square() if p == 2 else features.abs().pow(p)
+    return F.normalize(powers.mean(1).flatten(1))

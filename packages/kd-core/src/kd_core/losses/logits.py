@@ -82,14 +82,16 @@ def kd(
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
-    student, teacher = masked_alike(student, teacher)
     counts = None if mask is None else valid_mask(mask, student, dim)
     if counts is not None:
         student, teacher = hidden(counts, student, teacher, dim=dim)
+    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but where a probability is 0 its
+    # term is 0 even if the student's is 0 too, and its gradient is not NaN, which a teacher that learns would notice.
     log_student = F.log_softmax(student / temperature, dim)
-    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
-    # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.
-    soft = F.softmax(teacher / temperature, dim).clamp(min=torch.finfo(teacher.dtype).tiny)
+    soft = F.softmax(teacher / temperature, dim)
+    log_student = log_student.masked_fill(soft == 0, 0.0)
+    if teacher.requires_grad:
+        soft = soft.clamp(min=torch.finfo(teacher.dtype).tiny)
     if counts is None:
         divergence = F.kl_div(log_student, soft, reduction="sum")
         return divergence / (student.numel() // student.shape[dim]) * temperature**2
