@@ -7,6 +7,14 @@ from kd_core.losses.correlation import dist
 from kd_core.losses.crossimage import cirkd_minibatch
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
+from kd_core.losses.ensembles import (
+    adaptive_ensemble_kd,
+    confidence_weighted_kd,
+    confidence_weighted_mse,
+    ensemble_kd,
+    entropy_weighted_kd,
+    mutual,
+)
 from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
 from kd_core.losses.hidden import hidden_mse, patience
@@ -28,15 +36,20 @@ __all__ = [
     "Loss",
     "LossSignature",
     "PixelMemory",
+    "adaptive_ensemble_kd",
     "affinity",
     "attention_kl",
     "attention_mse",
     "attention_transfer",
     "cirkd_minibatch",
+    "confidence_weighted_kd",
+    "confidence_weighted_mse",
     "cosine",
     "cross_entropy",
     "cwd",
     "dist",
+    "ensemble_kd",
+    "entropy_weighted_kd",
     "factor_transfer",
     "hidden_mse",
     "hierarchical_context",
@@ -53,6 +66,7 @@ __all__ = [
     "mgd",
     "mse",
     "multilabel_kd",
+    "mutual",
     "norm_penalty",
     "over_batch",
     "patience",
