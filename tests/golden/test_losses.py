@@ -17,7 +17,8 @@ GOLDENS = [
     for number, golden in enumerate(goldens_of(file.stem))
 ]
 BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1"}
-ELSEWHERE = {"crd", "cirkd_memory", "adaptive_ensemble_kd"}  # test_methods.py and test_ensembles.py say why
+ELSEWHERE = {"crd", "cirkd_memory", "vid", "adaptive_ensemble_kd"}
+"""Those with a memory or weights, or whose reference is less exact: test_methods, _regions, _tables, _ensembles."""
 
 
 @pytest.mark.parametrize(("name", "golden"), GOLDENS)

@@ -130,8 +130,8 @@ def adaptive_ensemble_kd(
     sum of the teachers' gradients for the batch's mean logits shortest; they are constants in the backward pass.
     ``normalize`` compares directions alone, and divides each weight by its gradient's length. KDError where shapes
     differ, there is one class, or more teachers.
-    Du et al., *Agree to Disagree*, NeurIPS 2020; checked against AnTuo1998/AE-KD, which finds the weights by a support vector
-    machine to 1e-6 where these are exact.
+    Du et al., *Agree to Disagree*, NeurIPS 2020; checked against AnTuo1998/AE-KD, which finds the weights by a support
+    vector machine to 1e-6 where these are exact.
     """
     learner, teachers = _outputs("adaptive_ensemble_kd", student, teacher, least=1)
     if learner.ndim != 2:
