@@ -141,8 +141,24 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "wasserstein_logits": {"student": (4,), "teacher": (4,), "target": class_labels(4), "prototypes": class_vectors},
 }
 FROM_RUN = {"num_samples": 12, "num_classes": 4, "batch_size": 8}
+TEACHERS = {f"teacher/{number}": (7,) for number in range(3)}
+PEERS: dict[str, Input] = {f"{wire}/{number}": (7,) for number in range(3) for wire in ("student", "teacher")}
+EXAMPLES |= {
+    "adaptive_ensemble_kd": {"student": (7,), **TEACHERS},
+    "confidence_weighted_kd": {"student": (7,), **TEACHERS, "target": class_labels(7)},
+    "confidence_weighted_mse": {
+        **{f"{wire}/{number}": (3, 4, 4) for number in range(3) for wire in ("student", "teacher")},
+        **{f"logits/{number}": (7,) for number in range(3)},
+        "target": class_labels(7),
+    },
+    "ensemble_kd": {"student": (7,), **TEACHERS},
+    "entropy_weighted_kd": {"student": (7,), **TEACHERS},
+    "mutual": PEERS,
+}
+FROM_RUN = {"num_samples": 12, "num_classes": 4}
 """Values that only a run knows: they have no defaults."""
 SMALL: dict[str, dict[str, Any]] = {
+    "adaptive_ensemble_kd": {"tolerance": 0.34},  # all three count, and small steps do not change their weights
     "attention_kl": {"heads": 2},
     "cirkd_memory": {"dim": 4, "pixel_memory": 20, "region_memory": 6, "pixel_contrast": 30, "update": 3},
     "crd": {"dim": 8, "negatives": 5},

@@ -14,6 +14,14 @@ from kd_core.losses.decoupled import dkd, nkd, rld, wsld
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.direction import streamlined_direction
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
+from kd_core.losses.ensembles import (
+    adaptive_ensemble_kd,
+    confidence_weighted_kd,
+    confidence_weighted_mse,
+    ensemble_kd,
+    entropy_weighted_kd,
+    mutual,
+)
 from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
 from kd_core.losses.flow import fsp
@@ -53,6 +61,7 @@ __all__ = [
     "SemCKD",
     "ab_divergence",
     "activation_boundary",
+    "adaptive_ensemble_kd",
     "affinity",
     "attention_kl",
     "attention_mse",
@@ -61,6 +70,8 @@ __all__ = [
     "cc_kernel",
     "cirkd_minibatch",
     "class_attention",
+    "confidence_weighted_kd",
+    "confidence_weighted_mse",
     "cosine",
     "cross_entropy",
     "ctkd",
@@ -69,6 +80,8 @@ __all__ = [
     "dist_channel",
     "dist_spatial",
     "dkd",
+    "ensemble_kd",
+    "entropy_weighted_kd",
     "factor_transfer",
     "fsp",
     "hidden_mse",
@@ -94,6 +107,7 @@ __all__ = [
     "mse",
     "multilabel_kd",
     "nkd",
+    "mutual",
     "norm_penalty",
     "nst",
     "ofa",
