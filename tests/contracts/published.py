@@ -61,7 +61,7 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# torchdistill as above, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
+# torchdistill, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
 # with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2 and SSKD, one for FT.
 IMAGENET = {
     "imagenet_at_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [1.0, 1000.0, 1000.0])],
