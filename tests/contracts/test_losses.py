@@ -155,7 +155,6 @@ EXAMPLES |= {
     "entropy_weighted_kd": {"student": (7,), **TEACHERS},
     "mutual": PEERS,
 }
-FROM_RUN = {"num_samples": 12, "num_classes": 4}
 """Values that only a run knows: they have no defaults."""
 SMALL: dict[str, dict[str, Any]] = {
     "adaptive_ensemble_kd": {"tolerance": 0.34},  # all three count, and small steps do not change their weights
