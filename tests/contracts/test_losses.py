@@ -35,13 +35,21 @@ def view(rows: int) -> Tensor:
     return (torch.arange(rows) >= max(rows // 2, 1)).long()
 
 
+def signs(rows: int) -> Tensor:
+    """What only the signs of count, without a gradient."""
+    return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
 SECOND_HALF = {"transformed_kd"}  # what it computes does not depend on the first half of the rows
 KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here all
 EXAMPLES: dict[str, dict[str, Input]] = {
+    "activation_boundary": {"student": (3, 4, 4), "teacher": signs},
     "affinity": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "attention_kl": {"student": (4, 6), "teacher": (4, 10)},
     "attention_mse": {"student": (2, 4, 4), "teacher": (2, 4, 4)},
     "attention_transfer": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
+    "cc": {"student": (5,), "teacher": (5,)},
+    "cc_kernel": {"student": (5,), "teacher": (3,)},
     "cirkd_memory": {"student": (4, 3, 3), "teacher": (4, 3, 3), "target": void_and_classes},
     "cirkd_minibatch": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
@@ -50,19 +58,32 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "cwd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "dist": {"student": (7, 3), "teacher": (7, 3)},
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "fsp": {
+        "student/0": (3, 4, 4),
+        "teacher/0": (3, 6, 6),
+        "student/1": (2, 2, 2),
+        "teacher/1": (2, 6, 6),
+        "student/2": (2, 4, 4),
+        "teacher/2": (2, 3, 3),
+    },
     "hierarchical_context": {"student": (3, 8, 8), "teacher": (3, 8, 8)},
     "hidden_mse": {"student": (4, 5), "teacher": (4, 5)},
     "hint": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "ickd": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
+    "ickd_imagenet": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
     "knowledge_adaptation": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
+    "many_to_one": {"student": (6, 2, 2), "teacher": (3, 4, 4)},
     "mgd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "mse": {"student": (3, 5), "teacher": (3, 5)},
     "multilabel_kd": {"student": (7,), "teacher": (7,)},
     "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
+    "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
+    "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
     "pkt": {"student": (5,), "teacher": (3,)},
     "reverse_kl": {"student": (7,), "teacher": (7,)},
@@ -73,6 +94,8 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "skd_pairwise": {"student": (3, 5, 4), "teacher": (2, 5, 4)},
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
     "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
+    "srd": {"student": (5,), "teacher": (5,)},
+    "streamlined_direction": {"student": (5,), "teacher": (5,)},
     "total_variation": {"student": (7,), "teacher": (7,)},
     "transformed_kd": {
         "student": (4,),
@@ -81,6 +104,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
         "index": viewed,
         "view": view,
     },
+    "vid": {"student": (3, 4, 4), "teacher": (2, 2, 2)},
     "view_contrast": {"input": (5,), "index": viewed, "view": view},
 }
 FROM_RUN = {"num_samples": 12, "num_classes": 4}
@@ -115,6 +139,7 @@ MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     "dist": ("mask", (3,)),
     "cwd": ("mask", (4, 4)),
     "cross_entropy": ("target", ()),
+    "ofa": ("target", ()),
 }
 """What masks some of a loss's values, and its shape without the batch dimension."""
 
@@ -154,10 +179,10 @@ def test_masked_means_add_up_from_micro_batches(name: str) -> None:
 
 def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
     """True in a loss's input where its mask, or a label of -100, hides what stands there."""
-    masked = mask == (-100 if name == "cross_entropy" else 0)
+    masked = mask == (-100 if MASKS[name][0] == "target" else 0)
     if name == "attention_mse":
         masked = masked[:, :, None] | masked[:, None]
-    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy") else -1
+    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy", "ofa") else -1
     return masked.unsqueeze(dim).expand_as(tensor) if masked.ndim < tensor.ndim else masked
 
 
@@ -196,7 +221,7 @@ def test_nothing_in_void_reaches_the_loss_or_a_gradient(name: str) -> None:
 DIVERGENCES = ("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd", "dist")
 
 
-@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy"])
+@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy", "ofa"])
 def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
     """As a column of minus infinity in logits (B, 7), and in dense ones."""
     case = LossCase(name, EXAMPLES[name], SMALL.get(name, {}))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kd_core.check.data import Summaries, check_stages
+from kd_core.check.landmarks import LandmarkRow, landmark_rows
 from kd_core.check.verifier import model_taps, verify
 from kd_core.config import Document, Policy, dump, load, with_absolute_paths
 from kd_core.config.kinds import refuse_sweep
@@ -215,7 +216,15 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_c
         return experiment.resume(folder, command, accept_changes=accept_changes)
 
 
-def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[TapRow]:
-    """The modules of a config's model with the shapes of what goes through them."""
+class Taps(NamedTuple):
+    """What can be tapped in a model: its modules, and its landmarks beside those of the other models."""
+
+    modules: list[TapRow]
+    landmarks: list[LandmarkRow]
+
+
+def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
+    """The modules of a config's model with the shapes of what goes through them, and its landmarks."""
     experiment = Experiment.load(path, overrides=overrides, trust=trust)
-    return model_taps(experiment.plan, experiment.policy, model)
+    modules = model_taps(experiment.plan, experiment.policy, model)
+    return Taps(modules, landmark_rows(experiment.plan, experiment.policy, model))

@@ -81,14 +81,14 @@ class Registry(Generic[T]):
 
     def _load_next_plugin(self) -> bool:
         if self._pending is None:
-            self._pending = _plugins(self.group)
+            self._pending = plugins(self.group)
         if not self._pending:
             return False
         importlib.import_module(self._pending.pop())
         return True
 
 
-def _plugins(group: str) -> list[str]:
+def plugins(group: str) -> list[str]:
     """The modules of an entry-point group, the first one last, of all distributions or of those in ``KD_PLUGINS``."""
     from importlib.metadata import entry_points  # slow to import, and not needed for `--help`
 

@@ -11,11 +11,24 @@ from kd_core.errors import KDError
 from kd_core.ranges import range_of, read_signature
 from kd_core.registry import owner_of
 
-RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_features", "detach"})
+RESERVED = frozenset({"loss", "weight", "module", "inputs", "match", "out_features", "each", "detach"})
 """Keys of a term or an adapter in a config: no parameter may have one of these names."""
 FROM_INPUTS = "from_inputs"
 """The class method of a registered loss that builds it from the probe batch's tensors."""
 Marked = TypeVar("Marked", bound=Callable[..., Any])
+
+
+def single_tensors(function: Callable[..., Any]) -> frozenset[str]:
+    """The parameters of a function, or of a module's class or object, that take one tensor, by their annotations."""
+    owner = function if inspect.isclass(function) else type(function)
+    forward = getattr(owner, "forward", None)
+    declared = parameters(function) if forward is None else parameters(forward, bound=True)
+    return frozenset(parameter.name for parameter in declared if _is_tensor(parameter.annotation))
+
+
+def _is_tensor(annotation: Any) -> bool:
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    return [getattr(kind, "__name__", "") for kind in kinds] == ["Tensor"]
 
 
 def over_batch(item: Marked) -> Marked:

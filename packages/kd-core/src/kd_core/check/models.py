@@ -15,10 +15,12 @@ from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
 from kd_core.models.factory import ModelSource, student_spec
 from kd_core.plan.plan import Plan
+from kd_core.taps.inference import know_landmarks
+from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture
-from kd_core.train.probe import forward
+from kd_core.train.probe import forward, restored
 
 
 class DryModels:
@@ -96,6 +98,21 @@ class DryModels:
             map_tensors(self._note_width, capture.output)
         return capture
 
+    def know_landmarks(self, name: str, batch: Batch) -> None:
+        """Find the landmarks of a model that does not tell them, by a pass on the meta device, else on the CPU."""
+        try:
+            self._infer(self.built[name], name, batch.to(META))
+        except Exception as error:
+            if not needs_values(error):
+                raise
+            real = self.real(name)
+            self._infer(real, name, batch)
+            keep(self.built[name], declared(real) or Landmarks())
+
+    def _infer(self, model: nn.Module, name: str, batch: Batch) -> None:
+        with restored([model]):
+            know_landmarks(model.eval(), self.plan.task.call, batch.for_model(name))
+
     def _note_width(self, output: Tensor) -> Tensor:
         if output.ndim > 1:
             self.widths[output.shape[1]] = None
@@ -110,6 +127,8 @@ class DryModels:
         if name not in self._real:
             self._real[name] = self.source(name).make(name, self.plan.models[name])
         real = self._real[name]
+        if (landmarks := declared(self.built[name])) is not None:
+            keep(real, landmarks)
         for part, twin in zip(real.modules(), self.built[name].modules(), strict=True):
             part.training = twin.training
         return real

@@ -28,9 +28,11 @@ from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch
 from kd_core.errors import ConfigError, KDError, Unverified, did_you_mean, reason
 from kd_core.plan.plan import StagePlan, TermPlan
+from kd_core.taps.landmarks import known, places
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
+from kd_core.train.candidates import unfit
 from kd_core.train.domain import takes_probabilities
 from kd_core.train.doubts import untrained, without_validation
 from kd_core.train.objective import StepInfo, Term
@@ -71,6 +73,8 @@ class StageCheck:
             return
         wires_by_model = dict(self._places())
         self._kept_outputs(wires_by_model)
+        if not self._landmarks(batch):
+            return
         captures = {}
         for name, taps in self.plan.taps(stage).items():
             if name in self.models:
@@ -127,6 +131,19 @@ class StageCheck:
             wires.setdefault(wire.root, []).append((path, wire))
         yield from wires.items()
 
+    def _landmarks(self, batch: Batch) -> bool:
+        """Find the landmarks that the stage's wires name; whether all models could be run for that."""
+        problem_count = len(self.findings.problems)
+        for name in self.plan.by_landmark(self.stage):
+            if name in self.models:
+                try:
+                    self.dry.know_landmarks(name, batch)
+                except Exception as error:
+                    shapes = describe_shapes(batch.for_model(name))
+                    message = f"forward failed on a dummy input of shape {shapes}: {reason(error)}"
+                    self.findings.report(("models", name), error if isinstance(error, KDError) else KDError(message))
+        return len(self.findings.problems) == problem_count
+
     def _kept_outputs(self, wires_by_model: Mapping[str, Placed]) -> None:
         """What a model with ``cache: true`` says is kept, and nothing from its inside."""
         for path, wire in ((path, wire) for placed in wires_by_model.values() for path, wire in placed):
@@ -141,7 +158,10 @@ class StageCheck:
         for path, wire in placed:
             assert wire.tap is not None or wire.root in ("adapters", "batch")
             try:
-                if wire.tap is not None and wire.tap.path:
+                if wire.tap is not None and wire.tap.is_landmark:
+                    if known(model):
+                        places(model, wire.tap)
+                elif wire.tap is not None and wire.tap.path:
                     module_at(model, wire.tap.path)
             except KDError as error:
                 self.findings.report(path, error)
@@ -314,6 +334,7 @@ class StageCheck:
             best = task.mode if spec.monitor is None else spec.monitor.mode
             check_plateau(scheduler, spec, best, dotted(self.stage.path("scheduler")))
             problems = without_validation(self.stage, scheduler) if getattr(self.stage.data, "val", None) == 0 else []
+            problems += unfit(self.plan, self.stage, self.models)
             nothing = untrained(self.stage, set(self.plan.taps(self.stage)), trained, self.adapters, losses)
             if problems := problems + ([] if nothing is None else [nothing]):
                 raise ConfigError(problems)

@@ -26,6 +26,7 @@ REGISTRIES = {
     "tasks": "kd_core.task:TASKS",
     "views": "kd_core.data.views:VIEWS",
     "observers": "kd_core.observers:OBSERVERS",
+    "methods": "kd_core.config.syntax.methods:METHODS",
 }
 """What ``list`` lists: ``module:registry``."""
 WITH_INPUTS = ("losses", "adapters")
@@ -115,20 +116,24 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
-    """List the module paths of MODEL (the student, unless another one is named) with their shapes.
+    """List the module paths of MODEL (the student, unless another one is named) with their shapes, and its landmarks.
 
-    Long lines are wrapped to the width of the terminal, or to 100 columns.
+    Long lines are wrapped to the width of the terminal, or to 100 columns. Beside each landmark stand those of the
+    other models, with the adapter that brings one to the shape of the other.
     """
     with quiet_stdout():
         from kd_core import experiment
+        from kd_core.check.landmarks import landmarks_text
         from kd_core.taps.table import table_text
 
-        rows = experiment.taps(config, model, **options)
-    echo(
-        json_text({"modules": [asdict(row) for row in rows]})
-        if as_json
-        else table_text(rows, shutil.get_terminal_size((100, 24)).columns)
-    )
+        modules, landmarks = experiment.taps(config, model, **options)
+    if as_json:
+        parts = {"modules": modules, "landmarks": landmarks}
+        echo(json_text({key: [asdict(row) for row in rows] for key, rows in parts.items()}))
+        return
+    echo(table_text(modules, shutil.get_terminal_size((100, 24)).columns))
+    if landmarks:
+        echo(f"\n{landmarks_text(landmarks, model)}")
 
 
 def _signature(item: Any, kind: str) -> str:

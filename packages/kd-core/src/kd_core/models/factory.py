@@ -128,12 +128,12 @@ class ModelSource:
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""
         from kd_core.download import discard
-        from kd_core.models.weights import load_state, read_state
+        from kd_core.models.weights import load_state, read_state, rename_modules
 
         at = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
         try:
             if (resolved := self._weights(spec)) is not None:
-                path, source = resolved
+                path, source, rename = resolved
                 self.log(Note(f"models.{name}: weights from {source}"))
                 try:
                     state = read_state(path)
@@ -141,24 +141,27 @@ class ModelSource:
                     if "://" in str(spec.weights):
                         discard(path)
                     raise
-                load_state(model, state, source, new_head=spec.new_head)
+                load_state(model, rename_modules(state, rename), source, new_head=spec.new_head)
         except KDError as error:
             raise error.at(at) from None
 
-    def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
-        """The weight file and its name in messages, None for weights the constructor gave or random ones."""
+    def _weights(self, spec: ModelSpec) -> tuple[Path, str, Mapping[str, str]] | None:
+        """The weight file, its name in messages and what is renamed in it, None for random weights.
+
+        None, too, where the constructor gave the weights.
+        """
         explicit = "weights" in spec.model_fields_set
         if explicit and spec.weights is None:
             return None
         if spec.weights not in (None, "auto"):
             assert spec.weights is not None
-            return local(spec.weights), spec.weights
+            return local(spec.weights), spec.weights, {}
         if spec.zoo is not None:
             zoo, card = find_card(spec.zoo, self.dataset)
-            return zoo.path(card), card.url
+            return zoo.path(card), card.url, card.rename
         if spec.run is not None:
             path = Path(spec.run) / "student" / "model.safetensors"
-            return path, str(path)
+            return path, str(path), {}
         if explicit:
             hint = "write `zoo: NAME`, a path or a URL"
             raise KDError("there are no published weights", hint=hint)

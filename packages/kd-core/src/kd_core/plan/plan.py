@@ -83,6 +83,8 @@ class StagePlan:
     """The adapters its terms need, those that feed others first."""
     views: Callable[[Batch], Batch] = identity
     """Transform applied to each training batch before the models see it."""
+    candidates: tuple[str, ...] = ()
+    """The models that may take the student's place."""
 
     def path(self, key: str) -> Path:
         """Where the value of ``key`` was written."""
@@ -137,6 +139,16 @@ class Plan:
                 if wire.tap is not None:
                     by_model.setdefault(wire.root, {})[wire.tap] = None
         return {model: list(taps) for model, taps in by_model.items()}
+
+    def by_landmark(self, stage: StagePlan) -> list[str]:
+        """The models of which a stage names places by their landmarks."""
+        adapters = [self.adapters[name] for name in stage.adapters]
+        wires = [*flat(wire for plan in (*stage.terms.values(), *adapters) for wire in plan.all_wires())]
+        wires += [adapter.borrowed for adapter in adapters if adapter.borrowed is not None]
+        named = {wire.root for wire in wires if wire.tap is not None and wire.tap.is_landmark}
+        patterns = [*(stage.spec.train or ()), *stage.spec.freeze]
+        named |= {root for root, _, path in (pattern.partition(".") for pattern in patterns) if path.startswith("@")}
+        return [name for name in self.models if name in named]
 
 
 def dataset_of(document: Document) -> str | None:

@@ -4,8 +4,13 @@
 
     MODEL.output[/field...]                       a model's output
     MODEL.path[:in|:out][:CALL][/field...]        what goes into or comes out of a submodule
+    MODEL.@LANDMARK[/number][/field...]           a place that every architecture has, see below
     adapters.NAME[/field...]                      an adapter's output
     batch.NAME[/field...]                         a part of the batch
+
+Landmarks are ``@features`` (the ordered feature maps, all of them as a list, or one by its number), ``@preactivations``
+(the same before their last activation), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last
+linear layer); see :mod:`kd_core.taps.landmarks`.
 
 Dots separate modules, and a negative number counts them from the end (``layer1.-1.relu``); ``:CALL`` chooses among
 several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses. ``MODEL.output``
@@ -23,19 +28,27 @@ from kd_core.errors import ConfigError, ConfigProblem, did_you_mean, nearest
 
 Field = str | int
 _NUMBER = re.compile(r"-?[0-9]+")
-_FORMS = "MODEL.path[:in|:out][:CALL][/field], MODEL.output, adapters.NAME or batch.NAME"
+_FORMS = "MODEL.path[:in|:out][:CALL][/field], MODEL.output, MODEL.@features/N, adapters.NAME or batch.NAME"
+LISTS = ("features", "preactivations")
+LANDMARKS = (*LISTS, "penultimate", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
     """A place in one model: what leaves (``out``) or enters (``in``) the module at ``path`` in one of its calls.
 
-    The empty path with ``out`` is the model's own output. ``call`` is None where the module runs once.
+    The empty path with ``out`` is the model's own output. ``call`` is None where the module runs once. A path that
+    begins with ``@`` is a landmark, whose module only the model tells: ``@features`` (all of them), ``@features/1``.
     """
 
     path: str
     side: Literal["out", "in"] = "out"
     call: int | None = None
+
+    @property
+    def is_landmark(self) -> bool:
+        """Whether only the model tells which module it is."""
+        return self.path.startswith("@")
 
     def __str__(self) -> str:
         if self == Tap(""):
@@ -89,8 +102,10 @@ def parse_wire(text: str, models: Collection[str], adapters: Collection[str] = (
         missing = f"{root}.output" if root in models else f"{root}.NAME"
         raise config_error(f"wire {text!r} names nothing in {root!r}", f"write {'/'.join([missing, *after])}")
     inside = tuple(int(field) if _NUMBER.fullmatch(field) else field for field in after)
+    if root in models and rest.startswith("@"):
+        return _landmark_wire(text, root, rest, inside)
     if root in models:
-        tap = _parse_tap(text, root, rest)
+        tap = parse_tap(rest, text, root)
         return Wire(root, tap.path or "output", tap, inside)
     if ":" in rest:
         hint = f"write {'/'.join([head.split(':')[0], *after])}"
@@ -112,7 +127,23 @@ def _check_root(text: str, root: str, models: list[str], adapters: Collection[st
     raise config_error(f"wire {text!r}: there is no model {root!r}", hint)
 
 
-def _parse_tap(text: str, root: str, rest: str) -> Tap:
+def _landmark_wire(text: str, root: str, rest: str, inside: tuple[Field, ...]) -> Wire:
+    name, colon, mark = rest[1:].partition(":")
+    if name not in LANDMARKS:
+        hint = did_you_mean(f"@{name}", [f"@{landmark}" for landmark in LANDMARKS])
+        raise config_error(f"wire {text!r}: there is no landmark @{name}", hint)
+    if colon and not (name == "classifier" and mark in ("in", "out")):
+        raise config_error(f"wire {text!r}: only @classifier has a side, :in or :out", f"write {root}.@{name}")
+    number = inside[0] if name in LISTS and inside and isinstance(inside[0], int) else None
+    if name in LISTS and inside and number is None:
+        raise config_error(f"wire {text!r}: @{name} are numbered", f"write {root}.@{name}/0 or {root}.@{name}/-1")
+    path = f"@{name}" if number is None else f"@{name}/{number}"
+    return Wire(root, path, Tap(path, "in" if mark == "in" else "out"), inside if number is None else inside[1:])
+
+
+def parse_tap(rest: str, text: str = "", root: str = "MODEL") -> Tap:
+    """The place that ``rest`` writes, which follows ``root`` in the wire ``text``; ConfigError for the grammar."""
+    text = text or f"{root}.{rest}"
     path, *marks = rest.split(":")
     parts = re.split(r"[.\[\]]", path)
     if "" in parts or "[" in path:

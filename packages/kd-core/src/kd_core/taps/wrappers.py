@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kd_core.errors import ConfigError, did_you_mean, nearest
+from kd_core.taps.landmarks import places
 from kd_core.taps.nested import mapped, tensors
-from kd_core.taps.wires import Inputs, Tap, config_error, describe_shapes
+from kd_core.taps.wires import LANDMARKS, Inputs, Tap, config_error, describe_shapes
 
 OUTPUT = Tap("")
 Mode = tuple[bool, bool, bool]
@@ -51,9 +52,12 @@ def walk(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
 def resolve_path(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
     """The modules along a dotted ``path``, each with its own name, from the model itself (``""``) on.
 
-    A negative number counts a module's children from the end. Raises ConfigError with the nearest path.
+    A negative number counts a module's children from the end, and ``@classifier`` or ``@features/1`` is a landmark's
+    module. Raises ConfigError with the nearest path.
     """
     chain = [("", unwrap_model(model))]
+    if path.startswith("@"):
+        path = _landmark_path(chain[0][1], path)
     for name in path.split(".") if path else ():
         children = chain[-1][1]._modules
         if name[:1] == "-" and name[1:].isdecimal() and 0 < int(name[1:]) <= len(children):
@@ -63,6 +67,17 @@ def resolve_path(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
             raise _no_module(path, chain, name)
         chain.append((name, unwrap_model(child)))
     return chain
+
+
+def _landmark_path(model: nn.Module, path: str) -> str:
+    """``path``, which begins with a landmark, as the path of a module."""
+    landmark, dot, rest = path.partition(".")
+    if landmark[1:].partition("/")[0] not in LANDMARKS:
+        raise config_error(f"there is no landmark {landmark}", f"write @{' or @'.join(LANDMARKS)}")
+    place = places(model, Tap(landmark))
+    if isinstance(place, list):
+        raise config_error(f"{landmark} are {len(place)} modules", f"write {landmark}/0 or {landmark}/-1")
+    return f"{place.path}{dot}{rest}"
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
@@ -196,6 +211,7 @@ class ForwardWrapper(nn.Module):
         self._call = call
         self._now = _Pass()
         self._taps: tuple[Tap, ...] = ()
+        self._landmarks: dict[Tap, Tap | list[Tap]] = {}
         self._wired: dict[Tap, _Place] = {}
         self._places: list[_Place] = []
         self._asks_output = not early_stop
@@ -213,15 +229,19 @@ class ForwardWrapper(nn.Module):
         taps = tuple(dict.fromkeys(taps))
         if taps == self._taps:
             return
-        modules = {tap: module_at(self.module, tap.path) for tap in taps if tap != OUTPUT}
+        landmarks = {tap: places(unwrap_model(self.module), tap) for tap in taps if tap.is_landmark}
+        at_modules = dict.fromkeys(flat_places(landmarks.get(tap, tap) for tap in taps))
+        modules = {tap: module_at(self.module, tap.path) for tap in at_modules if tap != OUTPUT}
         points = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
         for handle in self._handles:
             handle.remove()
-        self._taps = taps
+        self._taps, self._landmarks = taps, landmarks
         self._asks_output = OUTPUT in taps or not self.early_stop
         # DDP prepares its backward pass after the module's forward: that is not cut short
         self._stops = (
-            self.early_stop and self.module is unwrap_model(self.module) and all((tap.call or 0) >= 0 for tap in taps)
+            self.early_stop
+            and self.module is unwrap_model(self.module)
+            and all((tap.call or 0) >= 0 for tap in modules)
         )
         self._wired = {tap: points[module, tap.side] for tap, module in modules.items()}
         self._places = list(points.values())
@@ -276,6 +296,8 @@ class ForwardWrapper(nn.Module):
                 )
             calls = point.calls
             at[tap] = calls[0] if tap.call is None and len(calls) == 1 else self._chosen(tap, calls)
+        for tap, place in self._landmarks.items():
+            at[tap] = [_tensor(at[one]) for one in place] if isinstance(place, list) else _tensor(at[place])
         return at
 
     def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
@@ -309,6 +331,17 @@ class ForwardWrapper(nn.Module):
         for key in [key for key in state_dict if key.startswith(prefix)]:
             state_dict[f"{prefix}{inner}.{key[len(prefix) :]}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def flat_places(landmarks: Iterable[Tap | list[Tap]]) -> Iterator[Tap]:
+    """The taps in single ones and lists of them."""
+    for place in landmarks:
+        yield from place if isinstance(place, list) else [place]
+
+
+def _tensor(value: Any) -> Any:
+    """The first tensor of what a landmark's module gave: a transformer's layer gives its hidden state first."""
+    return value if isinstance(value, Tensor) else next(tensors(value), value)
 
 
 class Teacher(ForwardWrapper):

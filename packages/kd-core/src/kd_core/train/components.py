@@ -24,6 +24,7 @@ from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
+from kd_core.train.candidates import unfit
 from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import probe
@@ -100,6 +101,8 @@ class Components:
         self._check_trained_on(self._say)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
+        if problems := [problem for stage in plan.stages for problem in unfit(plan, stage, models)]:
+            raise ConfigError(problems)
         self.models = {name: runtime.place(model) for name, model in models.items()}
         self._check_orders()
         self.frozen = FrozenWhenBuilt()

@@ -19,13 +19,13 @@ from kd_core.errors import KDError, foreign_errors
 from kd_core.losses.reduction import check_shapes, count_of
 from kd_core.plan.plan import TermPlan
 from kd_core.plan.stages import counted_wires
-from kd_core.signatures import FROM_INPUTS
+from kd_core.signatures import FROM_INPUTS, single_tensors
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Wire
 from kd_core.taps.wrappers import Capture
 from kd_core.train.domain import check_domain
 from kd_core.train.lazy import has_lazy, materialize
-from kd_core.train.values import Adapters, Values, WireResolver, gathered, on_cpu
+from kd_core.train.values import Adapters, Values, WireResolver, gathered, on_cpu, unzipped
 
 INDEX = Wire("batch", "index")
 """The rows of a batch in the data set."""
@@ -79,6 +79,7 @@ class Term(nn.Module):
         """The inputs and hyperparameters that tell what the loss divides by; None where it must see a whole batch."""
         self.inexact: KDError | None = None
         """Why the loss may not see parts of a batch, as far as the probe tells."""
+        self._single = single_tensors(self.function) if callable(self.function) else frozenset()
 
     @property
     def over_batch(self) -> bool:
@@ -126,12 +127,26 @@ class Term(nn.Module):
         inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
         if self.over_batch and shard is not None:
             inputs = {key: gathered(self.plan.wires[key], value, shard) for key, value in inputs.items()}
+        now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
+        lists = [key for key, value in inputs.items() if key in self._single and isinstance(value, (list, tuple))]
+        if lists:
+            return self._added(inputs, lists, now)
+        return self._loss(inputs, now)
+
+    def _added(self, inputs: Mapping[str, Any], lists: Sequence[str], now: Mapping[str, float]) -> Tensor:
+        """The sum of the losses of the items of lists, where the loss itself takes one tensor."""
+        if self.module is not None and next(self.module.parameters(), next(self.module.buffers(), None)) is not None:
+            raise KDError(f"{lists[0]} is a list, and a loss with parameters takes one tensor", path=lists[0])
+        items = unzipped({key: inputs[key] for key in lists})
+        losses = [self._loss({**inputs, **item}, now) for item in items]
+        return torch.stack(losses).sum()
+
+    def _loss(self, inputs: Mapping[str, Any], now: Mapping[str, float]) -> Tensor:
         if isinstance(self.plan.loss, Lazy):
             check_shapes(self.function, inputs)
         if self.module is not None:
             loss = self.module(**inputs)
         else:
-            now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
             loss = self.function(**inputs, **self._hyperparameters, **now)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise KDError(f"the loss returned {describe_loss(loss)}, not one number (set its reduction to 'mean')")

@@ -16,6 +16,7 @@ from kd_core.device.seeding import derive, seeded
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
+from kd_core.taps.inference import know_landmarks
 from kd_core.taps.wires import Tap, describe_shapes
 from kd_core.taps.wrappers import Capture, ForwardWrapper
 from kd_core.train.values import Adapters, WireResolver
@@ -117,6 +118,9 @@ def _probed(
     builder: Builder,
 ) -> WireResolver:
     captures = {}
+    for name in plan.by_landmark(stage):
+        with restored([models[name]]), foreign_errors("the forward pass", "models", name):
+            know_landmarks(models[name].eval(), plan.task.call, batch.for_model(name))
     for name, taps in plan.taps(stage).items():
         set_mode(name)
         shapes = describe_shapes(batch.for_model(name))

@@ -174,7 +174,8 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     load_full_state_dict(student, stage.weights() if best is None else best["student"])
     if best is not None:
         name = components.plan.stages[best["stage"]].name
-        best = {"metrics": best["metrics"], "stage": name, "epoch": best["epoch"]}
+        model = {key: best[key] for key in ("model",) if key in best}
+        best = {"metrics": best["metrics"], "stage": name, "epoch": best["epoch"], **model}
     broadcast_buffers([student])
     with unsharded(stage.step_module):
         result = _score_final(context, runner, best)

@@ -143,12 +143,57 @@ class Adapters(nn.Module):
             if not isinstance(module, nn.Module):
                 raise KDError(f"{type(module).__name__} is not a torch.nn.Module", path="module")
             return module
-        assert plan.builder is not None
         positional, named = inputs_of(plan, values.get)
-        inputs = named or positional
         match = values.get(plan.match) if plan.match else None
-        adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
-        return adapter
+        if not plan.spec.each:
+            return _registered(plan, named or positional, match)
+        items = unzipped({"match": match, **dict(enumerate(positional)), **named})
+        matches = [item.pop("match") for item in items]
+        inputs = [item if named else list(item.values()) for item in items]
+        return Each([_registered(plan, one, match) for one, match in zip(inputs, matches, strict=True)])
+
+
+def _registered(plan: AdapterPlan, inputs: Any, match: Any) -> nn.Module:
+    assert plan.builder is not None
+    assert not isinstance(plan.builder, Lazy)
+    adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
+    return adapter
+
+
+class Each(nn.ModuleList):
+    """One adapter for each item of the lists that it is called with; it gives a list."""
+
+    def forward(self, *inputs: Any, **named: Any) -> list[Any]:
+        """The outputs of the adapters, each for its items."""
+        items = unzipped({**dict(enumerate(inputs)), **named})
+        count = len(inputs)
+        return [
+            module(*(item[index] for index in range(count)), **{key: item[key] for key in named})
+            for module, item in zip(self, items, strict=True)
+        ]
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether they relate the samples of a batch."""
+        return any(getattr(module, "over_batch", False) for module in self)
+
+
+def unzipped(inputs: Mapping[Any, Any]) -> list[dict[Any, Any]]:
+    """The inputs of each item of the lists among them, which are all of one length; what is no list is every item's.
+
+    KDError where there is no list, or where their lengths differ.
+    """
+    lengths = {name: len(value) for name, value in inputs.items() if isinstance(value, (list, tuple))}
+    if not lengths:
+        raise KDError("`each` needs a wire that carries a list", hint="such as student.@features", path="each")
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        hint = "choose as many of both: a list of wires such as [student.@features/0, student.@features/-1]"
+        raise KDError(f"the lists are not of one length: {counts}", hint=hint)
+    (length,) = set(lengths.values())
+    return [
+        {name: value[index] if name in lengths else value for name, value in inputs.items()} for index in range(length)
+    ]
 
 
 def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:

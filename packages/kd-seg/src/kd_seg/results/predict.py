@@ -290,13 +290,14 @@ def absent_weights(plan: Plan) -> str | None:
     spec = plan.models[TEACHER]
     if problems := missing_files(TEACHER, spec):
         return problems[0].message
-    if spec.weights not in (None, "auto"):
-        url = str(spec.weights) if "://" in str(spec.weights) else None
-        folder = folder_of(url) if url else None
-    else:
-        folder = None
-        url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
-    if url is not None and not place(url, folder).is_file():
+    url, folder, name = None, None, ""
+    if "://" in str(spec.weights):
+        url = str(spec.weights)
+        folder = folder_of(url)
+    elif spec.weights in (None, "auto") and spec.zoo is not None:
+        card = find_card(spec.zoo, plan.dataset)[1]
+        url, name = card.url, card.file
+    if url is not None and not place(url, folder, name).is_file():
         return f"{url} was not downloaded yet"
     downloads = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
     return "what builds it may download weights" if downloads else None

@@ -1,4 +1,4 @@
-"""File -> Document: YAML, then ``extends:``, then overrides, then texts joined, then paths found."""
+"""File -> Document: YAML, then ``extends:``, then overrides, then methods, then texts joined, then paths found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from kd_core.config.syntax import overrides as options
 from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
+from kd_core.config.syntax.methods import expand_methods
 from kd_core.config.syntax.paths import found_beside
 from kd_core.config.syntax.to_data import to_data
 from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
@@ -42,6 +43,17 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
         problems += error.problems
     if problems or root is None:
         raise ConfigError(dict.fromkeys(problems))
+    later = [change for change in changes if options.names_new_stage(root, change)]
+    root = _changed(root, [change for change in changes if change not in later])
+    root = _changed(expand_methods(root), later)  # stages that a method puts before others
+    document = Document(to_data(root), file, root)
+    found_beside(document)
+    return document
+
+
+def _changed(root: Slot, changes: Sequence[options.Override]) -> Slot:
+    """The tree with values set; ConfigError with every path that leads nowhere."""
+    problems: list[ConfigProblem] = []
     for change in changes:
         try:
             root = options.apply(root, change)
@@ -49,9 +61,7 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    document = Document(to_data(root), file, root)
-    found_beside(document)
-    return document
+    return root
 
 
 class _Reader:

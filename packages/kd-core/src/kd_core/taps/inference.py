@@ -1,0 +1,164 @@
+"""Landmarks of a model that tells none, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from kd_core.taps.landmarks import Landmarks, declared, keep
+from kd_core.taps.nested import tensors
+from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import hook_output, unwrap_model, walk
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module that ended: which call of it, and the first tensor that it gave."""
+
+    path: str
+    module: nn.Module
+    number: int
+    output: Tensor
+
+    @property
+    def depth(self) -> int:
+        """How deep the module lies."""
+        return self.path.count(".")
+
+
+def know_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inputs: Any) -> None:
+    """Infer and keep the landmarks of a model that does not tell them, by ``call(model, inputs)`` without gradients."""
+    model = unwrap_model(model)
+    if declared(model) is None:
+        keep(model, infer_landmarks(model, call, inputs))
+
+
+def infer_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inputs: Any) -> Landmarks:
+    """The places of a model, as one pass shows them.
+
+    The classifier is the last linear layer (or convolution) whose output is as wide as the model's. Feature maps are
+    those of the timm model's own ``feature_info`` where it has one; else, for each spatial size on the way down, what
+    the least nested module gives last at that size, where two convolutions or more work at it (a stem has one); else
+    the outputs of the layers of the longest stack of layers.
+    """
+    calls, output = _recorded(model, call, inputs)
+    classifier = _classifier(calls, output)
+    before = calls if classifier is None else calls[: calls.index(classifier)]
+    features = _of_timm(model, before) or _by_size(before) or _by_layer(model, before)
+    last = [_activation(call, before) for call in features]
+    return Landmarks(
+        features=tuple(_place(call, before) for call in features),
+        preactivations=tuple(Tap(*place) for place in last if place) if all(last) else (),
+        classifier=None if classifier is None else classifier.path,
+    )
+
+
+def _recorded(
+    model: nn.Module, call: Callable[[nn.Module, Any], Any], inputs: Any
+) -> tuple[list[_Call], Tensor | None]:
+    """Every call of a pass in the order in which they ended, and the model's first output."""
+    calls: list[_Call] = []
+    counts: dict[str, int] = {}
+
+    def noting(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            number = counts[path] = counts.get(path, -1) + 1
+            calls.extend(_Call(path, module, number, tensor) for tensor in [_first(output)] if tensor is not None)
+
+        return hook
+
+    paths: dict[nn.Module, str] = {}
+    for path, module in walk(model):
+        paths.setdefault(module, path)
+    handles = [hook_output(module, noting(path)) for module, path in paths.items() if path]
+    try:
+        with torch.no_grad():
+            output = _first(call(model, inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, output
+
+
+def _first(value: Any) -> Tensor | None:
+    return next(tensors(value), None)
+
+
+def _classifier(calls: Sequence[_Call], output: Tensor | None) -> _Call | None:
+    if output is None:
+        return None
+    axis = 1 if output.ndim == 4 else -1
+    for call in reversed(calls):
+        if isinstance(call.module, (nn.Linear, _ConvNd)) and call.output.ndim >= 2:
+            width = call.output.shape[1 if isinstance(call.module, _ConvNd) else -1]
+            if width == output.shape[axis]:
+                return call
+    return None
+
+
+def _of_timm(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
+    info = getattr(model, "feature_info", None)
+    entries = info if isinstance(info, list) else getattr(info, "info", [])
+    names = [entry.get("module") for entry in entries if isinstance(entry, Mapping)]
+    by_path = {call.path: call for call in calls}
+    found = [by_path[name] for name in names if name in by_path]
+    return (
+        [call for call in found if next(call.module.children(), None) is not None] if len(found) == len(names) else []
+    )
+
+
+def _by_size(calls: Sequence[_Call]) -> list[_Call]:
+    """What the least nested module gives last at each spatial size, from the largest on."""
+    maps = [(index, call) for index, call in enumerate(calls) if call.output.ndim == 4 and _area(call) > 1]
+    features = []
+    for size in sorted({_area(call) for _, call in maps}, reverse=True):
+        smaller = min((index for index, call in maps if _area(call) < size), default=len(calls))
+        here = [call for index, call in maps if _area(call) == size and index < smaller]
+        if sum(isinstance(call.module, _ConvNd) for call in here) >= 2:
+            depth = min(call.depth for call in here)
+            features.append([call for call in here if call.depth == depth][-1])
+    return features
+
+
+def _area(call: _Call) -> int:
+    return call.output.shape[2] * call.output.shape[3]
+
+
+def _by_layer(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
+    """The outputs (B, L, D) of the layers of the longest stack whose layers give one shape."""
+    by_module = {call.module: call for call in calls}
+    best: list[_Call] = []
+    for module in model.modules():
+        layers = list(module.children()) if isinstance(module, (nn.ModuleList, nn.Sequential)) else []
+        stack = [by_module[layer] for layer in layers if layer in by_module]
+        shapes = {call.output.shape for call in stack}
+        if len(stack) == len(layers) > max(len(best), 1) and len(shapes) == 1 and stack[0].output.ndim == 3:
+            best = stack
+    return best
+
+
+def _place(call: _Call, calls: Sequence[_Call]) -> Tap:
+    """The tap of a call, with its number where the module runs more than once."""
+    often = sum(other.module is call.module for other in calls) > 1
+    return Tap(call.path, "out", call.number if often else None)
+
+
+def _activation(feature: _Call, calls: Sequence[_Call]) -> tuple[str, str, int | None] | None:
+    """The input of the activation whose output a feature map is; None where no module is that activation."""
+    for call in _leaves_of(feature, calls):
+        if call.output is feature.output and type(call.module).__module__ == "torch.nn.modules.activation":
+            often = sum(other.module is call.module for other in calls) > 1
+            return call.path, "in", call.number if often else None
+    return None
+
+
+def _leaves_of(feature: _Call, calls: Sequence[_Call]) -> Iterator[_Call]:
+    """The calls without modules inside, the last first, that ended before a feature map was there."""
+    for call in reversed(calls[: calls.index(feature) + 1]):
+        if next(call.module.children(), None) is None:
+            yield call

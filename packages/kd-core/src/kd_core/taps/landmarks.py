@@ -1,0 +1,79 @@
+"""Landmarks: the places that every architecture has, by names that fit any pair of models.
+
+``@features`` are the ordered feature maps, one for each resolution of a convolutional network (the stem left out) or
+for each layer of a transformer; ``@preactivations`` the same before their last activation; ``@penultimate`` is what the
+classifier takes, and ``@classifier`` is the last linear layer.
+
+A model tells them by a method ``landmarks()`` that returns a mapping: ``features`` and ``preactivations`` are lists of
+places as wires write them (``layer1``, ``layer1.-1.relu:in:1``), ``classifier`` is the path of a module. Of a model
+that tells none they are inferred from one forward pass (:mod:`kd_core.taps.inference`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kd_core.taps.wires import Tap, config_error, parse_tap
+
+_KEPT = "_kd_landmarks"
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """The places of one model. ``preactivations`` is empty where an activation is no module of its own."""
+
+    features: tuple[Tap, ...] = ()
+    preactivations: tuple[Tap, ...] = ()
+    classifier: str | None = None
+
+
+def declared(model: nn.Module) -> Landmarks | None:
+    """What a model says of itself, by a method or as it was inferred; None where nothing is known."""
+    kept: Landmarks | None = model.__dict__.get(_KEPT)
+    if kept is not None:
+        return kept
+    method = getattr(model, "landmarks", None)
+    told: Any = method() if callable(method) else None
+    if not isinstance(told, Mapping):
+        return None
+    return Landmarks(
+        features=tuple(parse_tap(place) for place in told.get("features", ())),
+        preactivations=tuple(parse_tap(place) for place in told.get("preactivations", ())),
+        classifier=told.get("classifier"),
+    )
+
+
+def known(model: nn.Module) -> bool:
+    """Whether a model's landmarks are declared, or were inferred before."""
+    return declared(model) is not None
+
+
+def keep(model: nn.Module, landmarks: Landmarks) -> None:
+    """Remember what was inferred of a model, which is no part of its state."""
+    model.__dict__[_KEPT] = landmarks
+
+
+def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:
+    """The place in ``model`` that a landmark stands for, or all of them; ConfigError where the model has none."""
+    landmarks, kind = declared(model), type(model).__name__
+    if landmarks is None:
+        hint = "name the module by its path, which `taps` lists"
+        raise config_error(f"the landmarks of {kind} are known only after a forward pass, and this comes before", hint)
+    name, _, number = tap.path[1:].partition("/")
+    if name in ("penultimate", "classifier"):
+        if landmarks.classifier is None:
+            raise config_error(f"{kind} has no linear layer that gives its output", "name the module by its path")
+        return Tap(landmarks.classifier, "in" if name == "penultimate" else tap.side)
+    taps = list(landmarks.features if name == "features" else landmarks.preactivations)
+    if not taps:
+        why = "no feature maps were found in" if name == "features" else "no activations end the feature maps of"
+        raise config_error(f"@{name}: {why} {kind}", "name the modules by their paths, which `taps` lists")
+    if not number:
+        return taps
+    if not -len(taps) <= int(number) < len(taps):
+        raise config_error(f"{tap}: {kind} has {len(taps)} feature maps", f"write @{name}/0 to @{name}/{len(taps) - 1}")
+    return taps[int(number)]
