@@ -19,8 +19,9 @@ from unittest.mock import MagicMock
 import torch
 from make_losses import Case, Input, Reference, Tensors, pair, record, weigh
 from make_losses import load as load_plain
-from make_methods import Adapter, adapter_record, digits, loop, uncalled, write
+from make_methods import Adapter, adapter_record, digits, loop, uncalled
 from make_regions import load
+from recipes import write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal

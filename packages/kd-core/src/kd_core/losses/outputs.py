@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,18 @@ from kd_core.losses.tensors import as_float32, shape
 
 
 def unknown_mean(
-    samples: int, value: Tensor, mask: Tensor | None = None, *, mean_over: Literal["samples"] | None = None
+    samples: int,
+    value: Tensor | list[Tensor],
+    mask: Any = None,
+    *,
+    mean_over: Literal["samples"] | None = None,
 ) -> KDError | None:
     """What to say of a value of a whole batch, of which nothing tells what it is a mean over; None for others."""
-    if mask is not None or mean_over is not None or (value.ndim and len(value) == samples):
+    values = value if isinstance(value, (list, tuple)) else [value]
+    unknown = [item for item in values if not item.ndim or len(item) != samples]
+    if mask is not None or mean_over is not None or not unknown:
         return None
-    message = f"nothing says what the value {shape(value)} is a mean over, which the parts of a batch need to add up"
+    message = f"nothing says what the value {shape(unknown[0])} is a mean over: parts of a batch need that to add up"
     hint = "`mean_over: samples`, or `mask: batch.NAME` for a mean over what a mask leaves; or a value for each sample"
     return KDError(message, hint=hint)
 

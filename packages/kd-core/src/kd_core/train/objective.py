@@ -77,9 +77,9 @@ class Term(nn.Module):
         self.count = count_of(self.function if self.module is None else self.module)
         self.counted = counted_wires(self.count, plan)
         """The inputs and hyperparameters that tell what the loss divides by; None where it must see a whole batch."""
-        self._single = single_tensors(self.function) if callable(self.function) else frozenset()
         self.inexact: KDError | None = None
         """Why the loss may not see parts of a batch, as far as the probe tells."""
+        self._single = single_tensors(self.function) if callable(self.function) else frozenset()
 
     @property
     def over_batch(self) -> bool:
