@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -19,11 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import make_dense
-import make_methods
 import numpy as np
 import torch
-from make_losses import REPDISTILLER, Case, Input, Reference, Tensors, pair, record, weigh
-from make_methods import Adapter, digits, uncalled, write
+from make_losses import REPDISTILLER
+from make_methods import Adapter, adapter_record, uncalled
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +40,7 @@ NAMES = {"np": np, "math": math, "os": os, "normalize": F.normalize, "adaptive_m
 
 def load(reference: Reference, repos: Path) -> Any:
     """The function or class, with the names that these files import."""
-    return make_dense.load(reference, repos, NAMES)
+    return make_dense.load(reference, repos, **NAMES)
 
 
 def lists(given: Tensors) -> tuple[list[Tensor], list[Tensor]]:
@@ -343,25 +341,15 @@ def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, 
     }
 
 
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    others: dict[str, Callable[[], list[Any]]] = {
-        "adapters": lambda: [make_methods.adapter_record(adapter, repos) for adapter in ADAPTERS],
-        "vid": lambda: [
-            vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
-            vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),
-            vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
-        ],
-    }
-    make_methods.load = load  # adapter_record is to find modules as this file does
-    for name in chosen or [*CASES, *others]:
-        if name in others:
-            write(HERE / "tables" / f"{name}.json", others[name]())
-            continue
-        references = [REFERENCES[case.reference] for case in CASES[name]]
-        records = [record(case, load(r, repos), r) for case, r in zip(CASES[name], references, strict=True)]
-        write(HERE / "losses" / f"{name}.json", records)
+GOLDENS: dict[str, Golden] = {
+    "tables/adapters": lambda repos: [adapter_record(adapter, repos, load) for adapter in ADAPTERS],
+    "tables/vid": lambda repos: [
+        vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
+        vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),
+        vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
+    ],
+}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

@@ -5,6 +5,7 @@ from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
+from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardise
 from kd_core.adapters.projector import projector
@@ -21,11 +22,14 @@ __all__ = [
     "embedding",
     "fusion",
     "generation",
+    "learned_number",
     "ofa_branch",
     "orthogonal_projector",
     "paraphraser",
+    "pooled_classifier",
     "projection_head",
     "projector",
+    "region_pool",
     "simkd_projector",
     "standardise",
     "translator",
