@@ -189,6 +189,7 @@ MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("ab_divergence", "skewed_kl", "skewed_reverse_kl", "ttm", "wttm"), ("mask", ())),
     **dict.fromkeys(("attention_kl", "attention_mse", "cosine", "hidden_mse"), ("mask", (4,))),
     "dist": ("mask", (3,)),
+    "identity": ("mask", (3, 4)),
     "cwd": ("mask", (4, 4)),
     **dict.fromkeys(("cross_entropy", "ofa", *LABELS), ("target", ())),
 }

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from recipes import Case, Input, Reference, Tensors, command, load_part, pair
+from make_methods import Adapter, adapter_record, uncalled
+from recipes import Case, Golden, Input, Reference, Tensors, command, load_part, pair
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -450,6 +451,22 @@ CASES: dict[str, list[Case]] = {
     ],
 }
 
+
+REGIONS = Reference(*SDD, "mdistiller/models/cifar/utils.py", "SPP", uncalled)
+ADAPTERS = [
+    Adapter(
+        "region_pool",
+        (Input(shape, 1230 + i),),
+        REGIONS,
+        lambda code, scales=scales: code(M=str(scales).replace(" ", "")),
+        lambda module, given: {"": module(given[0])[0].transpose(1, 2)},
+        values={"scales": scales},
+    )
+    for i, (shape, scales) in enumerate((((2, 3, 5, 6), [1, 2, 4]), ((1, 2, 8, 8), [1, 2]), ((3, 2, 4, 4), [1])))
+]
+GOLDENS: dict[str, Golden] = {
+    "methods/logits": lambda repos: [adapter_record(each, repos, load) for each in ADAPTERS],
+}
 
 if __name__ == "__main__":
     command(globals())

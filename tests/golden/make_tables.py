@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -19,11 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import make_dense
-import make_methods
 import numpy as np
 import torch
-from make_losses import REPDISTILLER, Case, Input, Reference, Tensors, pair, record, weigh
-from make_methods import Adapter, digits, uncalled, write
+from make_losses import REPDISTILLER
+from make_methods import REVIEW as METHOD_REVIEW
+from make_methods import Adapter, adapter_record, uncalled
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +41,7 @@ NAMES = {"np": np, "math": math, "os": os, "normalize": F.normalize, "adaptive_m
 
 def load(reference: Reference, repos: Path) -> Any:
     """The function or class, with the names that these files import."""
-    return make_dense.load(reference, repos, NAMES)
+    return make_dense.load(reference, repos, **NAMES)
 
 
 def lists(given: Tensors) -> tuple[list[Tensor], list[Tensor]]:
@@ -343,7 +342,7 @@ def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, 
     }
 
 
-REVIEW = (*make_methods.REVIEW, "CIFAR-100/model/reviewkd.py")
+REVIEW = (*METHOD_REVIEW, "CIFAR-100/model/reviewkd.py")
 REVIEWKD = Reference(*REVIEW, "ReviewKD", uncalled, needs=(("ABF", REVIEW[-1]),))
 
 
@@ -376,36 +375,26 @@ def review_record(seed: int, students: Shapes, teachers: Shapes, repos: Path) ->
     }
 
 
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    others: dict[str, Callable[[], list[Any]]] = {
-        "adapters": lambda: [make_methods.adapter_record(adapter, repos) for adapter in ADAPTERS],
-        "review": lambda: [
-            review_record(
-                1000,
-                [(2, 2, 8, 8), (2, 3, 4, 4), (2, 4, 2, 2), (2, 4, 1, 1)],
-                [(2, 4, 8, 8), (2, 3, 4, 4), (2, 5, 2, 2), (2, 6, 1, 1)],
-                repos,
-            ),
-            review_record(
-                1010, [(3, 2, 4, 4), (3, 3, 2, 2), (3, 5, 1, 1)], [(3, 3, 8, 8), (3, 2, 4, 4), (3, 2, 1, 1)], repos
-            ),
-        ],
-        "vid": lambda: [
-            vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
-            vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),
-            vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
-        ],
-    }
-    make_methods.load = load  # adapter_record is to find modules as this file does
-    for name in chosen or [*CASES, *others]:
-        if name in others:
-            write(HERE / "tables" / f"{name}.json", others[name]())
-            continue
-        references = [REFERENCES[case.reference] for case in CASES[name]]
-        records = [record(case, load(r, repos), r) for case, r in zip(CASES[name], references, strict=True)]
-        write(HERE / "losses" / f"{name}.json", records)
+GOLDENS: dict[str, Golden] = {
+    "tables/adapters": lambda repos: [adapter_record(adapter, repos, load) for adapter in ADAPTERS],
+    "tables/review": lambda repos: [
+        review_record(
+            1000,
+            [(2, 2, 8, 8), (2, 3, 4, 4), (2, 4, 2, 2), (2, 4, 1, 1)],
+            [(2, 4, 8, 8), (2, 3, 4, 4), (2, 5, 2, 2), (2, 6, 1, 1)],
+            repos,
+        ),
+        review_record(
+            1010, [(3, 2, 4, 4), (3, 3, 2, 2), (3, 5, 1, 1)], [(3, 3, 8, 8), (3, 2, 4, 4), (3, 2, 1, 1)], repos
+        ),
+    ],
+    "tables/vid": lambda repos: [
+        vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
+        vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),
+        vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
+    ],
+}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

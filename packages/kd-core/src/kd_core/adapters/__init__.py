@@ -6,6 +6,7 @@ from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
+from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardise
@@ -24,13 +25,16 @@ __all__ = [
     "embedding",
     "fusion",
     "generation",
+    "learned_number",
     "margin_relu",
     "ofa_branch",
     "orthogonal_projector",
     "paraphraser",
     "pool",
+    "pooled_classifier",
     "projection_head",
     "projector",
+    "region_pool",
     "review",
     "simkd_projector",
     "standardise",
