@@ -76,12 +76,14 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "kd": {"student": (7,), "teacher": (7,)},
     "knowledge_adaptation": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
+    "many_to_one": {"student": (6, 2, 2), "teacher": (3, 4, 4)},
     "mgd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "mse": {"student": (3, 5), "teacher": (3, 5)},
     "multilabel_kd": {"student": (7,), "teacher": (7,)},
     "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
     "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
+    "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
     "pkt": {"student": (5,), "teacher": (3,)},
     "reverse_kl": {"student": (7,), "teacher": (7,)},
@@ -137,6 +139,7 @@ MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     "dist": ("mask", (3,)),
     "cwd": ("mask", (4, 4)),
     "cross_entropy": ("target", ()),
+    "ofa": ("target", ()),
 }
 """What masks some of a loss's values, and its shape without the batch dimension."""
 
@@ -176,10 +179,10 @@ def test_masked_means_add_up_from_micro_batches(name: str) -> None:
 
 def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
     """True in a loss's input where its mask, or a label of -100, hides what stands there."""
-    masked = mask == (-100 if name == "cross_entropy" else 0)
+    masked = mask == (-100 if MASKS[name][0] == "target" else 0)
     if name == "attention_mse":
         masked = masked[:, :, None] | masked[:, None]
-    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy") else -1
+    dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy", "ofa") else -1
     return masked.unsqueeze(dim).expand_as(tensor) if masked.ndim < tensor.ndim else masked
 
 
@@ -218,7 +221,7 @@ def test_nothing_in_void_reaches_the_loss_or_a_gradient(name: str) -> None:
 DIVERGENCES = ("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd", "dist")
 
 
-@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy"])
+@pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy", "ofa"])
 def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
     """As a column of minus infinity in logits (B, 7), and in dense ones."""
     case = LossCase(name, EXAMPLES[name], SMALL.get(name, {}))

@@ -40,6 +40,10 @@ PROBLEM = ConfigProblem(
 )
 
 
+def check_data(experiment: Any, *, strict: bool, whole: bool) -> tuple[list[str], list[str]]:
+    return experiment.describe_data(), []
+
+
 @dataclass
 class Backend:
     """Stands in for ``kd_core.experiment`` and ``kd_core.evaluation``, and notes its calls."""
@@ -73,8 +77,12 @@ class Backend:
             def check(self, strict: bool) -> list[str]:
                 return [f"unverified: {self.path.name} strict={strict}"]
 
+            trains = True
+
             def describe_data(self) -> list[str]:
                 return ["train: 7 training samples"]
+
+            check_data = check_data
 
             def resolved(self) -> str:
                 return "task: x\n"
@@ -198,6 +206,7 @@ def test_check_in_json(run: Run) -> None:
         "problems": [],
         "unverified": ["unverified: good.yaml strict=False"],
         "data": ["train: 7 training samples"],
+        "trains": True,
     }
     assert found["files"]["bad.yaml"]["problems"][0] == {
         "file": "bad.yaml",
@@ -218,7 +227,7 @@ def test_show_and_taps(run: Run, backend: Backend) -> None:
     assert lines[0].split() == ["path", "module", "in", "out", "params"]
     assert lines[1].startswith("output  Net     (2, 3, 8, 8)")
     assert lines[2].startswith("fc      Linear  (2, 64)")
-    assert lines[4].split("  ") == ["landmark", "    place", "teacher", "teacher", "  adapter"]
+    assert lines[4].split() == ["landmark", "place", "teacher", "teacher", "adapter"]
     assert lines[5].split() == ["@penultimate", "fc:in", "(2,", "64)", "(2,", "256)", "projector"]
     told = json.loads(run("taps", "c.yaml", "teacher", "--json").stdout)
     assert told["landmarks"][0]["others"] == {"teacher": ["(2, 256)", "projector"]}

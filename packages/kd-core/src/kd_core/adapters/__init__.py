@@ -1,9 +1,12 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
+from kd_core.adapters.branches import ofa_branch
 from kd_core.adapters.connectors import channel_embedding, connector
+from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
 from kd_core.adapters.masked import generation
+from kd_core.adapters.orthogonal import orthogonal_projector, standardise
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
 from kd_core.adapters.review import fusion, review
@@ -11,17 +14,21 @@ from kd_core.adapters.review import fusion, review
 __all__ = [
     "ADAPTERS",
     "Adapter",
+    "FeatureExpansion",
     "SimKDProjector",
     "channel_embedding",
     "connector",
     "embedding",
     "fusion",
     "generation",
+    "ofa_branch",
+    "orthogonal_projector",
     "paraphraser",
     "projection_head",
     "projector",
     "review",
     "simkd_projector",
+    "standardise",
     "translator",
     "validate_adapter",
 ]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
-from kd_core.cli.output import echo, first_line, quiet_stdout, report_as_json
-from kd_core.errors import ConfigProblem, KDError
+from kd_core.cli.output import CheckReport, echo, first_line, quiet_stdout
+from kd_core.errors import KDError
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
@@ -46,24 +46,22 @@ def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **
     connection, reads no weights, and calls nothing that --trust does not name.
     """
     reports = {str(config): _check(config, strict, data, **options) for config in configs}
-    broken = [file for file, (problems, _, _) in reports.items() if problems]
+    broken = [file for file, report in reports.items() if report.problems]
     if as_json:
-        echo(
-            json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
-        )
-    for file, (problems, unverified, lines) in reports.items():
-        if problems:
-            echo("\n".join(map(str, problems)), err=True)
+        echo(json_text({"ok": not broken, "files": {file: report.as_json() for file, report in reports.items()}}))
+    for file, report in reports.items():
+        if report.problems:
+            echo("\n".join(map(str, report.problems)), err=True)
         elif not as_json:
-            echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
+            echo(report.text(file))
     if broken:
         if len(configs) > 1:
             echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str], list[str]]:
-    """The problems of a config or of a sweep, what could not be verified, and its data in lines."""
+def _check(config: Path, strict: bool, data: bool, **options: Any) -> CheckReport:
+    """Check a config or a sweep."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
@@ -71,12 +69,13 @@ def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list
             if _is_sweep(config):
                 from kd_core import sweep
 
-                return [], *sweep.check(config, strict=strict, data=data, **options)
+                return CheckReport([], *sweep.check(config, strict=strict, data=data, **options))
             experiment = Experiment.load(config, **options)
             unverified = experiment.check(strict=strict)
-            return [], unverified, experiment.check_data() if data else experiment.describe_data()
+            lines, unread = experiment.check_data(strict=strict, whole=data)
+            return CheckReport([], [*unverified, *unread], lines, experiment.trains)
         except KDError as error:
-            return error.problems, [], []
+            return CheckReport(error.problems)
 
 
 def _is_sweep(file: Path) -> bool:

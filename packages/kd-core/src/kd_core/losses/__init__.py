@@ -16,7 +16,9 @@ from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, s
 from kd_core.losses.flow import fsp
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
+from kd_core.losses.many_to_one import many_to_one
 from kd_core.losses.masked import mgd
+from kd_core.losses.one_for_all import ofa
 from kd_core.losses.outputs import identity
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
@@ -62,12 +64,14 @@ __all__ = [
     "knowledge_adaptation",
     "l1",
     "loss_signature",
+    "many_to_one",
     "mean_over",
     "mean_over_samples",
     "mgd",
     "mse",
     "multilabel_kd",
     "norm_penalty",
+    "ofa",
     "over_batch",
     "pad_l2",
     "patience",

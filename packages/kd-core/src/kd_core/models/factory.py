@@ -13,6 +13,7 @@ from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
+from kd_core.notes import Note
 from kd_core.ranges import read_signature
 from kd_core.signatures import values_of
 
@@ -31,7 +32,7 @@ class ModelSource:
     path: str
     dataset: str | None
     info: DatasetInfo
-    log: Callable[[str], None]
+    log: Callable[[Note], None]
     structure: bool = False
     hub: Hub | None = None
     finished: bool = False
@@ -84,7 +85,7 @@ class ModelSource:
         if explicit and not self.structure:
             self._load(name, spec, model)
         elif not self.structure:
-            self.log(f"models.{name}: weights from {spec.hub}")
+            self.log(Note(f"models.{name}: weights from {spec.hub}"))
         return model
 
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
@@ -93,10 +94,9 @@ class ModelSource:
         request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
         return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
 
-    def _tell(self, line: str) -> None:
-        """Log what a hub says of a model, warnings as such."""
-        warning, text = ("warning: ", line.removeprefix("warning: ")) if line.startswith("warning: ") else ("", line)
-        self.log(f"{warning}{self.path}: {text}")
+    def _tell(self, note: Note) -> None:
+        """Log what a hub says of a model."""
+        self.log(note.at(self.path))
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
@@ -134,7 +134,7 @@ class ModelSource:
         try:
             if (resolved := self._weights(spec)) is not None:
                 path, source, rename = resolved
-                self.log(f"models.{name}: weights from {source}")
+                self.log(Note(f"models.{name}: weights from {source}"))
                 try:
                     state = read_state(path)
                 except KDError:
@@ -183,6 +183,11 @@ def from_hub(spec: ModelSpec) -> ModelSpec:
     if saved.hub is None or saved.edit:  # one that was edited is no model that the hub knows
         return spec
     return spec.model_copy(update={"hub": saved.hub, "run": None, "input": {**saved.input, **spec.input}})
+
+
+def has_weights(spec: ModelSpec) -> bool:
+    """Whether a model may have weights other than random ones, as far as its config tells: a call may load some."""
+    return spec.weights is not None or (spec.source != "arch" and "weights" not in spec.model_fields_set)
 
 
 def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:

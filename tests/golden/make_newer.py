@@ -1,0 +1,286 @@
+"""Makes losses/*.json of OFA-KD and NORM, and methods/newer.json of their adapters and of VkD's.
+
+    python tests/golden/make_newer.py REPOS [NAME...]
+
+As make_losses.py and make_regions.py, whose words these are.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+from make_losses import Case, Input, Reference, Tensors, pair, record, weigh
+from make_losses import load as load_plain
+from make_methods import Adapter, adapter_record, digits, loop, uncalled, write
+from make_regions import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import orthogonal
+
+HERE = Path(__file__).parent
+NORM = ("OSVAI/NORM", "c6dfc39eaf2fdaccf99ed07810da7a00b71b9144")
+OFA = ("Hao840/OFAKD", "f7bb896cac9879040800bde08a8cc2057a904c52")
+VKD = ("roymiles/vkd", "4b480506d10bad9bfaf27b144f5929ad4007472d")
+
+
+def norm(code: Any, given: Tensors, values: dict[str, Any], *, dataset: str = "cifar100") -> dict[str, Any]:
+    """The names that a step of NORM's loop leaves; ``values`` are the options of its command line."""
+    classes = given["logits"].shape[1] if "logits" in given else 3
+    logits = {name: given.get(key, torch.ones(2, classes)) for name, key in (("s", "logits"), ("t", "teacher_logits"))}
+    features = {name: given.get(key, torch.zeros(2, 1, 1, 1)) for name, key in (("s", "student"), ("t", "teacher"))}
+    count = 4 if dataset == "cifar100" else 1
+    opt = SimpleNamespace(
+        distill="NORM", num_cls=classes, ceta=values.get("scale", 2.5), co_sponge=values.get("parts", 1),
+        dataset=dataset, model_s="resnet20" if dataset == "cifar100" else "resnet18S",
+        gamma=1.0, alpha=1.0, beta=1.0, beta1=1.0, print_freq=1,
+    )  # fmt: skip
+    names = {
+        "opt": opt, "idx": 1, "time": time, "end": 0.0, "torch": torch, "F": F,
+        "data": (torch.zeros(2, 1), torch.zeros(len(logits["s"])).long(), torch.zeros(2)),
+        "model_s": lambda x, is_feat, preact: ([features["s"]] * count, logits["s"]),
+        "model_t": lambda x, is_feat, preact: ([features["t"]] * count, logits["t"]),
+        "criterion_cls": F.cross_entropy, "criterion_div": F.mse_loss, "optimizer": MagicMock(),
+        "accuracy": lambda *_, **__: ([0.0], [0.0]),
+        **dict.fromkeys(("data_time", "losses", "losses_ce", "losses_norm", "top1", "top5"), MagicMock()),
+    }  # fmt: skip
+    kept, Tensor.float = Tensor.float, lambda self: self  # type: ignore[method-assign,assignment]
+    try:
+        return code(names)  # type: ignore[no-any-return]
+    finally:
+        Tensor.float = kept  # type: ignore[method-assign]
+
+
+NORM_LOOP = (*NORM, "helper/loops.py", "for idx, data in enumerate(train_loader)")
+LOSSES = {
+    "norm_cifar": Reference(*NORM_LOOP, lambda code, given, values: norm(code, given, parts_of(given))["loss_norm"]),
+    "norm_imagenet": Reference(
+        *NORM_LOOP, lambda code, given, values: norm(code, given, parts_of(given), dataset="imagenet")["loss_norm"]
+    ),
+    "ofa": Reference(
+        *OFA,
+        "distillers/ofa.py",
+        "ofa_loss",
+        lambda code, given, values: code(
+            given["student"],
+            given["teacher"],
+            F.one_hot(given["target"], given["student"].shape[1]),
+            values["eps"],
+            values["temperature"],
+        ),
+    ),
+}
+
+
+def parts_of(given: Tensors) -> dict[str, Any]:
+    """N: how many times the teacher's channels the student has."""
+    return {"parts": given["student"].shape[1] // given["teacher"].shape[1]}
+
+
+def labels(*classes: int) -> Input:
+    return Input((len(classes),), 0, whole=True, numbers=classes)
+
+
+CASES = {
+    "many_to_one": [
+        Case("norm_cifar", pair((3, 6, 4, 4), (3, 2, 4, 4), seed=700), {}),
+        Case("norm_cifar", pair((2, 12, 3, 2), (2, 3, 3, 2), seed=702), {}),
+        Case("norm_cifar", pair((2, 4, 2, 2), (2, 2, 4, 4), seed=704), {}),
+        Case("norm_cifar", pair((1, 5, 3, 3), (1, 5, 9, 9), seed=706), {}),
+        Case("norm_imagenet", pair((2, 8, 4, 4), (2, 4, 2, 2), seed=708), {}),
+        Case("norm_imagenet", pair((3, 2, 6, 6), (3, 2, 6, 6), seed=710), {}),
+    ],
+    "ofa": [
+        Case("ofa", {**pair((4, 6), seed=720, low=-4.0, high=4.0), "target": labels(0, 5, 2, 2)}, values)
+        for values in (
+            {"eps": 1.0, "temperature": 1.0},
+            {"eps": 1.5, "temperature": 2.0},
+            {"eps": 0.7, "temperature": 4.0},
+        )
+    ]
+    + [
+        Case("ofa", {**pair((1, 2), seed=722), "target": labels(1)}, {"eps": 1.2, "temperature": 1.5}),
+        Case("ofa", {**pair((5, 3), seed=724), "target": labels(1, 0, 2, 2, 0)}, {"eps": 2.0, "temperature": 0.5}),
+    ],
+}
+"""NORM's loop detaches the teacher, whose gradient is therefore not recorded."""
+
+
+class Standardised(nn.Module):
+    """What NORM's loop makes of the student's logits."""
+
+    def __init__(self, code: Any, scale: float) -> None:
+        super().__init__()
+        self.code, self.scale = code, scale
+
+    def forward(self, logits: Tensor) -> Tensor:
+        given = {"logits": logits, "teacher_logits": torch.ones_like(logits)}
+        return norm(self.code, given, {"scale": self.scale})["logit_s"]  # type: ignore[no-any-return]
+
+
+class Distiller(nn.Module):
+    """The base class of OFA-KD's distillers."""
+
+    def __init__(self, student: Any, teacher: Any, criterion: Any, args: Any) -> None:
+        super().__init__()
+        self.student, self.teacher, self.criterion, self.args = student, teacher, criterion, args
+
+
+UTILS = "distillers/utils.py"
+HELPERS = ("SepConv", "init_weights", "set_module_dict", "is_cnn_model")
+BRANCH = Reference(*OFA, "distillers/ofa.py", "OFA", uncalled, needs=tuple((name, UTILS) for name in HELPERS))
+
+
+def branch(code: Any, stage: int, channels: tuple[int, int, int, int], vectors: tuple[int, int], classes: int) -> Any:
+    """The branch that OFA-KD's distiller makes for one of four stages; ``vectors``: widths of student and teacher."""
+    student = SimpleNamespace(stage_info=lambda stage: (0, (channels[stage - 1], 1, 1) if stage > 0 else vectors[0]))
+    teacher = SimpleNamespace(stage_info=lambda stage: (0, vectors[1]))
+    args = SimpleNamespace(ofa_stage=[stage], ofa_eps=[1.0], num_classes=classes)
+    return code(student, teacher, None, args).projector[str(stage)]
+
+
+def of_branch(stage: int, sizes: tuple[int, int], vectors: tuple[int, int], seed: int) -> Adapter:
+    """A branch of the stage ``stage``, whose map has the first of two heights; the second is the deepest map's."""
+    channels = (2, 4, 8, 10)
+    maps = (Input((3, channels[stage - 1], sizes[0], sizes[0]), seed), Input((3, channels[3], sizes[1], sizes[1]), 0))
+    widths = (Input((3, vectors[0]), 0), Input((3, vectors[1]), 0))
+    return Adapter(
+        "ofa_branch",
+        (*maps, *widths),
+        BRANCH,
+        lambda code: branch(code, stage, channels, vectors, 5),
+        lambda module, given: {"": module(given[0]) + 0 * sum(each.sum() for each in given[1:])},
+        like=(3, 5),
+    )
+
+
+ADAPTERS = [
+    Adapter(
+        "standardise",
+        (Input((3, 4), 740),),
+        Reference(*NORM_LOOP, uncalled),
+        lambda code: Standardised(code, 2.5),
+        lambda module, given: {"": module(given[0])},
+        values={"scale": 2.5, "eps": 1e-7},
+    ),
+    of_branch(1, (8, 1), (10, 6), 750),
+    of_branch(2, (6, 2), (10, 12), 752),
+    of_branch(3, (4, 2), (14, 6), 754),
+    of_branch(4, (3, 3), (10, 11), 756),
+]
+
+
+def newer_record(adapter: Adapter, repos: Path) -> dict[str, Any]:
+    """As :func:`make_methods.adapter_record`, of code that is loaded by its names."""
+    reference = adapter.reference
+    names = {"BaseDistiller": Distiller, "trunc_normal_": nn.init.trunc_normal_}
+    whole = reference.symbol.startswith("for ")
+    code = loop(reference, repos) if whole else load(reference, repos, **names)
+    return adapter_record(adapter, repos, code=code)
+
+
+def expansion_record(seed: int, channels: int, width: int, parts: int, repos: Path) -> dict[str, Any]:
+    """NORM's two layers after the last stage of a student: the statements of its forward, other layers left out."""
+    reference = Reference(*NORM, "models/cifar/resnet_student.py", "ResNet", uncalled)
+    model = load_plain(reference, repos)(8, [channels] * 4, num_classes=2, co_sponge=parts, channel_t=width)
+    layers = nn.ModuleList([model.layer31, model.layer32]).train()
+    weigh(layers, 400)
+    features = Input((3, channels, 2, 3), seed)
+    given = features.tensor().requires_grad_()
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    names = dict.fromkeys(("conv1", "bn1", "relu", "avgpool", "fc"), same)
+    names |= dict.fromkeys(("layer1", "layer2", "layer3"), lambda x: (x, x))
+    stand_in = SimpleNamespace(**names, layer31=model.layer31, layer32=model.layer32, co_sponge=parts)
+    every, _ = type(model).forward(stand_in, given.clone(), is_feat=True)
+    outputs = {"expand": every[3], "": every[4].view_as(given)}
+    sum(each.square().mean() for each in outputs.values()).backward()  # type: ignore[union-attr]
+    return {
+        **where(reference),
+        "inputs": [asdict(features)],
+        "values": {"channels": channels, "teacher_channels": width, "parts": parts},
+        "outputs": {name: digits(each) for name, each in outputs.items()},
+        "gradients": [digits(given.grad)],
+        "of_weights": [digits(each.grad) for each in layers.parameters()],
+    }
+
+
+def vkd_record(seed: int, student: tuple[int, int, int], teacher: tuple[int, int, int, int], repos: Path) -> Any:
+    """VkD's distillation loss of one step: tokens (B, L, D) of the student, a map (B, C, H, W) of the teacher."""
+    reference = Reference(*VKD, "engine.py", "train_one_epoch", uncalled)
+    code = load(reference, repos, np=MagicMock(), time=time, math=math, AverageMeter=MagicMock, dist=MagicMock())
+    inputs = {"student": Input(student, seed), "teacher": Input(teacher, seed + 1)}
+    given = {name: each.tensor().requires_grad_() for name, each in inputs.items()}
+    weights = {name: Input((teacher[1], student[2]), seed + n, -1.0, 1.0) for n, name in ((2, "start"), (3, "learned"))}
+    projector = orthogonal(nn.Linear(student[2], teacher[1], bias=False))
+    set_orthogonal(projector, *(each.tensor() for each in weights.values()))
+    logits, losses = torch.zeros(student[0], 3), list[Tensor]()
+    module = SimpleNamespace(
+        forward_features=lambda x: (None, None, given["student"]), head=lambda x: logits, head_dist=lambda x: logits,
+        projector=projector,
+    )  # fmt: skip
+    model = MagicMock(module=module)
+    frozen = MagicMock(forward_features=lambda x: given["teacher"], forward_head=lambda x: logits)
+    kept = torch.cuda.synchronize
+    torch.cuda.synchronize = lambda: None  # type: ignore[assignment]
+    try:
+        code(
+            1, None, None, model, frozen, lambda y, t: y.sum(), nn.KLDivLoss(reduction="batchmean"),
+            [(torch.zeros(student[0]), torch.zeros(student[0]), None)], MagicMock(), torch.device("cpu"), 0,
+            lambda loss, *_, **__: losses.append(loss), None, lr_scheduler=MagicMock(),
+            args=SimpleNamespace(alpha=1.0, gamma=1.0, bce_loss=False),
+        )  # fmt: skip
+    finally:
+        torch.cuda.synchronize = kept
+    losses[0].backward()
+    return {
+        **where(reference),
+        "inputs": {name: asdict(each) for name, each in inputs.items()},
+        "weights": {name: asdict(each) for name, each in weights.items()},
+        "value": losses[0].item(),
+        "gradients": {"student": digits(given["student"].grad)},
+        "of_weights": [digits(each.grad) for each in projector.parameters()],
+    }
+
+
+def set_orthogonal(projector: nn.Module, start: Tensor, learned: Tensor) -> None:
+    """Let the projector begin at the orthogonal matrix nearest ``start``'s columns, and have learned ``learned``."""
+    projector.weight = start
+    projector.parametrizations["weight"].original.data.copy_(learned)  # type: ignore[index,union-attr,operator]
+
+
+def where(reference: Reference) -> dict[str, str]:
+    return {name: getattr(reference, name) for name in ("commit", "file", "symbol")} | {"repository": reference.repo}
+
+
+def main(repos: Path, *chosen: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    for loss in [name for name in CASES if name in chosen or not chosen]:
+        references = [LOSSES[case.reference] for case in CASES[loss]]
+        codes = [loop(each, repos) if each.repo == NORM[0] else load(each, repos) for each in references]
+        cases = zip(CASES[loss], codes, references, strict=True)
+        write(HERE / "losses" / f"{loss}.json", [record(*each) for each in cases])
+    made = {
+        "newer": lambda: [newer_record(each, repos) for each in ADAPTERS],
+        "expansion": lambda: [expansion_record(760, 3, 2, 4, repos), expansion_record(762, 2, 5, 2, repos)],
+        "vkd": lambda: [
+            vkd_record(770, (3, 4, 5), (3, 7, 2, 2), repos),
+            vkd_record(780, (2, 3, 6), (2, 4, 3, 2), repos),
+            vkd_record(790, (4, 2, 5), (4, 5, 1, 1), repos),
+        ],
+    }
+    for name in [name for name in made if name in chosen or not chosen]:
+        write(HERE / "methods" / f"{name}.json", made[name]())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,54 @@
+"""The adapters of NORM, OFA-KD and VkD equal their reference code (made by make_newer.py)."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_core.adapters import FeatureExpansion, orthogonal_projector, standardise
+from kd_core.losses import smooth_l1
+
+HERE = Path(__file__).parent
+SHARED = runpy.run_path(str(HERE / "test_methods.py"))
+goldens, near, tensor, weigh = (SHARED[name] for name in ("goldens", "near", "tensor", "weigh"))
+
+
+@pytest.mark.parametrize("golden", goldens("newer"))
+def test_an_adapter_equals_its_reference(golden: dict[str, Any]) -> None:
+    SHARED["test_an_adapter_equals_its_reference"](golden)
+
+
+@pytest.mark.parametrize("golden", goldens("expansion"))
+def test_the_expansion_equals_its_reference(golden: dict[str, Any]) -> None:
+    given = tensor(golden["inputs"][0])
+    module = FeatureExpansion(**golden["values"]).double()
+    weigh(module, 400)
+    seen: list[Tensor] = []
+    module.expand.register_forward_hook(lambda module, args, output: seen.append(output))
+    outputs = {"": module(given), "expand": seen[0]}
+    for name, values in golden["outputs"].items():
+        near(outputs[name], values)
+    torch.stack([each.square().mean() for each in outputs.values()]).sum().backward()
+    near(given.grad, golden["gradients"][0])
+    for parameter, gradient in zip(module.parameters(), golden["of_weights"], strict=True):
+        near(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("golden", goldens("vkd"))
+def test_vkd_equals_its_reference(golden: dict[str, Any]) -> None:
+    given = {name: tensor(recipe) for name, recipe in golden["inputs"].items()}
+    student, teacher = given["student"].mean(1), given["teacher"].mean((2, 3))
+    projector = orthogonal_projector([student], teacher, None).double()
+    projector.linear.weight = tensor(golden["weights"]["start"]).detach()  # type: ignore[union-attr]
+    (learned,) = projector.parameters()
+    learned.data.copy_(tensor(golden["weights"]["learned"]).detach())
+    value = smooth_l1(projector(student), standardise([teacher], None, None)(teacher))
+    assert value.item() == pytest.approx(golden["value"], rel=1e-9)
+    value.backward()
+    near(given["student"].grad, golden["gradients"]["student"])
+    near(learned.grad, golden["of_weights"][0])
