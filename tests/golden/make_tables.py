@@ -1,6 +1,6 @@
 """Makes losses/*.json and tables/*.json of the methods of torchdistill's and RepDistiller's tables.
 
-    python tests/golden/make_tables.py REPOS [LOSS...]
+    python tests/golden/make_tables.py REPOS [NAME...]
 
 As make_losses.py, whose words these are. Of each file only the functions and classes that a reference names are run,
 without their decorators.
@@ -17,16 +17,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import make_dense
+import make_methods
 import numpy as np
 import torch
 from make_losses import REPDISTILLER
-from make_methods import REVIEW as METHOD_REVIEW
 from make_methods import Adapter, adapter_record, uncalled
 from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HERE = Path(__file__).parent
 MID_LEVEL, WRAPPER = make_dense.MID_LEVEL, make_dense.WRAPPER
 HOOKED = (("_extract_feature_map", MID_LEVEL[-1]),)
 AB = ("bhheo/AB_distillation", "a7701d3506e13da87bda75aba1cee6397408144f")
@@ -41,7 +40,7 @@ NAMES = {"np": np, "math": math, "os": os, "normalize": F.normalize, "adaptive_m
 
 def load(reference: Reference, repos: Path) -> Any:
     """The function or class, with the names that these files import."""
-    return make_dense.load(reference, repos, **NAMES)
+    return make_dense.load(reference, repos, NAMES)
 
 
 def lists(given: Tensors) -> tuple[list[Tensor], list[Tensor]]:
@@ -52,9 +51,10 @@ def lists(given: Tensors) -> tuple[list[Tensor], list[Tensor]]:
     return student, teacher
 
 
-def maps(
-    students: list[tuple[int, ...]], teachers: list[tuple[int, ...]], *, seed: int, **how: Any
-) -> dict[str, Input]:
+Shapes = list[tuple[int, ...]]
+
+
+def maps(students: Shapes, teachers: Shapes, *, seed: int, **how: Any) -> dict[str, Input]:
     """Lists of inputs of these shapes."""
     named = {"student": students, "teacher": teachers}
     keys = [(f"{name}/{i}", shape) for name, shapes in named.items() for i, shape in enumerate(shapes)]
@@ -311,7 +311,6 @@ ADAPTERS = [
     ),
 ]
 VID = Reference(*REPDISTILLER, "distiller_zoo/VID.py", "VIDLoss", uncalled)
-Shapes = list[tuple[int, ...]]
 
 
 def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, Any], repos: Path) -> dict[str, Any]:
@@ -342,7 +341,7 @@ def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, 
     }
 
 
-REVIEW = (*METHOD_REVIEW, "CIFAR-100/model/reviewkd.py")
+REVIEW = (*make_methods.REVIEW, "CIFAR-100/model/reviewkd.py")
 REVIEWKD = Reference(*REVIEW, "ReviewKD", uncalled, needs=(("ABF", REVIEW[-1]),))
 
 
@@ -394,7 +393,6 @@ GOLDENS: dict[str, Golden] = {
         vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
     ],
 }
-
 
 if __name__ == "__main__":
     command(globals())
