@@ -18,8 +18,9 @@ REFUSED = {"fsp": "with the same B and C", "kdsvd": "with the same B and C"}
 
 def problems(pair: str, method: str) -> list[str]:
     """What the strict check says of a pair with a method."""
+    overrides = [f"stages.distill.method={method}"]
     try:
-        return Experiment.load(CONFIGS / f"{pair}.yaml", overrides=[f"stages.distill.method={method}"]).check(strict=True)
+        return Experiment.load(CONFIGS / f"{pair}.yaml", overrides=overrides).check(strict=True)
     except KDError as error:
         return str(error).splitlines()
 
