@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import kd_zoo.models  # noqa: F401
+import kd_zoo.models
 from kd_core.models.registry import MODELS
 from kd_core.taps.wires import parse_tap
 from kd_core.taps.wrappers import ForwardWrapper
@@ -76,3 +76,7 @@ def test_models_outside_the_benchmark_have_theirs(name: str, shapes: list[list[i
     assert [list(value.shape) for value in found["features"]] == shapes
     assert [list(value.shape) for value in found["preactivations"]] == shapes
     assert [list(value.shape) for value in found["penultimate"]] == [shapes[-1][:2]]
+
+
+def test_every_architecture_of_the_zoo_tells_its_landmarks() -> None:
+    assert [name for name in kd_zoo.models.__all__ if not hasattr(getattr(kd_zoo.models, name), "landmarks")] == []
