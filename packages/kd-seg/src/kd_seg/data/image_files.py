@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
+from kd_core.data.packed import Packed
 from kd_core.data.screening import listed
 from kd_core.errors import KDError
 from kd_core.notes import Note
@@ -107,6 +108,7 @@ class FilePairs:
             raise KDError(missing[0])
         if missing:
             raise KDError(f"{len(missing):,} files are missing:{listed(missing)}")
+        object.__setattr__(self, "pairs", Packed(self.pairs))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import image_files, is_hidden, passed_over, read_image
+from kd_core.data.packed import Packed
 from kd_core.data.screening import Readable, skipped
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
@@ -30,7 +32,7 @@ White = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 class ImageFiles(Dataset[tuple[Any, int]]):
     """Image files and their labels; an image is read, upright and in RGB, when it is asked for."""
 
-    def __init__(self, paths: list[Path], labels: list[int], white: float | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Tensor, white: float | None = None) -> None:
         self.paths = paths
         self.targets = labels
         self.white = white
@@ -39,7 +41,7 @@ class ImageFiles(Dataset[tuple[Any, int]]):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
-        return read_image(self.paths[row], white=self.white), self.targets[row]
+        return read_image(self.paths[row], white=self.white), int(self.targets[row])
 
 
 def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
@@ -109,7 +111,8 @@ def files_subset(folder: Path, paths: list[Path], labels: list[int], white: floa
     """A subset of image files, told apart by their names below ``folder`` and their contents."""
     target = torch.tensor(labels, dtype=torch.int64)
     positions = torch.arange(len(paths))
-    return LabelledSubset(ImageFiles(paths, labels, white), target, positions, FileContents(folder, paths))
+    packed = Packed(paths)
+    return LabelledSubset(ImageFiles(packed, target, white), target, positions, FileContents(folder, packed))
 
 
 def path_of(images: Any, row: int) -> Path | None:
@@ -142,7 +145,7 @@ def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[Not
     if not errors:
         return subset, []
     kept = [row for position, row in enumerate(subset.index.tolist()) if position not in errors]
-    paths, labels = [images.paths[row] for row in kept], [images.targets[row] for row in kept]
+    paths, labels = [images.paths[row] for row in kept], [int(images.targets[row]) for row in kept]
     return files_subset(subset.fingerprint.root, paths, labels, images.white), skipped(errors.values(), len(subset))
 
 
