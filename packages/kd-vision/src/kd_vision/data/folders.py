@@ -29,6 +29,10 @@ White = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 """The value of white in images of 16 bits, of 32 bits and of floats."""
 
 
+ALIKE = ("val", "dev", "eval", "test")
+"""How the names of folders begin that are probably meant as splits."""
+
+
 class ImageFiles(Dataset[tuple[Any, int]]):
     """Image files and their labels; an image is read, upright and in RGB, when it is asked for."""
 
@@ -57,7 +61,7 @@ def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
     classes = class_order([name for name, (files, _) in folders["train"].items() if files])
     if not classes:
         raise KDError(f"{root / 'train'}: contains no images in folders of classes")
-    subsets, notes = {}, numbers_note(classes)
+    subsets, notes = {}, [*numbers_note(classes), *_not_read(root, classes)]
     for split, content in folders.items():
         unknown = sorted(name for name, (files, _) in content.items() if files and name not in classes)
         if unknown:
@@ -75,6 +79,18 @@ def _class_folders(folder: Path) -> dict[str, tuple[list[Path], dict[str, int]]]
     """What :func:`image_files` finds in each folder of a split, by its name, hidden folders left out."""
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
     return {unicodedata.normalize("NFC", path.name): image_files(path) for path in subfolders}
+
+
+def _not_read(root: Path, classes: Sequence[str]) -> list[Note]:
+    """Folders of classes beside ``train`` whose names are like those of a split, and are not."""
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path))
+    return [
+        Note.warning(f"{root / name} is not read: the folders of a data set are train, val and test")
+        for name in names
+        if name not in SPLITS
+        and name.lower().startswith(ALIKE)
+        and any((root / name / part).is_dir() for part in classes)
+    ]
 
 
 def _folder_notes(folder: Path, content: dict[str, tuple[list[Path], dict[str, int]]]) -> list[Note]:
