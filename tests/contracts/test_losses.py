@@ -35,6 +35,11 @@ def view(rows: int) -> Tensor:
     return (torch.arange(rows) >= max(rows // 2, 1)).long()
 
 
+def class_vectors(rows: int) -> Tensor:
+    """A vector of each of four classes, which is no part of a batch."""
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+
+
 def signs(rows: int) -> Tensor:
     """What only the signs of count, without a gradient."""
     return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -55,6 +60,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "cc_kernel": {"student": (5,), "teacher": (3,)},
     "cirkd_memory": {"student": (4, 3, 3), "teacher": (4, 3, 3), "target": void_and_classes},
     "cirkd_minibatch": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
+    "class_attention": {"student": (3, 4, 4), "teacher": (3, 6, 6)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
     "crd": {"student": (8,), "teacher": (8,), "index": torch.arange},
     "cross_entropy": {"student": (4,), "target": class_labels(4)},
@@ -81,6 +87,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
+    "kdsvd": {"student/0": (4, 3, 3), "teacher/0": (4, 5, 5), "student/1": (5, 3, 3), "teacher/1": (5, 2, 2)},
     "knowledge_adaptation": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
     "many_to_one": {"student": (6, 2, 2), "teacher": (3, 4, 4)},
@@ -93,6 +100,8 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "nkd": LABELLED,
     "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
+    "nst": {"student": (3, 4, 4), "teacher": (2, 6, 6)},
+    "partial_l2": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
     "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
@@ -104,6 +113,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "sdd_dkd": {"student": (3, 4), "teacher": (3, 4), "target": class_labels(4)},
     "sdd_kd": {"student": (3, 4), "teacher": (3, 4), "target": class_labels(4)},
     "self_supervised_kd": {"student": (5,), "teacher": (3,), "index": viewed, "view": view},
+    "semckd": {"student/0": (3, 4, 4), "teacher/0": (2, 4, 4), "student/1": (2, 2, 2)},
     "similarity_preserving": {"student": (2, 3, 3), "teacher": (4, 2, 2)},
     "skd_pairwise": {"student": (3, 5, 4), "teacher": (2, 5, 4)},
     "skewed_kl": {"student": (7,), "teacher": (7,)},
@@ -127,14 +137,32 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "view_contrast": {"input": (5,), "index": viewed, "view": view},
     "wsld": LABELLED,
     "wttm": {"student": (7,), "teacher": (7,)},
+    "wasserstein_features": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
+    "wasserstein_logits": {"student": (4,), "teacher": (4,), "target": class_labels(4), "prototypes": class_vectors},
 }
-FROM_RUN = {"num_samples": 12, "num_classes": 4}
+FROM_RUN = {"num_samples": 12, "num_classes": 4, "batch_size": 8}
+TEACHERS = {f"teacher/{number}": (7,) for number in range(3)}
+PEERS: dict[str, Input] = {f"{wire}/{number}": (7,) for number in range(3) for wire in ("student", "teacher")}
+EXAMPLES |= {
+    "adaptive_ensemble_kd": {"student": (7,), **TEACHERS},
+    "confidence_weighted_kd": {"student": (7,), **TEACHERS, "target": class_labels(7)},
+    "confidence_weighted_mse": {
+        **{f"{wire}/{number}": (3, 4, 4) for number in range(3) for wire in ("student", "teacher")},
+        **{f"logits/{number}": (7,) for number in range(3)},
+        "target": class_labels(7),
+    },
+    "ensemble_kd": {"student": (7,), **TEACHERS},
+    "entropy_weighted_kd": {"student": (7,), **TEACHERS},
+    "mutual": PEERS,
+}
 """Values that only a run knows: they have no defaults."""
 SMALL: dict[str, dict[str, Any]] = {
+    "adaptive_ensemble_kd": {"tolerance": 0.34},  # all three count, and small steps do not change their weights
     "attention_kl": {"heads": 2},
     "cirkd_memory": {"dim": 4, "pixel_memory": 20, "region_memory": 6, "pixel_contrast": 30, "update": 3},
     "crd": {"dim": 8, "negatives": 5},
     "ctkd": {"reversal": 1.0},
+    "semckd": {"factor": 2},
     "ifvd": {"num_classes": 4},
     "skd_pairwise": {"norm_gradient": True},
     **{name: {"keep": 1.0} for name in KEEPS},
@@ -161,6 +189,7 @@ MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("ab_divergence", "skewed_kl", "skewed_reverse_kl", "ttm", "wttm"), ("mask", ())),
     **dict.fromkeys(("attention_kl", "attention_mse", "cosine", "hidden_mse"), ("mask", (4,))),
     "dist": ("mask", (3,)),
+    "identity": ("mask", (3, 4)),
     "cwd": ("mask", (4, 4)),
     **dict.fromkeys(("cross_entropy", "ofa", *LABELS), ("target", ())),
 }

@@ -214,6 +214,10 @@ CASES: dict[str, list[Case]] = {
             Case("repdistiller_at", pair((3, 2, 4, 4), (3, 5, 4, 4), seed=70 + int(p), low=0.0), {"p": p})
             for p in (1.0, 2.0, 3.0, 4.0)
         ),
+        *(
+            Case("repdistiller_at", pair(student, teacher, seed=75 + 2 * i), {"p": 2.0})
+            for i, (student, teacher) in enumerate((((2, 3, 6, 6), (2, 4, 4, 4)), ((2, 3, 2, 2), (2, 2, 4, 4))))
+        ),
     ],
     "similarity_preserving": [
         Case("repdistiller_sp", pair(student, teacher, seed=80 + i), {})

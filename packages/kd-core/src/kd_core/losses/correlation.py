@@ -41,21 +41,22 @@ def dist(
     hunto/image_classification_sota.
     """
     student, teacher = same_shape(student, teacher, dim=1)
-    if mask is not None:
-        student, teacher = hidden(valid_mask(mask, student, 1), student, teacher, dim=1)
+    counts = None if mask is None else valid_mask(mask, student, 1)
+    if counts is not None:
+        student, teacher = hidden(counts, student, teacher, dim=1)
     if student.shape[1] == 1:
         raise KDError(f"student {shape(student)} has one class, whose probability is always 1", path="student")
-    positions = student.shape[:1] + student.shape[2:]
-    counts = student.new_ones(positions).bool() if mask is None else valid_mask(mask, student, 1)
-    counts = counts.reshape(len(student), 1, -1)
-    total = counts.sum().clamp(min=1)
     soft = [(logits / temperature).softmax(1).reshape(*student.shape[:2], -1) for logits in (student, teacher)]
     inter = 1 - _cosine([probs - probs.mean(1, keepdim=True) for probs in soft], 1)
+    if counts is None:
+        intra = 1 - _cosine([probs - probs.mean(ALL, keepdim=True) for probs in soft], ALL)
+        return (beta * inter.mean() + gamma * intra.mean()) * temperature**2
+    counts = counts.reshape(len(student), 1, -1)
+    total = counts.sum().clamp(min=1)
     means = [torch.where(counts, probs, 0.0).sum(ALL, keepdim=True) / total for probs in soft]
     centred = [torch.where(counts, probs - mean, 0.0) for probs, mean in zip(soft, means, strict=True)]
     intra = torch.where(counts.any(), 1 - _cosine(centred, ALL), 0.0)
-    loss = beta * torch.where(counts[:, 0], inter, 0.0).sum() / total + gamma * intra.mean()
-    return loss * temperature**2
+    return (beta * torch.where(counts[:, 0], inter, 0.0).sum() / total + gamma * intra.mean()) * temperature**2
 
 
 @LOSSES("dist_channel")

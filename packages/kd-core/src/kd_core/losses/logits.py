@@ -94,11 +94,13 @@ def kd(
         student, teacher = hidden(counts, student, teacher, dim=dim)
     if standardize:
         student, teacher = standardized(student, dim), standardized(teacher, dim)
-    student, teacher = masked_alike(student, teacher)
+    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but where a probability is 0 its
+    # term is 0 even if the student's is 0 too, and its gradient is not NaN, which a teacher that learns would notice.
     log_student = F.log_softmax(student / temperature, dim)
-    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
-    # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.
-    soft = F.softmax(teacher / temperature, dim).clamp(min=torch.finfo(teacher.dtype).tiny)
+    soft = F.softmax(teacher / temperature, dim)
+    log_student = log_student.masked_fill(soft == 0, 0.0)
+    if teacher.requires_grad:
+        soft = soft.clamp(min=torch.finfo(teacher.dtype).tiny)
     if counts is None:
         divergence = F.kl_div(log_student, soft, reduction="sum")
         return divergence / (student.numel() // student.shape[dim]) * temperature**2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kd_core.errors import KDError
 
@@ -53,6 +54,22 @@ def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
         vectors = f"whose vectors along {dim} are laid out as {tuple(laid_out)}"
         raise KDError(f"mask {shape(mask)} does not fit student, {vectors}", path="mask")
     return mask != 0
+
+
+def maps_of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps (B, C, ...) in full precision, the larger (B, C, H, W) average-pooled to the size of the smaller.
+
+    Channels may differ. KDError where the batch sizes differ, or the sizes of what is not (B, C, H, W).
+    """
+    fits = student.ndim == teacher.ndim > 2 and len(student) == len(teacher)
+    if not fits or (student.ndim != 4 and student.shape[2:] != teacher.shape[2:]):
+        rule = "must be (B, C, H, W) with the same B, or differ in nothing but C"
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
+    student, teacher = as_float32(student), as_float32(teacher)
+    if student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    size = [min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    return F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
 
 
 def masked_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
