@@ -61,19 +61,21 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# The same, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023 and aaai2024): batches and rates are those of the logs, 3
+# torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023 and aaai2024): batches and rates are those of the logs, 3
 # GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
-# configs/sample/ilsvrc2012, which has no logs, DIST and ICKD as they stand there.
+# configs/sample/ilsvrc2012, which has no logs, DIST, DIST+, ICKD and KD with standardised logits as they stand there.
 IMAGENET = {
     "imagenet_at_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [1.0, 1000.0, 1000.0])],
     "imagenet_crd_resnet18_resnet34": [Recipe(100, 255, 0.1, 1e-4, THIRDS, [1.0, 0.8])],
     "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
+    "imagenet_dist_plus_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0, 2.0, 2.0])],
     "imagenet_ft_resnet18_resnet34": [
         Recipe(1, 256, 0.01, 1e-4, None, [1.0]),
         Recipe(90, 256, 0.1, 1e-4, THIRDS, [1.0, 1000.0]),
     ],
     "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],
     "imagenet_kd_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [0.5, 0.5])],
+    "imagenet_kd_ls_resnet18_resnet34": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 9.0])],
     "imagenet_kr_resnet18_resnet34": [Recipe(100, 96, 0.075, 1e-4, THIRDS, [1.0] * 6)],
     "imagenet_l2_resnet18_resnet34": [Recipe(90, 513, 0.2, 1e-4, ([30, 60], 0.1), [1.0, 15.0])],
     "imagenet_pad_resnet18_resnet34": [
@@ -88,7 +90,13 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
-# The same, configs/official/coco2017 (the log of KTAAD: 2,443 steps of 48 images, 4,886 of 24) and pascal_voc2012;
+# megvii-research/mdistiller at a08d46f, configs/imagenet/r50_mv1.
+IMAGENET |= {
+    "imagenet_at_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [1.0, 1000.0])],
+    "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
+}
+
+# torchdistill, configs/official/coco2017 (the log of KTAAD: 2,443 steps of 48 images, 4,886 of 24) and pascal_voc2012;
 # pytorch/vision references/segmentation for COCO (8 GPUs with 4 images each); winycg/CIRKD for VOC with SBD.
 SEG = {
     "coco2017_ktaad_lraspp_deeplabv3_resnet50": [
