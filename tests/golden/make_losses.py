@@ -78,6 +78,14 @@ REFERENCES = {
         lambda code, given, values: code(given["student"], given["teacher"], values["temperature"]),
         needs=(("reference._base", f"{DISTILLERS}/_base.py"),),
     ),
+    "sun_kd": Reference(
+        "sunshangquan/logit-standardization-KD",
+        "f6e5aa5172bad618e801163c3385322eea673754",
+        f"{DISTILLERS}/KD.py",
+        "kd_loss",
+        lambda code, given, values: code(given["student"], given["teacher"], values["temperature"], True),
+        needs=(("reference._base", f"{DISTILLERS}/_base.py"),),
+    ),
     "zagoruyko_kd": Reference(
         *ATTENTION,
         "utils.py",
@@ -162,6 +170,10 @@ CASES: dict[str, list[Case]] = {
             for seed, (shape, temperature) in enumerate(zip(SHAPES, (4.0, 1.0, 2.5), strict=True))
         ),
         Case("mdistiller_kd", pair((2, 3, 4, 5), seed=10), {"temperature": 3.0}),
+        *(
+            Case("sun_kd", pair(shape, seed=15 + i, low=-6.0), {"temperature": temperature, "standardize": True})
+            for i, (shape, temperature) in enumerate((((4, 6), 2.0), ((5, 3), 1.0), ((1, 5), 3.0)))
+        ),
         Case("distilbert_kd", pair((2, 4, 5), seed=11), {"temperature": 2.0, "dim": -1}),
         Case(
             "distilbert_kd",

@@ -297,3 +297,27 @@ def test_a_channel_embedding_keeps_height_and_width() -> None:
         assert module(torch.randn(2, 4, 8, 8)).shape == (2, 6, 8, 8)
     with pytest.raises(KDError, match="kernel is 2, but must be odd"):
         ADAPTERS.get("channel_embedding")([source], like, None, kernel=2)
+
+
+def test_a_review_is_of_any_two_models() -> None:
+    meta = {"device": "meta"}
+    features = [torch.empty(2, 3, 8, 8, **meta), torch.empty(2, 4, 4, 4, **meta)]
+    likes = [torch.empty(2, 5, 8, 8, **meta), torch.empty(2, 6, 7, 7, **meta)]
+    pooled, target = torch.empty(2, 10, **meta), torch.empty(2, 11, **meta)
+    build = ADAPTERS.get("review")
+    given = [torch.randn(2, 3, 8, 8), torch.randn(2, 4, 4, 4)], torch.randn(2, 10)
+    for inputs, width in (([features, pooled], 10), ([features, pooled, target], 11)):
+        outputs = build(inputs, likes, None)(*given)
+        assert [tensor.shape for tensor in outputs["maps"]] == [like.shape for like in likes]
+        assert outputs["pooled"].shape == (2, width)
+    wrong: list[tuple[Any, Any, str]] = [
+        ([features], likes, "two or three inputs"),
+        ({"features": features, "pooled": pooled}, likes, "two or three inputs"),
+        ([features[0], pooled], likes, "a list of feature maps, and another to match"),
+        ([features, pooled], likes[0], "a list of feature maps, and another to match"),
+        ([features, features], likes, r"pooled features \(B, D\)"),
+        ([features, pooled], likes[:1], "2 feature maps, and match 1"),
+    ]
+    for inputs, match, message in wrong:
+        with pytest.raises(KDError, match=message):
+            build(inputs, match, None)

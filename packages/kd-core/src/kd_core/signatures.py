@@ -27,9 +27,9 @@ def single_tensors(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _is_tensor(annotation: Any) -> bool:
-    united = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    kinds = [kind for kind in united if kind is not type(None)]
-    return [getattr(kind, "__name__", "") if get_origin(kind) is None else "" for kind in kinds] == ["Tensor"]
+    union = get_origin(annotation) in (Union, types.UnionType)
+    kinds = [kind for kind in (get_args(annotation) if union else (annotation,)) if kind is not type(None)]
+    return [getattr(kind, "__name__", "") for kind in kinds] == ["Tensor"]
 
 
 def over_batch(item: Marked) -> Marked:

@@ -96,4 +96,5 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2
 
 def attention(features: Tensor, p: float) -> Tensor:
     """(B, C, H, W) -> (B, H x W), each row of unit length: where a model looks, all channels taken together."""
-    return F.normalize(features.abs().pow(p).mean(1).flatten(1))
+    powers = features.square() if p == 2 else features.abs().pow(p)
+    return F.normalize(powers.mean(1).flatten(1))

@@ -81,6 +81,23 @@ def masked_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student.masked_fill(both, LOW), teacher.masked_fill(both, LOW)
 
 
+def standardized(logits: Tensor, dim: int = 1) -> Tensor:
+    """``logits`` less their mean and over their standard deviation along ``dim``; minus infinity stays and counts not.
+
+    Sun et al., *Logit Standardization in Knowledge Distillation*, CVPR 2024 (arXiv 2403.01427). KDError where there are
+    two classes, whose standardised logits are always the same.
+    """
+    if logits.shape[dim] < 3:
+        reason = "the standardised logits of two classes are always plus and minus 0.71"
+        raise KDError(f"student {shape(logits)} cannot be standardised: {reason}", path="standardize")
+    finite = ~logits.isneginf()
+    number = finite.sum(dim, keepdim=True, dtype=logits.dtype)
+    mean = torch.where(finite, logits, 0.0).sum(dim, keepdim=True) / number.clamp(min=1)
+    centred = torch.where(finite, logits - mean, 0.0)
+    deviation = torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / (number - 1).clamp(min=1).sqrt()
+    return torch.where(finite, centred / (deviation + 1e-7), logits)
+
+
 def hidden(mask: Tensor, *values: Tensor, dim: int) -> list[Tensor]:
     """``values`` with 0 for all of a vector along ``dim`` that is not in ``mask``.
 
