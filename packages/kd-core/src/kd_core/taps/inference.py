@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import tensors
-from kd_core.taps.wires import Tap
+from kd_core.taps.wires import Side, Tap
 from kd_core.taps.wrappers import hook_output, unwrap_model, walk
 
 
@@ -153,7 +153,7 @@ def _place(call: _Call, calls: Sequence[_Call]) -> Tap:
     return Tap(call.path, "out", call.number if often else None)
 
 
-def _activation(feature: _Call, calls: Sequence[_Call]) -> tuple[str, str, int | None] | None:
+def _activation(feature: _Call, calls: Sequence[_Call]) -> tuple[str, Side, int | None] | None:
     """The input of the activation whose output a feature map is; None where no module is that activation."""
     for call in _leaves_of(feature, calls):
         if call.output is feature.output and type(call.module).__module__ == "torch.nn.modules.activation":
@@ -169,7 +169,7 @@ def _leaves_of(feature: _Call, calls: Sequence[_Call]) -> Iterator[_Call]:
             yield call
 
 
-def _norms(activations: Sequence[tuple[str, str, int | None] | None], calls: Sequence[_Call]) -> tuple[str, ...]:
+def _norms(activations: Sequence[tuple[str, Side, int | None] | None], calls: Sequence[_Call]) -> tuple[str, ...]:
     """The last batch norms of the modules that hold these activations before they run; none where one has none."""
     norms = []
     for place in activations:

@@ -155,7 +155,7 @@ def _landmark_wire(text: str, root: str, rest: str, inside: tuple[Field, ...]) -
     if name in LISTS and inside and number is None:
         raise config_error(f"wire {text!r}: @{name} are numbered", f"write {root}.@{name}/0 or {root}.@{name}/-1")
     path = f"@{name}" if number is None else f"@{name}/{number}"
-    side = next((side for side in SIDES if side == mark), "out")
+    side: Side = next((side for side in SIDES if side == mark), "out")
     return Wire(root, path, Tap(path, side), inside if number is None else inside[1:])
 
 

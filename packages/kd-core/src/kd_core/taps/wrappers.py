@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from kd_core.errors import ConfigError, did_you_mean, nearest
 from kd_core.taps.landmarks import places
 from kd_core.taps.nested import mapped, tensors
-from kd_core.taps.wires import LANDMARKS, Inputs, Tap, config_error, describe_shapes
+from kd_core.taps.wires import LANDMARKS, PARAMETERS, Inputs, Tap, config_error, describe_shapes
 
 OUTPUT = Tap("")
 Mode = tuple[bool, bool, bool]
@@ -93,7 +93,8 @@ def _no_module(path: str, chain: list[tuple[str, nn.Module]], name: str) -> Conf
     if path.startswith("output."):
         return config_error(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
     if isinstance(getattr(parent, name, None), Tensor):
-        return config_error(message, f"{above}{name} is a tensor, not a module")
+        written = f", whose wire is {above[:-1]}:{name}" if above and name in PARAMETERS else ""
+        return config_error(message, f"{above}{name} is a tensor, not a module{written}")
     if not children:
         return config_error(message, f"{above[:-1] or 'it'} is a {type(parent).__name__} without modules inside")
     sibling = nearest(above + name, children)
@@ -233,7 +234,9 @@ class ForwardWrapper(nn.Module):
         landmarks = {tap: places(unwrap_model(self.module), tap) for tap in taps if tap.is_landmark}
         at_modules = dict.fromkeys(flat_places(landmarks.get(tap, tap) for tap in taps))
         modules = {tap: module_at(self.module, tap.path) for tap in at_modules if tap != OUTPUT}
-        parameters = {tap: (module, tap.side) for tap, module in modules.items() if tap.is_parameter}
+        parameters: dict[Tap, tuple[nn.Module, str]] = {
+            tap: (module, tap.side) for tap, module in modules.items() if tap.is_parameter
+        }
         for tap, (module, name) in parameters.items():
             if not isinstance(getattr(module, name, None), Tensor):
                 raise config_error(f"{tap}: {type(module).__name__} has no {name}")
