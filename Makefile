@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # A test gains nothing from threads, and the worker beside it has the other cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format docs bench clean
+.PHONY: help demo test coverage check format docs bench goldens deviations clean
 
 help: ## the targets of this file
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
 bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
 	$(BIN)/python -m pytest tests/bench --benchmark-only
 	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
+
+goldens: $(VENV)/.dev ## values of the authors' code again, all or one: REPO=DIR [NAME=kd]; DIR/OWNER/NAME are git clones
+	$(BIN)/python tests/golden/make.py $(REPO) $(NAME)
+
+deviations: $(VENV)/.dev ## how far the losses are from their authors' code: the columns of docs/losses.md [NAME=kd]
+	$(BIN)/python tests/golden/deviations.py $(NAME)
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -50,6 +50,17 @@ METHODS = {
     ],
 }
 
+# HobbitLong/RepDistiller at b84f547 (train_student.py, KD's weights in scripts/run_cifar_distill.sh): the pairs of its
+# README's two tables, among which are those of megvii-research/mdistiller.
+LIKE = "wrn-40-2_wrn-16-2 wrn-40-2_wrn-40-1 resnet56_resnet20 resnet110_resnet20 resnet110_resnet32"
+LIKE += " resnet32x4_resnet8x4 vgg13_vgg8 resnet50_vgg8"
+MOBILE = "vgg13_mobilenetv2 resnet50_mobilenetv2 resnet32x4_shufflenetv1 resnet32x4_shufflenetv2 wrn-40-2_shufflenetv1"
+BENCHMARK = {
+    f"cifar100_{pair}": [Recipe(240, 64, lr, 5e-4, RATES, [0.1, 0.9])]
+    for pairs, lr in ((LIKE, 0.05), (MOBILE, 0.01))
+    for pair in pairs.split()
+}
+
 # The same, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
 # with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2 and SSKD, one for FT.
 IMAGENET = {
@@ -115,7 +126,7 @@ for _task, (_base, _large, (_epochs, _batch, _lr, _tau, _alpha)) in _GLUE.items(
     TEMPERATURES |= {f"{_task}_kd": _tau, f"{_task}_kd_soft": _tau}
 
 PUBLISHED = {
-    **{f"vision/{name}": stages for name, stages in (CIFAR | METHODS | IMAGENET).items()},
+    **{f"vision/{name}": stages for name, stages in (CIFAR | METHODS | BENCHMARK | IMAGENET).items()},
     **{f"seg/{name}": stages for name, stages in SEG.items()},
     **{f"glue/{name}": stages for name, stages in GLUE.items()},
 }
@@ -123,7 +134,7 @@ OWN = {
     "glue": "example_alone example_kd example_teacher sst2_distilbert sst2_minilm sst2_pkd sst2_tinybert",
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_teacher cifar10_at_resnet20_resnet56 cifar10_ft_resnet20_resnet56 "
-    "cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_mutual_resnet20_resnet20 "
+    "cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_methods cifar10_mutual_resnet20_resnet20 "
     "cifar10_multi_teacher_resnet20_resnet56_resnet110",
 }
 """Recipes of this repository's own: of made-up data, or of a method on data or models that its authors do not have."""

@@ -35,13 +35,21 @@ def view(rows: int) -> Tensor:
     return (torch.arange(rows) >= max(rows // 2, 1)).long()
 
 
+def signs(rows: int) -> Tensor:
+    """What only the signs of count, without a gradient."""
+    return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
 SECOND_HALF = {"transformed_kd"}  # what it computes does not depend on the first half of the rows
 KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here all
 EXAMPLES: dict[str, dict[str, Input]] = {
+    "activation_boundary": {"student": (3, 4, 4), "teacher": signs},
     "affinity": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "attention_kl": {"student": (4, 6), "teacher": (4, 10)},
     "attention_mse": {"student": (2, 4, 4), "teacher": (2, 4, 4)},
     "attention_transfer": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
+    "cc": {"student": (5,), "teacher": (5,)},
+    "cc_kernel": {"student": (5,), "teacher": (3,)},
     "cirkd_memory": {"student": (4, 3, 3), "teacher": (4, 3, 3), "target": void_and_classes},
     "cirkd_minibatch": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
@@ -50,9 +58,19 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "cwd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "dist": {"student": (7, 3), "teacher": (7, 3)},
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "fsp": {
+        "student/0": (3, 4, 4),
+        "teacher/0": (3, 6, 6),
+        "student/1": (2, 2, 2),
+        "teacher/1": (2, 6, 6),
+        "student/2": (2, 4, 4),
+        "teacher/2": (2, 3, 3),
+    },
     "hierarchical_context": {"student": (3, 8, 8), "teacher": (3, 8, 8)},
     "hidden_mse": {"student": (4, 5), "teacher": (4, 5)},
     "hint": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "ickd": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
+    "ickd_imagenet": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
@@ -64,6 +82,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "multilabel_kd": {"student": (7,), "teacher": (7,)},
     "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
+    "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
     "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
     "pkt": {"student": (5,), "teacher": (3,)},
@@ -75,6 +94,8 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "skd_pairwise": {"student": (3, 5, 4), "teacher": (2, 5, 4)},
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
     "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
+    "srd": {"student": (5,), "teacher": (5,)},
+    "streamlined_direction": {"student": (5,), "teacher": (5,)},
     "total_variation": {"student": (7,), "teacher": (7,)},
     "transformed_kd": {
         "student": (4,),
@@ -83,6 +104,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
         "index": viewed,
         "view": view,
     },
+    "vid": {"student": (3, 4, 4), "teacher": (2, 2, 2)},
     "view_contrast": {"input": (5,), "index": viewed, "view": view},
 }
 FROM_RUN = {"num_samples": 12, "num_classes": 4}

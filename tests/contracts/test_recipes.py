@@ -12,10 +12,15 @@ from tests.contracts.published import OWN, PUBLISHED, TEMPERATURES, Recipe
 from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
 from kd_core.plan.plan import Plan, StagePlan
+from kd_zoo.cards import card
 
 ROOT = Path(__file__).parents[2]
 MOMENTUM = 0.9
 IMAGENET = [name for name in PUBLISHED if "imagenet" in name]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def plan_of(name: str) -> Plan:
@@ -83,8 +88,29 @@ def test_every_config_is_in_the_table_or_our_own() -> None:
     assert sorted(f"{path.parent.name}/{path.stem}" for path in paths) == sorted([*PUBLISHED, *own])
 
 
+BENCHMARK = [name for name in PUBLISHED if name.startswith("vision/cifar100_") and "repdistiller" in text_of(name)]
+
+
+@pytest.mark.parametrize("name", BENCHMARK)
+def test_the_benchmark_pairs_a_student_with_the_teacher_of_its_name(name: str) -> None:
+    """Both see inputs normalised alike, all images train, and the figures of the tables stand in the config."""
+    plan = plan_of(name)
+    teacher, student = name.removeprefix("vision/cifar100_").split("_")
+    assert plan.models["teacher"].zoo == f"repdistiller-{teacher}"
+    assert str(plan.models["student"].arch).removesuffix("-benchmark").removesuffix("-half") == student
+    assert plan.inputs["student"] == plan.inputs["teacher"]
+    assert (plan.data.name, plan.data.val) == ("cifar100", 0)
+    assert f"teacher {card(f'repdistiller-{teacher}').published['top1']:.2f}," in text_of(name)
+
+
+def test_the_benchmark_has_the_pairs_of_both_tables() -> None:
+    assert len(BENCHMARK) == 13
+
+
 def parameter_default(arch: str) -> float:
-    return float(inspect.signature(MODELS.get(arch)).parameters["dropout"].default)
+    """The dropout that an architecture has where a config says nothing; some have none."""
+    parameter = inspect.signature(MODELS.get(arch)).parameters.get("dropout")
+    return 0.0 if parameter is None else float(parameter.default)
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "wrn" in name and "densenet" not in name])
@@ -98,9 +124,8 @@ def test_wide_resnets_train_without_dropout(name: str) -> None:
 def test_imagenet_trains_on_all_images_and_chooses_nothing_by_the_test_split(name: str) -> None:
     data = plan_of(name).data
     assert (data.val, data.test) == (0, "val")
-    text = (ROOT / "configs" / f"{name}.yaml").read_text()
-    assert "Published by torchdistill: " in text
-    assert ("Same: all of the recipe" in text) != ("Different: " in text)
+    assert "Published by torchdistill: " in text_of(name)
+    assert ("Same: all of the recipe" in text_of(name)) != ("Different: " in text_of(name))
 
 
 def test_factors_are_learned_without_batch_norm() -> None:

@@ -65,6 +65,13 @@ def test_a_file_is_downloaded_once_into_the_hub_folder(
     assert server.requests == 1  # type: ignore[attr-defined]
 
 
+def test_a_file_may_have_a_name_of_its_own(url: str, tmp_path: Path) -> None:
+    path = fetch(f"{url}/a/whole.bin", folder=tmp_path, name="mine.pth")
+    assert path == place(f"{url}/a/whole.bin", tmp_path, "mine.pth") == tmp_path / "mine.pth"
+    assert path.read_bytes() == CONTENT
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.pth", "mine.pth.sha256"]
+
+
 @pytest.mark.parametrize(
     ("name", "sha256", "says"),
     [

@@ -130,6 +130,23 @@ def test_images_brought_to_another_form_are_told_of(folder: Path, capsys: pytest
     assert f"warning: {expected} eval_crop 1" in told
 
 
+def test_eval_says_of_the_data_what_a_run_says(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "images", tmp_path / "images")
+    (tmp_path / "images" / "test" / "dark" / "notes.txt").touch()
+    for path in (tmp_path / "images" / "train" / "grey").iterdir():
+        path.write_bytes(b"<html>")
+    capsys.readouterr()
+    classes = "data.classes=[bright, dark, grey]"
+    evaluate(folder / "teacher", root=tmp_path / "images", overrides=[classes, "data.on_error=skip"])
+    told = capsys.readouterr().err
+    test = tmp_path / "images" / "test"
+    assert f"data: warning: 1 file is passed over in {test}, by the ending: 1 .txt" in told
+    assert "data: warning: 8 of 24 samples cannot be read and are left out:" in told
+    assert "data: warning: the class 'grey' has no training sample" in told
+
+
 @pytest.mark.parametrize(
     "source", ["run: {0}", "arch: cnn, width: 4, depth: 1, in_channels: 3, weights: {0}/student/model.pt"]
 )

@@ -8,21 +8,15 @@ without their decorators.
 
 from __future__ import annotations
 
-import ast
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import make_methods
-import torch
-from make_losses import Case, Input, Reference, Tensors, pair, record
-from make_methods import Adapter, uncalled, write
+from make_methods import Adapter, adapter_record, uncalled
 from make_texts import uncast
+from recipes import Case, Golden, Input, Reference, Tensors, command, load_part, pair, records
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-HERE = Path(__file__).parent
 SKD = ("irfanICMLL/structure_knowledge_distillation", "ce208e1e5ba9177ecfc42519a2c64148d396fb71", "utils/criterion.py")
 TORCHDISTILL = ("yoshitomo-matsubara/torchdistill", "3e4373c45214c5c56eebac481d5bfe8b8735aa05")
 MID_LEVEL = (*TORCHDISTILL, "torchdistill/losses/mid_level.py")
@@ -30,23 +24,14 @@ WRAPPER = (*TORCHDISTILL, "torchdistill/models/wrapper.py")
 SIMILARITY = tuple((name, "utils/utils.py") for name in ("L2", "similarity", "sim_dis_compute"))
 
 
-def load(reference: Reference, repos: Path) -> Any:
-    """The function or class, run after those it needs."""
-    around: dict[str, Any] = {
-        "torch": torch,
-        "nn": nn,
-        "F": F,
+def load(reference: Reference, repos: Path, names: Mapping[str, Any] | None = None) -> Any:
+    """The function or class, run after those it needs, among ``names`` as well."""
+    around = {
         "AuxiliaryModelWrapper": nn.Module,
         "wrap_if_distributed": lambda module, *rest, **named: module,
+        **(names or {}),
     }
-    for symbol, file in (*reference.needs, (reference.symbol, reference.file)):
-        where = ["git", "-C", str(repos / reference.repo), "show", f"{reference.commit}:{file}"]
-        source = subprocess.run(where, check=True, capture_output=True, text=True).stdout
-        kinds = (ast.FunctionDef, ast.ClassDef)
-        (found,) = (n for n in ast.parse(source).body if isinstance(n, kinds) and n.name == symbol)
-        found.decorator_list = []
-        exec(ast.unparse(found), around)
-    return around[reference.symbol]
+    return load_part(reference, repos, **around)
 
 
 def channel_wise(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
@@ -172,20 +157,10 @@ ADAPTERS = [
 ]
 
 
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-
-    def run(case: Case) -> dict[str, Any]:
-        reference = REFERENCES[case.reference]
-        return record(case, load(reference, repos), reference)
-
-    for loss in chosen or CASES:
-        write(HERE / "losses" / f"{loss}.json", [run(case) for case in CASES[loss]])
-    if not chosen:
-        write(HERE / "dense" / "pixelwise.json", [run(case) for case in PIXELWISE])
-        make_methods.load = load  # adapter_record is to find modules as this file does
-        write(HERE / "dense" / "adapters.json", [make_methods.adapter_record(each, repos) for each in ADAPTERS])
-
+GOLDENS: dict[str, Golden] = {
+    "dense/pixelwise": lambda repos: records(PIXELWISE, REFERENCES, load, repos),
+    "dense/adapters": lambda repos: [adapter_record(each, repos, load) for each in ADAPTERS],
+}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

@@ -9,80 +9,14 @@ beyond torch is replaced by empty modules.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from math import prod
-from pathlib import Path
-from random import Random
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from recipes import Case, Input, Reference, Tensors, command, load, pair, record, weigh, wide
 from torch import Tensor, nn
 
-Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Input:
-    """A tensor by formula. ``twins``: the second row is a copy of the first. ``whole``: rounded down.
-
-    ``numbers`` are whole numbers in the place of random ones.
-    """
-
-    shape: tuple[int, ...]
-    seed: int
-    low: float = -2.0
-    high: float = 2.0
-    twins: bool = False
-    whole: bool = False
-    numbers: Sequence[int] = ()
-
-    def tensor(self) -> Tensor:
-        if self.numbers:
-            return torch.tensor(self.numbers).reshape(self.shape)
-        random = Random(self.seed)
-        span = self.high - self.low
-        flat = [self.low + span * random.random() for _ in range(prod(self.shape))]
-        tensor = torch.tensor(flat, dtype=torch.float64).reshape(self.shape)
-        if self.twins:
-            tensor[1] = tensor[0]
-        return tensor.floor() if self.whole else tensor
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Where the code stands, which files it needs first (module name -> file), and how its loss is called."""
-
-    repo: str
-    commit: str
-    file: str
-    symbol: str
-    call: Callable[[Any, Tensors, dict[str, Any]], Tensor]
-    needs: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Case:
-    """One set of inputs and hyperparameters (ours) for one reference."""
-
-    reference: str
-    inputs: dict[str, Input]
-    values: dict[str, Any]
-    gradients: bool = True
-
-
-def weigh(module: nn.Module, seed: int) -> None:
-    """Parameters by formula, in their order: those that scale around 1, all others around 0."""
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            values = Input(tuple(parameter.shape), seed, low=-0.5, high=0.5).tensor()
-            parameter.data = values + 1 if isinstance(part, nn.BatchNorm2d) and name == "weight" else values
-            seed += 1
+__all__ = ["Case", "Input", "Reference", "Tensors", "load", "pair", "record", "weigh"]
 
 
 def distilbert(distiller: Any, given: Tensors, values: dict[str, Any], key: str) -> Tensor:
@@ -219,17 +153,6 @@ REFERENCES = {
 }
 
 
-def pair(
-    student: tuple[int, ...], teacher: tuple[int, ...] | None = None, *, seed: int, **how: Any
-) -> dict[str, Input]:
-    return {"student": Input(student, seed, **how), "teacher": Input(teacher or student, seed + 1, **how)}
-
-
-def wide(student: tuple[int, ...], teacher: tuple[int, ...], *, seed: int, **how: Any) -> dict[str, Input]:
-    """Student only with ``how``: twins in the student, say."""
-    return {"student": Input(student, seed, **how), "teacher": Input(teacher, seed + 1)}
-
-
 SHAPES = ((4, 6), (7, 3), (1, 5))
 CASES: dict[str, list[Case]] = {
     "kd": [
@@ -312,72 +235,5 @@ CASES: dict[str, list[Case]] = {
 }
 
 
-@contextlib.contextmanager
-def stand_ins() -> Iterator[None]:
-    """Modules that references import and their losses do not need; theano's few functions are torch's."""
-    tensor = ModuleType("theano.tensor")
-    tensor.sum = lambda x, axis: x.sum(axis)  # type: ignore[attr-defined]
-    tensor.mean = torch.mean  # type: ignore[attr-defined]
-    named = {"theano.tensor": tensor, "theano": ModuleType("theano"), "metric": ModuleType("metric")}
-    named["theano"].tensor = tensor  # type: ignore[attr-defined]
-    named["reference"] = ModuleType("reference")
-    names = """nested_dict psutil tqdm grouped_batch_sampler lm_seqs_dataset transformers utils cPickle
-        torch.utils.tensorboard theano.compat theano.compat.python2x
-        pylearn2 pylearn2.costs pylearn2.costs.cost pylearn2.models pylearn2.models.mlp"""
-    for name in names.split():
-        named[name] = ModuleType(name)
-        named[name].__getattr__ = lambda attribute: type(attribute, (), {})  # type: ignore[method-assign]
-    kept = {name: sys.modules.get(name) for name in named}
-    sys.modules.update(named)
-    yield
-    for name, module in kept.items():
-        sys.modules.pop(name)
-        if module is not None:
-            sys.modules[name] = module
-
-
-def load(reference: Reference, repos: Path) -> Any:
-    """The reference's function or class."""
-    with stand_ins():
-        for name, file in (*reference.needs, ("reference.loss", reference.file)):
-            where = ["git", "-C", str(repos / reference.repo), "show", f"{reference.commit}:{file}"]
-            source = subprocess.run(where, check=True, capture_output=True, text=True).stdout
-            module = ModuleType(name)
-            module.__package__ = name.rpartition(".")[0]
-            module.__file__ = file
-            sys.modules[name] = module
-            exec(compile(source.expandtabs(8), f"{reference.repo}/{file}", "exec"), module.__dict__)
-        return getattr(module, reference.symbol)
-
-
-def record(case: Case, code: Any, reference: Reference) -> dict[str, Any]:
-    """One case with its value and gradients, as JSON keeps it."""
-    given = {name: each.tensor().requires_grad_(not each.whole) for name, each in case.inputs.items()}
-    value = reference.call(code, given, case.values).sum()
-    value.backward()
-    gradients = {name: each.grad for name, each in given.items() if each.grad is not None} if case.gradients else {}
-    return {
-        "repository": reference.repo,
-        "commit": reference.commit,
-        "file": reference.file,
-        "symbol": reference.symbol,
-        "inputs": {name: asdict(each) for name, each in case.inputs.items()},
-        "values": case.values,
-        "value": value.item(),
-        "gradients": {name: [float(f"{x:.12g}") for x in each.flatten().tolist()] for name, each in gradients.items()},
-    }
-
-
-def main(repos: Path, *names: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    for loss in names or CASES:
-        cases = CASES[loss]
-        references = [REFERENCES[case.reference] for case in cases]
-        lines = [json.dumps(record(case, load(r, repos), r)) for case, r in zip(cases, references, strict=True)]
-        file = Path(__file__).parent / "losses" / f"{loss}.json"
-        file.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-        print(file.name, len(cases))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

@@ -1,6 +1,6 @@
 """Makes losses/*.json of the losses of whole methods, and methods/*.json of adapters and of CRD's memory.
 
-    python tests/golden/make_methods.py REPOS
+    python tests/golden/make_methods.py REPOS [NAME...]
 
 As make_losses.py, whose words these are. Scripts without functions are run too: the statements of one of their loops,
 with stand-ins for the models. Weights of modules are made by formula, in the order of their parameters.
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -21,13 +19,12 @@ from typing import Any
 
 import torch
 import torchvision  # noqa: F401  what a reference imports: not from among the stand-ins
-from make_losses import REPDISTILLER, Case, Input, Reference, Tensors, pair, weigh
-from make_losses import load as load_plain
-from make_losses import record as record_plain
+from make_losses import REPDISTILLER
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, source, weigh
+from recipes import load as load_plain
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HERE = Path(__file__).parent
 FACTORS = ("Jangho-Kim/Factor-Transfer-pytorch", "19cce265ebe51c751481041e223a13be2e684322")
 REVIEW = ("dvlab-research/ReviewKD", "cede6ea6387ae9b6127de0e561507177bf19c11e")
 SSKD = ("xuguodong03/SSKD", "661b972c124a83c32dcd0e203390ba637075fe92")
@@ -66,9 +63,8 @@ def load(reference: Reference, repos: Path) -> Any:
 
 def loop(reference: Reference, repos: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The statements up to the backward pass of the loop that ``symbol`` opens with, as a function of the names."""
-    where = ["git", "-C", str(repos / reference.repo), "show", f"{reference.commit}:{reference.file}"]
-    source = subprocess.run(where, check=True, capture_output=True, text=True).stdout
-    loops = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.For)]
+    tree = ast.parse(source(reference.repo, reference.commit, reference.file, repos))
+    loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
     (found,) = (node for node in loops if ast.unparse(node).startswith(reference.symbol))
     texts = [ast.unparse(statement) for statement in found.body]
     code = compile("\n".join(texts[: texts.index("loss.backward()")]), reference.file, "exec")
@@ -117,7 +113,7 @@ def sskd_head(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
     return loss
 
 
-LOSSES = {
+REFERENCES = {
     "kim_factors": Reference(
         *FACTORS,
         "utils.py",
@@ -269,7 +265,10 @@ ADAPTERS = [
 ]
 
 
-def adapter_record(adapter: Adapter, repos: Path, code: Any = None) -> dict[str, Any]:
+def adapter_record(
+    adapter: Adapter, repos: Path, load: Callable[[Reference, Path], Any] = load, code: Any = None
+) -> dict[str, Any]:
+    """One pass of an adapter's reference and the gradients of the mean squares of its outputs."""
     module = adapter.make(code or load(adapter.reference, repos)).train()
     weigh(module, 400)
     given = [each.tensor().requires_grad_() for each in adapter.inputs]
@@ -289,11 +288,6 @@ def adapter_record(adapter: Adapter, repos: Path, code: Any = None) -> dict[str,
         "gradients": [digits(each.grad) for each in given],
         "of_weights": [digits(each.grad) for each in module.parameters()],
     }
-
-
-def digits(tensor: Tensor | None) -> list[float]:
-    assert tensor is not None
-    return [float(f"{x:.12g}") for x in tensor.detach().flatten().tolist()]
 
 
 CRD = Reference(*REPDISTILLER, "crd/criterion.py", "CRDLoss", uncalled, needs=(("reference.memory", "crd/memory.py"),))
@@ -338,26 +332,13 @@ def crd_record(seed: int, batch: int, widths: tuple[int, int, int], samples: int
     }
 
 
-def write(file: Path, records: list[Any]) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n", encoding="utf-8")
-    print(file.name, len(records))
-
-
-def main(repos: Path) -> None:
-    torch.set_default_dtype(torch.float64)
-    for loss, cases in CASES.items():
-        records = []
-        for case in cases:
-            reference = LOSSES[case.reference]
-            records.append(record_plain(case, load(reference, repos), reference))
-        write(HERE / "losses" / f"{loss}.json", records)
-    write(HERE / "methods" / "adapters.json", [adapter_record(each, repos) for each in ADAPTERS])
-    write(
-        HERE / "methods" / "crd.json",
-        [crd_record(500, 4, (5, 6, 3), 20, 7, repos), crd_record(540, 1, (4, 4, 8), 9, 16, repos)],
-    )
-
+GOLDENS: dict[str, Golden] = {
+    "methods/adapters": lambda repos: [adapter_record(each, repos) for each in ADAPTERS],
+    "methods/crd": lambda repos: [
+        crd_record(500, 4, (5, 6, 3), 20, 7, repos),
+        crd_record(540, 1, (4, 4, 8), 9, 16, repos),
+    ],
+}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    command(globals())

@@ -183,7 +183,7 @@ def newer_record(adapter: Adapter, repos: Path) -> dict[str, Any]:
     names = {"BaseDistiller": Distiller, "trunc_normal_": nn.init.trunc_normal_}
     whole = reference.symbol.startswith("for ")
     code = loop(reference, repos) if whole else load(reference, repos, **names)
-    return adapter_record(adapter, repos, code)
+    return adapter_record(adapter, repos, code=code)
 
 
 def expansion_record(seed: int, channels: int, width: int, parts: int, repos: Path) -> dict[str, Any]:

@@ -8,25 +8,21 @@ without their decorators. Casts to float32 are casts to float64, and a GPU is th
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import copy
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from make_losses import Case, Input, Reference, Tensors, pair, record, weigh
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HERE = Path(__file__).parent
 VOID = -100
+load = load_part
 CIRKD = ("winycg/CIRKD", "dab64dbb5e4172141166cf8434a80ce55d9d3aa7")
 MGD = ("yzd-v/MGD", "2c9da0b28625eb948db57afc02c824452c3910fe")
 DIST_SEGMENTATION = ("hunto/DIST_KD", "2418f18b1fedd7c2646a7b1b9a27d5c674c2170b", "segmentation/losses/dist_kd.py")
@@ -47,19 +43,6 @@ def replaced() -> Iterator[None]:
         yield
     finally:
         Tensor.float, Tensor.cuda = kept  # type: ignore[method-assign]
-
-
-def load(reference: Reference, repos: Path, **names: Any) -> Any:
-    """The function or class, run after those it needs, in whose place ``names`` may stand for torch's."""
-    around: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, **names}
-    for symbol, file in (*reference.needs, (reference.symbol, reference.file)):
-        where = ["git", "-C", str(repos / reference.repo), "show", f"{reference.commit}:{file}"]
-        source = subprocess.run(where, check=True, capture_output=True, text=True).stdout
-        kinds = (ast.FunctionDef, ast.ClassDef)
-        (found,) = (n for n in ast.parse(source).body if isinstance(n, kinds) and n.name == symbol)
-        found.decorator_list = []
-        exec(ast.unparse(found), around)
-    return around[reference.symbol]
 
 
 def ifvd(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
@@ -189,11 +172,6 @@ def origin(reference: Reference) -> dict[str, str]:
     }
 
 
-def numbers(tensor: Tensor | None) -> list[float]:
-    assert tensor is not None
-    return [float(f"{x:.12g}") for x in tensor.detach().flatten().tolist()]
-
-
 def plain(each: Input) -> dict[str, Any]:
     return {name: getattr(each, name) for name in ("shape", "seed", "low", "high", "whole", "numbers")}
 
@@ -204,7 +182,7 @@ def block(repos: Path, student: tuple[int, ...], teacher: tuple[int, ...], over:
     size = (student[0], teacher[1], 1, 1) if over == "channels" else (student[0], 1, *student[2:])
     drawn = Input(size, seed + 2, low=0.0, high=1.0)
     names = {**vars(torch), "rand": lambda shape: drawn.tensor()}
-    code = load(BLOCKS[over], repos, torch=SimpleNamespace(**names))
+    code = load_part(BLOCKS[over], repos, torch=SimpleNamespace(**names))
     loss = code(student[1], teacher[1], "mgd", alpha_mgd=1.0, lambda_mgd=ratio)
     weigh(loss, 400)
     given = {name: each.tensor().requires_grad_() for name, each in inputs.items()}
@@ -216,8 +194,8 @@ def block(repos: Path, student: tuple[int, ...], teacher: tuple[int, ...], over:
         "drawn": plain(drawn),
         "values": {"over": over, "ratio": ratio},
         "value": value.item(),
-        "gradients": {name: numbers(each.grad) for name, each in given.items()},
-        "of_weights": [numbers(each.grad) for each in loss.parameters()],
+        "gradients": {name: digits(each.grad) for name, each in given.items()},
+        "of_weights": [digits(each.grad) for each in loss.parameters()],
     }
 
 
@@ -273,7 +251,7 @@ def memory(
     stand_in = SimpleNamespace(**{**vars(torch), "randperm": permutations})
     norm = SimpleNamespace(**{**vars(nn), "SyncBatchNorm": nn.BatchNorm2d})
     reference = Reference(*CIRKD, "losses/cirkd_memory.py", "StudentSegContrast", unmasked)
-    loss = load(reference, repos, torch=stand_in, nn=norm)(
+    loss = load_part(reference, repos, torch=stand_in, nn=norm)(
         num_classes=values["num_classes"],
         pixel_memory_size=values["pixel_memory"],
         region_memory_size=values["region_memory"],
@@ -301,9 +279,9 @@ def memory(
         "values": {**values, "dim": teacher[1]},
         "memories": {name: plain(each) for name, each in memories.items()},
         "passes": passes,
-        "after": {name: numbers(each) for name, each in after.items()},
+        "after": {name: digits(each) for name, each in after.items()},
         "next": {"next_pixel": loss.pixel_queue_ptr.tolist(), "next_region": loss.segment_queue_ptr.tolist()},
-        "of_weights": [numbers(each.grad) for each in loss.project_head.parameters()],
+        "of_weights": [digits(each.grad) for each in loss.project_head.parameters()],
     }
 
 
@@ -342,7 +320,7 @@ def one_pass(
         "pixel_slots": slots["pixel"],
         "region_slots": slots["segment"],
         "value": (values["pixel_weight"] * pixel + values["region_weight"] * region).item(),
-        "gradient": numbers(given["student"].grad),
+        "gradient": digits(given["student"].grad),
     }
 
 
@@ -350,34 +328,18 @@ SHARP = {"temperature": 0.1, "kd_temperature": 1.0, "pixel_weight": 1.0, "region
 SOFT = {"temperature": 0.5, "kd_temperature": 2.0, "pixel_weight": 0.1, "region_weight": 0.3}
 THREE = {"num_classes": 3, "pixel_memory": 19, "region_memory": 5, "pixel_contrast": 8, "region_contrast": 5}
 FOUR = {"num_classes": 4, "pixel_memory": 13, "region_memory": 7, "pixel_contrast": 7, "region_contrast": 6}
-METHODS: dict[str, Callable[[Path], list[Any]]] = {
-    "generation": lambda repos: [
+GOLDENS: dict[str, Golden] = {
+    "regions/generation": lambda repos: [
         block(repos, (2, 3, 4, 5), (2, 4, 4, 5), "places", 0.75, 760),
         block(repos, (1, 2, 3, 3), (1, 2, 3, 3), "places", 0.4, 764),
         block(repos, (2, 3, 3, 2), (2, 4, 3, 2), "channels", 0.5, 768),
     ],
-    "cirkd_memory": lambda repos: [
+    "regions/cirkd_memory": lambda repos: [
         memory(repos, (2, 3, 4, 5), (2, 4, 4, 5), (8, 10), {**THREE, **SHARP, "update": 4}, 800),
         memory(repos, (3, 2, 3, 3), (3, 5, 3, 3), (3, 3), {**FOUR, **SOFT, "update": 2}, 850),
     ],
 }
 
 
-def write(file: Path, lines: list[Any]) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n", encoding="utf-8")
-    print(file.name, len(lines))
-
-
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    for name in chosen or (*CASES, *METHODS):
-        if name in METHODS:
-            write(HERE / "regions" / f"{name}.json", METHODS[name](repos))
-        else:
-            cases = [(case, REFERENCES[case.reference]) for case in CASES[name]]
-            write(HERE / "losses" / f"{name}.json", [record(case, load(ref, repos), ref) for case, ref in cases])
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

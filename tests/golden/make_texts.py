@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from make_losses import Case, Input, Reference, Tensors, pair, record
+from recipes import Case, Input, Reference, Tensors, command, pair, source
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,9 +57,8 @@ def begins(node: ast.AST, symbol: str) -> bool:
 
 def statement(reference: Reference, symbol: str, file: str, repos: Path) -> Any:
     """The first statement of ``file`` that ``symbol`` names."""
-    where = ["git", "-C", str(repos / reference.repo), "show", f"{reference.commit}:{file}"]
-    source = subprocess.run(where, check=True, capture_output=True, text=True).stdout
-    found, *_ = (node for node in ast.walk(ast.parse(source)) if begins(node, symbol))
+    tree = ast.parse(source(reference.repo, reference.commit, file, repos))
+    found, *_ = (node for node in ast.walk(tree) if begins(node, symbol))
     return found
 
 
@@ -281,15 +277,5 @@ CASES: dict[str, list[Case]] = {
 }
 
 
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    for loss in chosen or CASES:
-        cases = [(case, REFERENCES[case.reference]) for case in CASES[loss]]
-        lines = [json.dumps(record(case, load(reference, repos), reference)) for case, reference in cases]
-        file = Path(__file__).parent / "losses" / f"{loss}.json"
-        file.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-        print(file.name, len(cases))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

@@ -1,48 +1,23 @@
-"""Each loss equals its reference code in value and gradient, as make_losses, make_methods and make_texts ran it."""
+"""Each loss equals its reference code in value and gradient, as the scripts make_*.py ran it."""
 
 from __future__ import annotations
 
-import json
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ours import call, goldens_of, inputs
+from recipes import HERE
 
 from kd_core.losses import LOSSES
 
-HERE = Path(__file__).parent
-RECIPE = runpy.run_path(str(HERE / "make_losses.py"))
 GOLDENS = [
     pytest.param(file.stem, golden, id=f"{file.stem}-{number}-{golden['repository'].split('/')[0]}")
     for file in sorted((HERE / "losses").glob("*.json"))
-    for number, golden in enumerate(json.loads(file.read_text(encoding="utf-8")))
+    for number, golden in enumerate(goldens_of(file.stem))
 ]
 BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1"}
-ELSEWHERE = {"crd", "cirkd_memory"}  # has a memory: test_methods.py
-
-
-def inputs(golden: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
-    made = {name: RECIPE["Input"](**recipe).tensor() for name, recipe in golden["inputs"].items()}
-    return {
-        name: each.to(dtype).requires_grad_()
-        if each.is_floating_point() and not golden["inputs"][name]["whole"]
-        else each
-        for name, each in made.items()
-    }
-
-
-def call(name: str, given: dict[str, torch.Tensor], values: dict[str, Any]) -> torch.Tensor:
-    """The loss; tensors NAME/0, NAME/1, ... are a list."""
-    wires: dict[str, Any] = {}
-    for key, tensor in given.items():
-        wire, listed, _ = key.partition("/")
-        if listed:
-            wires.setdefault(wire, []).append(tensor)
-        else:
-            wires[wire] = tensor
-    return LOSSES.get(name)(**wires, **values)
+ELSEWHERE = {"crd", "cirkd_memory", "vid"}  # has a memory or weights: test_methods.py, test_regions.py, test_tables.py
 
 
 @pytest.mark.parametrize(("name", "golden"), GOLDENS)

@@ -12,15 +12,24 @@ import torch
 import kd_zoo.models  # noqa: F401
 from kd_core.errors import KDError
 from kd_core.models.registry import MODELS, WeightCard, builder_of, find_card
-from kd_core.models.weights import load_state, read_state
+from kd_core.models.weights import load_state, read_state, rename_modules
 from kd_core.registry import Registry
-from kd_zoo.cards import CARDS, card, download
+from kd_zoo.cards import CARDS, card, download, weights_path
 
 MAKE = runpy.run_path(str(Path(__file__).with_name("make_weights.py")))
 
 
+def publisher(each: WeightCard) -> str:
+    """Whose weights a card names."""
+    return next((name for name in ("akamaster", "repdistiller") if each.name.startswith(name)), "torchdistill")
+
+
+def files_of(name: str) -> list[str]:
+    return [each.url.rpartition("/")[2] for each in CARDS if publisher(each) == name]
+
+
 def test_every_published_file_has_a_card() -> None:
-    files = [each.url.rpartition("/")[2] for each in CARDS]
+    files = files_of("torchdistill")
     assert sorted(files) == sorted(
         [
             *(f"cifar10-resnet{depth}.pt" for depth in (20, 32, 44, 56, 110)),
@@ -34,12 +43,36 @@ def test_every_published_file_has_a_card() -> None:
     )
 
 
+def test_the_files_of_others_have_cards() -> None:
+    assert files_of("akamaster") == [
+        f"resnet{depth}-{digest}.th"
+        for depth, digest in ((20, "12fca82f"), (32, "d509ac18"), (44, "014dd654"), (56, "4bfd9763"))
+    ]
+    assert files_of("repdistiller") == ["ckpt_epoch_240.pth"] * 6
+
+
+ORIGINS = {
+    "torchdistill": (
+        "https://github.com/yoshitomo-matsubara/torchdistill/releases/download/v0.",
+        "MIT",
+        "2310.17644",
+    ),
+    "akamaster": (
+        "https://raw.githubusercontent.com/akamaster/pytorch_resnet_cifar10/d5489e89",
+        "BSD-2-Clause",
+        "1512.03385",
+    ),
+    "repdistiller": ("http://shape2prog.csail.mit.edu/repo/", "BSD-2-Clause", "1910.10699"),
+}
+
+
 @pytest.mark.parametrize("each", CARDS, ids=lambda each: f"{each.dataset}-{each.name}")
 def test_a_card_says_where_from_and_under_which_terms(each: WeightCard) -> None:
-    assert each.url.startswith("https://github.com/yoshitomo-matsubara/torchdistill/releases/download/v0.")
-    assert (each.licence, len(each.mean), len(each.std)) == ("MIT", 3, 3)
+    url, licence, source = ORIGINS[publisher(each)]
+    assert each.url.startswith(url)
+    assert (each.licence, len(each.mean), len(each.std)) == (licence, 3, 3)
     assert set(each.published) >= ({"top1"} if each.package != "kd-seg" else {"miou", "pixel_accuracy"})
-    assert "2310.17644" in each.source
+    assert source in each.source
     assert ("original" in each.source) == any(key.endswith("_original") for key in each.published)
 
 
@@ -51,6 +84,38 @@ def test_cards_are_found_by_our_name_and_torchdistills() -> None:
     assert find_card("resnet20", None)[1] is card("resnet20")
     assert find_card("resnet20", "cifar10")[1] is card("resnet20")
     assert card("densenet-bc-k12-d100") is card("densenet_bc_k12_depth100", "cifar10")
+
+
+def test_no_two_files_lie_in_one_place() -> None:
+    paths = [weights_path(each) for each in CARDS]
+    assert len(set(paths)) == len(paths)
+    assert weights_path(card("repdistiller-resnet50")).name == "repdistiller-ResNet50_vanilla-epoch_240.pth"
+
+
+@pytest.mark.parametrize("name", ["ckpt_epoch_240", "epoch_240", "resnet20-12fca82f"])
+def test_the_files_of_others_are_no_names(name: str) -> None:
+    with pytest.raises(KDError, match="no weights"):
+        card(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "top1"),
+    [("resnet56", 72.34), ("resnet110", 74.31), ("resnet32x4", 79.42), ("vgg13", 74.64), ("wrn-40-2", 75.61)],
+)
+def test_a_benchmark_teacher_in_its_checkpoint_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, top1: float
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    wanted = card(f"repdistiller-{name}", "cifar100")
+    assert wanted.published == {"top1": top1}
+    trained = MODELS.get(wanted.arch)(**wanted.parameters)
+    path = weights_path(wanted)
+    path.parent.mkdir(parents=True)
+    content = {"epoch": 240, "model": trained.state_dict(), "accuracy": torch.tensor(top1), "optimizer": {"state": {}}}
+    torch.save(content, path, _use_new_zipfile_serialization=False)  # as PyTorch 0.4 did
+    fresh = MODELS.get(wanted.arch)(**wanted.parameters)
+    load_state(fresh, rename_modules(read_state(download(wanted)), wanted.rename), wanted.url)
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in fresh.state_dict().items())
 
 
 @pytest.mark.parametrize("dataset", [None, "cifar10", "digits"])

@@ -72,7 +72,7 @@ def test_list_has_every_card_with_its_figures() -> None:
         for _ in ("miou", "pixel_accuracy")[: 1 + ("miou" in card.published)]
     ]
     assert lines[1].split() == ["resnet20", "cifar10", "top1", "91.92", "91.25"]
-    assert len(json.loads(zoo("list", "--data", "cifar100", "--json").stdout)["cards"]) == 4
+    assert len(json.loads(zoo("list", "--data", "cifar100", "--json").stdout)["cards"]) == 10
 
 
 def test_list_of_a_data_set_without_weights() -> None:

@@ -90,6 +90,22 @@ def test_published_weights_are_scored_beside_the_published_figures(
 
 
 @pytest.mark.realdata
+@pytest.mark.parametrize("depth", [20, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (32, 44, 56))])
+def test_akamasters_published_weights_score_as_published(
+    real_data: Path, small_cifar: Path, cache: Path, depth: int
+) -> None:
+    """The files themselves: of a few images, nearly as many are right as of all."""
+    name = f"akamaster-resnet{depth}"
+    path = weights_path(card(name))
+    if not (published := real_data / "weights" / "akamaster" / path.name).is_file():
+        pytest.skip(f"there is no {published}")
+    cache.mkdir(parents=True)
+    path.write_bytes(published.read_bytes())
+    told = json.loads(evaluate("--zoo", name, "--root", str(small_cifar), "--json").stdout)
+    assert told["metrics"]["top1"] == pytest.approx(told["published"]["top1"], abs=3)
+
+
+@pytest.mark.realdata
 def test_the_figures_stand_in_one_line(small_cifar: Path) -> None:
     PUT("resnet20")
     done = evaluate("--zoo", "resnet20", "--root", str(small_cifar), "--data", "cifar10")

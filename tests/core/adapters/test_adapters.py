@@ -222,3 +222,24 @@ def test_adapters_of_maps_refuse_anything_else(name: str) -> None:
 def test_adapters_without_a_width_say_so(name: str) -> None:
     with pytest.raises(KDError, match=f"{name} has no output width"):
         from_shapes(name, (2, 3, 4, 4))
+
+
+def test_a_connector_is_nothing_where_shapes_are_equal() -> None:
+    source, like = torch.empty(2, 4, 8, 8, device="meta"), torch.empty(3, 4, 8, 8, device="meta")
+    assert isinstance(ADAPTERS.get("connector")([source], like, None), nn.Identity)
+    for match in ((2, 6, 8, 8), (2, 4, 4, 4), (2, 6, 16, 16)):
+        module = ADAPTERS.get("connector")([source], torch.empty(match, device="meta"), None)
+        assert module(torch.randn(2, 4, 8, 8)).shape == match
+        assert module[0].bias is None
+    for match, width in ((None, 3), (like, 3), (None, None)):
+        with pytest.raises(KDError, match="connector makes features like those of a teacher"):
+            ADAPTERS.get("connector")([source], match, width)
+
+
+def test_a_channel_embedding_keeps_height_and_width() -> None:
+    source, like = torch.empty(2, 4, 8, 8, device="meta"), torch.empty(2, 6, 3, 3, device="meta")
+    for kernel in (1, 3):
+        module = ADAPTERS.get("channel_embedding")([source], like, None, kernel=kernel)
+        assert module(torch.randn(2, 4, 8, 8)).shape == (2, 6, 8, 8)
+    with pytest.raises(KDError, match="kernel is 2, but must be odd"):
+        ADAPTERS.get("channel_embedding")([source], like, None, kernel=2)

@@ -18,7 +18,7 @@ from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 from kd_vision.cli import main
 
-from .problem_rows import BASE, DATA, HERE, SGD, STAGES, SYSTEM, TASK, TEACHER, Row, config
+from .problem_rows import BASE, DATA, SGD, SYSTEM, TASK, TEACHER, Row, config
 from .problem_stage_rows import ROWS
 
 
@@ -86,8 +86,6 @@ def test_every_verb_answers_and_writes_nothing(verb: str, row: str) -> None:
             r"models.teacher.weights: .* no weight file no.pt",
         ),
         (TEACHER, "  teacher: {run: «nowhere}", r"models.teacher.run: nowhere is not a run folder"),
-        (STAGES, "stages: «{}\n", r"stages: there is nothing to train"),
-        (BASE, HERE + BASE.removesuffix(STAGES), r"stages: there is nothing to train"),
         (DATA, "data: {name: cifar10, root: no, download: false}", r"cifar-10-batches-py"),
     ],
 )

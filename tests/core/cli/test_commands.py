@@ -18,6 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from kd_core.check.landmarks import LandmarkRow
 from kd_core.cli.group import make_cli
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import print_result
@@ -37,6 +38,10 @@ class Scores:
 PROBLEM = ConfigProblem(
     "unknown key 'epoch'", "stages.distill.epoch", Mark("bad.yaml", 12, 5), "did you mean 'epochs'?"
 )
+
+
+def check_data(experiment: Any, *, strict: bool, whole: bool) -> tuple[list[str], list[str]]:
+    return experiment.describe_data(), []
 
 
 @dataclass
@@ -72,8 +77,12 @@ class Backend:
             def check(self, strict: bool) -> list[str]:
                 return [f"unverified: {self.path.name} strict={strict}"]
 
+            trains = True
+
             def describe_data(self) -> list[str]:
                 return ["train: 7 training samples"]
+
+            check_data = check_data
 
             def resolved(self) -> str:
                 return "task: x\n"
@@ -90,12 +99,12 @@ class Backend:
             backend.note("resume", run, options)
             return backend.scores
 
-        def taps(path: Path, model: str, **options: Any) -> list[TapRow]:
+        def taps(path: Path, model: str, **options: Any) -> tuple[list[TapRow], list[Any]]:
             backend.note("taps", path, model, options)
             return [
                 TapRow("", "Net", "(2, 3, 8, 8)", "(2, 10)", "float32", 4672, 1),
                 TapRow("fc", "Linear", "(2, 64)", "(2, 10)", "float32", 650, 1),
-            ]
+            ], [LandmarkRow("@penultimate", "fc:in", "(2, 64)", {"teacher": ("(2, 256)", "projector")})]
 
         experiment = types.ModuleType("kd_core.experiment")
         vars(experiment).update(Experiment=Experiment, resume=resume, taps=taps)
@@ -197,6 +206,7 @@ def test_check_in_json(run: Run) -> None:
         "problems": [],
         "unverified": ["unverified: good.yaml strict=False"],
         "data": ["train: 7 training samples"],
+        "trains": True,
     }
     assert found["files"]["bad.yaml"]["problems"][0] == {
         "file": "bad.yaml",
@@ -217,6 +227,10 @@ def test_show_and_taps(run: Run, backend: Backend) -> None:
     assert lines[0].split() == ["path", "module", "in", "out", "params"]
     assert lines[1].startswith("output  Net     (2, 3, 8, 8)")
     assert lines[2].startswith("fc      Linear  (2, 64)")
+    assert lines[4].split() == ["landmark", "place", "teacher", "teacher", "adapter"]
+    assert lines[5].split() == ["@penultimate", "fc:in", "(2,", "64)", "(2,", "256)", "projector"]
+    told = json.loads(run("taps", "c.yaml", "teacher", "--json").stdout)
+    assert told["landmarks"][0]["others"] == {"teacher": ["(2, 256)", "projector"]}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from kd_core.data.images import SUFFIXES, eight_bits, image_files, passed_over, read_image, to_rgb
 from kd_core.errors import KDError
+from kd_core.notes import Note
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 COLOURS = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
@@ -138,6 +139,6 @@ def test_hidden_files_are_no_data_and_others_are_counted(tmp_path: Path) -> None
     assert [path.relative_to(tmp_path / "x").as_posix() for path in files] == ["a.jfif", "b.PNG", "link/d.webp"]
     assert others == {".txt": 1, "no ending": 1}
     [note] = passed_over(others, Path("x"))
-    assert note == "warning: 2 files are passed over in x, by the ending: 1 no ending, 1 .txt"
+    assert note == Note.warning("2 files are passed over in x, by the ending: 1 no ending, 1 .txt")
     assert passed_over({}, Path("x")) == []
     assert all(ending == ending.lower() for ending in SUFFIXES)

@@ -81,6 +81,6 @@ def test_long_lists_are_shortened() -> None:
     errors = [KDError(f"{number}: is broken") for number in range(30)]
     with pytest.raises(KDError, match=r"(?s)30 files cannot be read:\n.*19: is broken\n +and 10 more"):
         refuse(errors)
-    assert skipped(errors, 40)[0].startswith("warning: 30 of 40 samples cannot be read and are left out:\n    0: is")
+    assert skipped(errors, 40)[0].text.startswith("30 of 40 samples cannot be read and are left out:\n    0: is")
     assert skipped([], 40) == []
     refuse([])

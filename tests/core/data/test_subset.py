@@ -18,6 +18,7 @@ from kd_core.data.spec import DataSpec
 from kd_core.data.subset import balanced, chosen, complement, hold_out, limited, split, stratified
 from kd_core.data.summary import summarize
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_core.registry import Registry
 
 
@@ -225,11 +226,11 @@ def test_a_class_without_a_training_sample_is_a_warning() -> None:
     assert summary.missing == ["dog"]
     assert summary.lines()[-1] == "warning: the class 'dog' has no training sample"
     assert summarize(parts()).warnings() == []
-    noted = summarize(replace(parts(), notes=("read so", "warning: 3 texts are empty")))
-    assert noted.warnings() == ["warning: 3 texts are empty"]
+    noted = summarize(replace(parts(), notes=(Note("read so"), Note.warning("3 texts are empty"))))
+    assert noted.warnings() == [Note.warning("3 texts are empty")]
     assert noted.lines()[-2:] == ["read so", "warning: 3 texts are empty"]
     two = summarize(replace(given, classes=("ant", "bee", "cat", "dog", "emu")))
-    assert two.warnings() == ["warning: 2 classes have no training sample: 'dog', 'emu'"]
+    assert two.warnings() == [Note.warning("2 classes have no training sample: 'dog', 'emu'")]
 
 
 def test_samples_of_many_classes_are_counted_compactly() -> None:

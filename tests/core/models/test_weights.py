@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
-from kd_core.models.weights import load_state, read_state
+from kd_core.models.weights import load_state, read_state, rename_modules
 
 
 def model() -> nn.Module:
@@ -116,3 +116,9 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any, message:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(KDError, match=message):
         read_state(tmp_path / "w.pt")
+
+
+def test_modules_are_renamed_below_any_wrapper() -> None:
+    state = dict.fromkeys(("module.linear.weight", "module.nonlinear.weight", "linear.bias"), torch.zeros(1))
+    assert list(rename_modules(state, {"linear": "fc"})) == ["module.fc.weight", "module.nonlinear.weight", "fc.bias"]
+    assert list(rename_modules(state, {})) == list(state)

@@ -161,7 +161,8 @@ def test_a_model_that_begins_as_another_is_what_that_is(planned: Planned) -> Non
     )
     second = made.models["second"]
     assert second.init_from is None
-    assert second.call is made.models["teacher"].call
+    assert second.call == made.models["teacher"].call
+    assert second.call is not made.models["teacher"].call  # a module of its own
     assert (second.trainable, second.cache) == (True, False)
     assert {name: wants.scale for name, wants in made.inputs.items()} == {"student": 1, "teacher": 1, "second": 2}
 

@@ -88,7 +88,7 @@ def test_files_like_glues_own_keep_their_marks(tmp_path: Path, rows: list[str]) 
 def test_the_dialect_is_told_where_it_matters(tmp_path: Path) -> None:
     def notes(text: str) -> list[str]:
         path = written(tmp_path / "t.tsv", f"text\tlabel\n{text}")
-        return [note.removeprefix(f"{path}: ") for note in read_delimited(path, "\t", "auto", NAMES).notes]
+        return [note.text.removeprefix(f"{path}: ") for note in read_delimited(path, "\t", "auto", NAMES).notes]
 
     assert notes('a "b"\tyes\n') == []
     assert notes('"a\tyes\n') == ["read with `quoting: none`"]

@@ -18,6 +18,7 @@ from kd_core.data.batch import Splits
 from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_glue.data.spec import DataSpec, read_unlabelled
 from kd_glue.data.tables import TableTexts, read_texts
 from kd_glue.data.targets import Columns
@@ -358,11 +359,11 @@ def test_files_without_labels_are_enough_to_predict(tmp_path: Path) -> None:
 def test_empty_texts_are_counted_and_said(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label\n,a\nfine,b\n  ,a\nnull,b\n")
-    told = f"warning: {path}: 2 of 4 texts in column 'text' are empty (lines 2, 4)"
+    told = Note.warning(f"{path}: 2 of 4 texts in column 'text' are empty (lines 2, 4)")
     assert read_one(path).notes == (told,)
     parts = read(spec(path, files={"train": str(path), "val": str(path)}), seed=0)
     assert parts.notes == (told,)
-    assert told in Splits(*[None] * 3, parts=parts).describe()  # type: ignore[arg-type]
+    assert str(told) in Splits(*[None] * 3, parts=parts).describe()  # type: ignore[arg-type]
 
 
 def test_an_empty_column_of_labels_is_none_at_all(tmp_path: Path) -> None:
@@ -378,8 +379,8 @@ def test_quoting_and_spelling_are_keys(tmp_path: Path) -> None:
     parts = data.read()
     assert (parts.classes, texts(parts.train)) == (("no", "yes"), [("a",), ("b",), ("c",)])
     assert parts.notes == (
-        f"{path}: read with `quoting: minimal`",
-        f"{path}: labels are read ' Yes' as 'yes' (1)",
+        Note(f"{path}: read with `quoting: minimal`"),
+        Note(f"{path}: labels are read ' Yes' as 'yes' (1)"),
     )
     data = spec(path, files={"train": str(path)}, normalize_labels=True, quoting="none")
     assert texts(data.read().train) == [('"a"',), ('"b"',), ('"c"',)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_glue.data.rows import Rows
 from kd_glue.data.targets import Columns, Targets, targets_of
 
@@ -37,7 +38,7 @@ def test_normalized_labels_are_one_class_and_that_is_said() -> None:
     assert found.classes == ("No", "yes")
     assert found.array.tolist() == [1, 0, 1, 0, 1, 1]
     [note] = found.notes
-    assert note == "t.csv: labels are read 'no' as 'No' (1), ' yes' as 'yes' (1), 'yes ' as 'yes' (1)"
+    assert note.text == "t.csv: labels are read 'no' as 'No' (1), ' yes' as 'yes' (1), 'yes ' as 'yes' (1)"
     assert read(SPELT, ("no", "yes"), normalize=True).array.tolist() == [1, 0, 1, 0, 1, 1]
 
 
@@ -50,7 +51,7 @@ def test_forms_of_a_letter_are_no_difference() -> None:
 
 def test_nearly_as_many_classes_as_rows_are_a_warning() -> None:
     words = [f"text {number}" for number in range(30)]
-    assert read(words).notes == ("warning: t.csv: 30 classes for 30 labels",)
+    assert read(words).notes == (Note.warning("t.csv: 30 classes for 30 labels"),)
     assert read(words * 2).notes == read(["a", "b", "c"]).notes == ()
 
 
@@ -66,7 +67,7 @@ def test_another_spelling_of_a_named_class_is_refused_with_all_its_rows() -> Non
 
 
 def test_blanks_around_all_labels_are_a_warning() -> None:
-    assert read([" yes", " no"]).notes == ("warning: t.csv: labels begin or end with blanks: ' no', ' yes'",)
+    assert read([" yes", " no"]).notes == (Note.warning("t.csv: labels begin or end with blanks: ' no', ' yes'"),)
 
 
 def test_whole_numbers_may_be_written_as_floats() -> None:
@@ -103,7 +104,7 @@ def test_labels_of_several_types_are_refused() -> None:
 
 def test_numbers_of_named_classes_are_told() -> None:
     assert read(["1", "0"], ("bad", "good")).notes == (
-        "t.csv: labels are numbers of classes, in the order of `labels`: 0 is 'bad', 1 is 'good'",
+        Note("t.csv: labels are numbers of classes, in the order of `labels`: 0 is 'bad', 1 is 'good'"),
     )
     assert read(["good", "bad"], ("bad", "good")).notes == ()
     with pytest.raises(KDError, match="the labels '1' are numbers, and 'bad' is a name"):

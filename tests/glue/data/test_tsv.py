@@ -293,5 +293,5 @@ def test_empty_texts_of_glue_are_counted() -> None:
     from kd_glue.data.texts import empty_notes, texts_of
 
     texts = texts_of([["a", "", " "], ["b", "c", "d"]], np.zeros(3, np.int64), str)
-    assert empty_notes(texts, "QQP") == ["warning: QQP: 2 of 3 texts are empty"]
+    assert [str(note) for note in empty_notes(texts, "QQP")] == ["warning: QQP: 2 of 3 texts are empty"]
     assert empty_notes(None, "QQP") == []

@@ -12,6 +12,7 @@ import torch
 from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
 from kd_core.models.hub import HubModelRequest
+from kd_core.notes import Note
 from kd_glue.data.info import TextInfo
 from kd_glue.hub.labels import names_of, order_of
 from kd_glue.hub.models import TransformersHub
@@ -150,17 +151,17 @@ def test_labels_of_the_library_are_no_names() -> None:
 )
 def test_what_an_output_is_is_told(tmp_path: Path, names: Any, values: dict[str, Any], told: str) -> None:
     save(tmp_path, labels=names)
-    lines: list[str] = []
-    request = HubModelRequest(str(tmp_path), SENTIMENT, True, values.pop("new_head", False), log=lines.append)
+    notes: list[Note] = []
+    request = HubModelRequest(str(tmp_path), SENTIMENT, True, values.pop("new_head", False), log=notes.append)
     TransformersHub().build(request, **values)
-    [line] = lines
-    assert line.startswith(told)
+    [note] = notes
+    assert str(note).startswith(told)
 
 
 def told(folder: Path, info: DatasetInfo) -> list[str]:
-    lines: list[str] = []
-    TransformersHub().build(HubModelRequest(str(folder), info, True, False, log=lines.append))
-    return lines
+    notes: list[Note] = []
+    TransformersHub().build(HubModelRequest(str(folder), info, True, False, log=notes.append))
+    return list(map(str, notes))
 
 
 def test_outputs_without_names_of_a_model_of_the_task_are_in_its_order(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_classes_that_are_numbers_need_no_names(tmp_path: Path) -> None:
 
 def test_a_regression_and_unknown_classes_have_nothing_to_tell(tmp_path: Path) -> None:
     save(tmp_path, labels=1)
-    lines: list[str] = []
+    notes: list[Note] = []
     for info in (SCORES, DatasetInfo()):
-        TransformersHub().build(HubModelRequest(str(tmp_path), info, True, False, log=lines.append))
-    assert lines == []
+        TransformersHub().build(HubModelRequest(str(tmp_path), info, True, False, log=notes.append))
+    assert notes == []

@@ -86,6 +86,18 @@ def test_a_split_without_labels_needs_no_training_data(cola: Path, root: Path, t
     np.testing.assert_array_equal(predict(cola, root=tmp_path).logits, there.logits)
 
 
+def test_empty_texts_are_said(cola: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cola(tmp_path)
+    for name, line in (("test", "17\t "), ("dev", "x\t0\t\t ")):
+        with (tmp_path / "CoLA" / f"{name}.tsv").open("a") as file:
+            file.write(f"{line}\n")
+    capsys.readouterr()
+    predict(cola, root=tmp_path)
+    assert "data: warning: the split 'test': 1 of 18 texts is empty" in capsys.readouterr().err
+    predict(cola, root=tmp_path, split="val")
+    assert f"data: warning: {tmp_path / 'CoLA'}, val: 1 of 11 texts is empty" in capsys.readouterr().err
+
+
 def test_mnli_has_two_splits_and_one_must_be_named(root: Path, model: Path) -> None:
     nli = ("entailment", "neutral", "contradiction")
     files = {"train": 24, "dev_matched": 6, "dev_mismatched": 6, "test_matched": 9, "test_mismatched": 7}

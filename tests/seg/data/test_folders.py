@@ -10,6 +10,7 @@ from PIL import Image
 
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_seg.data.folders import files_in
 from kd_seg.data.sources import PairSubset
 from kd_seg.data.spec import DataSpec
@@ -146,4 +147,4 @@ def test_a_mask_is_turned_like_its_image_and_others_are_counted(root: Path) -> N
         image.save(root / "train" / name, exif=exif)
     image, mask = read(root).train.read(0)
     assert (image.size, mask.shape) == ((4, 6), (6, 4))
-    assert read(root).notes == (f"warning: 1 file is passed over in {root}/train/images, by the ending: 1 .txt",)
+    assert read(root).notes == (Note.warning(f"1 file is passed over in {root}/train/images, by the ending: 1 .txt"),)

@@ -112,6 +112,15 @@ def test_images_are_drawn(runs: Path, shots: Path) -> None:
         assert np.array_equal(drawn[0][::times, ::times], image)
 
 
+def test_what_is_doubtful_about_the_images_is_said(runs: Path, shots: Path) -> None:
+    (shots / "images" / "notes.txt").touch()
+    done = kd_seg("predict", runs / "teacher", shots / "images", "--out", shots / "out")
+    assert f"data: warning: 1 file is passed over in {shots / 'images'}, by the ending: 1 .txt" in done.stderr
+    Image.new("I;16", (24, 16), 200).save(shots / "dark.png")
+    done = kd_seg("predict", runs / "teacher", shots / "dark.png", "--out", shots / "out")
+    assert "data: warning: no image is brighter than 1 of 255: 16-bit images are read as if" in done.stderr
+
+
 def test_the_mask_is_what_the_model_says(runs: Path, shots: Path) -> None:
     """Against the model itself, loaded and called by hand."""
     from safetensors.torch import load_file

@@ -395,7 +395,7 @@ def test_hidden_and_empty_folders_are_no_classes_and_links_are_followed(root: Pa
     splits = load(root)
     assert splits.info.classes == ("ant", "bee", "cat")
     assert splits.summary.splits[0].counts == {"ant": 7, "bee": 12, "cat": 6}
-    assert list(splits.summary.notes) == [
+    assert list(map(str, splits.summary.notes)) == [
         f"warning: {root / 'train' / 'zzz'} holds no image and is not a class",
         f"warning: 1 file in {root / 'train'} lies in no folder of a class",
         f"warning: 1 file is passed over in {root / 'train'}, by the ending: 1 .txt",
@@ -408,7 +408,9 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     fill(tmp_path / "train", names, per_class=1)
     splits = load(tmp_path, test=None)
     assert splits.info.classes == names
-    assert splits.summary.notes[0].startswith("class folders are numbers, taken by value: class 0 is '1', 1 is '2'")
+    assert splits.summary.notes[0].text.startswith(
+        "class folders are numbers, taken by value: class 0 is '1', 1 is '2'"
+    )
     assert load(tmp_path, test=None, classes=["2", "11"]).info.classes == ("2", "11")
     with pytest.raises(KDError, match="2 may be the class named '2', or the class at position 2"):
         load(tmp_path, test=None, classes=[2, 11])

@@ -49,22 +49,22 @@ def discard(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def place(url: str, folder: Path | None = None) -> Path:
-    """Where :func:`fetch` keeps the file of ``url``: under its own name, in ``folder`` or the hub's."""
+def place(url: str, folder: Path | None = None, name: str = "") -> Path:
+    """Where :func:`fetch` keeps the file of ``url``: as ``name``, or its own name, in ``folder`` or the hub's."""
     parts = urlsplit(url)
-    name = unquote(PurePosixPath(parts.path).name)
-    if parts.scheme not in ("http", "https") or not name or name == ".." or set(name) & {"/", "\\", "\0"}:
+    own = unquote(PurePosixPath(parts.path).name)
+    if parts.scheme not in ("http", "https") or not own or own == ".." or set(own) & {"/", "\\", "\0"}:
         raise KDError(f"{url!r} is not an http or https URL of a file")
-    return (folder or hub_folder()) / name
+    return (folder or hub_folder()) / (name or own)
 
 
-def fetch(url: str, *, sha256: str | None = None, folder: Path | None = None) -> Path:
+def fetch(url: str, *, sha256: str | None = None, folder: Path | None = None, name: str = "") -> Path:
     """The file at ``url`` as a local one, downloaded where it is not there yet.
 
     ``sha256`` may be its beginning only. Where it is not known, the checksum of the first sight is kept beside the file
     and holds from then on. KDError without network, for a file that does not match, or for another URL's of that name.
     """
-    path = place(url, folder)
+    path = place(url, folder, name)
     if not path.is_file():
         _download(url, path, sha256)
     _verify(path, url, sha256)

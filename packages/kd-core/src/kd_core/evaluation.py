@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,12 @@ from kd_core.config import Builder, Document, Policy, load, loads
 from kd_core.config.schema import ModelSpec
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, DatasetInfo, Splits
-from kd_core.device.runtime import Runtime
+from kd_core.device.runtime import Runtime, is_main
 from kd_core.errors import KDError
-from kd_core.models.factory import ModelSource, recorded
+from kd_core.models.factory import ModelSource, has_weights, recorded
 from kd_core.models.registry import WeightCard, builder_of, find_card
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
+from kd_core.notes import Note
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import plan
 from kd_core.runs.progress import Reporter
@@ -43,20 +44,28 @@ class LoadedStudent:
     run: Path | None
 
     def read(self) -> tuple[Any, Splits]:
-        """The config's ``data:`` with the calls in it built, and its splits."""
-        return Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
+        """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples."""
+        data, splits = Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
+        self.say(splits.summary.remarks())
+        return data, splits
+
+    def say(self, notes: Iterable[Note]) -> None:
+        """Print what there is to say of data that are read, of several processes once."""
+        reporter = Reporter(silent=not is_main())
+        for note in notes:
+            reporter.info(f"data: {note}")
 
     def build(self, info: DatasetInfo) -> tuple[nn.Module, Runtime]:
         """The student, on its device, for data of which ``info`` is known, and how it is run."""
         runtime, reporter = Runtime(self.plan.runtime), Reporter()
         if warning := check_class_names(self.spec, info, f"models.{STUDENT}"):
-            reporter.info(warning)
+            reporter.note(warning)
         source = ModelSource(
             Builder(self.policy, info.run_values),
             "models.student",
             self.plan.dataset,
             info,
-            reporter.info,
+            reporter.note,
             hub=self.plan.task.hub,
             finished=True,
         )
@@ -74,7 +83,7 @@ class LoadedStudent:
         card = _published(self.spec, self.plan)
         data, splits = self.read()
         if warning := preprocessing_warning(self.spec, self.plan.task.preprocessing(data), f"models.{STUDENT}"):
-            Reporter().info(warning)
+            Reporter().note(warning)
         if splits.final is None:
             raise KDError("there is no test split to score", path="data")
         name, split = splits.final
@@ -129,7 +138,7 @@ def load_student(
     spec = planned.models[STUDENT] if run is None else ModelSpec(run=str(run))
     planned = planned if run is None else as_trained(planned, spec)
     with nullcontext() if run else locate_errors(document):  # a run's student is not written in a config
-        if run is None and spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
+        if run is None and not has_weights(spec):
             hint = "name a run folder, or --set models.student.weights=PATH"
             message = "the student has random weights: there is nothing to evaluate"
             raise KDError(message, hint=hint, path=f"models.{STUDENT}")

@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from kd_core.check.data import Summaries, check_stages
+from kd_core.check.landmarks import LandmarkRow, landmark_rows
 from kd_core.check.verifier import model_taps, verify
 from kd_core.config import Document, Policy, dump, load, with_absolute_paths
 from kd_core.config.kinds import refuse_sweep
 from kd_core.config.validation import locate_errors
+from kd_core.data.batch import STUDENT
 from kd_core.data.spec import DataSpec
+from kd_core.data.summary import DataSummary
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
-from kd_core.models.factory import missing_files
+from kd_core.models.factory import has_weights, missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.runs.progress import Reporter
@@ -25,8 +29,7 @@ from kd_core.taps.table import TapRow
 from kd_core.train.components import Data
 from kd_core.train.run import Result, run
 
-CHOICES = [f"data.{key}" for key in ("classes", "fraction", "labelled", "limit", "num_classes", "per_class", "val")]
-"""Keys that choose among samples: what is wrong with one is a mistake in the config."""
+NOTHING_TO_TRAIN = "there is nothing to train: write at least one stage"
 
 
 @dataclass(frozen=True)
@@ -88,38 +91,66 @@ class Experiment:
         Returns a line for each thing that only training can verify; with ``strict`` those are errors too.
         """
         problems, unverified = verify(self.plan, self.policy)
-        if strict:
-            marked = [replace(problem, message=f"unverified: {problem.message}") for problem in unverified]
-            problems = problems + [self.document.place(problem) for problem in marked]
-        if problems:
-            raise ConfigError(in_order(problems))
-        return [f"unverified: {line}" for line in unverified]
+        problems += self._purpose()
+        return self._verified(problems, unverified, strict=strict)
 
-    def describe_data(self) -> list[str]:
+    @property
+    def trains(self) -> bool:
+        """Whether it has stages; without them it is for evaluation alone."""
+        return bool(self.plan.stages)
+
+    def _purpose(self) -> list[ConfigProblem]:
+        """The problem of a config that neither trains nor has a student to evaluate."""
+        if self.trains or has_weights(self.plan.models[STUDENT]):
+            return []
+        hint = "without stages, a student with weights can be evaluated"
+        return [ConfigProblem(NOTHING_TO_TRAIN, "stages", hint=hint)]
+
+    def describe_data(self, summaries: Summaries | None = None) -> list[str]:
         """What the run will say of its data, a line each; empty where they are not on this machine.
 
         ConfigError where the config asks for samples that the data do not have.
         """
-        task, lines = self.plan.task, dict[str, None]()
+        lines, summaries = dict[str, None](), summaries or Summaries()
         for data in {id(stage.data): stage.data for stage in self.plan.stages}.values():
-            try:
-                lines |= dict.fromkeys(task.describe(data, seed=self.plan.seed) or ())
-            except KDError as error:  # that files are missing or broken is told by the run that reads them
-                if problems := [problem for problem in error.problems if problem.path in CHOICES]:
-                    raise ConfigError(map(self.document.place, problems)) from error
+            if (summary := self._summary(data, summaries)) is not None:
+                lines |= dict.fromkeys(summary.lines())
         return list(lines)
 
-    def check_data(self) -> list[str]:
-        """Read the data of every stage, each file from end to end; returns what a run says of them.
+    def _summary(self, data: Any, summaries: Summaries) -> DataSummary | None:
+        """What a ``data:`` value is; ConfigError where it asks for samples that the data do not have."""
+        try:
+            return summaries.get(self.plan, data)
+        except KDError as error:
+            raise ConfigError(map(self.document.place, error.problems)) from error
 
-        ConfigError that names all files which cannot be read.
+    def check_data(
+        self, *, strict: bool = False, whole: bool = False, summaries: Summaries | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Compare what the stages ask for with the data, as far as these are on this machine.
+
+        Returns what a run will say of its data, and what only data that are not here would tell; with ``strict`` the
+        latter are errors too. With ``whole`` all data are read, each file from end to end: ConfigError that names all
+        files which cannot be read. ``summaries`` are those of other experiments, so that nothing is read twice.
         """
-        lines: dict[str, None] = {}
-        reporter = Reporter(silent=True)
+        summaries = summaries or Summaries()
+        if not whole:
+            found = check_stages(self.plan, self.policy, lambda data: self._summary(data, summaries))
+            return self.describe_data(summaries), self._verified(*found, strict=strict)
+        lines, reporter = dict[str, None](), Reporter(silent=True)
         with locate_errors(self.document), closing(Data(self.plan, self.policy, reporter, whole=True)) as data:
             for spec in [self.plan.data, *(stage.data for stage in self.plan.stages)]:
                 lines |= dict.fromkeys(data.get(spec)[1].describe())
-        return list(lines)
+            found = check_stages(self.plan, self.policy, lambda spec: data.get(spec)[1].summary)
+        return list(lines), self._verified(*found, strict=strict)
+
+    def _verified(self, problems: list[ConfigProblem], unverified: list[ConfigProblem], *, strict: bool) -> list[str]:
+        """A line for each thing that could not be verified; ConfigError for what is wrong, or ``strict`` forbids."""
+        if strict:
+            problems = problems + [replace(problem, message=f"unverified: {problem.message}") for problem in unverified]
+        if problems:
+            raise ConfigError(in_order(map(self.document.place, problems)))
+        return [f"unverified: {problem}" for problem in unverified]
 
     def resolved(self) -> str:
         """The config with bases and overrides applied, as YAML that reruns it."""
@@ -138,8 +169,8 @@ class Experiment:
     def _ready(self) -> None:
         """ConfigError for what training needs and a check does not ask for."""
         problems = [problem for name, spec in self.plan.models.items() for problem in missing_files(name, spec)]
-        if not self.plan.stages:
-            problems.append(ConfigProblem("there is nothing to train: write at least one stage", "stages"))
+        if not self.trains:
+            problems.append(ConfigProblem(NOTHING_TO_TRAIN, "stages"))
         if problems:
             with locate_errors(self.document):
                 raise ConfigError(problems)
@@ -185,7 +216,15 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_c
         return experiment.resume(folder, command, accept_changes=accept_changes)
 
 
-def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> list[TapRow]:
-    """The modules of a config's model with the shapes of what goes through them."""
+class Taps(NamedTuple):
+    """What can be tapped in a model: its modules, and its landmarks beside those of the other models."""
+
+    modules: list[TapRow]
+    landmarks: list[LandmarkRow]
+
+
+def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
+    """The modules of a config's model with the shapes of what goes through them, and its landmarks."""
     experiment = Experiment.load(path, overrides=overrides, trust=trust)
-    return model_taps(experiment.plan, experiment.policy, model)
+    modules = model_taps(experiment.plan, experiment.policy, model)
+    return Taps(modules, landmark_rows(experiment.plan, experiment.policy, model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from kd_core import experiment
+from kd_core.check.data import Summaries
 from kd_core.config import dump, load
 from kd_core.config.kinds import refuse_config
 from kd_core.config.schema import StrictModel
@@ -121,24 +123,36 @@ def check(
     """
     spec = read(path)
     unverified: dict[str, None] = {}
-    experiments = [_experiment(path.parent / spec.config, point, overrides, trust, strict) for point in spec.points()]
-    for _, lines in experiments:
-        unverified |= dict.fromkeys(lines)
-    first = experiments[0][0]
-    return list(unverified), first.check_data() if data else first.describe_data()
+    summaries, lines = Summaries(), list[str]()
+    for number, point in enumerate(spec.points()):
+        experiment, unchecked = _experiment(path.parent / spec.config, point, overrides, trust, strict)
+        with _errors_with(point):
+            told, unread = experiment.check_data(strict=strict, whole=data and not number, summaries=summaries)
+        unverified |= dict.fromkeys([*unchecked, *unread])
+        lines = lines or told
+    return list(unverified), lines
 
 
 def _experiment(
     config: Path, point: dict[str, Any], overrides: Sequence[str], trust: Sequence[str], strict: bool = False
 ) -> tuple[Experiment, list[str]]:
     """A run of the sweep and what a check could not verify; ConfigError, with the run's values, for what is wrong."""
-    settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
+    with _errors_with(point):
+        experiment = Experiment.load(config, overrides=[*overrides, *_settings(point)], trust=trust)
+        return experiment, experiment.check(strict=strict)
+
+
+@contextmanager
+def _errors_with(point: dict[str, Any]) -> Iterator[None]:
+    """Say of errors in which run of a sweep they are."""
     try:
-        experiment = Experiment.load(config, overrides=[*overrides, *settings], trust=trust)
-        unverified = experiment.check(strict=strict)
+        yield
     except KDError as error:
-        raise ConfigError([ConfigProblem(f"with {', '.join(settings)}:"), *error.problems]) from None
-    return experiment, unverified
+        raise ConfigError([ConfigProblem(f"with {', '.join(_settings(point))}:"), *error.problems]) from None
+
+
+def _settings(point: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in point.items()]
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:

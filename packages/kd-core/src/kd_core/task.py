@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from kd_core.config import has_call
 from kd_core.data.batch import Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
+from kd_core.data.summary import DataSummary
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 
@@ -121,14 +122,14 @@ class Task:
         """Read the data, for models that take ``inputs`` (name -> ``Input``); KDError where it is missing or broken."""
         raise NotImplementedError
 
-    def describe(self, data: Any, *, seed: int) -> list[str]:
-        """What a run will say of its data, a line each, from files on this machine: no connection is opened.
+    def describe(self, data: Any, *, seed: int) -> DataSummary | None:
+        """What a run will say of its data, from files on this machine: no connection is opened.
 
-        Empty where that cannot be told, or only by calls; KDError where files are missing or broken.
+        None where that cannot be told, or only by calls; KDError where files are missing or broken.
         """
         if not isinstance(data, DataSpec) or any(map(has_call, dict(data).values())):
-            return []
-        return self.load(data.model_copy(update={"download": False}), seed=seed).describe()
+            return None
+        return self.load(data.model_copy(update={"download": False}), seed=seed).summary
 
     def check_splits(self, splits: Splits) -> None:
         """KDError where data that were read are not fit to train on; called once their files were tried."""

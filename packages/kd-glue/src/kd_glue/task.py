@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.subset import split
-from kd_core.data.summary import summarize
+from kd_core.data.summary import DataSummary, summarize
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
 from kd_core.task import TASKS, Metrics, Task, logits_of
@@ -85,11 +85,11 @@ class TextClassification(Task):
         )
         return Splits(train, there.get("val"), there.get("test"), info, parts)
 
-    def describe(self, data: DataSpec, *, seed: int) -> list[str]:
+    def describe(self, data: DataSpec, *, seed: int) -> DataSummary | None:
         """The splits of texts in files; nothing of those on the hub."""
         if data.root is None and data.options.get("files") is None:
-            return []
-        return summarize(split(data.read(), data, seed)).lines()
+            return None
+        return summarize(split(data.read(), data, seed))
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
         """Dummy tokens, a quarter of the last sample being padding."""

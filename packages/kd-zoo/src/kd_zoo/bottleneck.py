@@ -7,6 +7,7 @@ dicts, are those of the benchmark's ``ResNet18`` and ``ResNet50``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -104,6 +105,15 @@ class FourGroupResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(self.avgpool(x).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The groups' outputs, and the sums before their last ReLUs."""
+        groups = ("layer1", "layer2", "layer3", "layer4")
+        return {
+            "features": list(groups),
+            "preactivations": [f"{path}.-1.relu:in" for path in groups],
+            "classifier": "linear",
+        }
 
 
 @MODELS("cifar-resnet18")

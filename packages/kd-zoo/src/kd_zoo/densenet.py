@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,14 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.relu(self.features(x))).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The blocks' outputs, and the same normalised by what comes next."""
+        return {
+            "features": [f"features.denseblock{number}" for number in (1, 2, 3)],
+            "preactivations": ["features.transition1.norm", "features.transition2.norm", "features.norm5"],
+            "classifier": "classifier",
+        }
 
     def _initialise(self) -> None:
         """He initialisation of convolutions by fan-in (arXiv 1502.01852), a classifier without bias at first."""

@@ -6,6 +6,8 @@ Sandler et al., CVPR 2018 (arXiv 1801.04381); Zhang et al., CVPR 2018 (arXiv 170
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +80,11 @@ class CifarMobileNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.conv2(self.blocks(self.conv1(x)))).flatten(1))
 
+    def landmarks(self) -> dict[str, Any]:
+        """The outputs of the last groups of each resolution, which no ReLU ends."""
+        groups = ["blocks.1", "blocks.2", "blocks.4", "blocks.6"]
+        return {"features": groups, "preactivations": groups, "classifier": "classifier.0"}
+
 
 class ShuffleV1Block(nn.Module):
     """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions; with a stride of 2 the pooled input is put beside them.
@@ -135,9 +142,16 @@ class CifarShuffleNetV1(nn.Module):
         x = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x))))))
         return self.linear(self.avgpool(x).flatten(1))
 
+    def landmarks(self) -> dict[str, Any]:
+        """The groups' outputs, and the sums before their last ReLUs."""
+        return _groups_of_shuffle_net()
+
 
 class ShuffleV2Block(nn.Module):
-    """Half of the channels through three convolutions, all shuffled: (B, width, H, W) -> the same."""
+    """Half of the channels through three convolutions, all shuffled: (B, width, H, W) -> the same.
+
+    The input comes from a ReLU, so that a ReLU of both halves changes one only; what enters it is the pre-activation.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -155,8 +169,8 @@ class ShuffleV2Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         left, right = x.chunk(2, dim=1)
         out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(right)))))
-        out = self.relu(self.bn3(self.conv3(out)))
-        return self.shuffle(torch.cat([left, out], 1))
+        out = self.bn3(self.conv3(out))
+        return self.shuffle(self.relu(torch.cat([left, out], 1)))
 
 
 class ShuffleV2Down(nn.Module):
@@ -212,6 +226,19 @@ class CifarShuffleNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x))))))
         return self.linear(self.avgpool(self.relu2(self.bn2(self.conv2(x)))).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The groups' outputs, and their halves side by side before the last ReLUs."""
+        return _groups_of_shuffle_net()
+
+
+def _groups_of_shuffle_net() -> dict[str, Any]:
+    groups = ("layer1", "layer2", "layer3")
+    return {
+        "features": list(groups),
+        "preactivations": [f"{path}.-1.relu:in" for path in groups],
+        "classifier": "linear",
+    }
 
 
 @MODELS("mobilenetv2-half")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,6 +97,15 @@ class CifarResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.avgpool(x).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The groups' outputs, and the sums before their last ReLUs."""
+        groups = ("layer1", "layer2", "layer3")
+        return {
+            "features": list(groups),
+            "preactivations": [f"{path}.-1.relu:in:1" for path in groups],
+            "classifier": "fc",
+        }
 
 
 def group(

@@ -7,6 +7,7 @@ the benchmark.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,6 +62,14 @@ class CifarVGG(nn.Module):
         if large:
             x = self.pool3(x)
         return self.classifier(self.pool4(self.relu4(self.block4(x))).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The outputs of all blocks but the first, and the same before their ReLUs."""
+        return {
+            "features": ["relu1", "relu2", "relu3", "relu4"],
+            "preactivations": ["block1", "block2", "block3", "block4"],
+            "classifier": "classifier",
+        }
 
 
 def _register(depth: int) -> None:

@@ -9,6 +9,7 @@ the module names there.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -78,6 +79,14 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The groups' outputs, and the same normalised by what comes next."""
+        return {
+            "features": ["layer1", "layer2", "layer3"],
+            "preactivations": ["layer2.0.bn1", "layer3.0.bn1", "bn1"],
+            "classifier": "fc",
+        }
 
 
 def blocks_of(depth: int) -> int:
@@ -166,6 +175,14 @@ class BenchmarkWideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
+
+    def landmarks(self) -> dict[str, Any]:
+        """The groups' outputs, and the same normalised by what comes next."""
+        return {
+            "features": ["block1", "block2", "block3"],
+            "preactivations": ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"],
+            "classifier": "fc",
+        }
 
 
 def _register(model: type[nn.Module], depth: int, width: int, what: str, name: str, *aliases: str) -> None:

@@ -1,6 +1,7 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
 from kd_core.adapters.branches import ofa_branch
+from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
@@ -15,6 +16,8 @@ __all__ = [
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "channel_embedding",
+    "connector",
     "embedding",
     "fusion",
     "generation",

@@ -32,6 +32,7 @@ from kd_core.taps.landmarks import known, places
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap, Wire, describe_shapes
 from kd_core.taps.wrappers import OUTPUT, Capture, module_at
+from kd_core.train.candidates import unfit
 from kd_core.train.domain import takes_probabilities
 from kd_core.train.doubts import untrained, without_validation
 from kd_core.train.objective import StepInfo, Term
@@ -332,6 +333,7 @@ class StageCheck:
             best = task.mode if spec.monitor is None else spec.monitor.mode
             check_plateau(scheduler, spec, best, dotted(self.stage.path("scheduler")))
             problems = without_validation(self.stage, scheduler) if getattr(self.stage.data, "val", None) == 0 else []
+            problems += unfit(self.plan, self.stage, self.models)
             nothing = untrained(self.stage, set(self.plan.taps(self.stage)), trained, self.adapters, losses)
             if problems := problems + ([] if nothing is None else [nothing]):
                 raise ConfigError(problems)

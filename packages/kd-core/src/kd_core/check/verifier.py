@@ -20,20 +20,28 @@ from kd_core.train.trial import dummy_steps
 from kd_core.train.values import Adapters
 
 
-def verify(plan: Plan, policy: Policy, *, whole: bool = True) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
+def verify(
+    plan: Plan, policy: Policy, *, whole: bool = True, classes: int | None = None
+) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
     """The problems that building and running everything on dummy samples shows, and what could not be verified.
 
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
+    ``classes``: how many the data have, where only reading them told.
     """
     with restored(()):  # random states are as before
-        findings, widths = _verified(plan, policy, whole=whole)
-        if findings.problems and widths and not plan.task.info(plan.data).model_parameters:
+        findings, widths = _verified(plan, policy, whole=whole, classes=classes)
+        if findings.problems and widths and classes is None and counts_classes_by_reading(plan):
             for classes in widths:  # as many as a teacher has: how many there are only reading the data tells
                 fitting, _ = _verified(plan, policy, whole=whole, classes=classes)
                 if not fitting.problems:
                     findings = fitting
                     break
     return list(dict.fromkeys(findings.problems)), list(dict.fromkeys(findings.unverified))
+
+
+def counts_classes_by_reading(plan: Plan) -> bool:
+    """Whether only reading the data tells how many classes they have."""
+    return not plan.task.info(plan.data).model_parameters
 
 
 def _verified(plan: Plan, policy: Policy, *, whole: bool, classes: int | None = None) -> tuple[Findings, list[int]]:

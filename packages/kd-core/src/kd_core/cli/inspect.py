@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
-from kd_core.cli.output import echo, first_line, quiet_stdout, report_as_json
-from kd_core.errors import ConfigProblem, KDError
+from kd_core.cli.output import CheckReport, echo, first_line, quiet_stdout
+from kd_core.errors import KDError
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
@@ -46,24 +46,22 @@ def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **
     connection, reads no weights, and calls nothing that --trust does not name.
     """
     reports = {str(config): _check(config, strict, data, **options) for config in configs}
-    broken = [file for file, (problems, _, _) in reports.items() if problems]
+    broken = [file for file, report in reports.items() if report.problems]
     if as_json:
-        echo(
-            json_text({"ok": not broken, "files": {file: report_as_json(*report) for file, report in reports.items()}})
-        )
-    for file, (problems, unverified, lines) in reports.items():
-        if problems:
-            echo("\n".join(map(str, problems)), err=True)
+        echo(json_text({"ok": not broken, "files": {file: report.as_json() for file, report in reports.items()}}))
+    for file, report in reports.items():
+        if report.problems:
+            echo("\n".join(map(str, report.problems)), err=True)
         elif not as_json:
-            echo("\n".join([f"{file}: ok", *(f"data: {line}" for line in lines), *unverified]))
+            echo(report.text(file))
     if broken:
         if len(configs) > 1:
             echo(f"{len(broken)} of {len(configs)} configs have problems: {', '.join(broken)}", err=True)
         raise SystemExit(2)
 
 
-def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list[ConfigProblem], list[str], list[str]]:
-    """The problems of a config or of a sweep, what could not be verified, and its data in lines."""
+def _check(config: Path, strict: bool, data: bool, **options: Any) -> CheckReport:
+    """Check a config or a sweep."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
@@ -71,12 +69,13 @@ def _check(config: Path, strict: bool, data: bool, **options: Any) -> tuple[list
             if _is_sweep(config):
                 from kd_core import sweep
 
-                return [], *sweep.check(config, strict=strict, data=data, **options)
+                return CheckReport([], *sweep.check(config, strict=strict, data=data, **options))
             experiment = Experiment.load(config, **options)
             unverified = experiment.check(strict=strict)
-            return [], unverified, experiment.check_data() if data else experiment.describe_data()
+            lines, unread = experiment.check_data(strict=strict, whole=data)
+            return CheckReport([], [*unverified, *unread], lines, experiment.trains)
         except KDError as error:
-            return error.problems, [], []
+            return CheckReport(error.problems)
 
 
 def _is_sweep(file: Path) -> bool:
@@ -117,20 +116,24 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
-    """List the module paths of MODEL (the student, unless another one is named) with their shapes.
+    """List the module paths of MODEL (the student, unless another one is named) with their shapes, and its landmarks.
 
-    Long lines are wrapped to the width of the terminal, or to 100 columns.
+    Long lines are wrapped to the width of the terminal, or to 100 columns. Beside each landmark stand those of the
+    other models, with the adapter that brings one to the shape of the other.
     """
     with quiet_stdout():
         from kd_core import experiment
+        from kd_core.check.landmarks import landmarks_text
         from kd_core.taps.table import table_text
 
-        rows = experiment.taps(config, model, **options)
-    echo(
-        json_text({"modules": [asdict(row) for row in rows]})
-        if as_json
-        else table_text(rows, shutil.get_terminal_size((100, 24)).columns)
-    )
+        modules, landmarks = experiment.taps(config, model, **options)
+    if as_json:
+        parts = {"modules": modules, "landmarks": landmarks}
+        echo(json_text({key: [asdict(row) for row in rows] for key, rows in parts.items()}))
+        return
+    echo(table_text(modules, shutil.get_terminal_size((100, 24)).columns))
+    if landmarks:
+        echo(f"\n{landmarks_text(landmarks, model)}")
 
 
 def _signature(item: Any, kind: str) -> str:

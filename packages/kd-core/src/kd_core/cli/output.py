@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +33,7 @@ def print_result(result: Any, as_json: bool) -> None:
     """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line."""
     if os.environ.get("RANK", "0") != "0":
         return  # of the processes a launcher started, the first one answers
-    facts = {field.name: getattr(result, field.name) for field in fields(result)}
+    facts = {item.name: getattr(result, item.name) for item in fields(result)}
     if as_json:
         echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
         return
@@ -67,10 +67,26 @@ def format_score(value: float | None) -> str:
     return "nan" if value is None else f"{value:.6g}"
 
 
-def report_as_json(problems: list[ConfigProblem], unverified: list[str], data: list[str]) -> dict[str, Any]:
-    """The report of ``check`` on one config, for ``--json``."""
-    found = [problem_as_json(problem) for problem in problems]
-    return {"problems": found, "unverified": unverified, "data": data}
+@dataclass(frozen=True)
+class CheckReport:
+    """What ``check`` says of one config or sweep: problems, lines on what could not be verified, lines on the data.
+
+    ``trains`` is false where there are no stages, and only a student to evaluate.
+    """
+
+    problems: list[ConfigProblem] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    trains: bool = True
+
+    def text(self, file: str) -> str:
+        """The report on a ``file`` without problems, for people."""
+        verdict = "ok" if self.trains else "ok to evaluate; without stages there is nothing to train"
+        return "\n".join([f"{file}: {verdict}", *(f"data: {line}" for line in self.data), *self.unverified])
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for ``--json``."""
+        return {**vars(self), "problems": [problem_as_json(problem) for problem in self.problems]}
 
 
 def problem_as_json(problem: ConfigProblem) -> dict[str, Any]:

@@ -185,6 +185,9 @@ class ModelSpec(ExtraModel):
     """Mode of a frozen model. In `train` its dropout is active and its BatchNorm statistics are updated."""
     new_head: bool = False
     """Leave out the weights' last layer, which is for other classes, and train a new one."""
+    copies: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Make a [group](wires.md#groups) of so many models, `NAME_1`, `NAME_2` and so on, each with random weights of its
+    own. A list of models is a group as well."""
     cache: bool = False
     """Compute a frozen model's outputs once for all epochs, runs and sweeps. Samples must be the same in each epoch."""
     input: dict[str, Any] = {}
@@ -265,6 +268,9 @@ with warnings.catch_warnings():
         """Clip each element of the gradients to this absolute value."""
         ema: Annotated[float, Field(gt=0, lt=1)] | None = None
         """Decay of an exponential moving average of the student, which is then what is validated and saved."""
+        candidates: list[str] = []
+        """Models, or [groups](wires.md#groups) of them, that are like the student and learn beside it. The best of them
+        and the student in validation is what is saved as the student."""
         early_stopping: EarlyStoppingSpec | None = None
         """When to end the stage before its time."""
         validate: ValidateSpec = ValidateSpec(every_epochs=1)  # type: ignore[assignment]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from kd_core.data.screening import MANY, WHOLE, Readable, refuse
-from kd_core.data.sources import Parts
-from kd_core.data.summary import DataSummary, summarize
+from kd_core.data.sources import Origin, Parts
+from kd_core.data.summary import DataSummary, SplitSummary, summarize
+from kd_core.notes import Note
 from kd_core.taps.nested import map_tensors
 
 STUDENT = "student"
@@ -135,8 +136,8 @@ class Split:
     def look(self, position: int, sample: Any) -> None:
         """Note what is to be known of a sample that :meth:`files` read before the run begins."""
 
-    def notes(self) -> list[str]:
-        """What a run says of what was seen in the samples, a line each: see :attr:`Parts.notes`."""
+    def notes(self) -> list[Note]:
+        """What a run says of what was seen in the samples: see :attr:`Parts.notes`."""
         return []
 
     def close(self) -> None:
@@ -182,17 +183,17 @@ class Splits:
 
     @cached_property
     def summary(self) -> DataSummary:
-        """How many samples of which classes are in which split, and why; empty where the task has no ``parts``."""
-        summary = DataSummary() if self.parts is None else summarize(self.parts)
+        """How many samples of which classes are in which split, and why, as far as the task's ``parts`` tell."""
+        summary = self._counted() if self.parts is None else summarize(self.parts)
         counts = {name: split.class_counts for name, split in self.items().items()}
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
-        marked = "warning: "
-        notes = tuple(
-            note.replace(marked, f"{marked}{name}: ", 1)
-            for name, split in self.items().items()
-            for note in split.notes()
-        )
+        notes = tuple(note.at(name) for name, split in self.items().items() for note in split.notes())
         return replace(summary, splits=tuple(splits), notes=(*summary.notes, *notes))
+
+    def _counted(self) -> DataSummary:
+        return DataSummary(
+            tuple(SplitSummary(name, len(split), Origin(name, split)) for name, split in self.items().items())
+        )
 
     def screen(self, *, whole: bool = False) -> None:
         """Try every file before a run begins; KDError that names all that cannot be read.
@@ -213,7 +214,7 @@ class Splits:
 
     def describe(self) -> list[str]:
         """What a run says of its data before it trains: a line each."""
-        return self.summary.lines() or [f"{name}: {len(split):,} samples" for name, split in self.items().items()]
+        return self.summary.lines()
 
     def close(self) -> None:
         """End what reads the samples."""

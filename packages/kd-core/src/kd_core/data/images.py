@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.errors import KDError
+from kd_core.notes import Note
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -187,15 +188,19 @@ class Brightness:
 
     def look(self, image: Image) -> None:
         """Note the values of an image in RGB."""
-        self.images += 1
-        self.largest = max(self.largest, *(high for _, high in image.getextrema()))  # type: ignore[misc]
+        self.see(max(high for _, high in image.getextrema()))  # type: ignore[misc]
 
-    def notes(self) -> list[str]:
-        """A line where all images are nearly black."""
+    def see(self, largest: int) -> None:
+        """Note the largest value of an image, of 255."""
+        self.images += 1
+        self.largest = max(self.largest, largest)
+
+    def notes(self) -> list[Note]:
+        """A warning where all images are nearly black."""
         if not self.images or self.largest >= DARK:
             return []
         hint = "16-bit images are read as if 65,535 were white; `data.white` says another value"
-        return [f"warning: no image is brighter than {self.largest} of 255: {hint}"]
+        return [Note.warning(f"no image is brighter than {self.largest} of 255: {hint}")]
 
 
 def image_files(folder: Path) -> tuple[list[Path], dict[str, int]]:
@@ -241,11 +246,11 @@ def _files_below(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield path
 
 
-def passed_over(others: dict[str, int], folder: Path) -> list[str]:
-    """A line on files that are no images by their endings; none where there are none."""
+def passed_over(others: dict[str, int], folder: Path) -> list[Note]:
+    """A warning of files that are no images by their endings; none where there are none."""
     if not others:
         return []
     count = sum(others.values())
     endings = ", ".join(f"{number:,} {ending}" for ending, number in sorted(others.items(), key=lambda item: -item[1]))
     files = "file is" if count == 1 else "files are"
-    return [f"warning: {count:,} {files} passed over in {folder}, by the ending: {endings}"]
+    return [Note.warning(f"{count:,} {files} passed over in {folder}, by the ending: {endings}")]

@@ -11,6 +11,7 @@ from typing import Any
 from kd_core.data.images import check_ends
 from kd_core.data.workers import available_cores
 from kd_core.errors import KDError
+from kd_core.notes import Note
 
 WHOLE = 1 << 28
 """Bytes: files that are no more than this together are read whole before a run begins."""
@@ -82,12 +83,13 @@ def refuse(errors: Iterable[KDError]) -> None:
     raise KDError(f"{len(messages):,} files cannot be read:{listed(messages)}", hint=SKIP)
 
 
-def skipped(errors: Iterable[KDError], total: int) -> list[str]:
-    """The line on samples that are left out because they cannot be read; none where there are none."""
+def skipped(errors: Iterable[KDError], total: int) -> list[Note]:
+    """The warning of samples that are left out because they cannot be read; none where there are none."""
     messages = [error.problems[0].message for error in errors]
     if not messages:
         return []
-    return [f"warning: {len(messages):,} of {total:,} samples cannot be read and are left out:{listed(messages)}"]
+    text = f"{len(messages):,} of {total:,} samples cannot be read and are left out:{listed(messages)}"
+    return [Note.warning(text)]
 
 
 def listed(messages: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from kd_core.errors import KDError, error_path
+from kd_core.notes import Note
 from kd_core.registry import owner_of
 from kd_core.signatures import is_open, is_value, parameters
 
@@ -69,8 +70,8 @@ class Parts(Generic[S]):
     classes: tuple[str, ...] | None
     places: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    """What else a run says of these data before it trains, a line each; a doubtful thing begins with ``warning: ``."""
+    notes: tuple[Note, ...] = ()
+    """What else a run says of these data before it trains."""
 
     def items(self) -> dict[str, S]:
         """The splits that are there, by name."""

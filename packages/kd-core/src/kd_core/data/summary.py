@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kd_core.data.sources import Origin, Parts, S
+from kd_core.notes import Note
 
 SHOWN = 12
 """Classes whose samples are counted one by one in a line."""
-WARNING = "warning: "
-"""How a line begins that says what is doubtful."""
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -53,7 +52,11 @@ class DataSummary:
 
     splits: tuple[SplitSummary, ...] = ()
     classes: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    def samples(self, role: str) -> int | None:
+        """How many samples a split has, None where there is none."""
+        return next((split.samples for split in self.splits if split.role == role), None)
 
     @property
     def missing(self) -> list[str]:
@@ -71,16 +74,20 @@ class DataSummary:
             lines.append("val: none, the last checkpoint counts")
         if self.classes:
             lines.insert(0, f"classes: {len(self.classes)} ({shortened(self.classes)})")
-        return [*lines, *(note for note in self.notes if not note.startswith(WARNING)), *self.warnings()]
+        return [*lines, *map(str, self.remarks())]
 
-    def warnings(self) -> list[str]:
+    def remarks(self) -> list[Note]:
+        """What there is to say of the samples beside their numbers, warnings last."""
+        return [*(note for note in self.notes if not note.is_warning), *self.warnings()]
+
+    def warnings(self) -> list[Note]:
         """What is probably not meant to be so, and is noted in the run's result too."""
-        warnings, missing = [note for note in self.notes if note.startswith(WARNING)], self.missing
+        warnings, missing = [note for note in self.notes if note.is_warning], self.missing
         names = shortened([repr(name) for name in missing])
         if len(missing) == 1:
-            warnings.append(f"{WARNING}the class {names} has no training sample")
+            warnings.append(Note.warning(f"the class {names} has no training sample"))
         elif missing:
-            warnings.append(f"{WARNING}{len(missing)} classes have no training sample: {names}")
+            warnings.append(Note.warning(f"{len(missing)} classes have no training sample: {names}"))
         return warnings
 
 

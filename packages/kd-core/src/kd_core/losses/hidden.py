@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, hidden, same_shape, shape, valid_mask
+from kd_core.losses.tensors import as_float32, hidden, layer_pairs, same_shape, shape, valid_mask
 
 
 @LOSSES("hidden_mse")
@@ -23,7 +23,7 @@ def hidden_mse(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], m
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 8 and 9 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model, which averages over padding: its value is that without ``mask``.
     """
-    losses = [_mean_square(*states, mask) for states in _layers(student, teacher)]
+    losses = [_mean_square(*states, mask) for states in layer_pairs(student, teacher)]
     return sum(losses[1:], start=losses[0])
 
 
@@ -38,19 +38,8 @@ def patience(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> 
     Sun et al., *Patient Knowledge Distillation*, EMNLP 2019, eq. 7 (arXiv 1908.09355); checked against
     intersun/PKD-for-BERT-Model-Compression.
     """
-    losses = [_patience(*states) for states in _layers(student, teacher)]
+    losses = [_patience(*states) for states in layer_pairs(student, teacher)]
     return sum(losses[1:], start=losses[0]) / len(losses)
-
-
-def _layers(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """The layers that are compared."""
-    students, teachers = ([tensor] if isinstance(tensor, Tensor) else tensor for tensor in (student, teacher))
-    if len(students) != len(teachers) or not students:
-        raise KDError(
-            f"student has {len(students)} layers and teacher {len(teachers)}: they are compared one to one",
-            path="student",
-        )
-    return list(zip(students, teachers, strict=True))
 
 
 def _mean_square(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:

@@ -35,6 +35,17 @@ def same_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return as_float32(student).flatten(1), as_float32(teacher).flatten(1)
 
 
+def layer_pairs(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The layers that are compared: those of two lists of one length, or two tensors. KDError where lengths differ."""
+    students, teachers = ([tensor] if isinstance(tensor, Tensor) else tensor for tensor in (student, teacher))
+    if len(students) != len(teachers) or not students:
+        raise KDError(
+            f"student has {len(students)} layers and teacher {len(teachers)}: they are compared one to one",
+            path="student",
+        )
+    return list(zip(students, teachers, strict=True))
+
+
 def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
     """Where ``mask`` is not zero. KDError where it is not laid out as student's vectors along ``dim``."""
     laid_out = student.movedim(dim, -1).shape[:-1]

@@ -13,6 +13,7 @@ from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
+from kd_core.notes import Note
 from kd_core.ranges import read_signature
 from kd_core.signatures import values_of
 
@@ -31,7 +32,7 @@ class ModelSource:
     path: str
     dataset: str | None
     info: DatasetInfo
-    log: Callable[[str], None]
+    log: Callable[[Note], None]
     structure: bool = False
     hub: Hub | None = None
     finished: bool = False
@@ -84,7 +85,7 @@ class ModelSource:
         if explicit and not self.structure:
             self._load(name, spec, model)
         elif not self.structure:
-            self.log(f"models.{name}: weights from {spec.hub}")
+            self.log(Note(f"models.{name}: weights from {spec.hub}"))
         return model
 
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
@@ -93,10 +94,9 @@ class ModelSource:
         request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
         return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
 
-    def _tell(self, line: str) -> None:
-        """Log what a hub says of a model, warnings as such."""
-        warning, text = ("warning: ", line.removeprefix("warning: ")) if line.startswith("warning: ") else ("", line)
-        self.log(f"{warning}{self.path}: {text}")
+    def _tell(self, note: Note) -> None:
+        """Log what a hub says of a model."""
+        self.log(note.at(self.path))
 
     def _architecture(self, arch: str, values: Mapping[str, Any]) -> nn.Module:
         make = MODELS.get(arch)
@@ -128,37 +128,40 @@ class ModelSource:
     def _load(self, name: str, spec: ModelSpec, model: nn.Module) -> None:
         """Put the weights in that the spec asks for."""
         from kd_core.download import discard
-        from kd_core.models.weights import load_state, read_state
+        from kd_core.models.weights import load_state, read_state, rename_modules
 
         at = f"{self.path}.{'weights' if 'weights' in spec.model_fields_set else spec.source}"
         try:
             if (resolved := self._weights(spec)) is not None:
-                path, source = resolved
-                self.log(f"models.{name}: weights from {source}")
+                path, source, rename = resolved
+                self.log(Note(f"models.{name}: weights from {source}"))
                 try:
                     state = read_state(path)
                 except KDError:
                     if "://" in str(spec.weights):
                         discard(path)
                     raise
-                load_state(model, state, source, new_head=spec.new_head)
+                load_state(model, rename_modules(state, rename), source, new_head=spec.new_head)
         except KDError as error:
             raise error.at(at) from None
 
-    def _weights(self, spec: ModelSpec) -> tuple[Path, str] | None:
-        """The weight file and its name in messages, None for weights the constructor gave or random ones."""
+    def _weights(self, spec: ModelSpec) -> tuple[Path, str, Mapping[str, str]] | None:
+        """The weight file, its name in messages and what is renamed in it, None for random weights.
+
+        None, too, where the constructor gave the weights.
+        """
         explicit = "weights" in spec.model_fields_set
         if explicit and spec.weights is None:
             return None
         if spec.weights not in (None, "auto"):
             assert spec.weights is not None
-            return local(spec.weights), spec.weights
+            return local(spec.weights), spec.weights, {}
         if spec.zoo is not None:
             zoo, card = find_card(spec.zoo, self.dataset)
-            return zoo.path(card), card.url
+            return zoo.path(card), card.url, card.rename
         if spec.run is not None:
             path = Path(spec.run) / "student" / "model.safetensors"
-            return path, str(path)
+            return path, str(path), {}
         if explicit:
             hint = "write `zoo: NAME`, a path or a URL"
             raise KDError("there are no published weights", hint=hint)
@@ -180,6 +183,11 @@ def from_hub(spec: ModelSpec) -> ModelSpec:
     if saved.hub is None or saved.edit:  # one that was edited is no model that the hub knows
         return spec
     return spec.model_copy(update={"hub": saved.hub, "run": None, "input": {**saved.input, **spec.input}})
+
+
+def has_weights(spec: ModelSpec) -> bool:
+    """Whether a model may have weights other than random ones, as far as its config tells: a call may load some."""
+    return spec.weights is not None or (spec.source != "arch" and "weights" not in spec.model_fields_set)
 
 
 def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:

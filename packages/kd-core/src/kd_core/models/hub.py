@@ -11,6 +11,7 @@ from torch import nn
 
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import DatasetInfo
+from kd_core.notes import Note
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class HubModelRequest:
     """Whether what classifies may begin at random where the weights hold none that fits."""
     offline: bool = False
     """In a check: only what lies on this machine is read; Unverified where that does not tell the structure."""
-    log: Callable[[str], None] = field(default=lambda line: None, compare=False)
+    log: Callable[[Note], None] = field(default=lambda note: None, compare=False)
     """Told of what a run says before it trains: which output is which class, and whether the classifier is new."""
 
 

@@ -21,7 +21,9 @@ class WeightCard:
     ``published`` maps a metric to its published value (percent) with its source in ``source``; a metric that ends in
     ``_original`` is what the method's authors report. ``mean`` and ``std`` are the per-channel normalisation of inputs
     in [0, 1], ``input_size`` is empty where any will do, ``parameters`` are those of ``arch`` that the
-    weights are for (``num_classes``), and ``package`` is the distribution that registers ``arch``.
+    weights are for (``num_classes``), and ``package`` is the distribution that registers ``arch``. ``file`` is the name
+    of the downloaded file where the URL's own does not tell it from others. ``rename`` maps modules as the file names
+    them to what ``arch`` calls them.
     """
 
     name: str
@@ -37,6 +39,8 @@ class WeightCard:
     published: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
     package: str = ""
+    file: str = ""
+    rename: Mapping[str, str] = field(default_factory=dict)
 
 
 class Zoo(Protocol):

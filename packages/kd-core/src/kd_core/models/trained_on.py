@@ -10,6 +10,7 @@ from kd_core.data.batch import DatasetInfo
 from kd_core.data.summary import shortened
 from kd_core.errors import KDError
 from kd_core.models.factory import from_hub, recorded
+from kd_core.notes import Note
 
 HINT = "`data.classes` gives the classes of the data in the model's order; `new_head: true` trains a new classifier"
 
@@ -27,16 +28,17 @@ def class_names_of(spec: ModelSpec) -> tuple[str, ...] | None:
     return None if saved is None or saved.class_names is None else tuple(saved.class_names)
 
 
-def check_class_names(spec: ModelSpec, info: DatasetInfo, path: str) -> str | None:
+def check_class_names(spec: ModelSpec, info: DatasetInfo, path: str) -> Note | None:
     """KDError, with both lists, where a model's classes are not those of the data, in the same order.
 
-    The line of a warning where one of the two has only numbers for names, so that the order is assumed.
+    A warning where one of the two has only numbers for names, so that the order is assumed.
     """
     names, actual = class_names_of(spec), info.classes
     if not names or not actual or names == tuple(actual):
         return None
-    if len(names) == len(actual) and _numbered(names) != _numbered(actual):
-        return f"warning: {path}: classes have names on one side only; their order is assumed to be that of the data"
+    if len(names) == len(actual) and only_numbers(names) != only_numbers(actual):
+        text = "classes have names on one side only; their order is assumed to be that of the data"
+        return Note.warning(text).at(path)
     both = f"the model was trained on the classes {shortened(names)}, and the data have {shortened(actual)}"
     if set(names) == set(actual):
         both += ": the same in another order"
@@ -49,17 +51,18 @@ def check_class_names(spec: ModelSpec, info: DatasetInfo, path: str) -> str | No
     raise KDError(both, hint=HINT, path=path)
 
 
-def preprocessing_warning(spec: ModelSpec, preprocessing: Mapping[str, Any], path: str) -> str | None:
-    """The line of a warning where a model's run evaluated images of another form than the data are brought to."""
+def preprocessing_warning(spec: ModelSpec, preprocessing: Mapping[str, Any], path: str) -> Note | None:
+    """A warning where a model's run evaluated images of another form than the data are brought to."""
     saved = None if from_hub(spec).hub is not None else recorded(spec)
     if saved is None or not saved.preprocessing or saved.preprocessing == preprocessing or spec.input.get("size"):
         return None
     before, now = (
         ", ".join(f"{key} {value}" for key, value in values.items()) for values in (saved.preprocessing, preprocessing)
     )
-    return f"warning: {path}: evaluated in its own run with {before}; these data have {now or 'a size of their own'}"
+    text = f"evaluated in its own run with {before}; these data have {now or 'a size of their own'}"
+    return Note.warning(text).at(path)
 
 
-def _numbered(names: Sequence[str]) -> bool:
+def only_numbers(names: Sequence[str]) -> bool:
     """Whether names are only the numbers of the classes."""
     return list(names) == [str(number) for number in range(len(names))]

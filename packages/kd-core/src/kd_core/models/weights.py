@@ -101,6 +101,17 @@ def _reason(error: Exception) -> str:
     return "torch.save did not write it, or not to its end"
 
 
+def rename_modules(state: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:
+    """``state`` with modules by the names that ``rename`` maps theirs to, whatever stands before them."""
+    names = {}
+    for key in state:
+        name = f".{key}"
+        for theirs, ours in rename.items():
+            name = name.replace(f".{theirs}.", f".{ours}.")
+        names[key] = name[1:]
+    return {names[key]: value for key, value in state.items()}
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head: bool = False) -> None:
     """Copy ``state`` into ``model``; KDError with every key that does not fit.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +21,8 @@ from kd_core.config.validation import Validator, show_value, wanted_of
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses import LOSSES, LossSignature, loss_signature
-from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired
+from kd_core.plan.groups import groups_of
+from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired, flat
 from kd_core.ranges import range_of
 from kd_core.signatures import is_open, parameters, values_of
 from kd_core.taps.wires import Wire, parse_wire
@@ -45,8 +47,11 @@ class WireBinder:
         self.policy = policy
         self.builder = Builder(policy)
         data = validator.document.data
+        self.groups = groups_of(data.get("models"))
+        """The names of the models in each group."""
         models = list(data["models"]) if isinstance(data.get("models"), Mapping) else []
-        self.models = [name for name in dict.fromkeys([*models, STUDENT]) if name not in RESERVED]
+        members = [member for group in self.groups.values() for member in group]
+        self.models = [name for name in dict.fromkeys([*models, *members, STUDENT]) if name not in RESERVED]
         self.adapters = list(data["adapters"]) if isinstance(data.get("adapters"), Mapping) else []
         self.output = ""
         """The field of a model's output that losses take by default, empty for all of it."""
@@ -88,12 +93,23 @@ class WireBinder:
         return False
 
     def wire(self, text: str, path: Path) -> Wire | None:
-        """The wire written as ``text``."""
+        """The wire written as ``text``, which must be one."""
+        wires = self.wires(text, path)
+        if isinstance(wires, list):
+            hint = f"choose one, such as {wires[0]}"
+            self.validator.report(path, f"{text!r} is a list of {len(wires)} wires, and one is needed here", hint)
+            return None
+        return wires
+
+    def wires(self, text: str, path: Path) -> Wired | None:
+        """The wire written as ``text``; of a group the wires of its models."""
         try:
-            return parse_wire(text, self.models, self.adapters)
+            wire = parse_wire(text, self.models, self.adapters)
         except KDError as error:
             self.validator.add_error(path, error)
             return None
+        group = self.groups.get(wire.root)
+        return wire if group is None else [replace(wire, root=member) for member in group]
 
     def parameters(
         self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, extra_keys: Sequence[str]
@@ -238,12 +254,12 @@ class WireBinder:
         return wires
 
     def wired(self, value: Any, path: Path) -> Wired | None:
-        """A wire or a list of wires."""
+        """A wire or a list of wires, which a group in it makes longer."""
         if isinstance(value, str):
-            return self.wire(value, path)
+            return self.wires(value, path)
         if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            wires = [self.wire(item, (*path, position)) for position, item in enumerate(value)]
-            return [wire for wire in wires if wire is not None]
+            wires = [self.wires(item, (*path, position)) for position, item in enumerate(value)]
+            return list(flat(wire for wire in wires if wire is not None))
         self.validator.report(path, f"must be a wire or a list of wires, not {show_value(value)}")
         return None
 
@@ -276,7 +292,7 @@ class WireBinder:
                 [(*path, position) for position in range(len(spec.inputs))] if isinstance(spec.inputs, list) else [path]
             )
             wires = [
-                self.wire(text, item_path) for text, item_path in zip(as_list(spec.inputs), item_paths, strict=True)
+                self.wires(text, item_path) for text, item_path in zip(as_list(spec.inputs), item_paths, strict=True)
             ]
             return [wire for wire in wires if wire is not None]
         for name in spec.inputs:

@@ -16,6 +16,7 @@ from kd_core.errors import KDError, did_you_mean, nearest
 from kd_core.models.factory import from_hub, recorded, student_spec
 from kd_core.models.registry import MODELS, builder_of, find_card
 from kd_core.plan.binder import WireBinder
+from kd_core.plan.groups import ModelEntry, anew, entries, group_of
 from kd_core.plan.plan import RESERVED, dataset_of
 from kd_core.task import Task
 
@@ -26,6 +27,8 @@ class ModelPlanner:
     def __init__(self, binder: WireBinder, task: Task | None) -> None:
         self.binder, self.validator, self.task = binder, binder.validator, task
         self.hub = None if task is None else task.hub
+        self.paths: dict[str, Path] = {}
+        """Where each model is written."""
 
     def models(self, specs: Mapping[str, Any]) -> dict[str, ModelSpec]:
         """The models that are right, those that begin as another one (``init_from``) as what that one is."""
@@ -33,26 +36,56 @@ class ModelPlanner:
         if STUDENT not in specs:
             hint = f"is {meant!r} meant to be {STUDENT!r}?" if meant else "write {student: {arch: NAME}}"
             self.validator.report(("models",), f"needs a model named {STUDENT!r}", hint, key=True)
-        models = {}
+        models: dict[str, ModelSpec] = {}
         for name, value in specs.items():
             path: Path = ("models", name)
             if not self.binder.name(name, path, "a model", RESERVED):
                 continue
-            bare = isinstance(value, Lazy)
-            spec, lost = self.validator.validate_partial(ModelSpec, {"call": value} if bare else value, path)
-            if spec is None:
-                continue
-            problem_count = len(self.validator.problems)
-            self._model(spec, path, bare=bare)
-            if spec.cache and (name == STUDENT or spec.trainable or spec.mode == "train"):
+            group = group_of(name, value)
+            taken = [member for member in group if member in specs]
+            if value == []:
+                self.validator.report(path, "needs at least one model")
+            elif taken:
+                self.validator.report(path, f"has a model {taken[0]!r}, and there is another of that name", key=True)
+            elif group and name == STUDENT:
                 self.validator.report(
-                    (*path, "cache"), "caches the outputs of a frozen model, and this model changes in training"
+                    path, f"{STUDENT!r} is one model, not a group", "name the others `peers`", key=True
                 )
-            if name not in (STUDENT, meant) and "weights" not in lost:
-                self._frozen(name, spec, path)
-            if not lost and len(self.validator.problems) == problem_count:
-                models[name] = spec
-        return self._resolved(models)
+            else:
+                for entry in entries(name, value):
+                    spec = self._entry(entry, named=name in (STUDENT, meant))
+                    models |= {} if spec is None else dict.fromkeys(entry.names, spec)
+        resolved = self._resolved(models)
+        return {name: anew(spec, models.values()) if spec.copies else spec for name, spec in resolved.items()}
+
+    def _entry(self, entry: ModelEntry, *, named: bool) -> ModelSpec | None:
+        """The model that is written at one place, None where it is wrong; ``named``: it is, or is meant to be, the
+        student."""
+        bare, path = isinstance(entry.value, Lazy), entry.path
+        self.paths |= dict.fromkeys(entry.names, path)
+        spec, lost = self.validator.validate_partial(ModelSpec, {"call": entry.value} if bare else entry.value, path)
+        if spec is None:
+            return None
+        problem_count = len(self.validator.problems)
+        self._model(spec, path, bare=bare)
+        if spec.cache and (entry.names == (STUDENT,) or spec.trainable or spec.mode == "train"):
+            self.validator.report(
+                (*path, "cache"), "caches the outputs of a frozen model, and this model changes in training"
+            )
+        if spec.copies is not None:
+            self._copies(spec, path)
+        if not named and "weights" not in lost:
+            self._frozen(entry.names[0], spec, path)
+        return spec if not lost and len(self.validator.problems) == problem_count else None
+
+    def _copies(self, spec: ModelSpec, path: Path) -> None:
+        """Copies differ in their random weights, or in what they learn."""
+        if len(path) > 2:
+            hint = "write the models of a list one by one"
+            self.validator.report((*path, "copies"), "makes a group, and this is a model of one", hint, key=True)
+        elif not spec.trainable and (spec.weights is not None or spec.source in ("zoo", "run", "hub")):
+            hint = "`trainable: true`, or a list of models with different weights"
+            self.validator.report((*path, "copies"), "copies of a frozen model with weights are all the same", hint)
 
     def _model(self, spec: ModelSpec, path: Path, *, bare: bool) -> None:
         self.binder.calls(spec.edit, (*path, "edit"))
@@ -89,24 +122,25 @@ class ModelPlanner:
 
     def _resolved(self, models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
         """Models that begin as another one does (``init_from``), as what that one is."""
-        resolved = dict(models)
+        resolved, own = dict(models), {"trainable", "mode", "new_head", "cache", "copies"}
+        previous: Path = ()
         for name, spec in models.items():
             if spec.init_from is None:
                 continue
-            other, path = models.get(spec.init_from), ("models", name, "init_from")
+            other, path = models.get(spec.init_from), (*self.paths[name], "init_from")
             if other is None or other.init_from is not None or spec.init_from == name:
                 choices = [
                     candidate for candidate in models if candidate != name and models[candidate].init_from is None
                 ]
                 hint = did_you_mean(spec.init_from, choices)
-                self.validator.report(path, f"there is no model {spec.init_from!r}", hint)
+                if self.paths[name] != previous:  # of copies once
+                    self.validator.report(path, f"there is no model {spec.init_from!r}", hint)
+                previous = self.paths[name]
                 del resolved[name]
                 continue
-            inherited = {
-                key: getattr(other, key) for key in other.model_fields_set - {"trainable", "mode", "new_head", "cache"}
-            }
+            inherited = {key: getattr(other, key) for key in other.model_fields_set - own}
             overrides = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
-            resolved[name] = ModelSpec(**{**inherited, **overrides})
+            resolved[name] = anew(ModelSpec(**{**inherited, **overrides}), models.values())
         return resolved
 
     def _frozen(self, name: str, spec: ModelSpec, path: Path) -> None:
@@ -120,10 +154,12 @@ class ModelPlanner:
         """What each model wants its input to be: as written, else as published or as it was trained with."""
         if self.task is None:
             return {}
-        shaped = {
-            name: self.validator.validate(self.task.Input, self._input(self.task, spec), ("models", name, "input"))
-            for name, spec in models.items()
-        }
+        written: dict[Path, Any] = {}  # those of copies stand at one place
+        for name, spec in models.items():
+            path = (*self.paths[name], "input")
+            if path not in written:
+                written[path] = self.validator.validate(self.task.Input, self._input(self.task, spec), path)
+        shaped = {name: written[path] for name in models if (path := (*self.paths[name], "input"))}
         return {name: value for name, value in shaped.items() if value is not None}
 
     def _input(self, task: Task, spec: ModelSpec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from kd_core.config.schedules import Schedule
 from kd_core.config.schema import AdapterSpec, CheckpointSpec, ModelSpec, Path, RuntimeSpec, StageSpec
 from kd_core.data.batch import Batch
 from kd_core.data.views import identity
+from kd_core.errors import KDError
 from kd_core.taps.wires import Tap, Wire
 from kd_core.task import Task
 
@@ -81,10 +83,24 @@ class StagePlan:
     """The adapters its terms need, those that feed others first."""
     views: Callable[[Batch], Batch] = identity
     """Transform applied to each training batch before the models see it."""
+    candidates: tuple[str, ...] = ()
+    """The models that may take the student's place."""
 
     def path(self, key: str) -> Path:
         """Where the value of ``key`` was written."""
         return self.paths.get(key, ("stages", self.name))
+
+    def steps(self, samples: int) -> tuple[int, int]:
+        """Steps of an epoch and in all, with so many training samples; KDError where they make none."""
+        size = self.spec.batch_size
+        assert size is not None
+        if samples == 0:
+            raise KDError("the training split is empty", path="data")
+        per_epoch = samples // size if self.spec.drop_last else math.ceil(samples / size)
+        if per_epoch == 0:
+            message = f"{samples} training samples do not fill a batch of {size}"
+            raise KDError(message, path=f"stages.{self.name}.drop_last")
+        return per_epoch, self.spec.steps or per_epoch * (self.spec.epochs or 0)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,10 @@ class Planner:
                     f"there is no model {name!r}",
                     did_you_mean(name, self.binder.models),
                 )
-        return spec
+        if spec is None:
+            return None
+        named = [member for name in spec.compile for member in self.binder.groups.get(name, (name,))]
+        return spec.model_copy(update={"compile": named})
 
     def _observers(self, specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The hyperparameters of each observer that is named."""

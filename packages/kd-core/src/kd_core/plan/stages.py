@@ -22,9 +22,9 @@ from kd_core.config.schema import (
     ViewSpec,
     inherit,
 )
-from kd_core.data.batch import Batch
+from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.views import VIEWS, identity
-from kd_core.errors import KDError
+from kd_core.errors import KDError, did_you_mean
 from kd_core.losses.reduction import Count, count_of, relates_samples
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan, flat
@@ -81,7 +81,8 @@ class StagePlanner:
                 terms = self._terms(whole.losses, paths["losses"])
             wrong |= self._stage(whole, stage_spec, path, wrong)
             views = self._views(whole.views, paths.get("views", path))
-            plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views)
+            candidates = self._candidates(whole, paths.get("candidates", path))
+            plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views, candidates)
             self._accumulation(plan, adapters)
             plans.append(plan)
             previous = whole
@@ -118,6 +119,18 @@ class StagePlanner:
             elif value is not None:
                 self.binder.calls(value, (*path, key), (supplied,), kind=kind)
         return lacks
+
+    def _candidates(self, stage: StageSpec, path: Path) -> tuple[str, ...]:
+        """The models that may take the student's place, groups written out."""
+        for position, name in enumerate(stage.candidates):
+            if name == STUDENT or name not in self.binder.models:
+                hint = did_you_mean(name, [model for model in self.binder.models if model != STUDENT])
+                message = "the student needs no naming" if name == STUDENT else f"there is no model {name!r}"
+                self.validator.report((*path, position), message, hint)
+        if stage.candidates and stage.ema is not None:
+            self.validator.report(path, "cannot be used with `ema`, which averages the student alone", key=True)
+        named = (member for name in stage.candidates for member in self.binder.groups.get(name, (name,)))
+        return tuple(dict.fromkeys(named))
 
     def _accumulation(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
         """Report what would see the samples of one micro-batch, and relates those of a whole one."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from kd_core.escapes import for_terminal
 from kd_core.files import append
+from kd_core.notes import Note
 
 EVERY = 30.0
 """Seconds between two plain lines about one epoch."""
@@ -40,6 +41,10 @@ class Reporter:
         text = for_terminal(text)
         self._echo(text)
         self._write_log(text)
+
+    def note(self, note: Note) -> None:
+        """What is to say of data or a model."""
+        self.info(str(note))
 
     def debug(self, text: str) -> None:
         """A line for the log alone: what only a search for a mistake wants to know."""

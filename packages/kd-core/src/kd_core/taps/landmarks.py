@@ -5,8 +5,8 @@ for each layer of a transformer; ``@preactivations`` the same before their last 
 classifier takes, and ``@classifier`` is the last linear layer.
 
 A model tells them by a method ``landmarks()`` that returns a mapping: ``features`` and ``preactivations`` are lists of
-places as wires write them (``layer1``, ``layer1.-1.relu:in:1``), ``classifier`` is the path of a module. Of a model that
-tells none they are inferred from one forward pass (:mod:`kd_core.taps.inference`).
+places as wires write them (``layer1``, ``layer1.-1.relu:in:1``), ``classifier`` is the path of a module. Of a model
+that tells none they are inferred from one forward pass (:mod:`kd_core.taps.inference`).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch.autograd.gradcheck import GradcheckError
 from kd_core.errors import KDError
 from kd_core.losses.reduction import Count, count_of
 from kd_core.losses.registry import LOSSES, Loss, LossSignature, loss_signature, validate_loss
+from kd_core.signatures import FROM_INPUTS
 from kd_core.testing.require import no_error, random_state_untouched, require, require_close, run_all
 
 ROWS = 6
@@ -40,9 +42,10 @@ class LossCase:
 
     ``inputs`` has an entry for each tensor that the loss takes: the shape without the batch dimension of random
     floating-point numbers that get a gradient, or a function from the number of rows to a tensor without a gradient
-    (:func:`class_labels`; ``torch.arange`` for ``batch.index``). ``values`` are hyperparameters, small ones where the
-    defaults would take long. ``from_run`` are those that only a run knows and that need no default (``num_samples``,
-    ``num_classes``). ``unused_rows`` is how many of the first rows of :data:`ROWS` the loss does not depend on.
+    (:func:`class_labels`; ``torch.arange`` for ``batch.index``). What a loss takes as a list of tensors has an entry
+    for each, ``student/0``, ``student/1``. ``values`` are hyperparameters, small ones where the defaults would take
+    long. ``from_run`` are those that only a run knows and that need no default (``num_samples``, ``num_classes``).
+    ``unused_rows`` is how many of the first rows of :data:`ROWS` the loss does not depend on.
     """
 
     loss: Loss | str
@@ -78,21 +81,28 @@ class LossCase:
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The loss of ``tensors``; of a module in the state that one pass left, on the device of its inputs."""
+        wires = _lists(tensors)
         if not inspect.isclass(self.function):
-            return self.function(**tensors, **self.values)
-        device = next(iter(tensors.values())).device
-        loss: Tensor = copy.deepcopy(self._module).to(device)(**tensors)
+            return self.function(**wires, **self.values)
+        first = next(iter(tensors.values()))
+        module = copy.deepcopy(self._module).to(first.device)
+        if any(True for _ in module.parameters()):
+            module = module.to(torch.promote_types(first.dtype, torch.float32))
+        loss: Tensor = module(**wires)
         return loss
 
     @cached_property
     def _module(self) -> nn.Module:
         """The module of a stateful loss after a pass over another batch, so that its memories are filled."""
         needed = {key: value for key, value in self.from_run.items() if key in self.signature.values}
+        wires = _lists(self.tensors(seed=1))
+        build = getattr(self.function, FROM_INPUTS, None)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            module: nn.Module = self.function(**needed, **self.values)  # type: ignore[assignment]
+            make = self.function if build is None else functools.partial(build, wires)
+            module: nn.Module = make(**needed, **self.values)  # type: ignore[assignment]
         with torch.no_grad():
-            module(**self.tensors(seed=1))
+            module(**wires)
         return module
 
     def gradients(self, loss: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,6 +110,18 @@ class LossCase:
         trained = {wire: tensor for wire, tensor in tensors.items() if tensor.requires_grad}
         with no_error(f"the loss {self.name} gives a gradient to each of its inputs {', '.join(trained)}"):
             return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
+
+
+def _lists(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """``tensors`` by wire: those called NAME/0, NAME/1, ... are a list."""
+    wires: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        wire, listed, _ = key.partition("/")
+        if listed:
+            wires.setdefault(wire, []).append(tensor)
+        else:
+            wires[wire] = tensor
+    return wires
 
 
 def can_be_registered(case: LossCase) -> None:
@@ -111,7 +133,8 @@ def can_be_registered(case: LossCase) -> None:
 
 def inputs_are_those_of_the_signature(case: LossCase) -> None:
     """The case has every tensor that must be given, and none that the loss does not take."""
-    takes, optional, tested = set(case.signature.wires), set(case.signature.optional_wires), set(case.inputs)
+    takes, optional = set(case.signature.wires), set(case.signature.optional_wires)
+    tested = {key.partition("/")[0] for key in case.inputs}
     require(takes - optional <= tested, f"the case of {case.name} is missing {sorted(takes - optional - tested)}")
     require(tested <= takes, f"the loss {case.name} has no input {sorted(tested - takes)}")
 
@@ -193,8 +216,7 @@ def takes_a_batch_of_one(case: LossCase) -> None:
 def is_finite_for_equal_rows(case: LossCase) -> None:
     """All zeros and all ones give a finite value and finite gradients."""
     for fill in (0.0, 1.0):
-        tensors = {k: v.detach().clone().fill_(fill) for k, v in case.tensors().items()}
-        tensors = {k: v.requires_grad_(v.is_floating_point()) for k, v in tensors.items()}
+        tensors = {k: torch.full_like(v, fill).requires_grad_(v.requires_grad) for k, v in case.tensors().items()}
         _require_finite(case, tensors, f"inputs that are all {fill}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -14,17 +13,18 @@ from torch import nn
 
 from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
-from kd_core.data.summary import WARNING
 from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import ConfigError, KDError, error_path
+from kd_core.errors import ConfigError, error_path
 from kd_core.models.factory import ModelSource
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
+from kd_core.notes import Note
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
 from kd_core.task import check_model
+from kd_core.train.candidates import unfit
 from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import probe
@@ -73,15 +73,7 @@ class Data:
 
     def steps(self, stage: StagePlan) -> tuple[int, int]:
         """Steps per epoch and in all of a stage."""
-        size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
-        assert size is not None
-        if samples == 0:
-            raise KDError("the training split is empty", path="data")
-        per_epoch = samples // size if stage.spec.drop_last else math.ceil(samples / size)
-        if per_epoch == 0:
-            message = f"{samples} training samples do not fill a batch of {size}"
-            raise KDError(message, path=f"stages.{stage.name}.drop_last")
-        return per_epoch, stage.spec.steps or per_epoch * (stage.spec.epochs or 0)
+        return stage.steps(len(self.get(stage.data)[1].train))
 
     def micro_batches(self, stage: StagePlan) -> set[int]:
         """How many samples this process's micro-batches of a stage have."""
@@ -109,6 +101,8 @@ class Components:
         self._check_trained_on(self._say)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
+        if problems := [problem for stage in plan.stages for problem in unfit(plan, stage, models)]:
+            raise ConfigError(problems)
         self.models = {name: runtime.place(model) for name, model in models.items()}
         self._check_orders()
         self.frozen = FrozenWhenBuilt()
@@ -124,10 +118,10 @@ class Components:
         self.frozen.remember(self.adapters)
         self._check_scoring()
 
-    def _say(self, line: str) -> None:
-        self._reporter.info(line)
-        if line.startswith(WARNING):
-            self.said.append(line.removeprefix(WARNING))
+    def _say(self, note: Note) -> None:
+        self._reporter.note(note)
+        if note.is_warning:
+            self.said.append(note.text)
 
     def _check_orders(self) -> None:
         """KDError where a teacher that does not name its outputs has them in another order than the data's classes."""
@@ -142,16 +136,16 @@ class Components:
             with torch.no_grad(), error_path("models", name):
                 task.check_order(task.call(model.eval(), batch.for_model(name)), batch, splits.info)
 
-    def _check_trained_on(self, log: Callable[[str], None]) -> None:
+    def _check_trained_on(self, log: Callable[[Note], None]) -> None:
         """KDError where a model whose outputs count was trained on other classes than the data have."""
-        warnings: dict[str, None] = {}
+        warnings: dict[Note | None, None] = {}
         for stage in self.plan.stages:
             data, splits = self.data.get(stage.data)
             for name, spec in self.plan.models.items():
                 path = f"models.{name}"
                 if name == STUDENT or OUTPUT in self.plan.taps(stage).get(name, ()):
-                    warnings[check_class_names(spec, splits.info, path) or ""] = None
-                warnings[preprocessing_warning(spec, self.plan.task.preprocessing(data), path) or ""] = None
+                    warnings[check_class_names(spec, splits.info, path)] = None
+                warnings[preprocessing_warning(spec, self.plan.task.preprocessing(data), path)] = None
         for warning in filter(None, warnings):
             log(warning)
 
@@ -228,7 +222,7 @@ class Components:
         return [name for name in self.models if changes(name)]
 
 
-def build_models(plan: Plan, builder: Builder, info: DatasetInfo, log: Callable[[str], None]) -> dict[str, nn.Module]:
+def build_models(plan: Plan, builder: Builder, info: DatasetInfo, log: Callable[[Note], None]) -> dict[str, nn.Module]:
     """Every model of the plan."""
     models = {}
     for name, spec in plan.models.items():

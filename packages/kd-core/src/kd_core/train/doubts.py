@@ -23,6 +23,9 @@ def without_validation(stage: StagePlan, scheduler: LRScheduler | None) -> list[
     if isinstance(scheduler, ReduceLROnPlateau):
         message = "ReduceLROnPlateau follows validations, and there is no validation split"
         problems.append(ConfigProblem(message, dotted(stage.path("scheduler")), hint=hint))
+    if stage.candidates:
+        message = "candidates are compared in validation, and there is no validation split"
+        problems.append(ConfigProblem(message, dotted(stage.path("candidates")), hint=hint))
     return problems
 
 

@@ -11,26 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd_core.config import Builder, Policy, dump
+from kd_core.config import Policy, dump
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT
 from kd_core.data.loading import lost_worker_errors
-from kd_core.data.summary import WARNING
 from kd_core.device.distributed import broadcast_buffers, lost_peer_errors, rank, run_on_rank_zero
 from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
 from kd_core.device.seeding import derive, seed_everything
-from kd_core.errors import ConfigError, RunInterrupted
+from kd_core.errors import RunInterrupted
 from kd_core.models.description import describe_model
 from kd_core.models.factory import from_hub
 from kd_core.observers import RunEvent
-from kd_core.plan.plan import Plan, StagePlan
+from kd_core.plan.plan import Plan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.train.components import Components, Data
-from kd_core.train.doubts import without_validation
 from kd_core.train.evaluate import format_metrics
 from kd_core.train.facts import compare_with_manifest, write_manifest
 from kd_core.train.loop import StageRunner
@@ -38,7 +36,7 @@ from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, bu
 from kd_core.train.progress import Progress, RunContext
 from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
-from kd_core.train.trial import try_schedule
+from kd_core.train.trial import check_steps
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,9 @@ def run(
         reporter.info(f"run folder: {folder.path}")
         runtime = _runtime(plan, folder, data, reporter)
         for stage in plan.stages:  # of what is wrong with the data, nothing is to be written
-            _check_with_data(plan, stage, policy, data)
+            splits = data.get(stage.data)[1]
+            validates, values = splits.val is not None, splits.info.run_values
+            check_steps(stage, policy, values, data.steps(stage), validates=validates)
         components = Components(plan, policy, runtime, data, reporter)
         store = CheckpointStore(folder.checkpoints, plan.checkpoint.keep_last)
         checkpoint = store.latest(reporter.info) if resumed else None
@@ -102,16 +102,6 @@ def run(
             finally:
                 observers.on_end()
         return _finish(context, runner)
-
-
-def _check_with_data(plan: Plan, stage: StagePlan, policy: Policy, data: Data) -> None:
-    """KDError for what does not go with the data: a stage without a step, a scheduler that does not last for the steps
-    that there are, and what waits for validations where no sample validates."""
-    per_epoch, total = data.steps(stage)
-    steps, splits = {"steps": total, "steps_per_epoch": per_epoch}, data.get(stage.data)[1]
-    scheduler = try_schedule(stage, Builder(policy, {**splits.info.run_values, **steps}), (per_epoch, total))
-    if splits.val is None and (problems := without_validation(stage, scheduler)):
-        raise ConfigError(problems)
 
 
 def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> Runtime:
@@ -169,8 +159,8 @@ def _note_doubts(context: RunContext) -> None:
     """Note what is doubtful before training: about data and models, which said it when they were read, and targets."""
     components = context.components
     for stage in components.plan.stages:
-        for text in components.data.get(stage.data)[1].summary.warnings():
-            context.warn(text.removeprefix(WARNING), quiet=True)
+        for note in components.data.get(stage.data)[1].summary.warnings():
+            context.warn(note.text, quiet=True)
     for text in components.said:
         context.warn(text, quiet=True)
     for text in components.doubts:
@@ -184,7 +174,8 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     load_full_state_dict(student, stage.weights() if best is None else best["student"])
     if best is not None:
         name = components.plan.stages[best["stage"]].name
-        best = {"metrics": best["metrics"], "stage": name, "epoch": best["epoch"]}
+        model = {key: best[key] for key in ("model",) if key in best}
+        best = {"metrics": best["metrics"], "stage": name, "epoch": best["epoch"], **model}
     broadcast_buffers([student])
     with unsharded(stage.step_module):
         result = _score_final(context, runner, best)

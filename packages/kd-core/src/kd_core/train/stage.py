@@ -116,13 +116,19 @@ class Stage:
         return self.ema.module if self.ema is not None else self.components.models[STUDENT]
 
     @property
+    def candidates(self) -> dict[str, nn.Module]:
+        """The student that counts, and the models that may take its place."""
+        return {STUDENT: self.averaged, **{name: self.components.models[name] for name in self.plan.candidates}}
+
+    @property
     def learning_rates(self) -> list[float]:
         """The learning rate of each parameter group."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the student that counts, on the CPU."""
-        return {key: value.detach().cpu().clone() for key, value in full_state_dict(self.averaged.state_dict()).items()}
+    def weights(self, name: str = STUDENT) -> dict[str, Tensor]:
+        """A copy of the student that counts, or of a candidate, on the CPU."""
+        state = full_state_dict(self.candidates[name].state_dict())
+        return {key: value.detach().cpu().clone() for key, value in state.items()}
 
     def set_modes(self) -> None:
         """Put what learns into training mode, all else into evaluation mode."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from kd_core.config import Builder
+from kd_core.config import Builder, Policy
 from kd_core.config.schema import SchedulerSpec, StageSpec
 from kd_core.config.syntax.tree import dotted
 from kd_core.errors import ConfigError, ConfigProblem, foreign_errors
 from kd_core.plan.plan import StagePlan
+from kd_core.train.doubts import without_validation
 from kd_core.train.optim import build_scheduler, groups_of, optimizer_of
 
 OPTIMIZER_STEPS = 3
@@ -90,6 +91,21 @@ def small(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Parameters with values in the place of others: two numbers a dimension, one for each type and number of them."""
     kinds = dict.fromkeys((parameter.ndim, parameter.dtype) for parameter in parameters)
     return [nn.Parameter(torch.full((2,) * dimensions, 0.5, dtype=dtype)) for dimensions, dtype in kinds]
+
+
+def check_steps(
+    stage: StagePlan, policy: Policy, values: Mapping[str, Any], steps: tuple[int, int], *, validates: bool = True
+) -> None:
+    """KDError for what does not go with the data: a scheduler that does not last for the steps that there are.
+
+    Also for what waits for validations where no sample ``validates``. ``values`` are what ``!run`` stands for, beside
+    the ``steps`` of an epoch and in all.
+    """
+    per_epoch, total = steps
+    builder = Builder(policy, {**values, "steps": total, "steps_per_epoch": per_epoch})
+    scheduler = try_schedule(stage, builder, steps)
+    if not validates and (problems := without_validation(stage, scheduler)):
+        raise ConfigError(problems)
 
 
 def try_schedule(stage: StagePlan, builder: Builder, steps: tuple[int, int]) -> LRScheduler | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kd_core.data.batch import STUDENT, Split
 from kd_core.device.distributed import broadcast_buffers, run_on_rank_zero
 from kd_core.device.fsdp import unsharded
 from kd_core.errors import KDError, did_you_mean
@@ -56,19 +57,31 @@ class Validation:
         if split is None or not self.stage.trains_student:
             return None
         with unsharded(self.stage.step_module):
-            broadcast_buffers([self.stage.averaged])
-            metrics = self.stage.score(self.stage.averaged, split)
+            broadcast_buffers(list(self.stage.candidates.values()))
+            model, metrics = self._scored(split)
             name, maximise = self._monitor(metrics)
             value = metrics[name]
             best = self._compare(value, BestTracker(maximise, self.progress.best))
             if best:
                 self.progress.best = value
-                self.save_best(metrics)
+                self.save_best(metrics, model)
         progress = self.progress
         self.context.observers.after_validation(
             ValidationEvent(self.stage.plan.name, progress.epoch, progress.step, metrics, best, progress.stopped)
         )
         return value
+
+    def _scored(self, split: Split) -> tuple[str, dict[str, float]]:
+        """The best of the student and its candidates, and its metrics: beside them each one's monitored value."""
+        scores = {name: self.stage.score(model, split) for name, model in self.stage.candidates.items()}
+        if len(scores) == 1:
+            return STUDENT, scores[STUDENT]
+        monitor, maximise = self._monitor(scores[STUDENT])
+        tracker, chosen = BestTracker(maximise), STUDENT
+        for name, metrics in scores.items():
+            if tracker.improved(metrics[monitor]):
+                tracker.best, chosen = metrics[monitor], name
+        return chosen, {**scores[chosen], **{f"{name}/{monitor}": item[monitor] for name, item in scores.items()}}
 
     def _compare(self, value: float, tracker: BestTracker) -> bool:
         """Whether ``value`` is the best so far; early stopping counts the scorings without a gain."""
@@ -78,10 +91,12 @@ class Validation:
         self.progress.stopped = stopping is not None and self.progress.wait_count >= stopping.patience
         return tracker.improved(value)
 
-    def save_best(self, metrics: dict[str, float]) -> None:
-        """Keep the student as it is now, in the run and in its folder, as the best one."""
+    def save_best(self, metrics: dict[str, float], model: str = STUDENT) -> None:
+        """Keep the student, or the candidate ``model``, as it is now, in the run and in its folder, as the best one."""
         state: dict[str, Any] = {"metrics": metrics, "stage": self.stage.plan.index, "epoch": self.progress.epoch}
-        best = {"student": self.stage.weights(), **state}
+        if self.stage.plan.candidates:
+            state["model"] = model
+        best = {"student": self.stage.weights(model), **state}
         run_on_rank_zero(lambda: self.context.store.save_best(best, self.progress.total))
         self.context.best = best
 

@@ -147,7 +147,8 @@ class Adapters(nn.Module):
 
 
 def _registered(plan: AdapterPlan, inputs: Any, match: Any) -> nn.Module:
-    assert plan.builder is not None and not isinstance(plan.builder, Lazy)
+    assert plan.builder is not None
+    assert not isinstance(plan.builder, Lazy)
     adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
     return adapter
 

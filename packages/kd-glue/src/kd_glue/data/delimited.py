@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from kd_core.errors import KDError, nearest
+from kd_core.notes import Note
 from kd_glue.data.rows import SHOWN, Cells, Rows, broken_rows
 
 BOM = b"\xef\xbb\xbf"
@@ -51,10 +52,10 @@ def read_delimited(
     KDError, naming all broken lines, where one has more or fewer cells than the header, where a quotation mark is not
     closed or closes before the end of a field, and where bytes are not UTF-8.
     """
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     if quoting == "auto" and delimiter == "\t":
         parsed, quoting = _decided(path, delimiter)
-        notes = (f"{path}: read with `quoting: {quoting}`",) if _has_marks(path, delimiter) else ()
+        notes = (Note(f"{path}: read with `quoting: {quoting}`"),) if _has_marks(path, delimiter) else ()
     else:
         quoting = "minimal" if quoting == "auto" else quoting
         parsed = _parsed(path, delimiter, quoting)

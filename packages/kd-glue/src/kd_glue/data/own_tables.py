@@ -14,6 +14,7 @@ from kd_core.config.schema import StrictModel
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_core.files import user_path
+from kd_core.notes import Note
 from kd_glue.data.delimited import Quoting
 from kd_glue.data.sources import SOURCES, TextSource
 from kd_glue.data.tables import TableTexts, read_texts
@@ -63,7 +64,7 @@ def read_tables(
     """
     columns = Columns(text, label, problem_of(label, problem), normalize_labels)
     read = partial(read_texts, columns=columns, quoting=quoting)
-    notes: list[str] = []
+    notes: list[Note] = []
     classes, train, val = classes_of(label, labels), None, None
     paths = {split: path_of(root, name) for split, name in files if name is not None}
     if "train" in paths:

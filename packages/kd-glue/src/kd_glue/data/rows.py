@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_core.errors import KDError
+from kd_core.notes import Note
 
 SHOWN = 20
 """Broken rows, or columns, that an error names."""
@@ -22,7 +23,7 @@ class Rows:
     columns: dict[str, Cells]
     lines: Sequence[int]
     word: str = "line"
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def location(self, row: int) -> str:
         """The file and line of a row."""

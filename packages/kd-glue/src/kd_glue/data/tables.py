@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_glue.data.delimited import Quoting, columns_of, lines_of, read_delimited
 from kd_glue.data.rows import Cells, Rows, broken_rows
 from kd_glue.data.targets import Columns, is_missing, shown, targets_of
@@ -120,7 +121,7 @@ class TableTexts:
     texts: Texts
     labelled: bool
     classes: tuple[str, ...] | None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def read_texts(
@@ -170,7 +171,7 @@ def _texts(rows: Rows, columns: Columns) -> list[Cells]:
     return texts
 
 
-def _empty(rows: Rows, columns: Columns, texts: list[Cells]) -> list[str]:
+def _empty(rows: Rows, columns: Columns, texts: list[Cells]) -> list[Note]:
     """What to say of texts without a letter."""
     notes = []
     for name, column in zip(as_list(columns.text), texts, strict=True):
@@ -178,5 +179,5 @@ def _empty(rows: Rows, columns: Columns, texts: list[Cells]) -> list[str]:
         if empty:
             verb = "is" if len(empty) == 1 else "are"
             share = f"{len(empty):,} of {len(rows):,} texts in column {name!r} {verb} empty"
-            notes.append(f"warning: {rows.path}: {share} ({rows.numbered(empty)})")
+            notes.append(Note.warning(f"{rows.path}: {share} ({rows.numbered(empty)})"))
     return notes

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.errors import KDError, did_you_mean
+from kd_core.notes import Note
 from kd_glue.data.rows import Cells, Rows
 from kd_glue.data.tasks import ProblemType
 
@@ -51,7 +52,7 @@ class Targets:
 
     array: NDArray[np.generic]
     classes: tuple[str, ...] | None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def targets_of(rows: Rows, columns: Columns, cells: list[Cells], classes: tuple[str, ...] | None) -> Targets:
@@ -179,13 +180,13 @@ class _Reading:
 
     numbers: dict[str, int]
     classes: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @classmethod
     def of(cls, rows: Rows, words: Iterable[str], classes: tuple[str, ...] | None, *, normalize: bool) -> _Reading:
         """How these words are read; KDError where they differ by blanks or case alone and this is not allowed."""
         counts = Counter(words)
-        notes: list[str] = []
+        notes: list[Note] = []
         if classes is None:
             spellings = _spellings(counts)
             alike = [names for names in spellings.values() if len(names) > 1]
@@ -195,9 +196,11 @@ class _Reading:
             classes = in_order({names[0].strip() if normalize else names[0] for names in spellings.values()})
             padded = [repr(name) for name in classes if name != name.strip()]
             if len(classes) > 10 and 2 * len(classes) > counts.total():
-                notes.append(f"warning: {rows.path}: {len(classes):,} classes for {counts.total():,} labels")
+                text = f"{rows.path}: {len(classes):,} classes for {counts.total():,} labels"
+                notes.append(Note.warning(text))
             if padded:
-                notes.append(f"warning: {rows.path}: labels begin or end with blanks: {', '.join(padded)}")
+                text = f"{rows.path}: labels begin or end with blanks: {', '.join(padded)}"
+                notes.append(Note.warning(text))
         numbers = numbers_of(classes)
         if normalize:
             keys = {_key(name): number for name, number in numbers.items()}
@@ -206,7 +209,7 @@ class _Reading:
             same = {word: keys[_key(word)] for word in counts if word not in numbers and _key(word) in keys}
             if same:
                 read = ", ".join(f"{word!r} as {classes[number]!r} ({counts[word]:,})" for word, number in same.items())
-                notes.append(f"{rows.path}: labels are read {read}")
+                notes.append(Note(f"{rows.path}: labels are read {read}"))
             numbers = numbers | same
         return cls(numbers, classes, (*notes, *_by_number(rows, counts, classes)))
 
@@ -221,7 +224,7 @@ class _Reading:
         raise rows.broken(wrong, hint)
 
 
-def _by_number(rows: Rows, counts: Mapping[str, int], classes: tuple[str, ...]) -> list[str]:
+def _by_number(rows: Rows, counts: Mapping[str, int], classes: tuple[str, ...]) -> list[Note]:
     """What to say of labels that are numbers of classes; KDError where others in the file are names."""
     if any(name.isdecimal() for name in classes):
         return []
@@ -233,7 +236,8 @@ def _by_number(rows: Rows, counts: Mapping[str, int], classes: tuple[str, ...]) 
             hint="write all labels of a file alike",
         )
     read = ", ".join(f"{number} is {name!r}" for number, name in enumerate(classes))
-    return [f"{rows.path}: labels are numbers of classes, in the order of `labels`: {read}"] if numbers else []
+    text = f"{rows.path}: labels are numbers of classes, in the order of `labels`: {read}"
+    return [Note(text)] if numbers else []
 
 
 def _spellings(counts: Mapping[str, int]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.errors import KDError
+from kd_core.notes import Note
 
 UNLABELLED = -100
 Locate = Callable[[int], str]
@@ -99,14 +100,14 @@ def encodes(text: str) -> bool:
     return True
 
 
-def empty_notes(texts: Texts | None, place: str) -> list[str]:
+def empty_notes(texts: Texts | None, place: str) -> list[Note]:
     """What to say of texts without a letter."""
     import pyarrow.compute as pc
 
     columns: tuple[Any, ...] = () if texts is None else texts.columns
     counts = [pc.sum(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py() or 0 for column in columns]
     return [
-        f"warning: {place}: {count:,} of {len(column):,} texts {'is' if count == 1 else 'are'} empty"
+        Note.warning(f"{place}: {count:,} of {len(column):,} texts {'is' if count == 1 else 'are'} empty")
         for count, column in zip(counts, columns, strict=True)
         if count
     ]

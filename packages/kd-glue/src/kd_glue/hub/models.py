@@ -19,6 +19,8 @@ from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError
 from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
+from kd_core.models.trained_on import only_numbers
+from kd_core.notes import Note
 from kd_glue.data.encoding import load_tokenizer
 from kd_glue.hub.labels import (
     check_count,
@@ -58,8 +60,6 @@ OTHER_HEADS = (
     "head.",
 )
 """Prefixes of weights that checkpoints of other objectives (masked words, answers) hold beside the encoder."""
-ASSUMED = "warning: order assumed:"
-"""How the line of a model begins whose outputs have no names."""
 WIDTHS = {"intermediate_size": ("hidden_dim", "n_inner", "d_inner")}
 """Other names of a value in some architectures' configs, where transformers itself does not translate them."""
 
@@ -192,29 +192,33 @@ class HeadMapping:
     names: tuple[str, ...] | None = None
     task: str | None = None
 
-    def line(self, classes: tuple[str, ...] | None, trained: bool) -> str | None:
+    def note(self, classes: tuple[str, ...] | None, trained: bool) -> Note | None:
         """What a run says of it, given whether the classifier's weights are ``trained`` ones."""
         if self.reinitialize and self.names is not None and classes is not None:
             told = f"new head: it was trained for the classes {', '.join(self.names)}, which are not those of the data"
             if len(self.names) != len(classes):
-                return told
-            return (
-                f"warning: {told}, and its classifier begins at random; if they are the same by other names,"
+                return Note(told)
+            return Note.warning(
+                f"{told}, and its classifier begins at random; if they are the same by other names,"
                 " `labels: [...]` gives the data's names in the order of its outputs"
             )
         if not trained:
-            return "new head: the classifier begins at random"
+            return Note("new head: the classifier begins at random")
         if classes is None:
             return None
         if self.names is None:
             told = ", ".join(f"output {number} is {name!r}" for number, name in enumerate(classes))
-            if classes == tuple(map(str, range(len(classes)))):
-                return f"classes by number: {told}"
-            if self.task is not None:
-                return f"classes of {self.task}, for which it was trained: {told}"
-            return f"{ASSUMED} its outputs have no names, {told}; `labels: [...]` names them"
+            if self.assumes_order(classes, trained):
+                return Note.warning(f"order assumed: its outputs have no names, {told}; `labels: [...]` names them")
+            known = "by number" if only_numbers(classes) else f"of {self.task}, for which it was trained"
+            return Note(f"classes {known}: {told}")
         told = ", ".join(f"output {row} is {name!r}" for row, name in zip(self.rows or (), classes, strict=True))
-        return f"classes by name: {told}"
+        return Note(f"classes by name: {told}")
+
+    def assumes_order(self, classes: tuple[str, ...] | None, trained: bool) -> bool:
+        """Whether nothing but their order says which output is which class."""
+        known = not trained or classes is None or self.names is not None or self.task is not None
+        return not known and not only_numbers(classes or ())
 
 
 def head_mapping(request: HubModelRequest, config: Any, labels: list[str] | None) -> HeadMapping:
@@ -338,9 +342,9 @@ def from_weights(
             **attention,
         )
     trained = check_loaded(model, loading_info, request)
-    if line := head.line(request.info.classes, trained):
-        request.log(line)
-        model.order_assumed = line.startswith(ASSUMED)
+    if note := head.note(request.info.classes, trained):
+        request.log(note)
+    model.order_assumed = head.assumes_order(request.info.classes, trained)
     if trained and (head.reinitialize or head.rows is not None):
         layer = classifier_of(model, config.num_labels)
         if head.rows is not None:

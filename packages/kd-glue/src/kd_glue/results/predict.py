@@ -24,6 +24,7 @@ from kd_core.files import json_text, write_text
 from kd_core.runs.progress import Reporter
 from kd_core.task import logits_of
 from kd_glue.data.splits import TextSplit
+from kd_glue.data.texts import empty_notes
 from kd_glue.metrics.accumulate import MULTI, REGRESSION
 from kd_glue.task import TextClassification, unlabelled_splits
 
@@ -133,6 +134,8 @@ def select_split(student: LoadedStudent, name: str | None) -> tuple[str, TextSpl
         hint = did_you_mean(name, [*dict.fromkeys((*LABELLED, *hidden))])
         raise KDError(f"the data have no split {name!r}", hint=hint)
     info = task.info(plan.data)
+    if name in hidden:
+        student.say(empty_notes(hidden[name].texts, f"the split {name!r}"))
     if name in hidden and info.num_classes is not None:
         return name, hidden[name], info
     _, splits = student.read()

@@ -20,6 +20,7 @@ from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
 from kd_core.data.screening import Readable
 from kd_core.data.summary import shortened
+from kd_core.notes import Note
 from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.transforms import Crop, PairTransform
 
@@ -82,15 +83,16 @@ class SegSplit(Split):
         self.brightness.look(sample[0])
         self.masks_with.update(np.unique(sample[1]).tolist())
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """What there is to say of the images, and of a class in no training mask that may be void by mistake."""
-        counts, lines = self.class_counts or {}, self.brightness.notes()
+        counts, notes = self.class_counts or {}, self.brightness.notes()
         missing = [name for name, count in counts.items() if not count]
         if missing and isinstance(self.transform, Crop) and (void := self.masks_with[VOID]):
             names = shortened([repr(name) for name in missing])
             masks = "1 mask holds" if void == 1 else f"{void:,} masks hold"
-            lines.append(f"warning: no mask has {names}, and {masks} void: is a class among the values of `void`?")
-        return lines
+            text = f"no mask has {names}, and {masks} void: is a class among the values of `void`?"
+            notes.append(Note.warning(text))
+        return notes
 
     @property
     def class_counts(self) -> Mapping[str, int] | None:  # type: ignore[override]

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from kd_core.config import Builder
 from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
-from kd_core.data.images import check_header, image_files, read_image
+from kd_core.data.images import Brightness, check_header, image_files, passed_over, read_image
 from kd_core.device.runtime import Runtime
 from kd_core.download import folder_of, place
 from kd_core.errors import KDError, did_you_mean
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.models.factory import ModelSource, missing_files
 from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
+from kd_core.notes import Note
 from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 from kd_seg.data.folders import files_in
@@ -139,8 +140,11 @@ def predict(
         other = teacher_of(student, teacher, image_set.info, runtime)
         models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
         out.mkdir(parents=True, exist_ok=True)
+        brightness = Brightness()
         for image in predictions_of(student, models, runtime, image_set):
+            brightness.see(int(image.image.max()))
             yield save_pictures(image, image_set, out)
+        student.say(() if split else brightness.notes())
 
 
 def seg_task(student: LoadedStudent) -> SemanticSegmentation:
@@ -183,7 +187,8 @@ def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None,
     info: DatasetInfo = seg_task(student).info(data)
     if info.classes is None:
         info = student.read()[1].info
-    named = listed(images)
+    named, notes = listed(images)
+    student.say(notes)
     files = [path for _, path in named]
     masks = None if truth is None else masks_for(named, truth)
     numbers = data.options.get("values") or range(len(info.classes or ()))
@@ -193,14 +198,19 @@ def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None,
     return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 
-def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Every image with its name, its path below a folder that was given; KDError for the first that is none."""
+def listed(images: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Note]]:
+    """Every image with its name, its path below a folder that was given; KDError for the first that is none.
+
+    Also what is to say of files in those folders that are passed over.
+    """
     files: list[tuple[str, Path]] = []
+    notes: list[Note] = []
     for path in images:
         if not path.is_dir():
             files.append((path.stem, path))
             continue
-        inside, _ = image_files(path)
+        inside, others = image_files(path)
+        notes += passed_over(others, path)
         if not inside:
             raise KDError(f"{path}: contains no image")
         files += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in inside]
@@ -208,7 +218,7 @@ def listed(images: Sequence[Path]) -> list[tuple[str, Path]]:
         if not path.is_file():
             raise KDError(f"there is no image {path}")
         check_header(path)
-    return files
+    return files, notes
 
 
 def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
@@ -260,7 +270,7 @@ def teacher_of(student: LoadedStudent, show: bool | None, info: DatasetInfo, run
         Reporter().info(f"without the teacher: {problem}")
         return None
     values = Builder(student.policy, info.run_values)
-    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().info, finished=True)
+    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().note, finished=True)
     return runtime.place(source.make(TEACHER, spec))
 
 
@@ -280,13 +290,14 @@ def absent_weights(plan: Plan) -> str | None:
     spec = plan.models[TEACHER]
     if problems := missing_files(TEACHER, spec):
         return problems[0].message
-    if spec.weights not in (None, "auto"):
-        url = str(spec.weights) if "://" in str(spec.weights) else None
-        folder = folder_of(url) if url else None
-    else:
-        folder = None
-        url = None if spec.zoo is None else find_card(spec.zoo, plan.dataset)[1].url
-    if url is not None and not place(url, folder).is_file():
+    url, folder, name = None, None, ""
+    if "://" in str(spec.weights):
+        url = str(spec.weights)
+        folder = folder_of(url)
+    elif spec.weights in (None, "auto") and spec.zoo is not None:
+        card = find_card(spec.zoo, plan.dataset)[1]
+        url, name = card.url, card.file
+    if url is not None and not place(url, folder, name).is_file():
         return f"{url} was not downloaded yet"
     downloads = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
     return "what builds it may download weights" if downloads else None

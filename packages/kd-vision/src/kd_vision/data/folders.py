@@ -19,6 +19,7 @@ from kd_core.data.images import image_files, is_hidden, passed_over, read_image
 from kd_core.data.screening import Readable, skipped
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_vision.data.labelled_subset import LabelledSubset
 from kd_vision.data.sources import SOURCES, ImageSource
 
@@ -74,7 +75,7 @@ def _class_folders(folder: Path) -> dict[str, tuple[list[Path], dict[str, int]]]
     return {unicodedata.normalize("NFC", path.name): image_files(path) for path in subfolders}
 
 
-def _folder_notes(folder: Path, content: dict[str, tuple[list[Path], dict[str, int]]]) -> list[str]:
+def _folder_notes(folder: Path, content: dict[str, tuple[list[Path], dict[str, int]]]) -> list[Note]:
     """What was passed over in a split: folders without an image, and files that are no images of a class."""
     empty = [name for name, (files, _) in content.items() if not files]
     outside = sum(1 for path in folder.iterdir() if not path.is_dir() and not is_hidden(path))
@@ -82,10 +83,10 @@ def _folder_notes(folder: Path, content: dict[str, tuple[list[Path], dict[str, i
     for _, endings in content.values():
         for ending, count in endings.items():
             others[ending] = others.get(ending, 0) + count
-    notes = [f"warning: {folder / name} holds no image and is not a class" for name in empty]
+    notes = [Note.warning(f"{folder / name} holds no image and is not a class") for name in empty]
     files = "1 file in" if outside == 1 else f"{outside:,} files in"
     lie = "lies" if outside == 1 else "lie"
-    notes += [f"warning: {files} {folder} {lie} in no folder of a class"] if outside else []
+    notes += [Note.warning(f"{files} {folder} {lie} in no folder of a class")] if outside else []
     return notes + passed_over(others, folder)
 
 
@@ -96,12 +97,12 @@ def class_order(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def numbers_note(classes: Sequence[str]) -> list[str]:
-    """A line where :func:`class_order` is another one than that of torchvision's ImageFolder."""
+def numbers_note(classes: Sequence[str]) -> list[Note]:
+    """A note where :func:`class_order` is another one than that of torchvision's ImageFolder."""
     if list(classes) == sorted(classes):
         return []
     text = f"class folders are numbers, taken by value: class 0 is {classes[0]!r}, 1 is {classes[1]!r}, 2 is"
-    return [f"{text} {classes[2]!r}, ...; torchvision's ImageFolder sorts them as text"]
+    return [Note(f"{text} {classes[2]!r}, ...; torchvision's ImageFolder sorts them as text")]
 
 
 def files_subset(folder: Path, paths: list[Path], labels: list[int], white: float | None = None) -> LabelledSubset:
@@ -132,8 +133,8 @@ def readable(subset: LabelledSubset) -> Readable | None:
     return Readable(lambda position: images[int(rows[position])], files.__getitem__, list(files)) if files else None
 
 
-def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[str]]:
-    """A subset of image files without those that cannot be read, and a line that names them where there are any."""
+def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[Note]]:
+    """A subset of image files without those that cannot be read, and a warning that names them where there are any."""
     files, images = readable(subset), subset.images
     if files is None or not isinstance(images, ImageFiles) or not isinstance(subset.fingerprint, FileContents):
         return subset, []

@@ -19,6 +19,7 @@ from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
 from kd_core.data.screening import Readable
 from kd_core.errors import KDError, error_path, foreign_errors
+from kd_core.notes import Note
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.folders import readable
 from kd_vision.data.labelled_subset import LabelledSubset
@@ -76,7 +77,7 @@ class SampleSplit(Split):
         """Note how bright an image is."""
         self.brightness.look(sample[0])
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """What there is to say of the images."""
         return self.brightness.notes()
 

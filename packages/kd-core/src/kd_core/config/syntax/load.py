@@ -43,6 +43,17 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
         problems += error.problems
     if problems or root is None:
         raise ConfigError(dict.fromkeys(problems))
+    later = [change for change in changes if options.names_new_stage(root, change)]
+    root = _changed(root, [change for change in changes if change not in later])
+    root = _changed(expand_methods(root), later)  # stages that a method puts before others
+    document = Document(to_data(root), file, root)
+    found_beside(document)
+    return document
+
+
+def _changed(root: Slot, changes: Sequence[options.Override]) -> Slot:
+    """The tree with values set; ConfigError with every path that leads nowhere."""
+    problems: list[ConfigProblem] = []
     for change in changes:
         try:
             root = options.apply(root, change)
@@ -50,10 +61,7 @@ def _load(file: str, text: str | None, overrides: Sequence[str]) -> Document:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    root = expand_methods(root)
-    document = Document(to_data(root), file, root)
-    found_beside(document)
-    return document
+    return root
 
 
 class _Reader:

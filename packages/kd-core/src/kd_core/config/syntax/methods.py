@@ -42,10 +42,8 @@ class Preset:
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
-        about = self.about
-        return (
-            f"{about.get('title', self.name)} ({about.get('authors', 'no authors')}, {about.get('year', 'no year')})."
-        )
+        title, *origin = (str(self.about[key]) for key in ("title", "authors", "year") if key in self.about)
+        return f"{title} ({', '.join(origin)})."
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -221,7 +219,7 @@ def _preset(item: Slot) -> tuple[Preset, dict[str, Slot]]:
             folder = Path(named.mark.file).parent if named.mark.line else Path()
             return read_preset(Path(os.path.normpath(folder / named.value))), values
         return METHODS.get(named.value), values
-    except ConfigError as error:
+    except KDError as error:
         placed = [problem if problem.mark else _placed(problem, named) for problem in error.problems]
         raise ConfigError(placed) from None
 
@@ -263,6 +261,4 @@ def _handed_on(key: str, earlier: Mapping[str, Slot], slot: Slot) -> Slot:
             found: Slot = stage.value[key]
             return found
     value = RESETS.get(key)
-    if isinstance(value, list):
-        value = []
-    return Slot.of({} if isinstance(value, dict) else value, slot.mark, slot.mark)
+    return Slot.of(type(value)() if isinstance(value, (list, dict)) else value, slot.mark, slot.mark)

@@ -69,6 +69,13 @@ def apply(root: Slot, override: Override) -> Slot:
     return changed
 
 
+def names_new_stage(root: Slot, override: Override) -> bool:
+    """Whether a path goes into a stage that the tree does not have, or not yet."""
+    stages = child(root.value, "stages")
+    known = stages.value if stages is not None and isinstance(stages.value, dict) else {}
+    return override.path[0] == "stages" and len(override.path) > 2 and bool(known) and override.path[1] not in known
+
+
 _INDEX = re.compile(r"([^\[\]]+)\[(-?\d+)\]")
 
 

@@ -1,0 +1,63 @@
+"""The landmarks of the zoo's models are the feature maps of RepDistiller's (made by make_features.py)."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kd_zoo.models  # noqa: F401
+from kd_core.models.registry import MODELS
+from kd_core.taps.wires import parse_wire
+from kd_core.taps.wrappers import ForwardWrapper
+
+HERE = Path(__file__).parent
+RECIPE = runpy.run_path(str(HERE / "make_features.py"))
+FILL, IMAGES = RECIPE["RECIPE"]["fill"], RECIPE["RECIPE"]["images"]
+GOLDENS: dict[str, dict[str, Any]] = json.loads((HERE / "features.json").read_text(encoding="utf-8"))
+SLOW = {"resnet32x4", "resnet56", "vgg11", "vgg13", "vgg16", "vgg19", "wrn-40-2-benchmark"}
+"""Made of the same blocks as a smaller one."""
+
+
+def at(name: str, num_classes: int = 100) -> dict[str, list[Tensor]]:
+    """What a model gives at its landmarks, of two images."""
+    model = MODELS.get(name)(num_classes=num_classes).eval()
+    told = model.landmarks()
+    places = {"penultimate": [f"{told['classifier']}:in"], **{key: told[key] for key in ("features", "preactivations")}}
+    taps = {key: [parse_wire(f"m.{place}", ["m"]).tap for place in places[key]] for key in places}
+    with torch.no_grad():
+        FILL(model)
+        capture = ForwardWrapper(model, [tap for each in taps.values() for tap in each if tap])(IMAGES())
+    return {key: [capture.at[tap] for tap in each if tap] for key, each in taps.items()}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in GOLDENS]
+)
+def test_landmarks_are_the_benchmarks_feature_maps(name: str) -> None:
+    golden, found = GOLDENS[name], at(name)
+    assert list(golden) == ["features", "preactivations", "penultimate"]
+    for key, expected in golden.items():
+        assert [list(value.shape) for value in found[key]] == [shape for shape, _, _ in expected], key
+        for value, (_, *moments) in zip(found[key], expected, strict=True):
+            assert RECIPE["summary"](value)[1:] == pytest.approx(moments, abs=2e-6, rel=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("wrn-16-2", [[2, 32, 32, 32], [2, 64, 16, 16], [2, 128, 8, 8]]),
+        ("densenet-bc-k12-d100", [[2, 216, 32, 32], [2, 300, 16, 16], [2, 342, 8, 8]]),
+        ("cifar-resnet18", [[2, 64, 32, 32], [2, 128, 16, 16], [2, 256, 8, 8], [2, 512, 4, 4]]),
+    ],
+)
+def test_models_outside_the_benchmark_have_theirs(name: str, shapes: list[list[int]]) -> None:
+    found = at(name)
+    assert [list(value.shape) for value in found["features"]] == shapes
+    assert [list(value.shape) for value in found["preactivations"]] == shapes
+    assert [list(value.shape) for value in found["penultimate"]] == [shapes[-1][:2]]
