@@ -43,6 +43,7 @@ def signs(rows: int) -> Tensor:
 SECOND_HALF = {"transformed_kd"}  # what it computes does not depend on the first half of the rows
 KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here all
 EXAMPLES: dict[str, dict[str, Input]] = {
+    "active_features": {"student": (3, 5), "teacher": (3, 5)},
     "activation_boundary": {"student": (3, 4, 4), "teacher": signs},
     "affinity": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "attention_kl": {"student": (4, 6), "teacher": (4, 10)},

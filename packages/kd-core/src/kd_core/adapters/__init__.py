@@ -1,6 +1,6 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
-from kd_core.adapters.branches import ofa_branch
+from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
@@ -16,6 +16,7 @@ __all__ = [
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "byot_branch",
     "channel_embedding",
     "connector",
     "embedding",
