@@ -135,6 +135,14 @@ stages:
     freeze: [student.fc]
     losses: {simkd: {loss: mse, student: student.layers.1.inserted, teacher: teacher.layers.1}}"""
     + REST,
+    "mutual learning": HEAD
+    + """
+stages:
+  distill:
+    method: {method: dml, peers: 2}
+    epochs: 2
+    batch_size: 32"""
+    + REST,
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 Config = Callable[..., Path]
@@ -190,6 +198,7 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         "crd": [{"student", "losses", "adapters.student_embedding", "adapters.teacher_embedding"}],
         "sskd": [{"adapters.teacher_head"}, {"student", "adapters.student_head"}],
         "simkd": [{"student"}],
+        "mutual learning": [{"student", "peers_1", "peers_2"}],
     }
     assert changed == expected[method]
 

@@ -14,6 +14,7 @@ from kd_core.losses import loss_signature
 from kd_core.losses.registry import validate_loss
 from kd_core.ranges import PositiveFloat
 from kd_core.registry import Registry
+from kd_core.signatures import single_tensors
 
 
 class Learned(nn.Module):
@@ -115,3 +116,10 @@ def test_registration_accepts_functions_and_modules() -> None:
     assert registry.names() == ["kd", "learned"]
     with pytest.raises(KDError, match=r"(?s)'kd_'.*did you mean 'kd'"):
         registry.get("kd_")
+
+
+def test_which_tensors_a_loss_takes_one_by_one_is_read_off_its_annotations() -> None:
+    def loss(one: Tensor, maybe: Tensor | None, several: list[Tensor], either: Tensor | list[Tensor]) -> Tensor:
+        return one
+
+    assert single_tensors(loss) == {"one", "maybe"}

@@ -27,7 +27,8 @@ def single_tensors(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _is_tensor(annotation: Any) -> bool:
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    union = get_origin(annotation) in (Union, types.UnionType)
+    kinds = [kind for kind in (get_args(annotation) if union else (annotation,)) if kind is not type(None)]
     return [getattr(kind, "__name__", "") for kind in kinds] == ["Tensor"]
 
 

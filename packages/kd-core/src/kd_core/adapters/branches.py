@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -66,15 +67,21 @@ def _initialise(layer: nn.Module) -> None:
 
 
 @ADAPTERS("byot_branch")
-def byot_branch(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
+def byot_branch(
+    inputs: list[Tensor] | Mapping[str, Tensor], match: Tensor | None, out_features: PositiveInt | None
+) -> nn.Module:
     """Be-your-own-teacher's branch: a bottleneck from a shallow feature map to a vector like the deepest features.
 
-    (B, C, H, W) -> (B, D). ``match`` is the deepest map, (B, D, h, w): 1x1, k x k and 1x1 convolutions with batch norm
+    (B, C, H, W), where it has a name ``features``, -> (B, D). ``match`` is the deepest map, (B, D, h, w): 1x1, k x k and 1x1 convolutions with batch norm
     and ReLU, a quarter as wide within, where k and the stride are H / h; then the mean over the places. KDError where
     an input is no map, ``match`` is missing or the larger one, or D is below 4.
     Zhang et al., Be Your Own Teacher, ICCV 2019 (arXiv 1905.08094); checked against
     luanyunteng/pytorch-be-your-own-teacher, since its authors published no branches of that version.
     """
+    if isinstance(inputs, Mapping):
+        if list(inputs) != ["features"]:
+            raise KDError("byot_branch's one input is called `features`", path="inputs")
+        inputs = [inputs["features"]]
     (source,) = tensors("byot_branch", inputs, match)
     if match is None:
         raise KDError("byot_branch has no map to be like", hint="write `match: student.@features/-1`")
@@ -86,6 +93,6 @@ def byot_branch(inputs: list[Tensor], match: Tensor | None, out_features: Positi
     layers: list[nn.Module] = []
     for (width, wider), size in zip(pairwise(widths), kernels, strict=True):
         layers += [nn.Conv2d(width, wider, size, stride=size), nn.BatchNorm2d(wider), nn.ReLU()]
-    branch = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    branch = FirstInput(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     branch.apply(_initialise)
     return branch
