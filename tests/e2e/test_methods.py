@@ -143,6 +143,23 @@ stages:
     epochs: 2
     batch_size: 32"""
     + REST,
+    "confident teachers": HEAD.replace(
+        """
+  teacher: &teacher
+    call: &called !call:kd_vision.models.Cnn {width: 8, depth: 2}
+    weights: null
+""",
+        """
+  teacher: [{arch: cnn, width: 8, depth: 2, weights: null}, {arch: cnn, width: 4, depth: 2, weights: null}]
+""",
+    )
+    + """
+stages:
+  distill:
+    method: ca_mkd
+    epochs: 2
+    batch_size: 32"""
+    + REST,
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 Config = Callable[..., Path]
@@ -199,6 +216,7 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         "sskd": [{"adapters.teacher_head"}, {"student", "adapters.student_head"}],
         "simkd": [{"student"}],
         "mutual learning": [{"student", "peers_1", "peers_2"}],
+        "confident teachers": [{"student", "adapters.ca_mkd_embedding"}],
     }
     assert changed == expected[method]
 

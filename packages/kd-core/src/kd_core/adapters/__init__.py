@@ -2,6 +2,7 @@
 
 from kd_core.adapters.branches import ofa_branch
 from kd_core.adapters.connectors import channel_embedding, connector
+from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
@@ -20,6 +21,7 @@ __all__ = [
     "connector",
     "embedding",
     "fusion",
+    "gate",
     "generation",
     "ofa_branch",
     "orthogonal_projector",
@@ -28,6 +30,7 @@ __all__ = [
     "projector",
     "simkd_projector",
     "standardise",
+    "teacher_embeddings",
     "translator",
     "validate_adapter",
 ]

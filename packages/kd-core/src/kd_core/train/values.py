@@ -121,8 +121,8 @@ class Adapters(nn.Module):
         if name in self._modules or name in self._borrowed:
             return
         if plan.borrowed is not None:
-            assert plan.borrowed.tap is not None
-            self._borrowed[name] = module_at(models[plan.borrowed.root], plan.borrowed.tap.path)
+            modules = [module_at(models[wire.root], wire.tap.path) for wire in plan.shared if wire.tap is not None]
+            self._borrowed[name] = Each(modules) if isinstance(plan.borrowed, list) else modules[0]
             return
         module = self._made(plan, values, builder)
         if has_lazy(module):
