@@ -160,6 +160,14 @@ stages:
     epochs: 2
     batch_size: 32"""
     + REST,
+    "native ensemble": HEAD
+    + """
+stages:
+  distill:
+    method: {method: one, rampup_epochs: 2}
+    epochs: 2
+    batch_size: 32"""
+    + REST,
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 Config = Callable[..., Path]
@@ -217,6 +225,13 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         "simkd": [{"student"}],
         "mutual learning": [{"student", "peers_1", "peers_2"}],
         "confident teachers": [{"student", "adapters.ca_mkd_embedding"}],
+        "native ensemble": [
+            {
+                "student",
+                "adapters.one_gate",
+                *(f"adapters.one_{part}_{n}" for part in ("stage", "logits") for n in (1, 2)),
+            }
+        ],
     }
     assert changed == expected[method]
 

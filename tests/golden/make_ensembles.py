@@ -20,7 +20,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, records, source, weigh
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, records, source, weigh
 from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -159,6 +159,13 @@ def of_features(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
     return loss
 
 
+def ensemble(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
+    """A branch's distance from the ensemble of all, which it detaches; its temperature is 3."""
+    with on_the_cpu():
+        loss: Tensor = code()(given["student"], given["teacher"])
+    return loss
+
+
 KL = (("DistillKL", "distiller_zoo/KD.py"),)
 LOOP = ("helper/loops.py", "train_distill_multi_teacher")
 ADAPTIVE_LOOP = ("helper/loops.py", "train_distill_Multi_teacher")
@@ -178,6 +185,7 @@ REFERENCES = {
     "camkd_entropy": Reference(*CONFIDENCE, *LOOP, named("EBKD"), needs=KL),
     "camkd_logits": Reference(*CONFIDENCE, *LOOP, named("CAMKD"), needs=KL),
     "camkd_features": Reference(*CONFIDENCE, *LOOP, of_features, needs=FEATURES),
+    "lan_ensemble": Reference(*ONE, "loss/kl_loss.py", "KLLoss", ensemble),
     "aekd_adaptive": Reference(*ADAPTIVE, *ADAPTIVE_LOOP, adaptive, needs=KL),
 }
 
@@ -186,6 +194,8 @@ def load(reference: Reference, repos: Path) -> Any:
     """A tower's loss; or a loop's statements with the criterion that they are given."""
     if reference.symbol == "_tower_loss":
         return load_part(reference, repos, tf=tensorflow(), FLAGS=SimpleNamespace(label_smoothing=0.0))
+    if reference.symbol == "KLLoss":
+        return load_part(reference, repos, Variable=lambda value, requires_grad: value)
     ((symbol, file),) = reference.needs
     criterion = Reference(reference.repo, reference.commit, file, symbol, reference.call)
     return loop(reference, repos), load_part(criterion, repos)
@@ -336,7 +346,12 @@ def adapter_record(
     }
 
 
+ONE_CASES = [
+    Case("lan_ensemble", pair(shape, seed=1600 + 2 * i), {"temperature": 3.0})
+    for i, shape in enumerate(((4, 6), (7, 3), (1, 5)))
+]
 GOLDENS: dict[str, Golden] = {
+    "methods/one": lambda repos: records(ONE_CASES, REFERENCES, load, repos),
     "methods/ensemble_adapters": lambda repos: [embeddings(repos), gated(repos)],
     "methods/adaptive_ensemble_kd": lambda repos: records(ADAPTIVE_CASES, REFERENCES, load, repos),
 }

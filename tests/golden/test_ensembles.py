@@ -99,3 +99,14 @@ def near(ours: Tensor | None, golden: list[float]) -> None:
     assert ours is not None
     wanted = torch.tensor(golden, dtype=torch.float64)
     torch.testing.assert_close(ours.detach().flatten(), wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("golden", made("one"), ids=lambda golden: str(golden["inputs"]["student"]["shape"]))
+def test_kd_is_ones_loss_but_for_the_1e7_that_it_adds_to_probabilities(golden: dict[str, Any]) -> None:
+    given = inputs(golden)
+    value = call("kd", given, golden["values"])
+    value.backward()
+    found, wanted = given["student"].grad, torch.tensor(golden["gradients"]["student"], dtype=torch.float64)
+    assert found is not None
+    assert value.item() == pytest.approx(golden["value"], abs=1e-5)
+    torch.testing.assert_close(found.flatten(), wanted, rtol=0, atol=1e-6)

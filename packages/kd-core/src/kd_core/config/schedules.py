@@ -29,19 +29,24 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Ramp:
-    """From ``start`` at step 0 to ``end`` after ``length`` epochs or steps (None: the whole stage), and then on."""
+    """From ``start`` at step 0 to ``end`` after ``length`` epochs or steps (None: the whole stage), and then on.
+
+    A ``sigmoid`` one is by a factor exp(-5) on its way at step 0.
+    """
 
     start: float
     end: float
     length: float | None
     unit: Unit
-    shape: Literal["linear", "cosine"]
+    shape: Literal["linear", "cosine", "sigmoid"]
 
     def __call__(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
         length = total_steps if self.length is None else _steps(self.length, self.unit, steps_per_epoch)
         done = min(step / length, 1.0)
         if self.shape == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
+        elif self.shape == "sigmoid":  # Laine & Aila, Temporal Ensembling, ICLR 2017 (arXiv 1610.02242)
+            done = math.exp(-5 * (1 - done) ** 2)
         return self.start + (self.end - self.start) * done if done < 1 else self.end
 
     def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
@@ -72,7 +77,7 @@ def _steps(length: float, unit: Unit, steps_per_epoch: int) -> float:
 
 
 FORMS = (
-    "write a number, {schedule: linear | cosine, start: 0.0, end: 1.0, epochs: 10} "
+    "write a number, {schedule: linear | cosine | sigmoid, start: 0.0, end: 1.0, epochs: 10} "
     "or {schedule: step, values: [1.0, 0.1], epochs: [10]}"
 )
 
@@ -80,9 +85,9 @@ FORMS = (
 def parse_schedule(value: Any) -> float | Schedule:
     """A number as it is, a mapping as the schedule it describes.
 
-    ``{schedule: constant, value: V}``, ``{schedule: linear | cosine, start: A, end: B[, epochs: N | steps: N]}`` or
-    ``{schedule: step, values: [A, B, ...], epochs: [N, ...] | steps: [N, ...]}``. ConfigError with every problem, its
-    path relative to ``value``.
+    ``{schedule: constant, value: V}``, ``{schedule: linear | cosine | sigmoid, start: A, end: B[, epochs: N |
+    steps: N]}`` or ``{schedule: step, values: [A, B, ...], epochs: [N, ...] | steps: [N, ...]}``. ConfigError with
+    every problem, its path relative to ``value``.
     """
     if _is_number(value):
         return float(value)
@@ -175,6 +180,7 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[_Form], float | Schedule]]] = 
     "constant": (("value",), _constant),
     "linear": (("start", "end", "epochs", "steps"), _ramp),
     "cosine": (("start", "end", "epochs", "steps"), _ramp),
+    "sigmoid": (("start", "end", "epochs", "steps"), _ramp),
     "step": (("values", "epochs", "steps"), _staircase),
 }
 """Each kind of schedule: its keys and its parser."""

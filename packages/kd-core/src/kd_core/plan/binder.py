@@ -282,6 +282,8 @@ class WireBinder:
         if spec.each and (isinstance(spec.module, Lazy) or isinstance(borrowed, Wire)):
             message = "only a registered adapter, or the modules of a group, can stand for each item of a list"
             self.validator.report((*path, "each"), message)
+        if spec.fresh and borrowed is None:
+            self.validator.report((*path, "fresh"), "only a module of a model can be made anew: all others are")
         wire = self.wires if spec.each else self.wire
         match = wire(spec.match, (*path, "match")) if spec.match else None
         inputs = self._inputs(spec, (*path, "inputs"))
