@@ -12,12 +12,13 @@ import ast
 import difflib
 import importlib
 import inspect
+import itertools
 import os
 import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -26,6 +27,7 @@ from pydantic.fields import FieldInfo
 
 from kd_core.adapters import ADAPTERS
 from kd_core.config import Lazy, dump
+from kd_core.config.syntax.methods import METHODS, Preset, value_at
 from kd_core.data.sources import Source
 from kd_core.losses import LOSSES, loss_signature
 from kd_core.ranges import Range, range_of
@@ -37,6 +39,24 @@ BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADING = re.compile(r"^### `(\w+)(?:\(.*\))?`$", re.MULTILINE)
 NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", dict: "mapping"}
 
+SAME = (
+    "wrn-40-2_wrn-16-2",
+    "wrn-40-2_wrn-40-1",
+    "resnet56_resnet20",
+    "resnet110_resnet20",
+    "resnet110_resnet32",
+    "resnet32x4_resnet8x4",
+    "vgg13_vgg8",
+)
+DIFFERENT = (
+    "vgg13_mobilenetv2",
+    "resnet50_mobilenetv2",
+    "resnet50_vgg8",
+    "resnet32x4_shufflenetv1",
+    "resnet32x4_shufflenetv2",
+    "wrn-40-2_shufflenetv1",
+)
+"""Teacher and student of the CIFAR-100 benchmark, of one style of architecture and of two."""
 SINGULAR = re.compile(r"\b(string|integer|number|boolean|mapping)\b")
 
 
@@ -81,9 +101,14 @@ def heading(name: str) -> str | None:
 
 
 def block(target: str) -> str:
-    """The text between a pair of markers: the keys of a schema, or all items of a registry."""
+    """The text between a pair of markers: the keys of a schema, all items of a registry, or the methods."""
+    if target == "published":
+        return published()
     module, _, name = target.partition(":")
     item = getattr(importlib.import_module(module), name)
+    if item is METHODS:
+        header = ("method", "paper", "reads", "losses", "parameters", "equals", "meaning")
+        return table(header, map(method_row, map(METHODS.get, METHODS.names())))
     if item is LOSSES:
         return table(("loss", "inputs", "parameters", "meaning"), registered(item))
     if isinstance(item, Registry):
@@ -125,6 +150,88 @@ def inputs_of(loss: Any) -> str:
     """The names of a loss's tensors; those in parentheses may be left out."""
     takes = loss_signature(loss)
     return ", ".join(f"({wire})" if wire in takes.optional_wires else wire for wire in takes.wires)
+
+
+# -- methods
+
+
+def method_row(preset: Preset) -> tuple[str, ...]:
+    """The row of a method: its paper, what it taps, what it adds up, what may be set, whose values it has."""
+    about = preset.about
+    terms = [term for part in ("stage", "before") for term in terms_of(value_at(preset.root, (part,)))]
+    names = {name for term in terms if isinstance(name := term.get("loss"), str)}
+    settings = {name: option.default for name, option in preset.options.items()}
+    code = about.get("code")
+    return (
+        f"`{preset.name}`",
+        paper_of(about),
+        ", ".join(f"`{place}`" for place in places_of(preset, terms)),
+        ", ".join(f"`{name}`" for name in sorted(names)),
+        "<br>".join(f"`{name}: {dump_line(value)}`" for name, value in settings.items()),
+        f"[{code}](https://github.com/{code})" if code else "",
+        opening(Path(preset.root.mark.file)),
+    )
+
+
+def paper_of(about: Mapping[str, Any]) -> str:
+    """Title, authors and venue, the title as a link where there is one."""
+    title = f"[{about['title']}]({about['url']})" if "url" in about else about["title"]
+    return ", ".join([title, *(about[key] for key in ("authors", "venue") if key in about)])
+
+
+def terms_of(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every term of a loss in a part of a preset."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == "losses" and isinstance(value, dict):
+                yield from (term for term in value.values() if isinstance(term, dict))
+            else:
+                yield from terms_of(value)
+
+
+def places_of(preset: Preset, terms: list[dict[str, Any]]) -> list[str]:
+    """What a method reads of the models, whichever of them; the output where a term compares it without saying so."""
+    written = list(texts_of([value_at(preset.root, (part,)) for part in ("models", "adapters", "before", "stage")]))
+    found = {match[1].partition("/")[0] for text in written if (match := re.match(r"(?:student|teacher)\.(.+)", text))}
+    compares = [term for term in terms if {"student", "teacher"} <= set(wires_of(term))]
+    found |= {"output"} if any(not {"student", "teacher"} <= term.keys() for term in compares) else set()
+    return sorted(found)
+
+
+def wires_of(term: dict[str, Any]) -> tuple[str, ...]:
+    """The tensors that a term's loss takes."""
+    name = term.get("loss")
+    return tuple(loss_signature(LOSSES.get(name)).wires) if isinstance(name, str) else ()
+
+
+def texts_of(tree: Any) -> Iterator[str]:
+    """Every text in a tree."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from texts_of(item)
+
+
+def opening(file: Path) -> str:
+    """The comment that a file begins with, in one line."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def published() -> str:
+    """The figures that the methods' authors or the tables print, a table for each half of the pairs."""
+    rows = {name: METHODS.get(name).about.get("published", {}) for name in METHODS.names()}
+    tables = []
+    for pairs in (SAME, DIFFERENT):
+        header = ("method", *(f"{pair.replace('_', '<br>')}" for pair in pairs), "source")
+        shown = [(name, figures) for name, figures in rows.items() if figures.keys() & set(pairs)]
+        cells = (
+            (f"`{name}`", *(f"{figures[pair]:.2f}" if pair in figures else "" for pair in pairs), figures["source"])
+            for name, figures in shown
+        )
+        tables.append(table(header, cells))
+    return "\n\n".join(tables)
 
 
 # -- schemas

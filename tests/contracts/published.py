@@ -61,7 +61,7 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# The same, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
+# torchdistill, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
 # with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2 and SSKD, one for FT.
 IMAGENET = {
     "imagenet_at_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [1.0, 1000.0, 1000.0])],
@@ -80,7 +80,13 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
-# The same, configs/official/coco2017 (the log of KTAAD: 2,443 steps of 48 images, 4,886 of 24) and pascal_voc2012;
+# megvii-research/mdistiller at a08d46f, configs/imagenet/r50_mv1.
+IMAGENET |= {
+    "imagenet_at_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [1.0, 1000.0])],
+    "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
+}
+
+# torchdistill, configs/official/coco2017 (the log of KTAAD: 2,443 steps of 48 images, 4,886 of 24) and pascal_voc2012;
 # pytorch/vision references/segmentation for COCO (8 GPUs with 4 images each); winycg/CIRKD for VOC with SBD.
 SEG = {
     "coco2017_ktaad_lraspp_deeplabv3_resnet50": [

@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from kd_core.config import schema
+from kd_core.config.syntax.methods import METHODS
 from kd_core.sweep import SweepSpec
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_every_schema_has_a_table(model: type[BaseModel]) -> None:
     assert f"{model.__module__}:{model.__name__}" in GENERATED
 
 
-@pytest.mark.parametrize("target", GENERATED)
+@pytest.mark.parametrize("target", [target for target in GENERATED if ":" in target])
 def test_every_row_of_a_table_is_explained(script: ModuleType, target: str) -> None:
     head, _, *rows = (line.strip("|").split(" | ") for line in script.block(target).splitlines())
     assert head[-1].strip() == "meaning"
@@ -78,9 +79,9 @@ def test_a_stale_table_is_written_anew(script: ModuleType) -> None:
 
 
 def test_headings_of_losses_and_adapters_get_their_signatures(script: ModuleType) -> None:
-    made = script.generated("### `kd`\n### `translator(old)`\n### Others\n### `no_loss(x)`\n", signatures=True)
+    made = script.generated("### `multilabel_kd`\n### `translator(old)`\n### Others\n### `no_loss(x)`\n", signatures=True)
     assert made.splitlines() == [
-        "### `kd(student, teacher, mask=None, *, temperature: float > 0 = 4.0, dim: int = 1)`",
+        "### `multilabel_kd(student, teacher, *, temperature: float > 0 = 1.0)`",
         "### `translator(norm: bool = False)`",
         "### Others",
         "### `no_loss(x)`",
@@ -98,3 +99,23 @@ def test_every_public_method_has_a_docstring() -> None:
         if ast.get_docstring(method) is None
     ]
     assert bare == []
+
+
+def test_published_figures_are_of_pairs_that_have_a_config(script: ModuleType) -> None:
+    configs = {path.stem.removeprefix("cifar100_") for path in ROOT.glob("configs/vision/cifar100_*.yaml")}
+    assert {*script.SAME, *script.DIFFERENT} <= configs
+    for name in METHODS.names():
+        figures = dict(METHODS.get(name).about.get("published", {}))
+        assert ("source" in figures) == bool(figures), name
+        assert figures.keys() - {"source", *script.SAME, *script.DIFFERENT} == set(), name
+
+
+def test_a_method_is_told_with_what_it_reads(script: ModuleType) -> None:
+    name, paper, reads, losses, parameters, equals, meaning = script.method_row(METHODS.get("at"))
+    assert (name, reads, losses) == ("`at`", "`@features`", "`attention_transfer`, `cross_entropy`")
+    assert paper == "[Attention transfer](https://arxiv.org/abs/1612.03928), Zagoruyko and Komodakis, ICLR 2017"
+    assert parameters == "`weight: 1000`"
+    assert equals == "[szagoruyko/attention-transfer](https://github.com/szagoruyko/attention-transfer)"
+    assert meaning == "Attention transfer: the student looks where the teacher looks, at every depth."
+    assert script.method_row(METHODS.get("kd"))[2] == "`output`"
+    assert script.method_row(METHODS.get("ce"))[1:3] == ("Cross entropy alone", "")

@@ -74,9 +74,9 @@ LAYERS: dict[str, list[str]] = {
         *("check", "experiment", "evaluation", "sweep", "cli", "testing"),
     ],
     "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "task", "cli"],
-    "kd_glue": ["repository", "data", "hub", "metrics", "task", "results", "verbs", "cli"],
+    "kd_glue": ["repository", "data", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "models", "metrics", "task", "results", "verbs", "cli"],
-    "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "models", "cards", "cli"],
+    "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards", "cli"],
 }
 """The parts of each package in the order of a run: each imports only from those before it. A module that no name here
 covers (``kd_core.__init__``, ``__main__``) may import any."""

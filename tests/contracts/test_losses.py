@@ -35,6 +35,11 @@ def view(rows: int) -> Tensor:
     return (torch.arange(rows) >= max(rows // 2, 1)).long()
 
 
+def class_vectors(rows: int) -> Tensor:
+    """A vector of each of four classes, which is no part of a batch."""
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+
+
 def signs(rows: int) -> Tensor:
     """What only the signs of count, without a gradient."""
     return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -42,7 +47,10 @@ def signs(rows: int) -> Tensor:
 
 SECOND_HALF = {"transformed_kd"}  # what it computes does not depend on the first half of the rows
 KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here all
+HOLDS = {"uskd", "wsld"}  # a part of themselves constant
+LABELLED: dict[str, Input] = {"student": (4,), "teacher": (4,), "target": class_labels(4)}
 EXAMPLES: dict[str, dict[str, Input]] = {
+    "ab_divergence": {"student": (7,), "teacher": (7,)},
     "activation_boundary": {"student": (3, 4, 4), "teacher": signs},
     "affinity": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "attention_kl": {"student": (4, 6), "teacher": (4, 10)},
@@ -52,11 +60,16 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "cc_kernel": {"student": (5,), "teacher": (3,)},
     "cirkd_memory": {"student": (4, 3, 3), "teacher": (4, 3, 3), "target": void_and_classes},
     "cirkd_minibatch": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
+    "class_attention": {"student": (3, 4, 4), "teacher": (3, 6, 6)},
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
     "crd": {"student": (8,), "teacher": (8,), "index": torch.arange},
     "cross_entropy": {"student": (4,), "target": class_labels(4)},
+    "ctkd": {"student": (7,), "teacher": (7,), "score": (1,)},
     "cwd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "dist": {"student": (7, 3), "teacher": (7, 3)},
+    "dist_channel": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "dist_spatial": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
+    "dkd": LABELLED,
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "fsp": {
         "student/0": (3, 4, 4),
@@ -74,14 +87,21 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
+    "kdsvd": {"student/0": (4, 3, 3), "teacher/0": (4, 5, 5), "student/1": (5, 3, 3), "teacher/1": (5, 2, 2)},
     "knowledge_adaptation": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
     "many_to_one": {"student": (6, 2, 2), "teacher": (3, 4, 4)},
     "mgd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "mlkd_batch": {"student": (7,), "teacher": (7,)},
+    "mlkd_class": {"student": (7,), "teacher": (7,)},
+    "mlkd_instance": {"student": (7,), "teacher": (7,)},
     "mse": {"student": (3, 5), "teacher": (3, 5)},
     "multilabel_kd": {"student": (7,), "teacher": (7,)},
+    "nkd": LABELLED,
     "identity": {"value": (3, 4)},
     "norm_penalty": {"input": (3, 4, 4)},
+    "nst": {"student": (3, 4, 4), "teacher": (2, 6, 6)},
+    "partial_l2": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
     "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
@@ -89,11 +109,18 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "reverse_kl": {"student": (7,), "teacher": (7,)},
     "rkd_angle": {"student": (5,), "teacher": (3,)},
     "rkd_distance": {"student": (5,), "teacher": (3,)},
+    "rld": LABELLED,
+    "sdd_dkd": {"student": (3, 4), "teacher": (3, 4), "target": class_labels(4)},
+    "sdd_kd": {"student": (3, 4), "teacher": (3, 4), "target": class_labels(4)},
     "self_supervised_kd": {"student": (5,), "teacher": (3,), "index": viewed, "view": view},
+    "semckd": {"student/0": (3, 4, 4), "teacher/0": (2, 4, 4), "student/1": (2, 2, 2)},
     "similarity_preserving": {"student": (2, 3, 3), "teacher": (4, 2, 2)},
     "skd_pairwise": {"student": (3, 5, 4), "teacher": (2, 5, 4)},
+    "skewed_kl": {"student": (7,), "teacher": (7,)},
+    "skewed_reverse_kl": {"student": (7,), "teacher": (7,)},
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
     "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
+    "tf_kd": {"student": (4,), "target": class_labels(4)},
     "srd": {"student": (5,), "teacher": (5,)},
     "streamlined_direction": {"student": (5,), "teacher": (5,)},
     "total_variation": {"student": (7,), "teacher": (7,)},
@@ -104,9 +131,16 @@ EXAMPLES: dict[str, dict[str, Input]] = {
         "index": viewed,
         "view": view,
     },
+    "ttm": {"student": (7,), "teacher": (7,)},
+    "uskd": {"student": (4,), "weak": (4,), "target": class_labels(4)},
     "vid": {"student": (3, 4, 4), "teacher": (2, 2, 2)},
     "view_contrast": {"input": (5,), "index": viewed, "view": view},
+    "wsld": LABELLED,
+    "wttm": {"student": (7,), "teacher": (7,)},
+    "wasserstein_features": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
+    "wasserstein_logits": {"student": (4,), "teacher": (4,), "target": class_labels(4), "prototypes": class_vectors},
 }
+FROM_RUN = {"num_samples": 12, "num_classes": 4, "batch_size": 8}
 TEACHERS = {f"teacher/{number}": (7,) for number in range(3)}
 PEERS: dict[str, Input] = {f"{wire}/{number}": (7,) for number in range(3) for wire in ("student", "teacher")}
 EXAMPLES |= {
@@ -121,13 +155,14 @@ EXAMPLES |= {
     "entropy_weighted_kd": {"student": (7,), **TEACHERS},
     "mutual": PEERS,
 }
-FROM_RUN = {"num_samples": 12, "num_classes": 4}
 """Values that only a run knows: they have no defaults."""
 SMALL: dict[str, dict[str, Any]] = {
     "adaptive_ensemble_kd": {"tolerance": 0.34},  # all three count, and small steps do not change their weights
     "attention_kl": {"heads": 2},
     "cirkd_memory": {"dim": 4, "pixel_memory": 20, "region_memory": 6, "pixel_contrast": 30, "update": 3},
     "crd": {"dim": 8, "negatives": 5},
+    "ctkd": {"reversal": 1.0},
+    "semckd": {"factor": 2},
     "ifvd": {"num_classes": 4},
     "skd_pairwise": {"norm_gradient": True},
     **{name: {"keep": 1.0} for name in KEEPS},
@@ -139,7 +174,7 @@ every_loss = pytest.mark.parametrize("name", LOSSES.names())
 def case(name: str) -> LossCase:
     assert name in EXAMPLES, f"add the shapes that {name!r} takes to EXAMPLES"
     unused = ROWS // 2 if name in SECOND_HALF else 0
-    return LossCase(name, EXAMPLES[name], SMALL.get(name, {}), FROM_RUN, unused_rows=unused)
+    return LossCase(name, EXAMPLES[name], SMALL.get(name, {}), FROM_RUN, unused_rows=unused, holds=name in HOLDS)
 
 
 @every_loss
@@ -148,13 +183,15 @@ def test_keeps_the_contract(name: str, check: Callable[[LossCase], None]) -> Non
     check(case(name))
 
 
+LABELS = ("dkd", "nkd", "rld", "sdd_dkd", "sdd_kd", "tf_kd", "uskd", "wsld")
 MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy"), ("mask", ())),
+    **dict.fromkeys(("ab_divergence", "skewed_kl", "skewed_reverse_kl", "ttm", "wttm"), ("mask", ())),
     **dict.fromkeys(("attention_kl", "attention_mse", "cosine", "hidden_mse"), ("mask", (4,))),
     "dist": ("mask", (3,)),
+    "identity": ("mask", (3, 4)),
     "cwd": ("mask", (4, 4)),
-    "cross_entropy": ("target", ()),
-    "ofa": ("target", ()),
+    **dict.fromkeys(("cross_entropy", "ofa", *LABELS), ("target", ())),
 }
 """What masks some of a loss's values, and its shape without the batch dimension."""
 
@@ -198,7 +235,9 @@ def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
     if name == "attention_mse":
         masked = masked[:, :, None] | masked[:, None]
     dim = 1 if name in ("attention_mse", "cwd", "dist", "cross_entropy", "ofa") else -1
-    return masked.unsqueeze(dim).expand_as(tensor) if masked.ndim < tensor.ndim else masked
+    while masked.ndim < tensor.ndim:
+        masked = masked.unsqueeze(dim)
+    return masked.expand_as(tensor)
 
 
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), float("-inf")])
@@ -233,7 +272,11 @@ def test_nothing_in_void_reaches_the_loss_or_a_gradient(name: str) -> None:
     assert all(gradient.isfinite().all() for gradient in case.gradients(loss, spoilt).values())
 
 
-DIVERGENCES = ("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd", "dist")
+DIVERGENCES = (
+    *("kd", "reverse_kl", "jensen_shannon", "total_variation", "soft_cross_entropy", "multilabel_kd", "dist"),
+    *("ab_divergence", "skewed_kl", "skewed_reverse_kl", "ttm", "wttm", "ctkd"),
+    *("dkd", "nkd", "rld", "wsld", "mlkd_batch", "mlkd_class", "mlkd_instance"),
+)
 
 
 @pytest.mark.parametrize("name", [*DIVERGENCES, "cwd", "transformed_kd", "cross_entropy", "ofa"])
@@ -241,7 +284,7 @@ def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
     """As a column of minus infinity in logits (B, 7), and in dense ones."""
     case = LossCase(name, EXAMPLES[name], SMALL.get(name, {}))
     tensors = case.tensors()
-    keys = [key for key, value in tensors.items() if value.is_floating_point()]
+    keys = [key for key, value in tensors.items() if value.shape == tensors["student"].shape]
     if name == "cross_entropy":
         tensors["target"] = tensors["student"].detach().masked_fill(torch.arange(4) == 2, -torch.inf).softmax(1)
     column = (torch.arange(tensors[keys[0]].shape[1]) == 2).view(1, -1, *[1] * (tensors[keys[0]].ndim - 2))

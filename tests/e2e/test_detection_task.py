@@ -29,8 +29,8 @@ stages:
     epochs: 1
     batch_size: 4
     losses:
-      classes: {loss: identity, value: student.output/classification}
-      boxes: {loss: identity, value: student.output/bbox_regression}
+      classes: {loss: identity, value: student.output/classification, mean_over: samples}
+      boxes: {loss: identity, value: student.output/bbox_regression, mean_over: samples}
       pyramid: {loss: mse, student: adapters.fit, teacher: teacher.backbone/0, weight: 0.1}
     optimizer: !call:torch.optim.SGD {lr: 0.01, momentum: 0.9}
 """

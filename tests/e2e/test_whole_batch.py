@@ -68,7 +68,7 @@ stages:
     losses:
       ce: {loss: cross_entropy}
       code: {loss: norm_penalty, input: adapters.plain, p: 2.0, weight: 0.1}
-      spread: {loss: identity, value: adapters.centred/spread, weight: 0.1}
+      spread: {loss: identity, value: adapters.centred/spread, mean_over: samples, weight: 0.1}
       apart: {loss: rkd_distance, student: adapters.centred/centred, teacher: student.output, detach: teacher}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
 """

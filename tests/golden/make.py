@@ -13,8 +13,8 @@ from typing import Any
 
 from recipes import HERE, Golden, command, goldens
 
-OTHERS = {"make_coco_masks", "make_zoo"}
-"""Scripts whose goldens need more than repositories: data, an installed package."""
+OTHERS = {"make_coco_masks", "make_features", "make_zoo"}
+"""Scripts whose goldens need more than repositories: data, an installed package, a checkout to import from."""
 
 
 def found() -> dict[str, Golden]:

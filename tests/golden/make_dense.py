@@ -8,7 +8,6 @@ without their decorators.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,10 @@ WRAPPER = (*TORCHDISTILL, "torchdistill/models/wrapper.py")
 SIMILARITY = tuple((name, "utils/utils.py") for name in ("L2", "similarity", "sim_dis_compute"))
 
 
-def load(reference: Reference, repos: Path, names: Mapping[str, Any] | None = None) -> Any:
-    """The function or class, run after those it needs, among ``names`` as well."""
-    around = {
-        "AuxiliaryModelWrapper": nn.Module,
-        "wrap_if_distributed": lambda module, *rest, **named: module,
-        **(names or {}),
-    }
-    return load_part(reference, repos, **around)
+def load(reference: Reference, repos: Path, **names: Any) -> Any:
+    """The function or class, run after those it needs, with ``names`` around them."""
+    around = {"AuxiliaryModelWrapper": nn.Module, "wrap_if_distributed": lambda module, *rest, **named: module}
+    return load_part(reference, repos, **{**around, **names})
 
 
 def channel_wise(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:

@@ -78,6 +78,14 @@ REFERENCES = {
         lambda code, given, values: code(given["student"], given["teacher"], values["temperature"]),
         needs=(("reference._base", f"{DISTILLERS}/_base.py"),),
     ),
+    "sun_kd": Reference(
+        "sunshangquan/logit-standardization-KD",
+        "f6e5aa5172bad618e801163c3385322eea673754",
+        f"{DISTILLERS}/KD.py",
+        "kd_loss",
+        lambda code, given, values: code(given["student"], given["teacher"], values["temperature"], True),
+        needs=(("reference._base", f"{DISTILLERS}/_base.py"),),
+    ),
     "zagoruyko_kd": Reference(
         *ATTENTION,
         "utils.py",
@@ -162,6 +170,10 @@ CASES: dict[str, list[Case]] = {
             for seed, (shape, temperature) in enumerate(zip(SHAPES, (4.0, 1.0, 2.5), strict=True))
         ),
         Case("mdistiller_kd", pair((2, 3, 4, 5), seed=10), {"temperature": 3.0}),
+        *(
+            Case("sun_kd", pair(shape, seed=15 + i, low=-6.0), {"temperature": temperature, "standardize": True})
+            for i, (shape, temperature) in enumerate((((4, 6), 2.0), ((5, 3), 1.0), ((1, 5), 3.0)))
+        ),
         Case("distilbert_kd", pair((2, 4, 5), seed=11), {"temperature": 2.0, "dim": -1}),
         Case(
             "distilbert_kd",
@@ -201,6 +213,10 @@ CASES: dict[str, list[Case]] = {
         *(
             Case("repdistiller_at", pair((3, 2, 4, 4), (3, 5, 4, 4), seed=70 + int(p), low=0.0), {"p": p})
             for p in (1.0, 2.0, 3.0, 4.0)
+        ),
+        *(
+            Case("repdistiller_at", pair(student, teacher, seed=75 + 2 * i), {"p": 2.0})
+            for i, (student, teacher) in enumerate((((2, 3, 6, 6), (2, 4, 4, 4)), ((2, 3, 2, 2), (2, 2, 4, 4))))
         ),
     ],
     "similarity_preserving": [

@@ -120,6 +120,12 @@ REFERENCES = {
         "FT",
         lambda code, given, values: F.l1_loss(code(given["student"]), code(given["teacher"])),
     ),
+    "repdistiller_factors": Reference(
+        *REPDISTILLER,
+        "distiller_zoo/FT.py",
+        "FactorTransfer",
+        lambda code, given, values: code()(given["student"], given["teacher"]),
+    ),
     "chen_hcl": Reference(
         *REVIEW,
         "CIFAR-100/model/reviewkd.py",
@@ -153,8 +159,14 @@ def views(samples: int, *, labels: tuple[int, ...] = ()) -> dict[str, Input]:
 
 CASES = {
     "factor_transfer": [
-        Case("kim_factors", pair(shape, seed=200 + i), {})
-        for i, shape in enumerate(((3, 4, 2, 2), (2, 1, 3, 5), (1, 6)))
+        *(
+            Case("kim_factors", pair(shape, seed=200 + i), {})
+            for i, shape in enumerate(((3, 4, 2, 2), (2, 1, 3, 5), (1, 6)))
+        ),
+        *(
+            Case("repdistiller_factors", pair(student, teacher, seed=204 + 2 * i), {"pool_channels": True})
+            for i, (student, teacher) in enumerate((((3, 4, 2, 2), (3, 4, 2, 2)), ((2, 3, 6, 6), (2, 3, 4, 4))))
+        ),
     ],
     "hierarchical_context": [
         Case("chen_hcl", pair(shape, seed=210 + i), {})

@@ -8,7 +8,6 @@ As make_losses.py and make_regions.py, whose words these are.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import torch
-from make_losses import Case, Input, Reference, Tensors, pair, record, weigh
-from make_losses import load as load_plain
-from make_methods import Adapter, adapter_record, digits, loop, uncalled, write
-from make_regions import load
+from make_methods import Adapter, adapter_record, loop, uncalled
+from make_regions import load as load_class
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
+from recipes import load as load_plain
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal
@@ -59,7 +58,7 @@ def norm(code: Any, given: Tensors, values: dict[str, Any], *, dataset: str = "c
 
 
 NORM_LOOP = (*NORM, "helper/loops.py", "for idx, data in enumerate(train_loader)")
-LOSSES = {
+REFERENCES = {
     "norm_cifar": Reference(*NORM_LOOP, lambda code, given, values: norm(code, given, parts_of(given))["loss_norm"]),
     "norm_imagenet": Reference(
         *NORM_LOOP, lambda code, given, values: norm(code, given, parts_of(given), dataset="imagenet")["loss_norm"]
@@ -182,7 +181,7 @@ def newer_record(adapter: Adapter, repos: Path) -> dict[str, Any]:
     reference = adapter.reference
     names = {"BaseDistiller": Distiller, "trunc_normal_": nn.init.trunc_normal_}
     whole = reference.symbol.startswith("for ")
-    code = loop(reference, repos) if whole else load(reference, repos, **names)
+    code = loop(reference, repos) if whole else load_class(reference, repos, **names)
     return adapter_record(adapter, repos, code=code)
 
 
@@ -217,7 +216,7 @@ def expansion_record(seed: int, channels: int, width: int, parts: int, repos: Pa
 def vkd_record(seed: int, student: tuple[int, int, int], teacher: tuple[int, int, int, int], repos: Path) -> Any:
     """VkD's distillation loss of one step: tokens (B, L, D) of the student, a map (B, C, H, W) of the teacher."""
     reference = Reference(*VKD, "engine.py", "train_one_epoch", uncalled)
-    code = load(reference, repos, np=MagicMock(), time=time, math=math, AverageMeter=MagicMock, dist=MagicMock())
+    code = load_class(reference, repos, np=MagicMock(), time=time, math=math, AverageMeter=MagicMock, dist=MagicMock())
     inputs = {"student": Input(student, seed), "teacher": Input(teacher, seed + 1)}
     given = {name: each.tensor().requires_grad_() for name, each in inputs.items()}
     weights = {name: Input((teacher[1], student[2]), seed + n, -1.0, 1.0) for n, name in ((2, "start"), (3, "learned"))}
@@ -262,25 +261,21 @@ def where(reference: Reference) -> dict[str, str]:
     return {name: getattr(reference, name) for name in ("commit", "file", "symbol")} | {"repository": reference.repo}
 
 
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    for loss in [name for name in CASES if name in chosen or not chosen]:
-        references = [LOSSES[case.reference] for case in CASES[loss]]
-        codes = [loop(each, repos) if each.repo == NORM[0] else load(each, repos) for each in references]
-        cases = zip(CASES[loss], codes, references, strict=True)
-        write(HERE / "losses" / f"{loss}.json", [record(*each) for each in cases])
-    made = {
-        "newer": lambda: [newer_record(each, repos) for each in ADAPTERS],
-        "expansion": lambda: [expansion_record(760, 3, 2, 4, repos), expansion_record(762, 2, 5, 2, repos)],
-        "vkd": lambda: [
-            vkd_record(770, (3, 4, 5), (3, 7, 2, 2), repos),
-            vkd_record(780, (2, 3, 6), (2, 4, 3, 2), repos),
-            vkd_record(790, (4, 2, 5), (4, 5, 1, 1), repos),
-        ],
-    }
-    for name in [name for name in made if name in chosen or not chosen]:
-        write(HERE / "methods" / f"{name}.json", made[name]())
+def load(reference: Reference, repos: Path) -> Any:
+    """The reference's code; of NORM's script the body of its loop."""
+    return loop(reference, repos) if reference.repo == NORM[0] else load_class(reference, repos)
+
+
+GOLDENS: dict[str, Golden] = {
+    "methods/newer": lambda repos: [newer_record(each, repos) for each in ADAPTERS],
+    "methods/expansion": lambda repos: [expansion_record(760, 3, 2, 4, repos), expansion_record(762, 2, 5, 2, repos)],
+    "methods/vkd": lambda repos: [
+        vkd_record(770, (3, 4, 5), (3, 7, 2, 2), repos),
+        vkd_record(780, (2, 3, 6), (2, 4, 3, 2), repos),
+        vkd_record(790, (4, 2, 5), (4, 5, 1, 1), repos),
+    ],
+}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

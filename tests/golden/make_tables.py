@@ -1,6 +1,6 @@
 """Makes losses/*.json and tables/*.json of the methods of torchdistill's and RepDistiller's tables.
 
-    python tests/golden/make_tables.py REPOS [LOSS...]
+    python tests/golden/make_tables.py REPOS [NAME...]
 
 As make_losses.py, whose words these are. Of each file only the functions and classes that a reference names are run,
 without their decorators.
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +20,12 @@ import make_dense
 import make_methods
 import numpy as np
 import torch
-from make_losses import REPDISTILLER, Case, Input, Reference, Tensors, pair, record, weigh
-from make_methods import Adapter, digits, uncalled, write
+from make_losses import REPDISTILLER
+from make_methods import Adapter, adapter_record, uncalled
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HERE = Path(__file__).parent
 MID_LEVEL, WRAPPER = make_dense.MID_LEVEL, make_dense.WRAPPER
 HOOKED = (("_extract_feature_map", MID_LEVEL[-1]),)
 AB = ("bhheo/AB_distillation", "a7701d3506e13da87bda75aba1cee6397408144f")
@@ -53,9 +51,10 @@ def lists(given: Tensors) -> tuple[list[Tensor], list[Tensor]]:
     return student, teacher
 
 
-def maps(
-    students: list[tuple[int, ...]], teachers: list[tuple[int, ...]], *, seed: int, **how: Any
-) -> dict[str, Input]:
+Shapes = list[tuple[int, ...]]
+
+
+def maps(students: Shapes, teachers: Shapes, *, seed: int, **how: Any) -> dict[str, Input]:
     """Lists of inputs of these shapes."""
     named = {"student": students, "teacher": teachers}
     keys = [(f"{name}/{i}", shape) for name, shapes in named.items() for i, shape in enumerate(shapes)]
@@ -312,7 +311,6 @@ ADAPTERS = [
     ),
 ]
 VID = Reference(*REPDISTILLER, "distiller_zoo/VID.py", "VIDLoss", uncalled)
-Shapes = list[tuple[int, ...]]
 
 
 def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, Any], repos: Path) -> dict[str, Any]:
@@ -343,25 +341,58 @@ def vid_record(seed: int, students: Shapes, teachers: Shapes, values: dict[str, 
     }
 
 
-def main(repos: Path, *chosen: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    others: dict[str, Callable[[], list[Any]]] = {
-        "adapters": lambda: [make_methods.adapter_record(adapter, repos) for adapter in ADAPTERS],
-        "vid": lambda: [
-            vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
-            vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),
-            vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
-        ],
-    }
-    make_methods.load = load  # adapter_record is to find modules as this file does
-    for name in chosen or [*CASES, *others]:
-        if name in others:
-            write(HERE / "tables" / f"{name}.json", others[name]())
-            continue
-        references = [REFERENCES[case.reference] for case in CASES[name]]
-        records = [record(case, load(r, repos), r) for case, r in zip(CASES[name], references, strict=True)]
-        write(HERE / "losses" / f"{name}.json", records)
+REVIEW = (*make_methods.REVIEW, "CIFAR-100/model/reviewkd.py")
+REVIEWKD = Reference(*REVIEW, "ReviewKD", uncalled, needs=(("ABF", REVIEW[-1]),))
 
+
+def review_record(seed: int, students: Shapes, teachers: Shapes, repos: Path) -> dict[str, Any]:
+    """The authors' module around a student that gives features; the last of each list are pooled, (B, D, 1, 1)."""
+    inputs = [Input(shape, seed + number) for number, shape in enumerate(students)]
+    given = [recipe.tensor().requires_grad_() for recipe in inputs]
+    student = nn.Identity()
+    student.forward = lambda x, is_feat: (given, x)  # type: ignore[method-assign]
+    channels = ([shape[1] for shape in shapes] for shapes in (students, teachers))
+    sizes = ([shape[2] for shape in reversed(shapes)] for shapes in (students, teachers))
+    moved, nn.Module.to = nn.Module.to, lambda self, device: self  # type: ignore[method-assign,assignment]
+    try:
+        module = load(REVIEWKD, repos)(student, *channels, *sizes).train()
+    finally:
+        nn.Module.to = moved  # type: ignore[method-assign]
+    weigh(module, 400)
+    outputs, _ = module(torch.zeros(1))
+    sum(output.square().mean() for output in outputs).backward()
+    return {
+        "repository": REVIEWKD.repo,
+        "commit": REVIEWKD.commit,
+        "file": REVIEWKD.file,
+        "symbol": REVIEWKD.symbol,
+        "inputs": [asdict(recipe) for recipe in inputs],
+        "like": teachers,
+        "outputs": [digits(output) for output in outputs],
+        "gradients": [digits(tensor.grad) for tensor in given],
+        "of_weights": [digits(parameter.grad) for parameter in module.parameters()],
+    }
+
+
+GOLDENS: dict[str, Golden] = {
+    "tables/adapters": lambda repos: [adapter_record(adapter, repos, load) for adapter in ADAPTERS],
+    "tables/review": lambda repos: [
+        review_record(
+            1000,
+            [(2, 2, 8, 8), (2, 3, 4, 4), (2, 4, 2, 2), (2, 4, 1, 1)],
+            [(2, 4, 8, 8), (2, 3, 4, 4), (2, 5, 2, 2), (2, 6, 1, 1)],
+            repos,
+        ),
+        review_record(
+            1010, [(3, 2, 4, 4), (3, 3, 2, 2), (3, 5, 1, 1)], [(3, 3, 8, 8), (3, 2, 4, 4), (3, 2, 1, 1)], repos
+        ),
+    ],
+    "tables/vid": lambda repos: [
+        vid_record(910, [(2, 3, 4, 4)], [(2, 4, 4, 4)], {}, repos),
+        vid_record(940, [(3, 2, 4, 4), (3, 3, 2, 2)], [(3, 3, 2, 2), (3, 2, 3, 3)], {"width": 5}, repos),
+        vid_record(970, [(1, 2, 3, 3)], [(1, 2, 3, 3)], {"initial_variance": 0.5}, repos),
+    ],
+}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    command(globals())

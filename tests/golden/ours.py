@@ -56,8 +56,8 @@ def call(loss: Any, given: dict[str, Tensor], values: dict[str, Any]) -> Tensor:
     build = getattr(loss, "from_inputs", None)
     module: nn.Module = build(named, **values) if build else loss(**values)
     first = next(iter(given.values()))
-    module.to(first.dtype)
     weigh(module, SEED)
+    module.to(first.dtype)
     made: Tensor = module(**named)
     return made
 

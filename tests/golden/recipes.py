@@ -80,12 +80,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs and hyperparameters (ours) for one reference."""
+    """One set of inputs and hyperparameters (ours) for one reference.
+
+    ``gradients`` are kept of all inputs, of those that are named, or (False) of none.
+    """
 
     reference: str
     inputs: dict[str, Input]
     values: dict[str, Any]
-    gradients: bool = True
+    gradients: bool | Sequence[str] = True
 
 
 def weigh(module: nn.Module, seed: int) -> None:
@@ -194,7 +197,8 @@ def record(case: Case, code: Any, reference: Reference) -> dict[str, Any]:
     given = {name: each.tensor().requires_grad_(not each.whole) for name, each in case.inputs.items()}
     value = reference.call(code, given, case.values).sum()
     value.backward()
-    gradients = {name: each.grad for name, each in given.items() if each.grad is not None} if case.gradients else {}
+    chosen = given.keys() if case.gradients is True else case.gradients or ()
+    gradients = {name: given[name].grad for name in chosen if given[name].grad is not None}
     return {
         "repository": reference.repo,
         "commit": reference.commit,

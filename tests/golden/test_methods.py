@@ -36,7 +36,7 @@ def near(ours: Tensor | None, golden: list[float]) -> None:
     )
 
 
-@pytest.mark.parametrize("golden", goldens("adapters"))
+@pytest.mark.parametrize("golden", [*goldens("adapters"), *goldens("logits")])
 def test_an_adapter_equals_its_reference(golden: dict[str, Any]) -> None:
     given = [tensor(each) for each in golden["inputs"]]
     like = golden["like"] and torch.empty(golden["like"], device="meta")

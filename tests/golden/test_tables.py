@@ -1,4 +1,7 @@
-"""VID, and the adapters of activation boundaries, ICKD and PAD, equal their reference code (made by make_tables.py)."""
+"""VID, and the adapters of activation boundaries, ICKD, PAD and a whole review, equal their reference code.
+
+make_tables.py made what is compared.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_core.adapters import ADAPTERS
+from kd_core.adapters import ADAPTERS, review
 from kd_core.losses import VID
 
 HERE = Path(__file__).parent
@@ -66,4 +69,22 @@ def test_vid_equals_its_reference(golden: dict[str, Any]) -> None:
     for name, gradient in golden["gradients"].items():
         near(given[name].grad, gradient)
     for parameter, gradient in zip(loss.parameters(), golden["of_weights"], strict=True):
+        near(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("golden", goldens("review"))
+def test_a_whole_review_equals_its_reference(golden: dict[str, Any]) -> None:
+    *features, pooled = (tensor(recipe) for recipe in golden["inputs"])
+    *likes, vector = (torch.empty(like, device="meta") for like in golden["like"])
+    made = [[feature.to("meta") for feature in features], pooled.flatten(1).to("meta"), vector.flatten(1)]
+    module = review(made, likes, None).double().train()
+    weigh(module, 400)
+    outputs = module(features, pooled.flatten(1))
+    outputs = [*outputs["maps"], outputs["pooled"]]
+    for output, values in zip(outputs, golden["outputs"], strict=True):
+        near(output, values)
+    sum(output.square().mean() for output in outputs).backward()
+    for value, gradient in zip([*features, pooled], golden["gradients"], strict=True):
+        near(value.grad, gradient)
+    for parameter, gradient in zip(module.parameters(), golden["of_weights"], strict=True):
         near(parameter.grad, gradient)

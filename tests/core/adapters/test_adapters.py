@@ -73,6 +73,18 @@ def test_norm_activation_and_bias(source: Shape, norm: type) -> None:
     assert (module(torch.randn(source)) >= 0).all()
 
 
+def test_without_resize_only_the_width_follows() -> None:
+    module = build((2, 3, 8, 8), (2, 5, 2, 2), resize=False, bias=False)
+    assert module(torch.zeros(2, 3, 8, 8)).shape == (2, 5, 8, 8)
+    assert isinstance(module[0], nn.Conv2d)  # type: ignore[index]
+
+
+def test_weights_drawn_by_fan_out_have_its_variance() -> None:
+    torch.manual_seed(0)
+    layer = build((2, 3, 8, 8), (2, 400, 8, 8), kernel=3, init="fan_out")[0]  # type: ignore[index]
+    assert layer.weight.std().item() == pytest.approx((2 / (400 * 9)) ** 0.5, rel=0.05)
+
+
 def test_projectors_differ_and_train() -> None:
     first, second = build((2, 3), out_features=5), build((2, 3), out_features=5)
     assert not torch.equal(first[0].weight, second[0].weight)  # type: ignore[index]
@@ -118,7 +130,7 @@ def test_a_projector_takes_tensors() -> None:
 
 
 def test_values_are_the_keyword_only_parameters() -> None:
-    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation"]
+    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation", "resize", "init"]
     assert values_of(projector)["norm"].annotation is bool
 
 
@@ -224,6 +236,48 @@ def test_adapters_without_a_width_say_so(name: str) -> None:
         from_shapes(name, (2, 3, 4, 4))
 
 
+def maps(*shapes: Shape) -> list[Tensor]:
+    return [torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))) for shape in shapes]
+
+
+def test_class_maps_average_to_the_logits() -> None:
+    features, weight = maps((2, 4, 3, 5), (6, 4))
+    module = ADAPTERS.get("class_maps")([features, weight], None, None)
+    averaged = module(features, weight).mean((2, 3))
+    torch.testing.assert_close(averaged, features.mean((2, 3)) @ weight.T)
+
+
+def test_pool_gives_what_a_classifier_reads() -> None:
+    features, rows = maps((2, 4, 3, 5), (2, 4))
+    module = ADAPTERS.get("pool")([features], None, None)
+    torch.testing.assert_close(module(features), features.mean((2, 3)))
+    assert module(rows) is rows
+    with pytest.raises(KDError, match="pool keeps the channels"):
+        ADAPTERS.get("pool")([features], None, 3)
+
+
+def test_margin_relu_pools_to_the_student() -> None:
+    features, weight, bias = maps((2, 4, 6, 6), (4,), (4,))
+    module = ADAPTERS.get("margin_relu")([features, weight, bias], torch.empty(2, 9, 3, 3), None)
+    assert module(features + 9, weight, bias).shape == (2, 4, 3, 3)
+    assert module(torch.zeros(2, 4, 6, 6), torch.zeros(4), bias.abs()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("class_maps", [(2, 4, 3, 3)], "not 1 inputs"),
+        ("class_maps", [(2, 4, 3, 3), (6, 5)], "does not read the channels"),
+        ("margin_relu", [(2, 4, 3, 3), (4,)], "not 2 inputs"),
+        ("margin_relu", [(2, 4, 3, 3), (4,), (5,)], "do not fit"),
+        ("margin_relu", [(2, 4), (4,), (4,)], "feature maps"),
+    ],
+)
+def test_adapters_that_read_parameters_refuse_others(name: str, inputs: list[Shape], message: str) -> None:
+    with pytest.raises(KDError, match=message):
+        ADAPTERS.get(name)([torch.empty(shape) for shape in inputs], None, None)
+
+
 def test_a_connector_is_nothing_where_shapes_are_equal() -> None:
     source, like = torch.empty(2, 4, 8, 8, device="meta"), torch.empty(3, 4, 8, 8, device="meta")
     assert isinstance(ADAPTERS.get("connector")([source], like, None), nn.Identity)
@@ -243,3 +297,27 @@ def test_a_channel_embedding_keeps_height_and_width() -> None:
         assert module(torch.randn(2, 4, 8, 8)).shape == (2, 6, 8, 8)
     with pytest.raises(KDError, match="kernel is 2, but must be odd"):
         ADAPTERS.get("channel_embedding")([source], like, None, kernel=2)
+
+
+def test_a_review_is_of_any_two_models() -> None:
+    meta = {"device": "meta"}
+    features = [torch.empty(2, 3, 8, 8, **meta), torch.empty(2, 4, 4, 4, **meta)]
+    likes = [torch.empty(2, 5, 8, 8, **meta), torch.empty(2, 6, 7, 7, **meta)]
+    pooled, target = torch.empty(2, 10, **meta), torch.empty(2, 11, **meta)
+    build = ADAPTERS.get("review")
+    given = [torch.randn(2, 3, 8, 8), torch.randn(2, 4, 4, 4)], torch.randn(2, 10)
+    for inputs, width in (([features, pooled], 10), ([features, pooled, target], 11)):
+        outputs = build(inputs, likes, None)(*given)
+        assert [tensor.shape for tensor in outputs["maps"]] == [like.shape for like in likes]
+        assert outputs["pooled"].shape == (2, width)
+    wrong: list[tuple[Any, Any, str]] = [
+        ([features], likes, "two or three inputs"),
+        ({"features": features, "pooled": pooled}, likes, "two or three inputs"),
+        ([features[0], pooled], likes, "a list of feature maps, and another to match"),
+        ([features, pooled], likes[0], "a list of feature maps, and another to match"),
+        ([features, features], likes, r"pooled features \(B, D\)"),
+        ([features, pooled], likes[:1], "2 feature maps, and match 1"),
+    ]
+    for inputs, match, message in wrong:
+        with pytest.raises(KDError, match=message):
+            build(inputs, match, None)

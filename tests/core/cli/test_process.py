@@ -9,8 +9,10 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from kd_core.cli import group, process
 from kd_core.cli.process import lack_of_memory, wait_for_first_process
@@ -56,11 +58,56 @@ COMMAND = """
 INTERRUPTING = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
 
 
+EARLY = {"kd_core", "kd_core.cli", "kd_core.cli.interrupt", "__future__"}
+"""What is imported before Ctrl-C is one line, beside the package whose command it is."""
+
+
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("command.py").write_text(textwrap.dedent(COMMAND))
     Path("interrupting.py").write_text(INTERRUPTING)
+
+
+def test_a_launcher_is_told_why_a_process_ends(tmp_path: Path) -> None:
+    """In the form that torch's own ``record`` writes, which torchrun reads."""
+    file = tmp_path / "error.json"
+    assert shell("print-all", TORCHELASTIC_ERROR_FILE=str(file)).returncode == 2
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
+    assert failure.message == {"message": "a ü that is \\udcff wrong", "extraInfo": ANY}
+    assert failure.timestamp > 0
+
+
+@pytest.mark.parametrize("package", ["kd_vision", "kd_glue", "kd_seg", "kd_zoo"])
+def test_next_to_nothing_is_imported_before_ctrl_c_is_one_line(package: str) -> None:
+    code = f"""
+import sys
+before = set(sys.modules)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if "kd_core.cli.interrupt" in sys.modules:
+            print(*set(sys.modules) - before)
+            raise SystemExit
+sys.meta_path.insert(0, Finder())
+import {package}.cli
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) - {package, f"{package}.cli"} <= EARLY
+
+
+@pytest.mark.parametrize("command", ["-m kd_vision", "kd-x"])
+def test_ctrl_c_during_the_first_imports_is_one_line(command: str) -> None:
+    Path("click.py").write_text(INTERRUPTING)
+    Path("kd-x").write_text("from kd_vision.cli import main\nmain()\n")
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        env={**os.environ, "PYTHONPATH": f".:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def shell(verb: str, redirections: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from kd_core.data.images import SUFFIXES, eight_bits, image_files, passed_over, read_image, to_rgb
+from kd_core.data.images import SUFFIXES, eight_bits, image_files, passed_over, read_image, reads_avif, to_rgb
 from kd_core.errors import KDError
 from kd_core.notes import Note
 
@@ -123,8 +123,33 @@ def test_grey_stays_grey_where_that_is_asked_for() -> None:
 def test_other_formats_are_refused_whatever_their_ending(tmp_path: Path) -> None:
     for kind in ("EPS", "TGA", "ICO", "PCX"):
         Image.new("RGB", (16, 16)).save(tmp_path / "a.png", kind)
-        with pytest.raises(KDError, match=r"a\.png: is not a readable image \(of none of the formats BMP, GIF"):
+        with pytest.raises(KDError, match=r"a\.png: is not a readable image \(of none of the formats AVIF, BMP, GIF"):
             read_image(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not reads_avif(), reason="this Pillow was built without AVIF")
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_avif_is_read_where_pillow_can(tmp_path: Path, orientation: int) -> None:
+    big = Image.fromarray(COLOURS).resize((64, 48), Image.Resampling.NEAREST)
+    exif = big.getexif()
+    exif[0x0112] = orientation
+    big.save(tmp_path / "A.AVIF", exif=exif, quality=95)
+    assert image_files(tmp_path) == ([tmp_path / "A.AVIF"], {})
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "A.AVIF")).convert("RGB"))
+    assert np.array_equal(pixels(tmp_path / "A.AVIF"), expected)
+    assert expected.shape == ((64, 48, 3) if orientation == 6 else (48, 64, 3))
+    (tmp_path / "A.AVIF").write_bytes((tmp_path / "A.AVIF").read_bytes()[:200])
+    with pytest.raises(KDError, match=r"A\.AVIF: is not a readable image"):
+        read_image(tmp_path / "A.AVIF")
+
+
+def test_avif_is_counted_with_the_reason_where_pillow_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd_core.data.images.reads_avif", lambda: False)
+    (tmp_path / "a.avif").write_bytes(b"x")
+    files, others = image_files(tmp_path)
+    assert files == []
+    [note] = passed_over(others, tmp_path)
+    assert note.text.endswith("by the ending: 1 .avif (this Pillow was built without AVIF)")
 
 
 def test_hidden_files_are_no_data_and_others_are_counted(tmp_path: Path) -> None:

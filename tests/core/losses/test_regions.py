@@ -268,12 +268,12 @@ def test_the_share_that_is_masked() -> None:
     assert block(ratio=0.0).kept(features, index).all()
 
 
-def test_a_samples_mask_depends_on_seed_pass_and_sample_alone() -> None:
+def test_a_samples_mask_depends_on_seed_step_and_sample_alone() -> None:
     made = block()
     together = made.kept(torch.zeros(3, 3, 20, 20), torch.tensor([7, 2, 5]))
     assert torch.equal(made.kept(torch.zeros(1, 3, 20, 20), torch.tensor([5])), together[2:])
     assert not torch.equal(together[0], together[1])
-    made.passes += 1
+    made.after_step()
     assert not torch.equal(made.kept(torch.zeros(1, 3, 20, 20), torch.tensor([5])), together[2:])
     rows = made.kept(torch.zeros(3, 3, 20, 20), None)
     assert torch.equal(rows, made.kept(torch.zeros(3, 3, 20, 20), torch.arange(3)))
@@ -285,22 +285,26 @@ def test_masked_places_have_no_influence_and_only_in_training() -> None:
     made(features, torch.tensor([0, 1])).square().sum().backward()
     assert features.grad is not None
     assert torch.equal(features.grad.any(1, keepdim=True), kept)
-    assert made.passes == 1
     made.eval()
     features.grad = None
     made(features, torch.tensor([0, 1])).square().sum().backward()
     assert features.grad.any(1).all()
-    assert made.passes == 1
+    made.after_step()
+    assert made.get_extra_state() == 0, "it did not train"
 
 
 def test_a_loaded_block_goes_on_with_its_masks() -> None:
     whole, resumed, features = block(), block(), random(2, 3, 20, 20).detach().float()
     resumed.seed.fill_(5)
     for _ in range(3):
-        whole(features)
+        whole.after_step()
     resumed.load_state_dict(whole.state_dict())
-    for _ in range(2):
-        assert torch.equal(resumed(features), whole(features))
+    first = whole(features)
+    assert torch.equal(resumed(features), first)
+    for made in (whole, resumed):
+        made.after_step()
+    assert torch.equal(resumed(features), whole(features))
+    assert not torch.equal(whole(features), first)
 
 
 def test_a_block_says_what_it_cannot_do() -> None:

@@ -74,7 +74,8 @@ def test_pairs_have_types_and_the_longer_text_is_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]])
 def test_batches_are_padded_as_the_tokenizer_does_it(tmp_path: Path, left: bool, names: list[str]) -> None:
     values: dict[str, Any] = {"padding_side": "left" if left else "right", "model_input_names": names}
-    made = encode(make_encoder(tokenizer(**values), 10), tmp_path, LINES, LINES[::-1])
+    encoder = make_encoder(tokenizer(**values), 10, side=values["padding_side"])
+    made = encode(encoder, tmp_path, LINES, LINES[::-1])
     rows = [4, 0, 2]
     texts = [[each[row] for row in rows] for each in (LINES, LINES[::-1])]
     expected = tokenizer(**values)(*texts, truncation=True, max_length=10, padding=True, return_tensors="pt")
@@ -86,6 +87,18 @@ def test_batches_are_padded_as_the_tokenizer_does_it(tmp_path: Path, left: bool,
     for name, tensor in found.items():
         assert tensor.dtype == torch.int64
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_the_right_side_is_padded_whatever_the_tokenizer_names(tmp_path: Path) -> None:
+    made = encode(make_encoder(tokenizer(padding_side="left"), 10), tmp_path, LINES)
+    assert made.batch(np.array([1, 0]))["attention_mask"].tolist() == [[1] * 5 + [0] * 3, [1] * 8]
+    assert encode(make_encoder(tokenizer(), 10, side="left"), tmp_path, LINES).left
+
+
+def test_every_batch_may_be_as_wide_as_the_limit(tmp_path: Path) -> None:
+    made = encode(make_encoder(tokenizer(), 11, "max_length"), tmp_path, LINES)
+    assert made.batch(np.array([3]))["input_ids"].shape == (1, 11)
+    assert make_encoder(tokenizer(), 11).key != make_encoder(tokenizer(), 11, "max_length").key
 
 
 def test_width_is_a_multiple_of_two_but_not_above_the_limit(tmp_path: Path) -> None:
@@ -157,7 +170,6 @@ def test_tokens_are_mapped_not_held(tmp_path: Path) -> None:
         lambda: (tokenizer(), 8, [LINES]),
         lambda: (tokenizer([*WORDS, "ant"]), 16, [LINES]),
         lambda: (tokenizer(model_input_names=["input_ids", "attention_mask"]), 16, [LINES]),
-        lambda: (tokenizer(padding_side="left"), 16, [LINES]),
         lambda: (tokenizer(truncation_side="left"), 16, [LINES]),
         lambda: (tokenizer(), 16, [[*LINES[:-1], "ants"]]),
         lambda: (tokenizer(), 16, [LINES, LINES]),

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -293,7 +292,7 @@ def test_a_regressions_folder(tmp_path: Path) -> None:
     save(tmp_path / "model", labels=1)
     save_tokenizer(tmp_path / "model")
     model = build(tmp_path / "model", SCORES)
-    HUB.save(model, SimpleNamespace(tokenizer=None, revision=None), tmp_path)
+    HUB.save(model, InputSpec(), tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "LABEL_0"})
     assert (tmp_path / "tokenizer.json").is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kd_core.errors import KDError
 from kd_core.runs.run_folder import RunFolder
+from kd_glue.data.spec import InputSpec
 from kd_glue.hub.models import TransformersHub
 from kd_glue.hub.push import push
 
@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> RunFolder:
 def finished(folder: Path, config: str) -> RunFolder:
     model = save(folder / "model", labels=("not_equivalent", "equivalent"))
     save_tokenizer(folder / "model")
-    wants = SimpleNamespace(tokenizer=str(folder / "model"), revision=None)
+    wants = InputSpec(tokenizer=str(folder / "model"))
     with RunFolder.create("paraphrases", 0, folder / "run") as made:
         made.write_config(config)
         made.write_manifest("kd-glue train x.yaml")

@@ -14,6 +14,8 @@ from PIL import Image
 from kd_core.errors import KDError
 from kd_seg.data.coco import CATEGORIES, CocoPairs, TrainImages, read_coco
 from kd_seg.data.sources import VOID
+from kd_seg.data.splits import SegSplit
+from kd_seg.data.transforms import Whole
 
 GOLDEN = json.loads(Path(__file__).parents[2].joinpath("golden", "coco_masks.json").read_text())
 PERSON, CAT, TOOTHBRUSH = 1, 17, 90
@@ -143,8 +145,14 @@ def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
         (annotation(box(0, 0, 9, 9, PERSON, 7)), "0 of the list 'annotations' is of the image 7, which the list"),
         (annotation(box(0, 0, 9, 9, PERSON, segmentation={"counts": []})), "'annotations' has no 'size'"),
         (
-            annotation(box(0, 0, 9, 9, PERSON, segmentation=[[1, 1, 9, 9]])),
-            "has a polygon of 4 numbers: it takes three",
+            annotation(box(0, 0, 9, 9, PERSON, segmentation=[[1, 1, 9, 9, 4]])),
+            "has a polygon of 5 numbers: it takes x and y",
+        ),
+        ('{"images": [], "annotations": [], "categories": 3}', "has 'categories' that are no list: COCO's"),
+        ('{"images": [], "annotations": [], "categories": [{}]}', "category 0 of the list 'categories' has no 'id'"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "crack"}]}',
+            "has the category 1 'crack', which in COCO is 'person'",
         ),
         (
             annotation(box(0, 0, 9, 9, PERSON, segmentation="x")),
@@ -184,7 +192,15 @@ def test_missing_images_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [[[1, 2, 3]], [["a"]], {"size": [50, 60], "counts": "\x00"}, {"size": [9, 9], "counts": [81]}]
+    "shape",
+    [
+        [[1, 2, 3]],
+        [["a"]],
+        {"size": [50, 60], "counts": "\x00"},
+        {"size": [9, 9], "counts": [0, 81]},
+        {"size": [50, 60], "counts": "52"},
+        {"size": [50, 60], "counts": [1, 2]},
+    ],
 )
 def test_shapes_that_cannot_be_drawn(tmp_path: Path, shape: Any) -> None:
     written(tmp_path, [box(0, 0, 40, 40, PERSON, segmentation=shape)])
@@ -195,6 +211,50 @@ def test_shapes_that_cannot_be_drawn(tmp_path: Path, shape: Any) -> None:
 def test_an_instance_without_polygons_is_nowhere(tmp_path: Path) -> None:
     (mask,) = masks(written(tmp_path, [box(0, 0, 40, 40, PERSON), box(0, 0, 9, 9, CAT, segmentation=[])]))
     assert np.unique(mask).tolist() == [0, 15]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *([], [[]], [[1, 2]], [[1, 2, 3, 4], []], [[1, 1, 9, 1, 5, 1]]),
+        *({"size": [50, 60], "counts": [3000]}, {"size": [50, 60], "counts": [5, 0, 2995]}),
+        {"size": [50, 60], "counts": "hm2"},
+    ],
+)
+def test_annotations_that_draw_nothing_are_counted(tmp_path: Path, shape: Any) -> None:
+    nothing = [box(0, 0, 9, 9, CAT, segmentation=shape, id=number) for number in (7, 8)]
+    root = written(tmp_path, [box(0, 0, 40, 40, PERSON), *nothing])
+    train = SegSplit(read_coco(root).train, Whole(), workers=0)
+    assert np.unique(train.part.read(0)[1]).tolist() == [0, 15]
+    (line,) = [note.text for note in train.notes() if "annotations" in note.text.split(":")[0]]
+    assert "has 2 annotations with no polygon with an area and no run of pixels" in line
+    assert "(annotation 7 of 000000000001.jpg, annotation 8 of 000000000001.jpg)" in line
+
+
+def test_run_lengths_as_text_are_drawn(tmp_path: Path) -> None:
+    from pycocotools import mask as runs
+
+    pixels = np.zeros((50, 60), np.uint8, order="F")
+    pixels[5:40, 3:50] = 1
+    text = runs.encode(pixels)["counts"].decode()
+    pairs = CocoPairs(
+        written(tmp_path, [box(0, 0, 60, 50, CAT, segmentation={"size": [50, 60], "counts": text})]), "train2017"
+    )
+    assert pairs.read(0)[1].astype(bool).sum() == pixels.sum()
+    assert pairs.notes(np.array([0])) == []
+
+
+def test_unknown_categories_are_counted(tmp_path: Path) -> None:
+    root = written(tmp_path, [box(0, 0, 40, 40, PERSON), box(0, 0, 9, 9, TOOTHBRUSH), box(0, 0, 9, 9, 999, id=4)])
+    pairs = CocoPairs(root, "train2017")
+    assert np.unique(pairs.read(0)[1]).tolist() == [0, 15]
+    (note,) = pairs.notes(np.array([0]))
+    assert note.is_warning
+    assert note.text.endswith(
+        "has 1 annotation of categories that there are not: nothing is drawn for them (annotation 4"
+        " of 000000000001.jpg)"
+    )
+    assert pairs.notes(np.array([], np.int64)) == []
 
 
 def test_the_fingerprint_is_that_of_the_annotations(tmp_path: Path) -> None:

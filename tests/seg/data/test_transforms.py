@@ -52,6 +52,30 @@ def test_a_window_is_that_of_the_whole_image_scaled(full: tuple[int, int]) -> No
         assert np.array_equal(seen, labels[top:bottom, left:right])
 
 
+def test_windows_of_many_enlarged_images_are_those_of_the_whole() -> None:
+    generator = np.random.default_rng(0)
+    for seed in range(60):
+        height, width = generator.integers(1, 60, 2).tolist()
+        image, _ = picture(height, width, seed)
+        full = (height + int(generator.integers(0, 150)), width + int(generator.integers(0, 150)))
+        top, left = (int(generator.integers(0, size)) for size in full)
+        bottom, right = (int(generator.integers(at + 1, size + 1)) for at, size in zip((top, left), full, strict=True))
+        whole = grey(image.resize(full[::-1], Image.Resampling.BILINEAR))
+        assert (grey(window(image, full, (top, left, bottom, right))) == whole[top:bottom, left:right]).all()
+
+
+def test_an_enlarged_image_is_not_scaled_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled_pixels, resize = [], Image.Image.resize
+
+    def counting(image: Image.Image, size: tuple[int, int], *arguments: Any) -> Image.Image:
+        scaled_pixels.append(size[0] * size[1])
+        return resize(image, size, *arguments)
+
+    monkeypatch.setattr(Image.Image, "resize", counting)
+    window(picture(100, 120)[0], (400, 480), (100, 100, 150, 150))
+    assert sum(scaled_pixels) < 400 * 480 / 5
+
+
 def test_masks_are_scaled_as_pil_does_it_for_many_sizes() -> None:
     line = np.arange(250, dtype=np.uint8)
     for have in (1, 2, 13, 100, 250):

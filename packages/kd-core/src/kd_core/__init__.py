@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-TYPE_CHECKING = False  # typing takes as long to import as all else here, while Ctrl-C would end in a traceback
+TYPE_CHECKING = False  # whatever is imported here makes the time longer in which Ctrl-C ends in a traceback
 if TYPE_CHECKING:
     from typing import Any
 
@@ -54,6 +52,8 @@ def __getattr__(name: str) -> Any:
         return version("kd-core")
     if name not in _HOMES:
         raise AttributeError(f"module 'kd_core' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -27,6 +27,8 @@ Probability = Annotated[float, Ge(0), Le(1)]
 """From 0 to 1, both included."""
 Fraction = Annotated[float, Gt(0), Le(1)]
 """From 0, excluded, to 1, included: a part of a whole that is not empty."""
+OpenFraction = Annotated[float, Gt(0), Lt(1)]
+"""From 0 to 1, both excluded: a part of a whole that is neither empty nor all of it."""
 Momentum = Annotated[float, Ge(0), Lt(1)]
 """From 0, included, to 1, excluded."""
 NormOrder = Annotated[float, Ge(1)]

@@ -24,6 +24,7 @@ from kd_glue.data.spec import DataSpec, InputSpec, read_unlabelled
 from kd_glue.data.splits import TextSplit
 from kd_glue.data.texts import Texts
 from kd_glue.hub.models import TransformersHub
+from kd_glue.padding import check_kind, check_padding
 
 FEWEST, FAR = 16, 0.4
 """Labels, and by what share of them more must agree, for another order of a model's outputs to be the right one."""
@@ -125,7 +126,9 @@ class TextClassification(Task):
         return GlueMetrics(task, info.problem_type or "single_label_classification", width)
 
     def check_structure(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
-        """KDError where a model takes less tokens than a text may have, or its tokenizer, in a folder, does not fit."""
+        """KDError where a model takes less tokens than a text may have, its tokenizer, in a folder, does not fit, or
+        its kind mixes padding into texts."""
+        check_kind(model, wants.padding)
         tokenizer = wants.tokenizer or data.tokenizer
         if tokenizer is not None and user_path(tokenizer).is_dir():
             self.check_model(model, wants, data)
@@ -133,9 +136,11 @@ class TextClassification(Task):
             check_length(model, wants.max_length or data.max_length)
 
     def check_model(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
-        """KDError where a model has fewer embeddings than its tokenizer has tokens, or takes less of them at once."""
+        """KDError where a model has fewer embeddings than its tokenizer has tokens, takes less of them at once, or
+        scores a text otherwise beside longer ones."""
         [encoder] = encoders_of(data, {"": wants}).values()
         check_fit(model, encoder)
+        check_padding(model, encoder, self.call, accepted=wants.padding == "longest")
 
     def assumes_order(self, model: nn.Module) -> bool:
         """Whether a hub's model has outputs without names and is not known to be of the data's task."""
@@ -223,16 +228,16 @@ def encoded(
     folder = cache_folder(data.cache)
     rows = np.arange(texts.rows) if whole else texts.index
     for encoder in encoders.values():
-        if encoder.hash not in encodings:
+        if encoder.key not in encodings:
             encoding = encoder.encode(
                 texts.columns if whole else texts.chosen,
                 folder,
                 lambda row: f"data: row {int(rows[row]) + 1} of {name}",
             )
-            encodings[encoder.hash] = replace(encoding, chosen=texts.index) if whole else encoding
+            encodings[encoder.key] = replace(encoding, chosen=texts.index) if whole else encoding
     if len(encodings) == 1:
         return TextSplit(texts, {SHARED: next(iter(encodings.values()))})
-    return TextSplit(texts, {model: encodings[encoder.hash] for model, encoder in encoders.items()})
+    return TextSplit(texts, {model: encodings[encoder.key] for model, encoder in encoders.items()})
 
 
 def mostly_used(texts: Texts, splits: Collection[Texts]) -> bool:
@@ -242,7 +247,7 @@ def mostly_used(texts: Texts, splits: Collection[Texts]) -> bool:
 
 def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[str, Encoder]:
     """How texts are encoded for each model: by its own tokenizer, else by that of the data."""
-    read: dict[tuple[str, str | None, int], Encoder] = {}
+    read: dict[tuple[str | int | None, ...], Encoder] = {}
     encoders = {}
     for name, wants in (inputs or {SHARED: InputSpec()}).items():
         where = f"models.{name}.input" if name else "data"
@@ -252,10 +257,10 @@ def encoders_of(data: DataSpec, inputs: Mapping[str, InputSpec] | None) -> dict[
             raise KDError(
                 "is missing", hint=f"{where}.tokenizer: a name on the hub, or a folder", path=f"{where}.tokenizer"
             )
-        key = (tokenizer, revision, length)
+        key = (tokenizer, revision, length, padding := wants.padding or "longest", wants.padding_side)
         if key not in read:
             try:
-                read[key] = make_encoder(load_tokenizer(tokenizer, revision), length)
+                read[key] = make_encoder(load_tokenizer(tokenizer, revision), length, padding, wants.padding_side)
             except KDError as error:
                 raise error.at(where, "tokenizer") from error
         encoders[name] = read[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import kd_core.cli  # noqa: F401  # isort: skip  (first, for Ctrl-C to end all other imports)
+
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 

@@ -3,6 +3,7 @@
 from kd_zoo.bottleneck import FourGroupResNet
 from kd_zoo.densenet import DenseNet
 from kd_zoo.mobile import CifarMobileNetV2, CifarShuffleNetV1, CifarShuffleNetV2
+from kd_zoo.mobilenetv1 import MobileNetV1
 from kd_zoo.resnet import CifarResNet
 from kd_zoo.vgg import CifarVGG
 from kd_zoo.wrn import BenchmarkWideResNet, WideResNet
@@ -16,5 +17,6 @@ __all__ = [
     "CifarVGG",
     "DenseNet",
     "FourGroupResNet",
+    "MobileNetV1",
     "WideResNet",
 ]

@@ -1,16 +1,19 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
 from kd_core.adapters.branches import ofa_branch
+from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
-from kd_core.adapters.heads import SimKDProjector, embedding, projection_head, simkd_projector
+from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
+from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
+from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardise
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
-from kd_core.adapters.review import fusion
+from kd_core.adapters.review import fusion, review
 
 __all__ = [
     "ADAPTERS",
@@ -18,16 +21,23 @@ __all__ = [
     "FeatureExpansion",
     "SimKDProjector",
     "channel_embedding",
+    "class_maps",
     "connector",
     "embedding",
     "fusion",
     "gate",
     "generation",
+    "learned_number",
+    "margin_relu",
     "ofa_branch",
     "orthogonal_projector",
     "paraphraser",
+    "pool",
+    "pooled_classifier",
     "projection_head",
     "projector",
+    "region_pool",
+    "review",
     "simkd_projector",
     "standardise",
     "teacher_embeddings",

@@ -80,6 +80,27 @@ def simkd_projector(
     return nn.Sequential(*pooling(source, match), SimKDProjector(channels=channels, out_features=width, factor=factor))
 
 
+class Pool(nn.Module):
+    """(B, C, ...) -> (B, C), the mean over all positions."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+@ADAPTERS("pool")
+def pool(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
+    """The means of feature maps over their positions, as a classifier reads them.
+
+    (B, C, H, W) -> (B, C); (B, C) stays. KDError where the input has no channels, or a width is asked for.
+    """
+    (source,) = tensors("pool", inputs, match)
+    if source.ndim < 2:
+        raise KDError(f"pool takes features (B, C, ...), not {tuple(source.shape)}")
+    if match is not None or out_features is not None:
+        raise KDError("pool keeps the channels: it takes neither match nor out_features")
+    return Pool()
+
+
 def pooling(source: Tensor, match: Tensor | None) -> list[nn.Module]:
     """Average pooling to the height and width of ``match`` where they are smaller; none where they are equal."""
     if match is None or match.shape[2:] == source.shape[2:]:

@@ -19,26 +19,28 @@ from kd_core.ranges import Momentum, PositiveInt
 class Generation(nn.Module):
     """(B, C, H, W) -> (B, out, H, W): a 1x1 convolution where widths differ, a mask, two 3x3 ones with ReLU between.
 
-    Only while it trains is anything masked. What is masked is a pure function of the seed, the pass and the sample:
-    its number in ``index`` (B,), or else its row.
+    Only while it trains is anything masked. What is masked is a pure function of the seed, the number of steps before
+    and the sample: its number in ``index`` (B,), or else its row in the batch, all of which is seen then
+    (:func:`~kd_core.signatures.over_batch`).
     """
 
     seed: Tensor
 
-    def __init__(self, channels: int, out: int, *, ratio: float, mask: Literal["spatial", "channel"]) -> None:
+    def __init__(
+        self, channels: int, out: int, *, ratio: float, mask: Literal["spatial", "channel"], by_row: bool = False
+    ) -> None:
         super().__init__()
-        self.ratio, self.mask = ratio, mask
+        self.ratio, self.mask, self.over_batch = ratio, mask, by_row
         self.align = nn.Conv2d(channels, out, 1) if channels != out else None
         self.layers = nn.Sequential(nn.Conv2d(out, out, 3, padding=1), nn.ReLU(), nn.Conv2d(out, out, 3, padding=1))
         self.register_buffer("seed", torch.randint(2**62, ()))
-        self.passes = 0
+        self.steps = 0
 
     def forward(self, features: Tensor, index: Tensor | None = None) -> Tensor:
         if self.align is not None:
             features = self.align(features)
         if self.training:
             features = features * self.kept(features, index).to(features.dtype)
-            self.passes += 1
         generated: Tensor = self.layers(features)
         return generated
 
@@ -49,16 +51,20 @@ class Generation(nn.Module):
         if keys.shape != (samples,):
             raise KDError(f"generation's index {shape(keys)} does not fit {shape(features)}: it has one row a sample")
         size = (channels, 1, 1) if self.mask == "channel" else (1, height, width)
-        bits = random_bits(self.seed + self.passes, keys, size[0] * size[1] * size[2])
+        bits = random_bits(self.seed + self.steps, keys, size[0] * size[1] * size[2])
         return (bits >= round(self.ratio * 2**31)).reshape(samples, *size)
 
+    def after_step(self) -> None:
+        """Count a step of the optimiser, whose micro-batches and processes had masks of one draw."""
+        self.steps += self.training
+
     def get_extra_state(self) -> int:
-        """The number of training passes, which the masks depend on."""
-        return self.passes
+        """The number of steps in training, which the masks depend on."""
+        return self.steps
 
     def set_extra_state(self, state: int) -> None:
-        """Go on after so many passes."""
-        self.passes = state
+        """Go on after so many steps."""
+        self.steps = state
 
 
 @ADAPTERS("generation")
@@ -74,8 +80,9 @@ def generation(
 
     (B, C, H, W) and, where given, ``batch.index`` (B,) -> (B, ``out_features`` or the channels of ``match``, H, W). The
     share ``ratio`` of the places (all channels of each), or with ``mask: channel`` of the channels, is masked, after a
-    1x1 convolution where the widths differ. Masks follow the samples in the index, so that they are the same on any
-    number of processes; without it they follow rows. KDError where the input is not a feature map, ``match`` has
+    1x1 convolution where the widths differ. Masks follow the samples in the index, so that they are the same in any
+    number of micro-batches and processes; without it they follow the rows of a whole batch, which micro-batches are
+    not. KDError where the input is not a feature map, ``match`` has
     another height or width, or a value is out of range.
     """
     source, *index = tensors("generation", inputs, match, most=2)
@@ -90,4 +97,4 @@ def generation(
             f"generation keeps height and width: it cannot make {shape(source)} like {shape(match)}",
             hint="resize one, for one with `module: !call:torch.nn.AvgPool2d {kernel_size: 2}`",
         )
-    return Generation(channels, width, ratio=ratio, mask=mask)
+    return Generation(channels, width, ratio=ratio, mask=mask, by_row=not index)

@@ -31,23 +31,31 @@ def projector(
     bias: bool = True,
     norm: bool = False,
     activation: Activation | None = None,
+    resize: bool = True,
+    init: Literal["default", "fan_out"] = "default",
 ) -> nn.Module:
     """A linear map of the features: onto the width ``out_features`` or, where it is None, onto that of ``match``.
 
     (B, D) and (B, L, D) get a linear layer; (B, C, H, W) a convolution with an odd ``kernel`` (1 where not given). If
     ``match`` is a map half as high and wide, the convolution has stride 2 (kernel 3 where not given); if twice, it is a
-    transposed one with kernel 4. ``norm`` adds batch norm (for (B, L, D): layer norm), then comes ``activation``.
-    KDError where inputs, ranks or sizes do not fit. Sizes as the FitNet regressor of megvii-research/mdistiller.
+    transposed one with kernel 4. With ``resize: false`` height and width stay, whatever those of ``match`` are.
+    ``norm`` adds batch norm (for (B, L, D): layer norm), then comes ``activation``. ``init: fan_out`` draws weights
+    from a normal distribution of variance 2 / (channels out x kernel area), as in OFD and SRRL. KDError
+    where inputs, ranks or sizes do not fit. Sizes as the FitNet regressor of megvii-research/mdistiller.
     """
     (source,) = tensors("projector", inputs, match)
     if not 2 <= source.ndim <= 4:
         raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {shape(source)}")
     width = _width(source, match, out_features)
-    layers = [
+    if not resize and source.ndim == 4:
+        match = None
+    layers: list[nn.Module] = [
         _convolution(source, match, width, kernel, bias)
         if source.ndim == 4
         else _linear(source, match, width, kernel, bias)
     ]
+    if init == "fan_out":
+        nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
     if norm:
         layers.append({2: nn.BatchNorm1d, 3: nn.LayerNorm, 4: nn.BatchNorm2d}[source.ndim](width))
     if activation is not None:

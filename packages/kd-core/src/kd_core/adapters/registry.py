@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -10,7 +11,17 @@ from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
 from kd_core.signatures import is_open, is_value, over_batch, parameters, refuse
 
-__all__ = ["ADAPTERS", "Adapter", "feature_map", "over_batch", "shape", "tensors", "validate_adapter", "width_of"]
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "CountsSteps",
+    "feature_map",
+    "over_batch",
+    "shape",
+    "tensors",
+    "validate_adapter",
+    "width_of",
+]
 
 Adapter = Callable[..., nn.Module]
 """``(inputs, match, out_features, *, values...) -> nn.Module``: what ADAPTERS holds.
@@ -21,11 +32,23 @@ which ``forward`` takes as keyword arguments; an item is a list of tensors where
 ``match`` is the tensor whose shape the output is to have (None: not given) and ``out_features`` its width. Only shapes
 should be read: in a check the probe lies on the meta device, and only if building fails there does the builder get
 tensors with random values. The module may have lazy layers. :func:`over_batch` marks a builder, or the class of its
-module, that needs the samples of all processes.
+module, that needs the samples of all processes; a module that draws once a step :class:`CountsSteps`.
 """
 
 GIVEN = ("inputs", "match", "out_features")
 """A builder's positional parameters."""
+
+
+@runtime_checkable
+class CountsSteps(Protocol):
+    """A module that is told of each step of the stages that it takes part in.
+
+    A ``forward`` may be one of several micro-batches, or a trial before the first step: it changes no such count.
+    """
+
+    def after_step(self) -> None:
+        """Note that the optimiser has stepped."""
+        ...
 
 
 def validate_adapter(name: str, builder: Adapter) -> None:

@@ -38,7 +38,7 @@ from kd_core.train.doubts import untrained, without_validation
 from kd_core.train.objective import StepInfo, Term
 from kd_core.train.optim import check_plateau, parameter_groups
 from kd_core.train.probe import PROBE, TooFewSamples, batch_norm_errors
-from kd_core.train.stage import check_accumulation
+from kd_core.train.stage import check_accumulation, check_parts
 from kd_core.train.trainable import select, set_stage_mode
 from kd_core.train.trial import small, try_training
 from kd_core.train.values import Adapters, WireResolver, inputs_of
@@ -311,6 +311,7 @@ class StageCheck:
         """Whether what is built may see micro-batches."""
         try:
             check_accumulation(self.stage, terms, self.adapters)
+            check_parts(self.stage, terms, processes=1)
         except KDError as error:
             self.findings.report((), error)
 

@@ -16,9 +16,10 @@ from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
 from kd_core.cli.output import echo
-from kd_core.cli.process import lack_of_memory, open_streams, wait_for_first_process
+from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
 from kd_core.cli.train import resume, sweep, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
+from kd_core.escapes import for_terminal
 from kd_core.runs.stop import Stopped
 
 
@@ -89,6 +90,7 @@ class Commands(click.Group):
 
 
 def _say(text: str) -> None:
-    """Print to standard error, where somebody may have stopped listening."""
+    """Print to standard error, where somebody may have stopped listening, and leave it to a launcher."""
+    tell_launcher(for_terminal(text))
     with suppress(OSError, ValueError):
         echo(text, err=True)

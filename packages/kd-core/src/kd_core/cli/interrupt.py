@@ -1,16 +1,22 @@
 """Ctrl-C while a command loads its libraries.
 
 They catch it, or Python prints it as a traceback and goes on: so it ends the process at once then, and raises
-KeyboardInterrupt at any other time. Next to nothing is imported here, for it is to hold as early as possible.
+KeyboardInterrupt at any other time. Next to nothing is imported here, for it is to hold as early as possible: what
+comes before, Python's own start above all, ends in Python's own traceback.
 """
 
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import FrameType, TracebackType
+else:
+    try:  # what the module signal wraps: importing that takes longer than all that comes before it here
+        import _signal as signal
+    except ImportError:  # another Python
+        import signal
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -18,8 +24,9 @@ INTERRUPTED = 130
 
 def end_imports_on_interrupt() -> None:
     """From now on, in a process that was started as one of our commands."""
-    name = os.path.basename(sys.argv[0]) if sys.argv else ""  # noqa: PTH119  (pathlib is not loaded yet)
-    ours = name == "-m" or name.startswith("kd-")
+    folder, name = os.path.split(sys.argv[0] if sys.argv else "")  # pathlib is not loaded yet
+    as_module = name == "__main__.py" and os.path.basename(folder).startswith("kd_")  # noqa: PTH119
+    ours = as_module or name == "-m" or name.startswith("kd-")
     if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
 

@@ -5,6 +5,7 @@ Nothing but the standard library is imported here.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -54,6 +55,19 @@ def lack_of_memory(error: BaseException | None) -> str | None:
             return next(iter(lines or text.splitlines()), "no reason was given").strip()
         error = error.__cause__ or error.__context__
     return None
+
+
+def tell_launcher(text: str) -> None:
+    """Leave why this process ends to torchrun, whose own report of a failure then closes with it.
+
+    torchrun reports every exit code but 0 with a traceback of its own, which says nothing of the error: see
+    ``torch.distributed.elastic.multiprocessing.errors``.
+    """
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        printable = text.encode(errors="backslashreplace").decode()
+        message = {"message": printable, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(OSError), open(file, "w", encoding="utf-8") as stream:  # noqa: PTH123  (pathlib is slow to load)
+            json.dump({"message": message}, stream)
 
 
 def wait_for_first_process(seconds: float = 10.0) -> None:

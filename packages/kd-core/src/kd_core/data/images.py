@@ -22,12 +22,13 @@ from kd_core.notes import Note
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, in Pillow's names; no other decoder sees a file, whatever it is called."""
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""The endings of image files, in small letters."""
+"""The endings of image files, in small letters; beside them ``AVIF``, where Pillow was built with that decoder."""
+AVIF = ".avif"
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a file that is whole."""
 TAIL = 64
@@ -123,7 +124,15 @@ def _formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in FORMATS if name in Image.OPEN and (name != "AVIF" or reads_avif()))
+
+
+@cache
+def reads_avif() -> bool:
+    """Whether this Pillow was built with a decoder of AVIF files."""
+    from PIL import features
+
+    return "avif" in features.modules and features.check("avif") is True
 
 
 def _upright(image: Image) -> Image:
@@ -212,10 +221,11 @@ def image_files(folder: Path) -> tuple[list[Path], dict[str, int]]:
     images: list[Path] = []
     others: dict[str, int] = {}
     for path in sorted(_files_below(folder, set())):
-        if path.suffix.lower() in SUFFIXES:
+        ending = path.suffix.lower() or "no ending"
+        if ending in SUFFIXES or (ending == AVIF and reads_avif()):
             images.append(path)
         else:
-            ending = path.suffix.lower() or "no ending"
+            ending += " (this Pillow was built without AVIF)" if ending == AVIF else ""
             others[ending] = others.get(ending, 0) + 1
     return images, others
 

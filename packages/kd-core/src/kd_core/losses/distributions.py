@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import divergences, hidden, masked_alike, same_shape, shape, valid_mask
+from kd_core.losses.softened import log_softened, mean_of
+from kd_core.losses.tensors import divergences
 from kd_core.ranges import PositiveFloat, Probability
 
 
@@ -27,8 +27,8 @@ def reverse_kl(
     there is one class, or the temperature is not above 0.
     Gu et al., MiniLLM, ICLR 2024, eq. 1 (arXiv 2306.08543); checked against jongwooko/distillm and huggingface/trl.
     """
-    counts, log_student, log_teacher = _log_softened(student, teacher, mask, temperature, dim)
-    return _mean(divergences(log_student, log_teacher).sum(dim), counts)
+    counts, log_student, log_teacher = log_softened(student, teacher, mask, temperature, dim)
+    return mean_of(divergences(log_student, log_teacher).sum(dim), counts)
 
 
 @LOSSES("jensen_shannon")
@@ -51,7 +51,7 @@ def jensen_shannon(
     where shapes do not fit, there is one class, beta is not in [0, 1] or the temperature not above 0.
     Agarwal et al., GKD, ICLR 2024, eq. 1 (arXiv 2306.13649); checked against huggingface/trl.
     """
-    counts, log_student, log_teacher = _log_softened(student, teacher, mask, temperature, dim)
+    counts, log_student, log_teacher = log_softened(student, teacher, mask, temperature, dim)
     if beta == 0:
         divergence = divergences(log_teacher, log_student).sum(dim)
     elif beta == 1:
@@ -60,7 +60,7 @@ def jensen_shannon(
         mixture = torch.logaddexp(log_teacher + math.log(beta), log_student + math.log1p(-beta))
         parts = (divergences(log_p, mixture).sum(dim) for log_p in (log_teacher, log_student))
         divergence = beta * next(parts) + (1 - beta) * next(parts)
-    return _mean(divergence, counts)
+    return mean_of(divergence, counts)
 
 
 @LOSSES("total_variation")
@@ -73,8 +73,8 @@ def total_variation(student: Tensor, teacher: Tensor, mask: Tensor | None = None
     over all other unmasked elements, 0 where all are masked. KDError where shapes do not fit or there is one class.
     Wen et al., *f-divergence minimization*, ACL 2023 (arXiv 2307.15190); checked against MANGA-UOFA/fdistill.
     """
-    counts, log_student, log_teacher = _log_softened(student, teacher, mask, 1.0, dim)
-    return _mean((log_student.exp() - log_teacher.exp()).abs().sum(dim) / 2, counts)
+    counts, log_student, log_teacher = log_softened(student, teacher, mask, 1.0, dim)
+    return mean_of((log_student.exp() - log_teacher.exp()).abs().sum(dim) / 2, counts)
 
 
 @LOSSES("soft_cross_entropy")
@@ -91,29 +91,5 @@ def soft_cross_entropy(
     Jiao et al., TinyBERT, Findings of EMNLP 2020, eq. 10 (arXiv 1909.10351); checked against
     huawei-noah/Pretrained-Language-Model.
     """
-    counts, log_student, log_teacher = _log_softened(student, teacher, mask, temperature, dim)
-    return _mean(-(log_teacher.exp() * log_student).mean(dim), counts)
-
-
-def _log_softened(
-    student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float, dim: int
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Where ``mask`` is not zero, and the logarithms of both models' probabilities."""
-    student, teacher = same_shape(student, teacher, dim=dim)
-    if student.shape[dim] == 1:
-        hint = "take multilabel_kd for a yes/no output, else mse"
-        raise KDError(
-            f"student {shape(student)} has one class, whose probability is always 1", hint=hint, path="student"
-        )
-    counts = None if mask is None else valid_mask(mask, student, dim)
-    student, teacher = masked_alike(student, teacher)
-    if counts is not None:
-        student, teacher = hidden(counts, student, teacher, dim=dim)
-    return counts, (student / temperature).log_softmax(dim), (teacher / temperature).log_softmax(dim)
-
-
-def _mean(values: Tensor, counts: Tensor | None) -> Tensor:
-    """The mean of the elements that count."""
-    if counts is None:
-        return values.mean()
-    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
+    counts, log_student, log_teacher = log_softened(student, teacher, mask, temperature, dim)
+    return mean_of(-(log_teacher.exp() * log_student).mean(dim), counts)

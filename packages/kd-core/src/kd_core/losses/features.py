@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, hidden, same_shape, shape, valid_mask
+from kd_core.losses.tensors import hidden, maps_of_one_size, same_shape, valid_mask
 from kd_core.ranges import PositiveFloat
 
 
@@ -86,18 +85,16 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2.0) -> Tensor:
     """Mean squared difference of L2-normalised attention maps.
 
-    student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar, the mean over B and H x W. Channels may differ; KDError
-    where B, H or W do.
-    Zagoruyko & Komodakis, ICLR 2017, eq. 2 (arXiv 1612.03928); checked against szagoruyko/attention-transfer.
+    student (B, Cs, H, W), teacher (B, Ct, H, W) -> scalar, the mean over B and H x W. Channels may differ; the larger
+    maps are average-pooled to the size of the smaller, as in RepDistiller. KDError where B differs.
+    Zagoruyko & Komodakis, ICLR 2017, eq. 2 (arXiv 1612.03928); checked against szagoruyko/attention-transfer and
+    HobbitLong/RepDistiller.
     """
-    if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
-        raise KDError(
-            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) and differ in nothing but C",
-            path="student",
-        )
-    return F.mse_loss(_attention(student, p), _attention(teacher, p))
+    student, teacher = maps_of_one_size(student, teacher)
+    return F.mse_loss(attention(student, p), attention(teacher, p))
 
 
-def _attention(features: Tensor, p: float) -> Tensor:
-    """(B, C, H, W) -> (B, H x W), each row of unit length."""
-    return F.normalize(as_float32(features).abs().pow(p).mean(1).flatten(1))
+def attention(features: Tensor, p: float) -> Tensor:
+    """(B, C, H, W) -> (B, H x W), each row of unit length: where a model looks, all channels taken together."""
+    powers = features.square() if p == 2 else features.abs().pow(p)
+    return F.normalize(powers.mean(1).flatten(1))

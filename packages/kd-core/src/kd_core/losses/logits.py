@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import LOW, as_float32, hidden, masked_alike, same_shape, shape, valid_mask
+from kd_core.losses.tensors import LOW, as_float32, hidden, masked_alike, same_shape, shape, standardized, valid_mask
 from kd_core.ranges import PositiveFloat, Probability
 
 
@@ -67,14 +67,21 @@ def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smo
 @LOSSES("kd")
 @mean_over(unmasked)
 def kd(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: PositiveFloat = 4.0, dim: int = 1
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    *,
+    temperature: PositiveFloat = 4.0,
+    dim: int = 1,
+    standardize: bool = False,
 ) -> Tensor:
     """KL divergence of the student's softened outputs from the teacher's, times the squared temperature.
 
     student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or pixel, or
     token) is masked -> scalar: the sum over the classes in dimension ``dim``, the mean over all other unmasked
-    elements, 0 where all are masked. KDError where shapes do not fit, there is one class, or the temperature is not
-    above 0.
+    elements, 0 where all are masked. ``standardize`` brings both models' logits to mean 0 and standard deviation 1
+    first (Sun et al., CVPR 2024, arXiv 2403.01427; checked against sunshangquan/logit-standardization-KD). KDError
+    where shapes do not fit, there is one class (two, where they are standardised), or the temperature is not above 0.
     Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
     megvii-research/mdistiller and szagoruyko/attention-transfer.
     """
@@ -82,14 +89,18 @@ def kd(
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
-    student, teacher = masked_alike(student, teacher)
     counts = None if mask is None else valid_mask(mask, student, dim)
     if counts is not None:
         student, teacher = hidden(counts, student, teacher, dim=dim)
+    if standardize:
+        student, teacher = standardized(student, dim), standardized(teacher, dim)
+    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but where a probability is 0 its
+    # term is 0 even if the student's is 0 too, and its gradient is not NaN, which a teacher that learns would notice.
     log_student = F.log_softmax(student / temperature, dim)
-    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but of a probability that is 0
-    # in float32 the gradient would be NaN, which a teacher that is trained itself would notice.
-    soft = F.softmax(teacher / temperature, dim).clamp(min=torch.finfo(teacher.dtype).tiny)
+    soft = F.softmax(teacher / temperature, dim)
+    log_student = log_student.masked_fill(soft == 0, 0.0)
+    if teacher.requires_grad:
+        soft = soft.clamp(min=torch.finfo(teacher.dtype).tiny)
     if counts is None:
         divergence = F.kl_div(log_student, soft, reduction="sum")
         return divergence / (student.numel() // student.shape[dim]) * temperature**2

@@ -19,7 +19,16 @@ from kd_core.errors import KDError
 from kd_core.losses.tensors import shape
 from kd_core.signatures import over_batch
 
-__all__ = ["Count", "count_of", "labelled", "mean_over", "mean_over_samples", "over_batch", "unmasked"]
+__all__ = [
+    "Count",
+    "count_of",
+    "labelled",
+    "mean_over",
+    "mean_over_samples",
+    "over_batch",
+    "refused_in_parts",
+    "unmasked",
+]
 
 Count = Callable[..., "Tensor | None"]
 """What a loss divides by, from some of its inputs and hyperparameters by name; None: by the number of samples."""
@@ -44,6 +53,20 @@ def mean_over(count: Count) -> Callable[[Marked], Marked]:
 
     def mark(loss: Marked) -> Marked:
         loss.mean_over = count  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def refused_in_parts(check: Callable[..., KDError | None]) -> Callable[[Marked], Marked]:
+    """Mark a loss whose values on parts of a batch do not always add up to its value on the whole batch.
+
+    ``check`` takes the number of samples of a probe batch as ``samples``, the loss's inputs for it and its
+    hyperparameters, and returns why a batch may not be cut into micro-batches or among processes, None where it may.
+    """
+
+    def mark(loss: Marked) -> Marked:
+        loss.refused_in_parts = check  # type: ignore[attr-defined]
         return loss
 
     return mark

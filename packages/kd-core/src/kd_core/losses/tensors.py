@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kd_core.errors import KDError
 
@@ -55,6 +56,22 @@ def valid_mask(mask: Tensor, student: Tensor, dim: int) -> Tensor:
     return mask != 0
 
 
+def maps_of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps (B, C, ...) in full precision, the larger (B, C, H, W) average-pooled to the size of the smaller.
+
+    Channels may differ. KDError where the batch sizes differ, or the sizes of what is not (B, C, H, W).
+    """
+    fits = student.ndim == teacher.ndim > 2 and len(student) == len(teacher)
+    if not fits or (student.ndim != 4 and student.shape[2:] != teacher.shape[2:]):
+        rule = "must be (B, C, H, W) with the same B, or differ in nothing but C"
+        raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
+    student, teacher = as_float32(student), as_float32(teacher)
+    if student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    size = [min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    return F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
+
+
 def masked_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Logits with a very low number where both have minus infinity, for a class that both have masked.
 
@@ -62,6 +79,23 @@ def masked_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     both = student.isneginf() & teacher.isneginf()
     return student.masked_fill(both, LOW), teacher.masked_fill(both, LOW)
+
+
+def standardized(logits: Tensor, dim: int = 1) -> Tensor:
+    """``logits`` less their mean and over their standard deviation along ``dim``; minus infinity stays and counts not.
+
+    Sun et al., *Logit Standardization in Knowledge Distillation*, CVPR 2024 (arXiv 2403.01427). KDError where there are
+    two classes, whose standardised logits are always the same.
+    """
+    if logits.shape[dim] < 3:
+        reason = "the standardised logits of two classes are always plus and minus 0.71"
+        raise KDError(f"student {shape(logits)} cannot be standardised: {reason}", path="standardize")
+    finite = ~logits.isneginf()
+    number = finite.sum(dim, keepdim=True, dtype=logits.dtype)
+    mean = torch.where(finite, logits, 0.0).sum(dim, keepdim=True) / number.clamp(min=1)
+    centred = torch.where(finite, logits - mean, 0.0)
+    deviation = torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / (number - 1).clamp(min=1).sqrt()
+    return torch.where(finite, centred / (deviation + 1e-7), logits)
 
 
 def hidden(mask: Tensor, *values: Tensor, dim: int) -> list[Tensor]:

@@ -42,9 +42,9 @@ def infer_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inp
     """The places of a model, as one pass shows them.
 
     The classifier is the last linear layer (or convolution) whose output is as wide as the model's. Feature maps are
-    those of the timm model's own ``feature_info`` where it has one; else, for each spatial size on the way down, what
-    the least nested module gives last at that size, where two convolutions or more work at it (a stem has one); else
-    the outputs of the layers of the longest stack of layers.
+    those of a timm model's own ``feature_info``; else, for each spatial size on the way down at which convolutions
+    work, what the least nested module gives last at it, without the largest one where that is the work of one
+    convolution (a stem); else the outputs of the layers of the longest stack of layers.
     """
     calls, output = _recorded(model, call, inputs)
     classifier = _classifier(calls, output)
@@ -115,14 +115,16 @@ def _of_timm(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
 def _by_size(calls: Sequence[_Call]) -> list[_Call]:
     """What the least nested module gives last at each spatial size, from the largest on."""
     maps = [(index, call) for index, call in enumerate(calls) if call.output.ndim == 4 and _area(call) > 1]
-    features = []
+    features: list[tuple[_Call, int]] = []
     for size in sorted({_area(call) for _, call in maps}, reverse=True):
         smaller = min((index for index, call in maps if _area(call) < size), default=len(calls))
         here = [call for index, call in maps if _area(call) == size and index < smaller]
-        if sum(isinstance(call.module, _ConvNd) for call in here) >= 2:
+        if convolutions := sum(isinstance(call.module, _ConvNd) for call in here):
             depth = min(call.depth for call in here)
-            features.append([call for call in here if call.depth == depth][-1])
-    return features
+            features.append(([call for call in here if call.depth == depth][-1], convolutions))
+    if len(features) > 1 and features[0][1] == 1:
+        del features[0]  # the stem
+    return [call for call, _ in features]
 
 
 def _area(call: _Call) -> int:

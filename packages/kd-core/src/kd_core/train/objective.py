@@ -21,10 +21,14 @@ from kd_core.plan.plan import TermPlan
 from kd_core.plan.stages import counted_wires
 from kd_core.signatures import FROM_INPUTS, single_tensors
 from kd_core.taps.nested import map_tensors
+from kd_core.taps.wires import Wire
 from kd_core.taps.wrappers import Capture
 from kd_core.train.domain import check_domain
 from kd_core.train.lazy import has_lazy, materialize
 from kd_core.train.values import Adapters, Values, WireResolver, gathered, on_cpu, unzipped
+
+INDEX = Wire("batch", "index")
+"""The rows of a batch in the data set."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Term(nn.Module):
         self.count = count_of(self.function if self.module is None else self.module)
         self.counted = counted_wires(self.count, plan)
         """The inputs and hyperparameters that tell what the loss divides by; None where it must see a whole batch."""
+        self.inexact: KDError | None = None
+        """Why the loss may not see parts of a batch, as far as the probe tells."""
         self._single = single_tensors(self.function) if callable(self.function) else frozenset()
 
     @property
@@ -89,9 +95,15 @@ class Term(nn.Module):
         return self.count(**known)
 
     def materialize(self, probe: Callable[[], Values]) -> None:
-        """Give lazy layers their shapes; KDError where the loss fails on the probe batch."""
+        """Give lazy layers their shapes, and see whether the loss adds up over parts of a batch.
+
+        KDError where the loss fails on the probe batch.
+        """
         if self.module is not None and has_lazy(self.module):
             materialize(self.module, **self._probed(probe))
+        if (check := getattr(self.function, "refused_in_parts", None)) is not None:
+            samples = len(probe().get(INDEX))
+            self.inexact = check(samples, **self._probed(probe), **self._hyperparameters)
 
     def _probed(self, probe: Callable[[], Values]) -> dict[str, Any]:
         """The probe's inputs, on the CPU, where the initial values of every loss are drawn."""

@@ -47,6 +47,7 @@ class Stage:
             objective = Objective(plan.terms, components.adapters, builder, previous, partial(components.probe, plan))
         self.objective = objective.to(self.runtime.device)
         check_accumulation(plan, self.objective.terms, components.adapters)
+        check_parts(plan, self.objective.terms, world_size())
         components.frozen.remember(self.objective.losses)
         self.root, self.trained = select(components, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
@@ -135,9 +136,10 @@ class Stage:
         set_modes(self.learning, self.root)
 
     def step(self) -> None:
-        """One step of the optimiser."""
+        """One step of the optimiser, which adapters that count steps are told of."""
         with foreign_errors(f"a step of {type(self.optimizer).__name__}", *self.plan.path("optimizer")):
             self.stepper.step()
+        self.components.adapters.after_step(self.plan.adapters)
 
     def update_average(self) -> None:
         """Add the student as it is now to its moving average, where there is one."""
@@ -186,6 +188,15 @@ def check_accumulation(plan: StagePlan, terms: Iterable[Term], adapters: Adapter
     relating += [f"the adapter {name!r}" for name in plan.adapters if adapters.over_batch(name)]
     if relating:
         raise accumulation_error(relating[0]).at(*plan.path("accumulation_steps"))
+
+
+def check_parts(plan: StagePlan, terms: Iterable[Term], processes: int) -> None:
+    """KDError where the values of a built loss on parts of a batch do not add up, and the stage cuts it into some."""
+    if plan.spec.accumulation_steps == 1 and processes == 1:
+        return
+    for term in terms:
+        if term.inexact is not None:
+            raise term.inexact.at(*term.plan.path)
 
 
 def dotted(path: tuple[str | int, ...]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from kd_core.adapters.registry import CountsSteps
 from kd_core.config import Builder, Lazy
 from kd_core.data.batch import Batch
 from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
@@ -107,6 +108,12 @@ class Adapters(nn.Module):
     def over_batch(self, name: str) -> bool:
         """Whether an adapter relates the samples of a batch, and is given those of all processes."""
         return any(getattr(item, "over_batch", False) for item in (self._module(name), self._plans[name].builder))
+
+    def after_step(self, names: Iterable[str]) -> None:
+        """Tell those of these adapters that count steps of another one."""
+        for name in names:
+            if isinstance(module := self._module(name), CountsSteps):
+                module.after_step()
 
     def try_out(self, name: str, values: WireResolver) -> None:
         """Keep in ``values`` what an adapter gives for a probe batch; nothing that the pass changes in it stays."""

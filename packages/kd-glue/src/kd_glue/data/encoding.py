@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,10 @@ CHUNK = 8192
 MULTIPLE = 2
 """Batches are padded to a multiple of this. At 8, which tensor cores like best, 23 % of SST-2 would be padding; at 2 it
 is 8 %."""
+
+Padding = Literal["longest", "max_length"]
+"""How wide a batch is: as its longest text, or always ``max_length``."""
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Encoding:
     max_length: int
     pad_id: int
     pad_type: int
-    left: bool
+    left: bool = False
+    whole: bool = False
+    """Whether every batch is as wide as ``max_length``."""
     chosen: NDArray[np.int64] | None = None
 
     @property
@@ -77,12 +83,14 @@ class Encoding:
 
         With padding on the left also ``position_ids``, which count each text's tokens from 0.
 
-        L is the longest of the rows (B,), up to the next multiple of ``MULTIPLE``, but not above ``max_length``.
+        L is the longest of the rows (B,), up to the next multiple of ``MULTIPLE``, but not above ``max_length``, or
+        ``max_length`` itself.
         """
         rows = rows if self.chosen is None else self.chosen[rows]
         starts = self.tokens.offsets[rows][:, None]
         lengths = self.tokens.offsets[rows + 1][:, None] - starts
-        width = min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, self.max_length)
+        longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+        width = self.max_length if self.whole else min(longest, self.max_length)
         positions = np.arange(width)[None] - (width - lengths if self.left else 0)  # of a token in its text
         mask = (positions >= 0) & (positions < lengths)
         at = np.where(mask, starts + positions, 0)
@@ -96,12 +104,19 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer, and the most tokens that a text may have."""
+    """A tokenizer, the most tokens that a text may have, and where a batch is padded."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     hash: str
     """Of everything that decides which tokens a text has."""
+    padding: Padding = "longest"
+    side: Side = "right"
+
+    @property
+    def key(self) -> str:
+        """A name for the batches that it makes: two encoders of one key give the same."""
+        return hashed(self.hash, self.padding, self.side)
 
     def encode(self, columns: Sequence[pa.LargeStringArray], folder: Path, locate: Locate) -> Encoding:
         """The tokens of texts, or of pairs of texts, from their file in ``folder``, which is made if need be.
@@ -110,7 +125,7 @@ class Encoder:
         """
         rows = len(columns[0])
         if rows == 0:
-            return self._padded(Tokens(np.empty(0, np.int32), np.empty(0, np.int8), np.zeros(1, np.int64)))
+            return self.padded(Tokens(np.empty(0, np.int32), np.empty(0, np.int8), np.zeros(1, np.int64)))
         path = folder / f"{hashed(self.hash, digest(columns))}.arrow"
         tokens = read(path, rows)
         if tokens is None:
@@ -122,16 +137,21 @@ class Encoder:
             tokens = read(path, rows)
             if tokens is None:
                 raise KDError(f"{path}: cannot be read back after it was written")
-        return self._padded(tokens)
+        return self.padded(tokens)
 
-    def _padded(self, tokens: Tokens) -> Encoding:
-        pad = pad_id(self.tokenizer)
-        left = self.tokenizer.padding_side == "left"
-        return Encoding(tokens, self.max_length, pad, self.tokenizer.pad_token_type_id, left)
+    def padded(self, tokens: Tokens) -> Encoding:
+        """Texts of these tokens."""
+        pads = (pad_id(self.tokenizer), self.tokenizer.pad_token_type_id)
+        return Encoding(tokens, self.max_length, *pads, self.side == "left", self.padding == "max_length")
 
 
-def make_encoder(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
-    """How texts become tokens; KDError where the tokenizer is none of the fast ones, or knows no token to pad with."""
+def make_encoder(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, padding: Padding = "longest", side: Side | None = None
+) -> Encoder:
+    """How texts become tokens; KDError where the tokenizer is none of the fast ones, or knows no token to pad with.
+
+    Batches are padded on ``side``, or where that is None on the :func:`usual_side`.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise KDError(f"{tokenizer.name_or_path} has no fast tokenizer")
@@ -140,8 +160,17 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder
     backend.no_truncation()  # these are written into the description below, and given anew with each call
     backend.no_padding()
     cuts = (max_length, tokenizer.truncation_side, types_of(tokenizer))
-    pads = (pad_id(tokenizer), tokenizer.pad_token_type_id, tokenizer.padding_side)
-    return Encoder(tokenizer, max_length, hashed(FORMAT, tokenizers.__version__, backend.to_str(), *cuts, *pads))
+    pads = (pad_id(tokenizer), tokenizer.pad_token_type_id)
+    name = hashed(FORMAT, tokenizers.__version__, backend.to_str(), *cuts, *pads)
+    return Encoder(tokenizer, max_length, name, padding, side or usual_side(tokenizer))
+
+
+def usual_side(tokenizer: PreTrainedTokenizerBase) -> Side:
+    """The side that is padded: the right one, whatever the tokenizer names, for XLNet the left one.
+
+    Most models classify by the first token, and those that do by the last one find it; XLNet takes the last column.
+    """
+    return "left" if type(tokenizer).__name__.startswith("XLNet") else "right"
 
 
 def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:

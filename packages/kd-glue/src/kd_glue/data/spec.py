@@ -14,6 +14,7 @@ from kd_core.data.subset import limited
 from kd_core.errors import error_path
 from kd_core.files import user_path
 from kd_core.registry import Registry
+from kd_glue.data.encoding import Padding, Side
 from kd_glue.data.sources import SOURCES, TextSource
 from kd_glue.data.tasks import ProblemType
 from kd_glue.data.texts import Texts
@@ -67,6 +68,10 @@ class InputSpec(StrictModel):
     """Version of the tokenizer on the hub."""
     max_length: PositiveInt | None = None
     """Number of tokens of a text or pair that are kept; at most that of the data."""
+    padding: Padding | None = None
+    """Width of a batch: `longest`, that of its longest text, or `max_length`, the same for every batch."""
+    padding_side: Side | None = None
+    """Side of a batch that is padded, where it is not the right one, or for XLNet the left one."""
 
 
 def source_of(data: DataSpec) -> TextSource:

@@ -21,7 +21,7 @@ from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.trained_on import only_numbers
 from kd_core.notes import Note
-from kd_glue.data.encoding import load_tokenizer
+from kd_glue.data.encoding import load_tokenizer, usual_side
 from kd_glue.hub.labels import (
     check_count,
     classifier_of,
@@ -141,7 +141,9 @@ class TransformersHub(Hub):
         config.architectures, config.output_attentions = [type(model).__name__], False
         config.save_pretrained(folder)
         tokenizer = wants.tokenizer or config.name_or_path
-        load_tokenizer(tokenizer, wants.revision).save_pretrained(folder)
+        saved = load_tokenizer(tokenizer, wants.revision)
+        saved.padding_side = wants.padding_side or usual_side(saved)  # as in training, which the tokenizer may not name
+        saved.save_pretrained(folder)
 
 
 def commit_of(name: Any, revision: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from kd_core.errors import KDError
 
 Shape = Mapping[str, Any] | list[NDArray[np.float64]]
 """One instance: run lengths as COCO writes them, or polygons of x, y, x, y, ..."""
+ALL = range(1, 91)
+"""The numbers of COCO's categories, ten of which it does not use."""
 FORM = "COCO's instance annotations are a mapping with the lists 'images' and 'annotations'"
 
 
@@ -22,7 +24,8 @@ class ImageEntry:
     """An image's file and, where the annotations tell it, its (width, height); the instances of some categories.
 
     ``shapes`` and ``areas`` go with ``categories``; ``boxed``: an instance of any category has a box of more than a
-    pixel in width and height.
+    pixel in width and height. ``undrawn`` and ``unknown`` name annotations whose shapes have no pixel, and those of a
+    category that there is not.
     """
 
     file: str
@@ -31,12 +34,15 @@ class ImageEntry:
     shapes: list[Shape] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     boxed: bool = False
+    undrawn: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
-def parse(text: bytes, categories: Sequence[int], *, boxes: bool) -> list[ImageEntry]:
-    """The images of a file in the order of their numbers, with their instances of ``categories``.
+def parse(text: bytes, categories: Mapping[int, str], *, boxes: bool) -> list[ImageEntry]:
+    """The images of a file in the order of their numbers, with their instances of ``categories``, number -> name.
 
-    ``boxes``: look at the boxes of all instances. KDError that says which entry is wrong, and why.
+    ``boxes``: look at the boxes of all instances. KDError that says which entry is wrong, and why, and where the file
+    gives a category another name than COCO does.
     """
     try:
         content = json.loads(text)
@@ -45,10 +51,14 @@ def parse(text: bytes, categories: Sequence[int], *, boxes: bool) -> list[ImageE
     lists = [content.get(key) if isinstance(content, Mapping) else None for key in ("images", "annotations")]
     if not all(isinstance(entries, list) for entries in lists):
         raise KDError(f"has other content: {FORM}")
-    images = _images(lists[0] or [])
+    images, known = _images(lists[0] or []), _known(content.get("categories"), categories)
     for position, entry in enumerate(lists[1] or []):
         try:
-            _add(images, entry, categories, boxes)
+            image = _image_of(images, entry)
+            if int(entry["category_id"]) not in known:
+                image.unknown.append(_named(entry, position))
+            elif not _add(image, entry, categories, boxes):
+                image.undrawn.append(_named(entry, position))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KDError(f"{_named(entry, position)} {_reason(error)}") from error
     return list(images.values())
@@ -65,33 +75,96 @@ def _images(entries: Sequence[Any]) -> dict[int, ImageEntry]:
     return {number: images[number] for number in sorted(images)}
 
 
-def _add(images: Mapping[int, ImageEntry], entry: Mapping[str, Any], categories: Sequence[int], boxes: bool) -> None:
-    number, category = int(entry["image_id"]), int(entry["category_id"])
+def _known(entries: Any, categories: Mapping[int, str]) -> Collection[int]:
+    """The numbers of the categories that there are: those of the file or, where it lists none, COCO's.
+
+    KDError where the file has another name for one of ``categories``.
+    """
+    if not entries:
+        return ALL
+    if not isinstance(entries, list):
+        raise KDError(f"has 'categories' that are no list: {FORM}")
+    names = {}
+    for position, entry in enumerate(entries):
+        try:
+            names[int(entry["id"])] = str(entry.get("name", ""))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise KDError(f"category {position} of the list 'categories' {_reason(error)}") from error
+    for number, name in names.items():
+        if name and name != categories.get(number, name):
+            message = f"has the category {number} {name!r}, which in COCO is {categories[number]!r}"
+            raise KDError(message, hint="masks of your own classes are read as `folders`")
+    return names.keys()
+
+
+def _image_of(images: Mapping[int, ImageEntry], entry: Mapping[str, Any]) -> ImageEntry:
+    number = int(entry["image_id"])
     if number not in images:
         raise ValueError(f"is of the image {number}, which the list 'images' does not have")
-    image = images[number]
+    return images[number]
+
+
+def _add(image: ImageEntry, entry: Mapping[str, Any], categories: Mapping[int, str], boxes: bool) -> bool:
+    """Whether an annotation, added to its image where it is of ``categories``, is of others, or has a shape."""
     if boxes and min(entry["bbox"][2:]) > 1:
         image.boxed = True
-    if category in categories:
-        image.shapes.append(shape_of(entry["segmentation"]))
-        image.areas.append(float(entry["area"]))
-        image.categories.append(category)
+    category = int(entry["category_id"])
+    if category not in categories:
+        return True
+    image.shapes.append(shape_of(entry["segmentation"]))
+    image.areas.append(float(entry["area"]))
+    image.categories.append(category)
+    return bool(image.shapes[-1])
 
 
 def shape_of(segmentation: Any) -> Shape:
     """An instance as it is kept: polygons as arrays, which take a tenth of the memory of lists.
 
-    ValueError where it is neither run lengths nor polygons of three points at least.
+    Polygons of less than three points or of no area, and run lengths without a pixel, are left out; empty where
+    nothing is left.
+    ValueError where it is neither run lengths nor polygons.
     """
     if isinstance(segmentation, Mapping):
-        return {"size": segmentation["size"], "counts": segmentation["counts"]}
+        size, counts = segmentation["size"], segmentation["counts"]
+        counts = _counts(counts) if isinstance(counts, str) else counts
+        empty = isinstance(counts, list) and not any(counts[1::2])
+        return [] if empty else {"size": size, "counts": counts}
     if not isinstance(segmentation, list):
         raise ValueError(f"has a 'segmentation' that is neither polygons nor run lengths: {segmentation!r}"[:120])
     polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
     for polygon in polygons:
-        if polygon.ndim != 1 or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"has a polygon of {polygon.size} numbers: it takes three points or more, x and y of each")
-    return polygons
+        if polygon.ndim != 1 or len(polygon) % 2:
+            raise ValueError(f"has a polygon of {polygon.size} numbers: it takes x and y of each point")
+    return [polygon for polygon in polygons if len(polygon) >= 6 and _area(polygon)]
+
+
+def _area(polygon: NDArray[np.float64]) -> float:
+    """Twice the area of a polygon (2 N,), negative where it runs the other way round (the shoelace formula)."""
+    x, y = polygon[::2] - polygon[0], polygon[1::2] - polygon[1]
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
+
+
+def _counts(text: str) -> list[int]:
+    """Run lengths in COCO's short form: numbers of five bits a character, from the fourth on less the one two before.
+
+    ValueError for a text that COCO's encoder does not write.
+    """
+    counts: list[int] = []
+    number = shift = 0
+    for sign in text:
+        bits = ord(sign) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError("has run lengths in a text that COCO's encoder does not write")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # more of this number
+            continue
+        number -= (1 << shift) if bits & 16 else 0
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number = shift = 0
+    if shift or any(count < 0 for count in counts):
+        raise ValueError("has run lengths in a text that COCO's encoder does not write")
+    return counts
 
 
 def _named(entry: Any, position: int) -> str:

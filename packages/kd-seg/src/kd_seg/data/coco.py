@@ -21,6 +21,7 @@ from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import read_image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_seg.data.annotations import Shape, parse
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
 """COCO's category of each of VOC's classes; the background has none."""
+COCO_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+"""What COCO calls VOC's classes, where its names are others."""
+NAMED = {number: COCO_NAMES.get(name, name) for number, name in zip(CATEGORIES[1:], VOC_CLASSES[1:], strict=True)}
+SHOWN = 3
+"""Annotations that a note names."""
 AREA = 1000
 """The instances of VOC's classes in a training image must cover more pixels than that, by their annotated areas."""
 TrainImages = Literal["voc_classes", "annotated"]
@@ -39,12 +52,17 @@ SITE = "https://cocodataset.org/#download"
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image's file, the classes and shapes of its instances, and its (width, height) where they are told."""
+    """An image's file, the classes and shapes of its instances, and its (width, height) where they are told.
+
+    ``undrawn`` and ``unknown`` are annotations without a pixel, and of categories that there are not.
+    """
 
     file: str
     classes: tuple[int, ...]
     shapes: tuple[Shape, ...]
     size: tuple[int, int] | None = None
+    undrawn: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 class CocoPairs:
@@ -76,7 +94,7 @@ class CocoPairs:
         """The images in the order of their numbers; KDError for annotations of another form, or a missing image."""
         annotated_only = self.choice == "annotated"
         try:
-            entries = parse(self._annotations(), CATEGORIES, boxes=annotated_only)
+            entries = parse(self._annotations(), NAMED, boxes=annotated_only)
         except KDError as error:
             raise error if self.file.name in str(error) else KDError(f"{self.file}: {error}") from error
         chosen = [
@@ -85,7 +103,14 @@ class CocoPairs:
             if self.choice is None or (entry.boxed if annotated_only else sum(entry.areas) > AREA)
         ]
         images = [
-            AnnotatedImage(entry.file, tuple(map(CATEGORIES.index, entry.categories)), tuple(entry.shapes), entry.size)
+            AnnotatedImage(
+                entry.file,
+                tuple(map(CATEGORIES.index, entry.categories)),
+                tuple(entry.shapes),
+                entry.size,
+                tuple(entry.undrawn),
+                tuple(entry.unknown),
+            )
             for entry in chosen
         ]
         missing = [image.file for image in images if not (self.folder / image.file).is_file()]
@@ -96,6 +121,24 @@ class CocoPairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """Lines on annotations of images that are drawn nowhere: they have no pixel, or no category."""
+        images = [self.images[row] for row in rows.tolist()]
+        undrawn = [f"{name} of {image.file}" for image in images for name in image.undrawn]
+        unknown = [f"{name} of {image.file}" for image in images for name in image.unknown]
+        without = "no polygon with an area and no run of pixels"
+        return [
+            *self._note(undrawn, f"with {without}: nothing is drawn for them"),
+            *self._note(unknown, "of categories that there are not: nothing is drawn for them"),
+        ]
+
+    def _note(self, names: list[str], what: str) -> list[Note]:
+        """A line on annotations, the first of them by name; none where there are none."""
+        more = ", ..." if len(names) > SHOWN else ""
+        listed = ", ".join(names[:SHOWN]) + more
+        count = "1 annotation" if len(names) == 1 else f"{len(names):,} annotations"
+        return [Note.warning(f"{self.file} has {count} {what} ({listed})")] if names else []
 
     def name(self, row: int) -> str:
         """The name of the image's file, without its ending."""
@@ -130,6 +173,8 @@ def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16
             continue
         if isinstance(shape, Mapping) and list(shape["size"]) != [height, width]:
             raise ValueError(f"run lengths of {shape['size']} pixels in an image of {[height, width]}")
+        if isinstance(shape, Mapping) and sum(shape["counts"]) != height * width:  # the rest would be any values
+            raise ValueError(f"run lengths of {sum(shape['counts'])} pixels in an image of {[height, width]}")
         pixels = runs.decode(runs.frPyObjects(shape, height, width))
         inside = pixels.any(2) if pixels.ndim == 3 else pixels.astype(bool)
         classes[inside] = kind

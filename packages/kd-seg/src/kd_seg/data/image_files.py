@@ -17,6 +17,7 @@ from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
 from kd_core.data.screening import listed
 from kd_core.errors import KDError
+from kd_core.notes import Note
 from kd_seg.data.sources import VOID
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class FilePairs:
     def paths(self, row: int) -> tuple[Path, Path]:
         """The files of the image and of its mask."""
         return self.pairs[row].image, self.pairs[row].mask
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """Nothing."""
+        return []
 
     def read(self, row: int) -> tuple[Any, NDArray[np.int16]]:
         """An RGB image and its mask; KDError where one is broken or they differ in size."""

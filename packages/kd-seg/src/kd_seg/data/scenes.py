@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.rng import derive_key, random_u64
 from kd_core.data.sources import Parts
+from kd_core.notes import Note
 from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class Scenes:
     def paths(self, row: int) -> tuple[()]:
         """No file."""
         return ()
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """Nothing."""
+        return []
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask (height, width)."""

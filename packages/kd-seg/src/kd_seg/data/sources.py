@@ -16,6 +16,7 @@ from torch import Tensor
 from kd_core.data.screening import Readable, skipped
 from kd_core.data.sources import SPLITS, Parts, Source, check_source
 from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from kd_core.notes import Note
 from kd_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class Pairs(Protocol):
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask (height, width): classes from 0, :data:`VOID`; KDError naming a broken file."""
+        ...
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """What a run says of some rows: see :attr:`kd_core.data.sources.Parts.notes`."""
         ...
 
 

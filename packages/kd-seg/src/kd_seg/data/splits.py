@@ -85,7 +85,8 @@ class SegSplit(Split):
 
     def notes(self) -> list[Note]:
         """What there is to say of the images, and of a class in no training mask that may be void by mistake."""
-        counts, notes = self.class_counts or {}, self.brightness.notes()
+        counts = self.class_counts or {}
+        notes = [*self.part.pairs.notes(self.part.rows), *self.brightness.notes()]
         missing = [name for name, count in counts.items() if not count]
         if missing and isinstance(self.transform, Crop) and (void := self.masks_with[VOID]):
             names = shortened([repr(name) for name in missing])

@@ -108,16 +108,35 @@ def scaled(image: Image, shorter: int) -> tuple[int, int]:
 def window(image: Image, full: tuple[int, int], box: tuple[int, int, int, int]) -> Image:
     """The part ``box`` (top, left, bottom, right) of ``image`` scaled to ``full`` (height, width), bilinear.
 
-    The whole image is scaled: PIL's own ``box`` places pixels with the precision of float32 and may scale lines and
-    columns in the other order, by which one pixel in ten would differ by 1.
+    Its pixels are those of the whole image scaled. PIL's own ``box`` gives others: it places pixels with the precision
+    of float32, and may scale lines and columns in the other order, by which one pixel in ten would differ by 1.
     """
     from PIL.Image import Resampling
 
     width, height = image.size
     top, left, bottom, right = box
+    if full[0] >= height and full[1] >= width and full != (height, width):
+        return _enlarged(image, full, box)
     if full != (height, width):
         image = image.resize((full[1], full[0]), Resampling.BILINEAR)
     return image.crop((left, top, right, bottom))
+
+
+def _enlarged(image: Image, full: tuple[int, int], box: tuple[int, int, int, int]) -> Image:
+    """:func:`window` of a larger image: columns and then rows, as PIL does it, without what the window does not see.
+
+    Only the rows that it is computed from are made wider, and only its columns higher: at twice the size of VOC's
+    images that takes two fifths of the time of scaling the whole.
+    """
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    top, left, bottom, right = box
+    share = height / full[0]
+    first, last = max(int(top * share) - 2, 0), min(int(bottom * share) + 3, height)
+    rows = image.crop((0, first, width, last)).resize((full[1], last - first), Resampling.BILINEAR)
+    columns = rows.crop((left, -first, right, height - first))  # black where nothing is looked at
+    return columns.resize((right - left, full[0]), Resampling.BILINEAR).crop((0, top, right - left, bottom))
 
 
 def mask_window(mask: Mask, full: tuple[int, int], box: tuple[int, int, int, int]) -> Mask:

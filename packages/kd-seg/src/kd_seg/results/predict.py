@@ -105,6 +105,10 @@ class FilesToPredict:
         """The files of the image and of its mask."""
         return (self.images[row], *([] if self.masks is None else [self.masks[row]]))
 
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """Nothing."""
+        return []
+
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask, VOID all over where none was given; KDError naming a broken file."""
         image = read_image(self.images[row], white=self.white)

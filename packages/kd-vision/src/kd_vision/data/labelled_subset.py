@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import ABSENT
-from kd_core.data.fingerprint import FileContents
 
 UNLABELLED = -100
 
@@ -22,13 +21,13 @@ class LabelledSubset:
 
     ``images`` is the whole data set: uint8 (rows, C, H, W), or a torch ``Dataset`` of (image, label). ``index`` (N,)
     holds the rows that belong to this subset, ``target`` (N,) their classes, -100 where there is none.
-    ``fingerprint`` is, as text, a hash of the data set's content.
+    ``fingerprint`` is, as text, a hash of the data set's content, which may be computed when it is asked for.
     """
 
     images: Any
     target: Tensor
     index: Tensor
-    fingerprint: str | FileContents
+    fingerprint: object
 
     def __len__(self) -> int:
         return len(self.index)

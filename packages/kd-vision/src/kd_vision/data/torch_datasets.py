@@ -16,6 +16,7 @@ from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.loading import seeded
+from kd_vision.data.sample_contents import SampleContents
 from kd_vision.data.sources import SOURCES, ImageSource
 
 NOT_DATASETS = (bool, int, float, str, dict)
@@ -79,7 +80,8 @@ def dataset_subset(dataset: Any, where: str) -> LabelledSubset:
     compare_labels(dataset, target, where)
     state = hashlib.sha256(f"{type(dataset).__module__}.{type(dataset).__qualname__} {len(dataset)}".encode())
     state.update(target.numpy().tobytes())
-    return LabelledSubset(dataset, target, torch.arange(len(target)), state.hexdigest())
+    contents = SampleContents(dataset, state.hexdigest())
+    return LabelledSubset(dataset, target, torch.arange(len(target)), contents)
 
 
 def labels_of(dataset: Any, where: str) -> Tensor:

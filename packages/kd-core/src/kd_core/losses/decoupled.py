@@ -1,0 +1,128 @@
+"""Losses that treat the label's class and the other classes of a teacher's softened outputs apart."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_core.losses.labelled import Rows, chosen, enough_classes, labelled_rows, one_against_rest
+from kd_core.losses.reduction import labelled, mean_over
+from kd_core.losses.registry import LOSSES
+from kd_core.losses.tensors import LOW, divergences
+from kd_core.ranges import PositiveFloat
+
+SINGLE = "the label's class has a single class beside it, whose share among the others is always 1"
+SMALL = 1e-7
+"""What the authors of WSLD add to the teacher's cross-entropy."""
+
+
+@LOSSES("dkd")
+@mean_over(labelled)
+def dkd(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: PositiveFloat = 4.0,
+    standardize: bool = False,
+) -> Tensor:
+    """``kd`` decoupled: the divergence of the label's class from all others, and that among the others.
+
+    student, teacher (B, C) or (B, C, ...) logits; target (B,) or (B, ...) labels, -100 for unlabelled -> scalar:
+    ``temperature`` squared times ``alpha`` times the target-class and ``beta`` times the non-target-class term, the
+    mean over what is labelled, 0 where nothing is. ``standardize`` as in ``kd``. KDError where shapes do not fit, a
+    label is not below C, there are less than three classes, or the temperature is not above 0.
+    Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, eq. 7 (arXiv 2203.08679); checked against
+    megvii-research/mdistiller.
+    """
+    enough_classes("dkd", student, 3, SINGLE)
+    rows = labelled_rows(student, teacher, target, standardize=standardize)
+    return rows.mean(decoupled(rows, alpha, beta, temperature))
+
+
+def decoupled(rows: Rows, alpha: float, beta: float, temperature: float) -> Tensor:
+    """(N,): ``dkd`` of each row."""
+    logits = [rows.student / temperature, rows.teacher / temperature]
+    binary = [one_against_rest(each.log_softmax(1), rows.target) for each in logits]
+    others = [each.masked_fill(rows.own, LOW).log_softmax(1) for each in logits]
+    target_class, other_classes = (divergences(pair[1], pair[0]).sum(1) for pair in (binary, others))
+    return (alpha * target_class + beta * other_classes) * temperature**2
+
+
+@LOSSES("nkd")
+@mean_over(labelled)
+def nkd(
+    student: Tensor, teacher: Tensor, target: Tensor, *, gamma: float = 1.5, temperature: PositiveFloat = 1.0
+) -> Tensor:
+    """Cross-entropy weighted by the teacher's probability of the label, and that among the normalised other classes.
+
+    student, teacher (B, C) or (B, C, ...) logits; target (B,) or (B, ...) labels, -100 for unlabelled -> scalar: the
+    first term without a temperature, plus ``gamma`` times the squared ``temperature`` times the second, the mean over
+    what is labelled, 0 where nothing is. KDError where shapes do not fit, a label is not below C, there are less than
+    three classes, or the temperature is not above 0.
+    Yang et al., *From Knowledge Distillation to Self-Knowledge Distillation*, ICCV 2023, eq. 9 (arXiv 2303.13005);
+    checked against yzd-v/cls_KD.
+    """
+    enough_classes("nkd", student, 3, SINGLE)
+    rows = labelled_rows(student, teacher, target)
+    log_student, log_teacher = (chosen(each.log_softmax(1), rows.target) for each in rows[:2])
+    own = rows.own
+    other_student, other_teacher = ((each / temperature).masked_fill(own, LOW) for each in rows[:2])
+    others = (other_teacher.softmax(1) * other_student.log_softmax(1)).sum(1)
+    return rows.mean(-log_teacher.exp() * log_student - gamma * temperature**2 * others)
+
+
+@LOSSES("wsld")
+@mean_over(labelled)
+def wsld(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: PositiveFloat = 2.0) -> Tensor:
+    """Soft cross-entropy whose samples weigh the less, the better the student already is compared with the teacher.
+
+    student, teacher (B, C) or (B, C, ...) logits; target (B,) or (B, ...) labels, -100 for unlabelled -> scalar: the
+    squared ``temperature`` times the softened cross-entropy times 1 - exp(-s / t), where s and t are the
+    cross-entropies of student and teacher with the label; the mean over what is labelled, 0 where nothing is. The
+    weight has no gradient. KDError where shapes do not fit, a label is not below C, there is one class, or the
+    temperature is not above 0.
+    Zhou et al., *Rethinking Soft Labels for Knowledge Distillation*, ICLR 2021, eq. 12 (arXiv 2102.00650); checked
+    against bellymonster/Weighted-Soft-Label-Distillation.
+    """
+    enough_classes("wsld", student, 2, "one class has always the probability 1")
+    rows = labelled_rows(student, teacher, target)
+    soft = ((rows.teacher / temperature).softmax(1) * (rows.student / temperature).log_softmax(1)).sum(1)
+    ours, theirs = (-chosen(each.detach().log_softmax(1), rows.target) for each in rows[:2])
+    weight = 1 - (-ours / (theirs + SMALL)).exp()
+    return rows.mean(-weight * soft) * temperature**2
+
+
+@LOSSES("rld")
+@mean_over(labelled)
+def rld(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: PositiveFloat = 4.0,
+    confidence_temperature: PositiveFloat = 1.0,
+    standardize: bool = False,
+) -> Tensor:
+    """Refined logits: the teacher's confidence goes to the label, and only classes that it ranks below are matched.
+
+    student, teacher (B, C) or (B, C, ...) logits; target (B,) or (B, ...) labels, -100 for unlabelled -> scalar:
+    ``alpha`` times the divergence of (label, rest) from the teacher's (largest, rest) at ``confidence_temperature``,
+    plus ``beta`` times that among the classes whose teacher logit is below the label's at ``temperature``, each times
+    its squared temperature; the mean over what is labelled, 0 where nothing is. ``standardize`` as in ``kd``. KDError
+    where shapes do not fit, a label is not below C, there are less than three classes, or a temperature is not above 0.
+    Sun et al., *Knowledge Distillation with Refined Logits*, 2024 (arXiv 2408.07703); checked against zju-SWJ/RLD.
+    """
+    reason = "at most one class is ranked below the label's, and its share is always 1"
+    enough_classes("rld", student, 3, reason)
+    rows = labelled_rows(student, teacher, target, standardize=standardize)
+    log_student, log_teacher = ((each / confidence_temperature).log_softmax(1) for each in rows[:2])
+    binary = one_against_rest(log_teacher, rows.teacher.argmax(1)), one_against_rest(log_student, rows.target)
+    confidence = divergences(*binary).sum(1) * confidence_temperature**2
+    above = rows.teacher >= chosen(rows.teacher, rows.target)[:, None]
+    below_student, below_teacher = ((each / temperature).masked_fill(above, LOW).log_softmax(1) for each in rows[:2])
+    below = divergences(below_teacher, below_student).sum(1) * temperature**2
+    return rows.mean(alpha * confidence + beta * below)

@@ -1,0 +1,319 @@
+"""What each loss costs beside torchdistill's, mdistiller's or RepDistiller's: forward and backward pass, alternating.
+
+::
+
+    python -m pytest tests/bench/bench_losses.py --benchmark-only                    # ours alone, batch 64
+    python tests/bench/bench_losses.py [REPOS] [--only NAME ...] [--batch 64 256] [--rounds 30]
+
+REPOS/OWNER/NAME are git clones of the repositories that TREES names; without them only our side runs. Both sides get
+the same tensors, work on one thread in one process, and alternate pass by pass. The teacher's tensors want no gradient.
+It prints the mean processor time of the fastest 25 % of the passes of each side, and theirs over ours: above 1 ours is
+faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.losses import LOSSES
+
+Tensors = dict[str, Any]
+Pass = Callable[[Tensors], Tensor]
+CLASSES, SAMPLES = 100, 50000
+TORCHDISTILL, MDISTILLER, REPDISTILLER = (
+    "yoshitomo-matsubara/torchdistill",
+    "megvii-research/mdistiller",
+    "HobbitLong/RepDistiller",
+)
+TREES = {TORCHDISTILL: "torchdistill", MDISTILLER: "mdistiller", REPDISTILLER: "distiller_zoo"}
+"""The folder of each repository that is imported."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A loss on tensors of these shapes (without the batch, or made from its size), and the same loss of another."""
+
+    inputs: Mapping[str, tuple[int, ...] | Callable[[int], Any]]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    repo: str = ""
+    theirs: Callable[[Callable[[str], Any]], Pass] | None = None
+    """Given a function that imports a module of the repository, the pass."""
+
+
+def labels(batch: int) -> Tensor:
+    return torch.randint(CLASSES, (batch,), generator=torch.Generator().manual_seed(1))
+
+
+def unit(width: int) -> Callable[[int], Tensor]:
+    """Rows of length 1."""
+    return lambda batch: F.normalize(torch.randn(batch, width))
+
+
+def pair(student: tuple[int, ...], teacher: tuple[int, ...] | None = None) -> dict[str, Any]:
+    return {"student": student, "teacher": teacher or student}
+
+
+LOGITS = pair((CLASSES,))
+MAPS = pair((64, 8, 8))
+WIDER = pair((64, 8, 8), (256, 8, 8))
+VECTORS = pair((64,), (256,))
+WIRE = {
+    "student_module_path": "m",
+    "student_module_io": "output",
+    "teacher_module_path": "m",
+    "teacher_module_io": "output",
+}
+
+
+def torchdistills(name: str, **options: Any) -> dict[str, Any]:
+    """A loss of torchdistill on what the module ``m`` of both models gives; ``...`` stands for the pair of both."""
+    given = {"path": "m", "io": "output"}
+    wired = {
+        key: {"pair": {"student": given, "teacher": given}} if value is ... else value for key, value in options.items()
+    }
+
+    def made(load: Callable[[str], Any]) -> Pass:
+        loss = getattr(load("torchdistill.losses.mid_level"), name)(**wired)
+        return lambda given: loss(
+            *({"m": {"output": given[key]}} for key in ("student", "teacher")), given.get("target")
+        )
+
+    return {"repo": TORCHDISTILL, "theirs": made}
+
+
+def mdistillers(module: str, name: str, call: Callable[[Any, Tensors], Tensor]) -> dict[str, Any]:
+    """A function of mdistiller."""
+
+    def made(load: Callable[[str], Any]) -> Pass:
+        loss = getattr(load(f"mdistiller.distillers.{module}"), name)
+        return lambda given: call(loss, given)
+
+    return {"repo": MDISTILLER, "theirs": made}
+
+
+def repdistillers(name: str, call: Callable[[Any, Tensors], Tensor], *values: Any) -> dict[str, Any]:
+    """A class of RepDistiller."""
+
+    def made(load: Callable[[str], Any]) -> Pass:
+        loss = getattr(load("distiller_zoo"), name)(*values)
+        return lambda given: call(loss, given)
+
+    return {"repo": REPDISTILLER, "theirs": made}
+
+
+def both(loss: Any, given: Tensors) -> Tensor:
+    result: Tensor = loss(given["student"], given["teacher"])
+    return result
+
+
+def crd_of_torchdistill(load: Callable[[str], Any]) -> Pass:
+    loss = load("torchdistill.losses.mid_level").CRDLoss("n", "e", "n", 128, SAMPLES, 16384, SAMPLES)
+
+    def step(given: Tensors) -> Tensor:
+        rows = torch.randint(SAMPLES, (len(given["index"]), 16385))
+        rows[:, 0] = given["index"]
+        scores = loss.contrast_memory(given["student"], given["teacher"], given["index"], rows)
+        return sum(loss.compute_contrast_loss(score) for score in scores).sum()  # type: ignore[union-attr]
+
+    return step
+
+
+ROWS: dict[str, Row] = {
+    "attention_transfer": Row(WIDER, {}, **torchdistills("ATLoss", at_pairs=...)),
+    "affinity": Row(MAPS, {}, **torchdistills("AffinityLoss", student_module_path="m", teacher_module_path="m")),
+    "cosine": Row(MAPS, {"dim": 1}),
+    "crd": Row(
+        {"student": unit(128), "teacher": unit(128), "index": torch.arange},
+        {"num_samples": SAMPLES},
+        TORCHDISTILL,
+        crd_of_torchdistill,
+    ),
+    "cross_entropy": Row({"student": (CLASSES,), "target": labels}),
+    "cwd": Row(MAPS),
+    "dist": Row(LOGITS, {}, **torchdistills("DISTLoss", **WIRE)),
+    "factor_transfer": Row(MAPS, {}, **torchdistills("FTLoss", paraphraser_path="m", translator_path="m")),
+    "hierarchical_context": Row(
+        MAPS,
+        {},
+        **mdistillers("ReviewKD", "hcl_loss", lambda loss, given: loss([given["student"]], [given["teacher"]])),
+    ),
+    "hint": Row(MAPS),
+    "jensen_shannon": Row(LOGITS),
+    "kd": Row(LOGITS, {}, **torchdistills("KDLoss", temperature=4.0, beta=1.0, **WIRE)),
+    "knowledge_adaptation": Row(
+        MAPS, {}, **torchdistills("KTALoss", knowledge_translator_path="m", feature_adapter_path="m")
+    ),
+    "l1": Row(MAPS),
+    "many_to_one": Row(pair((512, 8, 8), (64, 8, 8))),
+    "mgd": Row(MAPS),
+    "mse": Row(MAPS, {}, **repdistillers("HintLoss", both)),
+    "multilabel_kd": Row(LOGITS),
+    "ofa": Row({**LOGITS, "target": labels}, {"eps": 1.5}),
+    "pkt": Row(VECTORS, {}, **torchdistills("PKTLoss", **WIRE)),
+    "reverse_kl": Row(LOGITS),
+    "rkd_angle": Row(
+        VECTORS,
+        {},
+        **torchdistills(
+            "RKDLoss",
+            student_output_path="m",
+            teacher_output_path="m",
+            dist_factor=0.0,
+            angle_factor=1.0,
+            reduction="mean",
+        ),
+    ),
+    "rkd_distance": Row(
+        VECTORS,
+        {},
+        **torchdistills(
+            "RKDLoss",
+            student_output_path="m",
+            teacher_output_path="m",
+            dist_factor=1.0,
+            angle_factor=0.0,
+            reduction="mean",
+        ),
+    ),
+    "similarity_preserving": Row(
+        WIDER, {}, **torchdistills("SPKDLoss", student_output_path="m", teacher_output_path="m", reduction="batchmean")
+    ),
+    "smooth_l1": Row(MAPS),
+    "soft_cross_entropy": Row(LOGITS),
+    "total_variation": Row(LOGITS),
+}
+"""Losses at the sizes of CIFAR-100's tables. A loss that is not here runs at the sizes of the contract tests."""
+
+
+@cache
+def contracts() -> dict[str, Any]:
+    return runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "test_losses.py"))
+
+
+def row_of(name: str) -> Row:
+    shared = contracts()
+    return ROWS.get(name) or Row(shared["EXAMPLES"][name], shared["SMALL"].get(name, {}))
+
+
+def ours(name: str, row: Row, batch: int) -> Pass:
+    """Our loss; what only a run knows is made up."""
+    loss: Any = LOSSES.get(name)
+    values = dict(row.values)
+    if inspect.isclass(loss):
+        needed = inspect.signature(loss).parameters
+        values = {key: value for key, value in contracts()["FROM_RUN"].items() if key in needed} | values
+        if "num_samples" in values:
+            values["num_samples"] = max(values["num_samples"], batch)
+        module = loss(**values)
+        return lambda given: module(**given)  # type: ignore[no-any-return]
+    return lambda given: loss(**given, **values)  # type: ignore[no-any-return]
+
+
+def tensors(row: Row, batch: int) -> Callable[[], Tensors]:
+    """New tensors at each call; all but the teacher's want a gradient."""
+
+    def made() -> Tensors:
+        given = {key: kind(batch) if callable(kind) else torch.randn(batch, *kind) for key, kind in row.inputs.items()}
+        for key, value in given.items():
+            if key not in ("teacher", "target") and value.is_floating_point():
+                value.requires_grad_()
+        return given
+
+    return made
+
+
+def seconds(step: Pass, given: Tensors) -> float:
+    start = time.process_time()
+    step(given).backward()
+    return time.process_time() - start
+
+
+def compared(name: str, batch: int, rounds: int, load: Callable[[str, str], Any] | None) -> str:
+    """A line of the table."""
+    row = row_of(name)
+    make, sides = tensors(row, batch), [ours(name, row, batch)]
+    if load is not None and row.theirs is not None:
+        sides.append(row.theirs(lambda module: load(row.repo, module)))
+    times: list[list[float]] = [[] for _ in sides]
+    for number in range(rounds + 3):
+        taken = [0.0 for _ in sides]
+        for order in (range(len(sides)), reversed(range(len(sides)))):
+            given = make()
+            for side in order:
+                copies = {key: value.detach().requires_grad_(value.requires_grad) for key, value in given.items()}
+                taken[side] += seconds(sides[side], copies) / 2
+        if number >= 3:  # the first ones allocate
+            for each, value in zip(times, taken, strict=True):
+                each.append(value)
+    means = [1000 * statistics.fmean(sorted(each)[: max(1, rounds // 4)]) for each in times]
+    line = f"{name:24} {batch:5} {means[0]:10.3f}"
+    return (
+        line if len(sides) == 1 else f"{line} {means[1]:10.3f} {means[1] / means[0]:7.2f}  {row.repo.partition('/')[2]}"
+    )
+
+
+def importer(repos: Path, folder: Path) -> Callable[[str, str], Any]:
+    """A function that imports a module of a repository, from its newest commit."""
+    there: set[str] = set()
+
+    def load(repo: str, module: str) -> Any:
+        if repo not in there:
+            tree = folder / repo.replace("/", "+")
+            tree.mkdir()
+            archive = subprocess.run(
+                ["git", "-C", str(repos / repo), "archive", "HEAD", TREES[repo]], check=True, capture_output=True
+            )
+            subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
+            sys.path.append(str(tree))
+            there.add(repo)
+        return importlib.import_module(module)
+
+    return load
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_pass(benchmark: Any, name: str) -> None:
+    row = row_of(name)
+    step, make = ours(name, row, 64), tensors(row, 64)
+    benchmark.pedantic(lambda given: step(given).backward(), setup=lambda: ((make(),), {}), warmup_rounds=2, rounds=10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repos", nargs="?", type=Path, metavar="REPOS")
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=LOSSES.names())
+    parser.add_argument("--batch", nargs="+", type=int, default=[64, 256])
+    parser.add_argument("--rounds", type=int, default=30)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"{'loss':24} {'batch':>5} {'ours, ms':>10} {'theirs, ms':>10} {'ratio':>7}")
+    with tempfile.TemporaryDirectory() as folder:
+        load = importer(options.repos, Path(folder)) if options.repos else None
+        for name in options.only:
+            for batch in options.batch:
+                print(compared(name, batch, options.rounds, load), flush=True)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()
