@@ -34,7 +34,7 @@ def test_a_forked_process_copies_no_packed_item(kind: type, copied: bool) -> Non
     os.waitpid(child, 0)
     grown = int(os.read(reading, 32))
     os.close(reading), os.close(writing)
-    assert (grown > 12 << 20) == copied, grown
+    assert (grown > 8 << 20) == copied, grown
 
 
 def own_memory() -> int:
