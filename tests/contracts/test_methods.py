@@ -12,8 +12,13 @@ from kd_core.experiment import Experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "vision"
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
-REFUSED = {"fsp": "with the same B and C", "kdsvd": "with the same B and C"}
-"""Methods that need maps of equal channels, with a part of what a pair that has others is told."""
+REFUSED = {
+    "dml": "there is no validation split",
+    "ebkd": "needs 2 teachers or more",
+    "fsp": "with the same B and C",
+    "kdsvd": "with the same B and C",
+}
+"""Methods that need maps of equal channels or what the benchmark does not have, with a part of what is said then."""
 
 
 def problems(pair: str, method: str) -> list[str]:
