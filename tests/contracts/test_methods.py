@@ -11,6 +11,7 @@ from kd_core.config import Policy, loads
 from kd_core.config.syntax.methods import METHODS, Preset, value_at
 from kd_core.experiment import Experiment
 
+<<<<<<< HEAD
 CIFAR = """
 task: image_classification
 data: {name: cifar100}
@@ -50,6 +51,17 @@ PAIRS = [
     ("vgg8", "cifar-resnet50"),
 ]
 every_method = pytest.mark.parametrize("name", METHODS.names())
+=======
+CONFIGS = Path(__file__).parents[2] / "configs" / "vision"
+PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
+REFUSED = {
+    "dml": "there is no validation split",
+    "ebkd": "needs 2 teachers or more",
+    "fsp": "with the same B and C",
+    "kdsvd": "with the same B and C",
+}
+"""Methods that need maps of equal channels or what the benchmark does not have, with a part of what is said then."""
+>>>>>>> z
 
 
 def experiment(text: str, method: str, student: str, teacher: str) -> Experiment:
