@@ -61,8 +61,8 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023, aaai2024): batches and rates are those of the logs, 3
-# GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
+# torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023, aaai2024): batches and rates are those of the logs,
+# 3 GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
 # configs/sample/ilsvrc2012, which has no logs, DIST, DIST+, ICKD and KD with standardised logits as they stand there.
 IMAGENET = {
     "imagenet_at_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [1.0, 1000.0, 1000.0])],
@@ -90,7 +90,7 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
-# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs; SRD: one) and configs/sample/ilsvrc2012, on one GPU.
+# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs; SRD: one) and configs/sample/ilsvrc2012, one GPU.
 IMAGENET |= {
     "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
     "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],

@@ -31,8 +31,8 @@ class Schedule(Protocol):
 class Ramp:
     """From ``start`` to ``end`` within ``length`` epochs or steps (None: all that are left), and then on.
 
-    It begins ``after`` so many epochs or steps, before which it is ``start``. A ``sigmoid`` one is by a factor exp(-5) on
-    its way when it begins.
+    It begins ``after`` so many epochs or steps, before which it is ``start``. A ``sigmoid`` one is by a factor exp(-5)
+    on its way when it begins.
     """
 
     start: float
