@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -57,6 +58,12 @@ def test_cosine_is_flat_at_both_ends() -> None:
     assert values(wave, [0, 1, 2, 3, 4, 9]) == pytest.approx([4, 3 + 0.5**0.5, 3, 3 - 0.5**0.5, 2, 2])
 
 
+def test_sigmoid_is_the_ramp_of_temporal_ensembling() -> None:
+    ramp = {"schedule": "sigmoid", "start": 0.0, "end": 2.0, "epochs": 1}
+    expected = [2 * math.exp(-5 * (1 - done) ** 2) for done in (0, 0.25, 0.5, 0.75)]
+    assert values(ramp, [0, 1, 2, 3, 4, 9], steps_per_epoch=4) == pytest.approx([*expected, 2, 2])
+
+
 def test_step_changes_at_the_mark() -> None:
     stairs = {"schedule": "step", "values": [1, 0.5, 0.1]}
     assert values({**stairs, "epochs": [1, 2]}, [0, 2, 3, 5, 6, 11]) == [1, 1, 0.5, 0.5, 0.1, 0.1]
@@ -64,7 +71,7 @@ def test_step_changes_at_the_mark() -> None:
 
 
 @given(
-    shape=st.sampled_from(["linear", "cosine"]),
+    shape=st.sampled_from(["linear", "cosine", "sigmoid"]),
     ends=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
     length=st.integers(1, 50),
     step=st.integers(0, 60),
@@ -76,7 +83,7 @@ def test_a_ramp_stays_between_its_ends_and_arrives(
     (value,) = values(ramp, [step])
     assert min(ends) - 1e-9 <= value <= max(ends) + 1e-9
     assert step < length or value == ends[1]
-    assert step > 0 or value == ends[0]
+    assert step > 0 or shape == "sigmoid" or value == ends[0]
 
 
 def test_a_schedule_may_be_compared_and_printed() -> None:
@@ -89,7 +96,7 @@ def test_a_schedule_may_be_compared_and_printed() -> None:
 def test_neither_number_nor_schedule(value: Any) -> None:
     (problem,) = problems(value)
     assert "neither a finite number nor a schedule" in problem
-    assert "{schedule: linear | cosine, start: 0.0, end: 1.0, epochs: 10}" in problem
+    assert "{schedule: linear | cosine | sigmoid, start: 0.0, end: 1.0, epochs: 10}" in problem
 
 
 @pytest.mark.parametrize(

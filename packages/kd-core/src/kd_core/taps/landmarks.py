@@ -70,6 +70,12 @@ def keep(model: nn.Module, landmarks: Landmarks) -> None:
     model.__dict__[_KEPT] = landmarks
 
 
+def keep_those_of(model: nn.Module, twin: nn.Module) -> None:
+    """Remember of a model what is known of another one that is built alike."""
+    if (landmarks := declared(twin)) is not None:
+        keep(model, landmarks)
+
+
 def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:
     """The place in ``model`` that a landmark stands for, or all of them; ConfigError where the model has none."""
     landmarks, kind = declared(model), type(model).__name__
