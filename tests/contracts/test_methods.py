@@ -12,8 +12,13 @@ from kd_core.experiment import Experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "vision"
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
-REFUSED = {"fsp": "with the same B and C", "kdsvd": "with the same B and C"}
-"""Methods that need maps of equal channels, with a part of what a pair that has others is told."""
+REFUSED = {
+    "fsp": "with the same B and C",
+    "kdsvd": "with the same B and C",
+    "sdd_dkd": "and the classifier reads",
+    "sdd_kd": "and the classifier reads",
+}
+"""Methods that need maps of equal channels, or the one whose mean the classifier reads, with a part of what is said."""
 
 
 def problems(pair: str, method: str) -> list[str]:
