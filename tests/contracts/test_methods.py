@@ -50,8 +50,12 @@ REFUSED = {
     "ebkd": "needs 2 teachers or more",
     "fsp": "with the same B and C",
     "kdsvd": "with the same B and C",
+    "sdd_dkd": "and the classifier reads",
+    "sdd_kd": "and the classifier reads",
 }
-"""Methods that need maps of equal channels or what the benchmark does not have, with a part of what is said then."""
+"""Methods that need maps of equal channels, or the one whose mean the classifier reads, or what the benchmark does not
+have, with a part of what is said then.
+"""
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
 
