@@ -61,8 +61,8 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023, aaai2024): batches and rates are those of the logs, 3
-# GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
+# torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023, aaai2024): batches and rates are those of the logs,
+# 3 GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
 # configs/sample/ilsvrc2012, which has no logs, DIST, DIST+, ICKD and KD with standardised logits as they stand there.
 IMAGENET = {
     "imagenet_at_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [1.0, 1000.0, 1000.0])],
