@@ -393,12 +393,24 @@ def fresh(value: Any, *, wanted: bool = False) -> Any:
     return value.detach().requires_grad_(value.is_floating_point() and (wanted or value.requires_grad))
 
 
+def joined(given: Tensors) -> Tensors:
+    """NAME/0, NAME/1, ... as one list NAME."""
+    listed: dict[str, Any] = {}
+    for key, value in given.items():
+        name, _, number = key.partition("/")
+        if number:
+            listed.setdefault(name, []).append(value)
+        else:
+            listed[name] = value
+    return listed
+
+
 def tensors(row: Row, batch: int) -> Callable[[], Tensors]:
     """New tensors at each call; all but the teacher's want a gradient."""
 
     def made() -> Tensors:
         given = {key: kind(batch) if callable(kind) else torch.randn(batch, *kind) for key, kind in row.inputs.items()}
-        return {key: fresh(value, wanted=not key.startswith("teacher")) for key, value in given.items()}
+        return joined({key: fresh(value, wanted=not key.startswith("teacher")) for key, value in given.items()})
 
     return made
 

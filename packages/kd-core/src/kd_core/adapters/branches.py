@@ -72,10 +72,9 @@ def byot_branch(
 ) -> nn.Module:
     """Be-your-own-teacher's branch: a bottleneck from a shallow feature map to a vector like the deepest features.
 
-    (B, C, H, W), called ``features`` where inputs have names, -> (B, D). ``match`` is the deepest map, (B, D, h, w):
-    1x1, k x k and 1x1 convolutions with batch norm and ReLU, a quarter as wide within, where k and the stride are
-    H / h; then the mean over the places. KDError where an input is no map, ``match`` is missing or the larger one, or D
-    is below 4.
+    (B, C, H, W), where it has a name ``features``, -> (B, D). ``match`` is the deepest map, (B, D, h, w): 1x1, k x k
+    and 1x1 convolutions with batch norm and ReLU, a quarter as wide within, where k and the stride are H / h; then the
+    mean over the places. KDError where an input is no map, ``match`` is missing or the larger one, or D is below 4.
     Zhang et al., Be Your Own Teacher, ICCV 2019 (arXiv 1905.08094); checked against
     luanyunteng/pytorch-be-your-own-teacher, since its authors published no branches of that version.
     """
