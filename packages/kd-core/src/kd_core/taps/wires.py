@@ -9,8 +9,9 @@
     batch.NAME[/field...]                         a part of the batch
 
 Landmarks are ``@features`` (the ordered feature maps, all of them as a list, or one by its number), ``@preactivations``
-(the same before their last activation), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last
-linear layer); see :mod:`kd_core.taps.landmarks`.
+(the same before their last activation), ``@penultimate`` (what the classifier takes), ``@classifier`` (the last
+linear layer), see :mod:`kd_core.taps.landmarks`, and ``@logits`` (the output, or the field of it that a task scores),
+which a plan writes out.
 
 Dots separate modules, and a negative number counts them from the end (``layer1.-1.relu``); ``:CALL`` chooses among
 several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses. ``MODEL.output``
@@ -130,7 +131,7 @@ def _check_root(text: str, root: str, models: list[str], adapters: Collection[st
 def _landmark_wire(text: str, root: str, rest: str, inside: tuple[Field, ...]) -> Wire:
     name, colon, mark = rest[1:].partition(":")
     if name not in LANDMARKS:
-        hint = did_you_mean(f"@{name}", [f"@{landmark}" for landmark in LANDMARKS])
+        hint = did_you_mean(f"@{name}", [f"@{landmark}" for landmark in (*LANDMARKS, "logits")])
         raise config_error(f"wire {text!r}: there is no landmark @{name}", hint)
     if colon and not (name == "classifier" and mark in ("in", "out")):
         raise config_error(f"wire {text!r}: only @classifier has a side, :in or :out", f"write {root}.@{name}")
