@@ -12,8 +12,15 @@ from kd_core.experiment import Experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "vision"
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
-REFUSED = {"fsp": "with the same B and C", "kdsvd": "with the same B and C"}
-"""Methods that need maps of equal channels, with a part of what a pair that has others is told."""
+REFUSED = {
+    "fsp": "with the same B and C",
+    "kdsvd": "with the same B and C",
+    "ebkd": "needs 2 teachers or more",
+    "ca_mkd": "or the modules of a group",
+    "one": "forward failed on a dummy input",
+}
+"""Methods that need maps of equal channels, several teachers, or a last stage that is one module before the classifier,
+with a part of what a pair that has no such thing is told."""
 
 
 def problems(pair: str, method: str) -> list[str]:

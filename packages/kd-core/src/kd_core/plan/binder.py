@@ -289,7 +289,10 @@ class WireBinder:
         builder, borrowed = module
         if spec.each and (isinstance(spec.module, Lazy) or isinstance(borrowed, Wire)):
             message = "only a registered adapter, or the modules of a group, can stand for each item of a list"
-            self.validator.report((*path, "each"), message)
+            hint = None
+            if isinstance(borrowed, Wire):
+                hint = f"a list makes {borrowed.root!r} a group: `models.{borrowed.root}: [MODEL, MODEL]`"
+            self.validator.report((*path, "each"), message, hint)
         if spec.fresh and borrowed is None:
             self.validator.report((*path, "fresh"), "only a module of a model can be made anew: all others are")
         wire = self.wires if spec.each else self.wire
