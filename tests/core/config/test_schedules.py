@@ -45,6 +45,14 @@ def test_linear_over_epochs_steps_and_the_whole_stage() -> None:
     assert values(line, [0, 3, 6, 9]) == [1, 0.75, 0.5, 0.25]
 
 
+def test_a_ramp_may_begin_later_and_then_takes_what_is_left() -> None:
+    late = {"schedule": "linear", "start": 2.0, "end": 0.0, "after": 2}
+    assert values(late, [0, 6, 9, 11]) == pytest.approx([2.0, 2.0, 1.0, 1 / 3])
+    assert values({**late, "steps": 2}, [2, 3, 4, 11]) == [2.0, 1.0, 0.0, 0.0]
+    assert values({**late, "after": 9}, [0, 11]) == [2.0, 2.0]
+    assert problems({**late, "after": -1})[0].startswith("after: -1 must be at least 0")
+
+
 def test_cosine_is_flat_at_both_ends() -> None:
     wave = {"schedule": "cosine", "start": 4.0, "end": 2.0, "steps": 4}
     assert values(wave, [0, 1, 2, 3, 4, 9]) == pytest.approx([4, 3 + 0.5**0.5, 3, 3 - 0.5**0.5, 2, 2])

@@ -1,6 +1,6 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
-from kd_core.adapters.branches import ofa_branch
+from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.ensembles import gate, teacher_embeddings
@@ -20,6 +20,7 @@ __all__ = [
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "byot_branch",
     "channel_embedding",
     "class_maps",
     "connector",

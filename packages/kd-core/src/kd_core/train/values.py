@@ -227,9 +227,11 @@ def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:
 
 
 def gathered(wired: Wired, value: Any, shard: MicroBatchShard) -> Any:
-    """A wire's value with the rows of all processes. Only in the batch is a list one value a sample."""
+    """A wire's value with the rows of all processes; a parameter has none. Only in the batch is a list one a sample."""
     if isinstance(wired, list):
         return [gathered(wire, item, shard) for wire, item in zip(wired, value, strict=True)]
+    if wired.tap is not None and wired.tap.is_parameter:
+        return value
     return gather_samples(value, shard.rows) if wired.root == "batch" else gather(value, shard.rows)
 
 
