@@ -80,7 +80,7 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
-# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs; SRD: one) and configs/sample/ilsvrc2012, on one GPU.
+# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs) and configs/sample/ilsvrc2012, on one GPU.
 IMAGENET |= {
     "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
     "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],
