@@ -79,8 +79,9 @@ def test_a_stale_table_is_written_anew(script: ModuleType) -> None:
 
 
 def test_headings_of_losses_and_adapters_get_their_signatures(script: ModuleType) -> None:
-    headings = ("`multilabel_kd`", "`translator(old)`", "Others", "`no_loss(x)`")
-    made = script.generated("".join(f"### {heading}\n" for heading in headings), signatures=True)
+    made = script.generated(
+        "### `multilabel_kd`\n### `translator(old)`\n### Others\n### `no_loss(x)`\n", signatures=True
+    )
     assert made.splitlines() == [
         "### `multilabel_kd(student, teacher, *, temperature: float > 0 = 1.0)`",
         "### `translator(norm: bool = False)`",
