@@ -225,10 +225,10 @@ def test_what_a_preset_may_not_say(preset: str, message: str, presets: Path) -> 
 
 def test_a_preset_is_a_regular_file_of_utf_8(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="pipe.yaml: this is not a regular file"):
+    with pytest.raises(ConfigError, match=r"pipe.yaml: this is not a regular file"):
         expanded(f"method: {tmp_path / 'pipe.yaml'}")
     (tmp_path / "latin.yaml").write_bytes(b"about: {}\n# \xe9\n")
-    with pytest.raises(ConfigError, match="latin.yaml:2:3: stages.distill.method: not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"latin.yaml:2:3: stages.distill.method: not UTF-8 text"):
         expanded(f"method: {tmp_path / 'latin.yaml'}")
 
 
@@ -276,19 +276,19 @@ def test_two_stages_share_the_stage_before() -> None:
     ],
 )
 def test_two_stages_want_the_same_of_one_name(one: str, other: str, what: str) -> None:
-    with pytest.raises(ConfigError, match=f"stages.two.method: its {what} is not that of the stage 'one'"):
+    with pytest.raises(ConfigError, match=rf"stages.two.method: its {what} is not that of the stage 'one'"):
         two(one, other)
 
 
 @pytest.mark.parametrize("after", [True, False])
 def test_a_stage_that_a_method_puts_before_names_no_method(after: bool) -> None:
     lines = ["  distill: {epochs: 1, method: staged}", "  staged_before: {method: first}"]
-    with pytest.raises(ConfigError, match="stages.staged_before: the method of 'distill' puts this stage before it"):
+    with pytest.raises(ConfigError, match=r"stages.staged_before: the method of 'distill' puts this stage before it"):
         loads("\n".join(["task: x", "stages:", *(lines if after else lines[::-1])]))
 
 
 def test_a_stage_before_that_is_no_mapping_is_told() -> None:
-    with pytest.raises(ConfigError, match="stages.staged_before: must be a mapping, not a number"):
+    with pytest.raises(ConfigError, match=r"stages.staged_before: must be a mapping, not a number"):
         loads("task: x\nstages: {staged_before: 3, distill: {epochs: 1, method: staged}}")
 
 
