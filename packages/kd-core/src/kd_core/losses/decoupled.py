@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_core.losses.labelled import Rows, chosen, enough_classes, labelled_rows, one_against_rest
+from kd_core.losses.labelled import Rows, against_rest, at, binary_divergence, chosen, enough_classes, labelled_rows
 from kd_core.losses.reduction import labelled, mean_over
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import LOW, divergences
+from kd_core.losses.tensors import LOW, divergence
 from kd_core.ranges import PositiveFloat
 
 SINGLE = "the label's class has a single class beside it, whose share among the others is always 1"
@@ -43,11 +43,9 @@ def dkd(
 
 def decoupled(rows: Rows, alpha: float, beta: float, temperature: float) -> Tensor:
     """(N,): ``dkd`` of each row."""
-    logits = [rows.student / temperature, rows.teacher / temperature]
-    binary = [one_against_rest(each.log_softmax(1), rows.target) for each in logits]
-    others = [each.masked_fill(rows.own, LOW).log_softmax(1) for each in logits]
-    target_class, other_classes = (divergences(pair[1], pair[0]).sum(1) for pair in (binary, others))
-    return (alpha * target_class + beta * other_classes) * temperature**2
+    odds, others = zip(*(against_rest(each / temperature, rows.target, rows.own) for each in rows[:2]), strict=True)
+    target_class = binary_divergence(odds[1], odds[0])
+    return (alpha * target_class + beta * divergence(others[1], others[0])) * temperature**2
 
 
 @LOSSES("nkd")
@@ -67,8 +65,7 @@ def nkd(
     enough_classes("nkd", student, 3, SINGLE)
     rows = labelled_rows(student, teacher, target)
     log_student, log_teacher = (chosen(each.log_softmax(1), rows.target) for each in rows[:2])
-    own = rows.own
-    other_student, other_teacher = ((each / temperature).masked_fill(own, LOW) for each in rows[:2])
+    other_student, other_teacher = ((each / temperature).masked_fill(rows.own, LOW) for each in rows[:2])
     others = (other_teacher.softmax(1) * other_student.log_softmax(1)).sum(1)
     return rows.mean(-log_teacher.exp() * log_student - gamma * temperature**2 * others)
 
@@ -119,10 +116,11 @@ def rld(
     reason = "at most one class is ranked below the label's, and its share is always 1"
     enough_classes("rld", student, 3, reason)
     rows = labelled_rows(student, teacher, target, standardize=standardize)
-    log_student, log_teacher = ((each / confidence_temperature).log_softmax(1) for each in rows[:2])
-    binary = one_against_rest(log_teacher, rows.teacher.argmax(1)), one_against_rest(log_student, rows.target)
-    confidence = divergences(*binary).sum(1) * confidence_temperature**2
+    largest = rows.teacher.argmax(1)
+    ours, _ = against_rest(rows.student / confidence_temperature, rows.target, rows.own)
+    theirs, _ = against_rest(rows.teacher / confidence_temperature, largest, at(rows.teacher, largest))
+    confidence = binary_divergence(theirs, ours) * confidence_temperature**2
     above = rows.teacher >= chosen(rows.teacher, rows.target)[:, None]
     below_student, below_teacher = ((each / temperature).masked_fill(above, LOW).log_softmax(1) for each in rows[:2])
-    below = divergences(below_teacher, below_student).sum(1) * temperature**2
+    below = divergence(below_teacher, below_student) * temperature**2
     return rows.mean(alpha * confidence + beta * below)
