@@ -61,18 +61,28 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# torchdistill, configs/official/ilsvrc2012 (rrpr2020 and nlp-oss2023): batches and rates are those of the logs, 3 GPUs
-# with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2 and SSKD, one for FT.
+# torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023, aaai2024): batches and rates are those of the logs,
+# 3 GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
+# configs/sample/ilsvrc2012, which has no logs, DIST, DIST+, ICKD and KD with standardised logits as they stand there.
 IMAGENET = {
     "imagenet_at_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [1.0, 1000.0, 1000.0])],
     "imagenet_crd_resnet18_resnet34": [Recipe(100, 255, 0.1, 1e-4, THIRDS, [1.0, 0.8])],
+    "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
+    "imagenet_dist_plus_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0, 2.0, 2.0])],
     "imagenet_ft_resnet18_resnet34": [
         Recipe(1, 256, 0.01, 1e-4, None, [1.0]),
         Recipe(90, 256, 0.1, 1e-4, THIRDS, [1.0, 1000.0]),
     ],
+    "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],
     "imagenet_kd_resnet18_resnet34": [Recipe(100, 768, 0.3, 1e-4, THIRDS, [0.5, 0.5])],
+    "imagenet_kd_ls_resnet18_resnet34": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 9.0])],
     "imagenet_kr_resnet18_resnet34": [Recipe(100, 96, 0.075, 1e-4, THIRDS, [1.0] * 6)],
     "imagenet_l2_resnet18_resnet34": [Recipe(90, 513, 0.2, 1e-4, ([30, 60], 0.1), [1.0, 15.0])],
+    "imagenet_pad_resnet18_resnet34": [
+        Recipe(90, 513, 0.2, 1e-4, ([30, 60], 0.1), [1.0, 15.0]),
+        Recipe(30, 513, 0.002, 1e-4, ([30], 0.1), [1.0, 1.0]),
+    ],
+    "imagenet_srd_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 1.0, 2.0])],
     "imagenet_sskd_resnet18_resnet34": [
         Recipe(30, 255, 0.1, 5e-4, ([10, 20], 0.1), [1.0]),
         Recipe(100, 255, 0.1, 5e-4, THIRDS, [1.0, 0.9, 2.7, 10.0]),
@@ -80,9 +90,22 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
+# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs; SRD: one) and configs/sample/ilsvrc2012, one GPU.
+IMAGENET |= {
+    "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
+    "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],
+    "imagenet_pad_resnet18_resnet34": [
+        Recipe(90, 513, 0.2, 1e-4, ([30, 60], 0.1), [1.0, 15.0]),
+        Recipe(30, 513, 0.002, 1e-4, None, [1.0, 1.0]),
+    ],
+    "imagenet_srd_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 1.0, 2.0])],
+}
+
 # megvii-research/mdistiller at a08d46f, configs/imagenet/r50_mv1.
 IMAGENET |= {
     "imagenet_at_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [1.0, 1000.0])],
+    "imagenet_crd_mobilenetv1_resnet50": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 0.8])],
+    "imagenet_kr_mobilenetv1_resnet50": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 8.0, 8.0])],
     "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
 }
 

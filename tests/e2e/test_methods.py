@@ -135,11 +135,60 @@ stages:
     freeze: [student.fc]
     losses: {simkd: {loss: mse, student: student.layers.1.inserted, teacher: teacher.layers.1}}"""
     + REST,
+    "activation boundaries": HEAD
+    + """
+stages:
+  distill:
+    method: {method: ab, pretraining_epochs: 1}
+    epochs: 1
+    batch_size: 32"""
+    + REST,
+    "prime-aware": HEAD
+    + """
+stages:
+  distill:
+    method: {method: pad_l2, warmup_epochs: 1}
+    epochs: 1
+    batch_size: 32"""
+    + REST,
+    "variational": HEAD
+    + """
+stages:
+  distill:
+    method: vid
+    epochs: 2
+    batch_size: 32"""
+    + REST,
     "mutual learning": HEAD
     + """
 stages:
   distill:
     method: {method: dml, peers: 2}
+    epochs: 2
+    batch_size: 32"""
+    + REST,
+    "confident teachers": HEAD.replace(
+        """
+  teacher: &teacher
+    call: &called !call:kd_vision.models.Cnn {width: 8, depth: 2}
+    weights: null
+""",
+        """
+  teacher: [{arch: cnn, width: 8, depth: 2, weights: null}, {arch: cnn, width: 4, depth: 2, weights: null}]
+""",
+    )
+    + """
+stages:
+  distill:
+    method: ca_mkd
+    epochs: 2
+    batch_size: 32"""
+    + REST,
+    "native ensemble": HEAD
+    + """
+stages:
+  distill:
+    method: {method: one, rampup_epochs: 2}
     epochs: 2
     batch_size: 32"""
     + REST,
@@ -198,7 +247,21 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         "crd": [{"student", "losses", "adapters.student_embedding", "adapters.teacher_embedding"}],
         "sskd": [{"adapters.teacher_head"}, {"student", "adapters.student_head"}],
         "simkd": [{"student"}],
+        "activation boundaries": [{"student", "adapters.ab_connector"}, {"student"}],
+        "prime-aware": [
+            {"student", "adapters.pad_features"},
+            {"student", "adapters.pad_features", "adapters.pad_variance"},
+        ],
+        "variational": [{"student", "losses"}],
         "mutual learning": [{"student", "peers_1", "peers_2"}],
+        "confident teachers": [{"student", "adapters.ca_mkd_embedding"}],
+        "native ensemble": [
+            {
+                "student",
+                "adapters.one_gate",
+                *(f"adapters.one_{part}_{n}" for part in ("stage", "logits") for n in (1, 2)),
+            }
+        ],
     }
     assert changed == expected[method]
 

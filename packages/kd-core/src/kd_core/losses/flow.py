@@ -36,7 +36,8 @@ def fsp(student: list[Tensor], teacher: list[Tensor], *, pooling: Literal["mean"
     for number, (ours, theirs) in enumerate(pairs):
         if ours.ndim != 4 or theirs.ndim != 4 or ours.shape[:2] != theirs.shape[:2]:
             message = f"student/{number} {shape(ours)} and teacher/{number} {shape(theirs)} must be (B, C, H, W)"
-            raise KDError(f"{message} with the same B and C", path="student")
+            hint = "flows are matrices of C x C': take models of one width, or bring the student to it with adapters"
+            raise KDError(f"{message} with the same B and C", hint=hint, path="student")
     flows = ((_flows(list(maps), pooling)) for maps in zip(*pairs, strict=True))
     differences = [F.mse_loss(ours, theirs) for ours, theirs in zip(*flows, strict=True)]
     return sum(differences[1:], start=differences[0])
