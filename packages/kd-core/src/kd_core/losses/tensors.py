@@ -111,6 +111,12 @@ def divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
     return log_p.exp() * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)
 
 
+def divergence(log_p: Tensor, log_q: Tensor, dim: int = 1) -> Tensor:
+    """KL divergences of q from p along ``dim``, from logarithms."""
+    log_p = log_p.clamp(min=LOW)  # of minus infinity the product is NaN; this is also faster than torch's kl_div
+    return (log_p.exp() * (log_p - log_q)).sum(dim)
+
+
 def shape(tensor: Tensor) -> str:
     """``(2, 3)``."""
     return str(tuple(tensor.shape))
