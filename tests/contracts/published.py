@@ -90,9 +90,22 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
+# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs; SRD: one) and configs/sample/ilsvrc2012, one GPU.
+IMAGENET |= {
+    "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
+    "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],
+    "imagenet_pad_resnet18_resnet34": [
+        Recipe(90, 513, 0.2, 1e-4, ([30, 60], 0.1), [1.0, 15.0]),
+        Recipe(30, 513, 0.002, 1e-4, None, [1.0, 1.0]),
+    ],
+    "imagenet_srd_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 1.0, 2.0])],
+}
+
 # megvii-research/mdistiller at a08d46f, configs/imagenet/r50_mv1.
 IMAGENET |= {
     "imagenet_at_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [1.0, 1000.0])],
+    "imagenet_crd_mobilenetv1_resnet50": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 0.8])],
+    "imagenet_kr_mobilenetv1_resnet50": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 8.0, 8.0])],
     "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
 }
 

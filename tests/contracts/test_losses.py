@@ -50,6 +50,7 @@ KEEPS = {"self_supervised_kd", "transformed_kd"}  # a share of the rows; here al
 HOLDS = {"uskd", "wsld"}  # a part of themselves constant
 LABELLED: dict[str, Input] = {"student": (4,), "teacher": (4,), "target": class_labels(4)}
 EXAMPLES: dict[str, dict[str, Input]] = {
+    "active_features": {"student": (3, 5), "teacher": (3, 5)},
     "ab_divergence": {"student": (7,), "teacher": (7,)},
     "activation_boundary": {"student": (3, 4, 4), "teacher": signs},
     "affinity": {"student": (3, 4, 4), "teacher": (3, 4, 4)},

@@ -167,6 +167,31 @@ stages:
     epochs: 2
     batch_size: 32"""
     + REST,
+    "confident teachers": HEAD.replace(
+        """
+  teacher: &teacher
+    call: &called !call:kd_vision.models.Cnn {width: 8, depth: 2}
+    weights: null
+""",
+        """
+  teacher: [{arch: cnn, width: 8, depth: 2, weights: null}, {arch: cnn, width: 4, depth: 2, weights: null}]
+""",
+    )
+    + """
+stages:
+  distill:
+    method: ca_mkd
+    epochs: 2
+    batch_size: 32"""
+    + REST,
+    "native ensemble": HEAD
+    + """
+stages:
+  distill:
+    method: {method: one, rampup_epochs: 2}
+    epochs: 2
+    batch_size: 32"""
+    + REST,
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 Config = Callable[..., Path]
@@ -229,6 +254,14 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         ],
         "variational": [{"student", "losses"}],
         "mutual learning": [{"student", "peers_1", "peers_2"}],
+        "confident teachers": [{"student", "adapters.ca_mkd_embedding"}],
+        "native ensemble": [
+            {
+                "student",
+                "adapters.one_gate",
+                *(f"adapters.one_{part}_{n}" for part in ("stage", "logits") for n in (1, 2)),
+            }
+        ],
     }
     assert changed == expected[method]
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from recipes import Case, Golden, Input, Reference, Tensors, command, load_part, records, source
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, records, source, weigh
 from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +28,7 @@ from torch.nn import functional as F
 MUTUAL = ("YingZhangDUT/Deep-Mutual-Learning", "34a20583debe4e0dab1d9856db69bed278c5c011")
 CONFIDENCE = ("Rorozhl/CA-MKD", "c2f39a9f13c1998e9971815760364587222581ce")
 ADAPTIVE = ("AnTuo1998/AE-KD", "68f490e76b63e250c30a449e2a507eb91cf8a24f")
+ONE = ("Lan1991Xu/ONE_NeurIPS2018", "54afde30fe039c8bd66668f0d17944b451b8b189")
 OPEN = "for idx, data in enumerate(train_loader)"
 CLASSES = 8
 Step = Callable[[dict[str, Any]], dict[str, Any]]
@@ -156,6 +159,13 @@ def of_features(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
     return loss
 
 
+def ensemble(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
+    """A branch's distance from the ensemble of all, which it detaches; its temperature is 3."""
+    with on_the_cpu():
+        loss: Tensor = code()(given["student"], given["teacher"])
+    return loss
+
+
 KL = (("DistillKL", "distiller_zoo/KD.py"),)
 LOOP = ("helper/loops.py", "train_distill_multi_teacher")
 ADAPTIVE_LOOP = ("helper/loops.py", "train_distill_Multi_teacher")
@@ -175,6 +185,7 @@ REFERENCES = {
     "camkd_entropy": Reference(*CONFIDENCE, *LOOP, named("EBKD"), needs=KL),
     "camkd_logits": Reference(*CONFIDENCE, *LOOP, named("CAMKD"), needs=KL),
     "camkd_features": Reference(*CONFIDENCE, *LOOP, of_features, needs=FEATURES),
+    "lan_ensemble": Reference(*ONE, "loss/kl_loss.py", "KLLoss", ensemble),
     "aekd_adaptive": Reference(*ADAPTIVE, *ADAPTIVE_LOOP, adaptive, needs=KL),
 }
 
@@ -183,6 +194,8 @@ def load(reference: Reference, repos: Path) -> Any:
     """A tower's loss; or a loop's statements with the criterion that they are given."""
     if reference.symbol == "_tower_loss":
         return load_part(reference, repos, tf=tensorflow(), FLAGS=SimpleNamespace(label_smoothing=0.0))
+    if reference.symbol == "KLLoss":
+        return load_part(reference, repos, Variable=lambda value, requires_grad: value)
     ((symbol, file),) = reference.needs
     criterion = Reference(reference.repo, reference.commit, file, symbol, reference.call)
     return loop(reference, repos), load_part(criterion, repos)
@@ -256,7 +269,90 @@ ADAPTIVE_CASES = [
         )
     )
 ]
+
+
+def embeddings(repos: Path) -> dict[str, Any]:
+    """CA-MKD's embeddings for two teachers, whose weights are made by formula."""
+    given = {
+        "student": Input((3, 4, 4, 4), 1500),
+        "teachers/0": Input((3, 5, 2, 2), 1501),
+        "teachers/1": Input((3, 2, 2, 2), 1502),
+    }
+    file = "models/util.py"
+    where = Reference(*CONFIDENCE, file, "CalWeight", towers, needs=(("Embed", file),))
+    tensors = {name: each.tensor().requires_grad_() for name, each in given.items()}
+    teachers = [tensors["teachers/0"], tensors["teachers/1"]]
+    code = load_part(where, repos)
+    module = code(tensors["student"], teachers, SimpleNamespace(factor=2, convs=False)).train()
+    weigh(module, 400)
+    pool = SimpleNamespace(distill_seq=lambda: [lambda features: features.mean((2, 3))])  # before the classifier
+    features, pooled = module(tensors["student"], teachers, [pool, pool])
+    lists = {"features": features, "pooled": pooled}
+    outputs = {f"{name}/{i}": each for name, several in lists.items() for i, each in enumerate(several)}
+    return adapter_record("teacher_embeddings", where, given, tensors, outputs, module)
+
+
+def gated(repos: Path) -> dict[str, Any]:
+    """ONE's gate, in its network without the layers before and behind it."""
+    given = {"features": Input((4, 32, 2, 2), 1510), **several("branches", 3, (4, 5), seed=1511)}
+    file = "models/cifar/resnet.py"
+    where = Reference(*ONE, file, "ONE_ResNet", towers, needs=(("conv3x3", file), ("BasicBlock", file)))
+    tensors = {name: each.tensor().requires_grad_() for name, each in given.items()}
+    network = load_part(where, repos, math=math, Bottleneck=None)(8, 5).train()
+    for name in ("conv1", "bn1", "relu", "layer1", "layer2", "avgpool"):
+        setattr(network, name, nn.Identity())
+    network.avgpool_c = nn.AdaptiveAvgPool2d(1)
+    for i in range(3):
+        setattr(network, f"layer3_{i + 1}", Constant(tensors[f"branches/{i}"]))
+        setattr(network, f"classfier3_{i + 1}", nn.Identity())
+    gate = nn.ModuleList([network.control_v1, network.bn_v1])
+    weigh(gate, 400)
+    outputs = {"output": network(tensors["features"])[3]}
+    return adapter_record("gate", where, given, tensors, outputs, gate)
+
+
+class Constant(nn.Module):
+    """Gives the same whatever it gets."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, ignored: Tensor) -> Tensor:
+        return self.value
+
+
+def adapter_record(
+    name: str,
+    reference: Reference,
+    given: dict[str, Input],
+    tensors: Tensors,
+    outputs: Tensors,
+    module: nn.Module,
+) -> dict[str, Any]:
+    """An adapter's outputs, and the gradients of the sum of their mean squares."""
+    total: Any = sum(each.square().mean() for each in outputs.values())
+    total.backward()
+    return {
+        "adapter": name,
+        "repository": reference.repo,
+        "commit": reference.commit,
+        "file": reference.file,
+        "symbol": reference.symbol,
+        "inputs": {key: asdict(each) for key, each in given.items()},
+        "outputs": {key: digits(each) for key, each in outputs.items()},
+        "gradients": {key: digits(each.grad) for key, each in tensors.items() if each.grad is not None},
+        "of_weights": [digits(each.grad) for each in module.parameters()],
+    }
+
+
+ONE_CASES = [
+    Case("lan_ensemble", pair(shape, seed=1600 + 2 * i), {"temperature": 3.0})
+    for i, shape in enumerate(((4, 6), (7, 3), (1, 5)))
+]
 GOLDENS: dict[str, Golden] = {
+    "methods/one": lambda repos: records(ONE_CASES, REFERENCES, load, repos),
+    "methods/ensemble_adapters": lambda repos: [embeddings(repos), gated(repos)],
     "methods/adaptive_ensemble_kd": lambda repos: records(ADAPTIVE_CASES, REFERENCES, load, repos),
 }
 

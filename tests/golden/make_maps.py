@@ -111,6 +111,23 @@ def semantic(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
     return loss
 
 
+def semantic_with_temperature(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
+    """The same of SimKD's ``SelfA``, whose unused layers have no weights by formula, and whose keys come last."""
+    students, teachers = listed(given, "student"), listed(given, "teacher")
+    widths = [[each.shape[1] for each in layers] for layers in (students, teachers)]
+    build = code.forward.__globals__["SelfA"]
+    attention = build(values["batch_size"], *widths, values["temperature"], values["factor"])
+    kinds = [("key", len(teachers)), ("query", len(students))]
+    embeddings = [getattr(attention, f"{kind}_{number}") for kind, count in kinds for number in range(count)]
+    projections = [getattr(attention, f"regressor{i}{j}") for i in range(len(students)) for j in range(len(teachers))]
+    layers = [nn.ModuleList([embedding.linear1, embedding.linear2]) for embedding in embeddings]
+    weigh(nn.ModuleList([*layers, *projections]), 400)
+    with on_the_cpu():
+        loss = code()(*attention(students, teachers))
+    assert isinstance(loss, Tensor)
+    return loss
+
+
 def costs(prototypes: Tensor, sharpness: float) -> Tensor:
     """The statements of ``WKD.__init__`` on a classifier's weight."""
     rows = F.normalize(prototypes, p=2, dim=-1)
@@ -166,6 +183,14 @@ REFERENCES = {
     "chen_semckd": Reference(
         *SEMCKD, "distiller_zoo/SemCKD.py", "SemCKDLoss", semantic,
         needs=tuple((name, UTIL) for name in ("Normalize", "MLPEmbed", "AAEmbed", "SelfA")),
+    ),
+    "chen_simkd": Reference(
+        "DefangChen/SimKD",
+        "2b389c31ed7779aea31e7aaf0bb0f2d8b6ac2f01",
+        "distiller_zoo/SemCKD.py",
+        "SemCKDLoss",
+        semantic_with_temperature,
+        needs=tuple((name, UTIL) for name in ("Normalize", "MLPEmbed", "Proj", "SelfA")),
     ),
     "lv_logits": Reference(
         *WKD, "wkd_logit_loss_with_speration", wasserstein,
@@ -235,13 +260,20 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "semckd": [
-        Case("chen_semckd", layers(*shapes, seed=1000 + 10 * i), {"batch_size": samples, "factor": factor})
-        for i, (samples, factor, shapes) in enumerate(
-            (
-                (4, 2, (((4, 3, 4, 4), (4, 2, 4, 4)), ((4, 5, 2, 2), (4, 4, 2, 2)))),
-                (6, 3, (((6, 2, 3, 3), (6, 4, 6, 6)), ((6, 4, 2, 2), (6, 3, 3, 3)), ((6, 3, 2, 2), (6, 2, 1, 1)))),
+        Case(
+            "chen_simkd",
+            layers(((4, 3, 4, 4), (4, 2, 2, 2)), ((4, 5, 2, 2), (4, 4, 2, 2)), seed=1020),
+            {"batch_size": 4, "factor": 2, "temperature": 0.5},
+        ),
+        *(
+            Case("chen_semckd", layers(*shapes, seed=1000 + 10 * i), {"batch_size": samples, "factor": factor})
+            for i, (samples, factor, shapes) in enumerate(
+                (
+                    (4, 2, (((4, 3, 4, 4), (4, 2, 4, 4)), ((4, 5, 2, 2), (4, 4, 2, 2)))),
+                    (6, 3, (((6, 2, 3, 3), (6, 4, 6, 6)), ((6, 4, 2, 2), (6, 3, 3, 3)), ((6, 3, 2, 2), (6, 2, 1, 1)))),
+                )
             )
-        )
+        ),
     ],
     "wasserstein_logits": [
         Case(

@@ -277,11 +277,9 @@ ADAPTERS = [
 ]
 
 
-def adapter_record(
-    adapter: Adapter, repos: Path, load: Callable[[Reference, Path], Any] = load, code: Any = None
-) -> dict[str, Any]:
+def adapter_record(adapter: Adapter, repos: Path, load: Callable[[Reference, Path], Any] = load) -> dict[str, Any]:
     """One pass of an adapter's reference and the gradients of the mean squares of its outputs."""
-    module = adapter.make(code or load(adapter.reference, repos)).train()
+    module = adapter.make(load(adapter.reference, repos)).train()
     weigh(module, 400)
     given = [each.tensor().requires_grad_() for each in adapter.inputs]
     outputs = adapter.run(module, given)

@@ -1,8 +1,8 @@
-"""Makes losses/*.json of OFA-KD and NORM, and methods/newer.json of their adapters and of VkD's.
+"""Makes losses/*.json and methods/*.json of NORM, OFA-KD, VkD and be your own teacher.
 
     python tests/golden/make_newer.py REPOS [NAME...]
 
-As make_losses.py and make_regions.py, whose words these are.
+As make_losses.py, whose words these are.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from unittest.mock import MagicMock
 
 import torch
 from make_methods import Adapter, adapter_record, loop, uncalled
-from make_regions import load as load_class
-from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
-from recipes import load as load_plain
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, weigh
+from recipes import load as load_whole
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal
 
-HERE = Path(__file__).parent
 NORM = ("OSVAI/NORM", "c6dfc39eaf2fdaccf99ed07810da7a00b71b9144")
 OFA = ("Hao840/OFAKD", "f7bb896cac9879040800bde08a8cc2057a904c52")
+BYOT = ("luanyunteng/pytorch-be-your-own-teacher", "8045079f9933b3dd694dee5294faac0bd8d54fab")
 VKD = ("roymiles/vkd", "4b480506d10bad9bfaf27b144f5929ad4007472d")
 
 
@@ -63,6 +62,9 @@ REFERENCES = {
     "norm_imagenet": Reference(
         *NORM_LOOP, lambda code, given, values: norm(code, given, parts_of(given), dataset="imagenet")["loss_norm"]
     ),
+    "byot": Reference(
+        *BYOT, "train.py", "feature_loss_function", lambda code, given, values: code(given["student"], given["teacher"])
+    ),
     "ofa": Reference(
         *OFA,
         "distillers/ofa.py",
@@ -88,6 +90,9 @@ def labels(*classes: int) -> Input:
 
 
 CASES = {
+    "active_features": [
+        Case("byot", pair(shape, seed=690 + i), {}) for i, shape in enumerate(((4, 6), (2, 3, 2), (1, 5)))
+    ],
     "many_to_one": [
         Case("norm_cifar", pair((3, 6, 4, 4), (3, 2, 4, 4), seed=700), {}),
         Case("norm_cifar", pair((2, 12, 3, 2), (2, 3, 3, 2), seed=702), {}),
@@ -160,7 +165,21 @@ def of_branch(stage: int, sizes: tuple[int, int], vectors: tuple[int, int], seed
     )
 
 
+def of_byot(size: int, deepest: int, seed: int) -> Adapter:
+    """Its branch, ``branchBottleNeck``, and the pooling after it."""
+    return Adapter(
+        "byot_branch",
+        (Input((3, 5, size, size), seed),),
+        Reference(*BYOT, "models/resnet.py", "branchBottleNeck", uncalled),
+        lambda code: nn.Sequential(code(5, 8, size // deepest), nn.AdaptiveAvgPool2d(1)),
+        lambda module, given: {"": module(given[0])},
+        like=(3, 8, deepest, deepest),
+    )
+
+
 ADAPTERS = [
+    of_byot(8, 2, 730),
+    of_byot(4, 2, 732),
     Adapter(
         "standardise",
         (Input((3, 4), 740),),
@@ -176,19 +195,17 @@ ADAPTERS = [
 ]
 
 
-def newer_record(adapter: Adapter, repos: Path) -> dict[str, Any]:
-    """As :func:`make_methods.adapter_record`, of code that is loaded by its names."""
-    reference = adapter.reference
-    names = {"BaseDistiller": Distiller, "trunc_normal_": nn.init.trunc_normal_}
-    whole = reference.symbol.startswith("for ")
-    code = loop(reference, repos) if whole else load_class(reference, repos, **names)
-    return adapter_record(adapter, repos, code=code)
+def load(reference: Reference, repos: Path) -> Any:
+    """The statements of a loop, or a function or class."""
+    if reference.symbol.startswith("for "):
+        return loop(reference, repos)
+    return load_part(reference, repos, BaseDistiller=Distiller, trunc_normal_=nn.init.trunc_normal_)
 
 
 def expansion_record(seed: int, channels: int, width: int, parts: int, repos: Path) -> dict[str, Any]:
     """NORM's two layers after the last stage of a student: the statements of its forward, other layers left out."""
     reference = Reference(*NORM, "models/cifar/resnet_student.py", "ResNet", uncalled)
-    model = load_plain(reference, repos)(8, [channels] * 4, num_classes=2, co_sponge=parts, channel_t=width)
+    model = load_whole(reference, repos)(8, [channels] * 4, num_classes=2, co_sponge=parts, channel_t=width)
     layers = nn.ModuleList([model.layer31, model.layer32]).train()
     weigh(layers, 400)
     features = Input((3, channels, 2, 3), seed)
@@ -216,7 +233,7 @@ def expansion_record(seed: int, channels: int, width: int, parts: int, repos: Pa
 def vkd_record(seed: int, student: tuple[int, int, int], teacher: tuple[int, int, int, int], repos: Path) -> Any:
     """VkD's distillation loss of one step: tokens (B, L, D) of the student, a map (B, C, H, W) of the teacher."""
     reference = Reference(*VKD, "engine.py", "train_one_epoch", uncalled)
-    code = load_class(reference, repos, np=MagicMock(), time=time, math=math, AverageMeter=MagicMock, dist=MagicMock())
+    code = load_part(reference, repos, np=MagicMock(), time=time, math=math, AverageMeter=MagicMock, dist=MagicMock())
     inputs = {"student": Input(student, seed), "teacher": Input(teacher, seed + 1)}
     given = {name: each.tensor().requires_grad_() for name, each in inputs.items()}
     weights = {name: Input((teacher[1], student[2]), seed + n, -1.0, 1.0) for n, name in ((2, "start"), (3, "learned"))}
@@ -261,13 +278,8 @@ def where(reference: Reference) -> dict[str, str]:
     return {name: getattr(reference, name) for name in ("commit", "file", "symbol")} | {"repository": reference.repo}
 
 
-def load(reference: Reference, repos: Path) -> Any:
-    """The reference's code; of NORM's script the body of its loop."""
-    return loop(reference, repos) if reference.repo == NORM[0] else load_class(reference, repos)
-
-
 GOLDENS: dict[str, Golden] = {
-    "methods/newer": lambda repos: [newer_record(each, repos) for each in ADAPTERS],
+    "methods/newer": lambda repos: [adapter_record(each, repos, load) for each in ADAPTERS],
     "methods/expansion": lambda repos: [expansion_record(760, 3, 2, 4, repos), expansion_record(762, 2, 5, 2, repos)],
     "methods/vkd": lambda repos: [
         vkd_record(770, (3, 4, 5), (3, 7, 2, 2), repos),
@@ -275,7 +287,6 @@ GOLDENS: dict[str, Golden] = {
         vkd_record(790, (4, 2, 5), (4, 5, 1, 1), repos),
     ],
 }
-
 
 if __name__ == "__main__":
     command(globals())

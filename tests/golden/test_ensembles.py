@@ -1,20 +1,29 @@
-"""AE-KD's loss equals its reference code, as far as that goes: its support vector machine computes in float32."""
+"""AE-KD's loss equals its reference code, whose support vector machine computes in float32; adapters equal theirs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from ours import call, inputs
-from recipes import HERE
+from ours import call, inputs, wires
+from recipes import HERE, weigh
 from torch import Tensor
 
+from kd_core.adapters import ADAPTERS
 from kd_core.losses import LOSSES
 
 NAME = "adaptive_ensemble_kd"
-GOLDENS = json.loads((HERE / "methods" / f"{NAME}.json").read_text(encoding="utf-8"))
+
+
+def made(name: str) -> list[Any]:
+    found: list[Any] = json.loads((HERE / "methods" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+GOLDENS = made(NAME)
 BOUND = 1e-6
 
 
@@ -61,3 +70,43 @@ def mutants() -> dict[str, Any]:
 @pytest.mark.parametrize("mutant", mutants().items(), ids=lambda item: item[0])
 def test_the_goldens_tell_a_wrong_loss(mutant: tuple[str, Any]) -> None:
     assert max(away(mutant[1], golden) for golden in GOLDENS) > 1e3 * BOUND
+
+
+@pytest.mark.parametrize("golden", made("ensemble_adapters"), ids=lambda golden: golden["adapter"])
+def test_an_adapter_equals_its_reference(golden: dict[str, Any]) -> None:
+    given = inputs(golden)
+    shapes = wires({name: each.to("meta") for name, each in given.items()})
+    module = ADAPTERS.get(golden["adapter"])(shapes, None, None).double().train()
+    weigh(module, 400)
+    outputs = dict(golden_outputs(module(**wires(given)), golden))
+    for name, values in golden["outputs"].items():
+        near(outputs[name], values)
+    sum(each.square().mean() for each in outputs.values()).backward()  # type: ignore[union-attr]
+    for name, gradient in golden["gradients"].items():
+        near(given[name].grad, gradient)
+    for parameter, gradient in zip(module.parameters(), golden["of_weights"], strict=True):
+        near(parameter.grad, gradient)
+
+
+def golden_outputs(found: dict[str, Any], golden: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The outputs that a golden has, by its names."""
+    for name in golden["outputs"]:
+        field, _, number = name.partition("/")
+        yield name, found[field][int(number)] if number else found[field]
+
+
+def near(ours: Tensor | None, golden: list[float]) -> None:
+    assert ours is not None
+    wanted = torch.tensor(golden, dtype=torch.float64)
+    torch.testing.assert_close(ours.detach().flatten(), wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("golden", made("one"), ids=lambda golden: str(golden["inputs"]["student"]["shape"]))
+def test_kd_is_ones_loss_but_for_the_1e7_that_it_adds_to_probabilities(golden: dict[str, Any]) -> None:
+    given = inputs(golden)
+    value = call("kd", given, golden["values"])
+    value.backward()
+    found, wanted = given["student"].grad, torch.tensor(golden["gradients"]["student"], dtype=torch.float64)
+    assert found is not None
+    assert value.item() == pytest.approx(golden["value"], abs=1e-5)
+    torch.testing.assert_close(found.flatten(), wanted, rtol=0, atol=1e-6)

@@ -11,7 +11,8 @@ from torchvision import models as torchvision_models
 from kd_core.errors import KDError
 from kd_core.models.registry import MODELS, find_card
 from kd_core.models.weights import load_state, read_state
-from kd_vision.models import ZOOS, card_of
+from kd_core.taps.landmarks import declared
+from kd_vision.models import ZOOS, Cnn, card_of
 
 
 def test_a_cnn_has_the_width_and_depth_asked_for() -> None:
@@ -66,3 +67,11 @@ def test_weights_in_the_cache_load(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model = MODELS.get(card.arch)(**card.parameters)
     load_state(model, read_state(path), card.url)
     assert torch.equal(model.classifier[1].weight, trained.classifier[1].weight)
+
+
+def test_a_cnn_tells_its_landmarks() -> None:
+    told = declared(Cnn(width=2, depth=2))
+    assert told is not None
+    assert list(map(str, told.features)) == ["layers.0", "layers.1"]
+    assert list(map(str, told.preactivations)) == ["layers.0.2:in", "layers.1.2:in"]
+    assert told.classifier == "fc"

@@ -71,6 +71,13 @@ def test_a_branch_alone_makes_logits_of_the_deepest_map() -> None:
     assert branch(torch.zeros(2, 3, 4, 4)).shape == (2, 5)
 
 
+def test_a_byot_branch_needs_a_deeper_map_to_be_like() -> None:
+    with pytest.raises(KDError, match="no map to be like"):
+        ADAPTERS.get("byot_branch")([torch.zeros(2, 3, 4, 4)], None, 8)
+    with pytest.raises(KDError, match="cannot bring"):
+        ADAPTERS.get("byot_branch")([torch.zeros(2, 3, 2, 2)], torch.zeros(2, 8, 4, 4), None)
+
+
 def test_an_expansion_keeps_the_shape_and_has_a_range() -> None:
     module = FeatureExpansion(channels=3, teacher_channels=4, parts=2)
     assert module(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -44,9 +45,23 @@ def test_linear_over_epochs_steps_and_the_whole_stage() -> None:
     assert values(line, [0, 3, 6, 9]) == [1, 0.75, 0.5, 0.25]
 
 
+def test_a_ramp_may_begin_later_and_then_takes_what_is_left() -> None:
+    late = {"schedule": "linear", "start": 2.0, "end": 0.0, "after": 2}
+    assert values(late, [0, 6, 9, 11]) == pytest.approx([2.0, 2.0, 1.0, 1 / 3])
+    assert values({**late, "steps": 2}, [2, 3, 4, 11]) == [2.0, 1.0, 0.0, 0.0]
+    assert values({**late, "after": 9}, [0, 11]) == [2.0, 2.0]
+    assert problems({**late, "after": -1})[0].startswith("after: -1 must be at least 0")
+
+
 def test_cosine_is_flat_at_both_ends() -> None:
     wave = {"schedule": "cosine", "start": 4.0, "end": 2.0, "steps": 4}
     assert values(wave, [0, 1, 2, 3, 4, 9]) == pytest.approx([4, 3 + 0.5**0.5, 3, 3 - 0.5**0.5, 2, 2])
+
+
+def test_sigmoid_is_the_ramp_of_temporal_ensembling() -> None:
+    ramp = {"schedule": "sigmoid", "start": 0.0, "end": 2.0, "epochs": 1}
+    expected = [2 * math.exp(-5 * (1 - done) ** 2) for done in (0, 0.25, 0.5, 0.75)]
+    assert values(ramp, [0, 1, 2, 3, 4, 9], steps_per_epoch=4) == pytest.approx([*expected, 2, 2])
 
 
 def test_step_changes_at_the_mark() -> None:
@@ -56,7 +71,7 @@ def test_step_changes_at_the_mark() -> None:
 
 
 @given(
-    shape=st.sampled_from(["linear", "cosine"]),
+    shape=st.sampled_from(["linear", "cosine", "sigmoid"]),
     ends=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
     length=st.integers(1, 50),
     step=st.integers(0, 60),
@@ -68,7 +83,7 @@ def test_a_ramp_stays_between_its_ends_and_arrives(
     (value,) = values(ramp, [step])
     assert min(ends) - 1e-9 <= value <= max(ends) + 1e-9
     assert step < length or value == ends[1]
-    assert step > 0 or value == ends[0]
+    assert step > 0 or shape == "sigmoid" or value == ends[0]
 
 
 def test_a_schedule_may_be_compared_and_printed() -> None:
@@ -81,7 +96,7 @@ def test_a_schedule_may_be_compared_and_printed() -> None:
 def test_neither_number_nor_schedule(value: Any) -> None:
     (problem,) = problems(value)
     assert "neither a finite number nor a schedule" in problem
-    assert "{schedule: linear | cosine, start: 0.0, end: 1.0, epochs: 10}" in problem
+    assert "{schedule: linear | cosine | sigmoid, start: 0.0, end: 1.0, epochs: 10}" in problem
 
 
 @pytest.mark.parametrize(

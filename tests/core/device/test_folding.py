@@ -66,6 +66,16 @@ def test_a_tapped_convolution_keeps_its_norm() -> None:
     assert close(Teacher(model, taps)(images).at[taps[0]], Teacher(cheap, taps)(images).at[taps[0]])
 
 
+def test_a_norm_whose_parameters_are_read_stays() -> None:
+    model = moved(MODELS.get("resnet20")())
+    taps = [Tap("layer1.-1.bn2", "weight"), Tap("@norms", "bias")]
+    cheap = folded(model, taps)
+    assert norms(cheap) == 3
+    at = Teacher(cheap, taps)(torch.randn(2, 3, 32, 32)).at
+    assert torch.equal(at[taps[0]], model.layer1[-1].bn2.weight)  # type: ignore[index,union-attr]
+    assert [bias.shape for bias in at[taps[1]]] == [(16,), (32,), (64,)]
+
+
 class Twice(nn.Module):
     """A convolution whose output goes two ways, and a branch on values."""
 

@@ -126,3 +126,18 @@ def test_copies_share_what_an_alias_says_is_another_model(planned: Planned) -> N
     for name in ("peers_1", "peers_2"):
         assert models[name][0] is models["teacher"]
         assert models[name][1] is not models["student"][1]
+
+
+def test_with_each_an_adapter_may_share_and_match_a_groups_modules(planned: Planned) -> None:
+    adapter = "adapters.a={module: peers.2, inputs: peers.1, each: true}"
+    made = planned(PEERS, adapter).adapters["a"]
+    assert [str(wire) for wire in made.shared] == ["peers_1.2", "peers_2.2", "peers_3.2"]
+    matched = planned(PEERS, "adapters.a={module: projector, inputs: peers.1, match: peers.output, each: true}")
+    assert [str(wire) for wire in matched.adapters["a"].matches] == [f"peers_{n}.output" for n in (1, 2, 3)]
+
+
+def test_a_module_of_one_model_cannot_stand_for_each_item(planner: Planners) -> None:
+    found = said(planner(PEERS, "adapters.a={module: student.2, inputs: peers.1, each: true}"))
+    assert [path for path, _ in found] == ["adapters.a.each"]
+    found = said(planner(PEERS, "adapters.a={module: peers.2, inputs: student.1}"))
+    assert found == [("adapters.a.module", "'peers.2' is a list of 3 wires, and one is needed here")]

@@ -14,7 +14,7 @@ from kd_core.errors import KDError
 from kd_core.taps.inference import infer_landmarks, know_landmarks
 from kd_core.taps.landmarks import Landmarks, declared, places
 from kd_core.taps.wires import Tap, parse_wire
-from kd_core.taps.wrappers import ForwardWrapper, module_at
+from kd_core.taps.wrappers import ForwardWrapper, Teacher, module_at
 
 
 def plain(model: nn.Module, inputs: Any) -> Any:
@@ -31,20 +31,24 @@ def plain(model: nn.Module, inputs: Any) -> Any:
         ("student.@penultimate", Tap("@penultimate"), ()),
         ("student.@classifier", Tap("@classifier"), ()),
         ("student.@classifier:in", Tap("@classifier", "in"), ()),
+        ("student.@classifier:weight", Tap("@classifier", "weight"), ()),
+        ("student.@norms:bias/1", Tap("@norms/1", "bias"), ()),
+        ("student.@last_map", Tap("@last_map"), ()),
         ("student.@classifier/logits", Tap("@classifier"), ("logits",)),
     ],
 )
 def test_wires_name_landmarks(text: str, tap: Tap, fields: tuple[str, ...]) -> None:
     wire = parse_wire(text, ["student"])
-    assert (wire.tap, wire.fields, str(wire)) == (tap, fields, text)
+    assert (wire.tap, wire.fields) == (tap, fields)
+    assert parse_wire(str(wire), ["student"]) == wire
 
 
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
         ("student.@feature/1", "there is no landmark @feature", "did you mean '@features'?"),
-        ("student.@features:in", "only @classifier has a side", "write student.@features"),
-        ("student.@classifier:1", "only @classifier has a side", "write student.@classifier"),
+        ("student.@features:in", "only @norms and @classifier have a side", "write student.@features"),
+        ("student.@classifier:1", "only @norms and @classifier have a side", "write student.@classifier"),
         ("student.@features/last", "@features are numbered", "write student.@features/0"),
     ],
 )
@@ -85,9 +89,17 @@ class Net(nn.Module):
 
 def test_one_pass_shows_the_landmarks() -> None:
     found = infer_landmarks(Net(), plain, torch.zeros(2, 3, 8, 8))
-    assert found == Landmarks(
-        (Tap("block1"), Tap("block2")), (Tap("block1.act", "in", 1), Tap("block2.act", "in", 1)), "fc"
-    )
+    activations = (Tap("block1.act", "in", 1), Tap("block2.act", "in", 1))
+    features = (Tap("block1"), Tap("block2"))
+    assert found == Landmarks(features, activations, "fc", last_map=Tap("block2"))
+
+
+def test_batch_norms_before_activations_are_found() -> None:
+    model = torchvision.models.resnet18(weights=None)
+    with torch.device("meta"):
+        found = infer_landmarks(model.to("meta").eval(), plain, torch.zeros(2, 3, 64, 64))
+    assert found.norms == ("layer1.1.bn2", "layer2.1.bn2", "layer3.1.bn2", "layer4.1.bn2")
+    assert found.last_map == Tap("layer4")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,18 @@ def test_what_a_model_tells_is_what_holds() -> None:
     model = Telling()
     know_landmarks(model, plain, None)
     assert declared(model) == Landmarks((Tap("stem"), Tap("block2")), (Tap("stem"), Tap("block2.-1", "in", 1)), "fc")
+
+
+def test_parameters_are_those_of_the_modules() -> None:
+    model, images = Telling(), torch.randn(2, 3, 8, 8)
+    taps = [Tap("@classifier", "weight"), Tap("fc", "bias"), Tap("stem")]
+    at = ForwardWrapper(model, taps)(images).at
+    assert at[taps[0]] is model.fc.weight
+    assert at[taps[1]] is model.fc.bias
+    teacher = Teacher(model, taps[:1], early_stop=True)
+    assert not teacher(images).at[taps[0]].requires_grad
+    with pytest.raises(KDError, match="ReLU has no weight"):
+        ForwardWrapper(model, [Tap("block1.act", "weight")])
 
 
 def test_captures_are_those_of_the_places() -> None:

@@ -129,3 +129,14 @@ def test_columns_of_marks_name_all_rows() -> None:
         targets_of(rows, columns, cells, ("a", "b"))
     cells[1][3] = "1"
     assert targets_of(rows, columns, cells, ("a", "b")).array.tolist() == [[0, 1], [1, 0], [1, 0], [1, 1]]
+
+
+def test_signs_that_nobody_sees_are_no_difference() -> None:
+    with pytest.raises(KDError, match="differ by blanks or case alone"):
+        read(["yes", "no", "yes\u200b"])
+
+
+def test_decimal_commas_are_no_classes() -> None:
+    with pytest.raises(KDError, match=r"(?s)the label 1,5 is not a class.*hint: write decimals with a point, as 1\.5"):
+        read(["1,5", "2,5"])
+    assert read(["1,5", "2,5"], ("1,5", "2,5")).classes == ("1,5", "2,5")

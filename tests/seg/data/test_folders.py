@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,8 +13,10 @@ from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_core.notes import Note
 from kd_seg.data.folders import files_in
+from kd_seg.data.image_files import FilePairs, Pair, identity_values
 from kd_seg.data.sources import PairSubset
 from kd_seg.data.spec import DataSpec
+from kd_seg.task import SemanticSegmentation
 
 
 def picture(path: Path, value: int = 0, mode: str = "L") -> None:
@@ -148,3 +151,29 @@ def test_a_mask_is_turned_like_its_image_and_others_are_counted(root: Path) -> N
     image, mask = read(root).train.read(0)
     assert (image.size, mask.shape) == ((4, 6), (6, 4))
     assert read(root).notes == (Note.warning(f"1 file is passed over in {root}/train/images, by the ending: 1 .txt"),)
+
+
+@pytest.mark.parametrize("value", [3, 7, 254])
+def test_a_value_without_a_class_in_validation_alone_stops_the_run(root: Path, value: int) -> None:
+    picture(root / "val/images/0.png", mode="RGB")
+    picture(root / "val/masks/0.png", value)
+    values: dict[str, Any] = {"workers": 0, "crop": 4, "size": 4, "classes": ["ground", "road", "car"]}
+    folders = {split: {"images": f"{split}/images", "masks": f"{split}/masks"} for split in ("train", "val")}
+    splits = SemanticSegmentation().load(DataSpec(root=str(root), folders=folders, **values), seed=0)
+    with pytest.raises(KDError, match=rf"val/masks/0\.png: holds the value {value}, which is not a class"):
+        splits.screen()
+    picture(root / "val/masks/0.png", 0)
+    splits = SemanticSegmentation().load(DataSpec(root=str(root), folders=folders, **values), seed=0)
+    splits.screen()
+    assert "the class 'ground' has no training sample" in "".join(map(str, splits.summary.warnings()))
+
+
+def test_masks_whose_compression_changes_values_are_counted(root: Path) -> None:
+    assert read(root).train.pairs.notes(np.array([0])) == []
+    pairs = [Pair(name, root / "a.png", root / name) for name in ("a.png", "b.jpg", "c.JPEG")]
+    for pair in pairs:
+        pair.mask.touch()
+    (root / "a.png").touch()
+    [note] = FilePairs(pairs, identity_values(2, 255)).notes(np.arange(3))
+    assert note.is_warning
+    assert note.text.startswith("2 masks are .jpg files, whose compression changes classes near edges (")

@@ -57,14 +57,20 @@ def test_the_same_classes_under_another_palette(tmp_path: Path) -> None:
         assert np.array_equal(read_values(tmp_path / f"{name}.png"), VALUES), name
 
 
-@pytest.mark.parametrize(("mode", "colour"), [("RGB", (128, 0, 0)), ("RGBA", (0, 1, 0, 255)), ("F", 1.5)])
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (128, 0, 0)), ("RGBA", (0, 1, 0, 255)), ("CMYK", (0, 1, 0, 9))])
 def test_colours_are_no_classes(tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
-    path = tmp_path / ("mask.tif" if mode == "F" else "mask.png")
+    path = tmp_path / ("mask.tif" if mode == "CMYK" else "mask.png")
     Image.new(mode, (3, 2), colour).save(path)
     with pytest.raises(
         KDError, match=rf"{path.name}: is a colour image \({mode}\), not a mask of class ids\n +hint: save"
     ):
         read_values(path)
+
+
+def test_floats_are_no_classes(tmp_path: Path) -> None:
+    Image.new("F", (3, 2), 1.5).save(tmp_path / "mask.tif")
+    with pytest.raises(KDError, match=r"mask\.tif: holds floats, and masks hold class ids\n +hint: save"):
+        read_values(tmp_path / "mask.tif")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40)])

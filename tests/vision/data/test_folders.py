@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from multiprocessing import active_children
@@ -414,3 +415,18 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     assert load(tmp_path, test=None, classes=["2", "11"]).info.classes == ("2", "11")
     with pytest.raises(KDError, match="2 may be the class named '2', or the class at position 2"):
         load(tmp_path, test=None, classes=[2, 11])
+
+
+def test_a_split_by_another_name_is_said_not_to_be_read(root: Path) -> None:
+    (root / "val").rename(root / "valid")
+    (root / "notes").mkdir()
+    lines = [str(note) for note in load(root, test=None).summary.notes]
+    assert lines == [f"warning: {root / 'valid'} is not read: the folders of a data set are train, val and test"]
+
+
+def test_a_class_that_training_has_not_is_refused_in_every_split(root: Path) -> None:
+    for split in ("val", "test"):
+        fill(root / split, ("wasp",), per_class=1)
+        with pytest.raises(KDError, match=rf"{split}: 'wasp' is not a class of the training images"):
+            load(root, test=None)
+        shutil.rmtree(root / split / "wasp")

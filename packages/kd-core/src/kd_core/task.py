@@ -100,8 +100,8 @@ class Task:
     hub: ClassVar[Hub | None] = None
     """Where the models of ``hub:`` come from."""
     run_values: ClassVar[Mapping[str, str]] = {}
-    """What ``!run NAME`` can stand for beside ``steps`` and ``steps_per_epoch``: name -> one line on it. The values are
-    those of :attr:`DatasetInfo.run_values`."""
+    """What ``!run NAME`` can stand for beside ``steps``, ``steps_per_epoch`` and ``batch_size``: name -> one line on
+    it. The values are those of :attr:`DatasetInfo.run_values`."""
 
     def data_schema(self, values: Mapping[str, Any]) -> type[BaseModel]:
         """The schema of a config's ``data:``: :attr:`Data`, with the options of the data set that the values name."""

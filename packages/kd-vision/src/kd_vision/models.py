@@ -50,6 +50,12 @@ class Cnn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.avgpool(self.layers(x)).flatten(1))
 
+    def landmarks(self) -> dict[str, Any]:
+        """Its layers, and its classifier."""
+        layers = [f"layers.{number}" for number in range(len(self.layers))]
+        activations = [f"{layer}.2:in" for layer in layers]
+        return {"features": layers, "preactivations": activations, "classifier": "fc"}
+
 
 def convolution(in_width: int, width: int, stride: int) -> nn.Sequential:
     """3x3 convolution, normalisation, ReLU: (B, in_width, H, W) -> (B, width, H / stride, W / stride), rounded up."""

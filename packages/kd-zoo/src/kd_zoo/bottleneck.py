@@ -109,10 +109,13 @@ class FourGroupResNet(nn.Module):
     def landmarks(self) -> dict[str, Any]:
         """The groups' outputs, and the sums before their last ReLUs."""
         groups = ("layer1", "layer2", "layer3", "layer4")
+        norm = "bn3" if isinstance(self.layer4[0], Bottleneck) else "bn2"
         return {
             "features": list(groups),
             "preactivations": [f"{path}.-1.relu:in" for path in groups],
+            "norms": [f"{path}.-1.{norm}" for path in groups],
             "classifier": "linear",
+            "last_map": "avgpool:in",
         }
 
 

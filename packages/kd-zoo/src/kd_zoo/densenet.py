@@ -144,7 +144,9 @@ class DenseNet(nn.Module):
         return {
             "features": [f"features.denseblock{number}" for number in (1, 2, 3)],
             "preactivations": ["features.transition1.norm", "features.transition2.norm", "features.norm5"],
+            "norms": ["features.transition1.norm", "features.transition2.norm", "features.norm5"],
             "classifier": "classifier",
+            "last_map": "avgpool:in",
         }
 
     def _initialise(self) -> None:

@@ -83,7 +83,14 @@ class CifarMobileNetV2(nn.Module):
     def landmarks(self) -> dict[str, Any]:
         """The outputs of the last groups of each resolution, which no ReLU ends."""
         groups = ["blocks.1", "blocks.2", "blocks.4", "blocks.6"]
-        return {"features": groups, "preactivations": groups, "classifier": "classifier.0"}
+        norms = [f"{path}.-1.conv.-1" for path in groups]
+        return {
+            "features": groups,
+            "preactivations": groups,
+            "norms": norms,
+            "classifier": "classifier.0",
+            "last_map": "avgpool:in",
+        }
 
 
 class ShuffleV1Block(nn.Module):
@@ -238,6 +245,7 @@ def _groups_of_shuffle_net() -> dict[str, Any]:
         "features": list(groups),
         "preactivations": [f"{path}.-1.relu:in" for path in groups],
         "classifier": "linear",
+        "last_map": "avgpool:in",
     }
 
 

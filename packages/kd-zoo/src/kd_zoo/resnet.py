@@ -104,7 +104,9 @@ class CifarResNet(nn.Module):
         return {
             "features": list(groups),
             "preactivations": [f"{path}.-1.relu:in:1" for path in groups],
+            "norms": [f"{path}.-1.bn2" for path in groups],
             "classifier": "fc",
+            "last_map": "avgpool:in",
         }
 
 

@@ -68,7 +68,9 @@ class CifarVGG(nn.Module):
         return {
             "features": ["relu1", "relu2", "relu3", "relu4"],
             "preactivations": ["block1", "block2", "block3", "block4"],
+            "norms": ["block1.-1", "block2.-1", "block3.-1", "block4.-1"],
             "classifier": "classifier",
+            "last_map": "pool4:in",
         }
 
 

@@ -85,7 +85,9 @@ class WideResNet(nn.Module):
         return {
             "features": ["layer1", "layer2", "layer3"],
             "preactivations": ["layer2.0.bn1", "layer3.0.bn1", "bn1"],
+            "norms": ["layer2.0.bn1", "layer3.0.bn1", "bn1"],
             "classifier": "fc",
+            "last_map": "avgpool:in",
         }
 
 
@@ -181,7 +183,9 @@ class BenchmarkWideResNet(nn.Module):
         return {
             "features": ["block1", "block2", "block3"],
             "preactivations": ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"],
+            "norms": ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"],
             "classifier": "fc",
+            "last_map": "avgpool:in",
         }
 
 

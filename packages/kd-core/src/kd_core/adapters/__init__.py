@@ -1,8 +1,9 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
-from kd_core.adapters.branches import ofa_branch
+from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
+from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
@@ -19,11 +20,13 @@ __all__ = [
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "byot_branch",
     "channel_embedding",
     "class_maps",
     "connector",
     "embedding",
     "fusion",
+    "gate",
     "generation",
     "learned_number",
     "margin_relu",
@@ -38,6 +41,7 @@ __all__ = [
     "review",
     "simkd_projector",
     "standardise",
+    "teacher_embeddings",
     "translator",
     "validate_adapter",
 ]

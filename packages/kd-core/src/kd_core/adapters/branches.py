@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
@@ -61,3 +64,35 @@ def _initialise(layer: nn.Module) -> None:
     elif isinstance(layer, nn.Linear):
         nn.init.trunc_normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
+
+
+@ADAPTERS("byot_branch")
+def byot_branch(
+    inputs: list[Tensor] | Mapping[str, Tensor], match: Tensor | None, out_features: PositiveInt | None
+) -> nn.Module:
+    """Be-your-own-teacher's branch: a bottleneck from a shallow feature map to a vector like the deepest features.
+
+    (B, C, H, W), where it has a name ``features``, -> (B, D). ``match`` is the deepest map, (B, D, h, w): 1x1, k x k
+    and 1x1 convolutions with batch norm and ReLU, a quarter as wide within, where k and the stride are H / h; then the
+    mean over the places. KDError where an input is no map, ``match`` is missing or the larger one, or D is below 4.
+    Zhang et al., Be Your Own Teacher, ICCV 2019 (arXiv 1905.08094); checked against
+    luanyunteng/pytorch-be-your-own-teacher, since its authors published no branches of that version.
+    """
+    if isinstance(inputs, Mapping):
+        if list(inputs) != ["features"]:
+            raise KDError("byot_branch's one input is called `features`", path="inputs")
+        inputs = [inputs["features"]]
+    (source,) = tensors("byot_branch", inputs, match)
+    if match is None:
+        raise KDError("byot_branch has no map to be like", hint="write `match: student.@features/-1`")
+    channels, deepest = feature_map("byot_branch", source).shape[1], feature_map("byot_branch", match)
+    out, kernel = width_of("byot_branch", match, out_features), source.shape[2] // max(deepest.shape[2], 1)
+    if not kernel or out < 4:
+        raise KDError(f"byot_branch cannot bring {tuple(source.shape)} to {tuple(deepest.shape)}")
+    widths, kernels = (channels, out // 4, out // 4, out), (1, kernel, 1)
+    layers: list[nn.Module] = []
+    for (width, wider), size in zip(pairwise(widths), kernels, strict=True):
+        layers += [nn.Conv2d(width, wider, size, stride=size), nn.BatchNorm2d(wider), nn.ReLU()]
+    branch = FirstInput(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    branch.apply(_initialise)
+    return branch

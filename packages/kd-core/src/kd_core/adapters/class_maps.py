@@ -25,7 +25,7 @@ def class_maps(inputs: list[Tensor], match: Tensor | None, out_features: Positiv
     where shapes do not fit. Zhou et al., CVPR 2016 (arXiv 1512.04150).
     """
     if len(inputs) != 2:
-        hint = "write `inputs: [student.@features/-1, student.@classifier.weight]`"
+        hint = "write `inputs: [student.@last_map, student.@classifier:weight]`"
         raise KDError(f"class_maps takes a feature map and a classifier's weight, not {len(inputs)} inputs", hint=hint)
     features, weight = tensors("class_maps", inputs, match, most=2)
     if weight.ndim != 2 or weight.shape[1] != feature_map("class_maps", features).shape[1]:

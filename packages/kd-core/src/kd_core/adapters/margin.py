@@ -54,7 +54,7 @@ def margin_relu(inputs: list[Tensor], match: Tensor | None, out_features: Positi
     to the height and width of ``match`` where it is given and they differ. KDError where shapes do not fit.
     """
     if len(inputs) != 3:
-        hint = "write `inputs: [teacher.@preactivations/N, teacher.NORM.weight, teacher.NORM.bias]`"
+        hint = "write `inputs: [teacher.@preactivations, teacher.@norms:weight, teacher.@norms:bias]`"
         raise KDError(
             f"margin_relu takes features, a batch norm's weight and its bias, not {len(inputs)} inputs", hint=hint
         )

@@ -102,8 +102,8 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
             suffix = () if names is None else (names[position],)
             for wire in wired if isinstance(wired, list) else [wired]:
                 yield (*adapter.path, "inputs", *suffix), wire
-        if adapter.match:
-            yield (*adapter.path, "match"), adapter.match
+        for wire in adapter.matches:
+            yield (*adapter.path, "match"), wire
 
 
 def field_hint(plan: TermPlan, stand: DummyValues) -> str | None:

@@ -73,6 +73,10 @@ class DryModels:
                 raise
             return self.source(name).make(name, spec).to(META)
 
+    def fresh(self, name: str) -> nn.Module:
+        """A new model like the one of that name, wherever tensors are made now."""
+        return self.source(name).make(name, self.plan.models[name])
+
     def source(self, name: str) -> ModelSource:
         """How a model is made without weights."""
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
@@ -125,7 +129,7 @@ class DryModels:
     def real(self, name: str) -> nn.Module:
         """The model with random weights on the CPU, in the mode of the one on the meta device."""
         if name not in self._real:
-            self._real[name] = self.source(name).make(name, self.plan.models[name])
+            self._real[name] = self.fresh(name)
         real = self._real[name]
         if (landmarks := declared(self.built[name])) is not None:
             keep(real, landmarks)

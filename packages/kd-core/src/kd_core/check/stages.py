@@ -230,15 +230,15 @@ class StageCheck:
         except Exception as error:
             if not needs_values(error):
                 raise
-            borrowed = self.plan.adapters[name].borrowed
-            models = {borrowed.root: self.dry.real(borrowed.root)} if borrowed is not None else {}
-            real, dummy = Adapters(self.plan.adapters), DummyValues(values, batch)
+            shared = self.plan.adapters[name].shared
+            models = {wire.root: self.dry.real(wire.root) for wire in shared}
+            real, dummy = Adapters(self.plan.adapters, self.dry.fresh), DummyValues(values, batch)
             builder = Builder(self.dry.policy, self.dry.run_values)  # its own: a builder keeps what it has built
             real.build(name, dummy, models, builder)
             with torch.no_grad(), batch_norm_errors(len(batch)):
                 output = real.run(name, dummy)
             values.put(name, map_tensors(to_meta, output))
-            if borrowed is None:
+            if not shared or self.plan.adapters[name].spec.fresh:
                 self.adapters.add_module(name, real.get_submodule(name).to(META))
 
     def _fields(self, values: WireResolver) -> bool:
@@ -295,7 +295,7 @@ class StageCheck:
         taps = self.plan.taps(self.stage)
         if sum(numbers(self.models[name]) for name in taps) > LARGE:
             return None
-        adapters = Adapters(self.plan.adapters)
+        adapters = Adapters(self.plan.adapters, self.dry.fresh)
         values = WireResolver(
             {name: self.dry.real_forward(name, wanted, batch) for name, wanted in taps.items()}, batch, adapters
         )

@@ -29,19 +29,27 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Ramp:
-    """From ``start`` at step 0 to ``end`` after ``length`` epochs or steps (None: the whole stage), and then on."""
+    """From ``start`` to ``end`` within ``length`` epochs or steps (None: all that are left), and then on.
+
+    It begins ``after`` so many epochs or steps, before which it is ``start``. A ``sigmoid`` one is by a factor exp(-5)
+    on its way when it begins.
+    """
 
     start: float
     end: float
     length: float | None
     unit: Unit
-    shape: Literal["linear", "cosine"]
+    shape: Literal["linear", "cosine", "sigmoid"]
+    after: float = 0.0
 
     def __call__(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
-        length = total_steps if self.length is None else _steps(self.length, self.unit, steps_per_epoch)
-        done = min(step / length, 1.0)
+        begin = _steps(self.after, self.unit, steps_per_epoch)
+        length = total_steps - begin if self.length is None else _steps(self.length, self.unit, steps_per_epoch)
+        done = min((step - begin) / length, 1.0) if step > begin else 0.0
         if self.shape == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
+        elif self.shape == "sigmoid":  # Laine & Aila, Temporal Ensembling, ICLR 2017 (arXiv 1610.02242)
+            done = math.exp(-5 * (1 - done) ** 2)
         return self.start + (self.end - self.start) * done if done < 1 else self.end
 
     def numbers(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
@@ -72,7 +80,7 @@ def _steps(length: float, unit: Unit, steps_per_epoch: int) -> float:
 
 
 FORMS = (
-    "write a number, {schedule: linear | cosine, start: 0.0, end: 1.0, epochs: 10} "
+    "write a number, {schedule: linear | cosine | sigmoid, start: 0.0, end: 1.0, epochs: 10} "
     "or {schedule: step, values: [1.0, 0.1], epochs: [10]}"
 )
 
@@ -80,7 +88,8 @@ FORMS = (
 def parse_schedule(value: Any) -> float | Schedule:
     """A number as it is, a mapping as the schedule it describes.
 
-    ``{schedule: constant, value: V}``, ``{schedule: linear | cosine, start: A, end: B[, epochs: N | steps: N]}`` or
+    ``{schedule: constant, value: V}``,
+    ``{schedule: linear | cosine | sigmoid, start: A, end: B[, epochs: N | steps: N][, after: N]}`` or
     ``{schedule: step, values: [A, B, ...], epochs: [N, ...] | steps: [N, ...]}``. ConfigError with every problem, its
     path relative to ``value``.
     """
@@ -156,7 +165,10 @@ def _ramp(form: _Form) -> Ramp:
     length = form.number(unit) if unit else None
     if unit and length is not None:
         form.rising(unit, (length,))
-    return Ramp(form.number("start"), form.number("end"), length, unit or "steps", form.kwargs["schedule"])
+    after = form.number("after") if "after" in form.kwargs else 0.0
+    if after < 0:
+        form.wrong("after", f"{form.kwargs['after']!r} must be at least 0")
+    return Ramp(form.number("start"), form.number("end"), length, unit or "epochs", form.kwargs["schedule"], after)
 
 
 def _staircase(form: _Form) -> Staircase:
@@ -173,8 +185,9 @@ def _staircase(form: _Form) -> Staircase:
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[_Form], float | Schedule]]] = {
     "constant": (("value",), _constant),
-    "linear": (("start", "end", "epochs", "steps"), _ramp),
-    "cosine": (("start", "end", "epochs", "steps"), _ramp),
+    "linear": (("start", "end", "epochs", "steps", "after"), _ramp),
+    "cosine": (("start", "end", "epochs", "steps", "after"), _ramp),
+    "sigmoid": (("start", "end", "epochs", "steps", "after"), _ramp),
     "step": (("values", "epochs", "steps"), _staircase),
 }
 """Each kind of schedule: its keys and its parser."""

@@ -158,6 +158,8 @@ class AdapterSpec(ExtraModel):
     each: bool = False
     """Build the adapter once for each item of the lists that its wires carry, such as `student.@features`, and give a
     list. Wires that carry one tensor give it to all."""
+    fresh: bool = False
+    """Make a model's module anew, with random weights of its own, instead of sharing it."""
 
 
 class ModelSpec(ExtraModel):

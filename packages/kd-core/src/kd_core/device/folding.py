@@ -11,7 +11,9 @@ from torch import nn
 from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from kd_core.taps.landmarks import places
 from kd_core.taps.wires import Tap
+from kd_core.taps.wrappers import flat_places, module_at
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -21,12 +23,15 @@ def folded(model: nn.Module, taps: Collection[Tap]) -> nn.Module:
     """A copy of an eval-mode model in which each batch norm that follows a convolution alone is folded into it.
 
     The norm's place is taken by an identity, so all paths stay; a pair is left as it is where a tap looks between its
-    two modules. What cannot be traced is copied as it is. Outputs are equal up to rounding.
+    two modules or at a parameter. What cannot be traced is copied as it is. Outputs are equal up to rounding.
     """
     copied = copy.deepcopy(model).eval()
     modules = dict(copied.named_modules())
+    plain = flat_places(places(model, tap) if tap.is_landmark else tap for tap in taps)
+    looked = [(module_at(copied, tap.path), tap.side) for tap in plain]
     for convolution, norm in _pairs(copied, modules):
-        if not any(tap.path == convolution or (tap.path == norm and tap.side == "in") for tap in taps):
+        first, second = modules[convolution], modules[norm]
+        if not any(module is first or (module is second and side != "out") for module, side in looked):
             _fold(modules[convolution], modules[norm])
             parent, _, name = norm.rpartition(".")
             setattr(modules[parent], name, nn.Identity())

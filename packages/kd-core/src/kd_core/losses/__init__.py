@@ -1,5 +1,6 @@
 """Losses: pure functions of tensors, registered by name. One file per family."""
 
+from kd_core.losses.active import active_features
 from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
 from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.boundaries import activation_boundary
@@ -61,6 +62,7 @@ __all__ = [
     "SemCKD",
     "ab_divergence",
     "activation_boundary",
+    "active_features",
     "adaptive_ensemble_kd",
     "affinity",
     "attention_kl",

@@ -27,7 +27,7 @@ def ctkd(
     student, teacher (B, C) logits; score (1,), or (B,) or (B, 1), one a sample: the temperature is ``start`` plus
     ``width`` times its sigmoid -> scalar, the mean over B. KDError where shapes do not fit, there is one class, or
     ``start`` or ``width`` is not above 0.
-    Li et al., *Curriculum Temperature for Knowledge Distillation*, AAAI 2023, eq. 4 (arXiv 2211.16231); checked against
+    Li et al., *Curriculum Temperature for Knowledge Distillation*, AAAI 2023 (arXiv 2211.16231); checked against
     zhengli97/CTKD.
     """
     student, teacher = same_shape(student, teacher, dim=1)

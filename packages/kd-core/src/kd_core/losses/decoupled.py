@@ -61,7 +61,7 @@ def nkd(
     first term without a temperature, plus ``gamma`` times the squared ``temperature`` times the second, the mean over
     what is labelled, 0 where nothing is. KDError where shapes do not fit, a label is not below C, there are less than
     three classes, or the temperature is not above 0.
-    Yang et al., *From Knowledge Distillation to Self-Knowledge Distillation*, ICCV 2023, eq. 9 (arXiv 2303.13005);
+    Yang et al., *From Knowledge Distillation to Self-Knowledge Distillation*, ICCV 2023 (arXiv 2303.13005);
     checked against yzd-v/cls_KD.
     """
     enough_classes("nkd", student, 3, SINGLE)
@@ -83,7 +83,7 @@ def wsld(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: Posit
     cross-entropies of student and teacher with the label; the mean over what is labelled, 0 where nothing is. The
     weight has no gradient. KDError where shapes do not fit, a label is not below C, there is one class, or the
     temperature is not above 0.
-    Zhou et al., *Rethinking Soft Labels for Knowledge Distillation*, ICLR 2021, eq. 12 (arXiv 2102.00650); checked
+    Zhou et al., *Rethinking Soft Labels for Knowledge Distillation*, ICLR 2021 (arXiv 2102.00650); checked
     against bellymonster/Weighted-Soft-Label-Distillation.
     """
     enough_classes("wsld", student, 2, "one class has always the probability 1")

@@ -35,7 +35,7 @@ def skewed_kl(
     classes in dimension ``dim``, the mean over all other unmasked elements, 0 where all are masked. As in the authors'
     code it is the skewed KL divergence plus the teacher's entropy, which no student changes. Not multiplied by the
     squared temperature. KDError where shapes do not fit, there is one class, or a hyperparameter is out of its range.
-    Ko et al., DistiLLM, ICML 2024, eq. 4 (arXiv 2402.03898); checked against jongwooko/distillm.
+    Ko et al., DistiLLM, ICML 2024 (arXiv 2402.03898); checked against jongwooko/distillm.
     """
     counts, log_student, log_teacher = log_softened(student, teacher, mask, temperature, dim)
     mixture = torch.logaddexp(log_teacher + math.log(skew), log_student + math.log1p(-skew))
@@ -59,7 +59,7 @@ def skewed_reverse_kl(
     masked -> scalar: KL(q || (1 - s) p + s q) for the teacher's p, the student's q and s the ``skew``, the sum over the
     classes in dimension ``dim``, the mean over all other unmasked elements, 0 where all are masked. Not multiplied by
     the squared temperature. KDError where shapes do not fit, there is one class, or a hyperparameter is out of its
-    range. Ko et al., DistiLLM, ICML 2024, section 3.1 (arXiv 2402.03898); checked against jongwooko/distillm.
+    range. Ko et al., DistiLLM, ICML 2024 (arXiv 2402.03898); checked against jongwooko/distillm.
     """
     counts, log_student, log_teacher = log_softened(student, teacher, mask, temperature, dim)
     mixture = torch.logaddexp(log_student + math.log(skew), log_teacher + math.log1p(-skew))
@@ -85,7 +85,7 @@ def ab_divergence(
     unmasked elements, 0 where all are masked. ``alpha`` 1 with ``beta`` 0 is KL(teacher || student), 0 with 1 the
     reverse; where one of them, or their sum, is 0, the formula is the authors'. Not multiplied by the squared
     temperature. KDError where shapes do not fit, there is one class, or the temperature is not above 0.
-    Wang et al., ABKD, ICML 2025, definition 3.2 (arXiv 2505.04560); checked against ghwang-s/abkd.
+    Wang et al., ABKD, ICML 2025 (arXiv 2505.04560); checked against ghwang-s/abkd.
     """
     counts, log_student, log_teacher = log_softened(student, teacher, mask, temperature, dim)
     absent = torch.minimum(log_student, log_teacher) < ABSENT
@@ -121,7 +121,7 @@ def ttm(
     masked -> scalar: the sum over the classes in dimension ``dim``, the mean over all other unmasked elements, 0 where
     all are masked. A ``power`` is one over a temperature of the teacher alone. KDError where shapes do not fit, there
     is one class, or the power is not above 0.
-    Zheng & Yang, ICLR 2024, eq. 9 (arXiv 2402.11148); checked against zkxufo/TTM.
+    Zheng & Yang, ICLR 2024 (arXiv 2402.11148); checked against zkxufo/TTM.
     """
     counts, log_student, log_teacher = log_softened(student, teacher, mask, 1.0, dim)
     return mean_of(divergences((power * log_teacher).log_softmax(dim), log_student).sum(dim), counts)
@@ -136,7 +136,7 @@ def wttm(
 
     student, teacher (B, C) or (B, C, ...) logits; mask in that shape without ``dim``, zero where a row (or token) is
     masked -> scalar, a mean as ``ttm`` is. KDError where shapes do not fit, there is one class, or the power is not
-    above 0. Zheng & Yang, ICLR 2024, eq. 18 (arXiv 2402.11148); checked against zkxufo/TTM.
+    above 0. Zheng & Yang, ICLR 2024 (arXiv 2402.11148); checked against zkxufo/TTM.
     """
     counts, log_student, log_teacher = log_softened(student, teacher, mask, 1.0, dim)
     powered = power * log_teacher

@@ -26,7 +26,7 @@ def mlkd_instance(
 
     student, teacher (B, C) logits -> scalar, the mean over B. ``standardize`` as in ``kd``. KDError where shapes do not
     fit, there is one class, or there is no temperature or one that is not above 0.
-    Jin, Wang & Lin, *Multi-Level Logit Distillation*, CVPR 2023, eq. 5; checked against
+    Jin, Wang & Lin, *Multi-Level Logit Distillation*, CVPR 2023; checked against
     Jin-Ying/Multi-Level-Logit-Distillation.
     """
     _two_dimensional(student, teacher)
@@ -41,7 +41,7 @@ def mlkd_batch(student: Tensor, teacher: Tensor, *, temperatures: Sequence[float
 
     student, teacher (B, C) logits -> scalar: for the softened outputs P the sum of the squared differences of P P^T,
     divided by B, the sum over the temperatures. KDError where shapes do not fit, or there is no temperature or one that
-    is not above 0. Jin, Wang & Lin, CVPR 2023, eq. 7; checked against Jin-Ying/Multi-Level-Logit-Distillation.
+    is not above 0. Jin, Wang & Lin, CVPR 2023; checked against Jin-Ying/Multi-Level-Logit-Distillation.
     """
     rows = _two_dimensional(student, teacher)
     probabilities = [[(each / t).softmax(1) for each in rows] for t in _positive(temperatures)]
@@ -56,7 +56,7 @@ def mlkd_class(student: Tensor, teacher: Tensor, *, temperatures: Sequence[float
 
     student, teacher (B, C) logits -> scalar: for the softened outputs P the sum of the squared differences of P^T P,
     divided by C, the sum over the temperatures. KDError where shapes do not fit, or there is no temperature or one that
-    is not above 0. Jin, Wang & Lin, CVPR 2023, eq. 9; checked against Jin-Ying/Multi-Level-Logit-Distillation.
+    is not above 0. Jin, Wang & Lin, CVPR 2023; checked against Jin-Ying/Multi-Level-Logit-Distillation.
     """
     rows = _two_dimensional(student, teacher)
     probabilities = [[(each / t).softmax(1) for each in rows] for t in _positive(temperatures)]

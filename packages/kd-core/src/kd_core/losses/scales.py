@@ -21,7 +21,7 @@ def sdd_kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: Pos
     student, teacher (B, R, C) logits of R regions, the whole image first; target (B,) labels, -100 for unlabelled
     -> scalar, the mean over the regions and over what is labelled, 0 where nothing is. KDError where shapes do not fit,
     there is one class, or the temperature is not above 0.
-    Wei et al., *Scaled Decoupled Distillation*, CVPR 2024, eq. 8 (arXiv 2403.13512); checked against
+    Wei et al., *Scaled Decoupled Distillation*, CVPR 2024 (arXiv 2403.13512); checked against
     shicaiwei123/SDD-CVPR2024.
     """
     rows, weight = _regions("sdd_kd", student, teacher, target, 2, "one class has always the probability 1")

@@ -74,15 +74,19 @@ class SemCKD(nn.Module):
         """The loss; see the class."""
         _same_samples(student, teacher)
         weights = self._attention(student, teacher)
-        errors = torch.stack(
-            [
-                torch.stack(
-                    [_error(projection, ours, theirs) for projection, theirs in zip(projections, teacher, strict=True)]
-                )
-                for projections, ours in zip(self.projections, student, strict=True)
-            ]
-        )
-        return (weights * errors.permute(2, 0, 1)).sum((1, 2)).mean() / len(student)
+        errors = torch.stack([self._errors(number, ours, teacher) for number, ours in enumerate(student)], 1)
+        return (weights * errors).sum((1, 2)).mean() / len(student)
+
+    def _errors(self, number: int, student: Tensor, teacher: list[Tensor]) -> Tensor:
+        """(B, teacher's layers): the mean squared difference of a projected layer of the student from each of them."""
+        projections = self.projections[number]
+        assert isinstance(projections, nn.ModuleList)
+        pairs = (maps_of_one_size(student, theirs) for theirs in teacher)
+        columns = [
+            (projection(ours) - theirs).square().flatten(1).mean(1)
+            for projection, (ours, theirs) in zip(projections, pairs, strict=True)
+        ]
+        return torch.stack(columns, 1)
 
     def _attention(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """(B, student's layers, teacher's layers)."""
@@ -130,9 +134,3 @@ def _channels(features: Tensor) -> int:
     if features.ndim != 4:
         raise KDError(f"semckd takes feature maps (B, C, H, W), not {shape(features)}")
     return features.shape[1]
-
-
-def _error(projection: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
-    """(B,): the mean squared difference of a sample's projected map from the teacher's."""
-    ours, theirs = maps_of_one_size(student, teacher)
-    return (projection(ours) - theirs).square().flatten(1).mean(1)

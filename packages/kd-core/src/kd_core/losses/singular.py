@@ -69,7 +69,7 @@ def _aligned(number: int, student: Tensor, teacher: Tensor, k: int) -> tuple[Ten
 def _principal(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(B, C, H, W) -> the first right singular vectors of (H W, C), (B, C, count), and their singular values."""
     rows = as_float32(features).flatten(2).mT
-    vectors: Tensor = _RightVectors.apply(rows, count)  # type: ignore[no-untyped-call]
+    vectors: Tensor = _RightVectors.apply(rows, count)
     return vectors, torch.linalg.vector_norm(rows @ vectors, dim=1)
 
 

@@ -31,7 +31,7 @@ def tf_kd(
     the classes and over what is labelled, 0 where nothing is. As in the authors' code the teacher is the softmax of
     probabilities over the ``temperature``, ``probability`` at the label, and the student is not softened. KDError where
     shapes do not fit, a label is not below C, there is one class, or a hyperparameter is out of its range.
-    Yuan et al., CVPR 2020, eq. 9 (arXiv 1909.11723); checked against yuanli2333/Teacher-free-Knowledge-Distillation.
+    Yuan et al., CVPR 2020 (arXiv 1909.11723); checked against yuanli2333/Teacher-free-Knowledge-Distillation.
     """
     enough_classes("tf_kd", student, 2, "one class has always the probability 1")
     rows, labels = flat_labels(as_float32(student), target)
@@ -66,7 +66,7 @@ def uskd(
     gradient. As in the authors' code the ranking adds the weak probabilities to the student's log-probabilities, each
     divided by 1 less that of the label. KDError where shapes do not fit, a label is not below C, or there are less than
     three classes.
-    Yang et al., ICCV 2023, section 3.3 (arXiv 2303.13005); checked against yzd-v/cls_KD.
+    Yang et al., ICCV 2023 (arXiv 2303.13005); checked against yzd-v/cls_KD.
     """
     enough_classes("uskd", student, 3, "the label's class has a single class beside it, whose share is always 1")
     rows = labelled_rows(student, weak, target, other="weak")

@@ -62,9 +62,9 @@ def wasserstein_logits(
     label = target.long().where(counts, 0)[:, None]
     known = -teacher.softmax(1).gather(1, label) * student.log_softmax(1).gather(1, label)
     others = torch.zeros_like(student, dtype=torch.bool).scatter(1, label, True)
-    shares = [(logits / temperature).masked_fill(others, -torch.inf).softmax(1) for logits in (student, teacher)]
+    ours, theirs = ((logits / temperature).masked_fill(others, -torch.inf).softmax(1) for logits in (student, teacher))
     costs = _costs(prototypes.to(student.dtype), sharpness)
-    losses = known[:, 0] + gamma * _transport(*shares, costs, ~others, regularization, iterations)
+    losses = known[:, 0] + gamma * _transport(ours, theirs, costs, ~others, regularization, iterations)
     return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
 
 

@@ -278,10 +278,14 @@ class WireBinder:
         module = self._module(spec, path)
         if module is None:
             return None
-        if spec.each and (isinstance(spec.module, Lazy) or module[1] is not None):
-            self.validator.report((*path, "each"), "only a registered adapter can be built for each item of a list")
         builder, borrowed = module
-        match = self.wire(spec.match, (*path, "match")) if spec.match else None
+        if spec.each and (isinstance(spec.module, Lazy) or isinstance(borrowed, Wire)):
+            message = "only a registered adapter, or the modules of a group, can stand for each item of a list"
+            self.validator.report((*path, "each"), message)
+        if spec.fresh and borrowed is None:
+            self.validator.report((*path, "fresh"), "only a module of a model can be made anew: all others are")
+        wire = self.wires if spec.each else self.wire
+        match = wire(spec.match, (*path, "match")) if spec.match else None
         inputs = self._inputs(spec, (*path, "inputs"))
         return AdapterPlan(name, path, spec, builder, borrowed, inputs, match, spec.extra)
 
@@ -302,14 +306,14 @@ class WireBinder:
         named = {name: self.wired(value, (*path, name)) for name, value in spec.inputs.items()}
         return {name: wired for name, wired in named.items() if wired is not None}
 
-    def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wire | None] | None:
-        """The builder of an adapter, or the wire of the module it borrows."""
+    def _module(self, spec: AdapterSpec, path: Path) -> tuple[Any, Wired | None] | None:
+        """The builder of an adapter, or the wire of the module it borrows, with ``each`` those of a group."""
         if isinstance(spec.module, Lazy):
             self.calls(spec.module, (*path, "module"), kind=nn.Module)
             self._no_values(spec, path, "write the parameters of a !call inside its braces")
             return spec.module, None
         if spec.module.split(".")[0] in self.models:
-            borrowed = self.wire(spec.module, (*path, "module"))
+            borrowed = (self.wires if spec.each else self.wire)(spec.module, (*path, "module"))
             self._no_values(spec, path, "parameters cannot be set on a module shared from a model")
             return (None, borrowed) if borrowed is not None else None
         try:

@@ -51,17 +51,27 @@ class AdapterPlan:
     path: Path
     spec: AdapterSpec
     builder: Callable[..., Any] | Lazy | None
-    borrowed: Wire | None
+    borrowed: Wired | None
+    """The module that it shares, or with ``each`` one for each item of its inputs."""
     inputs: list[Wired] | Mapping[str, Wired]
     """What the module is called with: one by one, or by names."""
-    match: Wire | None
+    match: Wired | None
     values: Mapping[str, Any]
 
     def all_wires(self) -> Iterator[Wire]:
         """Every wire it reads, in building and in running."""
         yield from flat(self.wired)
-        if self.match:
-            yield self.match
+        yield from self.matches
+
+    @property
+    def matches(self) -> list[Wire]:
+        """The wires of ``match``."""
+        return [] if self.match is None else list(flat([self.match]))
+
+    @property
+    def shared(self) -> list[Wire]:
+        """The wires of the modules that it borrows."""
+        return [] if self.borrowed is None else list(flat([self.borrowed]))
 
     @property
     def wired(self) -> list[Wired]:
@@ -144,7 +154,7 @@ class Plan:
         """The models of which a stage names places by their landmarks."""
         adapters = [self.adapters[name] for name in stage.adapters]
         wires = [*flat(wire for plan in (*stage.terms.values(), *adapters) for wire in plan.all_wires())]
-        wires += [adapter.borrowed for adapter in adapters if adapter.borrowed is not None]
+        wires += [wire for adapter in adapters for wire in adapter.shared]
         named = {wire.root for wire in wires if wire.tap is not None and wire.tap.is_landmark}
         patterns = [*(stage.spec.train or ()), *stage.spec.freeze]
         named |= {root for root, _, path in (pattern.partition(".") for pattern in patterns) if path.startswith("@")}

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import tensors
-from kd_core.taps.wires import Tap
+from kd_core.taps.wires import Side, Tap
 from kd_core.taps.wrappers import hook_output, unwrap_model, walk
 
 
@@ -55,6 +56,8 @@ def infer_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inp
         features=tuple(_place(call, before) for call in features),
         preactivations=tuple(Tap(*place) for place in last if place) if all(last) else (),
         classifier=None if classifier is None else classifier.path,
+        norms=_norms(last, before),
+        last_map=None if classifier is None else _last_map(classifier, before),
     )
 
 
@@ -114,7 +117,7 @@ def _of_timm(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
 
 def _by_size(calls: Sequence[_Call]) -> list[_Call]:
     """What the least nested module gives last at each spatial size, from the largest on."""
-    maps = [(index, call) for index, call in enumerate(calls) if call.output.ndim == 4 and _area(call) > 1]
+    maps = [(index, call) for index, call in enumerate(calls) if _is_map(call) and _area(call) > 1]
     features: list[tuple[_Call, int]] = []
     for size in sorted({_area(call) for _, call in maps}, reverse=True):
         smaller = min((index for index, call in maps if _area(call) < size), default=len(calls))
@@ -150,7 +153,7 @@ def _place(call: _Call, calls: Sequence[_Call]) -> Tap:
     return Tap(call.path, "out", call.number if often else None)
 
 
-def _activation(feature: _Call, calls: Sequence[_Call]) -> tuple[str, str, int | None] | None:
+def _activation(feature: _Call, calls: Sequence[_Call]) -> tuple[str, Side, int | None] | None:
     """The input of the activation whose output a feature map is; None where no module is that activation."""
     for call in _leaves_of(feature, calls):
         if call.output is feature.output and type(call.module).__module__ == "torch.nn.modules.activation":
@@ -164,3 +167,43 @@ def _leaves_of(feature: _Call, calls: Sequence[_Call]) -> Iterator[_Call]:
     for call in reversed(calls[: calls.index(feature) + 1]):
         if next(call.module.children(), None) is None:
             yield call
+
+
+def _norms(activations: Sequence[tuple[str, Side, int | None] | None], calls: Sequence[_Call]) -> tuple[str, ...]:
+    """The last batch norms of the modules that hold these activations before they run; none where one has none."""
+    norms = []
+    for place in activations:
+        found = None if place is None else _norm(place[0], place[2] or 0, calls)
+        if found is None:
+            return ()
+        norms.append(found)
+    return tuple(norms)
+
+
+def _norm(path: str, number: int, calls: Sequence[_Call]) -> str | None:
+    end = next(index for index, call in enumerate(calls) if (call.path, call.number) == (path, number))
+    holder = path.rpartition(".")[0]
+    beside = [call for call in calls[:end] if call.path.rpartition(".")[0] == holder]
+    norms = [
+        call for call in beside if isinstance(call.module, _BatchNorm) and call.output.shape == calls[end].output.shape
+    ]
+    return norms[-1].path if norms else None
+
+
+def _last_map(classifier: _Call, calls: Sequence[_Call]) -> Tap | None:
+    """The last feature map before a pooling to one position, of as many channels as the classifier takes."""
+    width = getattr(classifier.module, "in_features", None) or getattr(classifier.module, "in_channels", None)
+    pooled = [
+        index for index, call in enumerate(calls) if _is_pooling(call.module) and _is_map(call) and _area(call) == 1
+    ]
+    maps = [call for call in calls[: pooled[-1] if pooled else len(calls)] if _is_map(call)]
+    fitting = [call for call in maps if call.output.shape[1] == width and not _is_pooling(call.module)]
+    return _place(fitting[-1], calls) if fitting else None
+
+
+def _is_map(call: _Call) -> bool:
+    return call.output.ndim == 4
+
+
+def _is_pooling(module: nn.Module) -> bool:
+    return type(module).__module__ == "torch.nn.modules.pooling"

@@ -1,8 +1,9 @@
 """Landmarks: the places that every architecture has, by names that fit any pair of models.
 
 ``@features`` are the ordered feature maps, one for each resolution of a convolutional network (the stem left out) or
-for each layer of a transformer; ``@preactivations`` the same before their last activation; ``@penultimate`` is what the
-classifier takes, and ``@classifier`` is the last linear layer.
+for each layer of a transformer; ``@preactivations`` the same before their last activation, and ``@norms`` the batch
+norms whose outputs these are, but for what a shortcut adds; ``@penultimate`` is what the classifier takes,
+``@last_map`` the feature map whose means over the positions it is, and ``@classifier`` is the last linear layer.
 
 A model tells them by a method ``landmarks()`` that returns a mapping: ``features`` and ``preactivations`` are lists of
 places as wires write them (``layer1``, ``layer1.-1.relu:in:1``), ``classifier`` is the path of a module. Of a model
@@ -20,15 +21,25 @@ from torch import nn
 from kd_core.taps.wires import Tap, config_error, parse_tap
 
 _KEPT = "_kd_landmarks"
+MISSING = {
+    "features": "no feature maps were found in",
+    "preactivations": "no activations end the feature maps of",
+    "norms": "no batch norms come before the activations that end the feature maps of",
+}
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """The places of one model. ``preactivations`` is empty where an activation is no module of its own."""
+    """The places of one model. ``preactivations`` is empty where an activation is no module of its own.
+
+    ``norms`` is empty where one of them has no batch norm.
+    """
 
     features: tuple[Tap, ...] = ()
     preactivations: tuple[Tap, ...] = ()
     classifier: str | None = None
+    norms: tuple[str, ...] = ()
+    last_map: Tap | None = None
 
 
 def declared(model: nn.Module) -> Landmarks | None:
@@ -44,6 +55,8 @@ def declared(model: nn.Module) -> Landmarks | None:
         features=tuple(parse_tap(place) for place in told.get("features", ())),
         preactivations=tuple(parse_tap(place) for place in told.get("preactivations", ())),
         classifier=told.get("classifier"),
+        norms=tuple(told.get("norms", ())),
+        last_map=parse_tap(told["last_map"]) if "last_map" in told else None,
     )
 
 
@@ -57,6 +70,12 @@ def keep(model: nn.Module, landmarks: Landmarks) -> None:
     model.__dict__[_KEPT] = landmarks
 
 
+def keep_those_of(model: nn.Module, twin: nn.Module) -> None:
+    """Remember of a model what is known of another one that is built alike."""
+    if (landmarks := declared(twin)) is not None:
+        keep(model, landmarks)
+
+
 def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:
     """The place in ``model`` that a landmark stands for, or all of them; ConfigError where the model has none."""
     landmarks, kind = declared(model), type(model).__name__
@@ -68,9 +87,16 @@ def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:
         if landmarks.classifier is None:
             raise config_error(f"{kind} has no linear layer that gives its output", "name the module by its path")
         return Tap(landmarks.classifier, "in" if name == "penultimate" else tap.side)
-    taps = list(landmarks.features if name == "features" else landmarks.preactivations)
+    if name == "last_map":
+        if landmarks.last_map is None:
+            raise config_error(
+                f"{kind} has no feature map whose means its classifier takes", "name the module by its path"
+            )
+        return landmarks.last_map
+    norms = tuple(Tap(path, tap.side) for path in landmarks.norms)
+    taps = list({"features": landmarks.features, "preactivations": landmarks.preactivations, "norms": norms}[name])
     if not taps:
-        why = "no feature maps were found in" if name == "features" else "no activations end the feature maps of"
+        why = MISSING[name]
         raise config_error(f"@{name}: {why} {kind}", "name the modules by their paths, which `taps` lists")
     if not number:
         return taps

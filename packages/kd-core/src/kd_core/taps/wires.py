@@ -4,13 +4,15 @@
 
     MODEL.output[/field...]                       a model's output
     MODEL.path[:in|:out][:CALL][/field...]        what goes into or comes out of a submodule
+    MODEL.path:weight, MODEL.path:bias            a parameter of a submodule
     MODEL.@LANDMARK[/number][/field...]           a place that every architecture has, see below
     adapters.NAME[/field...]                      an adapter's output
     batch.NAME[/field...]                         a part of the batch
 
 Landmarks are ``@features`` (the ordered feature maps, all of them as a list, or one by its number), ``@preactivations``
-(the same before their last activation), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last
-linear layer); see :mod:`kd_core.taps.landmarks`.
+(the same before their last activation), ``@norms`` (the batch norms that end them there), ``@last_map`` (the feature
+map whose means are ``@penultimate``), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last linear
+layer); see :mod:`kd_core.taps.landmarks`.
 
 Dots separate modules, and a negative number counts them from the end (``layer1.-1.relu``); ``:CALL`` chooses among
 several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses. ``MODEL.output``
@@ -22,28 +24,39 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kd_core.errors import ConfigError, ConfigProblem, did_you_mean, nearest
 
 Field = str | int
 _NUMBER = re.compile(r"-?[0-9]+")
 _FORMS = "MODEL.path[:in|:out][:CALL][/field], MODEL.output, MODEL.@features/N, adapters.NAME or batch.NAME"
-LISTS = ("features", "preactivations")
-LANDMARKS = (*LISTS, "penultimate", "classifier")
+LISTS = ("features", "preactivations", "norms")
+LANDMARKS = (*LISTS, "last_map", "penultimate", "classifier")
+MODULES = ("norms", "classifier")
+"""Landmarks that are modules, which have sides."""
+Side = Literal["out", "in", "weight", "bias"]
+SIDES: tuple[Side, ...] = get_args(Side)
+PARAMETERS = ("weight", "bias")
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
     """A place in one model: what leaves (``out``) or enters (``in``) the module at ``path`` in one of its calls.
 
-    The empty path with ``out`` is the model's own output. ``call`` is None where the module runs once. A path that
-    begins with ``@`` is a landmark, whose module only the model tells: ``@features`` (all of them), ``@features/1``.
+    Its ``weight`` and ``bias`` are parameters, which belong to no call. The empty path with ``out`` is the model's own
+    output. ``call`` is None where the module runs once. A path that begins with ``@`` is a landmark, whose module only
+    the model tells: ``@features`` (all of them), ``@features/1``.
     """
 
     path: str
-    side: Literal["out", "in"] = "out"
+    side: Side = "out"
     call: int | None = None
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a module's parameter, and no part of a batch."""
+        return self.side in PARAMETERS
 
     @property
     def is_landmark(self) -> bool:
@@ -53,6 +66,9 @@ class Tap:
     def __str__(self) -> str:
         if self == Tap(""):
             return "output"
+        if self.is_landmark and self.side != "out":
+            name, slash, number = self.path.partition("/")
+            return f"{name}:{self.side}{slash}{number}"
         plain = self.side == "out" and (self.path != "output" or self.call is not None)
         return f"{self.path}{'' if plain else f':{self.side}'}{'' if self.call is None else f':{self.call}'}"
 
@@ -132,13 +148,15 @@ def _landmark_wire(text: str, root: str, rest: str, inside: tuple[Field, ...]) -
     if name not in LANDMARKS:
         hint = did_you_mean(f"@{name}", [f"@{landmark}" for landmark in LANDMARKS])
         raise config_error(f"wire {text!r}: there is no landmark @{name}", hint)
-    if colon and not (name == "classifier" and mark in ("in", "out")):
-        raise config_error(f"wire {text!r}: only @classifier has a side, :in or :out", f"write {root}.@{name}")
+    if colon and not (name in MODULES and mark in SIDES):
+        marks = f"only @{' and @'.join(MODULES)} have a side: :{', :'.join(SIDES)}"
+        raise config_error(f"wire {text!r}: {marks}", f"write {root}.@{name}")
     number = inside[0] if name in LISTS and inside and isinstance(inside[0], int) else None
     if name in LISTS and inside and number is None:
         raise config_error(f"wire {text!r}: @{name} are numbered", f"write {root}.@{name}/0 or {root}.@{name}/-1")
     path = f"@{name}" if number is None else f"@{name}/{number}"
-    return Wire(root, path, Tap(path, "in" if mark == "in" else "out"), inside if number is None else inside[1:])
+    side: Side = next((side for side in SIDES if side == mark), "out")
+    return Wire(root, path, Tap(path, side), inside if number is None else inside[1:])
 
 
 def parse_tap(rest: str, text: str = "", root: str = "MODEL") -> Tap:
@@ -151,10 +169,12 @@ def parse_tap(rest: str, text: str = "", root: str = "MODEL") -> Tap:
         raise config_error(f"wire {text!r} has {flaw}", f"write {root}.{'.'.join(filter(None, parts)) or 'output'}")
     if path == "output" and not marks:
         return Tap("")
-    side: Literal["out", "in"] = "out"
-    if marks and marks[0] in ("in", "out"):
-        side = "in" if marks.pop(0) == "in" else "out"
+    side: Side = next((side for side in SIDES if marks and side == marks[0]), "out")
+    if marks and marks[0] in SIDES:
+        marks.pop(0)
     call = int(marks.pop(0)) if marks and _NUMBER.fullmatch(marks[0]) else None
+    if call is not None and side in PARAMETERS:
+        raise config_error(f"wire {text!r}: a parameter belongs to no call", f"write {root}.{path}:{side}")
     if marks:
         raise _wrong_mark(text, f"{root}.{path}", marks[0], call)
     return Tap(path, side, call)

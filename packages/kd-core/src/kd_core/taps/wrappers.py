@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from kd_core.errors import ConfigError, did_you_mean, nearest
 from kd_core.taps.landmarks import places
 from kd_core.taps.nested import mapped, tensors
-from kd_core.taps.wires import LANDMARKS, Inputs, Tap, config_error, describe_shapes
+from kd_core.taps.wires import LANDMARKS, PARAMETERS, Inputs, Tap, config_error, describe_shapes
 
 OUTPUT = Tap("")
 Mode = tuple[bool, bool, bool]
@@ -93,7 +93,8 @@ def _no_module(path: str, chain: list[tuple[str, nn.Module]], name: str) -> Conf
     if path.startswith("output."):
         return config_error(message, f"fields of the model's output come after '/': MODEL.{path.replace('.', '/')}")
     if isinstance(getattr(parent, name, None), Tensor):
-        return config_error(message, f"{above}{name} is a tensor, not a module")
+        written = f", whose wire is {above[:-1]}:{name}" if above and name in PARAMETERS else ""
+        return config_error(message, f"{above}{name} is a tensor, not a module{written}")
     if not children:
         return config_error(message, f"{above[:-1] or 'it'} is a {type(parent).__name__} without modules inside")
     sibling = nearest(above + name, children)
@@ -212,6 +213,7 @@ class ForwardWrapper(nn.Module):
         self._now = _Pass()
         self._taps: tuple[Tap, ...] = ()
         self._landmarks: dict[Tap, Tap | list[Tap]] = {}
+        self._parameter_taps: dict[Tap, tuple[nn.Module, str]] = {}
         self._wired: dict[Tap, _Place] = {}
         self._places: list[_Place] = []
         self._asks_output = not early_stop
@@ -232,10 +234,17 @@ class ForwardWrapper(nn.Module):
         landmarks = {tap: places(unwrap_model(self.module), tap) for tap in taps if tap.is_landmark}
         at_modules = dict.fromkeys(flat_places(landmarks.get(tap, tap) for tap in taps))
         modules = {tap: module_at(self.module, tap.path) for tap in at_modules if tap != OUTPUT}
+        parameters: dict[Tap, tuple[nn.Module, str]] = {
+            tap: (module, tap.side) for tap, module in modules.items() if tap.is_parameter
+        }
+        for tap, (module, name) in parameters.items():
+            if not isinstance(getattr(module, name, None), Tensor):
+                raise config_error(f"{tap}: {type(module).__name__} has no {name}")
+        modules = {tap: module for tap, module in modules.items() if tap not in parameters}
         points = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
         for handle in self._handles:
             handle.remove()
-        self._taps, self._landmarks = taps, landmarks
+        self._taps, self._landmarks, self._parameter_taps = taps, landmarks, parameters
         self._asks_output = OUTPUT in taps or not self.early_stop
         # DDP prepares its backward pass after the module's forward: that is not cut short
         self._stops = (
@@ -259,7 +268,7 @@ class ForwardWrapper(nn.Module):
     def forward(self, inputs: Any) -> Capture:
         """One pass. KDError where a tap did not fire, or its module ran several times and no call is chosen."""
         if not (self._asks_output or self._places):
-            return Capture(None, {})
+            return Capture(None, self._with_parameters({}))
         module = self.module
         mode = (module.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         try:
@@ -296,6 +305,13 @@ class ForwardWrapper(nn.Module):
                 )
             calls = point.calls
             at[tap] = calls[0] if tap.call is None and len(calls) == 1 else self._chosen(tap, calls)
+        return self._with_parameters(at)
+
+    def _with_parameters(self, at: dict[Tap, Any]) -> dict[Tap, Any]:
+        """The values of a pass with those of parameters, whole where they are sharded, and those of landmarks."""
+        for tap, (module, name) in self._parameter_taps.items():
+            parameter = getattr(module, name)
+            at[tap] = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         for tap, place in self._landmarks.items():
             at[tap] = [_tensor(at[one]) for one in place] if isinstance(place, list) else _tensor(at[place])
         return at

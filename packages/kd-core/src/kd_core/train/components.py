@@ -108,7 +108,7 @@ class Components:
         self.frozen = FrozenWhenBuilt()
         for model in self.models.values():
             self.frozen.remember(model)
-        self.adapters, self._builder = Adapters(plan.adapters).to(runtime.device), builder
+        self.adapters, self._builder = Adapters(plan.adapters, self._fresh).to(runtime.device), builder
         self.doubts: list[str] = []
         """What is doubtful about the targets of losses, as far as a few samples tell."""
         for stage in plan.stages:
@@ -122,6 +122,15 @@ class Components:
         self._reporter.note(note)
         if note.is_warning:
             self.said.append(note.text)
+
+    def _fresh(self, name: str) -> nn.Module:
+        """A new model like the one of that name, with random weights."""
+        info, hub = self.data.get(self.plan.data)[1].info, self.plan.task.hub
+        builder = Builder(self.policy, info.run_values, self.log)  # its own: a builder keeps what it has built
+        source = ModelSource(
+            builder, f"models.{name}", self.plan.dataset, info, lambda _: None, structure=True, hub=hub
+        )
+        return source.make(name, self.plan.models[name])
 
     def _check_orders(self) -> None:
         """KDError where a teacher that does not name its outputs has them in another order than the data's classes."""

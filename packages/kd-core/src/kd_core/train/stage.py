@@ -41,8 +41,12 @@ class Stage:
         self.data, self.splits = components.data.get(plan.data)
         self.steps_per_epoch, self.total_steps = components.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        steps = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
-        builder = Builder(components.policy, {**self.splits.info.run_values, **steps}, components.log)
+        numbers = {
+            "steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "batch_size": self.spec.batch_size,
+        }
+        builder = Builder(components.policy, {**self.splits.info.run_values, **numbers}, components.log)
         with seeded(derive(components.plan.seed, "losses", plan.index)):
             objective = Objective(plan.terms, components.adapters, builder, previous, partial(components.probe, plan))
         self.objective = objective.to(self.runtime.device)

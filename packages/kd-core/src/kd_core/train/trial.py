@@ -28,12 +28,13 @@ DUMMY_STEPS_PER_EPOCH = 100
 
 
 def dummy_steps(stage: StageSpec) -> dict[str, int]:
-    """What ``!run steps`` and ``!run steps_per_epoch`` stand for before the data are read, as far as the config tells.
+    """What ``!run`` stands for, of a stage, before the data are read, as far as the config tells.
 
     Few steps would be too few for schedules that are right: the warm-up of one has a length of its own.
     """
     per_epoch = DUMMY_STEPS_PER_EPOCH
-    return {"steps": stage.steps or per_epoch * (stage.epochs or 1), "steps_per_epoch": per_epoch}
+    steps = stage.steps or per_epoch * (stage.epochs or 1)
+    return {"steps": steps, "steps_per_epoch": per_epoch, "batch_size": stage.batch_size or 1}
 
 
 def known_scheduler_steps(stage: StageSpec, interval: str, steps: tuple[int, int] | None = None) -> int:
@@ -102,7 +103,8 @@ def check_steps(
     the ``steps`` of an epoch and in all.
     """
     per_epoch, total = steps
-    builder = Builder(policy, {**values, "steps": total, "steps_per_epoch": per_epoch})
+    numbers = {"steps": total, "steps_per_epoch": per_epoch, "batch_size": stage.spec.batch_size}
+    builder = Builder(policy, {**values, **numbers})
     scheduler = try_schedule(stage, builder, steps)
     if not validates and (problems := without_validation(stage, scheduler)):
         raise ConfigError(problems)

@@ -14,6 +14,7 @@ from kd_core.data.batch import Batch
 from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Wired
+from kd_core.taps.landmarks import keep_those_of
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Wire, pick
 from kd_core.taps.wrappers import Capture, module_at
@@ -86,11 +87,14 @@ class WireResolver:
 
 
 class Adapters(nn.Module):
-    """The run's adapters by name. Borrowed modules stay their model's: they are called, not owned."""
+    """The run's adapters by name. Borrowed modules stay their model's: they are called, not owned.
 
-    def __init__(self, plans: Mapping[str, AdapterPlan]) -> None:
+    ``make`` builds the model of a name with random weights, for modules that are made anew (``fresh``).
+    """
+
+    def __init__(self, plans: Mapping[str, AdapterPlan], make: Callable[[str], nn.Module] | None = None) -> None:
         super().__init__()
-        self._plans = dict(plans)
+        self._plans, self._make = dict(plans), make
         self._borrowed: dict[str, nn.Module] = {}
 
     def run(self, name: str, values: Values, shard: MicroBatchShard | None = None) -> Any:
@@ -128,14 +132,28 @@ class Adapters(nn.Module):
         if name in self._modules or name in self._borrowed:
             return
         if plan.borrowed is not None:
-            assert plan.borrowed.tap is not None
-            self._borrowed[name] = module_at(models[plan.borrowed.root], plan.borrowed.tap.path)
+            modules = [self._of_model(wire, models[wire.root], fresh=plan.spec.fresh) for wire in plan.shared]
+            together = Each(modules) if isinstance(plan.borrowed, list) else modules[0]
+            if plan.spec.fresh:
+                self.add_module(name, together)
+            else:
+                self._borrowed[name] = together
             return
         module = self._made(plan, values, builder)
         if has_lazy(module):
             inputs = inputs_of(plan, lambda wired: map_tensors(on_cpu, values.get(wired)))
             materialize(module, *inputs[0], **inputs[1])
         self.add_module(name, module)
+
+    def _of_model(self, wire: Wire, model: nn.Module, *, fresh: bool) -> nn.Module:
+        """The module that a wire names, of the model or of a new one like it."""
+        assert wire.tap is not None
+        if fresh:
+            assert self._make is not None
+            twin = self._make(wire.root)
+            keep_those_of(twin, model)
+            model = twin
+        return module_at(model, wire.tap.path)
 
     def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
         if isinstance(plan.builder, Lazy):
@@ -209,9 +227,11 @@ def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:
 
 
 def gathered(wired: Wired, value: Any, shard: MicroBatchShard) -> Any:
-    """A wire's value with the rows of all processes. Only in the batch is a list one value a sample."""
+    """A wire's value with the rows of all processes; a parameter has none. Only in the batch is a list one a sample."""
     if isinstance(wired, list):
         return [gathered(wire, item, shard) for wire, item in zip(wired, value, strict=True)]
+    if wired.tap is not None and wired.tap.is_parameter:
+        return value
     return gather_samples(value, shard.rows) if wired.root == "batch" else gather(value, shard.rows)
 
 

@@ -223,6 +223,8 @@ def columns_of(where: str, names: Sequence[str], required: Sequence[str], option
 
 def _column_hint(name: str, names: Sequence[str]) -> str:
     """What may be meant by a column that is not there."""
+    if not any(names):
+        return "its first line, which names the columns, is empty"
     if len(names) == 1:
         for delimiter, word in OTHER_DELIMITERS.items():
             if name in (cell.strip(' "') for cell in names[0].split(delimiter)):

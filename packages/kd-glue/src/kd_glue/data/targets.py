@@ -27,6 +27,7 @@ SEPARATOR = ";"
 """Between the labels of one text, where they stand in one string."""
 REGRESSION_HINT = "numbers are learned with `problem: regression`; to have a class for each, name them all in `labels`"
 SPELLING_HINT = "`normalize_labels: true` reads labels that differ by blanks or case alone as one"
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 NOT_A_NAME = ("nan", "NaN", "<NA>")
 """What tools write for a missing value: names of classes only where ``labels`` says so."""
@@ -151,6 +152,10 @@ def _words(rows: Rows, cells: Mapping[int, Any], classes: tuple[str, ...] | None
     broken = [row for row, word in words.items() if word not in named and _is_fraction(word)]
     if broken:
         raise KDError(f"{rows.location(broken[0])}: the label {words[broken[0]]} is not a class", hint=REGRESSION_HINT)
+    commas = [row for row, word in words.items() if word not in named and DECIMAL_COMMA.fullmatch(word.strip())]
+    if commas:
+        hint = f"write decimals with a point, as {words[commas[0]].strip().replace(',', '.')}"
+        raise KDError(f"{rows.location(commas[0])}: the label {words[commas[0]]} is not a class", hint=hint)
     return {row: word if word in named else _whole(word) for row, word in words.items()}
 
 
@@ -250,7 +255,8 @@ def _spellings(counts: Mapping[str, int]) -> dict[str, list[str]]:
 
 def _key(name: str) -> str:
     """A name without what blanks, case and Unicode's forms of a letter make of it."""
-    return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    return " ".join(visible.split()).casefold()
 
 
 def numbers_of(classes: Sequence[str]) -> dict[str, int]:

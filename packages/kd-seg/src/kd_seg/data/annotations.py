@@ -16,6 +16,8 @@ Shape = Mapping[str, Any] | list[NDArray[np.float64]]
 """One instance: run lengths as COCO writes them, or polygons of x, y, x, y, ..."""
 ALL = range(1, 91)
 """The numbers of COCO's categories, ten of which it does not use."""
+FAR = 100_000
+"""Pixels from the corner of an image, beyond which no polygon has a point."""
 FORM = "COCO's instance annotations are a mapping with the lists 'images' and 'annotations'"
 
 
@@ -59,7 +61,7 @@ def parse(text: bytes, categories: Mapping[int, str], *, boxes: bool) -> list[Im
                 image.unknown.append(_named(entry, position))
             elif not _add(image, entry, categories, boxes):
                 image.undrawn.append(_named(entry, position))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise KDError(f"{_named(entry, position)} {_reason(error)}") from error
     return list(images.values())
 
@@ -70,7 +72,7 @@ def _images(entries: Sequence[Any]) -> dict[int, ImageEntry]:
         try:
             size = (int(entry["width"]), int(entry["height"])) if {"width", "height"} <= entry.keys() else None
             images[int(entry["id"])] = ImageEntry(str(entry["file_name"]), size)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise KDError(f"image {position} of the list 'images' {_reason(error)}") from error
     return {number: images[number] for number in sorted(images)}
 
@@ -88,7 +90,7 @@ def _known(entries: Any, categories: Mapping[int, str]) -> Collection[int]:
     for position, entry in enumerate(entries):
         try:
             names[int(entry["id"])] = str(entry.get("name", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise KDError(f"category {position} of the list 'categories' {_reason(error)}") from error
     for number, name in names.items():
         if name and name != categories.get(number, name):
@@ -135,6 +137,8 @@ def shape_of(segmentation: Any) -> Shape:
     for polygon in polygons:
         if polygon.ndim != 1 or len(polygon) % 2:
             raise ValueError(f"has a polygon of {polygon.size} numbers: it takes x and y of each point")
+        if not (np.abs(polygon) <= FAR).all():
+            raise ValueError(f"has a polygon with a point that is more than {FAR:,} pixels away, or nowhere")
     return [polygon for polygon in polygons if len(polygon) >= 6 and _area(polygon)]
 
 

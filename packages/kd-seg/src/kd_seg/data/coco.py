@@ -8,7 +8,7 @@ by what the instances of these classes cover, or, as in torchdistill's recipe, b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import read_image
+from kd_core.data.packed import Packed
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_core.notes import Note
@@ -90,7 +91,7 @@ class CocoPairs:
         return state.hexdigest()[:16]
 
     @cached_property
-    def images(self) -> list[AnnotatedImage]:
+    def images(self) -> Sequence[AnnotatedImage]:
         """The images in the order of their numbers; KDError for annotations of another form, or a missing image."""
         annotated_only = self.choice == "annotated"
         try:
@@ -117,7 +118,7 @@ class CocoPairs:
         if missing:
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise KDError(f"{self.folder / missing[0]} is missing{more}, which {self.file} names")
-        return images
+        return Packed(images)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import open_image, read_image
+from kd_core.data.packed import Packed
 from kd_core.data.screening import listed
 from kd_core.errors import KDError
 from kd_core.notes import Note
@@ -23,6 +24,8 @@ from kd_seg.data.sources import VOID
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".avif"}
+"""Endings of mask files whose values are not those that were written."""
 GREY = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one value: of a palette picture its index, whatever its colour."""
 
@@ -32,13 +35,15 @@ def read_values(path: Path) -> NDArray[np.int64]:
     picture = open_image(path)
     if picture.mode in GREY:
         return np.asarray(picture).astype(np.int64)
+    hint = "save masks with a palette, or in grey: a pixel's value is its class"
+    if picture.mode == "F":
+        raise KDError(f"{path}: holds floats, and masks hold class ids", hint=hint)
     channels = np.asarray(picture)
     if (
         picture.mode in ("RGB", "RGBA", "LA")
         and (channels[..., :1] == channels[..., : 1 if picture.mode == "LA" else 3]).all()
     ):
         return channels[..., 0].astype(np.int64)
-    hint = "save masks with a palette, or in grey: a pixel's value is its class"
     raise KDError(f"{path}: is a colour image ({picture.mode}), not a mask of class ids", hint=hint)
 
 
@@ -107,6 +112,7 @@ class FilePairs:
             raise KDError(missing[0])
         if missing:
             raise KDError(f"{len(missing):,} files are missing:{listed(missing)}")
+        object.__setattr__(self, "pairs", Packed(self.pairs))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -130,8 +136,13 @@ class FilePairs:
         return self.pairs[row].image, self.pairs[row].mask
 
     def notes(self, rows: NDArray[np.int64]) -> list[Note]:
-        """Nothing."""
-        return []
+        """A warning of masks in files whose compression changes values."""
+        lossy = [path for path in (self.pairs[row].mask for row in rows.tolist()) if path.suffix.lower() in LOSSY]
+        if not lossy:
+            return []
+        count = "1 mask is a" if len(lossy) == 1 else f"{len(lossy):,} masks are"
+        text = f"{count} {lossy[0].suffix} file{'s' * (len(lossy) > 1)}, whose compression changes classes near edges"
+        return [Note.warning(f"{text} ({lossy[0]}): write masks as PNG")]
 
     def read(self, row: int) -> tuple[Any, NDArray[np.int16]]:
         """An RGB image and its mask; KDError where one is broken or they differ in size."""

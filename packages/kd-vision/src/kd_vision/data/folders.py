@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import image_files, is_hidden, passed_over, read_image
+from kd_core.data.packed import Packed
 from kd_core.data.screening import Readable, skipped
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
@@ -27,10 +29,14 @@ White = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 """The value of white in images of 16 bits, of 32 bits and of floats."""
 
 
+ALIKE = ("val", "dev", "eval", "test")
+"""How the names of folders begin that are probably meant as splits."""
+
+
 class ImageFiles(Dataset[tuple[Any, int]]):
     """Image files and their labels; an image is read, upright and in RGB, when it is asked for."""
 
-    def __init__(self, paths: list[Path], labels: list[int], white: float | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Tensor, white: float | None = None) -> None:
         self.paths = paths
         self.targets = labels
         self.white = white
@@ -39,7 +45,7 @@ class ImageFiles(Dataset[tuple[Any, int]]):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
-        return read_image(self.paths[row], white=self.white), self.targets[row]
+        return read_image(self.paths[row], white=self.white), int(self.targets[row])
 
 
 def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
@@ -55,7 +61,7 @@ def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
     classes = class_order([name for name, (files, _) in folders["train"].items() if files])
     if not classes:
         raise KDError(f"{root / 'train'}: contains no images in folders of classes")
-    subsets, notes = {}, numbers_note(classes)
+    subsets, notes = {}, [*numbers_note(classes), *_not_read(root, classes)]
     for split, content in folders.items():
         unknown = sorted(name for name, (files, _) in content.items() if files and name not in classes)
         if unknown:
@@ -73,6 +79,18 @@ def _class_folders(folder: Path) -> dict[str, tuple[list[Path], dict[str, int]]]
     """What :func:`image_files` finds in each folder of a split, by its name, hidden folders left out."""
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
     return {unicodedata.normalize("NFC", path.name): image_files(path) for path in subfolders}
+
+
+def _not_read(root: Path, classes: Sequence[str]) -> list[Note]:
+    """Folders of classes beside ``train`` whose names are like those of a split, and are not."""
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path))
+    return [
+        Note.warning(f"{root / name} is not read: the folders of a data set are train, val and test")
+        for name in names
+        if name not in SPLITS
+        and name.lower().startswith(ALIKE)
+        and any((root / name / part).is_dir() for part in classes)
+    ]
 
 
 def _folder_notes(folder: Path, content: dict[str, tuple[list[Path], dict[str, int]]]) -> list[Note]:
@@ -109,7 +127,8 @@ def files_subset(folder: Path, paths: list[Path], labels: list[int], white: floa
     """A subset of image files, told apart by their names below ``folder`` and their contents."""
     target = torch.tensor(labels, dtype=torch.int64)
     positions = torch.arange(len(paths))
-    return LabelledSubset(ImageFiles(paths, labels, white), target, positions, FileContents(folder, paths))
+    packed = Packed(paths)
+    return LabelledSubset(ImageFiles(packed, target, white), target, positions, FileContents(folder, packed))
 
 
 def path_of(images: Any, row: int) -> Path | None:
@@ -142,7 +161,7 @@ def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[Not
     if not errors:
         return subset, []
     kept = [row for position, row in enumerate(subset.index.tolist()) if position not in errors]
-    paths, labels = [images.paths[row] for row in kept], [images.targets[row] for row in kept]
+    paths, labels = [images.paths[row] for row in kept], [int(images.targets[row]) for row in kept]
     return files_subset(subset.fingerprint.root, paths, labels, images.white), skipped(errors.values(), len(subset))
 
 

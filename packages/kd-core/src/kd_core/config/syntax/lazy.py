@@ -8,7 +8,7 @@ from typing import Any
 
 from kd_core.errors import Mark
 
-RUN_NAMES = ("steps", "steps_per_epoch")
+RUN_NAMES = ("steps", "steps_per_epoch", "batch_size")
 """What ``!run`` can ask for in every task, beside the values of the task's own (``Task.run_values``)."""
 
 
