@@ -87,6 +87,7 @@ class _GramProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, own: Tensor, both: Tensor, other: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the two features from those of the three products."""
         student, teacher, ours, theirs = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         return (
