@@ -378,10 +378,7 @@ def ours(name: str, row: Row, batch: int) -> Pass:
         values = {key: value for key, value in contracts()["FROM_RUN"].items() if key in needed} | values
         if "num_samples" in values:
             values["num_samples"] = max(values["num_samples"], batch)
-        if hasattr(loss, "from_inputs"):
-            module = loss.from_inputs(tensors(row, batch)(), **values)
-        else:
-            module = loss(**values)
+        module = loss.from_inputs(tensors(row, batch)(), **values) if hasattr(loss, "from_inputs") else loss(**values)
         return lambda given: module(**given)  # type: ignore[no-any-return]
     return lambda given: loss(**given, **values)  # type: ignore[no-any-return]
 
