@@ -378,7 +378,8 @@ def ours(name: str, row: Row, batch: int) -> Pass:
         values = {key: value for key, value in contracts()["FROM_RUN"].items() if key in needed} | values
         if "num_samples" in values:
             values["num_samples"] = max(values["num_samples"], batch)
-        module = loss.from_inputs(tensors(row, batch)(), **values) if hasattr(loss, "from_inputs") else loss(**values)
+        build = getattr(loss, "from_inputs", None)
+        module = loss(**values) if build is None else build(tensors(row, batch)(), **values)
         return lambda given: module(**given)  # type: ignore[no-any-return]
     return lambda given: loss(**given, **values)  # type: ignore[no-any-return]
 

@@ -42,5 +42,5 @@ def activation_boundary(
 def _layer(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     student, teacher = same_shape(student, teacher)
     side = torch.where(teacher > 0, -1.0, 1.0).to(student.dtype)
-    missing = (margin + side * student).relu()
-    return missing.square().sum() / len(student)
+    missing = (student * side + margin).relu().flatten()
+    return missing @ missing / len(student)

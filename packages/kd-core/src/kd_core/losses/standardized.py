@@ -27,11 +27,8 @@ def srd(student: Tensor, teacher: Tensor, *, exponent: NormOrder = 4.0, eps: Pos
     student, teacher = same_rows(*same_shape(student, teacher, dim=1))
     if len(student) == 1:
         return (student - teacher).sum() * 0.0
-    apart = _standardized(student, eps) - _standardized(teacher, eps)
-    powers = apart.square().pow(exponent / 2) if exponent >= 2 else apart.abs().pow(exponent)
-    return powers.sum().clamp(min=torch.finfo(apart.dtype).tiny).log()
-
-
-def _standardized(rows: Tensor, eps: float) -> Tensor:
-    """(B, D) -> (B, D), each column of mean 0 and variance 1: batch norm without weights."""
-    return F.batch_norm(rows, None, None, training=True, eps=eps)
+    apart = F.batch_norm(student, None, None, training=True, eps=eps)
+    apart = apart - F.batch_norm(teacher, None, None, training=True, eps=eps)
+    squares = apart.square().flatten()
+    total = squares @ squares if exponent == 4 else apart.abs().pow(exponent).sum()
+    return total.clamp(min=torch.finfo(apart.dtype).tiny).log()
