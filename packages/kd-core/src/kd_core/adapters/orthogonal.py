@@ -30,7 +30,8 @@ class OrthogonalProjector(nn.Module):
         device = features.device.type
         autocast = torch.amp.is_autocast_available(device)  # not on the meta device, where a check is
         with torch.autocast(device, enabled=False) if autocast else nullcontext():  # half precision is not orthogonal
-            weight: Tensor = self.linear.weight
+            weight = self.linear.weight  # computed anew at each access
+            assert isinstance(weight, Tensor)
             return F.linear(features.to(weight.dtype), weight)
 
 
