@@ -68,7 +68,7 @@ def maps_of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     student, teacher = as_float32(student), as_float32(teacher)
     if student.shape[2:] == teacher.shape[2:]:
         return student, teacher
-    size = [min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
     return F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
 
 

@@ -256,7 +256,7 @@ def _expanded(
 
 def _handed_on(key: str, earlier: Mapping[str, Slot], slot: Slot) -> Slot:
     """What a stage would have taken from the stages before it, had its method put none between."""
-    for stage in reversed(earlier.values()):
+    for stage in reversed(list(earlier.values())):
         if isinstance(stage.value, dict) and key in stage.value:
             found: Slot = stage.value[key]
             return found
