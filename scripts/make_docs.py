@@ -192,7 +192,7 @@ def terms_of(tree: Any) -> Iterator[dict[str, Any]]:
 def places_of(preset: Preset, terms: list[dict[str, Any]]) -> list[str]:
     """What a method reads of the models, whichever of them; the output where a term compares it without saying so."""
     written = list(texts_of([value_at(preset.root, (part,)) for part in ("models", "adapters", "before", "stage")]))
-    found = {match[1].partition("/")[0] for text in written if (match := re.match(r"(?:student|teacher)\.(.+)", text))}
+    found = {match[1] for text in written if (match := re.match(r"(?:student|teacher)\.(@\w+|[^/]+)", text))}
     compares = [term for term in terms if {"student", "teacher"} <= set(wires_of(term))]
     found |= {"output"} if any(not {"student", "teacher"} <= term.keys() for term in compares) else set()
     return sorted(found)

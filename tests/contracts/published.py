@@ -90,21 +90,12 @@ IMAGENET = {
     "imagenet_tfkd_resnet18_resnet18": [Recipe(90, 768, 0.3, 1e-4, ([30, 60, 80], 0.1), [0.9, 0.1])],
 }
 
-# torchdistill, configs/official/ilsvrc2012 (PAD: its log has 3 GPUs; SRD: one) and configs/sample/ilsvrc2012, one GPU.
-IMAGENET |= {
-    "imagenet_dist_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 2.0])],
-    "imagenet_ickd_resnet18_resnet34": [Recipe(100, 256, 2e-4, 5e-4, THIRDS, [0.5, 0.5, 500.0])],
-    "imagenet_pad_resnet18_resnet34": [
-        Recipe(90, 513, 0.2, 1e-4, ([30, 60], 0.1), [1.0, 15.0]),
-        Recipe(30, 513, 0.002, 1e-4, None, [1.0, 1.0]),
-    ],
-    "imagenet_srd_resnet18_resnet34": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 1.0, 2.0])],
-}
-
 # megvii-research/mdistiller at a08d46f, configs/imagenet/r50_mv1.
 IMAGENET |= {
     "imagenet_at_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [1.0, 1000.0])],
     "imagenet_crd_mobilenetv1_resnet50": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 0.8])],
+    "imagenet_dkd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [1.0, 1.0])],
+    "imagenet_ofd_mobilenetv1_resnet50": [Recipe(100, 128, 0.05, 1e-4, THIRDS, [1.0, 1e-4])],
     "imagenet_kr_mobilenetv1_resnet50": [Recipe(100, 256, 0.1, 1e-4, THIRDS, [1.0, 8.0, 8.0])],
     "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
 }
@@ -164,6 +155,6 @@ OWN = {
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_teacher cifar10_at_resnet20_resnet56 cifar10_ft_resnet20_resnet56 "
     "cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_methods cifar10_mutual_resnet20_resnet20 "
-    "cifar10_multi_teacher_resnet20_resnet56_resnet110",
+    "cifar10_multi_teacher_resnet20_resnet56_resnet110 cifar10_one_resnet20 cifar10_subset_methods",
 }
 """Recipes of this repository's own: of made-up data, or of a method on data or models that its authors do not have."""

@@ -193,6 +193,7 @@ stages:
     batch_size: 32"""
     + REST,
 }
+TEACHERS = METHODS["confident teachers"]
 every_method = pytest.mark.parametrize("method", METHODS)
 Config = Callable[..., Path]
 Train = Callable[..., Result]
@@ -264,6 +265,16 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         ],
     }
     assert changed == expected[method]
+
+
+@pytest.mark.parametrize("name", ["aver", "ebkd", "aekd"])
+def test_another_way_to_weigh_teachers_is_another_word(name: str, config: Config) -> None:
+    Experiment.load(config(TEACHERS.replace("method: ca_mkd", f"method: {name}"))).check(strict=True)
+
+
+def test_one_teacher_is_not_weighted(config: Config) -> None:
+    with pytest.raises(KDError, match="entropy_weighted_kd needs 2 teachers or more, not 1"):
+        Experiment.load(config(METHODS["mutual learning"].replace("{method: dml, peers: 2}", "ebkd"))).check()
 
 
 def test_crds_memory_is_saved_and_has_the_data_sets_rows(train: Train) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import kd_zoo.models
 from kd_core.models.registry import MODELS
 from kd_core.taps.wires import parse_tap
-from kd_core.taps.wrappers import ForwardWrapper
+from kd_core.taps.wrappers import ForwardWrapper, resolve_path
 
 HERE = Path(__file__).parent
 RECIPE = runpy.run_path(str(HERE / "make_features.py"))
@@ -29,7 +29,7 @@ def at(name: str, num_classes: int = 100, images: Tensor | None = None) -> dict[
     model = MODELS.get(name)(num_classes=num_classes).eval()
     told = model.landmarks()
     places = {key: told[key] for key in ("features", "preactivations")}
-    places |= {"penultimate": [f"{told['classifier']}:in"], "output": ["output"]}
+    places |= {"penultimate": [f"{told['classifier']}:in"], "last_map": [told["last_map"]], "output": ["output"]}
     taps = {key: [parse_tap(place) for place in places[key]] for key in places}
     with torch.no_grad():
         FILL(model)
@@ -39,6 +39,20 @@ def at(name: str, num_classes: int = 100, images: Tensor | None = None) -> dict[
     return {key: [capture.at[tap] for tap in each] for key, each in taps.items()}
 
 
+def channels_of_norms(name: str) -> list[int]:
+    """The channels of the batch norms that a model tells of."""
+    model = MODELS.get(name)()
+    norms = [resolve_path(model, path)[-1][1] for path in model.landmarks()["norms"]]
+    assert all(isinstance(norm, nn.BatchNorm2d) for norm in norms)
+    return [norm.num_features for norm in norms]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn-40-2-benchmark", "vgg8", "mobilenetv2-half", "mobilenetv1"])
+def test_norms_are_those_of_the_feature_maps(name: str) -> None:
+    shapes = [value[0] for value in GOLDENS[name]["features"]]
+    assert channels_of_norms(name) == [channels for _, channels, _, _ in shapes]
+
+
 def check(golden: dict[str, Any], found: dict[str, list[Tensor]]) -> None:
     """Shapes, means and mean squares of all that a golden has."""
     assert list(golden)[:3] == ["features", "preactivations", "penultimate"]
@@ -46,6 +60,7 @@ def check(golden: dict[str, Any], found: dict[str, list[Tensor]]) -> None:
         assert [list(value.shape) for value in found[key]] == [shape for shape, _, _ in expected], key
         for value, (_, *moments) in zip(found[key], expected, strict=True):
             assert RECIPE["summary"](value)[1:] == pytest.approx(moments, abs=2e-6, rel=1e-5), key
+    torch.testing.assert_close(found["last_map"][0].mean((2, 3)), found["penultimate"][0])
 
 
 @pytest.mark.parametrize(

@@ -74,4 +74,4 @@ def test_a_cnn_tells_its_landmarks() -> None:
     assert told is not None
     assert list(map(str, told.features)) == ["layers.0", "layers.1"]
     assert list(map(str, told.preactivations)) == ["layers.0.2:in", "layers.1.2:in"]
-    assert told.classifier == "fc"
+    assert (told.norms, told.classifier, str(told.last_map)) == (("layers.0.1", "layers.1.1"), "fc", "avgpool:in")

@@ -139,7 +139,12 @@ def test_weights_published_for_one_data_set_begin_training_on_any() -> None:
     [
         ("resnet-20", "cifar10", "did you mean 'resnet20'"),
         ("resnet1202", None, "for any data set"),
-        ("resnet20", "cifar100", "for cifar100, only for cifar10\n.*cifar10-resnet20"),
+        ("resnet20", "cifar100", "for cifar100, only for cifar10\n.*hint: `arch:` has .*cifar10-resnet20"),
+        (
+            "resnet56",
+            "cifar100",
+            "only for cifar10\n.*`zoo: repdistiller-resnet56` has weights of another",
+        ),
         ("cifar100-resnet20", None, "only for cifar10\n"),
         ("wrn-28-10", "svhn", "for svhn, only for cifar10 and cifar100\n"),
     ],

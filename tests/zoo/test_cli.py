@@ -91,6 +91,12 @@ def test_info_measures_the_model(name: str, parameters: int, cache: Path) -> Non
     assert f"{parameters:,}" in zoo("info", name).stdout
 
 
+def test_info_tells_what_is_renamed_in_the_file() -> None:
+    told = [zoo("info", name).stdout.splitlines() for name in ("akamaster-resnet20", "resnet20")]
+    renames = [[row for row in map(str.split, lines) if row[0] == "rename"] for lines in told]
+    assert renames == [[["rename", "linear", "to", "fc"]], []]
+
+
 def test_info_has_all_data_sets_or_the_one_asked_for() -> None:
     def datasets(*arguments: str) -> list[str]:
         return [each["dataset"] for each in json.loads(zoo("info", *arguments, "--json").stdout)["cards"]]

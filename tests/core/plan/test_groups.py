@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kd_core.check.verifier import verify
 from kd_core.config import Builder, Policy
 from kd_core.plan.groups import group_of
 from kd_core.plan.plan import Plan
@@ -139,5 +140,17 @@ def test_with_each_an_adapter_may_share_and_match_a_groups_modules(planned: Plan
 def test_a_module_of_one_model_cannot_stand_for_each_item(planner: Planners) -> None:
     found = said(planner(PEERS, "adapters.a={module: student.2, inputs: peers.1, each: true}"))
     assert [path for path, _ in found] == ["adapters.a.each"]
+    made = planner("adapters.a={module: teacher.0, inputs: student.1, each: true}")
+    made.plan()
+    assert made.problems[0].hint == "a list makes 'teacher' a group: `models.teacher: [MODEL, MODEL]`"
     found = said(planner(PEERS, "adapters.a={module: peers.2, inputs: student.1}"))
     assert found == [("adapters.a.module", "'peers.2' is a list of 3 wires, and one is needed here")]
+
+
+def test_errors_in_the_models_of_a_group_have_their_place(planned: Planned) -> None:
+    wide = "[!call:torch.nn.Linear [3, 2], !call:torch.nn.Linear [5, 2]]"
+    plan = planned(replaced={"  teacher: !call:torch.nn.Linear [3, 2]": f"  teacher:\n    {wide}"})
+    (problem,) = verify(plan, Policy())[0]
+    assert problem.path == "models.teacher_2"
+    assert problem.mark is not None
+    assert (problem.mark.line, problem.mark.column) == (10, 36)

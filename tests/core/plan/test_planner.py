@@ -50,6 +50,14 @@ def test_losses_take_the_field_of_the_output_that_the_task_names(
     assert wires(made, "kd") == {"student": "student.2", "teacher": "teacher.output/logits"}
 
 
+def test_a_landmark_names_what_the_task_scores(planned: Planned, points: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = wires(planned("stages.distill.losses.kd.student=[student.@logits, teacher.@logits]"), "kd")
+    assert plain["student"] == ["student.output", "teacher.output"]
+    monkeypatch.setattr(points, "output", "logits")
+    field = wires(planned("stages.distill.losses.kd.student=student.@logits"), "kd")
+    assert field["student"] == "student.output/logits"
+
+
 def test_nothing_is_built(planned: Planned) -> None:
     wide = "!call:torch.nn.Linear [1000000000, 1000000000]"
     state = torch.get_rng_state()

@@ -53,8 +53,13 @@ class Cnn(nn.Module):
     def landmarks(self) -> dict[str, Any]:
         """Its layers, and its classifier."""
         layers = [f"layers.{number}" for number in range(len(self.layers))]
-        activations = [f"{layer}.2:in" for layer in layers]
-        return {"features": layers, "preactivations": activations, "classifier": "fc"}
+        return {
+            "features": layers,
+            "preactivations": [f"{layer}.2:in" for layer in layers],
+            "norms": [f"{layer}.1" for layer in layers],
+            "classifier": "fc",
+            "last_map": "avgpool:in",
+        }
 
 
 def convolution(in_width: int, width: int, stride: int) -> nn.Sequential:

@@ -70,7 +70,9 @@ def info(name: str, data: str | None, as_json: bool) -> None:
         echo(json_text({"cards": cards}))
         return
     for number, facts in enumerate(cards):
-        rows = [[key.replace("_", " "), _text(value)] for key, value in facts.items() if value not in (None, (), "")]
+        rows = [
+            [key.replace("_", " "), _text(value)] for key, value in facts.items() if value not in (None, (), "", {})
+        ]
         echo("\n" * bool(number) + table((), rows))
 
 
@@ -87,7 +89,8 @@ def _card_with_file(card: WeightCard) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {figure}" for key, figure in value.items())
+        told = {key: f"to {text}" if isinstance(text, str) else text for key, text in value.items()}
+        return ", ".join(f"{key.replace('_', ' ')} {text}" for key, text in told.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -59,10 +59,13 @@ class MobileNetV1(nn.Module):
 
     def landmarks(self) -> dict[str, Any]:
         """The output of the last block of each resolution from H/4 on, and the same before its ReLU."""
+        norms = [f"model.{block}.-2" for block in LAST]
         return {
             "features": [f"model.{block}" for block in LAST],
-            "preactivations": [f"model.{block}.-2" for block in LAST],
+            "preactivations": norms,
+            "norms": norms,
             "classifier": "fc",
+            "last_map": "model.-1:in",
         }
 
 

@@ -34,7 +34,7 @@ def capped_simplex_minimum(matrix: Tensor, cap: float) -> Tensor:
     scaled = matrix.to(dtype)
     scaled = scaled / scaled.diagonal().sum().clamp(min=torch.finfo(dtype).tiny)
     scaled = scaled + RIDGE * torch.eye(number, dtype=dtype, device=matrix.device)
-    faces = torch.tensor(_faces(number, cap), device=matrix.device)
+    faces = _faces(number, cap, str(matrix.device))
     points = _stationary(scaled, faces, cap)
     inside = ((points >= -SLACK) & (points <= cap + SLACK)).all(1)
     values = torch.einsum("fi,ij,fj->f", points, scaled, points).where(inside, torch.inf)
@@ -43,14 +43,14 @@ def capped_simplex_minimum(matrix: Tensor, cap: float) -> Tensor:
 
 
 @cache
-def _faces(number: int, cap: float) -> tuple[tuple[int, ...], ...]:
-    """For each face of the range that has an inside with sum 1, what each variable is there: free, 0 or the cap."""
+def _faces(number: int, cap: float, device: str) -> Tensor:
+    """(F, K): for each face of the range that has an inside with sum 1, what each variable is there. Kept."""
     found = []
     for face in product((FREE, ZERO, CAPPED), repeat=number):
         least, most = face.count(CAPPED) * cap, (face.count(CAPPED) + face.count(FREE)) * cap
         if FREE in face and least <= 1 + SLACK and most >= 1 - SLACK:
             found.append(face)
-    return tuple(found)
+    return torch.tensor(found, device=device)
 
 
 def _stationary(matrix: Tensor, faces: Tensor, cap: float) -> Tensor:

@@ -80,13 +80,17 @@ def card_among(zoos: Sequence[Zoo], name: str, dataset: str | None) -> tuple[Zoo
         card = zoo.card(name, dataset)
         if card is not None:
             return zoo, card
+    names = [card_name for zoo in zoos for card_name in zoo.names()]
     if others := [dataset_name for zoo in zoos for dataset_name in zoo.datasets(name)]:
         here = f" for {dataset}" if dataset else ""
+        renamed = (other for other in names if other.endswith(f"-{name}"))
+        other = next((other for other in renamed if any(zoo.card(other, dataset) for zoo in zoos)), None)
+        elsewhere = f"`zoo: {other}` has weights of another publisher; " if other else ""
+        these = f"{others[0]}-{name} is the name of these on any data"
         raise KDError(
             f"no weights {name!r} were published{here}, only for {' and '.join(others)}",
-            hint=f"`arch:` has the model without weights; {others[0]}-{name} is the name of these on any data",
+            hint=f"{elsewhere}`arch:` has the model without weights; {these}",
         )
-    names = [card_name for zoo in zoos for card_name in zoo.names()]
     raise KDError(f"no weights {name!r} were published for any data set", hint=did_you_mean(name, names))
 
 

@@ -28,6 +28,8 @@ from kd_core.signatures import is_open, parameters, values_of
 from kd_core.taps.wires import Wire, parse_wire
 
 DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "teacher.output"}
+LOGITS = "@logits"
+"""The place of what a task scores, in whichever field of a model's output."""
 RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error")
 """What pydantic calls a value of the right type that lies outside a range."""
 BATCH_WIRES = ("target", "mask", "index", "view")
@@ -104,12 +106,18 @@ class WireBinder:
     def wires(self, text: str, path: Path) -> Wired | None:
         """The wire written as ``text``; of a group the wires of its models."""
         try:
-            wire = parse_wire(text, self.models, self.adapters)
+            wire = parse_wire(self._scored(text), self.models, self.adapters)
         except KDError as error:
             self.validator.add_error(path, error)
             return None
         group = self.groups.get(wire.root)
         return wire if group is None else [replace(wire, root=member) for member in group]
+
+    def _scored(self, text: str) -> str:
+        """``MODEL.@logits`` written out: the output, or the field of it that the task scores."""
+        head, *fields = text.split("/") if isinstance(text, str) else [""]
+        root, _, place = head.partition(".")
+        return "/".join([f"{root}.output", *filter(None, [self.output]), *fields]) if place == LOGITS else text
 
     def parameters(
         self, function: Callable[..., Any], title: str, values: Mapping[str, Any], path: Path, extra_keys: Sequence[str]
@@ -281,7 +289,10 @@ class WireBinder:
         builder, borrowed = module
         if spec.each and (isinstance(spec.module, Lazy) or isinstance(borrowed, Wire)):
             message = "only a registered adapter, or the modules of a group, can stand for each item of a list"
-            self.validator.report((*path, "each"), message)
+            hint = None
+            if isinstance(borrowed, Wire):
+                hint = f"a list makes {borrowed.root!r} a group: `models.{borrowed.root}: [MODEL, MODEL]`"
+            self.validator.report((*path, "each"), message, hint)
         if spec.fresh and borrowed is None:
             self.validator.report((*path, "fresh"), "only a module of a model can be made anew: all others are")
         wire = self.wires if spec.each else self.wire

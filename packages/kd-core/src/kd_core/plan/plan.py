@@ -153,7 +153,8 @@ class Plan:
     def by_landmark(self, stage: StagePlan) -> list[str]:
         """The models of which a stage names places by their landmarks."""
         adapters = [self.adapters[name] for name in stage.adapters]
-        wires = [*flat(wire for plan in (*stage.terms.values(), *adapters) for wire in plan.all_wires())]
+        plans: list[TermPlan | AdapterPlan] = [*stage.terms.values(), *adapters]
+        wires = [wire for plan in plans for wire in plan.all_wires()]
         wires += [wire for adapter in adapters for wire in adapter.shared]
         named = {wire.root for wire in wires if wire.tap is not None and wire.tap.is_landmark}
         patterns = [*(stage.spec.train or ()), *stage.spec.freeze]

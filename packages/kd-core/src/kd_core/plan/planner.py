@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -67,7 +68,9 @@ class Planner:
         stages = stage_planner.stages(spec.stages, adapters, data)
         runtime = self._runtime(spec.runtime)
         return Plan(
-            document=self.document,
+            document=replace(
+                self.document, written={("models", name): path for name, path in model_planner.paths.items()}
+            ),
             name=spec.name or FilePath(self.document.file).stem,
             seed=spec.seed,
             task=cast(Task, task),  # None only beside problems, as the data

@@ -12,7 +12,8 @@
 Landmarks are ``@features`` (the ordered feature maps, all of them as a list, or one by its number), ``@preactivations``
 (the same before their last activation), ``@norms`` (the batch norms that end them there), ``@last_map`` (the feature
 map whose means are ``@penultimate``), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last linear
-layer); see :mod:`kd_core.taps.landmarks`.
+layer), see :mod:`kd_core.taps.landmarks`; and ``@logits`` (the output, or the field of it that a task scores), which a
+plan writes out.
 
 Dots separate modules, and a negative number counts them from the end (``layer1.-1.relu``); ``:CALL`` chooses among
 several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses. ``MODEL.output``
@@ -146,7 +147,7 @@ def _check_root(text: str, root: str, models: list[str], adapters: Collection[st
 def _landmark_wire(text: str, root: str, rest: str, inside: tuple[Field, ...]) -> Wire:
     name, colon, mark = rest[1:].partition(":")
     if name not in LANDMARKS:
-        hint = did_you_mean(f"@{name}", [f"@{landmark}" for landmark in LANDMARKS])
+        hint = did_you_mean(f"@{name}", [f"@{landmark}" for landmark in (*LANDMARKS, "logits")])
         raise config_error(f"wire {text!r}: there is no landmark @{name}", hint)
     if colon and not (name in MODULES and mark in SIDES):
         marks = f"only @{' and @'.join(MODULES)} have a side: :{', :'.join(SIDES)}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kd_core.config.syntax.tree import Slot, child, dotted
@@ -13,11 +13,13 @@ from kd_core.errors import ConfigProblem, Mark
 @dataclass(frozen=True, eq=False)
 class Document:
     """``data`` holds plain dicts, lists, scalars and :class:`~kd_core.config.Lazy` values; bases and
-    overrides are applied. ``root`` remembers the places; changing ``data`` does not disturb it."""
+    overrides are applied. ``root`` remembers the places; changing ``data`` does not disturb it. ``written`` says where
+    things are written that have paths of their own: the models of a group."""
 
     data: dict[str, Any]
     file: str
     root: Slot
+    written: Mapping[tuple[str | int, ...], tuple[str | int, ...]] = field(default_factory=dict)
 
     def mark(self, path: Sequence[str | int]) -> Mark:
         """Where the value stands; the nearest enclosing one where the path leads nowhere."""
@@ -42,8 +44,8 @@ class Document:
         return replace(problem, mark=self.key_mark(path) if problem.at_key else self.mark(path))
 
     def _slot(self, path: Sequence[str | int]) -> tuple[Slot, bool]:
-        slot = self.root
-        for key in path:
+        slot, first = self.root, tuple(path[:2])
+        for key in (*self.written.get(first, first), *path[2:]):
             below = child(slot.value, key)
             if below is None:
                 return slot, False
