@@ -79,6 +79,7 @@ class _GramProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three, each (B, C)."""
         ours, theirs = student @ student.mT, teacher @ teacher.mT
         ctx.save_for_backward(student, teacher, ours, theirs)
         own, other = (vector_norm(gram, dim=2).square() for gram in (ours, theirs))
@@ -87,6 +88,7 @@ class _GramProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, own: Tensor, both: Tensor, other: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of F, of the student's and of the teacher's where it wants one."""
         """The gradients of the two features from those of the three products."""
         student, teacher, ours, theirs = ctx.saved_tensors
         wanted = ctx.needs_input_grad
