@@ -31,10 +31,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_core.losses import LOSSES
+from kd_core.losses import LOSSES, loss_signature
 
 Tensors = dict[str, Any]
 Pass = Callable[[Tensors], Tensor]
@@ -175,7 +175,108 @@ def sskd_of_torchdistill(load: Callable[[str], Any]) -> Pass:
     return step
 
 
+def srd_kd(given: Tensors) -> Tensor:
+    """SRD's two terms."""
+    features: Tensor = LOSSES.get("srd")(given["student_features"], given["teacher_features"])
+    logits: Tensor = LOSSES.get("kd")(given["student"], given["teacher"], temperature=1.0)
+    return 2 * features + logits
+
+
+def srd_of_torchdistill(load: Callable[[str], Any]) -> Pass:
+    names = ("student_feature", "teacher_feature", "student_linear", "teacher_linear")
+    wires = {f"{name}_module_path": name.partition("_")[2] for name in names}
+    wires |= {f"{name}_module_io": "output" for name in names}
+    loss = load("torchdistill.losses.mid_level").SRDLoss(**wires, exponent=4.0)
+    norms = {name: nn.BatchNorm1d(64, eps=1e-4, affine=False) for name in ("student", "teacher")}
+
+    def step(given: Tensors) -> Tensor:
+        features = {name: norm(given[f"{name}_features"]) for name, norm in norms.items()}
+        models = ({"feature": {"output": features[name]}, "linear": {"output": given[name]}} for name in norms)
+        return loss(*models)  # type: ignore[no-any-return]
+
+    return step
+
+
+def pad_of_torchdistill(load: Callable[[str], Any]) -> Pass:
+    loss = load("torchdistill.losses.mid_level").PADL2Loss("m", "m", module_path="v")
+    return lambda given: loss(
+        {"m": {"output": given["student"]}, "v": {"output": given["log_variance"]}}, {"m": {"output": given["teacher"]}}
+    )
+
+
+def boundary_of_repdistiller(load: Callable[[str], Any]) -> Pass:
+    loss = load("distiller_zoo").ABLoss(1)
+    return lambda given: loss([given["student"]], [given["teacher"]])[0]  # type: ignore[no-any-return]
+
+
+def vid_of_repdistiller(load: Callable[[str], Any]) -> Pass:
+    loss = load("distiller_zoo").VIDLoss(64, 256, 256)
+    return lambda given: both(loss, given)
+
+
+def lists(*shapes: tuple[int, ...]) -> Callable[[int], list[Tensor]]:
+    """Feature maps of several resolutions."""
+    return lambda batch: [torch.randn(batch, *shape) for shape in shapes]
+
+
+def of_lists(loss: Any, given: Tensors) -> Tensor:
+    result: Tensor = sum(loss(given["student"], given["teacher"]))
+    return result
+
+
+PYRAMID = {name: lists((16, 32, 32), (32, 16, 16), (64, 8, 8)) for name in ("student", "teacher")}
+PENULTIMATE = pair((64,))
+
+
 ROWS: dict[str, Row] = {
+    "activation_boundary": Row(MAPS, {}, REPDISTILLER, boundary_of_repdistiller),
+    "cc": Row(PENULTIMATE, {}, **repdistillers("Correlation", both)),
+    "cc_kernel": Row(
+        VECTORS,
+        {},
+        **torchdistills(
+            "CCKDLoss",
+            student_linear_path="m",
+            teacher_linear_path="m",
+            kernel_config={"type": "gaussian", "gamma": 0.4, "max_p": 2},
+            reduction="batchmean",
+        ),
+    ),
+    "dkd": Row(
+        {**LOGITS, "target": labels},
+        {},
+        **mdistillers(
+            "DKD",
+            "dkd_loss",
+            lambda loss, given: loss(given["student"], given["teacher"], given["target"], 1.0, 8.0, 4.0),
+        ),
+    ),
+    "fsp": Row(PYRAMID, {}, **repdistillers("FSP", of_lists, [(1, 1)], [(1, 1)])),
+    "ickd": Row(MAPS, {}, **torchdistills("ChSimLoss", feature_pairs=...)),
+    "kdsvd": Row(
+        PYRAMID,
+        {},
+        **mdistillers("KDSVD", "kdsvd_loss", lambda loss, given: loss(given["student"], given["teacher"], 1)),
+    ),
+    "nst": Row(
+        MAPS, {}, **mdistillers("NST", "nst_loss", lambda loss, given: loss([given["student"]], [given["teacher"]]))
+    ),
+    "pad_l2": Row({**PENULTIMATE, "log_variance": (64,)}, {}, TORCHDISTILL, pad_of_torchdistill),
+    "partial_l2": Row(
+        MAPS,
+        {},
+        **mdistillers(
+            "OFD",
+            "feat_loss",
+            lambda loss, given: loss(given["student"], given["teacher"], torch.full((1, 64, 1, 1), -1.0)),
+        ),
+    ),
+    "srd_kd": Row(
+        {**LOGITS, "student_features": (64,), "teacher_features": (64,)}, {}, TORCHDISTILL, srd_of_torchdistill, srd_kd
+    ),
+    "srd": Row(PENULTIMATE),
+    "streamlined_direction": Row(LOGITS, {}, **torchdistills("SKDDirectionLoss", **WIRE)),
+    "vid": Row(WIDER, {"width": 256}, REPDISTILLER, vid_of_repdistiller),
     "attention_transfer": Row(WIDER, {}, **torchdistills("ATLoss", at_pairs=...)),
     "affinity": Row(MAPS, {}, **torchdistills("AffinityLoss", student_module_path="m", teacher_module_path="m")),
     "cosine": Row(MAPS, {"dim": 1}),
@@ -273,13 +374,33 @@ def ours(name: str, row: Row, batch: int) -> Pass:
     loss: Any = LOSSES.get(name)
     values = dict(row.values)
     if inspect.isclass(loss):
-        needed = inspect.signature(loss).parameters
+        needed = loss_signature(loss).values
         values = {key: value for key, value in contracts()["FROM_RUN"].items() if key in needed} | values
         if "num_samples" in values:
             values["num_samples"] = max(values["num_samples"], batch)
-        module = loss(**values)
+        build = getattr(loss, "from_inputs", None)
+        module = loss(**values) if build is None else build(tensors(row, batch)(), **values)
         return lambda given: module(**given)  # type: ignore[no-any-return]
     return lambda given: loss(**given, **values)  # type: ignore[no-any-return]
+
+
+def fresh(value: Any, *, wanted: bool = False) -> Any:
+    """A tensor, or a list of them, without a history; with a gradient where it is ``wanted`` or was before."""
+    if isinstance(value, list):
+        return [fresh(item, wanted=wanted) for item in value]
+    return value.detach().requires_grad_(value.is_floating_point() and (wanted or value.requires_grad))
+
+
+def joined(given: Tensors) -> Tensors:
+    """NAME/0, NAME/1, ... as one list NAME."""
+    listed: dict[str, Any] = {}
+    for key, value in given.items():
+        name, _, number = key.partition("/")
+        if number:
+            listed.setdefault(name, []).append(value)
+        else:
+            listed[name] = value
+    return listed
 
 
 def tensors(row: Row, batch: int) -> Callable[[], Tensors]:
@@ -287,10 +408,7 @@ def tensors(row: Row, batch: int) -> Callable[[], Tensors]:
 
     def made() -> Tensors:
         given = {key: kind(batch) if callable(kind) else torch.randn(batch, *kind) for key, kind in row.inputs.items()}
-        for key, value in given.items():
-            if not key.startswith("teacher") and value.is_floating_point():
-                value.requires_grad_()
-        return given
+        return joined({key: fresh(value, wanted=not key.startswith("teacher")) for key, value in given.items()})
 
     return made
 
@@ -314,7 +432,7 @@ def compared(name: str, batch: int, rounds: int, load: Callable[[str, str], Any]
         for order in (range(len(sides)), reversed(range(len(sides)))):
             given = make()
             for side in order:
-                copies = {key: value.detach().requires_grad_(value.requires_grad) for key, value in given.items()}
+                copies = {key: fresh(value) for key, value in given.items()}
                 taken[side] += seconds(sides[side], copies) / 2
         for each, value in zip(times, taken, strict=True):
             each.append(value)

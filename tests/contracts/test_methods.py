@@ -53,8 +53,8 @@ REFUSED = {
     "kdsvd": "with the same B and C",
     "one": "forward failed on a dummy input",
 }
-"""Methods that need maps of equal channels, several teachers, or a last stage that is one module before the classifier,
-with a part of what a pair that has no such thing is told."""
+"""Methods that need maps of equal channels or sizes, several teachers, or a last stage that is one module before the
+classifier, with a part of what is said where that is not there."""
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
 

@@ -71,8 +71,13 @@ def rows(run: Path) -> list[dict[str, dict[str, float]]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path: Path) -> None:
-    path = config(CONFIG)
+SGD = "!call:torch.optim.SGD {lr: 0.05, momentum: 0.9}"
+DOT = "!call:kd_core.train.dot.DOT {lr: 0.05, task: [ce, nll]}"
+
+
+@pytest.mark.parametrize("optimizer", [SGD, pytest.param(DOT, marks=pytest.mark.slow)])
+def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path: Path, optimizer: str) -> None:
+    path = config(CONFIG.replace(SGD, optimizer))
     alone = Experiment.load(path).train(tmp_path / "one")
     both = launch("train", path, "--out", tmp_path / "two", "--json")
     out, errors = both.communicate(timeout=240)

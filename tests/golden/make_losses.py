@@ -9,11 +9,13 @@ beyond torch is replaced by empty modules.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from recipes import Case, Input, Reference, Tensors, command, load, pair, record, weigh, wide
+from recipes import Case, Input, Reference, Tensors, command, load_part, pair, record, weigh, wide
+from recipes import load as load_plain
 from torch import Tensor, nn
 
 __all__ = ["Case", "Input", "Reference", "Tensors", "load", "pair", "record", "weigh"]
@@ -64,6 +66,14 @@ ATTENTION = ("szagoruyko/attention-transfer", "893df5488f93691799f082a70e2521a9d
 RKD = ("lenscloth/RKD", "0a6c3c0c190722d428322bf71703c0ae86c25242")
 TRANSFORMERS = ("huggingface/transformers-research-projects", "fccd0cdab03c1407bb7def05e1b48528fc817078")
 
+TORCHDISTILL = ("yoshitomo-matsubara/torchdistill", "3e4373c45214c5c56eebac481d5bfe8b8735aa05")
+
+
+def load(reference: Reference, repos: Path) -> Any:
+    """The function or class, of torchdistill's file alone."""
+    return (load_part if reference.repo == TORCHDISTILL[0] else load_plain)(reference, repos)
+
+
 REFERENCES = {
     "repdistiller_kd": Reference(
         *REPDISTILLER,
@@ -85,6 +95,17 @@ REFERENCES = {
         "kd_loss",
         lambda code, given, values: code(given["student"], given["teacher"], values["temperature"], True),
         needs=(("reference._base", f"{DISTILLERS}/_base.py"),),
+    ),
+    "matsubara_kd": Reference(
+        *TORCHDISTILL,
+        "torchdistill/losses/mid_level.py",
+        "LogitStdKDLoss",
+        lambda code, given, values: (
+            values["temperature"] ** 2
+            * code("", "output", "", "output", values["temperature"], alpha=0, beta=1)(
+                {"": {"output": given["student"]}}, {"": {"output": given["teacher"]}}
+            )
+        ),
     ),
     "zagoruyko_kd": Reference(
         *ATTENTION,
@@ -174,6 +195,7 @@ CASES: dict[str, list[Case]] = {
             Case("sun_kd", pair(shape, seed=15 + i, low=-6.0), {"temperature": temperature, "standardize": True})
             for i, (shape, temperature) in enumerate((((4, 6), 2.0), ((5, 3), 1.0), ((1, 5), 3.0)))
         ),
+        Case("matsubara_kd", pair((6, 4), seed=18, low=-6.0), {"temperature": 2.0, "standardize": True}),
         Case("distilbert_kd", pair((2, 4, 5), seed=11), {"temperature": 2.0, "dim": -1}),
         Case(
             "distilbert_kd",

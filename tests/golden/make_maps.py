@@ -175,6 +175,12 @@ REFERENCES = {
     "huang_nst": Reference(*SELECTIVITY, "symbol/transfer.py", "mmd_poly", selectivity),
     "repdistiller_nst": Reference(*REPDISTILLER, "distiller_zoo/NST.py", "NSTLoss", one),
     "heo_overhaul": Reference(*OVERHAUL, "distillation_loss", overhaul),
+    "mdistiller_overhaul": Reference(
+        *MDISTILLER,
+        "mdistiller/distillers/OFD.py",
+        "feat_loss",
+        lambda code, given, values: code(given["student"], given["teacher"], torch.tensor(-1e6)),
+    ),
     "repdistiller_kdsvd": Reference(*REPDISTILLER, "distiller_zoo/KDSVD.py", "KDSVD", singular),
     "guo_cat": Reference(
         *CATKD, "mdistiller/distillers/CAT_KD.py", "CAT_loss", maps,
@@ -235,8 +241,13 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "partial_l2": [
-        Case("heo_overhaul", layers(*((shape, shape) for shape in shapes), seed=920 + 10 * i), {})
-        for i, shapes in enumerate((((3, 2, 4, 4), (3, 4, 2, 2), (3, 1, 1, 3)), ((2, 3, 5, 4),), ((1, 2, 3, 3),) * 2))
+        *(
+            Case("heo_overhaul", layers(*((shape, shape) for shape in shapes), seed=920 + 10 * i), {})
+            for i, shapes in enumerate(
+                (((3, 2, 4, 4), (3, 4, 2, 2), (3, 1, 1, 3)), ((2, 3, 5, 4),), ((1, 2, 3, 3),) * 2)
+            )
+        ),
+        Case("mdistiller_overhaul", pair((3, 4, 2, 5), seed=948), {}),
     ],
     "kdsvd": [
         Case("repdistiller_kdsvd", layers(*((shape, shape) for shape in shapes), seed=950 + 10 * i, low=0.0), {"k": k})

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 from unittest.mock import MagicMock
 
 import torch
@@ -278,9 +278,44 @@ def where(reference: Reference) -> dict[str, str]:
     return {name: getattr(reference, name) for name in ("commit", "file", "symbol")} | {"repository": reference.repo}
 
 
+MDISTILLER = ("megvii-research/mdistiller", "a08d46f10d6102bd6e3f258ca5ac880b020ea259")
+
+
+def dot_record(seed: int, delta: float, repos: Path, **options: float) -> dict[str, Any]:
+    """Four steps of DOT on three parameters: both kinds of terms reach the first, one each of the others."""
+    functions = (("check_in", "mdistiller/engine/dot.py"), ("dot", "mdistiller/engine/dot.py"))
+    symbol = "DistillationOrientedTrainer"
+    reference = Reference(*MDISTILLER, "mdistiller/engine/dot.py", symbol, uncalled, needs=functions)
+    names = {"Optimizer": torch.optim.Optimizer, "required": object(), "List": list, "Optional": Optional}
+    code = load_part(reference, repos, Tensor=Tensor, **names)
+    parameters = [Input((3,), seed + n).tensor().requires_grad_() for n in range(3)]
+    momentum = options.pop("momentum")
+    optimizer = code(parameters, momentum=momentum - delta, momentum_kd=momentum + delta, **options)
+    seeds = [[seed + 10 * step + n for n in range(4)] for step in range(1, 5)]
+    after = []
+    for first, second, third, fourth in ([Input((3,), each).tensor() for each in row] for row in seeds):
+        parameters[0].grad, parameters[1].grad, parameters[2].grad = first, None, second
+        optimizer.step_kd()
+        parameters[0].grad, parameters[1].grad, parameters[2].grad = third, fourth, None
+        optimizer.step()
+        after.append([digits(each) for each in parameters])
+    return {
+        **where(reference),
+        "seed": seed,
+        "values": {**options, "momentum": momentum, "delta": delta},
+        "gradients": seeds,
+        "after": after,
+    }
+
+
 GOLDENS: dict[str, Golden] = {
     "methods/newer": lambda repos: [adapter_record(each, repos, load) for each in ADAPTERS],
     "methods/expansion": lambda repos: [expansion_record(760, 3, 2, 4, repos), expansion_record(762, 2, 5, 2, repos)],
+    "methods/dot": lambda repos: [
+        dot_record(800, 0.075, repos, lr=0.1, momentum=0.9, weight_decay=0.05),
+        dot_record(860, 0.2, repos, lr=0.3, momentum=0.5, weight_decay=0.1, dampening=0.25),
+        dot_record(920, 0.05, repos, lr=0.05, momentum=0.8),
+    ],
     "methods/vkd": lambda repos: [
         vkd_record(770, (3, 4, 5), (3, 7, 2, 2), repos),
         vkd_record(780, (2, 3, 6), (2, 4, 3, 2), repos),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd_core.adapters import FeatureExpansion, orthogonal_projector, standardise
 from kd_core.losses import smooth_l1
+from kd_core.train.dot import DOT
 
 HERE = Path(__file__).parent
 SHARED = runpy.run_path(str(HERE / "test_methods.py"))
@@ -52,3 +53,19 @@ def test_vkd_equals_its_reference(golden: dict[str, Any]) -> None:
     value.backward()
     near(given["student"].grad, golden["gradients"]["student"])
     near(learned.grad, golden["of_weights"][0])
+
+
+@pytest.mark.parametrize("golden", goldens("dot"))
+def test_dot_equals_its_reference(golden: dict[str, Any]) -> None:
+    def drawn(seed: int) -> Tensor:
+        return SHARED["Input"]((3,), seed).tensor()  # type: ignore[no-any-return]
+
+    parameters = [torch.nn.Parameter(drawn(golden["seed"] + number)) for number in range(3)]
+    optimizer = DOT(parameters, task=["ce"], **golden["values"])
+    for seeds, after in zip(golden["gradients"], golden["after"], strict=True):
+        first, second, third, fourth = map(drawn, seeds)
+        optimizer.distillation = {parameters[0]: first, parameters[2]: second}
+        parameters[0].grad, parameters[1].grad = third, fourth
+        optimizer.step()
+        for parameter, values in zip(parameters, after, strict=True):
+            near(parameter, values)

@@ -36,5 +36,7 @@ def test_a_pooled_classifier_averages_over_the_places(shape: tuple[int, ...]) ->
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(KDError, match="pooled_classifier takes"):
         ADAPTERS.get("pooled_classifier")([torch.empty(2)], None, 3)
+    with pytest.raises(KDError, match="the map has 3 channels, and the classifier reads 5"):
+        ADAPTERS.get("region_pool")([torch.empty(2, 3, 4, 4)], torch.empty(2, 5), None)
     with pytest.raises(KDError, match="scales must be whole numbers above 0"):
         ADAPTERS.get("region_pool")([torch.empty(2, 3, 4, 4)], None, None, scales=[2, 0])

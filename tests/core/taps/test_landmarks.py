@@ -146,6 +146,9 @@ def test_parameters_are_those_of_the_modules() -> None:
     at = ForwardWrapper(model, taps)(images).at
     assert at[taps[0]] is model.fc.weight
     assert at[taps[1]] is model.fc.bias
+    model.fc.weight.full_tensor = model.fc.weight.detach  # type: ignore[attr-defined]  # as a DTensor has it
+    with pytest.raises(KDError, match="fc:weight is sharded and trained"):
+        ForwardWrapper(model, taps)(images)
     teacher = Teacher(model, taps[:1], early_stop=True)
     assert not teacher(images).at[taps[0]].requires_grad
     with pytest.raises(KDError, match="ReLU has no weight"):

@@ -21,6 +21,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 from kd_core.errors import KDError, nearest
 
 PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 Probability = Annotated[float, Ge(0), Le(1)]

@@ -58,11 +58,15 @@ def region_pool(
     """The mean features of an image and of its parts: what SDD's classifier makes logits of.
 
     (B, C, H, W) -> (B, R, C): for each of the ``scales`` (1, 2 and 4 where not given) its square of regions, row by
-    row. The coarser ones are means over the finest. KDError where the input is no map, or a scale is not above 0.
+    row. The coarser ones are means over the finest. KDError where the input is no map or has another number of channels
+    than ``match``, the vector that the classifier reads, or a scale is not above 0.
     Wei et al., SDD, CVPR 2024 (arXiv 2403.13512); checked against shicaiwei123/SDD-CVPR2024.
     """
     (source,) = tensors("region_pool", inputs, match)
-    feature_map("region_pool", source)
+    channels = feature_map("region_pool", source).shape[1]
+    if match is not None and match.shape[-1] != channels:
+        hint = "give the map that the model averages for its classifier, `student_map: student.conv2` for one"
+        raise KDError(f"the map has {channels} channels, and the classifier reads {match.shape[-1]}", hint=hint)
     chosen = list(SCALES if scales is None else scales)
     if not chosen or min(chosen) < 1:
         raise KDError(f"scales must be whole numbers above 0, not {chosen}", path="scales")

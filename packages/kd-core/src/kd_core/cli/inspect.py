@@ -128,8 +128,8 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
 
         modules, landmarks = experiment.taps(config, model, **options)
     if as_json:
-        parts = {"modules": modules, "landmarks": landmarks}
-        echo(json_text({key: [asdict(row) for row in rows] for key, rows in parts.items()}))
+        parts = {"modules": list(map(asdict, modules)), "landmarks": list(map(asdict, landmarks))}
+        echo(json_text(parts))
         return
     echo(table_text(modules, shutil.get_terminal_size((100, 24)).columns))
     if landmarks:

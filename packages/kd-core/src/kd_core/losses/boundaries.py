@@ -41,5 +41,6 @@ def activation_boundary(
 
 def _layer(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     student, teacher = same_shape(student, teacher)
-    missing = torch.where(teacher > 0, margin - student, margin + student).relu()
-    return missing.square().sum() / len(student)
+    side = torch.where(teacher > 0, -1.0, 1.0).to(student.dtype)
+    missing = (student * side + margin).relu().flatten()
+    return missing @ missing / len(student)

@@ -6,13 +6,20 @@ against ADLab-AutoDrive/ICKD. Height and width may differ between student and te
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
+from torch.linalg import vecdot, vector_norm
 
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over_samples, over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, shape
+
+SMALL = 3
+"""With so many times fewer positions than channels no C x C matrix is made: it costs more than what replaces it."""
 
 
 @LOSSES("ickd")
@@ -21,10 +28,22 @@ def ickd(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of the C x C matrices of inner products between channels, each row normalised.
 
     student, teacher (B, C, H, W) or (B, C, ...), C equal (an adapter ``channel_embedding`` makes it so) -> scalar:
-    divided by B and C, as in the authors' code for CIFAR-100. KDError where B or C differ.
+    divided by B and C, as in the authors' code for CIFAR-100. The row of a channel of zeros stays zeros and has no
+    gradient (1e12 times another's in the reference). KDError where B or C differ.
     """
-    student, teacher = _correlations(student, teacher)
-    return (student - teacher).square().sum() / (student.shape[0] * student.shape[1])
+    if min(student.ndim, teacher.ndim) < 3 or student.shape[:2] != teacher.shape[:2]:
+        raise KDError(
+            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) with the same B and C",
+            hint="an adapter `channel_embedding` brings the student to the teacher's channels",
+            path="student",
+        )
+    rows = as_float32(student).flatten(2), as_float32(teacher).flatten(2)
+    few = SMALL * max(rows[0].shape[2], rows[1].shape[2]) < student.shape[1]
+    ours, both, theirs = _of_few(*rows) if few else _GramProducts.apply(*rows)
+    lengths = (ours * theirs).masked_fill((ours == 0) | (theirs == 0), torch.inf).sqrt()
+    # of unit rows |a - b|^2 = 2 - 2 a b; of a row of zeros there is no length to count
+    distances = (ours > 0).to(both.dtype) + (theirs > 0).to(both.dtype) - 2 * both / lengths
+    return distances.mean()
 
 
 @LOSSES("ickd_imagenet")
@@ -38,17 +57,42 @@ def ickd_imagenet(student: Tensor, teacher: Tensor) -> Tensor:
     return ickd(student, teacher) / len(student)
 
 
-def _correlations(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    if min(student.ndim, teacher.ndim) < 3 or student.shape[:2] != teacher.shape[:2]:
-        raise KDError(
-            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) with the same B and C",
-            hint="an adapter `channel_embedding` brings the student to the teacher's channels",
-            path="student",
+def _of_few(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What :class:`_GramProducts` gives, by matrices of positions: (F F^T)(F F^T)^T = F (F^T F) F^T."""
+    return (
+        vecdot(student @ (student.mT @ student), student),
+        vecdot(student @ (student.mT @ teacher), teacher),
+        vecdot(teacher @ (teacher.mT @ teacher), teacher),
+    )
+
+
+class _GramProducts(torch.autograd.Function):
+    """F (B, C, N) of student and teacher -> three (B, C): inner products of the rows of G = F F^T.
+
+    They are of the student's rows with themselves, with the teacher's, and of the teacher's with themselves. The
+    backward pass knows that G is symmetric, which saves half of its products of matrices.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ours, theirs = student @ student.mT, teacher @ teacher.mT
+        ctx.save_for_backward(student, teacher, ours, theirs)
+        own, other = (vector_norm(gram, dim=2).square() for gram in (ours, theirs))
+        return own, vecdot(ours, theirs), other
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, own: Tensor, both: Tensor, other: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the two features from those of the three products."""
+        student, teacher, ours, theirs = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            _through(student, ours, 2 * own, theirs, both) if wanted[0] else None,
+            _through(teacher, theirs, 2 * other, ours, both) if wanted[1] else None,
         )
-    return _correlation(student), _correlation(teacher)
 
 
-def _correlation(features: Tensor) -> Tensor:
-    """(B, C, ...) -> (B, C, C), each row of unit length."""
-    rows = as_float32(features).flatten(2)
-    return F.normalize(rows @ rows.mT, dim=2)
+def _through(rows: Tensor, gram: Tensor, by_own: Tensor, another: Tensor, by_both: Tensor) -> Tensor:
+    """The gradient of F, of a gradient of F F^T that is a sum of two matrices, each with its rows weighted."""
+    gradient = (gram * by_own[..., None]).addcmul_(another, by_both[..., None])
+    return (gradient + gradient.mT) @ rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kd_core.losses.labelled import Rows, chosen, enough_classes, labelled_rows, one_against_rest
@@ -43,11 +44,19 @@ def dkd(
 
 def decoupled(rows: Rows, alpha: float, beta: float, temperature: float) -> Tensor:
     """(N,): ``dkd`` of each row."""
-    logits = [rows.student / temperature, rows.teacher / temperature]
-    binary = [one_against_rest(each.log_softmax(1), rows.target) for each in logits]
-    others = [each.masked_fill(rows.own, LOW).log_softmax(1) for each in logits]
-    target_class, other_classes = (divergences(pair[1], pair[0]).sum(1) for pair in (binary, others))
+    pairs = [_parts(logits / temperature, rows) for logits in (rows.student, rows.teacher)]
+    target_class, other_classes = (
+        divergences(teacher, student).sum(1) for student, teacher in zip(*pairs, strict=True)
+    )
     return (alpha * target_class + beta * other_classes) * temperature**2
+
+
+def _parts(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Logarithms of probabilities: of the label's class and of all others (N, 2), and among the others (N, C)."""
+    others = logits.masked_fill(rows.own, LOW)
+    rest, own = others.logsumexp(1), chosen(logits, rows.target)
+    binary = torch.stack([own, rest], dim=1) - torch.logaddexp(own, rest)[:, None]
+    return binary, others - rest[:, None]
 
 
 @LOSSES("nkd")

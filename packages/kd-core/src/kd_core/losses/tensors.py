@@ -77,7 +77,7 @@ def masked_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
     Its probability is still 0, and what is computed of it is finite. Where one of the two is minus infinity, it stays.
     """
-    both = student.isneginf() & teacher.isneginf()
+    both = torch.maximum(student, teacher).isneginf()
     return student.masked_fill(both, LOW), teacher.masked_fill(both, LOW)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, same_shape, shape
+from kd_core.losses.tensors import as_float32, masked_alike, same_shape, shape
 from kd_core.ranges import PositiveFloat, PositiveInt
 
 EPSILON = 1e-8
@@ -50,7 +50,7 @@ def wasserstein_logits(
     ``iterations`` times with ``regularization``. KDError where shapes do not fit or there are fewer than three classes:
     of two, one is left beside the label.
     """
-    student, teacher = same_shape(student, teacher, dim=1)
+    student, teacher = masked_alike(*same_shape(student, teacher, dim=1))
     classes = student.shape[-1]
     if student.ndim != 2 or target.shape != student.shape[:1]:
         raise KDError(f"student {shape(student)} and target {shape(target)} must be (B, C) and (B,)", path="target")

@@ -311,6 +311,10 @@ class ForwardWrapper(nn.Module):
         """The values of a pass with those of parameters, whole where they are sharded, and those of landmarks."""
         for tap, (module, name) in self._parameter_taps.items():
             parameter = getattr(module, name)
+            if (
+                hasattr(parameter, "full_tensor") and parameter.requires_grad
+            ):  # each process would have its own gradient
+                raise config_error(f"{self.name}: {tap} is sharded and trained, and cannot be read as a whole")
             at[tap] = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         for tap, place in self._landmarks.items():
             at[tap] = [_tensor(at[one]) for one in place] if isinstance(place, list) else _tensor(at[place])

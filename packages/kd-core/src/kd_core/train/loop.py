@@ -100,12 +100,12 @@ class StageRunner:
         stage.stepper.zero_grad()
         for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
             frozen = stage.teacher_outputs(batch)
-            last, rows = position == len(shards) - 1, shard.local_rows
-            with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=last):
+            sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
+            with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
                 loss, terms = stage.step_module(batch, frozen, info, shard, shares)
                 if gradients is not None:
                     gradients.add(stage.objective.weighted)
-                self.runtime.backward(loss)
+                stage.backward(loss)
             losses += torch.cat([terms, loss.detach().unsqueeze(0)])
         self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
         with self._unfit_errors():
@@ -118,7 +118,7 @@ class StageRunner:
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""
         with_gradients = self.observers.wants_gradients(step)
-        self.stage.objective.keeps_graphs = with_gradients
+        self.stage.objective.keeps_graphs = with_gradients or self.stage.separate is not None
         return TermGradients(self.stage.objective.names, self.stage.parameters) if with_gradients else None
 
     def _micro_batches(

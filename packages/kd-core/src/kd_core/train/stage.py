@@ -23,6 +23,7 @@ from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
 from kd_core.task import eval_batch_size
 from kd_core.train.components import Components
+from kd_core.train.dot import DOT, SeparateGradients, check_dot
 from kd_core.train.evaluate import score
 from kd_core.train.objective import Objective, Step, StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
@@ -77,6 +78,11 @@ class Stage:
         unused = world_size() > 1 and not self.runtime.sharded and self._has_unused_parameters(step)
         self.step_module, self.stepper = self.runtime.prepare(step, self.optimizer, unused=unused)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        check_dot(self.optimizer, self.plan, fp16=bool(self.runtime.scaler_state()), sharded=self.runtime.sharded)
+        self.separate: SeparateGradients | None = None
+        if isinstance(self.optimizer, DOT):
+            self.separate = SeparateGradients(self.optimizer, self.objective.names, self.parameters)
+            self.runtime.keeps_graphs = True
 
     def teacher_outputs(self, batch: Batch) -> dict[str, Capture]:
         """What the frozen models give for a batch: run, or read from the cache."""
@@ -139,8 +145,17 @@ class Stage:
         """Put what learns into training mode, all else into evaluation mode."""
         set_modes(self.learning, self.root)
 
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a micro-batch's loss, or where the optimiser takes them apart, of the objective's terms."""
+        if self.separate is None:
+            self.runtime.backward(loss)
+        else:
+            self.separate.add(self.objective.weighted)
+
     def step(self) -> None:
         """One step of the optimiser, which adapters that count steps are told of."""
+        if self.separate is not None:
+            self.separate.give()
         with foreign_errors(f"a step of {type(self.optimizer).__name__}", *self.plan.path("optimizer")):
             self.stepper.step()
         self.components.adapters.after_step(self.plan.adapters)

@@ -17,6 +17,7 @@ from kd_core.config.schema import SchedulerSpec, StageSpec
 from kd_core.config.syntax.tree import dotted
 from kd_core.errors import ConfigError, ConfigProblem, foreign_errors
 from kd_core.plan.plan import StagePlan
+from kd_core.train.dot import check_dot
 from kd_core.train.doubts import without_validation
 from kd_core.train.optim import build_scheduler, groups_of, optimizer_of
 
@@ -55,6 +56,7 @@ def try_training(
     spec, where = stage.spec, dotted(stage.path("scheduler"))
     assert spec.optimizer is not None
     optimizer = optimizer_of(spec.optimizer, groups, builder, dotted(stage.path("optimizer")))
+    check_dot(optimizer, stage)
     scheduler, interval = build_scheduler(spec.scheduler, optimizer, builder, where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
