@@ -205,3 +205,52 @@ def test_landmarks_that_are_not_there(model: nn.Module, path: str, message: str)
         know_landmarks(model, plain, torch.zeros(2, 3))
     with pytest.raises(KDError, match=message):
         places(model, Tap(path))
+
+
+class Headed(Net):
+    """A second head, of the same width, that runs later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = super().forward(x)
+        self.auxiliary(torch.zeros(2, 8))
+        return result
+
+
+def test_the_classifier_is_what_gives_the_output() -> None:
+    assert infer_landmarks(Headed(), plain, torch.rand(2, 3, 16, 16)).classifier == "fc"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"features": "layer1"}, "features must be a list of places, such as 'layer1', not 'layer1'"),
+        ({"features": [3]}, r"features must be a list of places, such as 'layer1', not \[3\]"),
+        ({"classifier": ["fc"]}, r"classifier must be one place, such as 'layer1', not \['fc'\]"),
+        ({"feature": ["layer1"]}, "has no landmark 'feature'"),
+        (["layer1"], "must return a mapping, not list"),
+    ],
+)
+def test_what_a_model_tells_wrongly(told: Any, message: str) -> None:
+    class Wrong(nn.Module):
+        def landmarks(self) -> Any:
+            return told
+
+    with pytest.raises(KDError, match=message):
+        declared(Wrong())
+
+
+def test_something_else_of_that_name_tells_nothing() -> None:
+    class Face(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.landmarks = nn.Linear(4, 10)
+
+    class Finder(nn.Module):
+        def landmarks(self, image: Tensor) -> Tensor:
+            return image
+
+    assert declared(Face()) is declared(Finder()) is None

@@ -7,12 +7,13 @@ import signal
 import time
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kd_core.errors import KDError
@@ -90,6 +91,36 @@ def test_images_that_a_model_does_not_take_are_one_error(
     with pytest.raises(KDError, match=message) as caught:
         experiment.train(tmp_path / "run")
     assert caught.value.problems[0].path == "models.student"
+
+
+class Several(nn.Module):
+    """A classifier that gives its logits and something else, as ``form`` says."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.layer, self.form = nn.Linear(64, 10), form
+
+    def forward(self, images: Tensor) -> Any:
+        logits = self.layer(images.flatten(1))
+        return (logits, 2 * logits) if self.form == "tuple" else {"aux": images, "logits": logits}
+
+
+@pytest.mark.parametrize(
+    ("form", "there"), [("tuple", "student.output/0, student.output/1"), ("mapping", "student.output/aux, ")]
+)
+def test_a_loss_of_one_tensor_is_not_added_up_over_what_a_model_returns(
+    config: Path, tmp_path: Path, form: str, there: str
+) -> None:
+    overrides = [
+        f"models={{student: !call:{__name__}.Several [{form}]}}",
+        "adapters={}",
+        "stages.distill.losses={ce: {loss: cross_entropy}}",
+    ]
+    with pytest.raises(KDError, match=r"student.output carries .*, of which the loss takes one tensor") as caught:
+        Experiment.load(config, overrides=overrides, trust=[__name__]).train(tmp_path / "run")
+    (problem,) = caught.value.problems
+    assert problem.path == "stages.distill.losses.ce.student"
+    assert there in str(problem.hint)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from kd_core.config import Builder, Policy, allow, allow_package, loads
 from kd_core.config.calls.allowed import _PACKAGES, _SAFE, _SAFE_OBJECTS
-from kd_core.errors import ConfigError
+from kd_core.errors import ConfigError, Mark
 
 
 @pytest.fixture
@@ -370,6 +371,13 @@ def test_built_objects(text: str, reason: str) -> None:
         Builder(Policy()).build(loads(f"a: {text}").data)
     assert reason in str(caught.value)
     assert str(caught.value).startswith("<string>:1:4: a: ")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+def test_the_parts_of_a_scripted_module_are_judged_by_their_names() -> None:
+    scripted = torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.zeros(1, 2))
+    Policy().check_names_allowed(scripted, Mark("config.yaml", 1, 1), "models.student")
 
 
 def test_a_function_taken_out_of_an_object_is_judged(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_places_in_a_preset_are_told() -> None:
         ("method: 3", "a method must be a name, not a number", "`list methods` names them"),
         ("methods: first", "methods must be a list, not a string", "write `method:` for one"),
         ("method: first\n    methods: [second]", "give 'method' or 'methods', not both", None),
-        ("method: nowhere.yaml", "nowhere.yaml: the preset cannot be read", None),
+        ("method: nowhere.yaml", "stages.distill.method: nowhere.yaml: no such file", None),
         ("method: ../../etc/passwd", "there is no method '../../etc/passwd'", None),
     ],
 )
@@ -190,3 +191,108 @@ def test_presets_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(methods, "plugins", lambda group: ["their_methods"])
     assert list(expanded("method: theirs")["stages"]["distill"]["losses"]) == ["t"]
     assert "theirs" in METHODS.names()
+
+
+ELSEWHERE = "which is not in this preset"
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("parameters: {x: 3}", "the parameter 'x' must be a place, not a number"),
+        ("parameters: {x: null}", "the parameter 'x' must be a place, not null"),
+        ("parameters: {x: []}", "the parameter 'x' must be a place, not a list"),
+        ("parameters: {x: {a: b}}", "the parameter 'x' must be a place, not a mapping"),
+        ("parameters: {x: ''}", f"the parameter 'x' sets '', {ELSEWHERE}"),
+        ("parameters: {x: stage}\nstage: {a: 1}", f"the parameter 'x' sets 'stage', {ELSEWHERE}"),
+        ("parameters: {x: about.title}\nabout: {title: a}", f"sets 'about.title', {ELSEWHERE}"),
+        ("parameters: {x: [stage.a, stage.b]}\nstage: {a: 1}", f"sets 'stage.b', {ELSEWHERE}"),
+        ("before: {a: [1]}", "before.a must be a mapping, not a list"),
+        ("before: {a: null}", "before.a must be a mapping, not null"),
+        ("before: {a: {method: first}}", "a preset names no other method"),
+        ("stage: {methods: [first]}", "a preset names no other method"),
+        ("# " + 300_000 * "x", "own.yaml: larger than 256 KiB"),
+        ("before: {distill: {epochs: 1}}", "puts a stage 'distill' before this one, which has the same name"),
+    ],
+)
+def test_what_a_preset_may_not_say(preset: str, message: str, presets: Path) -> None:
+    (presets / "own.yaml").write_text(preset)
+    with pytest.raises(ConfigError) as caught:
+        expanded(f"method: {{method: {presets / 'own.yaml'}}}")
+    assert message in str(caught.value)
+    assert caught.value.problems[0].path.startswith("stages.distill.method")
+
+
+def test_a_preset_is_a_regular_file_of_utf_8(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"pipe.yaml: this is not a regular file"):
+        expanded(f"method: {tmp_path / 'pipe.yaml'}")
+    (tmp_path / "latin.yaml").write_bytes(b"about: {}\n# \xe9\n")
+    with pytest.raises(ConfigError, match=r"latin.yaml:2:3: stages.distill.method: not UTF-8 text"):
+        expanded(f"method: {tmp_path / 'latin.yaml'}")
+
+
+def test_a_parameter_may_stand_in_a_call_or_a_list(presets: Path) -> None:
+    (presets / "own.yaml").write_text(
+        "parameters: {gamma: stage.sampler.gamma, first: stage.train.0}\n"
+        "stage: {sampler: !call:torch.optim.SGD {lr: 1.0, gamma: 0.5}, train: [student, adapters.x]}"
+    )
+    stage = expanded("method: {method: own, gamma: 0.25, first: teacher}")["stages"]["distill"]
+    assert stage["sampler"].kwargs == {"lr": 1.0, "gamma": 0.25}
+    assert stage["train"] == ["teacher", "adapters.x"]
+
+
+def test_a_value_that_is_given_is_not_replaced_by_a_later_method() -> None:
+    expected = "first's weight is replaced: second, which comes later, sets stage.losses.a.weight"
+    with pytest.raises(ConfigError, match="stages.distill.methods: " + expected.replace("second", "first")):
+        expanded("methods: [{method: first, weight: 3.0}, first]")
+    data = expanded("methods: [first, {method: first, weight: 3.0}]")
+    assert data["stages"]["distill"]["losses"]["a"]["weight"] == 3.0
+
+
+TWO = """
+task: x
+stages:
+  one: {epochs: 1, batch_size: 8, method: ONE}
+  two: {epochs: 1, batch_size: 16, method: TWO}
+"""
+
+
+def two(one: str, other: str) -> dict[str, Any]:
+    return loads(TWO.replace("ONE", one).replace("TWO", other)).data
+
+
+def test_two_stages_share_the_stage_before() -> None:
+    stages = two("{method: staged, epochs: 2}", "{method: staged, epochs: 2}")["stages"]
+    assert list(stages) == ["staged_before", "one", "two"]
+    assert (stages["staged_before"]["batch_size"], stages["staged_before"]["epochs"]) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "what"),
+    [
+        ("{method: staged, epochs: 2}", "staged", "stage 'staged_before'"),
+        ("{method: first, width: 2}", "{method: first, width: 3}", "adapter 'first_map'"),
+    ],
+)
+def test_two_stages_want_the_same_of_one_name(one: str, other: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"stages.two.method: its {what} is not that of the stage 'one'"):
+        two(one, other)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_a_stage_that_a_method_puts_before_names_no_method(after: bool) -> None:
+    lines = ["  distill: {epochs: 1, method: staged}", "  staged_before: {method: first}"]
+    with pytest.raises(ConfigError, match=r"stages.staged_before: the method of 'distill' puts this stage before it"):
+        loads("\n".join(["task: x", "stages:", *(lines if after else lines[::-1])]))
+
+
+def test_a_stage_before_that_is_no_mapping_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"stages.staged_before: must be a mapping, not a number"):
+        loads("task: x\nstages: {staged_before: 3, distill: {epochs: 1, method: staged}}")
+
+
+def test_what_the_config_says_of_a_stage_before_is_not_handed_on() -> None:
+    data = loads("task: x\nstages: {staged_before: {max_grad_norm: 2.0}, distill: {epochs: 1, method: staged}}").data
+    assert data["stages"]["staged_before"]["max_grad_norm"] == 2.0
+    assert data["stages"]["distill"]["max_grad_norm"] is None

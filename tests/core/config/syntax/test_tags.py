@@ -27,7 +27,7 @@ from kd_core.config import (
     loads,
 )
 from kd_core.config.syntax.compose import MAX_DEPTH, MAX_VALUES
-from kd_core.config.syntax.load import MAX_BYTES
+from kd_core.config.syntax.read import MAX_BYTES
 from kd_core.errors import Mark
 
 

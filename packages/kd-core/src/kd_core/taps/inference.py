@@ -42,10 +42,10 @@ def know_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inpu
 def infer_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inputs: Any) -> Landmarks:
     """The places of a model, as one pass shows them.
 
-    The classifier is the last linear layer (or convolution) whose output is as wide as the model's. Feature maps are
-    those of a timm model's own ``feature_info``; else, for each spatial size on the way down at which convolutions
-    work, what the least nested module gives last at it, without the largest one where that is the work of one
-    convolution (a stem); else the outputs of the layers of the longest stack of layers.
+    The classifier is the linear layer (or convolution) that gives the model's output, or else the last one whose output
+    is as wide. Feature maps are those of a timm model's own ``feature_info``; else, for each spatial size on the way
+    down at which convolutions work, what the least nested module gives last at it, without the largest one where that
+    is the work of one convolution (a stem); else the outputs of the layers of the longest stack of layers.
     """
     calls, output = _recorded(model, call, inputs)
     classifier = _classifier(calls, output)
@@ -96,7 +96,7 @@ def _classifier(calls: Sequence[_Call], output: Tensor | None) -> _Call | None:
     if output is None:
         return None
     axis = 1 if output.ndim == 4 else -1
-    for call in reversed(calls):
+    for call in (*(call for call in calls if call.output is output), *reversed(calls)):
         if isinstance(call.module, (nn.Linear, _ConvNd)) and call.output.ndim >= 2:
             width = call.output.shape[1 if isinstance(call.module, _ConvNd) else -1]
             if width == output.shape[axis]:

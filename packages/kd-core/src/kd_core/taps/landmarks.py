@@ -12,12 +12,14 @@ that tells none they are inferred from one forward pass (:mod:`kd_core.taps.infe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from kd_core.errors import did_you_mean
 from kd_core.taps.wires import Tap, config_error, parse_tap
 
 _KEPT = "_kd_landmarks"
@@ -47,10 +49,24 @@ def declared(model: nn.Module) -> Landmarks | None:
     kept: Landmarks | None = model.__dict__.get(_KEPT)
     if kept is not None:
         return kept
-    method = getattr(model, "landmarks", None)
-    told: Any = method() if callable(method) else None
-    if not isinstance(told, Mapping):
+    method = getattr(type(model), "landmarks", None)
+    if not callable(method) or len(inspect.signature(method).parameters) != 1:  # something else of that name
         return None
+    return _told(f"{type(model).__name__}.landmarks()", model.landmarks())  # type: ignore[operator]
+
+
+def _told(source: str, told: Any) -> Landmarks:
+    """The landmarks that a model's method returns; ConfigError for what is none."""
+    kinds = {"features": list, "preactivations": list, "norms": list, "classifier": str, "last_map": str}
+    if not isinstance(told, Mapping):
+        raise config_error(f"{source} must return a mapping, not {type(told).__name__}")
+    for key, value in told.items():
+        if key not in kinds:
+            raise config_error(f"{source} has no landmark {key!r}", did_you_mean(str(key), list(kinds)))
+        is_list = isinstance(value, (list, tuple)) and all(isinstance(place, str) for place in value)
+        if not (is_list if kinds[key] is list else isinstance(value, str)):
+            kind = "a list of places" if kinds[key] is list else "one place"
+            raise config_error(f"{source}: {key} must be {kind}, such as 'layer1', not {value!r}")
     return Landmarks(
         features=tuple(parse_tap(place) for place in told.get("features", ())),
         preactivations=tuple(parse_tap(place) for place in told.get("preactivations", ())),

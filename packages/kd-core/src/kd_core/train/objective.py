@@ -21,7 +21,7 @@ from kd_core.plan.plan import TermPlan
 from kd_core.plan.stages import counted_wires
 from kd_core.signatures import FROM_INPUTS, single_tensors
 from kd_core.taps.nested import map_tensors
-from kd_core.taps.wires import Wire
+from kd_core.taps.wires import Tap, Wire, describe_shapes, field_names
 from kd_core.taps.wrappers import Capture
 from kd_core.train.domain import check_domain
 from kd_core.train.lazy import has_lazy, materialize
@@ -128,10 +128,27 @@ class Term(nn.Module):
         if self.over_batch and shard is not None:
             inputs = {key: gathered(self.plan.wires[key], value, shard) for key, value in inputs.items()}
         now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
-        lists = [key for key, value in inputs.items() if key in self._single and isinstance(value, (list, tuple))]
-        if lists:
+        if lists := self._lists(inputs):
             return self._added(inputs, lists, now)
         return self._loss(inputs, now)
+
+    def _lists(self, inputs: Mapping[str, Any]) -> list[str]:
+        """The inputs that are lists where the loss takes one tensor; KDError for one that is neither.
+
+        A model that returns several tensors gives no list of things to compare: which of them is meant is not known.
+        """
+        lists = []
+        for key, value in inputs.items():
+            if key not in self._single or value is None or isinstance(value, Tensor):
+                continue
+            wired = self.plan.wires[key]
+            whole = isinstance(wired, Wire) and wired.tap == Tap("") and not wired.fields
+            if whole or not isinstance(value, (list, tuple)):
+                there = [f"{wired}/{field}" for field in field_names(value)]
+                message = f"{wired} carries {describe_shapes(value)}, of which the loss takes one tensor"
+                raise KDError(message, path=key, hint=f"choose one of: {', '.join(there)}" if there else None)
+            lists.append(key)
+        return lists
 
     def _added(self, inputs: Mapping[str, Any], lists: Sequence[str], now: Mapping[str, float]) -> Tensor:
         """The sum of the losses of the items of lists, where the loss itself takes one tensor."""

@@ -265,7 +265,11 @@ class Policy:
         if not allowed.is_module(obj) or self._trusted(canonical(type(obj))):
             return
         for module in obj.modules():
-            for name in (*module._modules, *module._parameters, *module._buffers):
+            for name in (
+                *module._modules.keys(),
+                *module._parameters.keys(),
+                *module._buffers.keys(),
+            ):  # as TorchScript has
                 if not (name.isidentifier() or (name.isascii() and name.isdigit())):
                     shown = name if len(name) < 40 else f"{name[:40]}..."
                     raise _Refusal(f"{shown!r} is not a name of a module: names are letters, digits and underscores")

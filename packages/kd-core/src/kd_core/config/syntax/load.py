@@ -11,11 +11,11 @@ from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.document import Document
 from kd_core.config.syntax.methods import expand_methods
 from kd_core.config.syntax.paths import found_beside
+from kd_core.config.syntax.read import read
 from kd_core.config.syntax.to_data import to_data
 from kd_core.config.syntax.tree import Slot, kind_of, merge_configs
-from kd_core.errors import ConfigError, ConfigProblem, Mark, nearest
+from kd_core.errors import ConfigError, ConfigProblem, Mark
 
-MAX_BYTES = 256 * 1024
 MAX_BASES = 32
 
 
@@ -83,7 +83,7 @@ class _Reader:
             raise ConfigError(ConfigProblem(f"more than {MAX_BASES} files extend each other", "extends", asked))
         self.open.append(name)
         try:
-            self.done[name] = self.extended(file, read(file, asked) if text is None else text)
+            self.done[name] = self.extended(file, read(file, asked, "extends") if text is None else text)
         finally:
             self.open.pop()
         return self.done[name]
@@ -131,54 +131,3 @@ def _names(slot: Slot) -> list[tuple[str, Mark]]:
     if len(slots) > MAX_BASES:
         raise ConfigError(ConfigProblem(f"names more than {MAX_BASES} files", "extends", slot.mark))
     return [(slot.value, slot.mark) for slot in slots]
-
-
-def read(file: str, asked: Mark | None = None) -> str:
-    """The text of a config file; ConfigError where it is none."""
-    where, path = asked or Mark(file), "extends" if asked else ""
-    about = f"{file}: " if asked else ""
-    try:
-        if not Path(file).is_file() and Path(file).stat():
-            reason, hint = _not_a_file(Path(file))
-            raise ConfigError(ConfigProblem(f"{about}this is {reason}", path, where, hint))
-        with Path(file).open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ConfigError(ConfigProblem(f"{about}{_reason(error)}", path, where, _neighbour(file))) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(
-            ConfigProblem(f"{about}larger than {MAX_BYTES // 1024} KiB", path, where, "keep data in files of their own")
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise ConfigError(
-            ConfigProblem("not UTF-8 text", mark=Mark(file, line, column), hint="save it as UTF-8")
-        ) from None
-
-
-def _not_a_file(path: Path) -> tuple[str, str | None]:
-    """What a path that is no regular file is, and a hint."""
-    if not path.is_dir():
-        return "not a regular file", None
-    if (path / "config.yaml").is_file():
-        return "a run folder, not a config", f"`resume {path}` continues the run; {path / 'config.yaml'} is its config"
-    configs = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
-    return "a directory, not a config", f"name a config in it, such as {path / configs[0]}" if configs else None
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    return (error.strerror or "not readable").lower() if isinstance(error, OSError) else "not a file name"
-
-
-def _neighbour(file: str) -> str | None:
-    path = Path(file)
-    try:
-        near = nearest(path.name, [other.name for other in path.parent.iterdir() if other.name != path.name])
-    except (OSError, ValueError):
-        return None
-    return f"did you mean {path.with_name(near)}?" if near else None

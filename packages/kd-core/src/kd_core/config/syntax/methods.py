@@ -11,14 +11,15 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kd_core.config.syntax.compose import compose
+from kd_core.config.syntax.read import read
 from kd_core.config.syntax.to_data import to_data
-from kd_core.config.syntax.tree import Slot, child, kind_of, merge
+from kd_core.config.syntax.tree import Slot, Tagged, as_index, child, kind_of, merge
 from kd_core.errors import ConfigError, ConfigProblem, KDError, Mark, did_you_mean, nearest
 from kd_core.registry import plugins
 
@@ -75,16 +76,29 @@ def _set(slot: Slot, path: tuple[str, ...], value: Slot) -> Slot:
     """The tree with the value at a path, whose containers are copied."""
     if not path:
         return Slot.of(value.value, value.mark, slot.key)
-    entries = dict(slot.value) if isinstance(slot.value, dict) else {}
-    below = entries.get(path[0]) or Slot({}, slot.mark, slot.mark)
-    return Slot.of({**entries, path[0]: _set(below, path[1:], value)}, slot.mark, slot.key)
+    inside, key = slot.value, path[0]
+    changed = _set(child(inside, key) or Slot({}, slot.mark, slot.mark), path[1:], value)
+    if isinstance(inside, Tagged):
+        return Slot.of(
+            Tagged(inside.kind, inside.fixed, {**inside.slots, inside.name(key): changed}), slot.mark, slot.key
+        )
+    if isinstance(inside, list):
+        index = as_index(key, len(inside)) or 0
+        return Slot.of([*inside[:index], changed, *inside[index + 1 :]], slot.mark, slot.key)
+    return Slot.of({**(inside if isinstance(inside, dict) else {}), key: changed}, slot.mark, slot.key)
+
+
+def slot_at(slot: Slot | None, path: tuple[str, ...]) -> Slot | None:
+    """The edge at a path of a tree; None where there is none."""
+    for key in path:
+        slot = None if slot is None else child(slot.value, key)
+    return slot
 
 
 def value_at(slot: Slot | None, path: tuple[str, ...]) -> Any:
     """The plain value at a path of a tree; None where there is none."""
-    for key in path:
-        slot = None if slot is None else child(slot.value, key)
-    return None if slot is None else to_data(Slot({"value": slot}, slot.mark))["value"]
+    found = slot_at(slot, path)
+    return None if found is None else to_data(Slot({"value": found}, found.mark))["value"]
 
 
 class Methods:
@@ -120,30 +134,64 @@ def _folders() -> Iterator[Path]:
             yield Path(folder)
 
 
-def read_preset(file: Path) -> Preset:
-    """The preset in a file; ConfigError where it is none."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(ConfigProblem(f"{file}: the preset cannot be read: {error}")) from None
+def read_preset(file: Path, asked: Mark | None = None) -> Preset:
+    """The preset in a file; ConfigError where it is none. ``asked`` is where a config names it."""
+    text = read(str(file), asked)
     start = Mark(str(file), 1, 1)
     root = compose(text, lambda mark: Mark(str(file), mark.line + 1, mark.column + 1))
     if root is None or not isinstance(root.value, dict):
         raise ConfigError(ConfigProblem(f"a preset is a mapping of {', '.join(PARTS)}", mark=start))
+    if problems := list(_flaws(root)):
+        raise ConfigError(problems)
+    listed = child(root.value, "parameters")
+    places = {name: _paths(slot) for name, slot in listed.value.items()} if listed is not None else {}
+    return Preset(file.stem, root, value_at(root, ("about",)) or {}, places)
+
+
+def _flaws(root: Slot) -> Iterator[ConfigProblem]:
+    """What is wrong with a preset, of the first kind of mistake that it has."""
     for key, slot in root.value.items():
         if key not in PARTS:
-            raise ConfigError(
-                ConfigProblem(f"a preset has no part {key!r}", mark=slot.key, hint=did_you_mean(key, PARTS))
-            )
-        if not isinstance(slot.value, dict):
-            raise ConfigError(ConfigProblem(f"{key} must be a mapping, not {kind_of(slot.value)}", mark=slot.mark))
-    about, listed = value_at(root, ("about",)) or {}, value_at(root, ("parameters",)) or {}
-    places = {name: tuple(tuple(path.split(".")) for path in _texts(value)) for name, value in listed.items()}
-    return Preset(file.stem, root, about, places)
+            yield ConfigProblem(f"a preset has no part {key!r}", mark=slot.key, hint=did_you_mean(key, PARTS))
+        elif not isinstance(slot.value, dict):
+            yield ConfigProblem(f"{key} must be a mapping, not {kind_of(slot.value)}", mark=slot.mark)
+        elif key == "parameters":
+            for name, place in slot.value.items():
+                yield from _flaws_of_parameter(root, name, place)
+    stages = [(("before", name), slot) for name, slot in _entries(root, "before").items()]
+    for path, slot in [*stages, (("stage",), child(root.value, "stage"))]:
+        if slot is not None and not isinstance(slot.value, dict) and path != ("stage",):
+            yield ConfigProblem(f"{'.'.join(path)} must be a mapping, not {kind_of(slot.value)}", mark=slot.mark)
+        for key in ("method", "methods"):
+            if slot is not None and isinstance(slot.value, dict) and (named := slot.value.get(key)) is not None:
+                hint = "a stage combines methods: `methods: [kd, my_method.yaml]`"
+                yield ConfigProblem("a preset names no other method", mark=named.key, hint=hint)
 
 
-def _texts(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+def _flaws_of_parameter(root: Slot, name: str, place: Slot) -> Iterator[ConfigProblem]:
+    hint = "write the place of a value in this file, such as stage.losses.kd.weight, or a list of places"
+    paths = _paths(place)
+    if not paths:
+        yield ConfigProblem(
+            f"the parameter {name!r} must be a place, not {kind_of(place.value)}", mark=place.mark, hint=hint
+        )
+    for path in paths:
+        if path[0] not in PARTS[2:] or len(path) < 2 or slot_at(root, path) is None:
+            message = f"the parameter {name!r} sets {'.'.join(path)!r}, which is not in this preset"
+            yield ConfigProblem(message, mark=place.mark, hint=hint)
+
+
+def _entries(root: Slot, part: str) -> Mapping[str, Slot]:
+    slot = child(root.value, part)
+    return slot.value if slot is not None and isinstance(slot.value, dict) else {}
+
+
+def _paths(place: Slot) -> tuple[tuple[str, ...], ...]:
+    """The places that a parameter sets; none where they are not written as text."""
+    items = place.value if isinstance(place.value, list) else [place]
+    if not all(isinstance(item.value, str) for item in items):
+        return ()
+    return tuple(tuple(item.value.split(".")) for item in items)
 
 
 def expand_methods(root: Slot) -> Slot:
@@ -157,27 +205,84 @@ def expand_methods(root: Slot) -> Slot:
     if stages is None or not isinstance(stages.value, dict):
         return root
     problems: list[ConfigProblem] = []
-    top: Slot | None = None
+    shared = _Shared()
     ordered: dict[str, Slot] = {}
     for name, slot in stages.value.items():
         try:
-            presets = [preset.with_values(values) for preset, values in _chosen(slot)]
+            presets = _with_values(_chosen(slot))
+            if presets:
+                below = shared.take(name, slot, presets)
+                ordered.update(_expanded(name, slot, below, stages.value, ordered))
+            else:
+                ordered.setdefault(name, slot)
         except ConfigError as error:
-            problems += [_at(problem, f"stages.{name}.method") for problem in error.problems]
-            continue
-        if not presets:
-            ordered.setdefault(name, slot)
-            continue
-        for preset in presets:
-            for part in ("models", "adapters"):
-                if (found := preset.part(part)) is not None:
-                    below = Slot.of({part: found}, found.mark)
-                    top = below if top is None else merge(top, below)
-        ordered.update(_expanded(name, slot, presets, stages.value, ordered))
+            key = "methods" if "method" not in slot.value else "method"
+            problems += [_at(problem, f"stages.{name}.{key}") for problem in error.problems]
     if problems:
         raise ConfigError(problems)
     over = Slot.of({**root.value, "stages": Slot.of(ordered, stages.mark, stages.key)}, root.mark, root.key)
-    return over if top is None else _in_order(merge(top, over), root)
+    return over if shared.top is None else _in_order(merge(shared.top, over), root)
+
+
+class _Shared:
+    """What the methods of all stages add to a config together: models, adapters and the stages that are put before."""
+
+    def __init__(self) -> None:
+        self.top: Slot | None = None
+        self._owners: dict[tuple[str, str], tuple[str, Slot]] = {}
+
+    def take(self, name: str, slot: Slot, presets: Sequence[Preset]) -> Slot:
+        """The presets of the stage ``name`` as one, without the stages that an earlier one has put before.
+
+        ConfigError where two stages want different things of one name.
+        """
+        root = presets[0].root
+        for preset in presets[1:]:
+            root = merge(root, preset.root)
+        entries = {part: _entries(root, part) for part in ("models", "adapters", "before")}
+        before = {stage: item for stage, item in entries["before"].items() if ("before", stage) not in self._owners}
+        for part, items in entries.items():
+            for key, item in items.items():
+                owner, known = self._owners.setdefault((part, key), (name, item))
+                if not same(known, item):
+                    what = {"before": "stage", "models": "model", "adapters": "adapter"}[part]
+                    message = f"its {what} {key!r} is not that of the stage {owner!r}, whose method has one too"
+                    raise ConfigError(ConfigProblem(message, mark=slot.mark, hint="give both methods the same values"))
+        top = Slot.of({part: child(root.value, part) for part in ("models", "adapters") if entries[part]}, root.mark)
+        self.top = top if self.top is None else merge(self.top, top)
+        return Slot.of({**root.value, "before": Slot.of(before, root.mark)}, root.mark)
+
+
+def same(one: Slot, other: Slot) -> bool:
+    """Whether two trees say the same."""
+    first, second = one.value, other.value
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tagged):
+        return (first.kind, first.fixed) == (second.kind, second.fixed) and same(
+            Slot(first.slots, one.mark), Slot(second.slots, other.mark)
+        )
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+def _with_values(chosen: Sequence[tuple[Preset, dict[str, Slot]]]) -> list[Preset]:
+    """The presets with the values that a stage gives them; ConfigError for one that a later preset replaces."""
+    presets = [preset.with_values(values) for preset, values in chosen]
+    for number, (preset, values) in enumerate(chosen):
+        for name, slot in values.items():
+            for path in preset.places[name]:
+                for later in presets[number + 1 :]:
+                    found = slot_at(later.root, path)
+                    if found is not None and not same(found, slot):
+                        place = ".".join(path)
+                        message = f"{preset.name}'s {name} is replaced: {later.name}, which comes later, sets {place}"
+                        hint = f"put {preset.name} last, or set it in {later.name} or in the stage itself"
+                        raise ConfigError(ConfigProblem(message, mark=slot.key or slot.mark, hint=hint))
+    return presets
 
 
 def _in_order(merged: Slot, root: Slot) -> Slot:
@@ -217,7 +322,7 @@ def _preset(item: Slot) -> tuple[Preset, dict[str, Slot]]:
     try:
         if named.value.endswith((".yaml", ".yml")):
             folder = Path(named.mark.file).parent if named.mark.line else Path()
-            return read_preset(Path(os.path.normpath(folder / named.value))), values
+            return read_preset(Path(os.path.normpath(folder / named.value)), named.mark), values
         return METHODS.get(named.value), values
     except KDError as error:
         placed = [problem if problem.mark else _placed(problem, named) for problem in error.problems]
@@ -229,22 +334,19 @@ def _placed(problem: ConfigProblem, named: Slot) -> ConfigProblem:
 
 
 def _expanded(
-    name: str, slot: Slot, presets: list[Preset], stages: Mapping[str, Slot], earlier: Mapping[str, Slot]
+    name: str, slot: Slot, below: Slot, stages: Mapping[str, Slot], earlier: Mapping[str, Slot]
 ) -> dict[str, Slot]:
-    """A stage that names methods with the stages before it, by name."""
+    """A stage that names methods, whose presets are ``below`` it, with the stages before it, by name."""
     own = Slot.of(
         {key: item for key, item in slot.value.items() if key not in ("method", "methods")}, slot.mark, slot.key
     )
-    stage, before = own, dict[str, Slot]()
-    for preset in reversed(presets):
-        if (part := preset.part("stage")) is not None:
-            stage = Slot.of(merge(part, stage).value, slot.mark, slot.key)
-        part = preset.part("before")
-        before = {**(part.value if part is not None else {}), **before}
+    part = child(below.value, "stage")
+    stage = own if part is None else Slot.of(merge(part, own).value, slot.mark, slot.key)
+    before = _entries(below, "before")
+    earlier = {key: item for key, item in earlier.items() if key not in before}
     result: dict[str, Slot] = {}
     for stage_name, fragment in before.items():
-        written = stages.get(stage_name)
-        whole = fragment if written is None or not isinstance(written.value, dict) else merge(fragment, written)
+        whole = _written_over(fragment, stage_name, name, stages.get(stage_name))
         shared = {key: own.value[key] for key in SHARED if key in own.value}
         nothing = {"scheduler": Slot(None, slot.mark, slot.mark)} if "scheduler" in own.value or earlier else {}
         result[stage_name] = Slot.of({**shared, **nothing, **whole.value}, slot.mark, slot.key)
@@ -252,6 +354,26 @@ def _expanded(
     resets = {key: _handed_on(key, earlier, slot) for key in sorted(kept)}
     result[name] = Slot.of({**resets, **stage.value}, stage.mark, stage.key)
     return result
+
+
+def _written_over(fragment: Slot, stage: str, owner: str, written: Slot | None) -> Slot:
+    """What a preset says of a stage before ``owner``, with what the config writes of it."""
+    if written is None or written.value is None:
+        return fragment
+    if stage == owner:
+        message = f"the method puts a stage {stage!r} before this one, which has the same name"
+        raise ConfigError(ConfigProblem(message, mark=written.key or written.mark, hint="give this stage another name"))
+    if not isinstance(written.value, dict):
+        message = f"must be a mapping, not {kind_of(written.value)}"
+        raise ConfigError(ConfigProblem(message, f"stages.{stage}", written.mark))
+    if _names(written):
+        message = f"the method of {owner!r} puts this stage before it, and it names a method itself"
+        raise ConfigError(ConfigProblem(message, f"stages.{stage}", written.key, "give this stage another name"))
+    return merge(fragment, written)
+
+
+def _names(stage: Slot) -> bool:
+    return any((named := stage.value.get(key)) is not None and named.value is not None for key in ("method", "methods"))
 
 
 def _handed_on(key: str, earlier: Mapping[str, Slot], slot: Slot) -> Slot:
