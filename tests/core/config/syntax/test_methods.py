@@ -296,3 +296,18 @@ def test_what_the_config_says_of_a_stage_before_is_not_handed_on() -> None:
     data = loads("task: x\nstages: {staged_before: {max_grad_norm: 2.0}, distill: {epochs: 1, method: staged}}").data
     assert data["stages"]["staged_before"]["max_grad_norm"] == 2.0
     assert data["stages"]["distill"]["max_grad_norm"] is None
+
+
+def test_what_methods_and_the_config_freeze_adds_up(presets: Path) -> None:
+    (presets / "frozen.yaml").write_text("stage: {freeze: [adapters.a]}")
+    (presets / "other.yaml").write_text("stage: {freeze: [adapters.b]}")
+    stage = expanded("methods: [frozen, first, other]\n    freeze: [student.stem]")["stages"]["distill"]
+    assert stage["freeze"] == ["adapters.a", "adapters.b", "student.stem"]
+    assert expanded("method: frozen")["stages"]["distill"]["freeze"] == ["adapters.a"]
+
+
+def test_a_method_that_says_what_is_trained_is_not_combined(presets: Path) -> None:
+    (presets / "own.yaml").write_text("stage:\n  train: [student]")
+    assert expanded("methods: [own]")["stages"]["distill"]["train"] == ["student"]
+    with pytest.raises(ConfigError, match=r"own.yaml:2:10: .*is not combined with another, which it would freeze"):
+        expanded("methods: [own, first]")

@@ -197,9 +197,9 @@ def _paths(place: Slot) -> tuple[tuple[str, ...], ...]:
 def expand_methods(root: Slot) -> Slot:
     """A config's tree in which each stage's ``method`` or ``methods`` has become what its preset says.
 
-    Of several methods a later one wins where both say something, and what the config writes wins over all. A stage that
-    a method puts before takes batch size, optimizer and data from the one that names it, and has no scheduler unless it
-    says so; what it says itself is not handed on. ConfigError with all problems.
+    Of several methods a later one wins where both say something, and what the config writes wins over all; but what they
+    freeze adds up. A stage that a method puts before takes batch size, optimizer and data from the one that names it,
+    and has no scheduler unless it says so; what it says itself is not handed on. ConfigError with all problems.
     """
     stages = child(root.value, "stages") if isinstance(root.value, dict) else None
     if stages is None or not isinstance(stages.value, dict):
@@ -239,6 +239,11 @@ class _Shared:
         root = presets[0].root
         for preset in presets[1:]:
             root = merge(root, preset.root)
+        if len(presets) > 1 and (train := slot_at(root, ("stage", "train"))) is not None:
+            message = "a method that says what is trained is not combined with another, which it would freeze"
+            raise ConfigError(ConfigProblem(message, mark=train.mark, hint="let the preset say `freeze:` instead"))
+        if frozen := [item for preset in presets for item in _items(slot_at(preset.root, ("stage", "freeze")))]:
+            root = _set(root, ("stage", "freeze"), Slot.of(frozen, root.mark))
         entries = {part: _entries(root, part) for part in ("models", "adapters", "before")}
         before = {stage: item for stage, item in entries["before"].items() if ("before", stage) not in self._owners}
         for part, items in entries.items():
@@ -251,6 +256,10 @@ class _Shared:
         top = Slot.of({part: child(root.value, part) for part in ("models", "adapters") if entries[part]}, root.mark)
         self.top = top if self.top is None else merge(self.top, top)
         return Slot.of({**root.value, "before": Slot.of(before, root.mark)}, root.mark)
+
+
+def _items(slot: Slot | None) -> list[Slot]:
+    return slot.value if slot is not None and isinstance(slot.value, list) else []
 
 
 def same(one: Slot, other: Slot) -> bool:
@@ -342,6 +351,8 @@ def _expanded(
     )
     part = child(below.value, "stage")
     stage = own if part is None else Slot.of(merge(part, own).value, slot.mark, slot.key)
+    if part is not None and (more := _items(own.value.get("freeze"))):
+        stage = _set(stage, ("freeze",), Slot.of([*_items(part.value.get("freeze")), *more], own.value["freeze"].mark))
     before = _entries(below, "before")
     earlier = {key: item for key, item in earlier.items() if key not in before}
     result: dict[str, Slot] = {}
