@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # A test gains nothing from threads, and the worker beside it has the other cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format docs bench goldens deviations clean
+.PHONY: help demo test coverage check format docs bench compare goldens deviations clean
 
 help: ## the targets of this file
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
 bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
 	$(BIN)/python -m pytest tests/bench --benchmark-only
 	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
+
+compare: $(VENV)/.packages ## methods on CIFAR-10, three seeds each, and their tables: DATA=DIR with all images, SUBSET=DIR with some; hours, it resumes
+	$(BIN)/kd-vision sweep configs/vision/sweep_cifar10_subset_methods.yaml --out runs/compare_subset --set data.root=$(SUBSET)
+	$(BIN)/python scripts/compare_methods.py runs/compare_subset
+	$(BIN)/kd-vision sweep configs/vision/sweep_cifar10_methods.yaml --out runs/compare --set data.root=$(DATA)
+	$(BIN)/python scripts/compare_methods.py runs/compare
 
 goldens: $(VENV)/.dev ## values of the authors' code again, all or one: REPO=DIR [NAME=kd]; DIR/OWNER/NAME are git clones
 	$(BIN)/python tests/golden/make.py $(REPO) $(NAME)

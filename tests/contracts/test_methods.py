@@ -47,16 +47,14 @@ SEVERAL_TEACHERS = {"aekd", "aver", "ca_mkd", "ebkd"}
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
 REFUSED = {
     "ca_mkd": "or the modules of a group",
+    "dist_plus": "must be feature maps (B, C, H, W) with the same",
     "ebkd": "needs 2 teachers or more",
     "fsp": "with the same B and C",
     "kdsvd": "with the same B and C",
     "one": "forward failed on a dummy input",
-    "sdd_dkd": "and the classifier reads",
-    "sdd_kd": "and the classifier reads",
 }
-"""Methods that need maps of equal channels, the one whose mean the classifier reads, several teachers, a validation
-split, or a last stage that is one module before the classifier, with a part of what is said where that is not there.
-"""
+"""Methods that need maps of equal channels or sizes, several teachers, or a last stage that is one module before the
+classifier, with a part of what is said where that is not there."""
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
 

@@ -32,10 +32,14 @@ def small(config: Path, data: Path, images: int = 16) -> list[str]:
     given = load(config).data
     first, *_ = given["stages"]
     stages = [f"stages.{name}.epochs=1" for name in given["stages"]]
-    models = [
-        f"models.{name}.weights=null" for name, model in given["models"].items() if {"zoo", "weights"} & set(model)
-    ]
-    limits = [f"data.limit={{train: {images}, test: 8}}", "data.val=0", f"stages.{first}.batch_size=8"]
+    named = {
+        f"{name}.{number}" if isinstance(group, list) else name: model
+        for name, group in given["models"].items()
+        for number, model in enumerate(group if isinstance(group, list) else [group])
+    }
+    models = [f"models.{name}.weights=null" for name, model in named.items() if {"zoo", "weights"} & set(model)]
+    val = 8 if "candidates" in given["stages"][first] else 0  # which are compared in validation
+    limits = [f"data.limit={{train: {images + val}, test: 8}}", f"data.val={val}", f"stages.{first}.batch_size=8"]
     return [f"data.root={data / 'cifar10'}", *limits, *stages, *models]
 
 
@@ -68,7 +72,7 @@ def test_it_trains_its_student_and_no_teacher(
     experiment = Experiment.load(config, overrides=small(config, real_data))
     result = experiment.train(tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2] * len(experiment.plan.stages)
+    assert [row["step"] for row in rows if "val" not in row] == [2] * len(experiment.plan.stages)
     assert set(result.metrics) == {"top1", "top5", "loss", "ece"}
     assert evaluate(tmp_path / "run").metrics == result.metrics
     for (frozen, before), (_, after) in zip(seen[::2], seen[1::2], strict=True):

@@ -181,7 +181,7 @@ ADAPTERS = [
     of_byot(8, 2, 730),
     of_byot(4, 2, 732),
     Adapter(
-        "standardise",
+        "standardize",
         (Input((3, 4), 740),),
         Reference(*NORM_LOOP, uncalled),
         lambda code: Standardised(code, 2.5),

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from make_losses import REPDISTILLER
 from make_methods import Adapter, adapter_record, uncalled
-from recipes import Case, Golden, Input, Reference, Tensors, command, digits, pair, weigh
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,12 +35,20 @@ ICKD_IMAGENET = (*ICKD, "ImageNet/torchdistill/losses/single.py")
 SRD = ("roymiles/Simple-Recipe-Distillation", "31e8477cfdd6bb6ec7cdc332915fd4496b6de7b6")
 SRD_IMAGENET = (*SRD, "imagenet/torchdistill/losses/single.py")
 STREAMLINED = ("HyunJunSik/StreamLined", "745862882aaba69c9403a8fa562decaafbe03d35", "Distiller/SKD.py")
-NAMES = {"np": np, "math": math, "os": os, "normalize": F.normalize, "adaptive_max_pool2d": F.adaptive_max_pool2d}
+NAMES = {
+    "np": np,
+    "math": math,
+    "os": os,
+    "normalize": F.normalize,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d,
+    "AuxiliaryModelWrapper": nn.Module,
+    "wrap_if_distributed": lambda module, *rest, **named: module,
+}
 
 
 def load(reference: Reference, repos: Path) -> Any:
     """The function or class, with the names that these files import."""
-    return make_dense.load(reference, repos, NAMES)
+    return load_part(reference, repos, **NAMES)
 
 
 def lists(given: Tensors) -> tuple[list[Tensor], list[Tensor]]:
@@ -236,13 +244,18 @@ CASES: dict[str, list[Case]] = {
     "ickd": [
         Case("liu_cifar", pair(student, teacher, seed=830 + 2 * i), {})
         for i, (student, teacher) in enumerate(
-            (((2, 3, 4, 4), (2, 3, 4, 4)), ((3, 4, 2, 2), (3, 4, 3, 5)), ((1, 2, 3, 3), (1, 2, 1, 4)))
+            (
+                ((2, 3, 4, 4), (2, 3, 4, 4)),
+                ((3, 4, 2, 2), (3, 4, 3, 5)),
+                ((1, 2, 3, 3), (1, 2, 1, 4)),
+                ((2, 8, 1, 2), (2, 8, 2, 1)),
+            )
         )
     ],
     "ickd_imagenet": [
         Case(reference, pair(student, teacher, seed=840 + 2 * i), {})
         for reference in ("liu_imagenet", "matsubara_ickd")
-        for i, (student, teacher) in enumerate((((2, 3, 4, 4), (2, 3, 4, 4)), ((3, 4, 2, 2), (3, 4, 3, 5))))
+        for i, (student, teacher) in enumerate((((2, 3, 4, 4), (2, 3, 4, 4)), ((3, 8, 2, 1), (3, 8, 1, 1))))
     ],
     "srd": [
         *(Case("miles_srd", pair(shape, seed=850 + 2 * i), {}) for i, shape in enumerate(((4, 6), (7, 3), (2, 5)))),

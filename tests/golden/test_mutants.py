@@ -30,7 +30,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "multilabel_kd": {"* temperatur": NO_REFERENCE, "tensor / temperature": NO_REFERENCE},
     "ofa": {"argmax(1)": NO_REFERENCE},
     "pkt": {"similarity.sum(1, keepdim=True)": SYMMETRIC},
-    "semckd": {"self.temperature": "the reference's temperature is 1"},
     "skd_pairwise": {
         "return torch.stack(parts)": "the goldens' maps are too small for parts",
         "start + step": "the goldens' maps are too small for parts",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_core.adapters import FeatureExpansion, orthogonal_projector, standardise
+from kd_core.adapters import FeatureExpansion, orthogonal_projector, standardize
 from kd_core.losses import smooth_l1
 from kd_core.train.dot import DOT
 
@@ -48,7 +48,7 @@ def test_vkd_equals_its_reference(golden: dict[str, Any]) -> None:
     projector.linear.weight = tensor(golden["weights"]["start"]).detach()  # type: ignore[union-attr]
     (learned,) = projector.parameters()
     learned.data.copy_(tensor(golden["weights"]["learned"]).detach())
-    value = smooth_l1(projector(student), standardise([teacher], None, None)(teacher))
+    value = smooth_l1(projector(student), standardize([teacher], None, None)(teacher))
     assert value.item() == pytest.approx(golden["value"], rel=1e-9)
     value.backward()
     near(given["student"].grad, golden["gradients"]["student"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kd_core.adapters import ADAPTERS, FeatureExpansion, ofa_branch, orthogonal_projector, standardise
+from kd_core.adapters import ADAPTERS, FeatureExpansion, ofa_branch, orthogonal_projector, standardize
 from kd_core.errors import KDError
 
 
@@ -32,7 +32,7 @@ def test_a_projection_of_equal_weights_in_a_checkpoint_is_the_same() -> None:
     assert torch.equal(first(rows), second(rows))
 
 
-@pytest.mark.parametrize("name", ["orthogonal_projector", "standardise"])
+@pytest.mark.parametrize("name", ["orthogonal_projector", "standardize"])
 def test_vkds_adapters_run_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         rows = torch.zeros(2, 5)
@@ -40,13 +40,13 @@ def test_vkds_adapters_run_on_the_meta_device(name: str) -> None:
 
 
 def test_standardised_vectors_have_mean_0_and_the_variance_that_was_asked_for() -> None:
-    rows = standardise([torch.zeros(1, 7)], None, None, scale=2.0)(torch.randn(3, 7) + 5)
+    rows = standardize([torch.zeros(1, 7)], None, None, scale=2.0)(torch.randn(3, 7) + 5)
     torch.testing.assert_close(rows.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(rows.var(1, correction=0), torch.full((3,), 4.0), atol=1e-3, rtol=0)
 
 
 def test_a_constant_vector_is_standardised_to_0() -> None:
-    assert not standardise([torch.zeros(1, 7)], None, None)(torch.ones(3, 7)).any()
+    assert not standardize([torch.zeros(1, 7)], None, None)(torch.ones(3, 7)).any()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_constant_vector_is_standardised_to_0() -> None:
     [
         ("orthogonal_projector", [(2, 3, 4, 4)], "takes (B, D) or (B, L, D), not (2, 3, 4, 4)"),
         ("orthogonal_projector", [(2, 3)], "has no output width"),
-        ("standardise", [(2, 3, 4, 4)], "takes (B, D) or (B, L, D), not (2, 3, 4, 4)"),
+        ("standardize", [(2, 3, 4, 4)], "takes (B, D) or (B, L, D), not (2, 3, 4, 4)"),
         ("ofa_branch", [(2, 3)], "takes feature maps (B, C, H, W), not (2, 3)"),
         ("ofa_branch", [(2, 3, 4, 4), (2, 8, 1, 1)], "has no output width"),
         ("ofa_branch", [(2, 3, 4, 4), (2, 8, 1, 1), (2, 8, 1, 1)], "and vectors (B, F)"),

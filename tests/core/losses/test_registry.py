@@ -31,7 +31,7 @@ def test_signature_of_a_function() -> None:
     assert (found.wires, found.optional_wires, list(found.values)) == (
         ("student", "teacher", "mask"),
         ("mask",),
-        ["temperature", "dim"],
+        ["temperature", "dim", "standardize"],
     )
     assert found.values["temperature"].annotation == PositiveFloat
     assert found.values["temperature"].default == 4.0

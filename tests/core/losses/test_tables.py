@@ -61,6 +61,7 @@ def test_channel_correlations_do_not_depend_on_the_size_of_maps() -> None:
     assert ickd(features, features.repeat(1, 1, 2, 2)).abs() < 1e-6
     student, teacher = maps((3, 4, 2, 2), (3, 4, 5, 3))
     torch.testing.assert_close(ickd_imagenet(student, teacher), ickd(student, teacher) / 3)
+    torch.testing.assert_close(ickd(1e6 * student, 1e6 * teacher), ickd(student, teacher))
     with pytest.raises(KDError, match=r"must be \(B, C, H, W\) with the same B and C"):
         ickd(student, teacher[:, :3])
 

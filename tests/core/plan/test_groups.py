@@ -78,7 +78,7 @@ def test_a_group_is_compiled_whole(planned: Planned) -> None:
         ("models.peers=[{init_from: student, copies: 2}]", "models.peers.0.copies", "makes a group"),
         ("models.peers={run: folder, copies: 2}", "models.peers.copies", "all the same"),
         ("models.peers=[{init_from: student, trainable: 3}]", "models.peers.0.trainable", "true or false"),
-        ("models.student={call: !call:torch.nn.Linear [3, 2], copies: 2}", "models.student", "one model"),
+        ("models.student={call: !call:torch.nn.Linear [3, 2], copies: 2}", "models.student.copies", "one model"),
     ],
 )
 def test_what_is_no_group_is_said_once_at_its_place(planner: Planners, override: str, path: str, message: str) -> None:

@@ -108,6 +108,6 @@ def texts_for(encoder: Encoder) -> Encoding:
 
 def ends_of(encoder: Encoder) -> tuple[list[int], list[int]]:
     """The special tokens, at most one each, that the tokenizer puts before and after a text."""
-    backend: Any = encoder.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend: Any = encoder.tokenizer.backend_tokenizer
     added = backend.encode("").ids
     return added[:1] if len(added) > 1 else [], added[-1:]

@@ -10,7 +10,7 @@ from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_h
 from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
-from kd_core.adapters.orthogonal import orthogonal_projector, standardise
+from kd_core.adapters.orthogonal import orthogonal_projector, standardize
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
 from kd_core.adapters.review import fusion, review
@@ -40,7 +40,7 @@ __all__ = [
     "region_pool",
     "review",
     "simkd_projector",
-    "standardise",
+    "standardize",
     "teacher_embeddings",
     "translator",
     "validate_adapter",

@@ -24,7 +24,7 @@ def connector(inputs: list[Tensor], match: Tensor | None, out_features: Positive
     if source.shape[1:] == match.shape[1:]:
         return nn.Identity()
     layers = projector(inputs, match, None, bias=False, norm=True)
-    nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[index,arg-type]
+    nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[index]
     return layers
 
 

@@ -30,7 +30,8 @@ class OrthogonalProjector(nn.Module):
         device = features.device.type
         autocast = torch.amp.is_autocast_available(device)  # not on the meta device, where a check is
         with torch.autocast(device, enabled=False) if autocast else nullcontext():  # half precision is not orthogonal
-            weight: Tensor = self.linear.weight
+            weight = self.linear.weight  # computed anew at each access
+            assert isinstance(weight, Tensor)
             return F.linear(features.to(weight.dtype), weight)
 
 
@@ -65,8 +66,8 @@ def orthogonal_projector(inputs: list[Tensor], match: Tensor | None, out_feature
     return OrthogonalProjector(source.shape[-1], width)
 
 
-@ADAPTERS("standardise")
-def standardise(
+@ADAPTERS("standardize")
+def standardize(
     inputs: list[Tensor],
     match: Tensor | None,
     out_features: PositiveInt | None,
@@ -79,7 +80,7 @@ def standardise(
     (B, D) or (B, L, D) -> the same shape; ``eps`` is added to the variance. VkD does it to the teacher's features, NORM
     to both models' logits. KDError where the input has another number of dimensions.
     """
-    (source,) = tensors("standardise", inputs, match)
+    (source,) = tensors("standardize", inputs, match)
     if source.ndim not in (2, 3):
-        raise KDError(f"standardise takes (B, D) or (B, L, D), not {shape(source)}")
+        raise KDError(f"standardize takes (B, D) or (B, L, D), not {shape(source)}")
     return Standardise(scale, eps)

@@ -31,19 +31,7 @@ def ickd(student: Tensor, teacher: Tensor) -> Tensor:
     divided by B and C, as in the authors' code for CIFAR-100. The row of a channel of zeros stays zeros and has no
     gradient (1e12 times another's in the reference). KDError where B or C differ.
     """
-    if min(student.ndim, teacher.ndim) < 3 or student.shape[:2] != teacher.shape[:2]:
-        raise KDError(
-            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) with the same B and C",
-            hint="an adapter `channel_embedding` brings the student to the teacher's channels",
-            path="student",
-        )
-    rows = as_float32(student).flatten(2), as_float32(teacher).flatten(2)
-    few = SMALL * max(rows[0].shape[2], rows[1].shape[2]) < student.shape[1]
-    ours, both, theirs = _of_few(*rows) if few else _GramProducts.apply(*rows)
-    lengths = (ours * theirs).masked_fill((ours == 0) | (theirs == 0), torch.inf).sqrt()
-    # of unit rows |a - b|^2 = 2 - 2 a b; of a row of zeros there is no length to count
-    distances = (ours > 0).to(both.dtype) + (theirs > 0).to(both.dtype) - 2 * both / lengths
-    return distances.mean()
+    return _distances(student, teacher).mean()
 
 
 @LOSSES("ickd_imagenet")
@@ -54,7 +42,23 @@ def ickd_imagenet(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher (B, C, H, W) or (B, C, ...), C equal -> scalar, divided by B squared and C: it shrinks as the batch
     grows, and the published weights go with the published batch. KDError where B or C differ.
     """
-    return ickd(student, teacher) / len(student)
+    return _distances(student, teacher).mean() / len(student)
+
+
+def _distances(student: Tensor, teacher: Tensor) -> Tensor:
+    """(B, C): the squared distance of each row; KDError where the shapes do not fit."""
+    if min(student.ndim, teacher.ndim) < 3 or student.shape[:2] != teacher.shape[:2]:
+        raise KDError(
+            f"student {shape(student)} and teacher {shape(teacher)} must be (B, C, H, W) with the same B and C",
+            hint="an adapter `channel_embedding` brings the student to the teacher's channels",
+            path="student",
+        )
+    rows = as_float32(student).flatten(2), as_float32(teacher).flatten(2)
+    few = SMALL * max(rows[0].shape[2], rows[1].shape[2]) < student.shape[1]
+    ours, both, theirs = _of_few(*rows) if few else _GramProducts.apply(*rows)
+    first, second = (squares.masked_fill(squares == 0, torch.inf).sqrt() for squares in (ours, theirs))
+    # of unit rows |a - b|^2 = 2 - 2 a b; of a row of zeros there is no length to count
+    return (ours > 0).to(both.dtype) + (theirs > 0).to(both.dtype) - 2 * both / first / second
 
 
 def _of_few(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,6 +79,7 @@ class _GramProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three, each (B, C)."""
         ours, theirs = student @ student.mT, teacher @ teacher.mT
         ctx.save_for_backward(student, teacher, ours, theirs)
         own, other = (vector_norm(gram, dim=2).square() for gram in (ours, theirs))
@@ -83,6 +88,7 @@ class _GramProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, own: Tensor, both: Tensor, other: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of F, of the student's and of the teacher's where it wants one."""
         """The gradients of the two features from those of the three products."""
         student, teacher, ours, theirs = ctx.saved_tensors
         wanted = ctx.needs_input_grad

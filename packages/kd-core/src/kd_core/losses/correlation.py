@@ -85,8 +85,8 @@ def dist_spatial(student: Tensor, teacher: Tensor) -> Tensor:
     if student.ndim < 3 or student.shape[:1] + student.shape[2:] != teacher.shape[:1] + teacher.shape[2:]:
         rule = "must be feature maps (B, C, H, W) with the same B, H and W"
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
-    sums = [as_float32(each).sum(1).flatten(1) for each in (student, teacher)]
-    return 1 - F.cosine_similarity(*(each - each.mean(0) for each in sums), dim=0, eps=EPSILON).mean()
+    ours, theirs = (as_float32(each).sum(1).flatten(1) for each in (student, teacher))
+    return 1 - F.cosine_similarity(ours - ours.mean(0), theirs - theirs.mean(0), dim=0, eps=EPSILON).mean()
 
 
 def _cosine(pair: list[Tensor], dim: int | tuple[int, ...]) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from kd_core.losses.labelled import Rows, chosen, enough_classes, labelled_rows, one_against_rest
+from kd_core.losses.labelled import Rows, against_rest, at, binary_divergence, chosen, enough_classes, labelled_rows
 from kd_core.losses.reduction import labelled, mean_over
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import LOW, divergences
+from kd_core.losses.tensors import LOW, divergence
 from kd_core.ranges import PositiveFloat
 
 SINGLE = "the label's class has a single class beside it, whose share among the others is always 1"
@@ -44,19 +43,9 @@ def dkd(
 
 def decoupled(rows: Rows, alpha: float, beta: float, temperature: float) -> Tensor:
     """(N,): ``dkd`` of each row."""
-    pairs = [_parts(logits / temperature, rows) for logits in (rows.student, rows.teacher)]
-    target_class, other_classes = (
-        divergences(teacher, student).sum(1) for student, teacher in zip(*pairs, strict=True)
-    )
-    return (alpha * target_class + beta * other_classes) * temperature**2
-
-
-def _parts(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Logarithms of probabilities: of the label's class and of all others (N, 2), and among the others (N, C)."""
-    others = logits.masked_fill(rows.own, LOW)
-    rest, own = others.logsumexp(1), chosen(logits, rows.target)
-    binary = torch.stack([own, rest], dim=1) - torch.logaddexp(own, rest)[:, None]
-    return binary, others - rest[:, None]
+    odds, others = zip(*(against_rest(each / temperature, rows.target, rows.own) for each in rows[:2]), strict=True)
+    target_class = binary_divergence(odds[1], odds[0])
+    return (alpha * target_class + beta * divergence(others[1], others[0])) * temperature**2
 
 
 @LOSSES("nkd")
@@ -76,8 +65,7 @@ def nkd(
     enough_classes("nkd", student, 3, SINGLE)
     rows = labelled_rows(student, teacher, target)
     log_student, log_teacher = (chosen(each.log_softmax(1), rows.target) for each in rows[:2])
-    own = rows.own
-    other_student, other_teacher = ((each / temperature).masked_fill(own, LOW) for each in rows[:2])
+    other_student, other_teacher = ((each / temperature).masked_fill(rows.own, LOW) for each in rows[:2])
     others = (other_teacher.softmax(1) * other_student.log_softmax(1)).sum(1)
     return rows.mean(-log_teacher.exp() * log_student - gamma * temperature**2 * others)
 
@@ -128,10 +116,11 @@ def rld(
     reason = "at most one class is ranked below the label's, and its share is always 1"
     enough_classes("rld", student, 3, reason)
     rows = labelled_rows(student, teacher, target, standardize=standardize)
-    log_student, log_teacher = ((each / confidence_temperature).log_softmax(1) for each in rows[:2])
-    binary = one_against_rest(log_teacher, rows.teacher.argmax(1)), one_against_rest(log_student, rows.target)
-    confidence = divergences(*binary).sum(1) * confidence_temperature**2
+    largest = rows.teacher.argmax(1)
+    ours, _ = against_rest(rows.student / confidence_temperature, rows.target, rows.own)
+    theirs, _ = against_rest(rows.teacher / confidence_temperature, largest, at(rows.teacher, largest))
+    confidence = binary_divergence(theirs, ours) * confidence_temperature**2
     above = rows.teacher >= chosen(rows.teacher, rows.target)[:, None]
     below_student, below_teacher = ((each / temperature).masked_fill(above, LOW).log_softmax(1) for each in rows[:2])
-    below = divergences(below_teacher, below_student).sum(1) * temperature**2
+    below = divergence(below_teacher, below_student) * temperature**2
     return rows.mean(alpha * confidence + beta * below)

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED
-from kd_core.losses.tensors import LOW, hidden, masked_alike, same_shape, shape, standardized
+from kd_core.losses.tensors import LOW, hidden, same_shape, shape, standardized
 
 
 class Rows(NamedTuple):
-    """Logits (N, C) of both models, labels (N,) from 0 on, and where there is one (N,).
+    """Logits (N, C) of both models, labels (N,) from 0 on, where there is one (N,), and which class it is (N, C).
 
     An unlabelled row has logits of 0 and the label 0; a class that both models mask has the logit ``LOW``.
     """
@@ -22,11 +23,7 @@ class Rows(NamedTuple):
     teacher: Tensor
     target: Tensor
     counts: Tensor
-
-    @property
-    def own(self) -> Tensor:
-        """(N, C), true at the label's class."""
-        return at(self.student, self.target)
+    own: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of (N,) over the labelled rows, 0 where none is."""
@@ -43,9 +40,14 @@ def labelled_rows(
     student, teacher = same_shape(student, teacher, dim=1, other=other)
     rows, labels = flat_labels(student, target)
     counts = labels != UNLABELLED
-    pair = hidden(counts, rows, teacher.movedim(1, -1).reshape(rows.shape), dim=1)
-    student, teacher = masked_alike(*(map(standardized, pair) if standardize else pair))
-    return Rows(student, teacher, labels.where(counts, 0), counts)
+    teacher = teacher.movedim(1, -1).reshape(rows.shape)
+    if standardize:
+        rows, teacher = (standardized(each) for each in hidden(counts, rows, teacher, dim=1))
+    # As masked_alike and hidden, in one step: LOW where both models mask a class, 0 in an unlabelled row.
+    keep = counts[:, None] & ~(rows.isneginf() & teacher.isneginf())
+    fill = torch.where(counts, LOW, 0.0).to(rows.dtype)[:, None]
+    labels = labels.where(counts, 0)
+    return Rows(torch.where(keep, rows, fill), torch.where(keep, teacher, fill), labels, counts, at(rows, labels))
 
 
 def enough_classes(name: str, student: Tensor, least: int, reason: str) -> None:
@@ -78,7 +80,16 @@ def chosen(rows: Tensor, classes: Tensor) -> Tensor:
         ) from reason
 
 
-def one_against_rest(log_probabilities: Tensor, classes: Tensor) -> Tensor:
-    """(N, C), (N,) -> (N, 2): the logarithms of the probabilities of one class of each row and of all others."""
-    rest = log_probabilities.masked_fill(at(log_probabilities, classes), LOW).logsumexp(1)
-    return torch.stack([chosen(log_probabilities, classes), rest], dim=1)
+def against_rest(logits: Tensor, classes: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C), (N,) -> the log-odds (N,) of one class of each row against all others, and their log-softmax (N, C).
+
+    ``own`` (N, C) is true at that class, which is left out of the latter: its logarithm there is that of 0.
+    """
+    others = logits.masked_fill(own, LOW)
+    rest = others.logsumexp(1)
+    return chosen(logits, classes) - rest, others - rest[:, None]
+
+
+def binary_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(N,), (N,) -> (N,): KL divergence of two yes/no distributions from their log-odds."""
+    return F.logsigmoid(teacher) - F.logsigmoid(student) + (-teacher).sigmoid() * (student - teacher)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kd_core.losses.reduction import mean_over, unmasked
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.softened import log_softened, mean_of
-from kd_core.losses.tensors import divergences
+from kd_core.losses.softened import comparable, log_softened, mean_of
+from kd_core.losses.tensors import LOW, divergence, divergences
 from kd_core.ranges import OpenFraction, PositiveFloat
 
 ABSENT = -1e5
@@ -123,8 +123,9 @@ def ttm(
     is one class, or the power is not above 0.
     Zheng & Yang, ICLR 2024 (arXiv 2402.11148); checked against zkxufo/TTM.
     """
-    counts, log_student, log_teacher = log_softened(student, teacher, mask, 1.0, dim)
-    return mean_of(divergences((power * log_teacher).log_softmax(dim), log_student).sum(dim), counts)
+    counts, student, teacher = comparable(student, teacher, mask, dim)
+    values = divergence((power * teacher).log_softmax(dim), student.log_softmax(dim), dim)
+    return mean_of(values, counts)
 
 
 @LOSSES("wttm")
@@ -138,7 +139,7 @@ def wttm(
     masked -> scalar, a mean as ``ttm`` is. KDError where shapes do not fit, there is one class, or the power is not
     above 0. Zheng & Yang, ICLR 2024 (arXiv 2402.11148); checked against zkxufo/TTM.
     """
-    counts, log_student, log_teacher = log_softened(student, teacher, mask, 1.0, dim)
-    powered = power * log_teacher
-    weight = powered.logsumexp(dim).exp()
-    return mean_of(weight * divergences(powered.log_softmax(dim), log_student).sum(dim), counts)
+    counts, student, teacher = comparable(student, teacher, mask, dim)
+    powered = (power * teacher.log_softmax(dim)).clamp(min=LOW)
+    total = powered.logsumexp(dim, keepdim=True)
+    return mean_of(total.squeeze(dim).exp() * divergence(powered - total, student.log_softmax(dim), dim), counts)

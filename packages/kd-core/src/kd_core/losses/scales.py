@@ -9,7 +9,7 @@ from kd_core.losses.decoupled import SINGLE, decoupled
 from kd_core.losses.labelled import Rows, enough_classes, labelled_rows
 from kd_core.losses.reduction import labelled, mean_over
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import divergences, same_shape, shape
+from kd_core.losses.tensors import divergence, same_shape, shape
 from kd_core.ranges import PositiveFloat
 
 
@@ -26,7 +26,7 @@ def sdd_kd(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: Pos
     """
     rows, weight = _regions("sdd_kd", student, teacher, target, 2, "one class has always the probability 1")
     log_student, log_teacher = ((each / temperature).log_softmax(1) for each in rows[:2])
-    return rows.mean(weight * divergences(log_teacher, log_student).sum(1)) * temperature**2
+    return rows.mean(weight * divergence(log_teacher, log_student)) * temperature**2
 
 
 @LOSSES("sdd_dkd")
@@ -62,8 +62,9 @@ def _regions(
         raise KDError(
             f"target {shape(target)} does not fit student {shape(student)}: it has one label a sample", path="target"
         )
-    pair = [each.movedim(-1, 1) for each in (student, teacher)]
-    enough_classes(name, pair[0], least, reason)
-    rows = labelled_rows(*pair, target[:, None].expand(student.shape[:2]))
-    right = (rows.teacher.argmax(1) == rows.target).view(student.shape[:2])
+    size = student.shape[:2]
+    student, teacher = student.movedim(-1, 1), teacher.movedim(-1, 1)
+    enough_classes(name, student, least, reason)
+    rows = labelled_rows(student, teacher, target[:, None].expand(size))
+    right = (rows.teacher.argmax(1) == rows.target).view(size)
     return rows, 1.0 + (right != right[:, :1]).flatten()

@@ -13,6 +13,12 @@ def log_softened(
     student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float, dim: int
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Where ``mask`` is not zero, and the logarithms of both models' probabilities."""
+    counts, student, teacher = comparable(student, teacher, mask, dim)
+    return counts, (student / temperature).log_softmax(dim), (teacher / temperature).log_softmax(dim)
+
+
+def comparable(student: Tensor, teacher: Tensor, mask: Tensor | None, dim: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Where ``mask`` is not zero, and both models' logits, checked. KDError where there is one class."""
     student, teacher = same_shape(student, teacher, dim=dim)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"
@@ -23,7 +29,7 @@ def log_softened(
     student, teacher = masked_alike(student, teacher)
     if counts is not None:
         student, teacher = hidden(counts, student, teacher, dim=dim)
-    return counts, (student / temperature).log_softmax(dim), (teacher / temperature).log_softmax(dim)
+    return counts, student, teacher
 
 
 def mean_of(values: Tensor, counts: Tensor | None) -> Tensor:

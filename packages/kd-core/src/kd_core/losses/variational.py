@@ -46,10 +46,13 @@ class _Layer(nn.Module):
     def __init__(self, channels: int, width: int, out: int, variance: float) -> None:
         super().__init__()
         self.variance = nn.Parameter(torch.full((out,), math.log(math.expm1(variance - EPSILON))))
-        widths = (channels, width, width, out)
         self.regressor = nn.Sequential(
-            *(layer for i in range(3) for layer in (nn.Conv2d(*widths[i : i + 2], 1, bias=False), nn.ReLU()))
-        )[:-1]
+            nn.Conv2d(channels, width, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(width, out, 1, bias=False),
+        )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_core.config.schema import ModelSpec, Path
+from kd_core.data.batch import STUDENT
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,12 @@ class ModelEntry:
 
 
 def group_of(name: str, value: Any) -> tuple[str, ...]:
-    """The names of the models in a group, ``NAME_1``, ``NAME_2``, ...; none where ``value`` is a single model."""
+    """The names of the models in a group, ``NAME_1``, ``NAME_2``, ...; none where ``value`` is a single model.
+
+    The student is one model whatever is written.
+    """
+    if name == STUDENT:
+        return ()
     number = len(value) if isinstance(value, list) else _copies(value)
     return tuple(f"{name}_{position}" for position in range(1, number + 1))
 
@@ -39,7 +45,7 @@ def groups_of(models: Any) -> dict[str, tuple[str, ...]]:
 def entries(name: str, value: Any) -> Iterator[ModelEntry]:
     """What is written at one name of ``models:``, model by model."""
     path: Path = ("models", name)
-    if isinstance(value, list):
+    if isinstance(value, list) and name != STUDENT:
         for position, (member, item) in enumerate(zip(group_of(name, value), value, strict=True)):
             yield ModelEntry((member,), (*path, position), item)
     else:

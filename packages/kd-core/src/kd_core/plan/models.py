@@ -43,14 +43,10 @@ class ModelPlanner:
                 continue
             group = group_of(name, value)
             taken = [member for member in group if member in specs]
-            if value == []:
+            if value == [] and name != STUDENT:
                 self.validator.report(path, "needs at least one model")
             elif taken:
                 self.validator.report(path, f"has a model {taken[0]!r}, and there is another of that name", key=True)
-            elif group and name == STUDENT:
-                self.validator.report(
-                    path, f"{STUDENT!r} is one model, not a group", "name the others `peers`", key=True
-                )
             else:
                 for entry in entries(name, value):
                     spec = self._entry(entry, named=name in (STUDENT, meant))
@@ -80,7 +76,10 @@ class ModelPlanner:
 
     def _copies(self, spec: ModelSpec, path: Path) -> None:
         """Copies differ in their random weights, or in what they learn."""
-        if len(path) > 2:
+        if path == ("models", STUDENT):
+            hint = "`models.peers: {init_from: student, copies: 2, trainable: true}`"
+            self.validator.report((*path, "copies"), "the student is one model, not a group", hint, key=True)
+        elif len(path) > 2:
             hint = "write the models of a list one by one"
             self.validator.report((*path, "copies"), "makes a group, and this is a model of one", hint, key=True)
         elif not spec.trainable and (spec.weights is not None or spec.source in ("zoo", "run", "hub")):

@@ -47,7 +47,7 @@ class DOT(Optimizer):
         """The gradients of the other terms, for one step; those of the task are where other optimisers look."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move the parameters by both momenta, and forget the gradients of distillation."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -122,8 +122,9 @@ class SeparateGradients:
 
     def give(self) -> None:
         """Hand them to the optimiser: the means over the processes."""
-        for gradient in [g for sums in self._sums.values() for g in sums if g is not None] if world_size() > 1 else []:
-            all_reduce_sum_(gradient).div_(world_size())
+        if world_size() > 1:
+            for each in [each for sums in self._sums.values() for each in sums if each is not None]:
+                all_reduce_sum_(each).div_(world_size())
         nothing: list[Tensor | None] = [None] * len(self.parameters)
         for parameter, gradient in zip(self.parameters, self._sums.get(True, nothing), strict=True):
             parameter.grad = gradient

@@ -197,9 +197,9 @@ def _paths(place: Slot) -> tuple[tuple[str, ...], ...]:
 def expand_methods(root: Slot) -> Slot:
     """A config's tree in which each stage's ``method`` or ``methods`` has become what its preset says.
 
-    Of several methods a later one wins where both say something, and what the config writes wins over all; what they
-    freeze adds up. A stage that a method puts before takes batch size, optimizer and data from the one that names it,
-    and has no scheduler unless it says so; what it says itself is not handed on. ConfigError with all problems.
+    Of several methods a later one wins where both say something, and what the config writes wins over all; but what
+    they freeze adds up. A stage that a method puts before takes batch size, optimizer and data from the one that names
+    it, and has no scheduler unless it says so; what it says itself is not handed on. ConfigError with all problems.
     """
     stages = child(root.value, "stages") if isinstance(root.value, dict) else None
     if stages is None or not isinstance(stages.value, dict):
