@@ -181,7 +181,7 @@ def test_two_processes_train_what_one_does(teacher: Path, tmp_path: Path) -> Non
         ("models.teacher={hub: configs/glue/example/tiny}", "tiny"),
         (
             "stages.distill.losses.ce.student=student.output",
-            "write `student: student.output/FIELD`, FIELD being one of logits",
+            "choose one of: student.output/logits",
         ),
         (
             f"stages.distill.losses.h={HIDDEN}",

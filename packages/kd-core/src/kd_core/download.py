@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tarfile
 import tempfile
@@ -79,7 +80,8 @@ def unpack(archive: Path, folder: str, root: Path) -> Path:
     """
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".tmp-") as temporary, tarfile.open(archive) as tar:
-            tar.extractall(temporary, list(_members(tar)), filter="data")
+            filtered: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(temporary, list(_members(tar)), **filtered)  # before Python 3.11.4 there is no filter
             shutil.move(Path(temporary) / folder, root / folder)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise KDError(f"cannot unpack {archive}: {error}") from error
@@ -93,6 +95,9 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         size += member.size
         if not (member.isfile() or member.isdir()):
             raise tarfile.TarError(f"its member {member.name!r} is neither a file nor a folder")
+        if PurePosixPath(member.name).is_absolute() or ".." in re.split(r"[/\\]", member.name):
+            raise tarfile.TarError(f"its member {member.name!r} leads out of the folder")
+        member.mode = 0o755 if member.isdir() else 0o644
         if number >= MEMBERS or size > LARGEST:
             raise tarfile.TarError(f"it holds more than {MEMBERS:,} files or {LARGEST >> 30} GiB")
         yield member
