@@ -159,6 +159,15 @@ def test_adapters_are_built_from_the_shapes_of_what_they_read(planned: Planned) 
     assert [path for path, _ in problems] == ["adapters.fit.module"]
 
 
+def test_a_width_that_no_memory_holds_is_refused(planned: Planned) -> None:
+    """Not tried: a machine with too little memory would end the check, or something else."""
+    adapters = "adapters={wide: {module: projector, inputs: student.output, out_features: 1000000000}}"
+    plan = planned(adapters, "stages.distill.losses={far: {loss: mse, student: adapters.wide, teacher: adapters.wide}}")
+    ((path, message),), _ = said(plan)
+    assert path == "stages.distill.losses.far"
+    assert "2,000,000,000 numbers are too many" in message
+
+
 def test_a_run_value_has_a_stand_in(planned: Planned) -> None:
     linear = "!call:torch.optim.lr_scheduler.LinearLR {total_iters: !run steps}"
     plan = planned(f"stages.distill.scheduler={{call: {linear}, interval: step}}")

@@ -20,6 +20,8 @@ from kd_core.train.trainable import FrozenWhenBuilt
 from kd_core.train.values import Adapters, Values, WireResolver
 
 META = torch.device("meta")
+MOST = 1 << 28
+"""Numbers in a dummy tensor at most: a width of a billion would take the machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class DummyValues:
 
 
 def dummy_like(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape and type with values."""
+    """A tensor of the same shape and type with values; KDError where it has more than :data:`MOST`."""
+    if tensor.numel() > MOST:
+        raise KDError(f"a few samples give {tuple(tensor.shape)}: {tensor.numel():,} numbers are too many")
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     return torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype)
