@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from kd_core.config import dump, load
+from kd_core.config import dump, load, loads
+from kd_core.config.syntax.methods import METHODS
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 
@@ -132,6 +133,45 @@ def test_mutants_of_every_config_through_check(tmp_path: Path, seed: int, monkey
             seen["refused" if checked(path) is None else "ok"] += 1
     print(seen)
     assert seen["refused"] > seen["ok"] / 10
+
+
+METHODS_OF = """
+task: image_classification
+data: {name: digits, limit: 48, augment: none, workers: 0}
+models: {student: {arch: cnn, width: 4}, teacher: {arch: cnn, width: 4, weights: null}}
+stages: {distill: {steps: 2, batch_size: 16, optimizer: !call:torch.optim.SGD {lr: 0.01}}}
+"""
+
+
+def some_method(draw: random.Random) -> Any:
+    """A method by name, or with odd values of some of its parameters."""
+    name = draw.choice(METHODS.names())
+    options = {key: draw.choice([option.default, *VALUES]) for key, option in METHODS.get(name).options.items()}
+    chosen = {key: value for key, value in options.items() if draw.random() < 0.5}
+    return {"method": name, **chosen} if draw.random() < 0.5 else name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("seed", [0])
+def test_methods_with_odd_values_through_check(tmp_path: Path, seed: int) -> None:
+    torch.set_num_threads(1)
+    seen = {"ok": 0, "refused": 0}
+    for number in range(COUNT or 1700):
+        draw = random.Random(seed * 10**6 + number)
+        data = loads(METHODS_OF).data
+        stage = data["stages"]["distill"]
+        if draw.random() < 0.6:
+            stage["method"] = some_method(draw)
+        else:
+            stage["methods"] = [some_method(draw) for _ in range(draw.randint(1, 3))]
+        if draw.random() < 0.3:
+            data["stages"]["more"] = {"method": some_method(draw)}
+        path = tmp_path / "methods.yaml"
+        path.write_text(dump(data), encoding="utf-8")
+        seen["refused" if checked(path) is None else "ok"] += 1
+    print(seen)
+    assert min(seen.values()) > 0
 
 
 @pytest.mark.slow
