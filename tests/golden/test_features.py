@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import kd_zoo.models
 from kd_core.models.registry import MODELS
+from kd_core.taps.paths import resolve_path
 from kd_core.taps.wires import parse_tap
-from kd_core.taps.wrappers import ForwardWrapper, resolve_path
+from kd_core.taps.wrappers import ForwardWrapper
 
 HERE = Path(__file__).parent
 RECIPE = runpy.run_path(str(HERE / "make_features.py"))

@@ -14,8 +14,9 @@ from torchvision.models import resnet18
 
 from kd_core.errors import ConfigError, ConfigProblem, Mark
 from kd_core.taps.edits import RemovedModule, apply_edits, matching
+from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Tap
-from kd_core.taps.wrappers import ForwardWrapper, module_at
+from kd_core.taps.wrappers import ForwardWrapper
 
 MODULES: dict[str, Any] = {
     "head": lambda: nn.Linear(512, 3),

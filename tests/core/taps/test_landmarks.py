@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from kd_core.errors import KDError
 from kd_core.taps.inference import infer_landmarks, know_landmarks
 from kd_core.taps.landmarks import Landmarks, declared, places
+from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Tap, parse_wire
-from kd_core.taps.wrappers import ForwardWrapper, Teacher, module_at
+from kd_core.taps.wrappers import ForwardWrapper, Teacher
 
 
 def plain(model: nn.Module, inputs: Any) -> Any:

@@ -20,8 +20,9 @@ from torchvision.models import resnet18
 
 from kd_core.errors import ConfigError, KDError
 from kd_core.taps.nested import tensors
+from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Inputs, Tap, parse_wire, pick
-from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, Teacher, module_at
+from kd_core.taps.wrappers import OUTPUT, Capture, ForwardWrapper, Teacher
 
 
 @dataclass

@@ -30,8 +30,9 @@ from kd_core.errors import ConfigError, KDError, Unverified, did_you_mean, reaso
 from kd_core.plan.plan import StagePlan, TermPlan
 from kd_core.taps.landmarks import known, places
 from kd_core.taps.nested import map_tensors
+from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Tap, Wire, describe_shapes
-from kd_core.taps.wrappers import OUTPUT, Capture, module_at
+from kd_core.taps.wrappers import OUTPUT, Capture
 from kd_core.train.candidates import unfit
 from kd_core.train.domain import takes_probabilities
 from kd_core.train.doubts import untrained, without_validation

@@ -12,8 +12,9 @@ from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kd_core.taps.landmarks import places
+from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Tap
-from kd_core.taps.wrappers import flat_places, module_at
+from kd_core.taps.wrappers import flat_places
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

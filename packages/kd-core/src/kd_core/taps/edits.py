@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from kd_core.errors import ConfigError, KDError, did_you_mean, nearest
+from kd_core.taps.paths import module_at, resolve_path, unwrap_model, walk
 from kd_core.taps.wires import config_error
-from kd_core.taps.wrappers import hook_output, module_at, resolve_path, unwrap_model, walk
+from kd_core.taps.wrappers import hook_output
 
 Build = Callable[[Any], nn.Module]
 _CLASS = "class:"

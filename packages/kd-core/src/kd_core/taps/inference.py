@@ -13,8 +13,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import tensors
+from kd_core.taps.paths import unwrap_model, walk
 from kd_core.taps.wires import Side, Tap
-from kd_core.taps.wrappers import hook_output, unwrap_model, walk
+from kd_core.taps.wrappers import hook_output
 
 
 @dataclass(frozen=True)

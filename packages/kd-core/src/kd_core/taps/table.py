@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from kd_core.taps.nested import tensors
+from kd_core.taps.paths import unwrap_model, walk
 from kd_core.taps.wires import Inputs, describe_shapes
-from kd_core.taps.wrappers import hook_output, unwrap_model, walk
+from kd_core.taps.wrappers import hook_output
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Wired
 from kd_core.taps.landmarks import keep_those_of
 from kd_core.taps.nested import map_tensors
+from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Wire, pick
-from kd_core.taps.wrappers import Capture, module_at
+from kd_core.taps.wrappers import Capture
 from kd_core.train.lazy import has_lazy, materialize
 
 

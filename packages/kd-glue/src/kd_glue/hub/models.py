@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ from kd_glue.hub.labels import (
     reinitialize,
 )
 from kd_glue.hub.layers import keep_layers
+from kd_glue.hub.reports import quiet
 from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -378,24 +378,3 @@ def check_loaded(model: nn.Module, loading_info: Mapping[str, Any], request: Hub
 def harmless(key: str) -> bool:
     """Whether weights that no model wants are those of another objective's head, or no weights at all."""
     return key.startswith(OTHER_HEADS) or ".pooler." in f".{key}" or key.endswith("position_ids")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' bar, and without its report of weights, which :func:`check_loaded` judges."""
-    from transformers.utils import logging as transformers_logging
-
-    logger, bar = logging.getLogger("transformers.modeling_utils"), transformers_logging.is_progress_bar_enabled()
-    logger.addFilter(is_error)  # a higher level would have it tell of other things
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_error)
-        if bar:
-            transformers_logging.enable_progress_bar()
-
-
-def is_error(record: logging.LogRecord) -> bool:
-    """Whether something went wrong, for a logger's filter."""
-    return record.levelno >= logging.ERROR
