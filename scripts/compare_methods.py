@@ -2,8 +2,9 @@
 
     python scripts/compare_methods.py SWEEP_FOLDER... [--metric top1]
 
-Several folders, of one seed each, say, make one table. The difference of a method from the first one is taken seed by seed, and its interval is Student's t of these
-differences (95 %). A sweep that is not finished gives the rows that it has, and names the methods that miss seeds.
+Several folders, of one seed each, say, make one table. The difference of a method from the first one is taken seed by
+seed, and its interval is Student's t of these differences (95 %). A sweep that is not finished gives the rows that it
+has, and names the methods that miss seeds.
 """
 
 from __future__ import annotations
