@@ -190,6 +190,7 @@ def boxes_of(file: AnnotationFile, folder: Path, categories: Categories, *, leni
         crowds,
         ~crowds,
         entries["number"].copy(),
+        np.ones(len(crowds), bool),
         None if shapes is None else shapes.take(kept),
         None if keypoints is None else keypoints[kept],
     )
