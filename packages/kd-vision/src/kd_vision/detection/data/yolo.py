@@ -38,7 +38,7 @@ ClassNames = Annotated[list[str], Field(min_length=1)]
 
 
 class LabelReader:
-    """Reads the lines of label files: with ``masks`` polygons, with ``pose`` so many numbers of keypoints at the end."""
+    """Reads the lines of label files: with ``masks`` polygons, with ``pose`` so many numbers of keypoints."""
 
     def __init__(self, folder: Path, categories: Categories, *, masks: bool, pose: int = 0) -> None:
         self.categories, self.masks, self.pose = categories, masks, pose
@@ -141,7 +141,8 @@ def read_yolo(root: Path, masks: bool, *, classes: ClassNames | None = None) -> 
     else:
         folders, names, pose = read_yaml(path)
     categories = Categories.listed(names if classes is None else classes, first=0)
-    parts, places, notes, seen = {}, {}, [], {}
+    parts, places, notes = {}, {}, []
+    seen: dict[Path, str] = {}
     for split, several in folders.items():
         files, others = _images(several)
         notes += [*others, *_overlap(split, files, seen)]
@@ -192,7 +193,7 @@ def _yaml_in(root: Path) -> Path | None:
 
 def _folders_in(root: Path) -> dict[str, list[Path]]:
     """The folders of images of each split: images/train, or train/images, or one folder ``images`` to train on."""
-    folders = {}
+    folders: dict[str, list[Path]] = {}
     for split, names in FOLDERS.items():
         candidates = [path for name in names for path in (root / "images" / name, root / name / "images")]
         there = [path for path in candidates if path.is_dir()]
@@ -217,7 +218,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[Path]], list[str], int]:
         raise KDError(f"{path}: is not a mapping with 'train', 'val' and 'names'")
     base = path.parent / user_path(_text(path, content, "path")) if content.get("path") else path.parent
     base = base if base.is_dir() else path.parent
-    folders = {}
+    folders: dict[str, list[Path]] = {}
     for split in SPLITS:
         if content.get(split):
             given = content[split] if isinstance(content[split], list) else [content[split]]
