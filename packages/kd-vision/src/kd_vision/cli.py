@@ -7,7 +7,11 @@ from kd_core.cli.group import make_cli
 main = make_cli(
     "kd-vision",
     package="kd-vision",
-    tasks=("image_classification",),
-    help="Train and distil image classifiers from a YAML file.",
-    registries={"data": "kd_vision.data.sources:SOURCES", "augmentations": "kd_vision.data.augment:AUGMENTATIONS"},
+    tasks=("image_classification", "object_detection"),
+    help="Train and distil image classifiers and object detectors from a YAML file.",
+    registries={
+        "data": "kd_vision.data.sources:SOURCES",
+        "augmentations": "kd_vision.data.augment:AUGMENTATIONS",
+        "detection-data": "kd_vision.detection.data.sources:SOURCES",
+    },
 )
