@@ -8,9 +8,11 @@ without their decorators; what is of mmcv or mmdet they do not have.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Union
 
-from recipes import Case, Input, Reference, Tensors, command, load_part, pair
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, weigh
 from torch import Tensor
 
 FGD = ("yzd-v/FGD", "c03a6cf3b3cb3cbfd5554dbf4766e7135747d22d", "mmdet/distillation/losses/fgd.py")
@@ -72,6 +74,38 @@ CASES: dict[str, list[Case]] = {
                 ((1, 4, 6, 6), (1, 4, 3, 3)),
             )
         )
+    ],
+}
+
+
+def whole(
+    repos: Path, student: tuple[int, ...], teacher: tuple[int, ...], most: int, seed: int, values: dict[str, float]
+) -> Any:
+    """All of FGD with its parameters by formula, and the gradients of those."""
+    inputs = {**pair(student, teacher, seed=seed), "boxes": Input((student[0], most, 4), seed + 2, **FRACTIONS)}
+    loss = load(REFERENCES["fgd"], repos)(student[1], teacher[1], "fgd", **values)
+    weigh(loss, 400)
+    given = {name: each.tensor().requires_grad_() for name, each in inputs.items()}
+    boxes = real(given["boxes"])
+    value = loss(given["student"], given["teacher"], boxes, [{"img_shape": (1, 1)}] * len(boxes))
+    value.backward()
+    return {
+        "repository": FGD[0],
+        "commit": FGD[1],
+        "file": FGD[2],
+        "symbol": "FeatureLoss",
+        "inputs": {name: asdict(each) for name, each in inputs.items()},
+        "values": values,
+        "value": value.item(),
+        "gradients": {name: digits(given[name].grad) for name in ("student", "teacher")},
+        "of_weights": [digits(each.grad) for each in loss.parameters()],
+    }
+
+
+GOLDENS: dict[str, Golden] = {
+    "detection/fgd": lambda repos: [
+        whole(repos, (2, 3, 4, 5), (2, 4, 4, 5), 6, 1100, {"lambda_fgd": 0.3, "alpha_fgd": 0.1, "beta_fgd": 0.2}),
+        whole(repos, (1, 4, 3, 3), (1, 4, 3, 3), 4, 1110, {"lambda_fgd": 0.05, "temp": 0.8}),
     ],
 }
 

@@ -18,7 +18,7 @@ SMALL = 1e-6
 @LOSSES("pkd")
 @over_batch
 def pkd(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus Pearson's correlation of student and teacher, channel by channel: half the ``mse`` of standardised maps.
+    """One minus Pearson's correlation of student and teacher, channel by channel.
 
     student, teacher (B, C, H, W) with the same B and C -> scalar: each channel has mean 0 and standard deviation 1 over
     all its positions in the batch, and half the mean squared difference is taken. A student's map of another size is
