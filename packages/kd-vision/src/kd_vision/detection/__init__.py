@@ -1,0 +1,1 @@
+"""Object detection: the second task of kd-vision."""
