@@ -1,1 +1,1 @@
-"""Object detection: the second task of kd-vision."""
+"""Object detection, and instance segmentation and keypoints with it."""
