@@ -10,14 +10,13 @@ import pytest
 from PIL import Image, ImageFont
 
 from kd_core import pictures
-from kd_core.pictures import GAP, LARGEST, LINE, MARGIN, SMALLEST, TEXT, WHITE, fitted, save
+from kd_core.pictures import GAP, LARGEST, LINE, MARGIN, SMALLEST, TEXT, WHITE, borders, fitted, save
 from kd_seg.data.sources import VOC_CLASSES, VOID
 from kd_seg.results.pictures import (
     GREY,
     MADE_BY,
     PALE,
     Panel,
-    borders,
     colour_map,
     confusion_picture,
     overlay,

@@ -80,6 +80,17 @@ def resized(image: Pixels, height: int, width: int) -> Image:
     return picture.resize((width, height), way)
 
 
+def borders(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """(H, W): where one of the four pixels beside a pixel has another class."""
+    edges = np.zeros(mask.shape, bool)
+    down, across = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    edges[1:] |= down
+    edges[:-1] |= down
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    return edges
+
+
 def titled_row(panels: Sequence[tuple[str, Image]], *, text: int = TEXT, below: int = 0) -> Image:
     """Images of one size in a row on white, each under its title in letters of ``text`` pixels.
 

@@ -17,6 +17,7 @@ from kd_core.pictures import (
     SMALLEST,
     TEXT,
     WHITE,
+    borders,
     cut,
     fitted,
     length,
@@ -89,17 +90,6 @@ def overlay(image: Pixels, mask: Mask, alpha: float = ALPHA) -> Pixels:
     share = np.where(mask == 0, alpha / 2, alpha)[..., None]
     mixed = np.round((1 - share) * image + share * colours).astype(np.uint8)
     return np.where((borders(mask) | (mask < 0))[..., None], colours, mixed)
-
-
-def borders(mask: Mask) -> NDArray[np.bool_]:
-    """(H, W): where one of the four pixels beside a pixel has another class."""
-    edges = np.zeros(mask.shape, bool)
-    down, across = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
-    edges[1:] |= down
-    edges[:-1] |= down
-    edges[:, 1:] |= across
-    edges[:, :-1] |= across
-    return edges
 
 
 def palette_mask(mask: Mask) -> Image:
