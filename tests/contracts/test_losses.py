@@ -40,6 +40,13 @@ def class_vectors(rows: int) -> Tensor:
     return torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
 
 
+def two_boxes(rows: int) -> Tensor:
+    """Fractions of a map: a box of a sample's own in its upper left part, and no second one."""
+    corner = torch.rand(rows, 2, generator=torch.Generator().manual_seed(3)) * 0.5
+    boxes = torch.cat((corner * 0.5, corner + 0.2), dim=1)
+    return torch.stack((boxes, torch.tensor([0.0, 0.0, -1.0, -1.0]).expand(rows, 4)), dim=1)
+
+
 def signs(rows: int) -> Tensor:
     """What only the signs of count, without a gradient."""
     return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -72,6 +79,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "dist_spatial": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "dkd": LABELLED,
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "fgd": {"student": (3, 4, 5), "teacher": (3, 4, 5), "boxes": two_boxes},
     "fsp": {
         "student/0": (3, 4, 4),
         "teacher/0": (3, 6, 6),
@@ -106,6 +114,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
     "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
+    "pkd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "pkt": {"student": (5,), "teacher": (3,)},
     "reverse_kl": {"student": (7,), "teacher": (7,)},
     "rkd_angle": {"student": (5,), "teacher": (3,)},

@@ -1,8 +1,10 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
+from kd_core.adapters.boxes import boxes_on_maps
 from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
+from kd_core.adapters.context import global_context
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
@@ -20,6 +22,7 @@ __all__ = [
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "boxes_on_maps",
     "byot_branch",
     "channel_embedding",
     "class_maps",
@@ -28,6 +31,7 @@ __all__ = [
     "fusion",
     "gate",
     "generation",
+    "global_context",
     "learned_number",
     "margin_relu",
     "ofa_branch",

@@ -26,6 +26,7 @@ from kd_core.losses.ensembles import (
 from kd_core.losses.factors import factor_transfer
 from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
 from kd_core.losses.flow import fsp
+from kd_core.losses.foreground import fgd
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.many_to_one import many_to_one
@@ -35,6 +36,7 @@ from kd_core.losses.multilevel import mlkd_batch, mlkd_class, mlkd_instance
 from kd_core.losses.one_for_all import ofa
 from kd_core.losses.outputs import identity
 from kd_core.losses.partial import partial_l2
+from kd_core.losses.pearson import pkd
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
 from kd_core.losses.regions import ifvd
@@ -85,6 +87,7 @@ __all__ = [
     "ensemble_kd",
     "entropy_weighted_kd",
     "factor_transfer",
+    "fgd",
     "fsp",
     "hidden_mse",
     "hierarchical_context",
@@ -117,6 +120,7 @@ __all__ = [
     "pad_l2",
     "partial_l2",
     "patience",
+    "pkd",
     "pkt",
     "reverse_kl",
     "rkd_angle",
