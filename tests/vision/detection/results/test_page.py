@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from kd_vision.detection.matching import Curves
 
 from kd_vision.detection.results.curves import across, down, precision_recall, svg
 from kd_vision.detection.results.page import escape, mark, page, picture, table
@@ -49,22 +49,21 @@ def test_a_page_loads_nothing() -> None:
     assert escape(3.5) == "3.5"
 
 
-def evaluation(precision: np.ndarray) -> SimpleNamespace:
-    """What pycocotools leaves: precision (thresholds, recalls, labels, areas, limits)."""
-    params = SimpleNamespace(iouThrs=np.linspace(0.5, 0.95, 10))
-    return SimpleNamespace(eval={"precision": precision}, params=params)
+def curves_of(precision: np.ndarray) -> Curves:
+    """The curves of three labels: precision (thresholds, recalls, labels, areas)."""
+    return Curves((1, 2, 3), precision, precision, np.zeros((10, 3, 4, 3)))
 
 
 def test_curves_are_means_over_the_classes_with_truth() -> None:
-    precision = np.full((10, 101, 3, 4, 3), -1.0)
-    precision[:, :, 0, 0, -1] = 0.2
-    precision[:, :, 1, 0, -1] = np.linspace(1, 0, 10)[:, None]
-    curves = precision_recall(evaluation(precision))
+    precision = np.full((10, 101, 3, 4), -1.0)
+    precision[:, :, 0, 0] = 0.2
+    precision[:, :, 1, 0] = np.linspace(1, 0, 10)[:, None]
+    curves = precision_recall(curves_of(precision))
     assert list(curves) == ["0.5", "0.75", "0.5:0.95"]
     assert curves["0.5"] == pytest.approx(np.full(101, 100 * (0.2 + 1) / 2))
     assert curves["0.75"] == pytest.approx(np.full(101, 100 * (0.2 + 4 / 9) / 2))
     assert curves["0.5:0.95"] == pytest.approx(np.full(101, 100 * (0.2 + 0.5) / 2))
-    assert precision_recall(evaluation(np.full((10, 101, 3, 4, 3), -1.0))) == {}
+    assert precision_recall(curves_of(np.full((10, 101, 3, 4), -1.0))) == {}
 
 
 def test_a_curve_is_drawn_where_its_numbers_are() -> None:

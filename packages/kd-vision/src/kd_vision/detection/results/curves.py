@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_vision.detection.matching import Curves
 from kd_vision.detection.results.page import escape
 
 COLOURS = ("#1b7837", "#2166ac", "#b2182b")
 SIZE, LEFT, TOP, BOTTOM = (560, 360), 56, 16, 44
 """Pixels of a picture, and what is left free beside, above and below the curves."""
+THRESHOLDS, SHOWN = np.linspace(0.5, 0.95, 10), (0, 5)
+"""COCO's thresholds of the overlap, and the places of those that have a curve of their own."""
 STEP = 20
 """Percent between two lines of the grid."""
 
 
-def precision_recall(evaluation: Any) -> dict[str, NDArray[np.float64]]:
-    """Percent of precision at pycocotools' 101 recalls, the mean over the classes that have truth.
+def precision_recall(curves: Curves) -> dict[str, NDArray[np.float64]]:
+    """Percent of precision at COCO's 101 recalls, the mean over the classes that have truth.
 
-    Of IoU (or OKS) 0.5, 0.75, and the mean over 0.5 to 0.95; nothing where no class has any. ``evaluation`` is a
-    ``COCOeval``, accumulated.
+    Of IoU (or OKS) 0.5, 0.75, and the mean over 0.5 to 0.95; nothing where no class has any.
     """
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, labels
+    precision = curves.precision[..., 0]  # thresholds, recalls, labels
     precision = 100 * precision[:, :, (precision > -1).any((0, 1))]
     if not precision.size:
         return {}
-    thresholds = np.asarray(evaluation.params.iouThrs)
-    single = {f"{value:g}": precision[np.isclose(thresholds, value)][0].mean(-1) for value in (0.5, 0.75)}
-    return {**single, f"{thresholds[0]:g}:{thresholds[-1]:g}": precision.mean((0, 2))}
+    single = {f"{THRESHOLDS[place]:g}": precision[place].mean(-1) for place in SHOWN}
+    return {**single, f"{THRESHOLDS[0]:g}:{THRESHOLDS[-1]:g}": precision.mean((0, 2))}
 
 
 def svg(curves: Mapping[str, NDArray[np.float64]], title: str) -> str:

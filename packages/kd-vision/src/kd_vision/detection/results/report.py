@@ -21,7 +21,7 @@ from kd_core.train.run import Result
 from kd_vision.detection.data.info import DetectionInfo
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import KINDS as FIGURE_KINDS
-from kd_vision.detection.metrics import DetectionMetrics, Scored
+from kd_vision.detection.metrics import DetectionMetrics, Scored, percent
 from kd_vision.detection.results.curves import precision_recall, svg
 from kd_vision.detection.results.errors import (
     BADLY_PLACED,
@@ -157,7 +157,7 @@ def curve_sections(metrics: DetectionMetrics) -> Iterator[str]:
     yield "<p>The mean over the classes that have any truth, by the overlap (IoU) from which on a detection has found "
     yield "an object; of keypoints by the OKS. In brackets: the mean precision, which is the AP.</p>"
     for kind in FIGURE_KINDS:
-        curves = precision_recall(metrics.evaluations[kind]) if kind in metrics.evaluations else {}
+        curves = precision_recall(metrics.compared[kind][1]) if kind in metrics.compared else {}
         if curves:
             yield f"<h3>{escape(kind.capitalize())}</h3>{svg(curves, f'Precision over recall of {kind}')}"
 
@@ -171,10 +171,9 @@ def error_sections(judged: Sequence[JudgedImage]) -> Iterator[str]:
 
 def class_sections(metrics: DetectionMetrics, info: DetectionInfo, judged: Sequence[JudgedImage]) -> Iterator[str]:
     """AP, AR and counts of each class."""
-    evaluation = metrics.evaluations["boxes"]
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, labels
-    recalls = by_label(evaluation, evaluation.eval["recall"][:, :, 0, -1])
-    halves, aps = by_label(evaluation, precision[:1]), by_label(evaluation, precision)
+    curves = metrics.compared["boxes"][1]
+    halves, aps = curves.precision[:1, :, :, 0], curves.precision[..., 0]  # thresholds, recalls, labels
+    recalls = curves.recall[:, :, 0, -1]  # thresholds, labels
     truths, found = Counter[int](), Counter[int]()
     errors: dict[str, Counter[int]] = {kind: Counter() for kind in KINDS}
     for image in judged:
@@ -190,10 +189,11 @@ def class_sections(metrics: DetectionMetrics, info: DetectionInfo, judged: Seque
     rows = [
         [
             info.classes[label] if info.classes else label,
-            *(truths[label], found[label], figure(ap), figure(halves[label]), figure(recalls[label])),
+            *(truths[label], found[label]),
+            *(figure(percent(values[..., number])) for values in (aps, halves, recalls)),
             *(errors[kind][label] for kind in KINDS),
         ]
-        for label, ap in aps.items()
+        for number, label in enumerate(curves.labels)
     ]
     yield table(["class", "objects", "boxes", "AP", "AP at 0.5", "AR", *KINDS], rows)
 
@@ -220,12 +220,6 @@ def panels(pixels: NDArray[np.uint8], image: JudgedImage, classes: Sequence[str]
         colours = [RIGHT if kind is None else COLOURS[kind] for kind in wrong]
         drawn.append(Panel(title(who, objects), pixels, objects, captions, colours))
     return drawn
-
-
-def by_label(evaluation: Any, values: NDArray[np.float64]) -> dict[int, float]:
-    """The mean of values (..., labels) for each label in percent, of those that are there (-1: they are not)."""
-    rows = zip(evaluation.params.catIds, np.moveaxis(values, -1, 0), strict=True)
-    return {int(label): 100 * row[row > -1].mean() if (row > -1).any() else float("nan") for label, row in rows}
 
 
 def jpeg(image: Image) -> bytes:
