@@ -1,1 +1,1 @@
-"""Images with boxes, masks and keypoints: how they are read, transformed and batched."""
+"""What object detection trains on and is scored on: images, boxes, and how they are read."""
