@@ -280,12 +280,12 @@ class Augmentation:
 
 
 def parse(value: Any) -> Augmentation:
-    """The augmentation a config asks for: a preset, an operation, or a list of those.
+    """The augmentation a config asks for: a preset, an operation, or a list of those; None like the preset ``none``.
 
     An operation is a name or ``{op: NAME, values...}``. KDError for unknown names and values.
     """
     operations: list[Operation] = []
-    for position, item in enumerate(value if isinstance(value, list) else [value]):
+    for position, item in enumerate(value if isinstance(value, list) else ["none" if value is None else value]):
         if isinstance(item, str) and item in PRESETS:
             operations += [operation(preset, TRANSFORMS) for preset in PRESETS[item]]
         elif isinstance(item, (str, Mapping)):
