@@ -66,6 +66,22 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_weights_are_a_function_of_the_seed_and_carry_all_that_an_output_depends_on(name: str) -> None:
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(MODELS.get(name)(**CASES[name]).eval())
+    with torch.no_grad():
+        first, again, other = (next(iter(model.backbone(torch.stack(IMAGES)).values())) for model in models)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    models[2].load_state_dict(models[0].state_dict())
+    with torch.no_grad():
+        pairs = zip(models[0](IMAGES), models[2](IMAGES), strict=True)
+    assert all(torch.equal(found[key], expected[key]) for found, expected in pairs for key in expected)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_levels_are_landmarks_and_a_pass_stops_at_them(name: str) -> None:
     """The finest first; none is missing, and no head runs where nothing else is asked for."""
     model = MODELS.get(name)(**CASES[name]).eval()
