@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from kd_core.cli.group import make_cli
+from kd_core.cli.pictures import with_report
+from kd_vision.detection.verbs import REPORT, predict
 
 main = make_cli(
     "kd-vision",
@@ -15,3 +17,5 @@ main = make_cli(
         "detection-data": "kd_vision.detection.data.sources:SOURCES",
     },
 )
+for verb in (with_report(main.commands["eval"], "kd_vision.detection.results.report", REPORT), predict):
+    main.add_command(verb)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from kd_vision.detection.data.info import DETECTION_VALUES, DetectionInfo
 from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
 from kd_vision.detection.data.spec import DataSpec, info_of
 from kd_vision.detection.data.splits import DetectionSplit
-from kd_vision.detection.data.transforms import Transforms
 from kd_vision.detection.metrics import DetectionMetrics
 
 DUMMY_SIZES = ((64, 96), (80, 64))
