@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 import kd_vision.detection.data.coco
 import kd_vision.detection.data.scenes
@@ -18,6 +18,7 @@ from kd_core.files import user_path
 from kd_core.registry import Registry
 from kd_vision.detection.data.info import DetectionInfo
 from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset, checked
+from kd_vision.detection.data.transforms import parse
 
 
 class DataSpec(ImageDataSpec):
@@ -31,11 +32,20 @@ class DataSpec(ImageDataSpec):
     """Read the keypoints of the objects, for models that predict them."""
     empty_images: bool = False
     """Train on images without a box, too."""
-    augment: Any = None
-    """Random changes of training images."""
+    augment: Any = "hflip"
+    """A preset, an operation, or a list of them: random changes of training images."""
     group_by_aspect_ratio: NonNegativeInt | None = 3
     """Make training batches of images of like shape, so that little is padded: of 2 N + 2 ranges of height over width.
     `null` makes them of any images."""
+
+    @field_validator("augment")
+    @classmethod
+    def _parses(cls, augment: Any) -> Any:
+        try:
+            parse(augment)
+        except KDError as error:
+            raise ValueError(error) from None
+        return augment
 
     @model_validator(mode="after")
     def _is_possible(self) -> DataSpec:
