@@ -43,9 +43,12 @@ class LoadedStudent:
     spec: ModelSpec
     run: Path | None
 
-    def read(self) -> tuple[Any, Splits]:
-        """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples."""
-        data, splits = Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
+    def read(self, *, scored: bool = False) -> tuple[Any, Splits]:
+        """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples.
+
+        ``scored``: of the split that a finished student is scored on alone.
+        """
+        data, splits = Data(self.plan, self.policy, Reporter(silent=True), scored=scored).get(self.plan.data)
         self.say(splits.summary.remarks())
         return data, splits
 
@@ -81,7 +84,7 @@ class LoadedStudent:
     def score(self) -> Result:
         """Its metrics on the test split, or on the validation split of data that have no labelled one."""
         card = _published(self.spec, self.plan)
-        data, splits = self.read()
+        data, splits = self.read(scored=True)
         if warning := preprocessing_warning(self.spec, self.plan.task.preprocessing(data), f"models.{STUDENT}"):
             Reporter().note(warning)
         if splits.final is None:
