@@ -270,9 +270,8 @@ def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
 class BoxSource(Source[BoxSubset]):
     """A data set of images with boxes.
 
-    ``categories`` is None where only an option ``classes``, or reading, tells. ``min_size`` is the pixels of the
-    shorter side that the models of torchvision scale images to. What ``read`` takes
-    of :attr:`place` says whether there are masks and keypoints; ``skip`` is for data that are read late.
+    ``categories`` is None where only an option ``classes``, or reading, tells. What ``read`` takes of :attr:`place` says
+    whether there are masks and keypoints; ``skip`` is for data that are read late.
     """
 
     place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints", "skip")
@@ -280,7 +279,6 @@ class BoxSource(Source[BoxSubset]):
     categories: Categories | None = None
     keypoint_categories: Categories | None = None
     """The same where keypoints are asked for."""
-    min_size: int = 800
 
     def known(self, options: Mapping[str, Any], *, keypoints: bool) -> Categories | None:
         """The categories, as far as the data set's name, or an option ``classes``, tells."""
