@@ -145,7 +145,13 @@ def check_detections(
 
 def on_cpu(objects: Mapping[str, Tensor], keys: Sequence[str]) -> Objects:
     """Some tensors of an image's objects as arrays, masks as run lengths."""
-    return {key: run_lengths(objects[key]) if key == "masks" else objects[key].detach().cpu().numpy() for key in keys}
+    return {key: run_lengths(objects[key]) if key == "masks" else array(objects[key]) for key in keys}
+
+
+def array(tensor: Tensor) -> NDArray[Any]:
+    """A tensor's values, those of floats as float32: numpy has no bf16."""
+    tensor = tensor.detach().cpu()
+    return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 
 def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
