@@ -89,7 +89,7 @@ def pixels_of(shape: Shape, height: int, width: int) -> NDArray[np.uint8]:
     from pycocotools import mask as runs
 
     pixels: NDArray[np.uint8] = runs.decode(runs.frPyObjects(shape, height, width))
-    return pixels.any(2).astype(np.uint8) if pixels.ndim == 3 else pixels
+    return np.asarray(pixels.any(2), np.uint8) if pixels.ndim == 3 else pixels
 
 
 def runs_from(mask: NDArray[np.bool_]) -> dict[str, Any]:
