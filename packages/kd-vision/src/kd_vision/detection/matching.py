@@ -136,6 +136,7 @@ class _Groups:
 
     @classmethod
     def of(cls, label: Whole, image: Whole) -> _Groups:
+        """The runs of arrays (N,) that are sorted by label and image."""
         new = np.ones(len(label), bool)
         new[1:] = (label[1:] != label[:-1]) | (image[1:] != image[:-1])
         start = np.flatnonzero(new)
