@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as runs
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -21,7 +23,7 @@ from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_vision.detection.data.categories import Categories
 from kd_vision.detection.data.info import DetectionInfo
-from kd_vision.detection.metrics import DetectionMetrics
+from kd_vision.detection.metrics import DetectionMetrics, run_lengths
 
 CLASSES = ("background", "cat", "dog", "N/A", "bird")
 INFO = DetectionInfo.of(Categories(CLASSES, (-1, 3, 5, 8, 9), frozenset({3})))
@@ -239,6 +241,19 @@ def test_what_is_found_exactly_is_100() -> None:
     detected["masks"] = target["masks"][:, None].float()
     figures = score([(target, detected)])
     assert figures["ap"] == figures["mask_ap"] == figures["ar100"] == pytest.approx(100)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.data())
+@settings(deadline=None, max_examples=100)
+def test_run_lengths_are_pycocotools(height: int, width: int, data: st.DataObject) -> None:
+    pixels = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    mask = torch.tensor(pixels).view(1, height, width)
+    expected = [runs.encode(np.asfortranarray(mask[0].to(torch.uint8).numpy()))]
+    assert run_lengths(mask.to(torch.uint8)) == run_lengths(mask[:, None] * 0.5 + 0.25) == expected
+
+
+def test_no_masks_have_no_run_lengths() -> None:
+    assert run_lengths(torch.zeros(0, 1, 4, 5)) == run_lengths(torch.zeros(0, 4, 5, dtype=torch.uint8)) == []
 
 
 @dataclass

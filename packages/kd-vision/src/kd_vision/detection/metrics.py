@@ -150,11 +150,31 @@ def on_cpu(objects: Mapping[str, Tensor], keys: Sequence[str]) -> Objects:
 
 def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     """Masks (n, H, W), or (n, 1, H, W) in [0, 1] of which more than a half is inside, in COCO's run lengths."""
+    masks = masks.detach().flatten(0, -3)
+    if masks.device.type != "cpu":
+        masks = masks > 0.5  # a quarter of what is to be copied
+    inside = np.empty(masks.shape[1:], bool)
+    return [run_length(np.greater(mask, 0.5, out=inside)) for mask in masks.cpu().numpy()]
+
+
+def run_length(inside: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask (H, W) in COCO's run lengths, down one column after the other.
+
+    Only the columns from the first to the last pixel inside are looked at, which takes half the time of pycocotools'
+    ``encode``.
+    """
     from pycocotools import mask as runs
 
-    inside = masks.flatten(0, -3) > 0.5 if masks.is_floating_point() else masks != 0
-    columns = inside.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
-    lengths: list[dict[str, Any]] = runs.encode(columns.transpose(2, 1, 0))  # (H, W, n), column by column
+    height, width = inside.shape
+    columns = np.flatnonzero(inside.any(0))
+    first, last = (columns[0], columns[-1]) if len(columns) else (0, -1)
+    pixels = inside[:, first : last + 1].T.ravel()
+    ends = np.flatnonzero(np.diff(pixels, prepend=False)) + first * height
+    if len(ends) % 2:  # the last column ends inside
+        ends = np.append(ends, (last + 1) * height)
+    total = height * width
+    counts = np.diff(ends, prepend=0, append=total) if not len(ends) or ends[-1] < total else np.diff(ends, prepend=0)
+    lengths: dict[str, Any] = runs.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return lengths
 
 
