@@ -7,6 +7,7 @@ import re
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_vision.detection.data.categories import Categories
 from kd_vision.detection.data.info import DetectionInfo
+from kd_vision.detection.data.spec import DataSpec, info_of
+from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics, run_lengths
 
 CLASSES = ("background", "cat", "dog", "N/A", "bird")
@@ -252,6 +255,12 @@ def test_run_lengths_are_pycocotools(height: int, width: int, data: st.DataObjec
     assert run_lengths(mask.to(torch.uint8)) == run_lengths(mask[:, None] * 0.5 + 0.25) == expected
 
 
+def test_there_may_be_many_masks() -> None:
+    """pycocotools takes the areas of 255 at once."""
+    (target, detected) = image_of(0, detections=300)
+    assert 0 < score([(target, detected)])["mask_ar100"] <= 100
+
+
 def test_no_masks_have_no_run_lengths() -> None:
     assert run_lengths(torch.zeros(0, 1, 4, 5)) == run_lengths(torch.zeros(0, 4, 5, dtype=torch.uint8)) == []
 
@@ -330,3 +339,49 @@ def test_an_output_that_is_no_list_of_detections_is_an_error(output: Any, messag
 def test_detections_of_another_form_are_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(KDError, match=message):
         wrong(changes)
+
+
+@pytest.mark.realdata
+def test_figures_of_coco_are_those_of_its_file(real_data: Path) -> None:
+    """From the file of annotations on: polygons, run lengths, crowds, categories, areas."""
+    root = real_data / "coco2017_subset"
+    data = DataSpec(name="coco2017", root=str(root), masks=True, workers=0)
+    split = DetectionSplit.of(data.read().val, data, info_of(data), training=False)
+    metrics, results, random = DetectionMetrics(info_of(data)), [], np.random.default_rng(0)
+    for batch in split.batches(torch.arange(len(split)).split(7), epoch=0, seed=0, augment=False):
+        output = [detected(target, random) for target in batch.target]
+        metrics.update(output, batch)
+        for target, found in zip(batch.target, output, strict=True):
+            common = [{"image_id": int(target["image_id"])} for _ in found["boxes"]]
+            for entry, box, mask in zip(common, found["boxes"], found["masks"], strict=True):
+                entry |= {"bbox": xywh(box), "segmentation": rle(mask[0])}
+            for entry, label, number in zip(common, found["labels"].tolist(), found["scores"].tolist(), strict=True):
+                entry |= {"category_id": label, "score": number}
+            results += common
+    figures = metrics.compute()
+    with redirect_stdout(StringIO()):
+        truth = COCO(str(root / "annotations" / "instances_val2017.json"))
+    for kind, prefix, key in (("bbox", "", "bbox"), ("segm", "mask_", "segmentation")):
+        kept = [{name: entry[name] for name in ("image_id", "category_id", "score", key)} for entry in results]
+        with redirect_stdout(StringIO()):
+            evaluation = COCOeval(truth, truth.loadRes(kept), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert named(figures, FIGURES, prefix) == pytest.approx(evaluation.stats.tolist(), rel=1e-9)
+        assert 0.1 < evaluation.stats[0] < 0.9
+
+
+def detected(target: dict[str, Tensor], random: np.random.Generator) -> dict[str, Tensor]:
+    """Most objects of an image somewhat moved, some with another label."""
+    count = len(target["boxes"])
+    shift = torch.from_numpy(random.normal(0, 4, (count, 1))).float()
+    boxes = target["boxes"] + shift
+    labels = torch.where(torch.from_numpy(random.random(count)) < 0.8, target["labels"], 1)
+    masks = torch.stack([mask.roll(int(by), -1) for mask, by in zip(target["masks"], shift, strict=True)]).float()
+    return {
+        "boxes": boxes,
+        "labels": labels,
+        "scores": torch.from_numpy(random.random(count)).float(),
+        "masks": masks[:, None],
+    }

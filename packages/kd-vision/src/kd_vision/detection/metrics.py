@@ -31,6 +31,8 @@ from kd_vision.detection.matching import (
 
 KINDS = {"boxes": ("bbox", ""), "masks": ("segm", "mask_"), "keypoints": ("keypoints", "keypoint_")}
 """What is compared -> pycocotools' word for it, and what its figures' names begin with."""
+AT_ONCE = 255
+"""Run lengths that pycocotools 2.0.11 takes the areas of at once, with numpy 2."""
 Objects = dict[str, Any]
 """The objects of an image: arrays, and under ``masks`` run lengths."""
 
@@ -224,7 +226,8 @@ def detections_of(images: Sequence[Scored], kind: str) -> tuple[Detections, Any]
     parts = [image.detections for image in images]
     shapes = _shapes(parts, kind)
     if kind == "masks":
-        area = np.asarray(runs.area(shapes) if shapes else [], np.float64)
+        parts_of = (shapes[start : start + AT_ONCE] for start in range(0, len(shapes), AT_ONCE))
+        area = _joined([runs.area(part) for part in parts_of])
     elif kind == "keypoints":
         area = np.ptp(shapes[..., :2], axis=1).prod(1) if len(shapes) else np.zeros(0)
     else:
