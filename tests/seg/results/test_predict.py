@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from kd_core.data.scenes import CLASSES, scene
+from kd_core.pictures import GAP, LINE, MARGIN, fitted, saved_by
 from kd_seg.cli import main
 from kd_seg.data.sources import VOID
-from kd_seg.results.pictures import GAP, LINE, MARGIN, colour_map, fitted, saved_here
+from kd_seg.results.pictures import MADE_BY, colour_map
 
 CONFIG = """
 task: semantic_segmentation
@@ -284,7 +285,7 @@ def test_a_later_report_takes_an_earlier_ones_place(runs: Path, tmp_path: Path) 
     assert done.exit_code == 0
     assert str(tmp_path) in done.output
     left = sorted((tmp_path / "worst").iterdir())
-    assert [saved_here(path) for path in left] == [True, False]
+    assert [saved_by(path, MADE_BY) for path in left] == [True, False]
     assert kd_seg("eval", runs / "student", "--report", tmp_path, "--worst", "0").exit_code == 0
     assert list((tmp_path / "worst").iterdir()) == [own]
 
