@@ -102,7 +102,7 @@ def image_of(seed: int, *, objects: int = 6, detections: int = 12, points: int =
     return target, detected
 
 
-def many(count: int = 8, **counts: int) -> list[Image]:
+def many(count: int = 5, **counts: int) -> list[Image]:
     """Images, among them one without objects and one without detections."""
     images = [image_of(seed, **counts) for seed in range(count)]
     return [*images, image_of(100, objects=0), image_of(101, detections=0)]
@@ -341,6 +341,7 @@ def test_detections_of_another_form_are_an_error(changes: dict[str, Any], messag
         wrong(changes)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_figures_of_coco_are_those_of_its_file(real_data: Path) -> None:
     """From the file of annotations on: polygons, run lengths, crowds, categories, areas."""

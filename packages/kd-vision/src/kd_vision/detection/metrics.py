@@ -89,7 +89,9 @@ class DetectionMetrics(Metrics):
         """The figures over everything seen so far."""
         images = [self.images[row] for row in sorted(self.images)]
         kinds = [kind for kind in KINDS if kind == "boxes" or any(kind in image.truth for image in images)]
-        labels, figures, single = self._labels(images), {}, {}
+        labels = self._labels(images)
+        figures: dict[str, float] = {}
+        single: dict[str, float] = {}
         for kind in kinds:
             self.compared[kind] = compared(images, labels, kind)
             curve = self.compared[kind][1]
