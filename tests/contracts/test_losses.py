@@ -138,6 +138,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "skewed_kl": {"student": (7,), "teacher": (7,)},
     "skewed_reverse_kl": {"student": (7,), "teacher": (7,)},
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
+    "squared_error": {"student": (3, 5), "teacher": (3, 5)},
     "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
     "tf_kd": {"student": (4,), "target": class_labels(4)},
     "srd": {"student": (5,), "teacher": (5,)},

@@ -26,7 +26,7 @@ from kd_core.losses.ensembles import (
     mutual,
 )
 from kd_core.losses.factors import factor_transfer
-from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
+from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1, squared_error
 from kd_core.losses.flow import fsp
 from kd_core.losses.foreground import fgd
 from kd_core.losses.hidden import hidden_mse, patience
@@ -143,6 +143,7 @@ __all__ = [
     "skewed_reverse_kl",
     "smooth_l1",
     "soft_cross_entropy",
+    "squared_error",
     "srd",
     "streamlined_direction",
     "tf_kd",
