@@ -91,9 +91,9 @@ def kd(
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
     counts = None if mask is None else valid_mask(mask, student, dim)
-    if counts is not None:
-        student, teacher = hidden(counts, student, teacher, dim=dim)
     if standardize:
+        if counts is not None:
+            student, teacher = hidden(counts, student, teacher, dim=dim)
         student, teacher = standardized(student, dim), standardized(teacher, dim)
     return soft_divergence(student, teacher, counts, temperature, dim)
 
