@@ -1,9 +1,10 @@
 """The table of a sweep over methods, as Markdown: mean and spread over seeds, and what each method adds to the first.
 
-    python scripts/compare_methods.py SWEEP_FOLDER [--metric top1]
+    python scripts/compare_methods.py SWEEP_FOLDER... [--metric top1]
 
-The difference of a method from the first one is taken seed by seed, and its interval is Student's t of these
-differences (95 %). A sweep that is not finished gives the rows that it has, and names the methods that miss seeds.
+Several folders, of one seed each, say, make one table. The difference of a method from the first one is taken seed by
+seed, and its interval is Student's t of these differences (95 %). A sweep that is not finished gives the rows that it
+has, and names the methods that miss seeds.
 """
 
 from __future__ import annotations
@@ -28,17 +29,15 @@ class Score(NamedTuple):
     test: float
 
 
-def scores_of(folder: Path, metric: str) -> dict[str, dict[int, Score]]:
-    """The scores of the finished runs of a sweep, by method and seed, in the order of the sweep."""
+def scores_of(folder: Path, metric: str, scores: dict[str, dict[int, Score]]) -> None:
+    """Add the scores of the finished runs of a sweep, by method and seed, in the order of the sweep."""
     points = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["points"]
-    scores: dict[str, dict[int, Score]] = {}
     for number, point in enumerate(points):
         seeds = scores.setdefault(name_of(point), {})
         result = folder / f"{number:03d}" / "result.json"
         if result.is_file():
             told = json.loads(result.read_text(encoding="utf-8"))
             seeds[point["seed"]] = Score(told["best"]["metrics"][metric], told["metrics"][metric])
-    return scores
 
 
 def name_of(point: Mapping[str, Any]) -> str:
@@ -81,15 +80,17 @@ def spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="SWEEP_FOLDER")
     parser.add_argument("--metric", default="top1")
     options = parser.parse_args()
-    try:
-        scores = scores_of(options.folder, options.metric)
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"{options.folder} is not the folder of a sweep: {error}")
+    scores: dict[str, dict[int, Score]] = {}
+    for folder in options.folders:
+        try:
+            scores_of(folder, options.metric, scores)
+        except (OSError, ValueError, KeyError) as error:
+            sys.exit(f"{folder} is not the folder of a sweep: {error}")
     if not any(scores.values()):
-        sys.exit(f"{options.folder}: no run is finished yet")
+        sys.exit(f"{', '.join(map(str, options.folders))}: no run is finished yet")
     header, *lines = rows(scores, options.metric)
     for line in (header, tuple("---" for _ in header), *lines):
         print(f"| {' | '.join(line)} |")

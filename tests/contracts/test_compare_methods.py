@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def table(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, check=False)
+def table(*folders: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *folders], capture_output=True, text=True, check=False)
 
 
 def test_methods_are_compared_seed_by_seed(folder: Path) -> None:
@@ -41,6 +41,19 @@ def test_methods_are_compared_seed_by_seed(folder: Path) -> None:
         "",
         "Not finished: at (0 of 3 seeds).",
     ]
+
+
+def test_folders_of_a_seed_each_make_one_table(folder: Path, tmp_path: Path) -> None:
+    parts = []
+    for seed in range(3):
+        part = tmp_path / f"seed_{seed}"
+        part.mkdir()
+        points = [{"stages.distill.method": name, "seed": seed} for name in SCORES]
+        (part / "sweep.json").write_text(json.dumps({"points": points, "config": ""}))
+        for number in range(2):
+            (folder / f"{number * 3 + seed:03d}").rename(part / f"{number:03d}")
+        parts.append(part)
+    assert table(*parts).stdout.splitlines()[2] == "| kd | 3 | 91.00 ± 1.73 | 73.00 ± 1.73 | +2.00 ± 2.48 |"
 
 
 def test_a_folder_without_a_sweep_is_told(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _published_document(model: Mapping[str, Any], data: str | None, task: str, o
     if "zoo" in model:
         card = find_card(model["zoo"], data)[1]
         builder_of(card)
-        data = data or card.dataset
+        data, task = data or card.dataset, card.task or task
     text = f"task: {task}\ndata: {json.dumps({'name': data})}\nmodels: {{student: {json.dumps(model)}}}\n"
     return loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), overrides)
 

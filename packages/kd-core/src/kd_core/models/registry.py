@@ -23,7 +23,7 @@ class WeightCard:
     in [0, 1], ``input_size`` is empty where any will do, ``parameters`` are those of ``arch`` that the
     weights are for (``num_classes``), and ``package`` is the distribution that registers ``arch``. ``file`` is the name
     of the downloaded file where the URL's own does not tell it from others. ``rename`` maps modules as the file names
-    them to what ``arch`` calls them.
+    them to what ``arch`` calls them. ``task`` is what the model is for, empty for the first task of the command.
     """
 
     name: str
@@ -41,6 +41,7 @@ class WeightCard:
     package: str = ""
     file: str = ""
     rename: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
 
 
 class Zoo(Protocol):
