@@ -45,7 +45,8 @@ class Objects:
         rows = np.asarray(chosen)
         rows = rows if rows.dtype == bool else rows.astype(np.int64)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Objects(**{name: None if value is None else value[rows] for name, value in values.items()})
+        chosen_values: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+        return Objects(**chosen_values)
 
     def at_least(self, threshold: float) -> Objects:
         """The detections whose score is that or more."""

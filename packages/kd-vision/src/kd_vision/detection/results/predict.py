@@ -67,7 +67,10 @@ class FailedImage:
 class ImageSet(Protocol):
     """N images to look at, read one by one."""
 
-    info: DetectionInfo
+    @property
+    def info(self) -> DetectionInfo:
+        """What is known of their classes."""
+        ...
 
     def __len__(self) -> int: ...
 
