@@ -74,7 +74,7 @@ LAYERS: dict[str, list[str]] = {
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "plan", "train"),
         *("check", "experiment", "evaluation", "prediction", "sweep", "cli", "testing"),
     ],
-    "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "detection", "task", "cli"],
+    "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "task", "detection", "cli"],
     "kd_glue": ["repository", "data", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "models", "metrics", "task", "results", "verbs", "cli"],
     "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards", "cli"],

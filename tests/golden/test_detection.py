@@ -11,7 +11,7 @@ import torch
 from recipes import Input, weigh
 from torch import Tensor, nn
 
-from kd_core.adapters import global_context, projector
+from kd_core.adapters import global_context, matched_statistics, projector
 from kd_core.losses import fgd, mgd
 
 HERE = Path(__file__).parent
@@ -50,3 +50,20 @@ def test_fgd_of_its_blocks_equals_its_reference(golden: dict[str, Any]) -> None:
         near(given[name].grad, gradient)
     for parameter, gradient in zip(parts.parameters(), golden["of_weights"], strict=True):
         near(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("golden", goldens("crosskd"))
+def test_a_teachers_head_reads_a_students_features_as_in_its_reference(golden: dict[str, Any]) -> None:
+    student, teacher = (Input(**each).tensor().requires_grad_() for each in golden["inputs"].values())
+    channels, index = student.shape[1], golden["values"]["index"]
+    layers = [nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()) for _ in range(2)]
+    head = nn.Sequential(*layers, nn.Conv2d(channels, 2, 1)).double()
+    weigh(head, 400)
+    matched = matched_statistics([student, teacher], None, None, relu=index > 0)(student, teacher)
+    values = head[index:](matched)
+    seed = golden["inputs"]["student"]["seed"] + 2
+    value = (values * Input(tuple(values.shape), seed).tensor()).sum()
+    assert value.item() == pytest.approx(golden["value"], rel=1e-9)
+    value.backward()
+    near(student.grad, golden["gradients"]["student"])
+    near(teacher.grad, golden["gradients"]["teacher"])

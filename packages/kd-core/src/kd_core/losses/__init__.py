@@ -2,6 +2,7 @@
 
 from kd_core.losses.active import active_features
 from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
+from kd_core.losses.anchors import crosskd_boxes, crosskd_classes
 from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.boundaries import activation_boundary
 from kd_core.losses.channels import ickd, ickd_imagenet
@@ -14,6 +15,7 @@ from kd_core.losses.curriculum import ctkd
 from kd_core.losses.decoupled import dkd, nkd, rld, wsld
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.direction import streamlined_direction
+from kd_core.losses.distances import crosskd_distances, ld
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
 from kd_core.losses.ensembles import (
     adaptive_ensemble_kd,
@@ -78,6 +80,9 @@ __all__ = [
     "confidence_weighted_mse",
     "cosine",
     "cross_entropy",
+    "crosskd_boxes",
+    "crosskd_classes",
+    "crosskd_distances",
     "ctkd",
     "cwd",
     "dist",
@@ -101,6 +106,7 @@ __all__ = [
     "kdsvd",
     "knowledge_adaptation",
     "l1",
+    "ld",
     "loss_signature",
     "many_to_one",
     "mean_over",

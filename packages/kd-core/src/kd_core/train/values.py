@@ -232,7 +232,9 @@ def unzipped(inputs: Mapping[Any, Any]) -> list[dict[Any, Any]]:
     A mapping is the list of its values (:func:`levels`). KDError where there is no list, where their lengths differ,
     or the keys of two mappings.
     """
-    keys = {name: list(value) for name, value in inputs.items() if isinstance(value, Mapping) and not is_dataclass(value)}
+    keys = {
+        name: list(value) for name, value in inputs.items() if isinstance(value, Mapping) and not is_dataclass(value)
+    }
     if any(names != first for names in keys.values() for first in [*keys.values()][:1]):
         names = ", ".join(f"{name} has {', '.join(map(str, there))}" for name, there in keys.items())
         hint = "choose the same of both: a list of wires such as [student.backbone/0, student.backbone/1]"

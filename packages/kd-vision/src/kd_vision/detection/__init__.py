@@ -1,1 +1,1 @@
-"""Object detection."""
+"""Object detection, and instance segmentation and keypoints with it."""

@@ -16,7 +16,7 @@ from kd_core.errors import KDError
 from kd_core.task import TASKS, Task
 from kd_vision.detection.data.info import DETECTION_VALUES, DetectionInfo
 from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
-from kd_vision.detection.data.spec import DataSpec, info_of
+from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics
 
@@ -57,17 +57,16 @@ class ObjectDetection(Task):
     def load(self, data: DataSpec, *, seed: int, inputs: Mapping[str, InputSpec] | None = None) -> Splits:
         """Read, choose and split; ``data.seed``, where given, replaces ``seed`` in every choice."""
         whole = data.read()
-        parts = split(skip_unreadable(whole) if data.on_error == "skip" else whole, data, seed)
-        assert parts.train is not None
+        parts = with_objects(split(skip_unreadable(whole) if data.on_error == "skip" else whole, data, seed), data)
         info = info_of(data, parts)
 
         def as_split(part: BoxSubset | None, *, training: bool) -> DetectionSplit | None:
-            return None if part is None else DetectionSplit(part, data, info, training=training)
+            return None if part is None else DetectionSplit.of(part, data, info, training=training)
 
         train = as_split(parts.train, training=True)
         assert train is not None
-        held_out = (as_split(part, training=False) for part in (parts.val, parts.test))
-        return Splits(train, *held_out, info, parts)
+        val, test = (as_split(part, training=False) for part in (parts.val, parts.test))
+        return Splits(train, val, test, info, parts)
 
     def check_splits(self, splits: Splits) -> None:
         """KDError where no training image has a box: there is nothing to learn."""
@@ -125,9 +124,7 @@ def with_total(losses: Any, model: str) -> dict[str, Tensor]:
     return {**losses, "loss": torch.stack([value.float() for value in losses.values()]).sum()}
 
 
-def dummy_target(
-    row: int, size: tuple[int, int], info: DetectionInfo, *, masks: bool
-) -> dict[str, Tensor]:
+def dummy_target(row: int, size: tuple[int, int], info: DetectionInfo, *, masks: bool) -> dict[str, Tensor]:
     """What a split gives for an image of ``size`` (height, width): two boxes, the second half as large."""
     height, width = size
     boxes = torch.tensor([[8.0, 8.0, width - 8.0, height - 8.0], [8.0, 8.0, width / 2, height / 2]])
