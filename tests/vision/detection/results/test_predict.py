@@ -303,6 +303,15 @@ def test_a_classifier_draws_no_boxes(tmp_path: Path, root: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_fails_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: FlatColours, image: Tensor) -> dict[str, Tensor]:
+        raise ValueError("too small")
+
+    monkeypatch.setattr(FlatColours, "found", fails)
+    message = "models.student: the forward pass on an image of 500 x 340 pixels failed: ValueError: too small"
+    refused(kd_vision("predict", root / "teacher", root / "images", "--out", tmp_path), message)
+
+
 def test_outputs_that_are_no_detections_are_refused() -> None:
     boxes, labels, scores = torch.zeros(1, 4), torch.ones(1, dtype=torch.int64), torch.ones(1)
     for output, message in (
