@@ -84,7 +84,7 @@ LAYERS: dict[str, list[str]] = {
             "plan",
             "train",
         ),
-        *("check", "experiment", "evaluation", "sweep", "cli", "testing"),
+        *("check", "experiment", "evaluation", "deploy", "sweep", "cli", "testing"),
     ],
     "kd_vision": ["data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "cli"],
     "kd_glue": ["repository", "data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],

@@ -298,7 +298,7 @@ def test_a_regressions_folder(tmp_path: Path) -> None:
     save(tmp_path / "model", labels=1)
     save_tokenizer(tmp_path / "model")
     model = build(tmp_path / "model", SCORES)
-    HUB.save(model, InputSpec(), tmp_path)
+    HUB.save(model, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "LABEL_0"})
     assert (tmp_path / "tokenizer.json").is_file()

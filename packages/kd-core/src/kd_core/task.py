@@ -96,6 +96,8 @@ class Task:
     """The field of a model's output that losses take where a config names none; empty for all of it."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
+    dynamic_dims: ClassVar[tuple[int, ...]] = ()
+    """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
     eval_batch_size: ClassVar[int | None] = None
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
@@ -151,6 +153,10 @@ class Task:
     def call(self, model: nn.Module, inputs: Any) -> Any:
         """One forward pass; ``model.training`` tells whether it trains."""
         return model(inputs)
+
+    def taken(self, model: nn.Module, inputs: Any) -> Any:
+        """The part of a model's inputs that :meth:`call` gives it."""
+        return inputs
 
     def metrics(self, info: DatasetInfo) -> Metrics:
         """New metrics for data of which ``info`` is known."""

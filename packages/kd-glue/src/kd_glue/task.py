@@ -48,6 +48,7 @@ class TextClassification(Task):
     run_values = CLASS_VALUES
     output = "logits"
     compiles = False
+    dynamic_dims = (1,)
     hub = TransformersHub()
     Data = DataSpec
     Input = InputSpec
@@ -112,8 +113,7 @@ class TextClassification(Task):
 
         A model that takes no token types, or no positions, gets none.
         """
-        dropped = not_taken(model) & inputs.keys()
-        output = model(**{name: value for name, value in inputs.items() if name not in dropped})
+        output = model(**self.taken(model, inputs))
         if isinstance(output, Tensor):
             return {"logits": output}
         if not isinstance(output, Mapping):
@@ -140,6 +140,11 @@ class TextClassification(Task):
         tokenizer, padding = load_tokenizer(wants.tokenizer, None), wants.padding or "longest"
         encoder = make_encoder(tokenizer, wants.max_length, padding, wants.padding_side)
         return TextPreprocessor(encoder, not_taken(model), device)
+
+    def taken(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs without token types and positions, where the model takes none."""
+        dropped = not_taken(model) & inputs.keys()
+        return {name: value for name, value in inputs.items() if name not in dropped}
 
     def metrics(self, info: DatasetInfo) -> Metrics:
         """Those of the task of GLUE, or of the problem; ``loss`` and ``score``."""

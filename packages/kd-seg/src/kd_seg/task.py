@@ -37,6 +37,7 @@ class SemanticSegmentation(Task):
     run_values = CLASS_VALUES
     output = "out"
     eval_batch_size = 1
+    dynamic_dims = (2, 3)
     Data = DataSpec
     Input = InputSpec
 
