@@ -73,6 +73,8 @@ def export(
         raise KDError(f"there is no format {format!r}", hint=did_you_mean(format, list(FORMATS)))
     chosen = FORMATS[format]
     chosen.require(format)
+    if out.suffix != chosen.suffix:
+        raise KDError(f"{out}: is not named as a {chosen.suffix} file")
     if not out.parent.is_dir():
         raise KDError(f"{out}: there is no folder {out.parent}")
     student = load(target, trust=trust)
