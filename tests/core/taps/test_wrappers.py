@@ -263,13 +263,22 @@ def test_lstm_tuples_and_several_calls() -> None:
     assert torch.equal(at[tap("cell:-1")], model(x))
 
 
+def test_all_calls_are_a_list() -> None:
+    at = ForwardWrapper(Recurrent(), taps("cell:all", "cell:1", "cell:in:all", "lstm:all"))(torch.randn(2, 5, 4)).at
+    assert len(at[tap("cell:all")]) == len(at[tap("cell:in:all")]) == 3
+    assert torch.equal(at[tap("cell:all")][1], at[tap("cell:1")])
+    assert len(at[tap("lstm:all")]) == 1
+    with pytest.raises(KDError, match="tap unused:all did not fire"):
+        ForwardWrapper(Encoder(), taps("unused:all"))(torch.arange(6).view(2, 3))
+
+
 def test_several_calls_without_a_choice_are_listed() -> None:
     wrapper = ForwardWrapper(Recurrent(), taps("cell"), name="teacher")
     with pytest.raises(ConfigError) as raised:
         wrapper(torch.randn(2, 5, 4))
     (problem,) = raised.value.problems
     assert problem.message == "teacher: module 'cell' ran 3 times in this pass: :0 (2, 4), :1 (2, 4), :2 (2, 4)"
-    assert problem.hint == "choose one, such as teacher.cell:2"
+    assert problem.hint == "choose one, such as teacher.cell:2, or all by :all"
 
 
 @pytest.mark.parametrize("call", [3, -4])
@@ -492,6 +501,8 @@ def test_the_order_may_vary() -> None:
 
 def test_calls_from_the_end_need_the_whole_pass() -> None:
     wrapper = stopping("a:-1")
+    assert [runs(wrapper, "aab"), runs(wrapper, "abab")] == ["aab", "abab"]
+    wrapper = stopping("a:all")
     assert [runs(wrapper, "aab"), runs(wrapper, "abab")] == ["aab", "abab"]
 
 

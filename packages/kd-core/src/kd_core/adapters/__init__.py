@@ -1,8 +1,11 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
+from kd_core.adapters.anchors import anchor_rows, decoded_boxes, matched_anchors
+from kd_core.adapters.boxes import boxes_on_maps
 from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
+from kd_core.adapters.context import global_context
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion
 from kd_core.adapters.factors import paraphraser, translator
@@ -14,22 +17,29 @@ from kd_core.adapters.orthogonal import orthogonal_projector, standardize
 from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
 from kd_core.adapters.review import fusion, review
+from kd_core.adapters.statistics import matched_statistics
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "anchor_rows",
+    "boxes_on_maps",
     "byot_branch",
     "channel_embedding",
     "class_maps",
     "connector",
+    "decoded_boxes",
     "embedding",
     "fusion",
     "gate",
     "generation",
+    "global_context",
     "learned_number",
     "margin_relu",
+    "matched_anchors",
+    "matched_statistics",
     "ofa_branch",
     "orthogonal_projector",
     "paraphraser",

@@ -144,7 +144,9 @@ class ModelSource:
                     if "://" in str(spec.weights):
                         discard(path)
                     raise
-                load_state(model, rename_modules(state, rename), source, new_head=spec.new_head)
+                fresh = load_state(model, rename_modules(state, rename), source, new_head=spec.new_head)
+                if fresh:
+                    self.log(Note(f"models.{name}: begins with a new {' and '.join(fresh)}"))
         except KDError as error:
             raise error.at(at) from None
 

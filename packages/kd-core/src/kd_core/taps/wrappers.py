@@ -14,7 +14,7 @@ from kd_core.errors import ConfigError
 from kd_core.taps.landmarks import places
 from kd_core.taps.nested import mapped, tensors
 from kd_core.taps.paths import ModelWrapper, module_at, unwrap_model
-from kd_core.taps.wires import Inputs, Tap, config_error, describe_shapes
+from kd_core.taps.wires import ALL, Inputs, Tap, config_error, describe_shapes
 
 OUTPUT = Tap("")
 Mode = tuple[bool, bool, bool]
@@ -118,7 +118,7 @@ class ForwardWrapper(ModelWrapper):
 
     With ``early_stop``, where no tap asks for the model's output, that is None and a pass ends at its deepest tap. It
     runs in full the first time in each mode of the module, in compiled code, under DDP, and where a tap counts calls
-    from the end.
+    from the end or takes all of them.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class ForwardWrapper(ModelWrapper):
         self._stops = (
             self.early_stop
             and self.module is unwrap_model(self.module)
-            and all((tap.call or 0) >= 0 for tap in modules)
+            and all(tap.call != ALL and int(tap.call or 0) >= 0 for tap in modules)
         )
         self._wired = {tap: points[module, tap.side] for tap, module in modules.items()}
         self._places = list(points.values())
         self._handles = [_hook(module, side, point) for (module, side), point in points.items()]
         for tap, point in self._wired.items():
-            point.needed = max(point.needed, (tap.call or 0) + 1)
+            point.needed = max(point.needed, 1 if tap.call == ALL else int(tap.call or 0) + 1)
         if points and is_compiled(self.module):
             torch._dynamo.reset()  # code that is already compiled ignores new hooks (pytorch#117758)
 
@@ -246,12 +246,14 @@ class ForwardWrapper(ModelWrapper):
         return at
 
     def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
-        if tap.call is not None and -len(calls) <= tap.call < len(calls):
+        if tap.call == ALL and calls:
+            return list(calls)
+        if isinstance(tap.call, int) and -len(calls) <= tap.call < len(calls):
             return calls[tap.call]
         if not calls:
             raise self._silent(tap)
         ran = ", ".join(f":{index} {describe_shapes(output)}" for index, output in enumerate(calls))
-        hint = f"choose one, such as {self.name}.{Tap(tap.path, tap.side, len(calls) - 1)}"
+        hint = f"choose one, such as {self.name}.{Tap(tap.path, tap.side, len(calls) - 1)}, or all by :all"
         raise config_error(f"{self.name}: module {tap.path!r} ran {len(calls)} times in this pass: {ran}", hint)
 
     def _silent(self, tap: Tap) -> ConfigError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -135,6 +136,8 @@ class Adapters(nn.Module):
         if plan.borrowed is not None:
             modules = [self._of_model(wire, models[wire.root], fresh=plan.spec.fresh) for wire in plan.shared]
             together = Each(modules) if isinstance(plan.borrowed, list) else modules[0]
+            if plan.spec.each and not isinstance(together, Each):
+                together = OnEach(together)
             if plan.spec.fresh:
                 self.add_module(name, together)
             else:
@@ -197,11 +200,46 @@ class Each(nn.ModuleList):
         return any(getattr(module, "over_batch", False) for module in self)
 
 
+class OnEach(nn.Module):
+    """One module for all items of the lists that it is called with, item by item; it gives a list."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **named: Any) -> list[Any]:
+        """The outputs of the module for each item."""
+        items = unzipped({**dict(enumerate(inputs)), **named})
+        return [
+            self.module(*(item[index] for index in range(len(inputs))), **{key: item[key] for key in named})
+            for item in items
+        ]
+
+
+def levels(value: Any) -> list[Any] | tuple[Any, ...] | None:
+    """The items of a list, or of a mapping such as a feature pyramid's; None for anything else.
+
+    A dataclass that is a mapping, as transformers' outputs are, holds unlike things by name, and is no list.
+    """
+    if isinstance(value, Mapping) and not is_dataclass(value):
+        return list(value.values())
+    return value if isinstance(value, (list, tuple)) else None
+
+
 def unzipped(inputs: Mapping[Any, Any]) -> list[dict[Any, Any]]:
     """The inputs of each item of the lists among them, which are all of one length; what is no list is every item's.
 
-    KDError where there is no list, or where their lengths differ.
+    A mapping is the list of its values (:func:`levels`). KDError where there is no list, where their lengths differ,
+    or the keys of two mappings.
     """
+    keys = {
+        name: list(value) for name, value in inputs.items() if isinstance(value, Mapping) and not is_dataclass(value)
+    }
+    if any(names != first for names in keys.values() for first in [*keys.values()][:1]):
+        names = ", ".join(f"{name} has {', '.join(map(str, there))}" for name, there in keys.items())
+        hint = "choose the same of both: a list of wires such as [student.backbone/0, student.backbone/1]"
+        raise KDError(f"the mappings have unlike keys: {names}", hint=hint)
+    inputs = {name: value if (items := levels(value)) is None else items for name, value in inputs.items()}
     lengths = {name: len(value) for name, value in inputs.items() if isinstance(value, (list, tuple))}
     if not lengths:
         raise KDError("`each` needs a wire that carries a list", hint="such as student.@features", path="each")
