@@ -61,7 +61,8 @@ def test_a_detector_stands_alone(tmp_path: Path) -> None:
         raw = next(iter(splits.val.batches([torch.arange(2)], epoch=0, seed=0, augment=False)))
         inputs = loaded.plan.task.prepare(raw, {STUDENT: loaded.plan.inputs[STUDENT]}, data, training=False)
     expected = inputs.for_model(STUDENT)["images"]
-    run, metrics = run.rename(tmp_path / "moved"), json.loads((run / "result.json").read_text())["metrics"]
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    run = run.rename(tmp_path / "moved")
     (tmp_path / "data").rename(tmp_path / "other")
     expected_metrics = {key: float("nan") if value is None else value for key, value in metrics.items()}
     assert evaluate(run, root=tmp_path / "other").metrics == pytest.approx(expected_metrics, nan_ok=True)
