@@ -48,7 +48,8 @@ class LoadedStudent:
 
         ``scored``: of the split that a finished student is scored on alone.
         """
-        data, splits = Data(self.plan, self.policy, Reporter(silent=True), scored=scored).get(self.plan.data)
+        alone = replace(self.plan, inputs={STUDENT: self.plan.inputs[STUDENT]})  # teachers may be gone
+        data, splits = Data(alone, self.policy, Reporter(silent=True), scored=scored).get(self.plan.data)
         self.say(splits.summary.remarks())
         return data, splits
 

@@ -270,8 +270,8 @@ def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
 class BoxSource(Source[BoxSubset]):
     """A data set of images with boxes.
 
-    ``categories`` is None where only an option ``classes``, or reading, tells. What ``read`` takes of :attr:`place` says
-    whether there are masks and keypoints; ``skip`` is for data that are read late.
+    ``categories`` is None where only an option ``classes``, or reading, tells. What ``read`` takes of :attr:`place`
+    says whether there are masks and keypoints; ``skip`` is for data that are read late.
     """
 
     place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints", "skip")
