@@ -178,6 +178,16 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         assert text in note.text
 
 
+def test_images_that_cannot_be_read_are_told_with_the_faults(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9]), entry(2, [0, 0, 9, 0])], [image(1), image(2)])
+    (tmp_path / "002.jpg").write_bytes((tmp_path / "002.jpg").read_bytes()[:300])
+    with pytest.raises(KDError) as caught:
+        read(path)
+    fault, damaged = (problem.message for problem in caught.value.problems)
+    assert fault == f"{path}: annotation 2 has a 'bbox' without an area: [0, 0, 9, 0]"
+    assert damaged.startswith(f"{tmp_path / '002.jpg'}: is not a readable image")
+
+
 def test_coco_itself_has_boxes_without_an_area(tmp_path: Path) -> None:
     parts = coco2017(tmp_path, [entry(3, [0, 5, 9, 0]), entry(4, [0, 0, 9, 9], TOOTHBRUSH)]).read()
     assert parts.classes == COCO.names
@@ -344,6 +354,15 @@ def test_annotations_may_stand_before_images(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({key: content[key] for key in ("annotations", "categories", "images")}))
     assert read(path).train.annotated(0).labels.tolist() == [1]
+
+
+def test_what_a_model_does_to_its_targets_changes_no_data(tmp_path: Path) -> None:
+    train = read(written(tmp_path, [entry(1, [0, 0, 9, 9])])).train
+    for array in (train.annotated(0).labels, train.annotated(0).boxes, train.annotated(0).crowds):
+        array[:] = True
+    assert train.annotated(0).labels.tolist() == [1]
+    assert train.annotated(0).boxes.tolist() == [[0, 0, 9, 9]]
+    assert not train.annotated(0).crowds.any()
 
 
 def test_workers_get_arrays(tmp_path: Path) -> None:
