@@ -216,6 +216,15 @@ def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
         )
 
 
+def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    data = coco2017(tmp_path, [entry(4, [0, 0, 9, 9], TOOTHBRUSH)])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val2017").rename(tmp_path / "images" / "val2017")
+    val = data.read().val
+    assert val is not None
+    assert val.boxes.paths(0) == (tmp_path / "images" / "val2017" / "001.jpg",)
+
+
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
     data = coco2017(tmp_path, [entry(4, [0, 0, 9, 9], TOOTHBRUSH)])
     first, second = (data.read().train.boxes for _ in range(2))
