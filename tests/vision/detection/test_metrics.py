@@ -288,6 +288,24 @@ def test_figures_do_not_depend_on_batches_and_processes() -> None:
     assert repr(whole.compute()) == repr(expected)
 
 
+def test_detections_of_half_precision() -> None:
+    """As autocast gives them: numpy has no bfloat16."""
+    target, detected = image_of(0)
+    halves = {key: value.bfloat16() if value.is_floating_point() else value for key, value in detected.items()}
+    rounded = {key: value.float() if value.is_floating_point() else value for key, value in halves.items()}
+    assert repr(score([(target, halves)])) == repr(score([(target, rounded)]))
+
+
+def test_what_was_seen_is_kept_though_the_model_writes_over_it() -> None:
+    target, detected = image_of(0)
+    metrics = DetectionMetrics(INFO)
+    metrics.update([detected], Batch({}, [target], torch.tensor([0])))
+    expected = repr(metrics.compute())
+    for value in detected.values():
+        value.zero_()
+    assert repr(metrics.compute()) == expected
+
+
 def test_what_pycocotools_says_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     score(many(1))
     assert capfd.readouterr() == ("", "")

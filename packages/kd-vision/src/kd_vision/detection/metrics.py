@@ -139,7 +139,7 @@ def check_detections(
             raise KDError(f"detections have a tensor {key!r}; the model returned {has}", hint=hint)
         if tuple(value.shape) != shape:
             raise KDError(f"{key!r} of an image's detections is a tensor {shape}, not {tuple(value.shape)}")
-        if not value.isfinite().all():  # pycocotools takes a box that is NaN for a perfect match
+        if key != "masks" and not value.isfinite().all():  # pycocotools takes a box that is NaN for a perfect match
             raise KDError(f"{key!r} of an image's detections has values that are not finite")
     labels = detections["labels"]
     if num_classes and count and not 1 <= int(labels.min()) <= int(labels.max()) < num_classes:
@@ -149,14 +149,20 @@ def check_detections(
 
 def on_cpu(objects: Mapping[str, Tensor], keys: Sequence[str]) -> Objects:
     """Some tensors of an image's objects as arrays, masks as run lengths."""
-    return {key: run_lengths(objects[key]) if key == "masks" else objects[key].detach().cpu().numpy() for key in keys}
+    return {key: run_lengths(objects[key]) if key == "masks" else _array(objects[key]) for key in keys}
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """A copy, in single precision where it is a half: numpy has no bfloat16."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy().copy()
 
 
 def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     """Masks (n, H, W), or (n, 1, H, W) in [0, 1] of which more than a half is inside, in COCO's run lengths."""
     masks = masks.detach().flatten(0, -3)
-    if masks.device.type != "cpu":
-        masks = masks > 0.5  # a quarter of what is to be copied
+    if masks.device.type != "cpu" or masks.dtype == torch.bfloat16:
+        masks = masks > 0.5  # a quarter of what is to be copied, and numpy has no bfloat16
     inside = np.empty(masks.shape[1:], bool)
     return [run_length(np.greater(mask, 0.5, out=inside)) for mask in masks.cpu().numpy()]
 
