@@ -67,15 +67,21 @@ class DryModels:
         """On the meta device, else, where a constructor reads values, on the CPU and then moved."""
         try:
             with META:
-                return self.source(name).make(name, spec).to(META)
+                return self._light(self.source(name).make(name, spec)).to(META)
         except Exception as error:
             if not needs_values(error):
                 raise
-            return self.source(name).make(name, spec).to(META)
+            return self._light(self.source(name).make(name, spec)).to(META)
+
+    def _light(self, model: nn.Module) -> nn.Module:
+        """``model``, as cheap to run as its task can make it."""
+        if self.sound:
+            self.plan.task.lighten(model)
+        return model
 
     def fresh(self, name: str) -> nn.Module:
         """A new model like the one of that name, wherever tensors are made now."""
-        return self.source(name).make(name, self.plan.models[name])
+        return self._light(self.source(name).make(name, self.plan.models[name]))
 
     def source(self, name: str) -> ModelSource:
         """How a model is made without weights."""
