@@ -100,7 +100,9 @@ def test_parameters_name_values_of_the_preset(name: str) -> None:
     for parameter, paths in preset.places.items():
         values = [value_at(preset.root, path) for path in paths]
         assert all(value == values[0] for value in values), (parameter, paths, values)
-        assert all(path[-1] in value_at(preset.root, path[:-1]) for path in paths), (parameter, paths)
+        holders = [value_at(preset.root, path[:-1]) for path in paths]
+        written = [getattr(holder, "kwargs", holder) for holder in holders]
+        assert all(path[-1] in values for path, values in zip(paths, written, strict=True)), (parameter, paths)
         assert all(path[0] in ("stage", "before", "adapters", "models") for path in paths)
 
 
