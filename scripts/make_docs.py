@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 import itertools
@@ -57,6 +58,8 @@ DIFFERENT = (
     "wrn-40-2_shufflenetv1",
 )
 """Teacher and student of the CIFAR-100 benchmark, of one style of architecture and of two."""
+MEASURED = ("10,000 images", "50,000 images")
+"""The comparisons of methods in results.md, by the beginnings of their headings."""
 SINGULAR = re.compile(r"\b(string|integer|number|boolean|mapping)\b")
 
 
@@ -107,7 +110,7 @@ def block(target: str) -> str:
     module, _, name = target.partition(":")
     item = getattr(importlib.import_module(module), name)
     if item is METHODS:
-        header = ("method", "paper", "reads", "losses", "parameters", "equals", "meaning")
+        header = ("method", "paper", "reads", "losses", "parameters", "equals", "top-1 here", "meaning")
         return table(header, map(method_row, map(METHODS.get, METHODS.names())))
     if item is LOSSES:
         return table(("loss", "inputs", "parameters", "meaning"), registered(item))
@@ -162,6 +165,7 @@ def method_row(preset: Preset) -> tuple[str, ...]:
     names = {name for term in terms if isinstance(name := term.get("loss"), str)}
     settings = {name: option.default for name, option in preset.options.items()}
     code = about.get("code")
+    top1 = [table.get(preset.name, "") for table in measured()]
     return (
         f"`{preset.name}`",
         paper_of(about),
@@ -169,8 +173,21 @@ def method_row(preset: Preset) -> tuple[str, ...]:
         ", ".join(f"`{name}`" for name in sorted(names)),
         "<br>".join(f"`{name}: {dump_line(value)}`" for name, value in settings.items()),
         f"[{code}](https://github.com/{code})" if code else "",
+        "<br>".join(f"{images}: {score}" for images, score in zip(MEASURED, top1, strict=True) if score),
         opening(Path(preset.root.mark.file)),
     )
+
+
+@functools.cache
+def measured() -> list[dict[str, str]]:
+    """Test accuracies as results.md prints them: for each of :data:`MEASURED`, the mean and spread of each method."""
+    _, _, text = (DOCS / "results.md").read_text(encoding="utf-8").partition("## Methods on CIFAR-10\n")
+    parts = [part.partition("\n## ")[0] for part in text.split("\n### ")[1:]]
+    found = []
+    for images in MEASURED:
+        rows = [line.split("|") for part in parts if part.startswith(images) for line in part.splitlines()]
+        found.append({row[1].strip(): row[4].strip() for row in rows if len(row) > 6})
+    return found
 
 
 def paper_of(about: Mapping[str, Any]) -> str:

@@ -40,6 +40,18 @@ def class_vectors(rows: int) -> Tensor:
     return torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
 
 
+def first_anchors(rows: int) -> Tensor:
+    """(rows, 3): the first anchor of each sample is one of an object, and of some samples another one."""
+    return torch.stack((torch.ones(rows), torch.arange(rows) % 2, torch.zeros(rows)), dim=1).bool()
+
+
+def two_boxes(rows: int) -> Tensor:
+    """Fractions of a map: a box of a sample's own in its upper left part, and no second one."""
+    corner = torch.rand(rows, 2, generator=torch.Generator().manual_seed(3)) * 0.5
+    boxes = torch.cat((corner * 0.5, corner + 0.2), dim=1)
+    return torch.stack((boxes, torch.tensor([0.0, 0.0, -1.0, -1.0]).expand(rows, 4)), dim=1)
+
+
 def signs(rows: int) -> Tensor:
     """What only the signs of count, without a gradient."""
     return torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -65,6 +77,9 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "cosine": {"student": (4, 5), "teacher": (4, 5)},
     "crd": {"student": (8,), "teacher": (8,), "index": torch.arange},
     "cross_entropy": {"student": (4,), "target": class_labels(4)},
+    "crosskd_boxes": {"student": (3, 4), "teacher": (3, 4), "logits": (3, 5), "positive": first_anchors},
+    "crosskd_classes": {"student": (3, 5), "teacher": (3, 5), "positive": first_anchors},
+    "crosskd_distances": {"student": (3, 4, 6), "teacher": (3, 4, 6), "logits": (3, 5)},
     "ctkd": {"student": (7,), "teacher": (7,), "score": (1,)},
     "cwd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "dist": {"student": (7, 3), "teacher": (7, 3)},
@@ -72,6 +87,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "dist_spatial": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "dkd": LABELLED,
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "fgd": {"student": (3, 4, 5), "teacher": (3, 4, 5), "boxes": two_boxes},
     "fsp": {
         "student/0": (3, 4, 4),
         "teacher/0": (3, 6, 6),
@@ -91,6 +107,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "kdsvd": {"student/0": (4, 3, 3), "teacher/0": (4, 5, 5), "student/1": (5, 3, 3), "teacher/1": (5, 2, 2)},
     "knowledge_adaptation": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "l1": {"student": (3, 5), "teacher": (3, 5)},
+    "ld": {"student": (3, 4, 6), "teacher": (3, 4, 6), "importance": (3,)},
     "many_to_one": {"student": (6, 2, 2), "teacher": (3, 4, 4)},
     "mgd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "mlkd_batch": {"student": (7,), "teacher": (7,)},
@@ -106,6 +123,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "pad_l2": {"student": (4,), "teacher": (4,), "log_variance": (4,)},
     "ofa": {"student": (7,), "teacher": (7,), "target": class_labels(7)},
     "patience": {"student": (4, 5), "teacher": (3, 5)},
+    "pkd": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
     "pkt": {"student": (5,), "teacher": (3,)},
     "reverse_kl": {"student": (7,), "teacher": (7,)},
     "rkd_angle": {"student": (5,), "teacher": (3,)},
@@ -120,6 +138,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "skewed_kl": {"student": (7,), "teacher": (7,)},
     "skewed_reverse_kl": {"student": (7,), "teacher": (7,)},
     "smooth_l1": {"student": (3, 5), "teacher": (3, 5)},
+    "squared_error": {"student": (3, 5), "teacher": (3, 5)},
     "soft_cross_entropy": {"student": (7,), "teacher": (7,)},
     "tf_kd": {"student": (4,), "target": class_labels(4)},
     "srd": {"student": (5,), "teacher": (5,)},
@@ -192,6 +211,7 @@ MASKS: dict[str, tuple[str, tuple[int, ...]]] = {
     "dist": ("mask", (3,)),
     "identity": ("mask", (3, 4)),
     "cwd": ("mask", (4, 4)),
+    **dict.fromkeys(("crosskd_boxes", "crosskd_classes", "crosskd_distances"), ("mask", (3,))),
     **dict.fromkeys(("cross_entropy", "ofa", *LABELS), ("target", ())),
 }
 """What masks some of a loss's values, and its shape without the batch dimension."""

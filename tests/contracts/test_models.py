@@ -8,6 +8,7 @@ import pytest
 
 import kd_seg.models.published
 import kd_seg.models.unet
+import kd_vision.detection.models
 import kd_vision.models
 import kd_zoo.models  # noqa: F401
 from kd_core.models.registry import MODELS
@@ -52,7 +53,12 @@ ONE_OF_EACH = SMALL | {
         *("mnasnet0_5", "mobilenet_v2", "shufflenet_v2_x0_5", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16"),
     )
 }
-NAMES = MODELS.names()
+DETECTORS = {
+    *("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "ssdlite"),
+    *(TORCHVISION + name for name in kd_vision.detection.models.NAMES),
+}
+"""They give no logits: see tests/vision/detection/test_builders.py."""
+NAMES = [name for name in MODELS.names() if name not in DETECTORS]
 OURS = [name for name in NAMES if not name.startswith(TORCHVISION)]
 ON_META = [
     pytest.param(name, marks=[] if name in ONE_OF_EACH or name in OURS else pytest.mark.slow)

@@ -164,17 +164,18 @@ def load(reference: Reference, repos: Path) -> Any:
         return getattr(module, reference.symbol)
 
 
-def load_part(reference: Reference, repos: Path, **names: Any) -> Any:
-    """The reference's function or class, run alone after those it ``needs`` (symbol -> file), without decorators.
+def load_part(reference: Reference, repos: Path, *, keep: Sequence[str] = (), **names: Any) -> Any:
+    """The reference's function or class, run alone after those it ``needs`` (symbol -> file).
 
-    ``names`` are what they find around them, besides torch, nn and F.
+    It has no decorators but those that ``keep`` names. ``names`` are what they find around them, besides torch, nn
+    and F.
     """
     around: dict[str, Any] = {"torch": torch, "nn": nn, "F": functional, **names}
     for symbol, file in (*reference.needs, (reference.symbol, reference.file)):
         tree = ast.parse(source(reference.repo, reference.commit, file, repos))
         kinds = (ast.FunctionDef, ast.ClassDef)
         (found,) = (node for node in tree.body if isinstance(node, kinds) and node.name == symbol)
-        found.decorator_list = []
+        found.decorator_list = [each for each in found.decorator_list if isinstance(each, ast.Name) and each.id in keep]
         exec(ast.unparse(found), around)
     return around[reference.symbol]
 

@@ -16,7 +16,7 @@ GOLDENS = [
     for file in sorted((HERE / "losses").glob("*.json"))
     for number, golden in enumerate(goldens_of(file.stem))
 ]
-BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1"}
+BY_TORCH = {"cross_entropy", "identity", "l1", "smooth_l1", "squared_error"}
 ELSEWHERE = {"crd", "cirkd_memory", "vid", "adaptive_ensemble_kd"}
 """Those with a memory or weights, or whose reference is less exact: test_methods, _regions, _tables, _ensembles."""
 

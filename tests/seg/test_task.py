@@ -18,11 +18,11 @@ from torchvision.transforms import v2
 
 from kd_core.config.schema import RuntimeSpec
 from kd_core.data.batch import SHARED, Batch, Splits
+from kd_core.data.scenes import CLASSES
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.task import TASKS
 from kd_seg.data.info import SegInfo
-from kd_seg.data.scenes import CLASSES
 from kd_seg.data.sources import VOC_CLASSES, VOID
 from kd_seg.data.spec import DataSpec, InputSpec
 from kd_seg.task import SemanticSegmentation

@@ -198,6 +198,7 @@ def test_temperature_is_above_zero(loss: Callable[..., Tensor]) -> None:
         (losses.mse, F.mse_loss),
         (losses.l1, F.l1_loss),
         (losses.smooth_l1, F.smooth_l1_loss),
+        (losses.squared_error, lambda x, y: F.mse_loss(x, y, reduction="sum") / 3),
         (lambda x, y: losses.smooth_l1(x, y, beta=0.3), lambda x, y: F.smooth_l1_loss(x, y, beta=0.3)),
     ],
 )

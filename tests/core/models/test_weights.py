@@ -95,6 +95,29 @@ def test_a_head_of_other_classes_is_left_out_of_wrapped_names() -> None:
     assert torch.equal(other.state_dict()["stem.0.weight"], STATE["stem.0.weight"])
 
 
+def test_the_modules_that_begin_anew_are_told() -> None:
+    heads = nn.ModuleDict({"scores": nn.Linear(3, 5), "points": nn.ConvTranspose2d(3, 4, 2), "stem": nn.Linear(2, 3)})
+    state = heads.state_dict()
+    other = nn.ModuleDict({"scores": nn.Linear(3, 2), "points": nn.ConvTranspose2d(3, 7, 2), "stem": nn.Linear(2, 3)})
+    assert load_state(other, state, "w.pt", new_head=True) == ["scores", "points"]
+    assert torch.equal(other.stem.weight, state["stem.weight"])
+    assert load_state(heads, state, "w.pt", new_head=True) == []
+    wider = nn.ModuleDict({"scores": nn.Linear(3, 2), "points": nn.ConvTranspose2d(4, 4, 2), "stem": nn.Linear(2, 3)})
+    with pytest.raises(KDError, match="does not fit"):
+        load_state(wider, state, "w.pt", new_head=True)
+
+
+def test_modules_may_have_the_names_of_older_weights() -> None:
+    own: Any = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2))
+    state = {key.replace("0.0.", "old."): value + 1 for key, value in own.state_dict().items()}
+    with pytest.raises(KDError, match=r"old\.weight is not in the model"):
+        load_state(own, state, "w.pt")
+    own.renamed_weights = {"old": "0.0"}
+    load_state(own, {f"module.{key}": value for key, value in state.items()}, "w.pt")
+    assert torch.equal(own[0][0].weight, state["old.weight"])
+    load_state(own, own.state_dict(), "w.pt")
+
+
 class Harmful:
     """What runs a command where it is unpickled."""
 

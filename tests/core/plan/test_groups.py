@@ -137,12 +137,11 @@ def test_with_each_an_adapter_may_share_and_match_a_groups_modules(planned: Plan
     assert [str(wire) for wire in matched.adapters["a"].matches] == [f"peers_{n}.output" for n in (1, 2, 3)]
 
 
-def test_a_module_of_one_model_cannot_stand_for_each_item(planner: Planners) -> None:
-    found = said(planner(PEERS, "adapters.a={module: student.2, inputs: peers.1, each: true}"))
+def test_a_module_of_one_model_may_stand_for_each_item(planned: Planned, planner: Planners) -> None:
+    made = planned(PEERS, "adapters.a={module: student.2, inputs: peers.1, each: true}").adapters["a"]
+    assert [str(wire) for wire in made.shared] == ["student.2"]
+    found = said(planner(PEERS, "adapters.a={module: !call:torch.nn.Identity {}, inputs: peers.1, each: true}"))
     assert [path for path, _ in found] == ["adapters.a.each"]
-    made = planner("adapters.a={module: teacher.0, inputs: student.1, each: true}")
-    made.plan()
-    assert made.problems[0].hint == "a list makes 'teacher' a group: `models.teacher: [MODEL, MODEL]`"
     found = said(planner(PEERS, "adapters.a={module: peers.2, inputs: student.1}"))
     assert found == [("adapters.a.module", "'peers.2' is a list of 3 wires, and one is needed here")]
 

@@ -53,10 +53,10 @@ NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,5}|-?[0-9]{1,2}", fullmatch=True)
 @given(
     st.lists(NAMES, min_size=1, max_size=4),
     st.sampled_from(["in", "out"]),
-    st.none() | st.integers(-3, 3),
+    st.none() | st.just("all") | st.integers(-3, 3),
     st.lists(NAMES, max_size=3),
 )
-def test_what_is_written_reads_back(path: list[str], side: str, call: int | None, fields: list[str]) -> None:
+def test_what_is_written_reads_back(path: list[str], side: str, call: int | str | None, fields: list[str]) -> None:
     tap = Tap(".".join(path), side, call)  # type: ignore[arg-type]
     text = "/".join([f"student.{tap}", *fields])
     wire = parse_wire(text, MODELS)

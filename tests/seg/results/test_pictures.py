@@ -9,28 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from kd_core import pictures
+from kd_core.pictures import GAP, LARGEST, LINE, MARGIN, SMALLEST, TEXT, WHITE, borders, fitted, save
 from kd_seg.data.sources import VOC_CLASSES, VOID
-from kd_seg.results import pictures
 from kd_seg.results.pictures import (
-    GAP,
     GREY,
-    LARGEST,
-    LINE,
-    MARGIN,
+    MADE_BY,
     PALE,
-    SMALLEST,
-    TEXT,
-    WHITE,
     Panel,
-    borders,
     colour_map,
     confusion_picture,
-    fitted,
     overlay,
     painted,
     palette_mask,
-    save,
-    saved_here,
     side_by_side,
 )
 
@@ -129,21 +120,14 @@ def test_panels_of_any_size_of_image(size: tuple[int, int]) -> None:
 
 def test_masks_are_saved_by_value(tmp_path: Path) -> None:
     mask = halves(3, 255)
-    save(palette_mask(mask), tmp_path / "a.png")
+    save(palette_mask(mask), tmp_path / "a.png", MADE_BY)
     with Image.open(tmp_path / "a.png") as found:
         assert found.mode == "P"
         assert np.array_equal(np.asarray(found), mask)
         assert found.convert("RGB").getpixel((0, 0)) == (128, 128, 0)
-    save(palette_mask(halves(3, 300)), tmp_path / "b.png")
+    save(palette_mask(halves(3, 300)), tmp_path / "b.png", MADE_BY)
     with Image.open(tmp_path / "b.png") as found:
         assert np.array_equal(np.asarray(found), halves(3, 300))
-
-
-def test_what_was_saved_here_is_known(tmp_path: Path) -> None:
-    save(palette_mask(halves(0, 1)), tmp_path / "ours.png")
-    palette_mask(halves(0, 1)).save(tmp_path / "theirs.png")
-    (tmp_path / "text.png").write_text("no picture")
-    assert [saved_here(tmp_path / f"{name}.png") for name in ("ours", "theirs", "text")] == [True, False, False]
 
 
 def cells(picture: Image.Image, count: int, cell: int) -> np.ndarray:

@@ -14,10 +14,11 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from kd_core.data.scenes import CLASSES, scene
+from kd_core.pictures import GAP, LINE, MARGIN, fitted, saved_by
 from kd_seg.cli import main
-from kd_seg.data.scenes import CLASSES, scene
 from kd_seg.data.sources import VOID
-from kd_seg.results.pictures import GAP, LINE, MARGIN, colour_map, fitted, saved_here
+from kd_seg.results.pictures import MADE_BY, colour_map
 
 CONFIG = """
 task: semantic_segmentation
@@ -58,9 +59,9 @@ def shots(tmp_path: Path) -> Path:
     for each in ("images", "masks"):
         (tmp_path / each).mkdir()
     for number in range(3):
-        image, mask = scene(number)
-        Image.fromarray(image).save(tmp_path / "images" / f"scene{number}.png")
-        Image.fromarray(np.where(mask == VOID, 255, mask).astype(np.uint8)).save(
+        drawn = scene(number)
+        Image.fromarray(drawn.image).save(tmp_path / "images" / f"scene{number}.png")
+        Image.fromarray(np.where(drawn.mask == VOID, 255, drawn.mask).astype(np.uint8)).save(
             tmp_path / "masks" / f"scene{number}.png"
         )
     return tmp_path
@@ -98,7 +99,7 @@ def test_images_are_drawn(runs: Path, shots: Path) -> None:
     found = answers(kd_seg("predict", runs / "teacher", shots / "images", "--out", shots / "out", "--json"))
     assert [each["name"] for each in found] == ["scene0", "scene1", "scene2"]
     for number, each in enumerate(found):
-        image, _ = scene(number)
+        image = scene(number).image
         assert (each["height"], each["width"]) == image.shape[:2]
         assert "miou" not in each
         mask = read(each["mask"])
@@ -132,7 +133,7 @@ def test_the_mask_is_what_the_model_says(runs: Path, shots: Path) -> None:
     )
     model = UNet(width=3, depth=2, num_classes=len(CLASSES))
     model.load_state_dict(load_file(runs / "teacher" / "student" / "model.safetensors"))
-    image = torch.from_numpy(scene(1)[0]).permute(2, 0, 1)[None] / 255
+    image = torch.from_numpy(scene(1).image).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
         logits = model.eval()((image - mean) / std)["out"]
@@ -143,14 +144,14 @@ def test_truth_and_teacher_stand_beside_the_student(runs: Path, shots: Path) -> 
     options = ("--truth", shots / "masks", "--out", shots / "out", "--json")
     found = answers(kd_seg("predict", runs / "student", shots / "images", *options))
     assert [list(each["miou"]) for each in found] == [["teacher", "student"]] * 3
-    _, truth = scene(0)
+    truth = scene(0).mask
     drawn = panels(Path(found[0]["picture"]), *truth.shape)
     assert len(drawn) == 4
     # the truth's void is hatched; within classes its colours are the devkit's over the image
     times = drawn[1].shape[0] // truth.shape[0]
     small = drawn[1][::times, ::times]
     kind = int(truth.max())
-    blend = np.round(0.4 * scene(0)[0] + 0.6 * colour_map(kind + 1)[kind]).astype(np.uint8)
+    blend = np.round(0.4 * scene(0).image + 0.6 * colour_map(kind + 1)[kind]).astype(np.uint8)
     assert (small == blend).all(-1)[truth == kind].mean() > 0.5
     # the figure is that of the mask that was written
     mask = read(found[0]["mask"])
@@ -284,7 +285,7 @@ def test_a_later_report_takes_an_earlier_ones_place(runs: Path, tmp_path: Path) 
     assert done.exit_code == 0
     assert str(tmp_path) in done.output
     left = sorted((tmp_path / "worst").iterdir())
-    assert [saved_here(path) for path in left] == [True, False]
+    assert [saved_by(path, MADE_BY) for path in left] == [True, False]
     assert kd_seg("eval", runs / "student", "--report", tmp_path, "--worst", "0").exit_code == 0
     assert list((tmp_path / "worst").iterdir()) == [own]
 

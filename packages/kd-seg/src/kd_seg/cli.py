@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kd_core.cli.group import make_cli
-from kd_seg.verbs import predict, with_report
+from kd_core.cli.pictures import with_report
+from kd_seg.verbs import REPORT, predict
 
 main = make_cli(
     "kd-seg",
@@ -12,5 +13,5 @@ main = make_cli(
     help="Train and distil models of semantic segmentation from a YAML file.",
     registries={"data": "kd_seg.data.sources:SOURCES"},
 )
-for verb in (with_report(main.commands["eval"]), predict):
+for verb in (with_report(main.commands["eval"], "kd_seg.results.report", REPORT), predict):
     main.add_command(verb)

@@ -33,6 +33,7 @@ def projector(
     activation: Activation | None = None,
     resize: bool = True,
     init: Literal["default", "fan_out"] = "default",
+    keep_equal: bool = False,
 ) -> nn.Module:
     """A linear map of the features: onto the width ``out_features`` or, where it is None, onto that of ``match``.
 
@@ -40,12 +41,15 @@ def projector(
     ``match`` is a map half as high and wide, the convolution has stride 2 (kernel 3 where not given); if twice, it is a
     transposed one with kernel 4. With ``resize: false`` height and width stay, whatever those of ``match`` are.
     ``norm`` adds batch norm (for (B, L, D): layer norm), then comes ``activation``. ``init: fan_out`` draws weights
-    from a normal distribution of variance 2 / (channels out x kernel area), as in OFD and SRRL. KDError
+    from a normal distribution of variance 2 / (channels out x kernel area), as in OFD and SRRL. With ``keep_equal``
+    features that have the shape of ``match`` stay as they are. KDError
     where inputs, ranks or sizes do not fit. Sizes as the FitNet regressor of megvii-research/mdistiller.
     """
     (source,) = tensors("projector", inputs, match)
     if not 2 <= source.ndim <= 4:
         raise KDError(f"projector takes (B, D), (B, L, D) or (B, C, H, W), not {shape(source)}")
+    if keep_equal and match is not None and match.shape == source.shape:
+        return nn.Identity()
     width = _width(source, match, out_features)
     if not resize and source.ndim == 4:
         match = None

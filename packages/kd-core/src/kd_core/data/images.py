@@ -6,7 +6,7 @@ Pillow is imported when a file is read: only the packages whose samples are imag
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -39,6 +39,8 @@ BACKGROUND = (255, 255, 255)
 """What is seen through the transparent parts of an image: white."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how an image is to be turned."""
+SIDEWAYS = 5
+"""Its first value for which height and width change places."""
 SIXTEEN_BITS, INTEGER, FLOATING = ("I;16", "I;16B", "I;16L", "I;16N"), "I", "F"
 WHITE_16 = 65535
 """The value of white in a 16-bit image."""
@@ -74,6 +76,19 @@ def check_header(path: Path) -> None:
     """KDError naming a file that is missing, or does not begin as an image of one of :data:`FORMATS`."""
     with _opened(path):
         pass
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file once it is upright, from its header; KDError where that is broken.
+
+    A PNG that tells its orientation behind its pixels is taken as upright.
+    """
+    from PIL.Image import Image
+
+    with _opened(path) as image:
+        height, width = image.height, image.width
+        exif = Image.getexif if image.format == "PNG" else type(image).getexif  # PNG's own reads all pixels first
+        return (width, height) if _orientation(image, exif) >= SIDEWAYS else (height, width)
 
 
 def refuse_programs() -> None:
@@ -139,15 +154,21 @@ def _upright(image: Image) -> Image:
     """An image whose pixels are read, turned and mirrored as its EXIF orientation says."""
     from PIL.Image import Transpose
 
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # of damaged EXIF data, which say nothing then
-        return image
+    orientation = _orientation(image, type(image).getexif)
     turns = (
         *(Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
         *(Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
     )
-    return image.transpose(turns[orientation - 2]) if orientation in range(2, 9) else image
+    return image.transpose(turns[orientation - 2]) if orientation > 1 else image
+
+
+def _orientation(image: Image, exif: Callable[[Image], Any]) -> int:
+    """How an image is to be turned, as EXIF numbers it: 1 is upright, and what damaged data say."""
+    try:
+        orientation = exif(image).get(ORIENTATION, 1)
+    except Exception:  # of damaged EXIF data
+        return 1
+    return orientation if orientation in range(2, 9) else 1
 
 
 def to_rgb(image: Image, *, white: float | None = None, keep_grey: bool = False) -> Image:

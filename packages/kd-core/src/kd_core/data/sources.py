@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -98,8 +98,12 @@ class Source(Generic[S]):
     for a schema. ``check``, called with the same options, raises KDError where they do not agree. ``splits`` names the
     splits that the data set has, None where only reading tells.
 
-    A source that has an option of its own name is meant where a config gives that option and no ``name``.
+    A source that has an option of its own name is meant where a config gives that option and no ``name``. A task whose
+    sources take more than a place, each where it wants it, has a subclass with another :attr:`place`.
     """
+
+    place: ClassVar[tuple[str, ...]] = PLACE
+    """What ``read`` may take beside its options."""
 
     about: str
     read: Callable[..., Parts[S]]
@@ -114,12 +118,16 @@ class Source(Generic[S]):
         """The options by name."""
         return {parameter.name: parameter for parameter in parameters(self.read) if is_value(parameter)}
 
-    def parts(self, root: Path | None, *, download: bool, options: Mapping[str, Any]) -> Parts[S]:
-        """What ``read`` gives; its errors name keys below ``data``."""
-        arguments = {"root": root, "download": download}
-        takes = [parameter.name for parameter in parameters(self.read) if not is_value(parameter)]
+    @property
+    def takes(self) -> list[str]:
+        """What of :attr:`place` the data set wants."""
+        return [parameter.name for parameter in parameters(self.read) if not is_value(parameter)]
+
+    def parts(self, root: Path | None, *, options: Mapping[str, Any], **place: Any) -> Parts[S]:
+        """What ``read`` gives, which gets what it takes of ``place``; its errors name keys below ``data``."""
+        arguments = {"root": root, **place}
         with error_path("data"):
-            return self.read(**{name: arguments[name] for name in takes}, **options).with_origins()
+            return self.read(**{name: arguments[name] for name in self.takes}, **options).with_origins()
 
 
 def check_source(name: str, source: Source[Any]) -> None:
@@ -128,8 +136,9 @@ def check_source(name: str, source: Source[Any]) -> None:
     for parameter in parameters(source.read):
         if is_open(parameter):
             wrong.append(f"{parameter} hides its options: name them")
-        elif not is_value(parameter) and parameter.name not in PLACE:
-            wrong.append(f"{parameter.name!r} is neither 'root' nor 'download' nor, being keyword-only, an option")
+        elif not is_value(parameter) and parameter.name not in source.place:
+            names = " nor ".join(map(repr, source.place))
+            wrong.append(f"{parameter.name!r} is neither {names} nor, being keyword-only, an option")
         elif is_value(parameter) and (parameter.annotation is parameter.empty or isinstance(parameter.annotation, str)):
             wrong.append(f"the option {parameter.name!r} has no annotation that can be read")
     if wrong:

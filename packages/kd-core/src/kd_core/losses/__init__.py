@@ -2,6 +2,7 @@
 
 from kd_core.losses.active import active_features
 from kd_core.losses.affinity import affinity, knowledge_adaptation, norm_penalty
+from kd_core.losses.anchors import crosskd_boxes, crosskd_classes
 from kd_core.losses.attention import attention_kl, attention_mse
 from kd_core.losses.boundaries import activation_boundary
 from kd_core.losses.channels import ickd, ickd_imagenet
@@ -14,6 +15,7 @@ from kd_core.losses.curriculum import ctkd
 from kd_core.losses.decoupled import dkd, nkd, rld, wsld
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.direction import streamlined_direction
+from kd_core.losses.distances import crosskd_distances, ld
 from kd_core.losses.distributions import jensen_shannon, reverse_kl, soft_cross_entropy, total_variation
 from kd_core.losses.ensembles import (
     adaptive_ensemble_kd,
@@ -24,8 +26,9 @@ from kd_core.losses.ensembles import (
     mutual,
 )
 from kd_core.losses.factors import factor_transfer
-from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1
+from kd_core.losses.features import attention_transfer, cosine, hint, l1, mse, smooth_l1, squared_error
 from kd_core.losses.flow import fsp
+from kd_core.losses.foreground import fgd
 from kd_core.losses.hidden import hidden_mse, patience
 from kd_core.losses.logits import cross_entropy, kd, multilabel_kd
 from kd_core.losses.many_to_one import many_to_one
@@ -35,6 +38,7 @@ from kd_core.losses.multilevel import mlkd_batch, mlkd_class, mlkd_instance
 from kd_core.losses.one_for_all import ofa
 from kd_core.losses.outputs import identity
 from kd_core.losses.partial import partial_l2
+from kd_core.losses.pearson import pkd
 from kd_core.losses.pixel_memory import PixelMemory
 from kd_core.losses.reduction import mean_over, mean_over_samples, over_batch
 from kd_core.losses.regions import ifvd
@@ -76,6 +80,9 @@ __all__ = [
     "confidence_weighted_mse",
     "cosine",
     "cross_entropy",
+    "crosskd_boxes",
+    "crosskd_classes",
+    "crosskd_distances",
     "ctkd",
     "cwd",
     "dist",
@@ -85,6 +92,7 @@ __all__ = [
     "ensemble_kd",
     "entropy_weighted_kd",
     "factor_transfer",
+    "fgd",
     "fsp",
     "hidden_mse",
     "hierarchical_context",
@@ -98,6 +106,7 @@ __all__ = [
     "kdsvd",
     "knowledge_adaptation",
     "l1",
+    "ld",
     "loss_signature",
     "many_to_one",
     "mean_over",
@@ -117,6 +126,7 @@ __all__ = [
     "pad_l2",
     "partial_l2",
     "patience",
+    "pkd",
     "pkt",
     "reverse_kl",
     "rkd_angle",
@@ -133,6 +143,7 @@ __all__ = [
     "skewed_reverse_kl",
     "smooth_l1",
     "soft_cross_entropy",
+    "squared_error",
     "srd",
     "streamlined_direction",
     "tf_kd",

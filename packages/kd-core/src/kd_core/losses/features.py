@@ -24,6 +24,18 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(*same_shape(student, teacher))
 
 
+@LOSSES("squared_error")
+@mean_over_samples
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference, added up over a sample and averaged over samples.
+
+    student, teacher of one shape (B, ...) -> scalar: ``torch.nn.MSELoss(reduction="sum")`` divided by B. KDError where
+    the shapes differ. Head network distillation's loss (Matsubara and Levorato, ICPR 2020, arXiv 2007.15818).
+    """
+    student, teacher = same_shape(student, teacher, dim=0)
+    return F.mse_loss(student, teacher, reduction="sum") / len(student)
+
+
 @LOSSES("l1")
 @mean_over_samples
 def l1(student: Tensor, teacher: Tensor) -> Tensor:

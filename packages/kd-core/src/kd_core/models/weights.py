@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from kd_core.errors import KDError
@@ -112,17 +113,18 @@ def rename_modules(state: Mapping[str, Tensor], rename: Mapping[str, str]) -> di
     return {names[key]: value for key, value in state.items()}
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head: bool = False) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head: bool = False) -> list[str]:
     """Copy ``state`` into ``model``; KDError with every key that does not fit.
 
-    Keys may begin with what wrappers and training scripts put before them, see :func:`unwrapped`.
+    Returns the modules that keep their own values. Keys may begin with what wrappers and training scripts put before
+    them, see :func:`unwrapped`, and modules may have the names that the model's ``renamed_weights`` maps to theirs.
 
     ``new_head`` keeps the model's own values where shapes differ or keys are missing: within one module only, or where
     nothing but the number of outputs differs, as in the classifiers of a model that goes to other classes. Weights
     whose keys begin with one of the model's ``spare_weights`` may be there for a part that it was built without.
     """
     expected = model.state_dict()
-    state = unwrapped(state, expected)
+    state = _renamed(unwrapped(state, expected), getattr(model, "renamed_weights", {}), expected)
     lazy = {key for key, value in expected.items() if is_lazy(value)}  # of any shape
     wrong = {
         key: f"has shape {tuple(state[key].shape)}, the model {tuple(expected[key].shape)}"
@@ -132,10 +134,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
     wrong |= {key: "is missing" for key in expected if key not in state and not key.endswith("num_batches_tracked")}
     spare: tuple[str, ...] = getattr(model, "spare_weights", ())
     unknown = [key for key in state if key not in expected and not key.startswith(spare)]
+    heads: dict[str, None] = {}
     if new_head:
-        heads = {key.rpartition(".")[0] for key in wrong}
+        heads = dict.fromkeys(key.rpartition(".")[0] for key in wrong)
         unknown = [key for key in unknown if key.rpartition(".")[0] not in heads]
-        resized = all(key in state and state[key].shape[1:] == expected[key].shape[1:] for key in wrong)
+        resized = all(key in state and _differ_in_outputs(model, key, state[key], expected[key]) for key in wrong)
         if (len(heads) == 1 or resized) and not unknown:
             wrong = {}
     if wrong or unknown:
@@ -149,6 +152,25 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, *, ne
         if key in lazy or (key in expected and value.shape == expected[key].shape)
     }
     model.load_state_dict(fitting, strict=False)
+    return list(heads)
+
+
+def _differ_in_outputs(model: nn.Module, key: str, theirs: Tensor, ours: Tensor) -> bool:
+    """Whether two tensors of one name differ in nothing but the number of their module's outputs."""
+    module = model.get_submodule(key.rpartition(".")[0])
+    axis = 1 if isinstance(module, _ConvTransposeNd) and ours.ndim > 1 else 0
+    shapes = [[size for index, size in enumerate(tensor.shape) if index != axis] for tensor in (theirs, ours)]
+    return theirs.ndim == ours.ndim and shapes[0] == shapes[1]
+
+
+def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str], expected: Collection[str]) -> dict[str, Tensor]:
+    """``state`` with modules that ``names`` holds by the names that it maps them to, where those are expected."""
+    renamed = {}
+    for key, value in state.items():
+        module, _, leaf = key.rpartition(".")
+        now = f"{names.get(module, module)}.{leaf}"
+        renamed[now if key not in expected and now in expected else key] = value
+    return renamed
 
 
 def state_digest(state: Mapping[str, Any]) -> str:

@@ -287,12 +287,9 @@ class WireBinder:
         if module is None:
             return None
         builder, borrowed = module
-        if spec.each and (isinstance(spec.module, Lazy) or isinstance(borrowed, Wire)):
-            message = "only a registered adapter, or the modules of a group, can stand for each item of a list"
-            hint = None
-            if isinstance(borrowed, Wire):
-                hint = f"a list makes {borrowed.root!r} a group: `models.{borrowed.root}: [MODEL, MODEL]`"
-            self.validator.report((*path, "each"), message, hint)
+        if spec.each and isinstance(spec.module, Lazy):
+            message = "only a registered adapter, or the module of a model, can stand for each item of a list"
+            self.validator.report((*path, "each"), message)
         if spec.fresh and borrowed is None:
             self.validator.report((*path, "fresh"), "only a module of a model can be made anew: all others are")
         wire = self.wires if spec.each else self.wire
@@ -324,7 +321,8 @@ class WireBinder:
             self._no_values(spec, path, "write the parameters of a !call inside its braces")
             return spec.module, None
         if spec.module.split(".")[0] in self.models:
-            borrowed = (self.wires if spec.each else self.wire)(spec.module, (*path, "module"))
+            text = f"{spec.module}.output" if spec.module in self.models else spec.module
+            borrowed = (self.wires if spec.each else self.wire)(text, (*path, "module"))
             self._no_values(spec, path, "parameters cannot be set on a module shared from a model")
             return (None, borrowed) if borrowed is not None else None
         try:

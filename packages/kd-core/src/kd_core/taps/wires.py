@@ -16,8 +16,8 @@ layer), see :mod:`kd_core.taps.landmarks`; and ``@logits`` (the output, or the f
 plan writes out.
 
 Dots separate modules, and a negative number counts them from the end (``layer1.-1.relu``); ``:CALL`` chooses among
-several calls of one module (``:0``, ``:-1``); fields go into tuples, mappings and dataclasses. ``MODEL.output``
-followed by a colon is a submodule of that name.
+several calls of one module (``:0``, ``:-1``), or is ``:all``, the list of them; fields go into tuples, mappings and
+dataclasses. ``MODEL.output`` followed by a colon is a submodule of that name.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ MODULES = ("norms", "classifier")
 Side = Literal["out", "in", "weight", "bias"]
 SIDES: tuple[Side, ...] = get_args(Side)
 PARAMETERS = ("weight", "bias")
+ALL = "all"
+"""The call that is the list of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,13 @@ class Tap:
     """A place in one model: what leaves (``out``) or enters (``in``) the module at ``path`` in one of its calls.
 
     Its ``weight`` and ``bias`` are parameters, which belong to no call. The empty path with ``out`` is the model's own
-    output. ``call`` is None where the module runs once. A path that begins with ``@`` is a landmark, whose module only
-    the model tells: ``@features`` (all of them), ``@features/1``.
+    output. ``call`` is None where the module runs once, and "all" for the list of what all calls give. A path that
+    begins with ``@`` is a landmark, whose module only the model tells: ``@features`` (all of them), ``@features/1``.
     """
 
     path: str
     side: Side = "out"
-    call: int | None = None
+    call: int | Literal["all"] | None = None
 
     @property
     def is_parameter(self) -> bool:
@@ -173,7 +175,10 @@ def parse_tap(rest: str, text: str = "", root: str = "MODEL") -> Tap:
     side: Side = next((side for side in SIDES if marks and side == marks[0]), "out")
     if marks and marks[0] in SIDES:
         marks.pop(0)
-    call = int(marks.pop(0)) if marks and _NUMBER.fullmatch(marks[0]) else None
+    call: int | Literal["all"] | None = None
+    if marks and (marks[0] == ALL or _NUMBER.fullmatch(marks[0])):
+        mark = marks.pop(0)
+        call = "all" if mark == ALL else int(mark)
     if call is not None and side in PARAMETERS:
         raise config_error(f"wire {text!r}: a parameter belongs to no call", f"write {root}.{path}:{side}")
     if marks:
@@ -181,10 +186,10 @@ def parse_tap(rest: str, text: str = "", root: str = "MODEL") -> Tap:
     return Tap(path, side, call)
 
 
-def _wrong_mark(text: str, head: str, mark: str, call: int | None) -> ConfigError:
+def _wrong_mark(text: str, head: str, mark: str, call: int | str | None) -> ConfigError:
     if mark in ("in", "out") and call is not None:
         return config_error(f"wire {text!r}: the side comes before the call", f"write {head}:{mark}:{call}")
-    hint = "write :in or :out, then the number of a call, such as :0 or :-1"
+    hint = "write :in or :out, then the number of a call, such as :0 or :-1, or :all"
     if meant := nearest(mark, ["in", "out", "input", "output"]):
         hint = f"did you mean {':in' if meant.startswith('in') else ':out'}?"
     return config_error(f"wire {text!r}: ':{mark}' is neither a side nor a call", hint)

@@ -25,7 +25,7 @@ from kd_core.taps.wires import Tap, Wire, describe_shapes, field_names
 from kd_core.taps.wrappers import Capture
 from kd_core.train.domain import check_domain
 from kd_core.train.lazy import has_lazy, materialize
-from kd_core.train.values import Adapters, Values, WireResolver, gathered, on_cpu, unzipped
+from kd_core.train.values import Adapters, Values, WireResolver, gathered, levels, on_cpu, unzipped
 
 INDEX = Wire("batch", "index")
 """The rows of a batch in the data set."""
@@ -143,7 +143,7 @@ class Term(nn.Module):
                 continue
             wired = self.plan.wires[key]
             whole = isinstance(wired, Wire) and wired.tap == Tap("") and not wired.fields
-            if whole or not isinstance(value, (list, tuple)):
+            if whole or levels(value) is None:
                 there = [f"{wired}/{field}" for field in field_names(value)]
                 message = f"{wired} carries {describe_shapes(value)}, of which the loss takes one tensor"
                 raise KDError(message, path=key, hint=f"choose one of: {', '.join(there)}" if there else None)

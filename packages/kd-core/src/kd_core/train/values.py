@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -90,12 +91,18 @@ class WireResolver:
 class Adapters(nn.Module):
     """The run's adapters by name. Borrowed modules stay their model's: they are called, not owned.
 
-    ``make`` builds the model of a name with random weights, for modules that are made anew (``fresh``).
+    ``make`` builds the model of a name with random weights, for modules that are made anew (``fresh``); ``call`` runs
+    a model that is shared as a whole.
     """
 
-    def __init__(self, plans: Mapping[str, AdapterPlan], make: Callable[[str], nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        plans: Mapping[str, AdapterPlan],
+        make: Callable[[str], nn.Module] | None = None,
+        call: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> None:
         super().__init__()
-        self._plans, self._make = dict(plans), make
+        self._plans, self._make, self._call = dict(plans), make, call
         self._borrowed: dict[str, nn.Module] = {}
 
     def run(self, name: str, values: Values, shard: MicroBatchShard | None = None) -> Any:
@@ -135,6 +142,8 @@ class Adapters(nn.Module):
         if plan.borrowed is not None:
             modules = [self._of_model(wire, models[wire.root], fresh=plan.spec.fresh) for wire in plan.shared]
             together = Each(modules) if isinstance(plan.borrowed, list) else modules[0]
+            if plan.spec.each and not isinstance(together, Each):
+                together = OnEach(together)
             if plan.spec.fresh:
                 self.add_module(name, together)
             else:
@@ -154,7 +163,8 @@ class Adapters(nn.Module):
             twin = self._make(wire.root)
             keep_those_of(twin, model)
             model = twin
-        return module_at(model, wire.tap.path)
+        module = module_at(model, wire.tap.path)
+        return module if wire.tap.path or self._call is None else Whole(module, self._call)
 
     def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
         if isinstance(plan.builder, Lazy):
@@ -179,6 +189,18 @@ def _registered(plan: AdapterPlan, inputs: Any, match: Any) -> nn.Module:
     return adapter
 
 
+class Whole(nn.Module):
+    """A model that an adapter runs, as the task runs it."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model, self._call = model, call
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's output."""
+        return self._call(self.model, inputs)
+
+
 class Each(nn.ModuleList):
     """One adapter for each item of the lists that it is called with; it gives a list."""
 
@@ -197,11 +219,46 @@ class Each(nn.ModuleList):
         return any(getattr(module, "over_batch", False) for module in self)
 
 
+class OnEach(nn.Module):
+    """One module for all items of the lists that it is called with, item by item; it gives a list."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **named: Any) -> list[Any]:
+        """The outputs of the module for each item."""
+        items = unzipped({**dict(enumerate(inputs)), **named})
+        return [
+            self.module(*(item[index] for index in range(len(inputs))), **{key: item[key] for key in named})
+            for item in items
+        ]
+
+
+def levels(value: Any) -> list[Any] | tuple[Any, ...] | None:
+    """The items of a list, or of a mapping such as a feature pyramid's; None for anything else.
+
+    A dataclass that is a mapping, as transformers' outputs are, holds unlike things by name, and is no list.
+    """
+    if isinstance(value, Mapping) and not is_dataclass(value):
+        return list(value.values())
+    return value if isinstance(value, (list, tuple)) else None
+
+
 def unzipped(inputs: Mapping[Any, Any]) -> list[dict[Any, Any]]:
     """The inputs of each item of the lists among them, which are all of one length; what is no list is every item's.
 
-    KDError where there is no list, or where their lengths differ.
+    A mapping is the list of its values (:func:`levels`). KDError where there is no list, where their lengths differ,
+    or the keys of two mappings.
     """
+    keys = {
+        name: list(value) for name, value in inputs.items() if isinstance(value, Mapping) and not is_dataclass(value)
+    }
+    if any(names != first for names in keys.values() for first in [*keys.values()][:1]):
+        names = ", ".join(f"{name} has {', '.join(map(str, there))}" for name, there in keys.items())
+        hint = "choose the same of both: a list of wires such as [student.backbone/0, student.backbone/1]"
+        raise KDError(f"the mappings have unlike keys: {names}", hint=hint)
+    inputs = {name: value if (items := levels(value)) is None else items for name, value in inputs.items()}
     lengths = {name: len(value) for name, value in inputs.items() if isinstance(value, (list, tuple))}
     if not lengths:
         raise KDError("`each` needs a wire that carries a list", hint="such as student.@features", path="each")

@@ -7,17 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from kd_core.data.shapes import Shape, shape_of
 from kd_core.errors import KDError
 
-Shape = Mapping[str, Any] | list[NDArray[np.float64]]
-"""One instance: run lengths as COCO writes them, or polygons of x, y, x, y, ..."""
 ALL = range(1, 91)
 """The numbers of COCO's categories, ten of which it does not use."""
-FAR = 100_000
-"""Pixels from the corner of an image, beyond which no polygon has a point."""
 FORM = "COCO's instance annotations are a mapping with the lists 'images' and 'annotations'"
 
 
@@ -117,58 +111,6 @@ def _add(image: ImageEntry, entry: Mapping[str, Any], categories: Mapping[int, s
     image.areas.append(float(entry["area"]))
     image.categories.append(category)
     return bool(image.shapes[-1])
-
-
-def shape_of(segmentation: Any) -> Shape:
-    """An instance as it is kept: polygons as arrays, which take a tenth of the memory of lists.
-
-    Polygons of less than three points or of no area, and run lengths without a pixel, are left out; empty where
-    nothing is left.
-    ValueError where it is neither run lengths nor polygons.
-    """
-    if isinstance(segmentation, Mapping):
-        size, counts = segmentation["size"], segmentation["counts"]
-        counts = _counts(counts) if isinstance(counts, str) else counts
-        empty = isinstance(counts, list) and not any(counts[1::2])
-        return [] if empty else {"size": size, "counts": counts}
-    if not isinstance(segmentation, list):
-        raise ValueError(f"has a 'segmentation' that is neither polygons nor run lengths: {segmentation!r}"[:120])
-    polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
-    for polygon in polygons:
-        if polygon.ndim != 1 or len(polygon) % 2:
-            raise ValueError(f"has a polygon of {polygon.size} numbers: it takes x and y of each point")
-        if not (np.abs(polygon) <= FAR).all():
-            raise ValueError(f"has a polygon with a point that is more than {FAR:,} pixels away, or nowhere")
-    return [polygon for polygon in polygons if len(polygon) >= 6 and _area(polygon)]
-
-
-def _area(polygon: NDArray[np.float64]) -> float:
-    """Twice the area of a polygon (2 N,), negative where it runs the other way round (the shoelace formula)."""
-    x, y = polygon[::2] - polygon[0], polygon[1::2] - polygon[1]
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
-
-
-def _counts(text: str) -> list[int]:
-    """Run lengths in COCO's short form: numbers of five bits a character, from the fourth on less the one two before.
-
-    ValueError for a text that COCO's encoder does not write.
-    """
-    counts: list[int] = []
-    number = shift = 0
-    for sign in text:
-        bits = ord(sign) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("has run lengths in a text that COCO's encoder does not write")
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:  # more of this number
-            continue
-        number -= (1 << shift) if bits & 16 else 0
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number = shift = 0
-    if shift or any(count < 0 for count in counts):
-        raise ValueError("has run lengths in a text that COCO's encoder does not write")
-    return counts
 
 
 def _named(entry: Any, position: int) -> str:

@@ -8,7 +8,7 @@ by what the instances of these classes cover, or, as in torchdistill's recipe, b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from kd_core.data.fingerprint import FileContents
 from kd_core.data.images import read_image
 from kd_core.data.packed import Packed
+from kd_core.data.shapes import Shape, pixels_of
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_core.notes import Note
-from kd_seg.data.annotations import Shape, parse
+from kd_seg.data.annotations import parse
 from kd_seg.data.sources import SOURCES, VOC_CLASSES, VOID, MaskSource, PairSubset
 
 if TYPE_CHECKING:
@@ -165,19 +166,10 @@ class CocoPairs:
 
 def draw(annotated: AnnotatedImage, height: int, width: int) -> NDArray[np.int16]:
     """The mask (height, width): background, classes, and VOID where instances overlap."""
-    from pycocotools import mask as runs
-
     classes = np.zeros((height, width), np.int16)
     over = np.zeros((height, width), np.uint8)
     for kind, shape in zip(annotated.classes, annotated.shapes, strict=True):
-        if not shape:  # no polygon
-            continue
-        if isinstance(shape, Mapping) and list(shape["size"]) != [height, width]:
-            raise ValueError(f"run lengths of {shape['size']} pixels in an image of {[height, width]}")
-        if isinstance(shape, Mapping) and sum(shape["counts"]) != height * width:  # the rest would be any values
-            raise ValueError(f"run lengths of {sum(shape['counts'])} pixels in an image of {[height, width]}")
-        pixels = runs.decode(runs.frPyObjects(shape, height, width))
-        inside = pixels.any(2) if pixels.ndim == 3 else pixels.astype(bool)
+        inside = pixels_of(shape, height, width).astype(bool)
         classes[inside] = kind
         over += inside & (over < 2)
     classes[over > 1] = VOID

@@ -1,111 +1,20 @@
-"""Generated scenes: shapes on a textured ground with exact masks, each a pure function of its number."""
+"""Generated scenes with exact masks: see :mod:`kd_core.data.scenes`."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.data.rng import derive_key, random_u64
+from kd_core.data.scenes import CLASSES, TRAIN, VAL, VERSION, scene
 from kd_core.data.sources import Parts
 from kd_core.notes import Note
-from kd_seg.data.sources import SOURCES, VOID, MaskSource, PairSubset
+from kd_seg.data.sources import SOURCES, MaskSource, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-VERSION = 2
-"""Of what :func:`scene` draws: part of every fingerprint, raised with every change of a pixel."""
-CLASSES = ("background", "disc", "square", "triangle", "ring", "cross")
-TRAIN, VAL = 400, 100
-SHORTEST, LONGEST = 64, 96
-"""Pixels of a side; each side is drawn by itself."""
-SHAPES = 5
-"""At most so many in a scene, later ones over earlier ones, at least two."""
-BORDER = 0.75
-"""Pixels on each side of a shape's edge that are void."""
-GROUND, SHAPE = (20, 120), (100, 235)
-"""Shades between which the colour of the ground, and of a shape, lies."""
-TINTS = ((0.9, 0.2, 0.2), (0.2, 0.9, 0.2), (0.2, 0.2, 0.9), (0.9, 0.9, 0.2), (0.8, 0.2, 0.9))
-"""Red, green and blue, from 0 to 1, that half of a shape's colour is: of a disc, a square, and so on."""
-NUMBERS = 12
-"""Random numbers for one shape, or for the ground."""
-
-Field = NDArray[np.floating[Any]]
-
-
-def scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-    """Scene ``number``: an image (H, W, 3) and its mask (H, W) with :data:`CLASSES` and, along edges, VOID.
-
-    Shapes are brighter than most of the ground, and each kind leans to a tint of its own, which does not tell them
-    apart for certain. Textures, sizes, angles and overlaps vary; noise lies over all.
-    """
-    key = derive_key("scene", VERSION, number)
-    draws = (random_u64(key, np.arange((SHAPES + 1) * NUMBERS)) >> np.uint64(11)).reshape(
-        SHAPES + 1, NUMBERS
-    ) * 2.0**-53
-    ground = draws[0]
-    height, width = (SHORTEST + int(value * (LONGEST - SHORTEST + 1)) for value in ground[:2])
-    y, x = (np.arange(side, dtype=np.float32) for side in (height, width))
-    image = texture(y[:, None], x, ground[2:9], *GROUND)
-    mask = np.zeros((height, width), np.int16)
-    for number_of, shape in enumerate(draws[1:]):
-        if number_of < 2 or shape[0] < 0.5:
-            draw(image, mask, shape)
-    size = image.size
-    noise = random_u64(key ^ 1, np.arange(-(-2 * size // 8))).view(np.uint8)[: 2 * size].reshape(2, *image.shape)
-    strength = 0.02 + 0.08 * float(ground[9])
-    image += (noise.astype(np.float32).sum(0) - 255) * np.float32(strength)
-    return np.clip(image, 0, 255).astype(np.uint8), mask
-
-
-def texture(y: Field, x: Field, draws: NDArray[np.float64], darkest: int, brightest: int) -> Field:
-    """Waves about a colour between two shades, (H, W, 3): ``draws`` (7,) are angle, length and six tones."""
-    angle, wave = draws[0] * np.pi, 4 + 20 * draws[1]
-    phase = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y) * np.float32(2 * np.pi / wave)
-    colour = (darkest + (brightest - darkest) * draws[2:5]).astype(np.float32)
-    change = (np.array([draws[5], draws[6], draws[2]]) * 60 - 30).astype(np.float32)
-    return np.clip(colour + change * np.sin(phase)[..., None], 20, 235)
-
-
-def draw(image: Field, mask: NDArray[np.int16], draws: NDArray[np.float64]) -> None:
-    """One shape into an image and its mask, in place: ``draws`` (12,) are its random numbers."""
-    height, width = mask.shape
-    kind = 1 + int(draws[1] * (len(CLASSES) - 1))
-    radius = 10 + 14 * float(draws[2])
-    top, left = float(draws[3]) * height, float(draws[4]) * width
-    reach = 1.5 * radius + 2
-    rows = slice(max(int(top - reach), 0), int(top + reach) + 1)
-    columns = slice(max(int(left - reach), 0), int(left + reach) + 1)
-    y = np.arange(height, dtype=np.float32)[rows, None] - np.float32(top)
-    x = np.arange(width, dtype=np.float32)[columns] - np.float32(left)
-    turn = float(draws[5]) * 2 * np.pi
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    outside = distance(CLASSES[kind], cos * x + sin * y, cos * y - sin * x, radius)
-    inside = outside < 0
-    pattern = draws[[5, 6, 7, 8, 9, 10, 11]]
-    pattern[2:5] = (pattern[2:5] + TINTS[kind - 1]) / 2
-    image[rows, columns][inside] = texture(y, x, pattern, *SHAPE)[inside]
-    part = mask[rows, columns]
-    part[inside] = kind
-    part[np.abs(outside) < BORDER] = VOID
-
-
-def distance(kind: str, u: Field, v: Field, radius: float) -> Field:
-    """How far outside a shape's edge the points (u, v) from its centre are, in pixels; negative inside."""
-    if kind == "disc":
-        return np.hypot(u, v) - radius
-    if kind == "ring":
-        return np.abs(np.hypot(u, v) - 0.75 * radius) - 0.25 * radius
-    across, along = np.abs(u), np.abs(v)
-    if kind == "square":
-        return np.maximum(across, along) - 0.85 * radius
-    if kind == "triangle":
-        return np.maximum(np.float32(0.75**0.5) * across + 0.5 * v, -v) - 0.6 * radius
-    longer, shorter = np.maximum(across, along), np.minimum(across, along)  # a cross of two bars
-    return np.maximum(longer - radius, shorter - 0.3 * radius)
 
 
 class Scenes:
@@ -134,8 +43,8 @@ class Scenes:
         """An RGB image and its mask (height, width)."""
         from PIL import Image
 
-        image, mask = scene(self.first + row)
-        return Image.fromarray(image), mask
+        drawn = scene(self.first + row)
+        return Image.fromarray(drawn.image), drawn.mask
 
 
 def read_scenes() -> Parts[PairSubset]:

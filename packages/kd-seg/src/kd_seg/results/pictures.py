@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.files import write_bytes
+from kd_core.pictures import (
+    BLACK,
+    GAP,
+    LINE,
+    MARGIN,
+    SMALLEST,
+    TEXT,
+    WHITE,
+    borders,
+    cut,
+    fitted,
+    length,
+    resized,
+    titled_row,
+    write,
+)
 from kd_seg.data.sources import VOID
 from kd_seg.data.transforms import Mask, Pixels, under
 
@@ -20,17 +32,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-Colour = tuple[int, int, int]
-WHITE, BLACK, GREY, PALE = (255, 255, 255), (0, 0, 0), (128, 128, 128), (225, 225, 225)
+GREY, PALE = (128, 128, 128), (225, 225, 225)
 ALPHA = 0.6
 """How much of a class's colour lies over the image: of the first one's, which is black, half as much, and at the
 borders of classes all."""
 STRIPE = 3
 """Pixels of a stripe: void is hatched in white and grey, where a class is of one colour."""
-SMALLEST, LARGEST = 320, 640
-"""Pixels between which the longer side of a panel is."""
-MARGIN, GAP, LINE, TEXT = 14, 12, 26, 17
-"""Pixels around a picture, between its parts, of a line of text, and of its letters."""
 CELLS = (18, 96)
 """Pixels of a cell of a confusion matrix, unless that makes it larger than :data:`WIDEST`."""
 ROOM, WIDEST = 960, 4000
@@ -40,7 +47,8 @@ LABEL = 200
 SHADES = ((0.0, WHITE), (0.1, (222, 235, 247)), (0.4, (107, 174, 214)), (0.7, (33, 113, 181)), (1.0, (8, 48, 107)))
 """Colours of shares in a confusion matrix; those between them are mixed."""
 HEADING = ("rows: the true class, columns: what was predicted", "percent of the pixels of the true class")
-MADE_BY = ("Software", "kd-seg")
+MADE_BY = "kd-seg"
+"""What a picture says of the command that made it."""
 NONE = "; grey: no true pixels"
 
 
@@ -84,17 +92,6 @@ def overlay(image: Pixels, mask: Mask, alpha: float = ALPHA) -> Pixels:
     return np.where((borders(mask) | (mask < 0))[..., None], colours, mixed)
 
 
-def borders(mask: Mask) -> NDArray[np.bool_]:
-    """(H, W): where one of the four pixels beside a pixel has another class."""
-    edges = np.zeros(mask.shape, bool)
-    down, across = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
-    edges[1:] |= down
-    edges[:-1] |= down
-    edges[:, 1:] |= across
-    edges[:, :-1] |= across
-    return edges
-
-
 def palette_mask(mask: Mask) -> Image:
     """Classes (H, W) as a picture whose values they are: with VOC's palette, or 16 bits of grey where that ends."""
     from PIL import Image
@@ -104,27 +101,6 @@ def palette_mask(mask: Mask) -> Image:
     picture = Image.fromarray(mask.astype(np.uint8))
     picture.putpalette(colour_map(256).tobytes())
     return picture
-
-
-def save(picture: Image, path: Path) -> None:
-    """Write a picture as PNG, all of it or nothing, with a word on who made it."""
-    from PIL.PngImagePlugin import PngInfo
-
-    content, about = io.BytesIO(), PngInfo()
-    about.add_text(*MADE_BY)
-    picture.save(content, "PNG", pnginfo=about)
-    write_bytes(path, content.getvalue())
-
-
-def saved_here(path: Path) -> bool:
-    """Whether a file is a picture that :func:`save` made."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            return picture.info.get(MADE_BY[0]) == MADE_BY[1]
-    except Exception:  # of a file that is no picture
-        return False
 
 
 def side_by_side(panels: Sequence[Panel], classes: Sequence[str]) -> Image:
@@ -140,40 +116,20 @@ def side_by_side(panels: Sequence[Panel], classes: Sequence[str]) -> Image:
     entries = legend({kind for panel in panels if panel.mask is not None for kind in np.unique(panel.mask)}, classes)
     places = list(flow([name for name, _ in entries], across))
     lines = places[-1][1] + 1 if places else 0
-    top = MARGIN + LINE
-    bottom = top + height + (GAP + lines * LINE if lines else 0) + MARGIN
-    picture = Image.new("RGB", (across + 2 * MARGIN, bottom), WHITE)
+    rows = [(panel.title, Image.fromarray(shown(panel, height, width))) for panel in panels]
+    picture = titled_row(rows, below=GAP + lines * LINE if lines else 0)
     draw = ImageDraw.Draw(picture)
-    for number, panel in enumerate(panels):
-        left = MARGIN + number * (width + GAP)
-        write(draw, (left, MARGIN), panel.title, TEXT, width)
-        picture.paste(Image.fromarray(shown(panel, height, width)), (left, top))
     for (name, colours), (left, line) in zip(entries, places, strict=True):
-        at = (MARGIN + left, top + height + GAP + line * LINE)
+        at = (MARGIN + left, MARGIN + LINE + height + GAP + line * LINE)
         draw.rectangle((at[0], at[1] + 2, at[0] + TEXT + 5, at[1] + TEXT + 3), outline=GREY)
         picture.paste(Image.fromarray(colours), (at[0] + 1, at[1] + 3))
         write(draw, (at[0] + TEXT + 12, at[1]), name, TEXT, across - TEXT - 12)
     return picture
 
 
-def fitted(height: int, width: int) -> tuple[int, int]:
-    """The size of a panel for an image of that size."""
-    longer = max(height, width)
-    if longer < SMALLEST:
-        times = -(-SMALLEST // longer)
-        return height * times, width * times
-    return tuple(max(round(side * min(LARGEST / longer, 1)), 1) for side in (height, width))  # type: ignore[return-value]
-
-
 def shown(panel: Panel, height: int, width: int) -> Pixels:
     """(height, width, 3): a panel's image with its mask over it."""
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(panel.image))
-    if image.size != (width, height):
-        way = Image.Resampling.NEAREST if image.width < width else Image.Resampling.BILINEAR
-        image = image.resize((width, height), way)
-    pixels = np.asarray(image)
+    pixels = np.asarray(resized(panel.image, height, width))
     if panel.mask is None:
         return pixels
     rows, columns = (under(have, want) for have, want in zip(panel.mask.shape, (height, width), strict=True))
@@ -196,44 +152,6 @@ def flow(names: Sequence[str], across: int) -> Iterator[tuple[int, int]]:
             left, line = 0, line + 1
         yield left, line
         left += width + 2 * GAP
-
-
-@lru_cache(maxsize=64)
-def font(size: int) -> Any:
-    """Pillow's own font: before Pillow 10.1, or where Pillow was built without FreeType, of one size alone."""
-    from PIL import ImageFont
-
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, ImportError):
-        return ImageFont.load_default()
-
-
-def length(text: str, size: int) -> int:
-    """Pixels that a text takes."""
-    from PIL import Image, ImageDraw
-
-    return int(np.ceil(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(drawable(text, size), font(size))))
-
-
-def drawable(text: str, size: int) -> str:
-    """A text in one line, and in letters that the font has if it has but few."""
-    line = " ".join(text.split())
-    return line if hasattr(font(size), "path") else line.encode("latin-1", "replace").decode("latin-1")
-
-
-def cut(text: str, size: int, room: int) -> str:
-    """A text shortened to so many pixels."""
-    if length(text, size) <= room:
-        return text
-    while text and length(f"{text}..", size) > room:
-        text = text[:-1]
-    return f"{text}.."
-
-
-def write(draw: ImageDraw, at: tuple[int, int], text: str, size: int, room: int, fill: Colour = BLACK) -> None:
-    """A text from a place on, cut where there is no more room."""
-    draw.text(at, drawable(cut(text, size, room), size), fill=fill, font=font(size))
 
 
 def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Image:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kd_core.config import Builder
-from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo, Splits
-from kd_core.data.images import Brightness, check_header, image_files, passed_over, read_image
+from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo
+from kd_core.data.images import Brightness, check_header, read_image
 from kd_core.device.runtime import Runtime
-from kd_core.download import folder_of, place
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError
 from kd_core.evaluation import LoadedStudent, load_student
-from kd_core.models.factory import ModelSource, missing_files
-from kd_core.models.registry import BACKBONE_WEIGHTS, find_card
 from kd_core.notes import Note
-from kd_core.plan.plan import Plan
-from kd_core.runs.progress import Reporter
+from kd_core.pictures import save
+from kd_core.prediction import TEACHER, check_split_name, free_names, named_images, split_of, teacher_of
 from kd_seg.data.folders import files_in
 from kd_seg.data.image_files import ClassTable, check_same_size, class_values, read_values
 from kd_seg.data.sources import VOID, PairSubset
@@ -33,14 +28,12 @@ from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask, Pixels, Whole
 from kd_seg.metrics import confusion, figures_of, pairs, predicted
-from kd_seg.results.pictures import Panel, palette_mask, save, saved_here, side_by_side
+from kd_seg.results.pictures import MADE_BY, Panel, palette_mask, side_by_side
 from kd_seg.task import SemanticSegmentation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TEACHER = "teacher"
-SPLITS = ("train", "val", "test")
 FEW = 16
 """So many images are read by this process: others would take longer to start."""
 
@@ -162,22 +155,14 @@ def seg_task(student: LoadedStudent) -> SemanticSegmentation:
 def of_split(student: LoadedStudent, name: str, limit: int | None, out: Path) -> ImageSet:
     """The first ``limit`` images of a split, or all; KDError where there is no such split."""
     seg_task(student)
-    if name not in SPLITS:
-        raise KDError(f"the data have no split {name!r}", hint=did_you_mean(name, SPLITS))
+    check_split_name(name)
     data, splits = student.read()
-    part = part_of(splits, name)
-    part = part.take(torch.arange(min(len(part), limit or len(part))))
+    split = split_of(splits, name)
+    assert isinstance(split, SegSplit)
+    part = split.part.take(torch.arange(min(len(split), limit or len(split))))
     rows = part.rows.tolist()
-    names = free_names([part.pairs.name(row) for row in rows], out, ())
+    names = free_names([part.pairs.name(row) for row in rows], partial(picture_paths, out), (), MADE_BY)
     return ImageSet(whole(part, data), dict(zip(rows, names, strict=True)), data, splits.info)
-
-
-def part_of(splits: Splits, name: str) -> PairSubset:
-    """The images of a split."""
-    there = {split_name: split for split_name in SPLITS if isinstance(split := getattr(splits, split_name), SegSplit)}
-    if name not in there:
-        raise KDError(f"the data have no split {name!r}", hint=f"--split {' or '.join(there)}")
-    return there[name].part
 
 
 def whole(part: PairSubset, data: DataSpec) -> SegSplit:
@@ -197,27 +182,14 @@ def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None,
     masks = None if truth is None else masks_for(named, truth)
     numbers = data.options.get("values") or range(len(info.classes or ()))
     values, white = class_values(numbers, data.options.get("void", 255)), data.options.get("white")
-    names = free_names([name for name, _ in named], out, [*files, *(masks or ())])
+    names = free_names([name for name, _ in named], partial(picture_paths, out), [*files, *(masks or ())], MADE_BY)
     split = whole(PairSubset(FilesToPredict(files, masks, values, white)), data)
     return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
 
 
 def listed(images: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Note]]:
-    """Every image with its name, its path below a folder that was given; KDError for the first that is none.
-
-    Also what is to say of files in those folders that are passed over.
-    """
-    files: list[tuple[str, Path]] = []
-    notes: list[Note] = []
-    for path in images:
-        if not path.is_dir():
-            files.append((path.stem, path))
-            continue
-        inside, others = image_files(path)
-        notes += passed_over(others, path)
-        if not inside:
-            raise KDError(f"{path}: contains no image")
-        files += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in inside]
+    """Every image with its name, and notes on files that are passed over; KDError for the first that is no image."""
+    files, notes = named_images(images)
     for _, path in files:
         if not path.is_file():
             raise KDError(f"there is no image {path}")
@@ -234,77 +206,9 @@ def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:
     return [masks[name] for name, _ in named]
 
 
-def free_names(names: Sequence[str], out: Path, reserved: Collection[Path]) -> list[str]:
-    """A name for each image's pictures, which replace earlier ones, and neither ``reserved`` nor other files."""
-    taken = {str(path.resolve()).casefold() for path in reserved}
-    chosen = []
-    for name in names:
-        stem = name.replace("/", "_")
-        for number in count(1):
-            candidate = stem if number == 1 else f"{stem}-{number}"
-            files = picture_paths(out, candidate)
-            keys = {str(path.resolve()).casefold() for path in files}
-            if not keys & taken and all(saved_here(path) for path in files if path.exists()):
-                break
-        taken |= keys
-        chosen.append(candidate)
-    return chosen
-
-
 def picture_paths(out: Path, name: str) -> tuple[Path, Path]:
     """The picture of the panels, and that of the student's classes."""
     return out / f"{name}.png", out / f"{name}_mask.png"
-
-
-def teacher_of(student: LoadedStudent, show: bool | None, info: DatasetInfo, runtime: Runtime) -> nn.Module | None:
-    """The config's teacher, as ``show`` (see :func:`predict`); KDError where it is asked for and cannot be had."""
-    plan = student.plan
-    spec = plan.models.get(TEACHER)
-    if show is False or (show is None and spec is None):
-        return None
-    if spec is None:
-        raise KDError("the config has no model 'teacher'", hint="leave --teacher out")
-    reason = unknown_weights(plan)
-    problem = None if reason is None else KDError(reason)
-    if problem is None and show is None and (absent := absent_weights(plan)) is not None:
-        problem = KDError(absent, hint="--teacher has it all the same")
-    if problem is not None and show:
-        raise problem.at("models", TEACHER)
-    if problem is not None:
-        Reporter().info(f"without the teacher: {problem}")
-        return None
-    values = Builder(student.policy, info.run_values)
-    source = ModelSource(values, f"models.{TEACHER}", plan.dataset, info, Reporter().note, finished=True)
-    return runtime.place(source.make(TEACHER, spec))
-
-
-def unknown_weights(plan: Plan) -> str | None:
-    """Why a config does not tell its teacher's weights; None where it does."""
-    spec = plan.models[TEACHER]
-    trained = (pattern.split(".")[0] for stage in plan.stages for pattern in stage.spec.train or ())
-    if spec.trainable or any(fnmatch(TEACHER, pattern) for pattern in trained):
-        return "it is trained by the run, which saves only the student"
-    if spec.weights is None and (spec.source == "arch" or "weights" in spec.model_fields_set):
-        return "it has random weights"
-    return None
-
-
-def absent_weights(plan: Plan) -> str | None:
-    """Why a teacher's weights cannot be read from this machine alone; None where they can."""
-    spec = plan.models[TEACHER]
-    if problems := missing_files(TEACHER, spec):
-        return problems[0].message
-    url, folder, name = None, None, ""
-    if "://" in str(spec.weights):
-        url = str(spec.weights)
-        folder = folder_of(url)
-    elif spec.weights in (None, "auto") and spec.zoo is not None:
-        card = find_card(spec.zoo, plan.dataset)[1]
-        url, name = card.url, card.file
-    if url is not None and not place(url, folder, name).is_file():
-        return f"{url} was not downloaded yet"
-    downloads = any(spec.extra.get(key) for key in BACKBONE_WEIGHTS) or (spec.call is not None and spec.weights is None)
-    return "what builds it may download weights" if downloads else None
 
 
 def predictions_of(
@@ -351,8 +255,8 @@ def save_pictures(image: PredictedImage, image_set: ImageSet, out: Path) -> Save
     scores = {model: miou_of(mask, image.truth, len(classes)) for model, mask in image.masks.items()}
     scores = {model: score for model, score in scores.items() if not np.isnan(score)}
     truth = image.truth if image_set.labelled else None
-    save(side_by_side(panels_of(image.image, truth, image.masks, scores), classes), picture)
-    save(palette_mask(student), mask_file)
+    save(side_by_side(panels_of(image.image, truth, image.masks, scores), classes), picture, MADE_BY)
+    save(palette_mask(student), mask_file, MADE_BY)
     pixels = np.bincount(student.ravel(), minlength=len(classes))
     share = {classes[kind]: 100 * int(pixels[kind]) / student.size for kind in np.argsort(-pixels) if pixels[kind]}
     height, width = student.shape

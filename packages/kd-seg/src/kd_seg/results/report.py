@@ -18,12 +18,13 @@ from kd_core.device.runtime import is_main
 from kd_core.escapes import for_cell
 from kd_core.evaluation import load_student
 from kd_core.files import write_text
+from kd_core.pictures import save, saved_by
 from kd_core.train.run import Result
 from kd_seg.data.sources import Pairs
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask
 from kd_seg.metrics import SegmentationMetrics, confusion, figures_of, iou_of, pairs, predicted
-from kd_seg.results.pictures import confusion_picture, save, saved_here, side_by_side
+from kd_seg.results.pictures import MADE_BY, confusion_picture, side_by_side
 from kd_seg.results.predict import panels_of, seg_task
 from kd_seg.task import SemanticSegmentation
 
@@ -117,7 +118,7 @@ def write(task: RecordingTask, out: Path) -> None:
     write_text(
         out / "classes.tsv", table(["class", "iou", "accuracy", "pixels", "predicted"], by_class(matrix, classes))
     )
-    save(confusion_picture(matrix, classes), out / "confusion.png")
+    save(confusion_picture(matrix, classes), out / "confusion.png", MADE_BY)
     # NaN compares with nothing: images without a true pixel come last
     images = sorted(metrics.images, key=lambda score: (score.miou != score.miou, score.miou, score.row))
     rows = [[split.name(score.row), figure(score.miou), figure(score.pixel_accuracy)] for score in images]
@@ -136,7 +137,7 @@ def by_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[list[Any
 def write_worst(metrics: ImageMetrics, source: Pairs, classes: Sequence[str], folder: Path) -> None:
     """The panels of the images with the lowest mean IoU, in place of those of an earlier report."""
     for path in folder.glob("*.png"):
-        if saved_here(path):
+        if saved_by(path, MADE_BY):
             path.unlink()
     if metrics.worst_images:
         folder.mkdir(exist_ok=True)
@@ -145,7 +146,7 @@ def write_worst(metrics: ImageMetrics, source: Pairs, classes: Sequence[str], fo
         image, truth = source.read(-row)
         panels = panels_of(np.asarray(image), truth, {STUDENT: mask}, {STUDENT: -negated})
         name = source.name(-row).replace("/", "_")
-        save(side_by_side(panels, classes), folder / f"{number:02}_{name}.png")
+        save(side_by_side(panels, classes), folder / f"{number:02}_{name}.png", MADE_BY)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], delimiter: str = "\t") -> str:

@@ -8,10 +8,10 @@ of its values are their schema.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.registry import Registry
 
 Operation = Callable[..., Tensor]
+Function = TypeVar("Function", bound=Callable[..., Any])
+"""A function that is an operation."""
 Pixels = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 AUGMENTATIONS: Registry[Operation] = Registry("augmentation", "kd.vision.augmentations")
@@ -104,11 +106,12 @@ def parse(value: Any) -> Augmentation:
         if position == 0 and per_image:
             continue
         if isinstance(item, str) and item in PRESETS:
-            operations += [_operation(preset) for preset in PRESETS[item]]
+            operations += [operation(preset, AUGMENTATIONS) for preset in PRESETS[item]]
         elif item == PER_IMAGE:
             raise KDError(f"{PER_IMAGE!r} works on single images: it must stand first")
         elif isinstance(item, (str, Mapping)):
-            operations.append(_operation(item, f"{position}." if isinstance(value, list) else ""))
+            where = f"{position}." if isinstance(value, list) else ""
+            operations.append(operation(item, AUGMENTATIONS, where, (*PRESETS, PER_IMAGE)))
         elif operations:
             raise KDError("a transform of single images must stand before the named operations, which work on batches")
         elif item is None or isinstance(item, (bool, int, float, list)):
@@ -120,20 +123,28 @@ def parse(value: Any) -> Augmentation:
     return Augmentation(tuple(operations), tuple(transforms), per_image)
 
 
-def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
-    """The operation with its values; ConfigError below the path ``where``."""
+def operation(
+    item: str | Mapping[str, Any], registry: Registry[Function], where: str = "", presets: Sequence[str] = ()
+) -> Function | partial[Any]:
+    """What ``item``, a name or ``{op: NAME, values...}``, names in ``registry``, with its values bound.
+
+    ConfigError below the path ``where``; ``presets`` are other names that may have been meant.
+    """
     values = {"op": item} if isinstance(item, str) else dict(item)
     name = values.pop("op", None)
     if not isinstance(name, str):
-        raise ConfigError(ConfigProblem("an operation is written as its name or as {op: NAME, ...}", where.rstrip(".")))
-    if name not in AUGMENTATIONS:
-        names = [*PRESETS, PER_IMAGE, *AUGMENTATIONS.names()]
+        meant = next((key for key in values if isinstance(key, str) and key in registry), None)
+        hint = f"write {{op: {meant}, ...}}" if meant else None
+        message = "an operation is written as its name or as {op: NAME, ...}"
+        raise ConfigError(ConfigProblem(message, where.rstrip("."), hint=hint))
+    if name not in registry:
+        names = [*presets, *registry.names()]
         path = f"{where}op" if isinstance(item, Mapping) else where.rstrip(".")
         raise ConfigError(ConfigProblem(f"there is no augmentation {name!r}", path, hint=did_you_mean(name, names)))
-    operation = AUGMENTATIONS.get(name)
-    parameters = inspect.signature(operation).parameters.values()
+    function = registry.get(name)
+    parameters = inspect.signature(function).parameters.values()
     keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    schemas = get_type_hints(operation, include_extras=True)
+    schemas = get_type_hints(function, include_extras=True)
     for key, value in values.items():
         if key not in keywords:
             message, hint = f"augmentation {name!r} has no parameter {key!r}", did_you_mean(key, [*keywords, "op"])
@@ -143,4 +154,4 @@ def _operation(item: str | Mapping[str, Any], where: str = "") -> Operation:
         except ValidationError as error:
             message = f"{key!r} of {name} must be {wanted_of(error.errors())}, not {show_value(value)}"
             raise ConfigError(ConfigProblem(message, where + key)) from error
-    return partial(operation, **values) if values else operation
+    return partial(function, **values) if values else function

@@ -1,0 +1,130 @@
+"""COCO 2017 (Lin et al., ECCV 2014), and files of one's own in its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kd_core.data.sources import Parts
+from kd_core.errors import KDError
+from kd_core.files import user_path
+from kd_vision.detection.data.annotations import AnnotationFile, boxes_of, read_file
+from kd_vision.detection.data.categories import COCO, COCO_BY_ID, PERSON, Categories
+from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
+
+SITE = "https://cocodataset.org/#download"
+
+
+def read_coco2017(root: Path, masks: bool, keypoints: bool) -> Parts[BoxSubset]:
+    """``train2017`` and ``val2017`` of a folder that holds ``annotations`` too; there is no download."""
+    parts, places = {}, {}
+    for split in ("train2017", "val2017"):
+        kind = "person_keypoints" if keypoints else "instances"
+        folder, path = root / split, root / "annotations" / f"{kind}_{split}.json"
+        for needed, there in ((folder, folder.is_dir()), (path, path.is_file())):
+            if not there:
+                layout = "data.root is the folder that holds train2017, val2017 and annotations"
+                raise KDError(f"there is no {needed}: {layout}", hint=f"they are at {SITE}")
+        file = read_file(path, masks=masks, keypoints=keypoints)
+        _check_is_coco(file)
+        parts[split] = BoxSubset(boxes_of(file, folder, PERSON if keypoints else COCO, lenient=True))
+        places[split] = str(folder)
+    named = {"train": places["train2017"], "val": places["val2017"]}
+    return Parts(parts["train2017"], parts["val2017"], None, (PERSON if keypoints else COCO).names, named)
+
+
+def _check_is_coco(file: AnnotationFile) -> None:
+    """KDError where the categories or the keypoints of a file are not COCO's."""
+    hint = "annotations of your own classes are read as `coco_json`"
+    for number, name in file.by_id.items():
+        if COCO_BY_ID.get(number) != name:
+            coco = repr(COCO_BY_ID[number]) if number in COCO_BY_ID else "none"
+            raise KDError(f"{file.path}: has the category {number} {name!r}, which in COCO is {coco}", hint=hint)
+    if file.entries.points is not None and file.keypoints != PERSON.keypoints:
+        raise KDError(f"{file.path}: has categories without COCO's {len(PERSON.keypoints)} keypoints", hint=hint)
+
+
+def read_coco_json(
+    root: Path,
+    masks: bool,
+    keypoints: bool,
+    *,
+    annotations: str,
+    images: str | None = None,
+    val_annotations: str | None = None,
+    val_images: str | None = None,
+    test_annotations: str | None = None,
+    test_images: str | None = None,
+) -> Parts[BoxSubset]:
+    """Files below ``root`` unless their paths are absolute.
+
+    The images of a split lie in its own folder, by default that of the training images, by default that of the file.
+    """
+    given = {
+        "train": (annotations, images),
+        "val": (val_annotations, val_images or images),
+        "test": (test_annotations, test_images or images),
+    }
+    files = {
+        split: (read_file(root / user_path(name), masks=masks, keypoints=keypoints), folder)
+        for split, (name, folder) in given.items()
+        if name is not None
+    }
+    categories = _categories(files["train"][0], keypoints=keypoints)
+    parts, places = {}, {}
+    for split, (file, folder_name) in files.items():
+        folder = file.path.parent if folder_name is None else root / user_path(folder_name)
+        if not folder.is_dir():
+            raise KDError(f"there is no folder {folder}", path=f"{'' if split == 'train' else f'{split}_'}images")
+        _check_same(file, files["train"][0])
+        parts[split], places[split] = BoxSubset(boxes_of(file, folder, categories)), str(file.path)
+    return Parts(parts["train"], parts.get("val"), parts.get("test"), categories.names, places)
+
+
+def _categories(file: AnnotationFile, *, keypoints: bool) -> Categories:
+    """The categories of a file, COCO's where they are these; KDError where there are none, or no keypoints."""
+    if not file.by_id:
+        raise KDError(f"{file.path}: has no category")
+    if not keypoints:
+        return COCO if file.by_id == COCO_BY_ID else Categories.of(file.by_id)
+    if not file.keypoints:
+        raise KDError(f"{file.path}: no category has 'keypoints'", path="keypoints")
+    named = Categories.of(file.by_id)
+    return Categories(named.names, named.ids, named.ignored, file.keypoints, file.skeleton)
+
+
+def _check_same(file: AnnotationFile, train: AnnotationFile) -> None:
+    """KDError where a split has a category, or keypoints, that the training file has not."""
+    for number, name in file.by_id.items():
+        if train.by_id.get(number) != name:
+            there = f"there is {train.by_id[number]!r}" if number in train.by_id else "does not have"
+            message = f"{file.path}: has the category {number} {name!r}, which {train.path} {there}"
+            raise KDError(message.replace("which", "where in", 1) if number in train.by_id else message)
+    if file.entries.points is not None and file.keypoints and file.keypoints != train.keypoints:
+        raise KDError(f"{file.path}: has other keypoints than {train.path}")
+
+
+def check_files(**options: str | None) -> None:
+    """KDError where images of a split are given without its annotations."""
+    given: Mapping[str, str | None] = options
+    for split in ("val", "test"):
+        if given.get(f"{split}_images") is not None and given.get(f"{split}_annotations") is None:
+            raise KDError(f"needs {split}_annotations", path=f"{split}_images")
+
+
+SOURCES("coco2017")(
+    BoxSource(
+        "COCO 2017: 118,287 + 5,000 images, 80 classes, masks, keypoints of persons; to be downloaded by hand",
+        read_coco2017,
+        splits=("train", "val"),
+        categories=COCO,
+        keypoint_categories=PERSON,
+    )
+)
+SOURCES("coco_json")(
+    BoxSource(
+        "images of your own with annotations in COCO's format: {annotations: FILE, images: DIR, val_annotations:}",
+        read_coco_json,
+        check=check_files,
+    )
+)

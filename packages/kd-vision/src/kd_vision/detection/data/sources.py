@@ -1,0 +1,288 @@
+"""Named data sets of images with boxes: facts that need no reading, and the function that reads each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd_core.data.screening import SKIP, Readable, listed, skipped
+from kd_core.data.shapes import Shape
+from kd_core.data.sources import PLACE, SPLITS, Parts, Source, check_source
+from kd_core.data.summary import counts_text
+from kd_core.errors import ConfigError, ConfigProblem, KDError
+from kd_core.notes import Note
+from kd_core.registry import Registry
+from kd_vision.detection.data.categories import Categories
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FIRST = 10
+"""Faults that an error names."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What a data set says of an image's n objects, in the image's own pixels.
+
+    ``boxes`` (n, 4) float32 x1 y1 x2 y2, as they are written: they may leave the image by a pixel. ``labels`` (n,)
+    int64 from 1, ``areas`` (n,) float32, ``crowds`` (n,) bool: what no detection needs to find. ``shapes``, where they
+    are read, has one of each object, and ``keypoints`` (n, K, 3) float32 x, y and visibility: 0 not there, 1 hidden, 2
+    seen. ``image_id`` is the data set's own number of the image, ``size`` its (height, width). ``trained`` (n,) bool
+    says which objects train, all but crowds for None.
+    """
+
+    name: str
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float32]
+    crowds: NDArray[np.bool_]
+    shapes: tuple[Shape, ...] | None
+    keypoints: NDArray[np.float32] | None
+    image_id: int
+    size: tuple[int, int] | None
+    trained: NDArray[np.bool_] | None = None
+
+    def for_training(self, size: tuple[int, int]) -> Annotated:
+        """The objects that train, none of them a crowd, with boxes inside the image of ``size`` (height, width).
+
+        As in torchvision's reference, a box without an area inside it is left out.
+        """
+        height, width = size
+        boxes = self.boxes.clip(0, np.array([width, height, width, height], np.float32))
+        chosen = ~self.crowds if self.trained is None else self.trained
+        rows = np.flatnonzero(chosen & (boxes[:, 2:] > boxes[:, :2]).all(1))
+        return replace(
+            self,
+            boxes=boxes[rows],
+            labels=self.labels[rows],
+            areas=self.areas[rows],
+            crowds=np.zeros(len(rows), bool),
+            shapes=None if self.shapes is None else tuple(self.shapes[row] for row in rows.tolist()),
+            keypoints=None if self.keypoints is None else self.keypoints[rows],
+            size=size,
+            trained=None,
+        )
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What is wrong in the file or folder ``place``, in words, and what becomes of it where a config skips it."""
+
+    place: str
+    messages: Sequence[str] = ()
+
+    def problem(self) -> ConfigProblem | None:
+        """All faults in one error that shows the first of them; None where there are none."""
+        if not self.messages:
+            return None
+        if len(self.messages) == 1:
+            return ConfigProblem(f"{self.place}: {self.messages[0]}", "data", hint=SKIP.replace("them", "it"))
+        lines = [f"\n    {message}" for message in self.messages[:FIRST]]
+        lines += [f"\n    and {len(self.messages) - FIRST:,} more"] if len(self.messages) > FIRST else []
+        return ConfigProblem(f"{self.place}: {len(self.messages):,} faults:{''.join(lines)}", "data", hint=SKIP)
+
+    def notes(self) -> list[Note]:
+        """A warning of what is left out; none where there is nothing."""
+        if not self.messages:
+            return []
+        number = len(self.messages)
+        what = "1 annotation or image is" if number == 1 else f"{number:,} annotations or images are"
+        text = f"{self.place}: {what} left out:{listed(self.messages)}"
+        return [Note.warning(text)]
+
+
+class Boxes(Protocol):
+    """N images with their objects, read one by one."""
+
+    categories: Categories
+    faults: Faults
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is there: annotations and images."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """The name of an image in messages and pictures: ``000000000139``."""
+        ...
+
+    def paths(self, row: int) -> Sequence[Path]:
+        """The file that a row is read from; none where it is made."""
+        ...
+
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) of an image, which is not read for that."""
+        ...
+
+    def annotated(self, row: int) -> Annotated:
+        """What is said of an image, which is not read for that."""
+        ...
+
+    def image(self, row: int) -> Image:
+        """An image in RGB; KDError naming a broken file."""
+        ...
+
+    def read(self, row: int) -> tuple[Image, Annotated]:
+        """Both of them; KDError where they do not go together."""
+        ...
+
+    def objects(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The place among ``rows`` of the image of each object there, crowds left out, and its label."""
+        ...
+
+    def trainable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of some rows, whether the image has anything to train on: see docs/detection.md."""
+        ...
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """What a run says of some rows: see :attr:`kd_core.data.sources.Parts.notes`."""
+        ...
+
+
+@dataclass(frozen=True)
+class BoxSubset:
+    """Some rows of a data set, ascending: ``chosen`` ones, or all. No image is read before it is asked for."""
+
+    boxes: Boxes
+    chosen: NDArray[np.int64] | None = None
+    emptied: int = field(default=0, compare=False)
+    """Images that :meth:`with_objects` left out."""
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """(N,) the rows."""
+        return np.arange(len(self.boxes)) if self.chosen is None else self.chosen
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> None:
+        """An image has objects of many classes."""
+        return None
+
+    def name(self, position: int) -> str:
+        """The name, in messages and pictures, of the image at a position."""
+        return self.boxes.name(int(self.rows[position]))
+
+    def size(self, position: int) -> tuple[int, int]:
+        """(height, width) of the image at a position, which is not read for that."""
+        return self.boxes.size(int(self.rows[position]))
+
+    def annotated(self, position: int) -> Annotated:
+        """What is said of the image at a position, which is not read for that."""
+        return self.boxes.annotated(int(self.rows[position]))
+
+    def read(self, position: int) -> tuple[Image, Annotated]:
+        """The RGB image at a position and what is said of it; KDError naming a broken file."""
+        return self.boxes.read(int(self.rows[position]))
+
+    def files(self) -> Readable | None:
+        """The images as they are read from files, None where they are made."""
+        if not len(self) or not self.boxes.paths(int(self.rows[0])):
+            return None
+        return Readable(self.read, lambda position: self.boxes.paths(int(self.rows[position])), range(len(self)))
+
+    def take(self, positions: Tensor) -> BoxSubset:
+        """Those at some positions."""
+        return replace(self, chosen=self.rows[positions.numpy()])
+
+    def with_objects(self) -> BoxSubset:
+        """The images that have anything to train on; KDError where none has."""
+        there = self.boxes.trainable(self.rows)
+        if not there.any():
+            message = f"{self.boxes.faults.place}: no image has a box to train on"
+            raise KDError(message, hint="`data.empty_images: true` trains on images without any", path="data")
+        return replace(self, chosen=self.rows[there], emptied=self.emptied + int((~there).sum()))
+
+    @cached_property
+    def class_counts(self) -> dict[str, int]:
+        """How many images hold each class, by its name; crowds do not count."""
+        places, labels = self.boxes.objects(self.rows)
+        pairs = np.unique(places * len(self.boxes.categories.names) + labels)
+        return self._by_class(pairs % len(self.boxes.categories.names))
+
+    def _by_class(self, labels: NDArray[np.int64]) -> dict[str, int]:
+        """How often each class is among ``labels``."""
+        categories = self.boxes.categories
+        counts = np.bincount(labels, minlength=len(categories.names))
+        return {categories.names[label]: int(counts[label]) for label in categories.labels.tolist()}
+
+    def notes(self) -> list[Note]:
+        """How many boxes and images without one there are, and what there is to say of the annotations."""
+        places, labels = self.boxes.objects(self.rows)
+        empty = len(self) - len(np.unique(places))
+        text = f"{_counted(len(labels), 'box', 'boxes')}"
+        text += f": {counts_text(self._by_class(labels))}" if len(labels) else ""
+        text += f"; {_counted(empty, 'image', 'images')} without a box" if empty else ""
+        left = f"; {_counted(self.emptied, 'image', 'images')} without a box to train on left out"
+        return [Note(text + (left if self.emptied else "")), *self.boxes.notes(self.rows)]
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"1 {one}" if number == 1 else f"{number:,} {many}"
+
+
+def checked(parts: Parts[BoxSubset], *, skip: bool) -> Parts[BoxSubset]:
+    """A data set of which the annotations have no fault: KDError that names all, or to ``skip`` them a warning."""
+    faults = list({id(part.boxes.faults): part.boxes.faults for part in parts.items().values()}.values())
+    if skip:
+        return replace(parts, notes=(*parts.notes, *(note for each in faults for note in each.notes())))
+    if problems := [problem for each in faults if (problem := each.problem()) is not None]:
+        raise ConfigError(problems)
+    return parts
+
+
+def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
+    """A data set as its authors split it, without the images that cannot be read or have another size than is said."""
+    notes, kept = list(parts.notes), {}
+    for name, part in parts.items().items():
+        files = part.files()
+        errors = {} if files is None else files.errors(whole=True)
+        notes += skipped(errors.values(), len(part))
+        positions = [position for position in range(len(part)) if position not in errors]
+        kept[name] = part.take(torch.tensor(positions, dtype=torch.int64))
+    train, val, test = (kept.get(name) for name in SPLITS)
+    return replace(parts, train=train, val=val, test=test, origins={}, notes=tuple(notes)).with_origins()
+
+
+@dataclass(frozen=True, eq=False)
+class BoxSource(Source[BoxSubset]):
+    """A data set of images with boxes.
+
+    ``categories`` is None where only an option ``classes``, or reading, tells. ``min_size`` is the pixels of the
+    shorter side that the models of torchvision scale images to. What ``read`` takes
+    of :attr:`place` says whether there are masks and keypoints.
+    """
+
+    place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints")
+
+    categories: Categories | None = None
+    keypoint_categories: Categories | None = None
+    """The same where keypoints are asked for."""
+    min_size: int = 800
+
+    def known(self, options: Mapping[str, Any], *, keypoints: bool) -> Categories | None:
+        """The categories, as far as the data set's name, or an option ``classes``, tells."""
+        if names := options.get("classes"):
+            return Categories.listed(names)
+        return self.keypoint_categories if keypoints else self.categories
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of their labels, without the background."""
+        return None if self.categories is None else self.categories.names[1:]
+
+
+SOURCES: Registry[BoxSource] = Registry("data set", "kd.vision.detection", check_source)

@@ -1,0 +1,1 @@
+"""What detectors see: pictures, COCO's result files and reports."""

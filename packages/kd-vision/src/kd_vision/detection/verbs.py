@@ -1,0 +1,72 @@
+"""The verb ``kd-vision predict``, which draws what detectors see. What it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kd_core.cli.output import echo, quiet_stdout
+from kd_core.cli.pictures import PATH, image_summary, predict_options, what_to_draw
+from kd_core.errors import KDError
+from kd_core.files import json_text
+
+if TYPE_CHECKING:
+    from kd_vision.detection.results.predict import SavedImage
+
+SHOWN = 4
+"""Classes of an image that its line names."""
+REPORT = "Write curves, classes and the worst images, drawn, of a detector, as report.html in this folder."
+MODEL = "student"
+
+
+@click.command()
+@predict_options(
+    click.option("--truth", type=PATH, metavar="FILE", help="Annotations of the files, in COCO's format."),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        metavar="SCORE",
+        help="Draw what has this score or more.",
+    ),
+)
+@click.pass_obj
+def predict(
+    tasks: Sequence[str], /, paths: tuple[Path, ...], out: Path, zoo: str | None, as_json: bool, **options: Any
+) -> None:
+    """Draw what a run's student detects in images.
+
+    DIR/NAME.png has the truth where there is one, the teacher and the student side by side, at the image's own size;
+    DIR/predictions.json all that the student detects, in COCO's format of results.
+    """
+    target, images = what_to_draw(paths, zoo, **{key: options[key] for key in ("split", "limit", "truth")})
+    stdout = sys.stdout
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    with quiet_stdout():
+        from kd_vision.detection.results.predict import RESULTS, FailedImage, predict
+
+        model = None if zoo is None else {"zoo": zoo}
+        for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
+            (failed if isinstance(image, FailedImage) else done).append(image_summary(image))
+            if isinstance(image, FailedImage):
+                echo(f"error: {image.error}", err=True)
+            elif not as_json:
+                echo(image_line(image), file=stdout)
+    if as_json:
+        echo(json_text({"out": out, "predictions": out / RESULTS, "images": done, "failed": failed}))
+    if failed:
+        raise KDError(f"{len(failed)} of {len(done) + len(failed)} images could not be read; the others are done")
+
+
+def image_line(image: SavedImage) -> str:
+    """The picture, the image's size, and the student's classes with their numbers."""
+    classes = [f"{name} {count}" for name, count in image.objects[MODEL].items()]
+    more = [f"{len(classes) - SHOWN} more"] if len(classes) > SHOWN else []
+    found = ", ".join(classes[:SHOWN] + more) or "nothing"
+    return "  ".join([str(image.picture), f"{image.width}x{image.height}", found])

@@ -1,0 +1,239 @@
+"""COCO's format: what is read of it, and all that is wrong with a file, at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd_core.data.sources import Parts
+from kd_core.errors import KDError
+from kd_vision.detection.data.categories import COCO, COCO_BY_ID, PERSON
+from kd_vision.detection.data.sources import BoxSubset
+from kd_vision.detection.data.spec import DataSpec
+
+PERSON_ID, CAT, TOOTHBRUSH = 1, 17, 90
+COCO_LIST = [{"id": number, "name": name} for number, name in COCO_BY_ID.items()]
+Entry = dict[str, Any]
+
+
+def entry(number: int, box: list[float], category: int = CAT, image: int = 1, **more: Any) -> Entry:
+    """An annotation; its shape is its box."""
+    x, y, width, height = box
+    polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": box,
+        "iscrowd": 0,
+        "area": width * height,
+        "segmentation": [polygon],
+        **more,
+    }
+
+
+def image(number: int, **more: Any) -> Entry:
+    """An image of 60 x 50 pixels."""
+    return {"id": number, "file_name": f"{number:03}.jpg", "width": 60, "height": 50, **more}
+
+
+def written(
+    folder: Path, entries: list[Entry], images: list[Entry] | None = None, categories: Any = None, name: str = "a.json"
+) -> Path:
+    """A file of annotations in ``folder`` with its images; returns it."""
+    images = [image(1)] if images is None else images
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in images:
+        if isinstance(each.get("file_name"), str) and not (folder / each["file_name"]).exists():
+            Image.new("RGB", (60, 50)).save(folder / each["file_name"])
+    categories = [{"id": CAT, "name": "cat"}, {"id": 30, "name": "dog"}] if categories is None else categories
+    content = {"images": images, "annotations": entries, "categories": categories}
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def read(path: Path, **more: Any) -> Parts[BoxSubset]:
+    """The data set of one file."""
+    return DataSpec(name="coco_json", root=str(path.parent), annotations=path.name, **more).read()
+
+
+def coco2017(root: Path, entries: list[Entry], **more: Any) -> DataSpec:
+    """A data set of COCO's layout, the same in both of its splits."""
+    for split in ("train2017", "val2017"):
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        path = written(root / split, entries, [image(1), image(2)], COCO_LIST)
+        path.rename(root / "annotations" / f"instances_{split}.json")
+    return DataSpec(name="coco2017", root=str(root), **more)
+
+
+def test_boxes_labels_and_numbers(tmp_path: Path) -> None:
+    crowd = {"size": [50, 60], "counts": [10, 40] * 60}
+    path = written(
+        tmp_path,
+        [
+            entry(7, [1, 2, 30, 40.5], 30, 9),
+            entry(5, [0, 0, 5, 5], CAT, 4, area=12.5),
+            entry(6, [0, 0, 60, 50], CAT, 9, iscrowd=1, segmentation=crowd),
+        ],
+        [image(9), image(4), image(6)],
+    )
+    train = read(path).train
+    assert [train.name(row) for row in range(3)] == ["004", "006", "009"]
+    first, empty, last = (train.annotated(row) for row in range(3))
+    assert last.boxes.tolist() == [[1, 2, 31, 42.5], [0, 0, 60, 50]]
+    assert (last.boxes.dtype, last.labels.dtype, last.areas.dtype) == (np.float32, np.int64, np.float32)
+    assert (last.labels.tolist(), last.crowds.tolist(), last.image_id) == ([2, 1], [False, True], 9)
+    assert (first.areas.tolist(), first.size, first.shapes) == ([12.5], (50, 60), None)
+    assert (len(empty.boxes), empty.boxes.shape) == (0, (0, 4))
+    assert train.boxes.categories.ids == (-1, CAT, 30)
+    assert train.boxes.categories.names == ("background", "cat", "dog")
+
+
+def test_shapes_are_read_where_masks_are_wanted(tmp_path: Path) -> None:
+    crowd = {"size": [50, 60], "counts": [10, 40] * 60}
+    text = {"size": [50, 60], "counts": "hm2"}
+    boxes = [entry(1, [1, 2, 30, 40]), entry(2, [0, 0, 60, 50], iscrowd=1, segmentation=crowd)]
+    boxes[0]["segmentation"].append([0, 0, 9, 0, 9, 9])
+    annotated = read(written(tmp_path, boxes), masks=True).train.annotated(0)
+    assert annotated.shapes is not None
+    polygons, runs = annotated.shapes
+    assert [each.tolist() for each in polygons] == boxes[0]["segmentation"]
+    assert runs == crowd
+    with pytest.raises(KDError, match=r"annotation 3 has a 'segmentation' with no polygon"):
+        read(written(tmp_path, [entry(3, [1, 2, 30, 40], segmentation=text)]), masks=True)
+
+
+def test_what_trains_is_inside_the_image(tmp_path: Path) -> None:
+    boxes = [entry(1, [-0.5, 0, 30, 50.9]), entry(2, [5, 5, 9, 9], iscrowd=1)]
+    train = read(written(tmp_path, boxes)).train
+    annotated = train.annotated(0)
+    assert annotated.boxes.tolist()[0] == [-0.5, 0, 29.5, np.float32(50.9)]
+    inside = annotated.for_training((50, 60))
+    assert inside.boxes.tolist() == [[0, 0, 29.5, 50]]
+    assert [note.text for note in train.notes()] == [
+        "1 box: of each class: cat 1, dog 0",
+        f"{tmp_path / 'a.json'}: 1 box leaves its image, and trains as far as it is inside (annotation 1 of 001)",
+    ]
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    good = entry(1, [0, 0, 9, 9])
+    wrong = [
+        entry(2, [0, 0, 9, 0]),
+        entry(3, [50, 0, 20, 9]),
+        entry(4, [0, 0, 9, 9], 999),
+        entry(5, [0, 0, 9, 9], image=77),
+        entry(6, [0, 0, 9, float("nan")], area=1),
+        entry(1, [0, 0, 9, 9]),
+        entry(7, [0, 0, -9, 9]),
+        entry(8, [0, 0, 9, 9], area=float("inf")),
+        {"id": 9, "image_id": 1, "category_id": CAT},
+        entry(10, [0, 0, 9, 9], bbox=[1, 2, 3]),
+        entry(11, [0, 0, 9, 9], iscrowd=2),
+        entry(12, [0, 0, 9, 9], image="x"),
+    ]
+    images = [image(1), image(2), {"id": 3}, image(1), image(4, file_name="../x.jpg"), image(5)]
+    path = written(tmp_path, [good, *wrong, entry(13, [0, 0, 9, 9], image=2)], images)
+    (tmp_path / "002.jpg").unlink()
+    with pytest.raises(KDError) as caught:
+        read(path)
+    (problem,) = caught.value.problems
+    assert problem.hint == "`data.on_error: skip` leaves them out"
+    head, *lines = problem.message.splitlines()
+    assert head == f"{path}: 16 faults:"
+    assert [line.strip() for line in lines] == [
+        "image 2 of the list 'images' has no 'file_name' that is a string",
+        "image 3 of the list 'images' has the id 1, which another image has",
+        "image 4 of the list 'images' has the file name '../x.jpg', which leads out of the folder of the images",
+        f"there is no file {tmp_path / '002.jpg'} of the image 2",
+        "annotation 2 has a 'bbox' without an area: [0, 0, 9, 0]",
+        "annotation 3 has a 'bbox' that leaves its image of 60 x 50 by 10 pixels: [50, 0, 20, 9]",
+        "annotation 4 is of the category 999, which there is not",
+        "annotation 5 is of the image 77, which the file does not list",
+        "annotation 6 has a 'bbox' that is not finite: [0, 0, 9, nan]",
+        "annotation 1 has an id that another annotation has",
+        "and 6 more",
+    ]
+    parts = read(path, on_error="skip")
+    assert (len(parts.train), len(parts.train.annotated(0).boxes)) == (2, 1)
+    (note,) = parts.notes
+    assert note.is_warning
+    for text in (
+        "16 annotations or images are left out:\n",
+        "annotation 7 has a 'bbox' of a negative width or height: [0, 0, -9, 9]",
+        "annotation 8 has an 'area' of inf",
+        "annotation 9 has no 'bbox'",
+        "annotation 10 has a 'bbox' that is not four numbers but [1, 2, 3]",
+        "annotation 11 has an 'iscrowd' of 2: it is 0 or 1",
+        "annotation 12 has an 'image_id' that is not an integer but \"x\"",
+    ):
+        assert text in note.text
+
+
+def test_coco_itself_has_boxes_without_an_area(tmp_path: Path) -> None:
+    parts = coco2017(tmp_path, [entry(3, [0, 5, 9, 0]), entry(4, [0, 0, 9, 9], TOOTHBRUSH)]).read()
+    assert parts.classes == COCO.names
+    assert parts.train.annotated(0).labels.tolist() == [CAT, TOOTHBRUSH]
+    assert parts.train.annotated(0).for_training((50, 60)).labels.tolist() == [TOOTHBRUSH]
+    last = parts.train.notes()[-1].text
+    assert last.endswith("instances_train2017.json: 1 box has no area: it does not train (annotation 3 of 001)")
+    assert (len(parts.train), len(parts.train.with_objects())) == (2, 1)
+    assert "1 image without a box to train on left out" in parts.train.with_objects().notes()[0].text
+
+
+def test_keypoints(tmp_path: Path) -> None:
+    points = [value for number in range(17) for value in (number, 2 * number, 2 if number < 10 else 0)]
+    categories = [{"id": 1, "name": "person", "keypoints": list(PERSON.keypoints), "skeleton": [[16, 14]]}]
+    boxes = [
+        entry(1, [0, 0, 9, 9], 1, 1, keypoints=points),
+        entry(2, [0, 0, 9, 9], 1, 2, keypoints=[0] * 51),
+        entry(3, [0, 0, 9, 9], 1, 2),
+    ]
+    path = written(tmp_path, boxes, [image(1), image(2)], categories)
+    parts = read(path, keypoints=True)
+    keypoints = parts.train.annotated(0).keypoints
+    assert keypoints is not None
+    assert keypoints.shape == (1, 17, 3)
+    assert keypoints[0, 9].tolist() == [9, 18, 2]
+    assert parts.train.boxes.categories.skeleton == ((15, 13),)
+    assert parts.train.with_objects().rows.tolist() == [0]
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9], 1, keypoints=[1, 2, 2])], None, categories)
+    with pytest.raises(KDError, match=r"annotation 1 has another number of keypoints than 17"):
+        read(path, keypoints=True)
+
+
+def test_categories_of_coco_keep_its_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9], TOOTHBRUSH)], categories=COCO_LIST)
+    parts = read(path)
+    assert parts.train.boxes.categories == COCO
+    assert parts.train.annotated(0).labels.tolist() == [TOOTHBRUSH]
+
+
+@pytest.mark.realdata
+def test_the_real_annotations(real_data: Path) -> None:
+    root = real_data / "coco2017_subset"
+    parts = DataSpec(name="coco2017", root=str(root), masks=True).read()
+    assert parts.val is not None
+    for part, split in ((parts.train, "train2017"), (parts.val, "val2017")):
+        content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+        by_image = {each["id"]: [] for each in content["images"]}
+        for each in content["annotations"]:
+            by_image[each["image_id"]].append(each)
+        assert [part.annotated(row).image_id for row in range(len(part))] == sorted(by_image)
+        for row in range(len(part)):
+            annotated = part.annotated(row)
+            expected = by_image[annotated.image_id]
+            assert annotated.labels.tolist() == [each["category_id"] for each in expected]
+            assert annotated.crowds.tolist() == [bool(each["iscrowd"]) for each in expected]
+            boxes = np.array([each["bbox"] for each in expected]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            assert np.array_equal(annotated.boxes, boxes.astype(np.float32))
+            assert annotated.shapes is not None
+            for shape, each in zip(annotated.shapes, expected, strict=True):
+                plain = shape if isinstance(shape, dict) else [polygon.tolist() for polygon in shape]
+                assert plain == each["segmentation"]
