@@ -39,6 +39,7 @@ class SemanticSegmentation(Task):
     monitor = "miou"
     run_values = CLASS_VALUES
     output = "out"
+    mask = "batch.mask"
     eval_batch_size = 1
     Data = DataSpec
     Input = InputSpec
