@@ -203,12 +203,12 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     """Write the student's folder: weights, description and, for a hub's model, what the hub's library reads."""
     plan = components.plan
     task, info = plan.task, stage.splits.info
-    hub, spec, wants = task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
+    hub, spec, wants = task.hub, from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
 
     def beside(path: Path) -> None:
         if hub is not None and spec.hub is not None and not spec.edit:
             hub.save(components.models[STUDENT], wants, path)
 
     effective, prepared = task.effective_input(wants, stage.data), task.preprocessing(stage.data)
-    description = describe_model(plan.models[STUDENT], effective, plan.dataset, info, prepared)
+    description = describe_model(components.spec(STUDENT), effective, plan.dataset, info, prepared)
     folder.export_student(state, description, beside)

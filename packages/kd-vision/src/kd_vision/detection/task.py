@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics
+from kd_vision.detection.precision import in_float32
 
 DUMMY_SIZES = ((64, 96), (80, 64))
 """(height, width) of dummy images, in turn."""
@@ -91,9 +93,11 @@ class ObjectDetection(Task):
 
     def call(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """``model(images, targets)`` in training mode, the sum of its losses added; else ``model(images)``."""
-        if not model.training:
-            return model(inputs["images"])
-        return with_total(model(inputs["images"], inputs["targets"]), type(model).__name__)
+        images = inputs["images"]
+        with in_float32(model) if torch.is_autocast_enabled(images[0].device.type) else nullcontext():
+            if not model.training:
+                return model(images)
+            return with_total(model(images, inputs["targets"]), type(model).__name__)
 
     def metrics(self, info: DatasetInfo) -> DetectionMetrics:
         """COCO's AP and AR of boxes and, where the data have them, of masks and keypoints."""
