@@ -33,6 +33,8 @@ KINDS = {"boxes": ("bbox", ""), "masks": ("segm", "mask_"), "keypoints": ("keypo
 """What is compared -> pycocotools' word for it, and what its figures' names begin with."""
 AT_ONCE = 255
 """Run lengths that pycocotools 2.0.11 takes the areas of at once, with numpy 2."""
+SIZES = ("_small", "_medium", "_large")
+"""What the figures of objects of a size end in."""
 Objects = dict[str, Any]
 """The objects of an image: arrays, and under ``masks`` run lengths."""
 
@@ -49,7 +51,7 @@ class DetectionMetrics(Metrics):
     """COCO's twelve figures in percent, for boxes and, where the targets have them, masks and keypoints.
 
     They are what pycocotools prints. ``ap`` and its kin are means over the classes that the truth has, ``ap/NAME`` is
-    that of one class; NaN where there is nothing to find. Where ``info`` has no classes, those of the truth count.
+    that of one class; NaN where there is nothing to find. Figures of a size that no object has are left out. Where ``info`` has no classes, those of the truth count.
     Whatever the batches and processes were, images count once each and in the order of their rows, which decides
     between equal scores.
 
@@ -95,7 +97,11 @@ class DetectionMetrics(Metrics):
         for kind in kinds:
             self.compared[kind] = compared(images, labels, kind)
             curve = self.compared[kind][1]
-            figures |= figures_of(curve, kind)
+            figures |= {
+                name: value
+                for name, value in figures_of(curve, kind).items()
+                if value == value or not name.endswith(SIZES)  # which of the sizes there are objects of
+            }
             for k, label in enumerate(labels):
                 name = str(label) if self.info.classes is None else self.info.classes[label]
                 single[f"{KINDS[kind][1]}ap/{name}"] = percent(curve.precision[:, :, k, 0])
