@@ -147,7 +147,7 @@ class AdapterSpec(ExtraModel):
 
     module: str | Lazy
     """A registered adapter (`kd-vision list adapters`), a `!call` of a module, or the path of a model's module to
-    share."""
+    share. The name of a model is the whole model, which the adapter runs once more on its input."""
     inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
     """The [wires](wires.md) that the adapter reads: in the order of its `forward`, or by the names of its
     parameters, each a wire or a list of wires."""
@@ -224,6 +224,15 @@ class ModelSpec(ExtraModel):
 MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
 
 
+class StudentSpec(ModelSpec):
+    """A run's student, as ``student/model.yaml`` describes it: a model that needs nothing beside that folder."""
+
+    task: str | None = None
+    """The task that it was trained for."""
+    imports: list[str] = []
+    """Modules that register its architecture or its task. They need trust."""
+
+
 with warnings.catch_warnings():
     # pydantic's deprecated BaseModel.validate has the name of a key here: a field hides it, on purpose
     warnings.filterwarnings("ignore", 'Field name "validate"', UserWarning)
@@ -250,6 +259,9 @@ with warnings.catch_warnings():
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
         """Several views of each training batch: a registered view by name, or a mapping with its values."""
+        partners: Literal["class"] | None = None
+        """Draw for each sample of a batch another one of its class, of which `batch.partner` is what the student
+        takes."""
         losses: dict[str, Any] = {}
         """The terms of the objective by name."""
         train: list[str] | None = None
