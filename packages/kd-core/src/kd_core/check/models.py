@@ -91,7 +91,10 @@ class DryModels:
 
     def fresh(self, name: str) -> nn.Module:
         """A new model like the one of that name, wherever tensors are made now."""
-        return self.source(name).make(name, self.plan.models[name])
+        model = self.source(name).make(name, self.plan.models[name])
+        if self.sound:
+            self.plan.task.lighten(model)
+        return model
 
     def source(self, name: str) -> ModelSource:
         """How a model is made without weights, beside others where tensors are made now."""
