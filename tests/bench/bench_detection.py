@@ -270,9 +270,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds of the process that trains, not the clock's.")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.root, options.longer = options.root.resolve(), 2 * options.size
+    if options.cpu:  # where others load the machine
+        time.perf_counter = time.process_time
     if options.side:
         print(*SIDES[options.side](options))
     elif options.part == "teacher":
