@@ -51,7 +51,8 @@ def _verified(plan: Plan, policy: Policy, *, whole: bool, classes: int | None = 
     models.build()
     for model in models.built.values():
         frozen.remember(model)
-    components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh, plan.task.call), frozen)
+    call = plan.task.call if plan.task else None  # the config may name a task that there is not
+    components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh, call), frozen)
     for stage in plan.stages:
         builder = Builder(policy, {**models.run_values, **dummy_steps(stage.spec)})
         check = StageCheck(components, stage, models, builder)
