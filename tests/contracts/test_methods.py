@@ -46,6 +46,7 @@ RESNETS = {"cat_kd", "ofd"}
 SEVERAL_TEACHERS = {"aekd", "aver", "ca_mkd", "ebkd"}
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
 REFUSED = {
+    "diffkd": "denoiser takes maps of one size",
     "ca_mkd": "or the modules of a group",
     "dist_plus": "must be feature maps (B, C, H, W) with the same",
     "ebkd": "needs 2 teachers or more",
