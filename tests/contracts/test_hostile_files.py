@@ -83,7 +83,7 @@ stages:
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoints", "student", "metrics.jsonl", "log.txt", "config.yaml", ".lock", "student/model.pt"]
+    "name", ["checkpoints", "student", "metrics.jsonl", "log.txt", "config.yaml", ".lock", "student/model.safetensors"]
 )
 def test_a_link_that_leads_out_of_a_run(folder: Path, name: str) -> None:
     outside, run = folder / "outside", folder / "run"

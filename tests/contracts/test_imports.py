@@ -71,12 +71,12 @@ LAYERS: dict[str, list[str]] = {
         *("ranges", "registry", "signatures", "download"),
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
-        *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "plan", "train"),
-        *("check", "experiment", "evaluation", "prediction", "sweep", "cli", "testing"),
+        *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
+        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "sweep", "cli", "testing"),
     ],
-    "kd_vision": ["data", "inputs", "rotations", "metrics", "models", "task", "detection", "cli"],
-    "kd_glue": ["repository", "data", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
-    "kd_seg": ["data", "models", "metrics", "task", "results", "verbs", "cli"],
+    "kd_vision": ["data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "detection", "cli"],
+    "kd_glue": ["repository", "data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
+    "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
     "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards", "cli"],
 }
 """The parts of each package in the order of a run: each imports only from those before it. A module that no name here

@@ -152,7 +152,7 @@ FILES: dict[str, list[Damage]] = {
     "checkpoints/best-*": ANY,
     "student/model.yaml": ANY,
     "student/model.safetensors": ANY,
-    "student/model.pt": ANY,
+    "student/lineage.json": ANY,
 }
 
 

@@ -148,7 +148,7 @@ def test_eval_says_of_the_data_what_a_run_says(
 
 
 @pytest.mark.parametrize(
-    "source", ["run: {0}", "arch: cnn, width: 4, depth: 1, in_channels: 3, weights: {0}/student/model.pt"]
+    "source", ["run: {0}", "arch: cnn, width: 4, depth: 1, in_channels: 3, weights: {0}/student/model.safetensors"]
 )
 def test_a_teacher_sees_what_it_was_trained_with(folder: Path, source: str, tmp_path: Path) -> None:
     config = tmp_path / "kd.yaml"
@@ -184,7 +184,7 @@ def test_other_classes_are_refused_with_both_lists(folder: Path, classes: list[s
 
 
 def test_classes_without_names_are_assumed_to_be_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher = folder / "teacher" / "student" / "model.pt"
+    teacher = folder / "teacher" / "student" / "model.safetensors"
     student = f"{{arch: cnn, width: 4, depth: 1, in_channels: 3, weights: {teacher}, class_names: ['0', '1', '2']}}"
     evaluate(folder / "teacher.yaml", overrides=[f"models.student={student}"])
     assert "their order is assumed to be that of the data" in capsys.readouterr().err

@@ -303,7 +303,7 @@ def test_the_student_loads_with_plain_torch_and_scores_the_same(train: Train) ->
     result = train()
     assert result.run is not None
     model = MODELS.get("cnn")(width=4, depth=2)
-    model.load_state_dict(torch.load(result.run / "student" / "model.pt", weights_only=True))
+    model.load_state_dict(load_file(result.run / "student" / "model.safetensors"))
     assert evaluate(result.run).metrics == result.metrics
     assert isinstance(model, nn.Module)
 

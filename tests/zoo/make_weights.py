@@ -1,6 +1,6 @@
 """Puts a weight file where its download would, in a layout that torchdistill saves.
 
-python tests/zoo/make_weights.py resnet20 --layout checkpoint --state runs/my/student/model.pt
+python tests/zoo/make_weights.py resnet20 --layout checkpoint --state runs/my/student/model.safetensors
 
 The layouts are those of torchdistill 1.1.5: its CIFAR files are state dicts alone; ``save_ckpt`` of its
 ``common/main_util.py`` writes a whole checkpoint; a model in DistributedDataParallel has ``module.`` before every key.
@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from kd_core.models.weights import read_state
 
 State = Mapping[str, Tensor]
 
@@ -57,9 +59,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--data")
     parser.add_argument("--layout", choices=LAYOUTS, default="plain")
-    parser.add_argument("--state", type=Path, help="a torch file of the model's state dict; random weights without it")
+    parser.add_argument("--state", type=Path, help="a file of the model's state dict; random weights without it")
     given = parser.parse_args()
-    state = torch.load(given.state, weights_only=True) if given.state else None
+    state = read_state(given.state) if given.state else None
     print(put(given.name, state, given.layout, given.data))
 
 

@@ -130,7 +130,7 @@ def test_a_projector_takes_tensors() -> None:
 
 
 def test_values_are_the_keyword_only_parameters() -> None:
-    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation", "resize", "init"]
+    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation", "resize", "init", "keep_equal"]
     assert values_of(projector)["norm"].annotation is bool
 
 

@@ -205,7 +205,7 @@ def test_the_lock_that_workers_of_a_dead_process_still_hold_is_waited_for(run: R
 def test_locking_removes_what_a_killed_process_left_half_written(run: RunFolder) -> None:
     (run.path / ".tmp-4711").write_text("half")
     (run.path / ".tmp-student").mkdir()
-    (run.path / ".tmp-student" / "model.pt").write_text("half")
+    (run.path / ".tmp-student" / "model.safetensors").write_text("half")
     run.release()
     run.lock()
     assert sorted(each.name for each in run.path.iterdir()) == [".lock", ".pid"]
@@ -277,17 +277,15 @@ class Tied(nn.Module):
         self.norm = nn.BatchNorm2d(4)
 
 
-def test_the_student_loads_with_plain_torch_and_with_safetensors(run: RunFolder) -> None:
+def test_the_students_weights_are_a_state_dict(run: RunFolder) -> None:
     student = Tied()
     run.export_student(student.state_dict(), "arch: tied\n")
     expected = student.state_dict()
-    pickled = torch.load(run.student / "model.pt", weights_only=True)
-    for weights in (pickled, load_file(run.student / "model.safetensors")):
-        assert set(weights) == set(expected)
-        assert all(torch.equal(weights[name], expected[name]) for name in expected)
-        assert all(weights[name].dtype == expected[name].dtype for name in expected)
-        Tied().load_state_dict(weights)
-    assert all(each.untyped_storage().nbytes() == each.nbytes for each in pickled.values())
+    weights = load_file(run.student / "model.safetensors")
+    assert set(weights) == set(expected)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert all(weights[name].dtype == expected[name].dtype for name in expected)
+    Tied().load_state_dict(weights)
     assert (run.student / "model.yaml").read_text() == "arch: tied\n"
 
 
@@ -299,7 +297,7 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
     for run, module in zip(runs, (student, copy), strict=True):
         run.export_student(module.state_dict(), "arch: tied\n")
     one, another = (sorted(run.student.iterdir()) for run in runs)
-    assert [each.name for each in one] == ["model.pt", "model.safetensors", "model.yaml"]
+    assert [each.name for each in one] == ["model.safetensors", "model.yaml"]
     assert [each.read_bytes() for each in one] == [each.read_bytes() for each in another]
 
 
@@ -307,7 +305,7 @@ def test_a_second_export_replaces_the_first(run: RunFolder) -> None:
     run.export_student(nn.Linear(2, 2).state_dict(), "arch: first\n")
     run.export_student(nn.Linear(3, 3).state_dict(), "arch: second\n")
     assert (run.student / "model.yaml").read_text() == "arch: second\n"
-    assert torch.load(run.student / "model.pt", weights_only=True)["weight"].shape == (3, 3)
+    assert load_file(run.student / "model.safetensors")["weight"].shape == (3, 3)
 
 
 def test_a_full_disk_leaves_the_exported_student_as_it_was(run: RunFolder) -> None:
@@ -332,20 +330,9 @@ def test_a_finished_run_has_its_result_and_a_card(run: RunFolder) -> None:
         "| top1 | 0.84 |",
         "arch: tiny",
         "kd-vision train x.yaml --seed 3",
-        "student/model.pt",
+        "student/model.safetensors",
     ):
         assert part in card
-
-
-def test_the_cards_code_runs(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    student, model = nn.Linear(2, 2), nn.Linear(2, 2)
-    run.write_manifest(command="")
-    run.export_student(student.state_dict(), "arch: tiny\n")
-    run.finish({"metrics": {}, "samples": None, "split": None})
-    code = run.card.read_text().split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(run.path)
-    exec(code, {"model": model})
-    assert torch.equal(model.weight, student.weight)
 
 
 def test_json_is_what_every_reader_accepts() -> None:

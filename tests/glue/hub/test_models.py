@@ -17,8 +17,9 @@ from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
 from kd_core.models.hub import HubModelRequest
 from kd_core.runs.export import write_student
-from kd_glue.data.spec import InputSpec
+from kd_glue.data.spec import DataSpec, InputSpec
 from kd_glue.hub.models import TransformersHub
+from kd_glue.task import TextClassification
 
 from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save, save_tokenizer
 
@@ -270,7 +271,12 @@ def test_a_students_folder_loads_as_it_stands(tmp_path: Path, kind: str) -> None
     model = build(tmp_path / "model", SENTIMENT, {"layers": [0, 1], "attn_implementation": "eager"})
     wants = InputSpec(tokenizer=str(tmp_path / "model"))
     student = tmp_path / "student"
-    write_student(student, model.state_dict(), "hub: .", lambda folder: HUB.save(model, wants, folder))
+
+    def beside(folder: Path) -> None:
+        HUB.save(model, folder)
+        TextClassification().save_inputs(wants, DataSpec.model_construct(max_length=8), folder)
+
+    write_student(student, model.state_dict(), "hub: .", beside)
     again, told = AutoModelForSequenceClassification.from_pretrained(student, output_loading_info=True)
     assert not any(told[f"{each}_keys"] for each in ("missing", "unexpected", "mismatched"))
     torch.testing.assert_close(logits(again), logits(model))
@@ -292,7 +298,7 @@ def test_a_regressions_folder(tmp_path: Path) -> None:
     save(tmp_path / "model", labels=1)
     save_tokenizer(tmp_path / "model")
     model = build(tmp_path / "model", SCORES)
-    HUB.save(model, InputSpec(), tmp_path)
+    HUB.save(model, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "LABEL_0"})
     assert (tmp_path / "tokenizer.json").is_file()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kd_core.losses import LOSSES
     from kd_core.models.registry import MODELS
     from kd_core.registry import Registry
+    from kd_core.student import load
     from kd_core.task import TASKS
 
     __version__: str
@@ -28,6 +29,7 @@ __all__ = [
     "Registry",
     "__version__",
     "evaluate",
+    "load",
     "resume",
 ]
 
@@ -41,6 +43,7 @@ _HOMES = {
     "KDError": "kd_core.errors",
     "Registry": "kd_core.registry",
     "evaluate": "kd_core.evaluation",
+    "load": "kd_core.student",
     "resume": "kd_core.experiment",
 }
 

@@ -45,7 +45,8 @@ class LoadedStudent:
 
     def read(self) -> tuple[Any, Splits]:
         """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples."""
-        data, splits = Data(self.plan, self.policy, Reporter(silent=True)).get(self.plan.data)
+        alone = replace(self.plan, inputs={STUDENT: self.plan.inputs[STUDENT]})  # teachers may be gone
+        data, splits = Data(alone, self.policy, Reporter(silent=True)).get(self.plan.data)
         self.say(splits.summary.remarks())
         return data, splits
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from kd_core.config import has_call
@@ -13,9 +14,11 @@ from kd_core.errors import KDError
 from kd_core.registry import Registry
 
 if TYPE_CHECKING:
+    import torch
     from pydantic import BaseModel
     from torch import Tensor, nn
 
+    from kd_core.config.schema import StudentSpec
     from kd_core.models.hub import Hub
 
 
@@ -95,6 +98,8 @@ class Task:
     """The wire of what counts in models' outputs, which losses that compare these take where a config names none."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
+    dynamic_dims: ClassVar[tuple[int, ...]] = ()
+    """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
     eval_batch_size: ClassVar[int | None] = None
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
@@ -151,6 +156,10 @@ class Task:
         """One forward pass; ``model.training`` tells whether it trains."""
         return model(inputs)
 
+    def taken(self, model: nn.Module, inputs: Any) -> Any:
+        """The part of a model's inputs that :meth:`call` gives it."""
+        return inputs
+
     def metrics(self, info: DatasetInfo) -> Metrics:
         """New metrics for data of which ``info`` is known."""
         raise NotImplementedError
@@ -162,6 +171,21 @@ class Task:
     def preprocessing(self, data: Any) -> dict[str, Any]:
         """How samples are brought to a form for evaluation, in plain values: what a run writes beside its student."""
         return {}
+
+    def save_inputs(self, wants: Any, data: Any, folder: Path) -> None:
+        """Write into a student's ``folder`` the files that its inputs are made with, such as a tokenizer.
+
+        :meth:`effective_input` names them as they lie there: ``.``, or ``./NAME``.
+        """
+
+    def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
+        """What makes raw samples into the inputs that evaluation gives the model, bit for bit.
+
+        All it needs is in ``student``, the description that a run wrote: its ``input`` and its ``preprocessing``, which
+        :meth:`effective_input` and :meth:`preprocessing` gave. It takes one sample or a list of them, and gives a batch
+        on ``device``.
+        """
+        raise KDError(f"the task {self.name} does not say how its samples are brought to a model")
 
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import ABSENT, SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.subset import split
 from kd_core.data.summary import DataSummary, summarize
@@ -25,6 +27,7 @@ from kd_glue.data.splits import TextSplit
 from kd_glue.data.texts import Texts
 from kd_glue.hub.models import TransformersHub
 from kd_glue.padding import check_kind, check_padding
+from kd_glue.preprocessing import TextPreprocessor
 
 FEWEST, FAR = 16, 0.4
 """Labels, and by what share of them more must agree, for another order of a model's outputs to be the right one."""
@@ -45,6 +48,7 @@ class TextClassification(Task):
     run_values = CLASS_VALUES
     output = "logits"
     compiles = False
+    dynamic_dims = (1,)
     hub = TransformersHub()
     Data = DataSpec
     Input = InputSpec
@@ -109,13 +113,38 @@ class TextClassification(Task):
 
         A model that takes no token types, or no positions, gets none.
         """
-        dropped = not_taken(model) & inputs.keys()
-        output = model(**{name: value for name, value in inputs.items() if name not in dropped})
+        output = model(**self.taken(model, inputs))
         if isinstance(output, Tensor):
             return {"logits": output}
         if not isinstance(output, Mapping):
             raise KDError(f"{type(model).__name__} returns a {type(output).__name__}: neither logits nor a mapping")
         return {name: value for name, value in output.items() if value is not None}
+
+    def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
+        """The input with all that decides which tokens a text has; the tokenizer is the one beside the student."""
+        told = {"max_length": wants.max_length or data.max_length, "padding": wants.padding or "longest"}
+        return wants.model_copy(update={**told, "tokenizer": ".", "revision": None})
+
+    def save_inputs(self, wants: InputSpec, data: DataSpec, folder: Path) -> None:
+        """Write the tokenizer."""
+        [encoder] = encoders_of(data, {"": wants}).values()
+        tokenizer = encoder.tokenizer
+        tokenizer.padding_side = encoder.side  # as in training, which the tokenizer may not name
+        tokenizer.save_pretrained(folder)
+
+    def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> TextPreprocessor:
+        """What makes texts, or pairs of them, into the mapping that a model takes as keywords."""
+        wants = InputSpec.model_validate(student.input)
+        if wants.tokenizer is None or wants.max_length is None:
+            raise KDError("the student's folder does not say how texts are encoded", path="input")
+        tokenizer, padding = load_tokenizer(wants.tokenizer, None), wants.padding or "longest"
+        encoder = make_encoder(tokenizer, wants.max_length, padding, wants.padding_side)
+        return TextPreprocessor(encoder, not_taken(model), device)
+
+    def taken(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs without token types and positions, where the model takes none."""
+        dropped = not_taken(model) & inputs.keys()
+        return {name: value for name, value in inputs.items() if name not in dropped}
 
     def metrics(self, info: DatasetInfo) -> Metrics:
         """Those of the task of GLUE, or of the problem; ``loss`` and ``score``."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.spec import pixels
 from kd_core.data.subset import split
@@ -23,10 +23,7 @@ from kd_seg.data.spec import DataSpec, InputSpec, classes_of, source_of
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole
 from kd_seg.metrics import SegmentationMetrics
-
-Images = Tensor | list[Tensor]
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, in [0, 1]."""
+from kd_seg.preprocessing import Images, Normalization, PhotoPreprocessor, normalize
 
 
 @TASKS("semantic_segmentation", "segmentation")
@@ -41,6 +38,7 @@ class SemanticSegmentation(Task):
     output = "out"
     mask = "batch.mask"
     eval_batch_size = 1
+    dynamic_dims = (2, 3)
     Data = DataSpec
     Input = InputSpec
 
@@ -119,8 +117,17 @@ class SemanticSegmentation(Task):
         return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
     def preprocessing(self, data: DataSpec) -> dict[str, Any]:
-        """The size that images are scaled to in evaluation, None where they stay as they are."""
-        return {"eval_size": data.eval_size}
+        """The size that images are scaled to in evaluation, None where they stay as they are, and the value of white
+        where the config gives it."""
+        white = data.options.get("white")
+        return {"eval_size": data.eval_size, **({} if white is None else {"white": white})}
+
+    def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> PhotoPreprocessor:
+        """What makes photos in files, of PIL or arrays into a batch (B, 3, h, w)."""
+        wants, told = InputSpec.model_validate(student.input), student.preprocessing
+        if wants.mean is None or wants.std is None:
+            raise KDError("the student's folder does not say how images are normalised", path="input")
+        return PhotoPreprocessor(told.get("eval_size"), tuple(wants.mean), tuple(wants.std), told.get("white"), device)
 
     def metrics(self, info: DatasetInfo) -> SegmentationMetrics:
         """miou, pixel_accuracy, fwiou, mean_accuracy, and the IoU of each class."""
@@ -142,21 +149,6 @@ def training_transform(data: DataSpec, source: MaskSource) -> Crop:
 def normalization_of(spec: InputSpec, data: DataSpec, source: MaskSource) -> Normalization:
     """Mean and deviation that an ``input:`` asks for, what it leaves out taken from the data."""
     return tuple(spec.mean or data.mean or source.mean), tuple(spec.std or data.std or source.std)
-
-
-def normalize(images: Images, normalization: Normalization) -> Images:
-    """uint8 images -> float32, each channel less its mean and divided by its deviation, both of values in [0, 1]."""
-    if isinstance(images, list):
-        return [normalize(image, normalization) for image in images]  # type: ignore[misc]
-    mean, std = constants(normalization, images.device)
-    return images.float().sub_(mean).div_(std)  # uint8 less float32 takes 25 times as long as converting first
-
-
-@lru_cache(maxsize=64)
-def constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) each, in 0 .. 255, on the device, made once: a copy to it in every step would wait for it."""
-    mean, std = (255 * torch.tensor(values, dtype=torch.float64)[:, None, None] for values in normalization)
-    return mean.float().to(device), std.float().to(device)
 
 
 def outputs(model: nn.Module, images: Tensor) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import kd_vision.rotations  # noqa: F401  which registers a view
 from kd_core.config import has_call
+from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError, Unverified
@@ -29,6 +30,7 @@ from kd_vision.data.splitting import split
 from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
+from kd_vision.preprocessing import ImagePreprocessor, image_preprocessor
 
 
 @TASKS("image_classification", "classification")
@@ -103,10 +105,18 @@ class ImageClassification(Task):
         return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
     def preprocessing(self, data: DataSpec) -> dict[str, Any]:
-        """The size that images which are read one by one are brought to, and the share of the centre crop."""
-        source = source_of(data)
-        size = None if source.shape else size_of_images(data, source)
-        return {} if size is None else {"size": list(size), "eval_crop": data.eval_crop}
+        """The size that images are brought to, the share of the centre crop where they are read one by one, and the
+        value of white where the config gives it."""
+        source, white = source_of(data), data.options.get("white")
+        told: dict[str, Any] = {} if white is None else {"white": white}
+        if source.shape is not None:
+            return {"size": list(source.shape[1:]), **told}
+        size = size_of_images(data, source)
+        return told if size is None else {"size": list(size), "eval_crop": data.eval_crop, **told}
+
+    def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> ImagePreprocessor:
+        """What makes images in files, of PIL, arrays or tensors into a batch (B, C, H, W)."""
+        return image_preprocessor(InputSpec.model_validate(student.input), student.preprocessing, model, device)
 
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""

@@ -17,6 +17,7 @@ from kd_core.config.syntax.lazy import (
     RunValue,
     SetAttr,
     Text,
+    changed,
     has_call,
 )
 from kd_core.config.syntax.load import load, loads
@@ -39,6 +40,7 @@ __all__ = [
     "Text",
     "allow",
     "allow_package",
+    "changed",
     "check_arguments",
     "dump",
     "has_call",

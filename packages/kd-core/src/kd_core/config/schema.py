@@ -224,6 +224,15 @@ class ModelSpec(ExtraModel):
 MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
 
 
+class StudentSpec(ModelSpec):
+    """A run's student, as ``student/model.yaml`` describes it: a model that needs nothing beside that folder."""
+
+    task: str | None = None
+    """The task that it was trained for."""
+    imports: list[str] = []
+    """Modules that register its architecture or its task. They need trust."""
+
+
 with warnings.catch_warnings():
     # pydantic's deprecated BaseModel.validate has the name of a key here: a field hides it, on purpose
     warnings.filterwarnings("ignore", 'Field name "validate"', UserWarning)

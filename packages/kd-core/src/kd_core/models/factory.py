@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kd_core.config import Builder, Policy
-    from kd_core.config.schema import ModelSpec
+    from kd_core.config.schema import ModelSpec, StudentSpec
+
+DESCRIPTION, WEIGHTS = "model.yaml", "model.safetensors"
+"""The files of a run's student: what rebuilds the model, and its weights."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class ModelSource:
     def _called(self, spec: ModelSpec) -> nn.Module:
         from torch import nn
 
-        call = without_weights(spec.call, self.builder.policy, {}) if self.structure else spec.call
+        call = without_weights(spec.call, self.builder.policy) if self.structure else spec.call
         model = self.builder.build(call, path=self.path)
         if not isinstance(model, nn.Module):
             raise ConfigError(ConfigProblem(f"{type(model).__name__} is not a torch.nn.Module", self.path))
@@ -132,7 +135,7 @@ class ModelSource:
         try:
             return self._edited(self._bare(spec), spec)
         except KDError as error:
-            file = folder / "student" / "model.yaml"
+            file = student_folder(folder) / DESCRIPTION
             raise ConfigError(
                 ConfigProblem(f"{file}: {problem.message}", self.path, hint=problem.hint) for problem in error.problems
             ) from None
@@ -174,7 +177,7 @@ class ModelSource:
             zoo, card = find_card(spec.zoo, self.dataset)
             return zoo.path(card), card.url, card.rename
         if spec.run is not None:
-            path = Path(spec.run) / "student" / "model.safetensors"
+            path = student_folder(Path(spec.run)) / WEIGHTS
             return path, str(path), {}
         if explicit:
             hint = "write `zoo: NAME`, a path or a URL"
@@ -192,8 +195,7 @@ def from_hub(spec: ModelSpec) -> ModelSpec:
     """A model of another run, where that came from a hub: its student's folder is as good as a name there."""
     if spec.run is None:
         return spec
-    folder = Path(spec.run)
-    saved = student_spec(folder)
+    saved = student_spec(Path(spec.run))
     if saved.hub is None or saved.edit:  # one that was edited is no model that the hub knows
         return spec
     return spec.model_copy(update={"hub": saved.hub, "run": None, "input": {**saved.input, **spec.input}})
@@ -217,27 +219,19 @@ def missing_files(name: str, spec: ModelSpec) -> list[ConfigProblem]:
     return problems
 
 
-def without_weights(value: Any, policy: Policy, done: dict[int, Any]) -> Any:
-    """``value`` with published weights forced off in every call in it; ``done`` keeps aliases of a call one call."""
-    from kd_core.config import Call
+def without_weights(value: Any, policy: Policy) -> Any:
+    """``value`` with published weights forced off in every call in it."""
+    from kd_core.config import Call, changed
 
-    if isinstance(value, list):
-        return [without_weights(item, policy, done) for item in value]
-    if isinstance(value, dict):
-        return {key: without_weights(item, policy, done) for key, item in value.items()}
-    if not isinstance(value, Call):
-        return value
-    if id(value) not in done:
-        with suppress(TypeError, ValueError):  # a callable that has no readable signature
-            takes = read_signature(policy.locate(value.target)).parameters
-            kwargs = {key: item for key, item in value.kwargs.items() if key not in BACKBONE_WEIGHTS}
-            off = {key: None for key in BACKBONE_WEIGHTS if key in takes}
-            done[id(value)] = replace(
-                value,
-                args=without_weights(value.args, policy, done),
-                kwargs={**without_weights(kwargs, policy, done), **off},
-            )
-    return done.get(id(value), value)
+    def bare(lazy: Any) -> Any:
+        if isinstance(lazy, Call):
+            with suppress(TypeError, ValueError):  # a callable that has no readable signature
+                takes = read_signature(policy.locate(lazy.target)).parameters
+                kwargs = {key: item for key, item in lazy.kwargs.items() if key not in BACKBONE_WEIGHTS}
+                return replace(lazy, kwargs={**kwargs, **{key: None for key in BACKBONE_WEIGHTS if key in takes}})
+        return lazy
+
+    return changed(value, bare)
 
 
 def local(weights: str) -> Path:
@@ -249,15 +243,34 @@ def local(weights: str) -> Path:
     return fetch(weights, folder=folder_of(weights))
 
 
-def student_spec(folder: Path) -> ModelSpec:
-    """The description that a run wrote of its student; KDError where the run has none yet."""
-    file = folder / "student" / "model.yaml"
-    if not file.is_file():
+def student_folder(folder: Path) -> Path:
+    """The folder of a run's student: ``student/`` in the folder of a run, or that folder itself, wherever it lies now.
+
+    KDError where there is none yet.
+    """
+    student = folder / "student"
+    found = next((path for path in (student, folder) if (path / DESCRIPTION).is_file()), None)
+    if found is None:
         reason = "has no finished student" if (folder / "config.yaml").is_file() else "is not a run folder"
-        raise KDError(f"{folder} {reason}: there is no {file}")
+        raise KDError(f"{folder} {reason}: there is no {student / DESCRIPTION}")
     refuse_links(folder)
-    spec = read_description(file)
-    return spec if spec.hub is None else spec.model_copy(update={"hub": str(folder / "student")})
+    return found
+
+
+def student_spec(folder: Path) -> StudentSpec:
+    """The description that a run wrote of its student, in the folder of the run or of the student.
+
+    Names of files that lie beside it (``.``, ``./base``) become their paths. KDError where there is no student yet.
+    """
+    student = student_folder(folder)
+    spec = read_description(student / DESCRIPTION)
+
+    def here(value: Any) -> Any:
+        return str(student / value) if isinstance(value, str) and (value == "." or value.startswith("./")) else value
+
+    return spec.model_copy(
+        update={"hub": here(spec.hub), "input": {key: here(value) for key, value in spec.input.items()}}
+    )
 
 
 def recorded(spec: ModelSpec) -> ModelSpec | None:
@@ -269,19 +282,19 @@ def recorded(spec: ModelSpec) -> ModelSpec | None:
         return student_spec(Path(spec.run))
     if spec.weights in (None, "auto") or "://" in str(spec.weights):
         return None
-    file = local(str(spec.weights)).with_name("model.yaml")
+    file = local(str(spec.weights)).with_name(DESCRIPTION)
     return read_description(file) if file.is_file() else None
 
 
-def read_description(file: Path) -> ModelSpec:
+def read_description(file: Path) -> StudentSpec:
     """A ``model.yaml`` that a run wrote; KDError where it is not one."""
     from kd_core.config import load
-    from kd_core.config.schema import ModelSpec
+    from kd_core.config.schema import StudentSpec
     from kd_core.config.validation import Validator
 
     document = load(file)
     validator = Validator(document)
-    spec = validator.validate(ModelSpec, document.data)
+    spec = validator.validate(StudentSpec, document.data)
     if spec is None:
         raise ConfigError(validator.problems)
     if spec.run is not None:

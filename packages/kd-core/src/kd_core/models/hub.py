@@ -45,6 +45,6 @@ class Hub:
         """Overrides (``models.teacher.revision=...``) that say which version of each thing there is today."""
         raise NotImplementedError
 
-    def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
-        """Write beside a student's weights what the hub's own library needs to load that folder as it is."""
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what the hub's own library needs beside a student's weights to build its structure."""
         raise NotImplementedError

@@ -1,8 +1,7 @@
-"""The student as files that outlive this project: plain weights, and a description that rebuilds the model."""
+"""The student as files that outlive this project: plain weights, a description that rebuilds the model, its lineage."""
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,23 +17,20 @@ from kd_core.files import TEMPORARY, sync_folder, write_bytes, write_errors, wri
 def write_student(
     folder: Path, state: Mapping[str, Any], description: str, beside: Callable[[Path], None] = lambda _: None
 ) -> None:
-    """Write ``model.safetensors``, ``model.pt`` and ``model.yaml`` into ``folder``, all of them or none.
+    """Write ``model.safetensors`` and ``model.yaml`` into ``folder``, both or none.
 
     ``beside`` adds what else belongs there.
 
-    Both weight files hold every name of ``state``, a state_dict, so ``load_state_dict`` takes either as it is.
-    Equal weights give equal bytes. RunInterrupted where the disk does not take them.
+    The weights have every name of ``state``, a state_dict, so ``load_state_dict`` takes them as they are. Equal weights
+    give equal bytes. RunInterrupted where the disk does not take them.
     """
-    weights = plain_weights(state)
-    pickled = io.BytesIO()
-    torch.save(weights, pickled)
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with write_errors(f"the student to {folder}"):
             temporary.mkdir()
-            write_bytes(temporary / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"}))
-            write_bytes(temporary / "model.pt", pickled.getvalue())
+            weights = safetensors.torch.save(plain_weights(state), {"format": "pt"})
+            write_bytes(temporary / "model.safetensors", weights)
             write_text(temporary / "model.yaml", description)
             beside(temporary)
             shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,8 @@ from kd_core.runs.manifest import Manifest
 PATIENCE = 15.0
 """Seconds that the workers of a process that died are waited for: they look for it every few seconds."""
 
+LINEAGE = "lineage.json"
+"""In the student's folder: what it was made from."""
 LOCKS = (".lock", ".pid")
 """What a process that trains holds in the folder: no content."""
 
@@ -38,16 +40,18 @@ MODEL_CARD = """\
 |---|---|
 {rows}
 
-The weights, in plain PyTorch (`student/model.safetensors` holds the same tensors):
+The student stands alone. In Python, wherever its folder lies:
 
 ```python
-import torch
+import kd_core
 
-weights = torch.load("student/model.pt", weights_only=True)
-model.load_state_dict(weights)  # `model` is what is described below
+student = kd_core.load("student")
+outputs = student(samples)  # samples as they come: files of images, or texts
+student.model, student.preprocess, student.classes  # a torch.nn.Module, what makes its inputs, the names of its outputs
 ```
 
-What they belong to (`student/model.yaml`):
+{lineage}
+What the weights in `student/model.safetensors` belong to (`student/model.yaml`):
 
 {fence}yaml
 {description}
@@ -67,7 +71,7 @@ class RunFolder:
         metrics.jsonl   one JSON object a line
         log.txt         what was printed
         checkpoints/    see kd_core.runs.checkpoint
-        student/        model.safetensors, model.pt and model.yaml, which rebuilds the model
+        student/        model.safetensors, model.yaml, which rebuilds the model, and lineage.json
         README.md       the model card
         result.json     written last: a run that has it is finished
 
@@ -249,7 +253,29 @@ class RunFolder:
             command=code(command),
             description=description.strip(),
             fence=fence(description),
+            lineage=self._lineage(),
         )
+
+    def _lineage(self) -> str:
+        """The models and the data that the student was made from, as Markdown; empty where that is not known."""
+        try:
+            lineage = json.loads((self.student / LINEAGE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
+        rows = [(name, *_origin(record)) for name, record in lineage["models"].items()]
+        rows += [("student", *_origin(lineage["student"] or {}))]
+        data = [
+            (name, f"{record['samples']} samples", record["fingerprint"]) for name, record in lineage["data"].items()
+        ]
+        lines = [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in (*rows, *data)]
+        head = "What it was made from (`student/lineage.json`), with hashes of weights and of data as the run began:"
+        return "\n".join([head, "", "| | | hash |", "|---|---|---|", *lines, ""])
+
+
+def _origin(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Where a model of a lineage comes from, and the hash of its weights."""
+    names = [f"{key} {record[key]}" for key in ("arch", "zoo", "hub", "run", "call", "file") if key in record]
+    return ", ".join(names) or "unknown", str(record.get("weights", ""))
 
 
 def is_result(value: Any) -> bool:

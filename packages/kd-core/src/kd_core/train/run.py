@@ -20,17 +20,20 @@ from kd_core.device.fsdp import full_state_dict, load_full_state_dict, unsharded
 from kd_core.device.runtime import Runtime, fast, is_main
 from kd_core.device.seeding import derive, seed_everything
 from kd_core.errors import RunInterrupted
-from kd_core.models.description import describe_model
+from kd_core.files import json_text, write_text
+from kd_core.models.description import BASE, Described, describe_model
 from kd_core.models.factory import from_hub
+from kd_core.models.registry import MODELS
 from kd_core.observers import RunEvent
 from kd_core.plan.plan import Plan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
-from kd_core.runs.run_folder import RunFolder
+from kd_core.runs.run_folder import LINEAGE, RunFolder
 from kd_core.runs.stop import StopRequest
 from kd_core.train.components import Components, Data
 from kd_core.train.evaluate import format_metrics
 from kd_core.train.facts import compare_with_manifest, write_manifest
+from kd_core.train.lineage import lineage_of
 from kd_core.train.loop import StageRunner
 from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
 from kd_core.train.progress import Progress, RunContext
@@ -200,15 +203,28 @@ def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] 
 
 
 def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], stage: Stage) -> None:
-    """Write the student's folder: weights, description and, for a hub's model, what the hub's library reads."""
-    plan = components.plan
+    """Write the student's folder: weights, description, lineage, and what its inputs and a hub's library need."""
+    plan, student = components.plan, components.models[STUDENT]
     task, info = plan.task, stage.splits.info
     hub, spec, wants = task.hub, from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
 
     def beside(path: Path) -> None:
-        if hub is not None and spec.hub is not None and not spec.edit:
-            hub.save(components.models[STUDENT], wants, path)
+        if hub is not None and spec.hub is not None:
+            hub.save(student, path / BASE if spec.edit else path)
+        task.save_inputs(wants, stage.data, path)
+        write_text(path / LINEAGE, json_text(lineage_of(plan, folder, state), indent=2) + "\n")
 
     effective, prepared = task.effective_input(wants, stage.data), task.preprocessing(stage.data)
-    description = describe_model(components.spec(STUDENT), effective, plan.dataset, info, prepared)
-    folder.export_student(state, description, beside)
+    told = Described(
+        *(components.spec(STUDENT), effective, plan.dataset, info, components.policy, task.name, prepared, student),
+        imports=_imports(plan),
+    )
+    folder.export_student(state, describe_model(told), beside)
+
+
+def _imports(plan: Plan) -> list[str]:
+    """The modules of ``imports:`` that register the student's architecture, or the task."""
+    arch = plan.models[STUDENT].arch
+    makers = [type(plan.task).__module__, *([] if arch is None else [MODELS.get(arch).__module__])]
+    names = plan.document.data.get("imports") or []
+    return [name for name in names if any(f"{maker}.".startswith(f"{name}.") for maker in makers)]

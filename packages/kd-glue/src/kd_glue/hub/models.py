@@ -20,7 +20,6 @@ from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.trained_on import only_numbers
 from kd_core.notes import Note
-from kd_glue.data.encoding import load_tokenizer, usual_side
 from kd_glue.hub.labels import (
     check_count,
     classifier_of,
@@ -135,15 +134,11 @@ class TransformersHub(Hub):
             commits["data.revision"] = resolve_data_revision(revision)
         return [f"{key}={commit}" for key, commit in commits.items() if commit is not None]
 
-    def save(self, model: nn.Module, wants: Any, folder: Path) -> None:
-        """Write the config and the tokenizer beside a student's weights: transformers loads that folder as it is."""
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the config: with weights and tokenizer beside it, transformers loads that folder as it is."""
         config: Any = model.config
         config.architectures, config.output_attentions = [type(model).__name__], False
         config.save_pretrained(folder)
-        tokenizer = wants.tokenizer or config.name_or_path
-        saved = load_tokenizer(tokenizer, wants.revision)
-        saved.padding_side = wants.padding_side or usual_side(saved)  # as in training, which the tokenizer may not name
-        saved.save_pretrained(folder)
 
 
 def commit_of(name: Any, revision: Any) -> str | None:

@@ -63,7 +63,9 @@ def card(run: RunFolder, name: str) -> str:
     """The hub's model card: what its search reads, how the model is loaded, and the run's own card."""
     config = load(run.config).data
     text = run.card.read_text(encoding="utf-8")
-    text = text.replace("student/", "").replace("{run: <this folder>}", f"{{hub: {name}}}")
+    names = {"student/": "", 'load("student")': 'load("FOLDER")', "{run: <this folder>}": f"{{hub: {name}}}"}
+    for here, there in names.items():
+        text = text.replace(here, there)
     use = f'from transformers import pipeline\n\nclassify = pipeline("text-classification", "{name}")'
     return f"---\n{_metadata(config, run.result(), name)}\n---\n\n{text}\n```python\n{use}\n```\n"
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kd_core.config.schema import StrictModel
+from kd_core.config.schema import StrictModel, StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.subset import split
 from kd_core.errors import KDError
@@ -19,6 +21,8 @@ from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics
+from kd_vision.detection.precision import in_float32
+from kd_vision.detection.preprocessing import images_in_range, in_range
 
 DUMMY_SIZES = ((64, 96), (80, 64))
 """(height, width) of dummy images, in turn."""
@@ -75,7 +79,7 @@ class ObjectDetection(Task):
 
     def prepare(self, batch: Batch, inputs: Mapping[str, InputSpec], data: DataSpec, *, training: bool) -> Batch:
         """Float images in [0, 1] and, in training, the targets, which models in training mode are called with."""
-        images = [image.float().div_(255) for image in batch.inputs[SHARED]["images"]]
+        images = [in_range(image) for image in batch.inputs[SHARED]["images"]]
         return replace(batch, inputs={SHARED: {"images": images, **({"targets": batch.target} if training else {})}})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
@@ -91,9 +95,15 @@ class ObjectDetection(Task):
 
     def call(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """``model(images, targets)`` in training mode, the sum of its losses added; else ``model(images)``."""
-        if not model.training:
-            return model(inputs["images"])
-        return with_total(model(inputs["images"], inputs["targets"]), type(model).__name__)
+        images = inputs["images"]
+        with in_float32(model) if torch.is_autocast_enabled(images[0].device.type) else nullcontext():
+            if not model.training:
+                return model(images)
+            return with_total(model(images, inputs["targets"]), type(model).__name__)
+
+    def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
+        """What makes images in files, of PIL or arrays into ``{"images": [...]}``, what :meth:`call` takes."""
+        return partial(images_in_range, device=device)
 
     def metrics(self, info: DatasetInfo) -> DetectionMetrics:
         """COCO's AP and AR of boxes and, where the data have them, of masks and keypoints."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kd_core.errors import Mark
@@ -127,3 +127,22 @@ def has_call(value: Any) -> bool:
         return True
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
     return any(has_call(item) for item in items)
+
+
+def changed(value: Any, change: Callable[[Lazy], Any]) -> Any:
+    """``value`` with ``change`` of every Lazy in it in its place, inner ones first; an alias of one stays one."""
+    done: dict[int, Any] = {}
+
+    def walk(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {key: walk(inner) for key, inner in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [walk(inner) for inner in item]
+        if not isinstance(item, Lazy):
+            return item
+        if id(item) not in done:
+            inner = {part.name: walk(getattr(item, part.name)) for part in fields(item) if part.compare}
+            done[id(item)] = change(replace(item, **inner))
+        return done[id(item)]
+
+    return walk(value)

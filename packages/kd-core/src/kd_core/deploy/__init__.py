@@ -1,0 +1,1 @@
+"""Students elsewhere: written in other formats, checked against the run, and measured."""
