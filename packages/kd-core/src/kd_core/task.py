@@ -193,6 +193,9 @@ class Task:
     def check_structure(self, model: nn.Module, wants: Any, data: Any) -> None:
         """The same before training, of a model without weights on the meta device; no connection is opened."""
 
+    def lighten(self, model: nn.Module) -> None:
+        """Make a model that only a check runs cheap to run, where that changes nothing of what the check tells."""
+
     def assumes_order(self, model: nn.Module) -> bool:
         """Whether a model with weights does not say which of its outputs is which class."""
         return False
