@@ -138,6 +138,16 @@ def test_the_highest_score_is_on_top() -> None:
     assert tuple(drawn[200, 50]) == class_colours(3)[1]
 
 
+def test_where_captions_cover_each_other_that_of_the_highest_score_is_read() -> None:
+    scores = np.linspace(0.5, 0.9, 300, dtype=np.float32)
+    labels = (1,) * 299 + (2,)
+    drawn = pixels_of(
+        class_panel("", IMAGE, objects(*[(50, 100, 90, 140)] * 300, labels=labels, scores=scores), CLASSES)
+    )
+    caption = drawn[81:99, 50:60]
+    assert (caption == class_colours(3)[2]).all(-1).mean() > 0.5
+
+
 def test_masks_lie_over_the_image_with_borders() -> None:
     mask = np.zeros((1, 400, 600), bool)
     mask[0, 100:200, 100:300] = True

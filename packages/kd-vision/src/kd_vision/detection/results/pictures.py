@@ -220,26 +220,29 @@ def draw_keypoints(
 def write_captions(
     draw: ImageDraw, panel: Panel, boxes: NDArray[np.floating], order: Sequence[int], size: tuple[int, int]
 ) -> None:
-    """Captions at their boxes, on the objects' colours, in ``order``; where there is room none covers another."""
+    """Captions at their boxes, on the objects' colours; where there is room none covers another.
+
+    The first in ``order`` have the first choice of a place, and lie on top.
+    """
     text = letters(*size)
-    taken: list[Rectangle] = []
-    pad = max(text // 6, 1)
+    pad, high = max(text // 6, 1), line_of(text)
+    words = {number: cut(panel.captions[number], text, size[1] - 2 * pad) for number in order}
+    places: dict[int, Rectangle] = {}
     for number in order:
-        words = cut(panel.captions[number], text, size[1] - 2 * pad)
-        wide, high = length(words, text) + 2 * pad, line_of(text)
-        place = free_place(boxes[number], (high, wide), size, taken)
-        taken.append(place)
+        needed = (high, length(words[number], text) + 2 * pad)
+        places[number] = free_place(boxes[number], needed, size, list(places.values()))
+    for number, place in reversed(places.items()):
         draw.rectangle(place, fill=panel.colours[number])
         at = (place[0] + pad, place[1] + (high - text * 5 // 4) // 2)
-        draw.text(at, drawable(words, text), fill=ink_on(panel.colours[number]), font=font(text))
+        draw.text(at, drawable(words[number], text), fill=ink_on(panel.colours[number]), font=font(text))
 
 
 def free_place(
-    box: NDArray[np.floating], extent: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
+    box: NDArray[np.floating], needed: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where in an image of ``size`` a caption of ``extent`` goes: above its box, or the first of the places
+    """Where in an image of ``size`` a caption of ``needed`` (height, width) goes: above its box, or the first of the places
     within and below it where it covers least of others."""
-    high, wide = extent
+    high, wide = needed
     left, top, right, bottom = box.round().astype(int).tolist()
     places = [
         *((x, y) for y in (top - high, top) for x in (left, right - wide)),
