@@ -1,0 +1,48 @@
+"""A run whose student's folder gives back another model says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd_core.experiment import Experiment
+from kd_core.models.registry import MODELS
+from kd_vision.models import Cnn
+
+DIGITS = """
+task: image_classification
+data: {name: digits, limit: 60, augment: none}
+models:
+  student: {arch: rebuilt_test}
+stages:
+  train:
+    epochs: 1
+    batch_size: 32
+    losses: {ce: {loss: cross_entropy}}
+    optimizer: !call:torch.optim.SGD {lr: 0.05}
+"""
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, 2.0)])
+def test_another_model_is_a_warning(
+    factors: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an architecture keeps outside its weights, and makes anew in another way."""
+    torch.set_num_threads(1)
+    made: list[Cnn] = []
+
+    def build() -> Cnn:
+        model = Cnn(width=2, depth=1)
+        factor = factors[min(sum(not each.fc.weight.is_meta for each in made), 1)]
+        model.register_forward_hook(lambda module, args, output: output * factor)
+        made.append(model)
+        return model
+
+    monkeypatch.setitem(MODELS._items, "rebuilt_test", build)
+    (tmp_path / "c.yaml").write_text(DIGITS)
+    result = Experiment.load(tmp_path / "c.yaml").train(tmp_path / "run")
+    expected = "the student's folder does not stand alone: the model in it gives other outputs than the trained student"
+    assert (expected in result.warnings) == (factors[0] != factors[1])
+    assert len(result.warnings) <= 1
