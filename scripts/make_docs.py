@@ -180,7 +180,7 @@ def method_row(preset: Preset) -> tuple[str, ...]:
 
 @functools.cache
 def measured() -> list[dict[str, str]]:
-    """Test accuracies of the methods as results.md prints them: for each of :data:`MEASURED`, a method's mean and spread."""
+    """Test accuracies as results.md prints them: for each of :data:`MEASURED`, the mean and spread of each method."""
     _, _, text = (DOCS / "results.md").read_text(encoding="utf-8").partition("## Methods on CIFAR-10\n")
     parts = [part.partition("\n## ")[0] for part in text.split("\n### ")[1:]]
     found = []

@@ -3,12 +3,13 @@
 ::
 
     python -m pytest tests/bench/bench_losses.py --benchmark-only                    # ours alone, batch 64
-    python tests/bench/bench_losses.py [REPOS] [--only NAME ...] [--batch 64 256] [--rounds 30]
+    python tests/bench/bench_losses.py [REPOS] [--only NAME ...] [--batch 64 256] [--rounds 300]
 
-REPOS/OWNER/NAME are git clones of the repositories that TREES names; without them only our side runs. Both sides get
-the same tensors, work on one thread in one process, and alternate pass by pass. The teacher's tensors want no gradient.
-It prints the mean processor time of the fastest 25 % of the passes of each side, and theirs over ours: above 1 ours is
-faster.
+REPOS/OWNER/NAME are git clones of the repositories that TREES names; without them only our side runs. With them the
+losses are those that one of them has, unless others are named. Both sides get the same tensors, work on one thread in
+one process, and alternate pass by pass, so that other work on the machine hits both. The teacher's tensors want no
+gradient. It prints the median processor time of a pass of each side, and the median over the rounds of theirs over
+ours: above 1 ours is faster.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from kd_core.losses import LOSSES, loss_signature
 Tensors = dict[str, Any]
 Pass = Callable[[Tensors], Tensor]
 CLASSES, SAMPLES = 100, 50000
-LONGEST = 20
+LONGEST = 8
 """Seconds after which a row of the table ends, whatever the rounds."""
 TORCHDISTILL, MDISTILLER, REPDISTILLER = (
     "yoshitomo-matsubara/torchdistill",
@@ -256,7 +257,7 @@ ROWS: dict[str, Row] = {
     "kdsvd": Row(
         PYRAMID,
         {},
-        **mdistillers("KDSVD", "kdsvd_loss", lambda loss, given: loss(given["student"], given["teacher"], 1)),
+        **repdistillers("KDSVD", of_lists),
     ),
     "nst": Row(
         MAPS, {}, **mdistillers("NST", "nst_loss", lambda loss, given: loss([given["student"]], [given["teacher"]]))
@@ -436,11 +437,12 @@ def compared(name: str, batch: int, rounds: int, load: Callable[[str, str], Any]
                 taken[side] += seconds(sides[side], copies) / 2
         for each, value in zip(times, taken, strict=True):
             each.append(value)
-    means = [1000 * statistics.fmean(sorted(each)[: len(each) // 4]) for each in times]
-    line = f"{name:24} {batch:5} {means[0]:10.3f}"
+    medians = [1000 * statistics.median(each) for each in times]
+    line = f"{name:24} {batch:5} {medians[0]:10.3f}"
     if len(sides) == 1:
         return line
-    return f"{line} {means[1]:10.3f} {means[1] / means[0]:7.2f}  {row.repo.partition('/')[2]}"
+    ratio = statistics.median(theirs / ours for ours, theirs in zip(*times, strict=True))
+    return f"{line} {medians[1]:10.3f} {ratio:7.2f}  {row.repo.partition('/')[2]}"
 
 
 def importer(repos: Path, folder: Path) -> Callable[[str, str], Any]:
@@ -475,16 +477,17 @@ def test_pass(benchmark: Any, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repos", nargs="?", type=Path, metavar="REPOS")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=NAMES)
+    parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--batch", nargs="+", type=int, default=[64, 256])
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"{'loss':24} {'batch':>5} {'ours, ms':>10} {'theirs, ms':>10} {'ratio':>7}")
     with tempfile.TemporaryDirectory() as folder:
         load = importer(options.repos, Path(folder)) if options.repos else None
-        for name in options.only:
+        beside = [name for name in NAMES if row_of(name).theirs] if load else NAMES
+        for name in options.only or beside:
             for batch in options.batch:
                 print(compared(name, batch, options.rounds, load), flush=True)
 

@@ -61,9 +61,6 @@ BENCHMARK = {
     for pair in pairs.split()
 }
 
-# OSVAI/NORM, which has that protocol; its weights change.
-BENCHMARK |= {"cifar100_norm_resnet56_resnet20": [Recipe(240, 64, 0.05, 5e-4, RATES, None)]}
-
 # torchdistill, configs/official/ilsvrc2012 (rrpr2020, nlp-oss2023, aaai2024): batches and rates are those of the logs,
 # 3 GPUs with `-adjust_lr` for AT, KD, KR and Tf-KD, 3 GPUs for CRD, L2, PAD and SSKD, one for FT and SRD; of
 # configs/sample/ilsvrc2012, which has no logs, DIST, DIST+, ICKD and KD with standardised logits as they stand there.

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import kd_vision.detection.models
+import kd_vision.detection.task  # noqa: F401  which register detectors and their task
 from kd_core.config import Policy, loads
 from kd_core.config.syntax.methods import METHODS, Preset, value_at
 from kd_core.errors import KDError
@@ -40,13 +42,26 @@ stages:
     method: METHOD
     optimizer: !call:torch.optim.SGD {lr: 0.01}
 """
+SCENES = """
+task: object_detection
+data: {name: scenes, limit: {train: 8, val: 4}, workers: 0}
+models:
+  student: &model {arch: ARCH, backbone: cnn, width: 4, pyramid_channels: 8, min_size: 64, max_size: 96}
+  teacher: {<<: *model, weights: null, pyramid_channels: WIDTH}
+stages:
+  distill:
+    steps: 2
+    batch_size: 2
+    method: METHOD
+    optimizer: !call:torch.optim.SGD {lr: 0.001}
+"""
 GREY = "edit: [{replace: conv1, with: !call:torch.nn.Conv2d [1, 16, 3]}]"
 RESNETS = {"cat_kd", "ofd"}
 """Methods that read a batch norm before the last activation, or the map whose mean the classifier takes."""
 SEVERAL_TEACHERS = {"aekd", "aver", "ca_mkd", "ebkd"}
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
 REFUSED = {
-    "ca_mkd": "or the modules of a group",
+    "ca_mkd": "teachers must be a list of tensors",
     "dist_plus": "must be feature maps (B, C, H, W) with the same",
     "ebkd": "needs 2 teachers or more",
     "fsp": "with the same B and C",
@@ -55,7 +70,9 @@ REFUSED = {
 }
 """Methods that need maps of equal channels or sizes, several teachers, or a last stage that is one module before the
 classifier, with a part of what is said where that is not there."""
+DETECTORS = [name for name in METHODS.names() if METHODS.get(name).about.get("task") == "object_detection"]
 every_method = pytest.mark.parametrize("name", METHODS.names())
+every_classifying_method = pytest.mark.parametrize("name", sorted({*METHODS.names()} - {*DETECTORS}))
 
 
 def experiment(text: str, method: str, student: str, teacher: str) -> Experiment:
@@ -71,7 +88,7 @@ def test_a_preset_says_what_it_is(name: str) -> None:
     preset = METHODS.get(name)
     wanted = {"title"} if name == "ce" else {"title", "authors", "year", "url"}
     assert wanted <= set(preset.about)
-    assert set(preset.about) <= {*wanted, "venue", "code", "published", "note"}
+    assert set(preset.about) <= {*wanted, "venue", "code", "published", "note", "task"}
     published: dict[str, Any] = dict(preset.about.get("published", {}))
     assert not published or published.pop("source")
     assert all(isinstance(figure, float) for figure in published.values())
@@ -83,7 +100,9 @@ def test_parameters_name_values_of_the_preset(name: str) -> None:
     for parameter, paths in preset.places.items():
         values = [value_at(preset.root, path) for path in paths]
         assert all(value == values[0] for value in values), (parameter, paths, values)
-        assert all(path[-1] in value_at(preset.root, path[:-1]) for path in paths), (parameter, paths)
+        holders = [value_at(preset.root, path[:-1]) for path in paths]
+        written = [getattr(holder, "kwargs", holder) for holder in holders]
+        assert all(path[-1] in values for path, values in zip(paths, written, strict=True)), (parameter, paths)
         assert all(path[0] in ("stage", "before", "adapters", "models") for path in paths)
 
 
@@ -95,14 +114,14 @@ def test_no_method_takes_the_adapter_of_another() -> None:
             assert adapters.setdefault(adapter, {**spec, "of": name}) == {**spec, "of": adapters[adapter]["of"]}
 
 
-@every_method
+@every_classifying_method
 def test_a_method_fits_models_of_one_family(name: str) -> None:
     assert experiment(CIFAR, name, "resnet8", "{arch: resnet14, weights: null}").check(strict=True) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
-@every_method
+@every_classifying_method
 def test_a_method_fits_a_pair_of_the_benchmark(name: str, pair: str) -> None:
     try:
         found = Experiment.load(CONFIGS / f"{pair}.yaml", overrides=[f"stages.distill.method={name}"]).check(
@@ -118,7 +137,7 @@ def before(preset: Preset) -> list[str]:
     return list(value_at(preset.root, ("before",)) or {})
 
 
-@every_method
+@every_classifying_method
 def test_a_method_trains(name: str, tmp_path: Path) -> None:
     """A step of each of its stages and two of the last, on models whose landmarks are inferred."""
     overrides = [f"stages.{stage}={{steps: 1, epochs: null}}" for stage in before(METHODS.get(name))]
@@ -131,3 +150,29 @@ def test_a_method_trains(name: str, tmp_path: Path) -> None:
     result = Experiment.planned(document, Policy()).train(tmp_path / "run")
     assert 0 <= result.metrics["top1"] <= 100
     assert "method" not in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def detection(method: str, arch: str, width: int) -> Experiment:
+    """The experiment of a method on a detector and a teacher with a pyramid of some width."""
+    text = SCENES.replace("METHOD", method).replace("ARCH", arch).replace("WIDTH", str(width))
+    return Experiment.planned(loads(text), Policy())
+
+
+@pytest.mark.parametrize("arch", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_method_fits_detectors(name: str, arch: str) -> None:
+    if name == "crosskd" and arch != "retinanet":
+        pytest.skip("its head is RetinaNet's")
+    assert detection(name, arch, 8 if name == "crosskd" else 12).check(strict=True) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_method_trains_a_detector(name: str, tmp_path: Path) -> None:
+    result = detection(name, "retinanet", 8).train(tmp_path / "run")
+    assert 0 <= result.metrics["ap"] <= 100
+
+
+def test_a_teacher_of_crosskd_has_a_head_of_the_students_width() -> None:
+    with pytest.raises(KDError, match="differ in channels"):
+        detection("crosskd", "retinanet", 12).check()

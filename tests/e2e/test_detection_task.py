@@ -106,6 +106,64 @@ def test_a_stopped_run_goes_on(detect: Detect) -> None:
     assert all(torch.equal(whole[key], value) for key, value in weights(result.run).items())
 
 
+DETECTORS = """
+adapters:
+  truth: {module: boxes_on_maps, inputs: student.transform}
+  anchors: {module: matched_anchors, inputs: [adapters.truth/boxes, adapters.truth/labels, student.anchor_generator]}
+  fit: {module: projector, inputs: student.backbone, match: teacher.backbone, each: true, keep_equal: true}
+  context: {module: global_context, inputs: adapters.fit, each: true}
+  teacher_context: {module: global_context, inputs: teacher.backbone, each: true}
+  class_features:
+    module: matched_statistics
+    each: true
+    relu: true
+    inputs: [student.head.classification_head.conv.2.0:all, teacher.head.classification_head.conv.2.0:all]
+  class_maps: {module: teacher.head.classification_head.conv.3, inputs: adapters.class_features, each: true}
+  class_logits: {module: teacher.head.classification_head.cls_logits, inputs: adapters.class_maps, each: true}
+  crossed: {module: anchor_rows, inputs: adapters.class_logits, out_features: 3}
+  teacher_boxes: {module: decoded_boxes, inputs: [teacher.head.regression_head, student.anchor_generator]}
+  boxes: {module: decoded_boxes, inputs: [student.head.regression_head, student.anchor_generator]}
+stages:
+  distill:
+    losses:
+      pyramid: null
+      fgd: {loss: fgd, student: adapters.fit, teacher: teacher.backbone, boxes: adapters.truth/fractions}
+      fgd_global: {loss: mgd, weight: 5.0e-6, student: adapters.context, teacher: adapters.teacher_context}
+      pkd: {loss: pkd, student: student.backbone, teacher: teacher.backbone}
+      crossed:
+        loss: crosskd_classes
+        student: adapters.crossed
+        teacher: teacher.head.classification_head
+        positive: adapters.anchors/positive
+        mask: adapters.anchors/mask
+      crossed_boxes:
+        loss: crosskd_boxes
+        student: adapters.boxes
+        teacher: adapters.teacher_boxes
+        logits: teacher.head.classification_head
+        positive: adapters.anchors/positive
+        mask: adapters.anchors/mask
+      kd:
+        loss: kd
+        student: student.head.classification_head
+        teacher: teacher.head.classification_head
+        dim: -1
+        mask: adapters.anchors/positive
+"""
+
+
+def test_the_losses_of_detectors_are_checked_and_trained(config: Path, tmp_path: Path) -> None:
+    more = config.with_name("more.yaml")
+    more.write_text("extends: detection.yaml" + DETECTORS)
+    experiment = Experiment.load(more, overrides=["stages.distill.steps=2", "stages.distill.epochs=null"], trust=TRUST)
+    assert experiment.check() == []
+    losses = rows(experiment.train(tmp_path / "run").run, "train")[0]
+    assert all(losses[name] > 0 for name in ("fgd", "fgd_global", "pkd", "kd"))
+    assert {"crossed", "crossed_boxes"} <= set(losses)
+    with pytest.raises(KDError, match="accumulation_steps"):
+        Experiment.load(more, overrides=["stages.distill.accumulation_steps=2"], trust=TRUST).train(tmp_path / "no")
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(config: Path, detect: Detect, tmp_path: Path) -> None:
     alone = detect("data.equal=true", out="one")

@@ -130,7 +130,7 @@ def test_a_projector_takes_tensors() -> None:
 
 
 def test_values_are_the_keyword_only_parameters() -> None:
-    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation", "resize", "init"]
+    assert list(values_of(projector)) == ["kernel", "bias", "norm", "activation", "resize", "init", "keep_equal"]
     assert values_of(projector)["norm"].annotation is bool
 
 
@@ -217,11 +217,17 @@ def test_a_projection_head_keeps_the_width() -> None:
     assert from_shapes("projection_head", (3, 4), out_features=5)(torch.randn(3, 4)).shape == (3, 5)
 
 
-def test_simkds_projector_pools_to_a_smaller_teacher_and_refuses_a_larger_one() -> None:
-    for match in ((2, 6, 8, 8), (2, 6, 4, 4)):
-        assert from_shapes("simkd_projector", (2, 3, 8, 8), match=match)(torch.randn(2, 3, 8, 8)).shape == match
-    with pytest.raises(KDError, match="cannot bring 8x8 to 9x9"):
-        from_shapes("simkd_projector", (2, 3, 8, 8), match=(2, 6, 9, 9))
+def test_simkds_projector_and_pool_meet_at_the_smaller_size() -> None:
+    for sizes in ((8, 8), (8, 4), (4, 8)):
+        student, teacher = (2, 3, *(sizes[:1] * 2)), (2, 6, *(sizes[1:] * 2))
+        projected = from_shapes("simkd_projector", student, match=teacher)(torch.randn(student))
+        given = torch.randn(teacher)
+        pooled = from_shapes("pool", teacher, match=tuple(projected.shape))(given)
+        assert projected.shape == pooled.shape == (2, 6, min(sizes), min(sizes))
+        assert torch.allclose(pooled.mean((2, 3)), given.mean((2, 3)), atol=1e-6)
+    for name in ("pool", "simkd_projector"):
+        with pytest.raises(KDError, match=f"{name} cannot bring 8x8 to 4x9"):
+            from_shapes(name, (2, 3, 8, 8), match=(2, 3, 4, 9))
 
 
 @pytest.mark.parametrize("name", ["paraphraser", "translator", "fusion", "simkd_projector"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from kd_core.errors import KDError
-from kd_core.losses import fgd, pkd
+from kd_core.losses import crosskd_boxes, crosskd_classes, crosskd_distances, fgd, ld, pkd
 
 NONE = [0.0, 0.0, -1.0, -1.0]
 
@@ -101,3 +103,88 @@ def test_pkd_of_a_constant_channel_has_a_finite_gradient() -> None:
 def test_pkd_of_one_position_is_refused() -> None:
     with pytest.raises(KDError, match=r"teacher \(1, 3, 1, 1\) has one"):
         pkd(*maps(1, 3, 1, 1))
+
+
+BOX = torch.tensor([[[0.0, 0.0, 2.0, 2.0]]])
+ONE = torch.ones(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "overlap"),
+    [
+        ([0.0, 0.0, 2.0, 2.0], 1.0),
+        ([0.0, 0.0, 2.0, 1.0], 0.5),
+        ([4.0, 0.0, 6.0, 2.0], -1 / 3),  # 4 of 12 squared pixels around both are in neither
+        ([1.0, 1.0, 1.0, 1.0], 0.0),
+    ],
+)
+def test_boxes_are_compared_by_their_generalised_iou(other: list[float], overlap: float) -> None:
+    loss = crosskd_boxes(BOX, torch.tensor([[other]]), torch.zeros(1, 1, 3), ONE)
+    assert loss.item() == pytest.approx(0.5 * (1 - overlap), abs=1e-5)
+
+
+def test_boxes_turned_inside_out_are_finite() -> None:
+    turned = BOX.flip(-1).requires_grad_()
+    for student, teacher in ((turned, BOX), (BOX, turned), (turned, turned)):
+        loss = crosskd_boxes(student, teacher, torch.zeros(1, 1, 3), ONE)
+        loss.backward()
+        assert 0 <= loss.item() <= 1
+    assert turned.grad is not None
+    assert turned.grad.isfinite().all()
+
+
+def test_crosskd_divides_by_the_positive_anchors_and_at_least_one_an_image() -> None:
+    student, teacher = (tensor.detach() for tensor in maps(2, 5, 3))
+    none = torch.zeros(2, 5)
+    some = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+    without = crosskd_classes(student, teacher, none)
+    torch.testing.assert_close(crosskd_classes(student, teacher, some), without * 2 / 4)
+    torch.testing.assert_close(crosskd_classes(student, teacher, some.bool()), without * 2 / 4)
+    assert crosskd_classes(student, teacher, some, none) == 0
+    halves = torch.cat((some.float(), none)), torch.cat((torch.ones(2, 5), none))
+    twice = torch.cat((student, student)), torch.cat((teacher, teacher))
+    torch.testing.assert_close(crosskd_classes(*twice, *halves), without * 2 / 6)
+
+
+def test_equal_classes_cost_nothing() -> None:
+    student = maps(2, 5, 3)[0]
+    loss = crosskd_classes(student, student.detach(), torch.ones(2, 5))
+    loss.backward()
+    assert loss == 0
+    assert student.grad is not None
+    assert not student.grad.any()
+
+
+def test_distributions_weigh_by_the_teachers_confidence() -> None:
+    student, teacher = (tensor.detach() for tensor in maps(1, 2, 4, 6))
+    sure = torch.tensor([[[20.0, -20.0], [-60.0, -60.0]]])
+    first = crosskd_distances(student, teacher, sure)
+    torch.testing.assert_close(first, crosskd_distances(student[:, :1], teacher[:, :1], sure[:, :1]))
+    torch.testing.assert_close(
+        first * 4 / 24, ld(student, teacher, torch.tensor([[1.0, 0.0]]), temperature=1.0) * 4 / 4
+    )
+    assert crosskd_distances(student, teacher, sure, torch.zeros(1, 2)) == 0
+    assert ld(student, teacher, torch.zeros(1, 2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: crosskd_classes(*maps(2, 5, 3), torch.ones(2, 4)), r"positive \(2, 4\) does not fit"),
+        (lambda: crosskd_classes(*maps(2, 5, 3), torch.ones(2, 5), torch.ones(2, 4)), r"mask \(2, 4\) does not fit"),
+        (lambda: crosskd_classes(*maps(2, 5), torch.ones(2, 5)), "have no dimension 2"),
+        (
+            lambda: crosskd_boxes(*maps(2, 5, 4), torch.ones(2, 4, 3), torch.ones(2, 5)),
+            r"logits \(2, 4, 3\) does not fit",
+        ),
+        (lambda: crosskd_boxes(*maps(2, 5, 3), torch.ones(2, 5, 3), torch.ones(2, 5)), r"boxes are \(B, A, 4\)"),
+        (lambda: ld(*maps(2, 5, 4, 6), torch.ones(2, 4)), r"importance \(2, 4\) does not fit"),
+        (lambda: ld(*maps(2, 5, 3, 6), torch.ones(2, 5)), r"must be \(B, A, 4, N\) with more than one distance"),
+        (lambda: ld(*maps(2, 5, 4, 1), torch.ones(2, 5)), "more than one distance"),
+        (lambda: crosskd_distances(*maps(2, 5, 4, 6), torch.ones(2, 4, 3)), r"logits \(2, 4, 3\) does not fit"),
+        (lambda: crosskd_distances(*maps(2, 5, 4, 6), torch.ones(2, 5, 3), torch.ones(2, 4)), r"mask \(2, 4\)"),
+    ],
+)
+def test_anchors_that_do_not_fit_are_refused(call: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(KDError, match=message):
+        call()

@@ -14,14 +14,17 @@ from torchvision.models import resnet18
 
 from kd_core.errors import ConfigError, ConfigProblem, Mark
 from kd_core.taps.edits import RemovedModule, apply_edits, matching
+from kd_core.taps.landmarks import declared
 from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import ForwardWrapper
+from kd_zoo.resnet import CifarResNet
 
 MODULES: dict[str, Any] = {
     "head": lambda: nn.Linear(512, 3),
     "bottleneck": lambda: nn.Conv2d(128, 128, 1),
     "double": lambda: Double(),
+    "last": lambda: nn.Linear(64, 7),
     "text": lambda: "no module",
 }
 
@@ -205,6 +208,54 @@ def test_insert_where_the_model_ends(model: nn.Module, image: Tensor, order: tup
     assert torch.equal(at(model, "layer1.0.conv1", image), expected)
 
 
+def twins(model: nn.Module) -> list[nn.Module]:
+    return [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+
+
+def test_insert_before_a_module(model: nn.Module, image: Tensor) -> None:
+    taken = 2 * at(model, "layer4", image)
+    edit(model, {"insert": "double", "after": "avgpool:in"})
+    for twin in twins(model):
+        assert torch.equal(at(twin, "avgpool", image), taken.mean((2, 3), keepdim=True))
+        assert type(module_at(twin, "avgpool.inserted")).__name__ == "Double"
+
+
+def test_insert_after_the_output_and_by_name(model: nn.Module, image: Tensor) -> None:
+    features = at(model, "layer4", image)
+    edit(model, {"truncate": "layer4"}, {"insert": "double", "after": "output", "name": "twice"})
+    edit(model, {"insert": "double", "after": "output"}, {"insert": "double", "after": "layer4", "name": "inner"})
+    for twin in twins(model):
+        assert torch.equal(twin(image), 8 * features)
+        assert torch.equal(at(twin, "layer4", image), 2 * features)
+        assert [name for name, _ in twin.named_children()][-3:] == ["twice", "inserted", "inner"]
+
+
+def test_landmarks_are_places_of_edits(image: Tensor) -> None:
+    model = zoo_resnet(depth=8)
+    features = at(model, "layer3", image)
+    edit(model, {"insert": "double", "after": "@last_map", "name": "twice"}, {"replace": "@classifier", "with": "last"})
+    assert torch.equal(at(model, "avgpool", image), 2 * features.mean((2, 3), keepdim=True))
+    assert model(image).shape == (2, 7)
+    edit(model, {"truncate": "@features/-1"})
+    assert torch.equal(model(image), features)
+    landmarks = declared(model)
+    assert landmarks is not None
+    assert (len(landmarks.features), len(landmarks.norms), landmarks.classifier, landmarks.last_map) == (
+        3,
+        3,
+        None,
+        None,
+    )
+    edit(model, {"truncate": "@features/0"})
+    landmarks = declared(model)
+    assert landmarks is not None
+    assert [str(tap) for tap in landmarks.features] == ["layer1"]
+
+
+def zoo_resnet(depth: int) -> nn.Module:
+    return CifarResNet(depth).eval()
+
+
 def test_an_error_of_the_builder_keeps_its_place(model: nn.Module) -> None:
     def build(value: Any) -> nn.Module:
         raise ConfigError(ConfigProblem("no", "in_features", Mark("a.yaml", 3, 4)))
@@ -306,7 +357,7 @@ def test_a_pattern_that_means_nothing(model: nn.Module, pattern: str, message: s
             {"insert": "double", "befor": "fc"},
             "1.insert",
             "the edit 'insert' has no key 'befor'",
-            "choose one of: after, insert",
+            "choose one of: after, insert, name",
         ),
         (
             {"truncate": "fc", "freeze": "fc"},
@@ -322,6 +373,16 @@ def test_a_pattern_that_means_nothing(model: nn.Module, pattern: str, message: s
             "name one of its modules",
         ),
         ({"replace": "fc", "with": "text"}, "1.replace", "expected a torch.nn.Module, got str", ""),
+        (
+            {"insert": "double", "after": "fc", "name": "layer1"},
+            "1.insert",
+            "'layer1' cannot name an inserted module",
+            "choose another",
+        ),
+        ({"insert": "double", "after": "layer1:in"}, "1.insert", "a Sequential runs all of its modules", "name:"),
+        ({"insert": "double", "after": "fc:0"}, "1.insert", "inserted at fc:0, one of several calls", "PATH:in"),
+        ({"insert": "double", "after": "fc:weight"}, "1.insert", "a parameter", "PATH:in"),
+        ({"insert": "double", "after": "@penultimate"}, "1.insert", "are known only after a forward pass", ""),
         ({"freeze": "layr1"}, "1.freeze", "nothing that matches 'layr1'", "did you mean 'layer1'?"),
     ],
 )
@@ -337,6 +398,21 @@ def test_a_wrong_edit(model: nn.Module, wrong: Mapping[str, Any], path: str, mes
 def test_nothing_comes_out_of_a_list() -> None:
     with pytest.raises(ConfigError, match="nothing comes out of 'blocks', a ModuleList"):
         edit(TextModel(), {"insert": "double", "after": "blocks"})
+
+
+def test_a_name_in_a_sequential_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a Sequential runs all of its modules"):
+        edit(nn.Sequential(nn.ReLU()), {"insert": "double", "after": "0", "name": "twice"})
+
+
+def test_landmarks_of_edits_that_are_several_or_no_output() -> None:
+    for wrong, message in (
+        ({"truncate": "@features"}, "@features are 3 places"),
+        ({"truncate": "@last_map"}, "@last_map is avgpool:in, which is no module's output"),
+        ({"insert": "double", "after": "@feature/0"}, "there is no landmark @feature"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            edit(zoo_resnet(depth=8), wrong)
 
 
 def test_on_the_meta_device() -> None:

@@ -447,6 +447,33 @@ def test_as_many_tensors_after_twenty_steps_as_after_two(image: Tensor) -> None:
 # --- early stop -----------------------------------------------------------------------------------------------------
 
 
+class Drawing(nn.Module):
+    """Two layers, of which the second may be frozen, and a dropout by a function that follows the model's own mode."""
+
+    def __init__(self, drop: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.second, self.drop = nn.Linear(3, 3), nn.Linear(3, 3), drop
+        self.runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x))
+        self.runs += 1
+        return nn.functional.dropout(x, self.drop, self.training) if self.drop else x
+
+
+@pytest.mark.parametrize(("drop", "frozen", "runs"), [(0.0, True, 1), (0.0, False, 3), (0.5, True, 3)])
+def test_a_model_that_learns_stops_where_nothing_moves_after_its_taps(drop: float, frozen: bool, runs: int) -> None:
+    """Neither statistics nor random numbers: a resumed run, whose first pass is whole, draws the same ones."""
+    model = Drawing(drop).train()
+    model.second.train(not frozen)
+    wrapper = ForwardWrapper(model, taps("first"), early_stop=True, spare=True)
+    captures = [wrapper(torch.ones(2, 3)) for _ in range(3)]
+    assert model.runs == runs
+    assert all(torch.equal(each.at[Tap("first")], captures[0].at[Tap("first")]) for each in captures)
+    captures[-1].at[Tap("first")].sum().backward()
+    assert model.first.weight.grad is not None
+
+
 class Counted(nn.Module):
     """Counts how often each child ran, in an order that the input may turn round."""
 

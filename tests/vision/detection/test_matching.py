@@ -80,7 +80,7 @@ def corners(boxes: list[list[float]]) -> torch.Tensor:
 
 
 @given(IMAGES)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_every_number_is_pycocotools(images: Any) -> None:
     """Equal scores, equal overlaps, crowds and areas at the bounds; to the last bit."""
     expected = by_hand(images).eval

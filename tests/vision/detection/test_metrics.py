@@ -7,11 +7,14 @@ import re
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as runs
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -21,7 +24,9 @@ from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_vision.detection.data.categories import Categories
 from kd_vision.detection.data.info import DetectionInfo
-from kd_vision.detection.metrics import DetectionMetrics
+from kd_vision.detection.data.spec import DataSpec, info_of
+from kd_vision.detection.data.splits import DetectionSplit
+from kd_vision.detection.metrics import DetectionMetrics, run_lengths
 
 CLASSES = ("background", "cat", "dog", "N/A", "bird")
 INFO = DetectionInfo.of(Categories(CLASSES, (-1, 3, 5, 8, 9), frozenset({3})))
@@ -97,7 +102,7 @@ def image_of(seed: int, *, objects: int = 6, detections: int = 12, points: int =
     return target, detected
 
 
-def many(count: int = 8, **counts: int) -> list[Image]:
+def many(count: int = 5, **counts: int) -> list[Image]:
     """Images, among them one without objects and one without detections."""
     images = [image_of(seed, **counts) for seed in range(count)]
     return [*images, image_of(100, objects=0), image_of(101, detections=0)]
@@ -241,6 +246,25 @@ def test_what_is_found_exactly_is_100() -> None:
     assert figures["ap"] == figures["mask_ap"] == figures["ar100"] == pytest.approx(100)
 
 
+@given(st.integers(1, 6), st.integers(1, 6), st.data())
+@settings(deadline=None, max_examples=100)
+def test_run_lengths_are_pycocotools(height: int, width: int, data: st.DataObject) -> None:
+    pixels = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    mask = torch.tensor(pixels).view(1, height, width)
+    expected = [runs.encode(np.asfortranarray(mask[0].to(torch.uint8).numpy()))]
+    assert run_lengths(mask.to(torch.uint8)) == run_lengths(mask[:, None] * 0.5 + 0.25) == expected
+
+
+def test_there_may_be_many_masks() -> None:
+    """pycocotools takes the areas of 255 at once."""
+    (target, detected) = image_of(0, detections=300)
+    assert 0 < score([(target, detected)])["mask_ar100"] <= 100
+
+
+def test_no_masks_have_no_run_lengths() -> None:
+    assert run_lengths(torch.zeros(0, 1, 4, 5)) == run_lengths(torch.zeros(0, 4, 5, dtype=torch.uint8)) == []
+
+
 @dataclass
 class Processes:
     """Others' values, as several processes exchange them."""
@@ -315,3 +339,50 @@ def test_an_output_that_is_no_list_of_detections_is_an_error(output: Any, messag
 def test_detections_of_another_form_are_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(KDError, match=message):
         wrong(changes)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_figures_of_coco_are_those_of_its_file(real_data: Path) -> None:
+    """From the file of annotations on: polygons, run lengths, crowds, categories, areas."""
+    root = real_data / "coco2017_subset"
+    data = DataSpec(name="coco2017", root=str(root), masks=True, workers=0)
+    split = DetectionSplit.of(data.read().val, data, info_of(data), training=False)
+    metrics, results, random = DetectionMetrics(info_of(data)), [], np.random.default_rng(0)
+    for batch in split.batches(torch.arange(len(split)).split(7), epoch=0, seed=0, augment=False):
+        output = [detected(target, random) for target in batch.target]
+        metrics.update(output, batch)
+        for target, found in zip(batch.target, output, strict=True):
+            common = [{"image_id": int(target["image_id"])} for _ in found["boxes"]]
+            for entry, box, mask in zip(common, found["boxes"], found["masks"], strict=True):
+                entry |= {"bbox": xywh(box), "segmentation": rle(mask[0])}
+            for entry, label, number in zip(common, found["labels"].tolist(), found["scores"].tolist(), strict=True):
+                entry |= {"category_id": label, "score": number}
+            results += common
+    figures = metrics.compute()
+    with redirect_stdout(StringIO()):
+        truth = COCO(str(root / "annotations" / "instances_val2017.json"))
+    for kind, prefix, key in (("bbox", "", "bbox"), ("segm", "mask_", "segmentation")):
+        kept = [{name: entry[name] for name in ("image_id", "category_id", "score", key)} for entry in results]
+        with redirect_stdout(StringIO()):
+            evaluation = COCOeval(truth, truth.loadRes(kept), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert named(figures, FIGURES, prefix) == pytest.approx(evaluation.stats.tolist(), rel=1e-9)
+        assert 0.1 < evaluation.stats[0] < 0.9
+
+
+def detected(target: dict[str, Tensor], random: np.random.Generator) -> dict[str, Tensor]:
+    """Most objects of an image somewhat moved, some with another label."""
+    count = len(target["boxes"])
+    shift = torch.from_numpy(random.normal(0, 4, (count, 1))).float()
+    boxes = target["boxes"] + shift
+    labels = torch.where(torch.from_numpy(random.random(count)) < 0.8, target["labels"], 1)
+    masks = torch.stack([mask.roll(int(by), -1) for mask, by in zip(target["masks"], shift, strict=True)]).float()
+    return {
+        "boxes": boxes,
+        "labels": labels,
+        "scores": torch.from_numpy(random.random(count)).float(),
+        "masks": masks[:, None],
+    }

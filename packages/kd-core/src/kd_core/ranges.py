@@ -186,12 +186,13 @@ def _guarded(function: Any) -> Any:
         return function
     names = [parameter.name for parameter in inspect.signature(function).parameters.values() if _by_position(parameter)]
     positional = not ranges.keys().isdisjoint(names)
+    accepted: dict[str, Any] = {}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        _require(ranges, kwargs)
+        _require(ranges, kwargs, accepted)
         if positional:
-            _require(ranges, dict(zip(names, args, strict=False)))
+            _require(ranges, dict(zip(names, args, strict=False)), accepted)
         return function(*args, **kwargs)
 
     call.__ranges__ = ranges  # type: ignore[attr-defined]
@@ -202,8 +203,12 @@ def _by_position(parameter: inspect.Parameter) -> bool:
     return parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
 
 
-def _require(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        limits = ranges.get(name)
-        if limits is not None and not limits.allows(value):
+def _require(ranges: Mapping[str, Range], values: Mapping[str, Any], accepted: dict[str, Any]) -> None:
+    """KDError where a value is out of its range. ``accepted`` keeps each name's last: a loss is called every step."""
+    for name, limits in ranges.items():
+        value = values.get(name, accepted)
+        if value is accepted or value is accepted.get(name, accepted):
+            continue
+        if not limits.allows(value):
             raise KDError(f"{name} must be {limits}, not {value!r}", hint=limits.hint(value))
+        accepted[name] = value

@@ -42,8 +42,8 @@ class CifarVGG(nn.Module):
         super().__init__()
         blocks = [_block(*sizes) for sizes in zip((in_channels, *WIDTHS[:-1]), WIDTHS, layers, strict=True)]
         self.block0, self.block1, self.block2, self.block3, self.block4 = blocks
-        self.relu0, self.relu1, self.relu2, self.relu3, self.relu4 = (nn.ReLU() for _ in range(5))
         self.pool0, self.pool1, self.pool2, self.pool3 = (nn.MaxPool2d(2) for _ in range(4))
+        self.relu0, self.relu1, self.relu2, self.relu3, self.relu4 = (nn.ReLU() for _ in range(5))
         self.pool4 = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
         initialise(self)

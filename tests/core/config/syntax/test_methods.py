@@ -311,3 +311,37 @@ def test_a_method_that_says_what_is_trained_is_not_combined(presets: Path) -> No
     assert expanded("methods: [own]")["stages"]["distill"]["train"] == ["student"]
     with pytest.raises(ConfigError, match=r"own.yaml:2:10: .*is not combined with another, which it would freeze"):
         expanded("methods: [own, first]")
+
+
+def test_edits_of_config_and_methods_add_up(presets: Path) -> None:
+    """Those of the config come first, and those that two methods have alike come once."""
+    for name in ("cut", "cut_too"):
+        (presets / f"{name}.yaml").write_text(
+            f"parameters: {{name: models.student.edit.1.name}}\n"
+            f"models: {{student: {{edit: [{{truncate: a}}, {{insert: {name}, after: b, name: n}}]}}}}\n"
+            f"stage: {{losses: {{a: {{loss: mse}}}}}}"
+        )
+    both = "methods: [{method: cut, name: m}, cut_too]"
+    data = expanded(both, "models.student={arch: x, edit: [{freeze: c}]}")
+    first, second = ({"insert": name, "after": "b", "name": short} for name, short in (("cut", "m"), ("cut_too", "n")))
+    assert data["models"]["student"] == {"arch": "x", "edit": [{"freeze": "c"}, {"truncate": "a"}, first, second]}
+    bare = expanded("method: cut", "models.student=!call:torch.nn.Identity {}")["models"]["student"]
+    assert list(bare) == ["call", "edit"]
+    assert len(bare["edit"]) == 2
+
+
+def test_the_optimiser_of_a_method_takes_the_values_of_the_stages_sgd(presets: Path) -> None:
+    text = "stage: {losses: {a: {loss: mse}}, optimizer: !call:kd.Special {lr: 9, task: [a]}}"
+    (presets / "special.yaml").write_text(text)
+    for written, keys in (
+        ("!call:torch.optim.SGD {lr: 0.1, momentum: 0.8}", {"lr": 0.1, "task": ["a"], "momentum": 0.8}),
+        ("!call:kd.Special {task: [b], lr: 2}", {"lr": 2, "task": ["b"]}),
+    ):
+        for optimizer in (written, f"{{call: {written}, groups: []}}"):
+            made = expanded("method: special", f"stages.distill.optimizer={optimizer}")["stages"]["distill"][
+                "optimizer"
+            ]
+            call = made["call"] if isinstance(made, dict) else made
+            assert (call.target, call.kwargs) == ("kd.Special", keys)
+    with pytest.raises(ConfigError, match=r"trains with kd\.Special, which takes the place of torch\.optim\.SGD"):
+        expanded("method: special", "stages.distill.optimizer=!call:torch.optim.Adam {lr: 0.1}")

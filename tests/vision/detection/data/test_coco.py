@@ -117,7 +117,7 @@ def test_what_trains_is_inside_the_image(tmp_path: Path) -> None:
     assert inside.boxes.tolist() == [[0, 0, 29.5, 50]]
     assert [note.text for note in train.notes()] == [
         "1 box: of each class: cat 1, dog 0",
-        f"{tmp_path / 'a.json'}: 1 box leaves its image: it trains as far as it is in it (annotation 1 of 001)",
+        f"{tmp_path / 'a.json'}: 1 box leaves its image, and trains as far as it is inside (annotation 1 of 001)",
     ]
 
 

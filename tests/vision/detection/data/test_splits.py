@@ -231,6 +231,12 @@ def test_masks_and_keypoints_that_are_not_there_are_an_error() -> None:
         batches(split_of(boxes=Pointless(), keypoint_names=NAMES), [0])
 
 
+def test_keypoints_without_names_cannot_be_mirrored() -> None:
+    with pytest.raises(KDError, match="image image0 has 3 keypoints of an object, and the data set names 0"):
+        batches(split_of("hflip", keypoint_names=()), [0])
+    assert len(batches(split_of(keypoint_names=()), [0])[0].target[0]["keypoints"]) == 3
+
+
 def test_run_lengths_of_another_size_are_an_error() -> None:
     class Wrong(Own):
         def read(self, row: int) -> tuple[Image.Image, Annotated]:

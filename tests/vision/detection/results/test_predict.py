@@ -21,8 +21,10 @@ import kd_vision.detection.task
 from kd_core.models.registry import MODELS
 from kd_core.pictures import GAP, MARGIN, TEXT, line_of, saved_by
 from kd_vision.cli import main
-from kd_vision.detection.results.objects import detections
-from kd_vision.detection.results.pictures import MADE_BY, class_colours, letters
+from kd_vision.detection.results.errors import MISSED
+from kd_vision.detection.results.objects import decoded, detections
+from kd_vision.detection.results.pictures import ALPHA, MADE_BY, class_colours, letters
+from kd_vision.detection.results.report import COLOURS as ERROR_COLOURS
 
 SIZE = (340, 500)
 NASTY = "<script>alert(1)</script>"
@@ -42,9 +44,11 @@ IMAGES: list[list[tuple[int, tuple[int, int, int, int]]]] = [
 class FlatColours(nn.Module):
     """Finds one area of each pure colour, its box moved by ``shift`` pixels; ``wrong`` is a label it takes for 1."""
 
-    def __init__(self, *, num_classes: int = 4, shift: int = 0, wrong: int = 0, masks: bool = False) -> None:
+    masks = False
+
+    def __init__(self, *, num_classes: int = 4, shift: int = 0, wrong: int = 0) -> None:
         super().__init__()
-        self.shift, self.wrong, self.masks, self.num_classes = shift, wrong, masks, num_classes
+        self.shift, self.wrong = shift, wrong
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
@@ -103,7 +107,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[top:bottom, left:right] = COLOURS[LABELS[category]]
             box = [left, top, right - left, bottom - top]
             entry = {"id": len(annotations) + 1, "image_id": 100 + number, "category_id": category, "bbox": box}
-            annotations.append({**entry, "iscrowd": 0, "area": box[2] * box[3]})
+            polygon = [left, top, right, top, right, bottom, left, bottom]
+            annotations.append({**entry, "iscrowd": 0, "area": box[2] * box[3], "segmentation": [polygon]})
         name = f"image{number}.png"
         Image.fromarray(pixels).save(root / "images" / name)
         images.append({"id": 100 + number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
@@ -303,6 +308,15 @@ def test_a_classifier_draws_no_boxes(tmp_path: Path, root: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_fails_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: FlatColours, image: Tensor) -> dict[str, Tensor]:
+        raise ValueError("too small")
+
+    monkeypatch.setattr(FlatColours, "found", fails)
+    message = "models.student: the forward pass on an image of 500 x 340 pixels failed: ValueError: too small"
+    refused(kd_vision("predict", root / "teacher", root / "images", "--out", tmp_path), message)
+
+
 def test_outputs_that_are_no_detections_are_refused() -> None:
     boxes, labels, scores = torch.zeros(1, 4), torch.ones(1, dtype=torch.int64), torch.ones(1)
     for output, message in (
@@ -358,10 +372,35 @@ def test_a_report(root: Path, tmp_path: Path) -> None:
     blue = dict(zip(head, rows["blue"], strict=True))
     assert (blue["objects"], blue["boxes"]) == ("3", "5")
     assert blue["AP"] == f"{plain['metrics']['ap/blue']:.2f}"
-    assert blue["wrong class"] == rows["wrong class"][0] == "2"
+    assert blue["wrong class"] == rows["wrong class"][-1] == "2"
     third = dict(zip(head, rows[NASTY], strict=True))
     assert (third["objects"], third["boxes"], third["missed"]) == ("1", "0", "1")
-    assert rows["missed"][0] == "1"
+    assert rows["missed"][-1] == "1"
+
+
+def test_masks_are_drawn_written_and_scored(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FlatColours, "masks", True)
+    options = ("--set", "data.masks=true")
+    (found,) = answers(
+        kd_vision(
+            *("predict", root / "teacher", root / "images/image1.png", "--truth", root / "all.json"),
+            *("--out", tmp_path, "--json", *options),
+        )
+    )["images"]
+    mixed = np.round((1 - ALPHA) * np.array(COLOURS[1]) + ALPHA * np.array(class_colours(4)[1]))
+    for drawn in panels(found["picture"], 2):
+        assert drawn[150, 150] == pytest.approx(mixed)
+        assert tuple(drawn[150, 20]) == (120, 120, 120)
+    (entry,) = json.loads((tmp_path / "predictions.json").read_text())
+    left, top, right, bottom = IMAGES[1][0][1]
+    assert decoded([entry["segmentation"]])[0].sum() == (right - left) * (bottom - top)
+    done = kd_vision("eval", root / "student", "--report", tmp_path, *options)
+    assert done.exit_code == 0, done.output
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.tags.count("svg") == 2
+    missed = np.round((1 - ALPHA) * np.array(COLOURS[3]) + ALPHA * np.array(ERROR_COLOURS[MISSED]))
+    truth = np.asarray(page.pictures[0])[:, : SIZE[1]].astype(int)
+    assert (np.abs(truth - missed) < 12).all(-1).sum() > 5000, "no mask of what is missed"
 
 
 def test_a_report_names_its_file_and_needs_one_for_worst(root: Path, tmp_path: Path) -> None:

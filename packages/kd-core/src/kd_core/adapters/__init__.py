@@ -7,7 +7,7 @@ from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.context import global_context
 from kd_core.adapters.ensembles import gate, teacher_embeddings
-from kd_core.adapters.expansion import FeatureExpansion
+from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
 from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
@@ -15,7 +15,7 @@ from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardize
 from kd_core.adapters.projector import projector
-from kd_core.adapters.registry import ADAPTERS, Adapter, validate_adapter
+from kd_core.adapters.registry import ADAPTERS, Adapter, shaped, validate_adapter
 from kd_core.adapters.review import fusion, review
 from kd_core.adapters.statistics import matched_statistics
 
@@ -32,6 +32,7 @@ __all__ = [
     "connector",
     "decoded_boxes",
     "embedding",
+    "feature_expansion",
     "fusion",
     "gate",
     "generation",
@@ -49,6 +50,7 @@ __all__ = [
     "projector",
     "region_pool",
     "review",
+    "shaped",
     "simkd_projector",
     "standardize",
     "teacher_embeddings",

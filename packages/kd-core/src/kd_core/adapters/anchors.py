@@ -41,16 +41,20 @@ def _each(maps: Any) -> list[Tensor]:
 def anchor_rows(inputs: list[Any], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
     """The outputs of a dense detector's last layer on all levels, one row an anchor.
 
-    A list (or a mapping) of maps (B, K x D, H, W), K anchors a position -> (B, A, D), D being ``out_features``: the
-    number of classes, or 4 for boxes. The rows stand in the order of torchvision's anchors: level, row, column, anchor.
-    KDError where the input is something else, or its channels are not divisible by D.
+    A list (or a mapping) of maps (B, K x D, H, W), K anchors a position -> (B, A, D), D being ``out_features`` or the
+    width of such rows, ``match``: the number of classes, or 4 for boxes. The rows stand in the order of torchvision's
+    anchors: level, row, column, anchor. KDError where the input is something else, or its channels are not divisible
+    by D.
     """
-    if not isinstance(inputs, list) or len(inputs) != 1 or match is not None or out_features is None:
-        raise KDError("anchor_rows takes one input and a width", hint="write `out_features: 4` for boxes")
+    if not isinstance(inputs, list) or len(inputs) != 1 or (match is None) == (out_features is None):
+        hint = "write `out_features: 4` for boxes, or `match: teacher.head.regression_head`"
+        raise KDError("anchor_rows takes one input and a width", hint=hint)
+    width = match.shape[-1] if match is not None else out_features
+    assert width is not None
     for source in _each(inputs[0]):
-        if feature_map("anchor_rows", source).shape[1] % out_features:
-            raise KDError(f"{shape(source)} has no multiple of {out_features} channels", path="out_features")
-    return AnchorRows(out_features)
+        if feature_map("anchor_rows", source).shape[1] % width:
+            raise KDError(f"{shape(source)} has no multiple of {width} channels", path="out_features")
+    return AnchorRows(width)
 
 
 class MatchedAnchors(nn.Module):

@@ -98,7 +98,8 @@ def named(adapter: str, inputs: Any, one: str, several: str) -> tuple[Tensor, li
         hint = f"write `inputs: {{{one}: WIRE, {several}: [WIRE, ...]}}`"
         raise KDError(f"{adapter} takes its inputs by the names {one} and {several}", hint=hint, path="inputs")
     if not isinstance(inputs[several], (list, tuple)) or not inputs[several]:
-        raise KDError(f"{several} must be a list of tensors", path=f"inputs.{several}")
+        hint = "several models under one name make a list: `models.teacher: [MODEL, MODEL]`"
+        raise KDError(f"{several} must be a list of tensors", path=f"inputs.{several}", hint=hint)
     return feature_map(adapter, inputs[one]), list(inputs[several])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kd_core.adapters.registry import ADAPTERS, feature_map, tensors, width_of
 from kd_core.ranges import PositiveInt, checked
 
 
@@ -30,3 +31,19 @@ class FeatureExpansion(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         contracted: Tensor = self.contract(self.expand(features))
         return contracted + features
+
+
+@ADAPTERS("feature_expansion")
+def feature_expansion(
+    inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None, *, parts: PositiveInt = 8
+) -> nn.Module:
+    """NORM's transform of a student's last map, whose ``expand`` has ``parts`` times the teacher's channels.
+
+    (B, C, H, W) -> the same shape; the teacher's channels are ``out_features`` or those of ``match``. A student has it
+    inserted by an edit, and ``many_to_one`` reads its ``expand``. KDError where the input is no map.
+    Liu et al., NORM, ICLR 2023; checked against OSVAI/NORM.
+    """
+    (source,) = tensors("feature_expansion", inputs, match)
+    width = width_of("feature_expansion", match, out_features)
+    channels = feature_map("feature_expansion", source).shape[1]
+    return FeatureExpansion(channels=channels, teacher_channels=width, parts=parts)

@@ -72,12 +72,14 @@ def simkd_projector(
     """SimKD's bottleneck from a student's map to a teacher's: 1x1, 3x3 and 1x1 convolutions with batch norm and ReLU.
 
     (B, C, H, W) -> (B, ``out_features`` or the channels of ``match``, H, W); where ``match`` is smaller, H and W become
-    its by average pooling. The bottleneck has 1 / ``factor`` of the output's channels. KDError where the input is no
-    map, or ``match`` is larger.
+    its by average pooling, and where it is larger, it is ``match`` that is to be pooled (``pool``). The bottleneck has
+    1 / ``factor`` of the output's channels. KDError where the input is no map.
     """
     (source,) = tensors("simkd_projector", inputs, match)
     channels, width = feature_map("simkd_projector", source).shape[1], width_of("simkd_projector", match, out_features)
-    return nn.Sequential(*pooling(source, match), SimKDProjector(channels=channels, out_features=width, factor=factor))
+    return nn.Sequential(
+        *pooling("simkd_projector", source, match), SimKDProjector(channels=channels, out_features=width, factor=factor)
+    )
 
 
 class Pool(nn.Module):
@@ -89,27 +91,33 @@ class Pool(nn.Module):
 
 @ADAPTERS("pool")
 def pool(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
-    """The means of feature maps over their positions, as a classifier reads them.
+    """The means of feature maps over their positions, as a classifier reads them, or over regions of them.
 
-    (B, C, H, W) -> (B, C); (B, C) stays. KDError where the input has no channels, or a width is asked for.
+    (B, C, H, W) -> (B, C); (B, C) stays. With ``match``, a map, -> (B, C, h, w): average pooling to its height and
+    width, none where these are not smaller. KDError where the input has no channels, or a width is asked for.
     """
     (source,) = tensors("pool", inputs, match)
     if source.ndim < 2:
         raise KDError(f"pool takes features (B, C, ...), not {tuple(source.shape)}")
-    if match is not None or out_features is not None:
-        raise KDError("pool keeps the channels: it takes neither match nor out_features")
-    return Pool()
+    if out_features is not None:
+        raise KDError("pool keeps the channels: it takes no out_features")
+    return Pool() if match is None else nn.Sequential(*pooling("pool", feature_map("pool", source), match))
 
 
-def pooling(source: Tensor, match: Tensor | None) -> list[nn.Module]:
-    """Average pooling to the height and width of ``match`` where they are smaller; none where they are equal."""
-    if match is None or match.shape[2:] == source.shape[2:]:
+def pooling(name: str, source: Tensor, match: Tensor | None) -> list[nn.Module]:
+    """Average pooling to the height and width of ``match`` where they are smaller; none where they are not.
+
+    KDError of the adapter ``name`` where one is larger and the other smaller.
+    """
+    if match is None:
         return []
-    (height, width), (high, wide) = source.shape[2:], feature_map("simkd_projector", match).shape[2:]
+    (height, width), (high, wide) = source.shape[2:], feature_map(name, match).shape[2:]
+    if high >= height and wide >= width:
+        return []
     if high > height or wide > width:
         raise KDError(
-            f"simkd_projector cannot bring {height}x{width} to {high}x{wide}",
-            hint="pool the teacher's map with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`",
+            f"{name} cannot bring {height}x{width} to {high}x{wide}",
+            hint="resize first, with `module: !call:torch.nn.AdaptiveAvgPool2d {output_size: [H, W]}`",
         )
     return [nn.AdaptiveAvgPool2d((high, wide))]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+from kd_core.config.calls.allowed import allow
 from kd_core.errors import KDError
 from kd_core.registry import Registry, owner_of
 from kd_core.signatures import is_open, is_value, over_batch, parameters, refuse
@@ -18,6 +20,7 @@ __all__ = [
     "feature_map",
     "over_batch",
     "shape",
+    "shaped",
     "tensors",
     "validate_adapter",
     "width_of",
@@ -101,3 +104,21 @@ def width_of(name: str, match: Tensor | None, out_features: int | None) -> int:
 def shape(tensor: Tensor) -> str:
     """``(2, 3)``."""
     return str(tuple(tensor.shape))
+
+
+@allow
+def shaped(
+    *,
+    module: str,
+    inputs: Sequence[Sequence[int]],
+    match: Sequence[int] | None = None,
+    out_features: int | None = None,
+    **values: Any,
+) -> nn.Module:
+    """The registered adapter ``module`` for inputs of these shapes: how a saved model names one that is a part of it.
+
+    ``match`` is the shape that its output is to have; ``values`` are the adapter's own parameters.
+    """
+    builder = ADAPTERS.get(module)
+    like = None if match is None else torch.zeros(*match)
+    return builder([torch.zeros(*one) for one in inputs], like, out_features, **values)

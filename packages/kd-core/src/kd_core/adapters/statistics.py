@@ -47,12 +47,11 @@ def matched_statistics(
     of the batch; with ``relu`` negative values become 0, where the maps are those before an activation. KDError where
     the inputs are something else. Wang et al., CVPR 2024 (arXiv 2306.11369); checked against jbwang1997/CrossKD.
     """
-    if isinstance(inputs, Mapping) and set(inputs) == {"student", "teacher"}:
-        inputs = [inputs["student"], inputs["teacher"]]
-    if match is not None or out_features is not None or len(inputs) != 2:
+    pair = [inputs[key] for key in ("student", "teacher") if key in inputs] if isinstance(inputs, Mapping) else inputs
+    if match is not None or out_features is not None or len(pair) != 2:
         hint = "write `inputs: {student: WIRE, teacher: WIRE}`"
         raise KDError("matched_statistics takes a map of the student and one of the teacher, and no width", hint=hint)
-    student, teacher = tensors("matched_statistics", inputs, match, most=2)
+    student, teacher = tensors("matched_statistics", pair, match, most=2)
     for source in (student, teacher):
         feature_map("matched_statistics", source)
     if student.shape[1] != teacher.shape[1]:

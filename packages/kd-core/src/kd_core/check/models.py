@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kd_core.check.dry_run import META, needs_values, trusted_only
@@ -14,13 +18,14 @@ from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
 from kd_core.models.factory import ModelSource, student_spec
+from kd_core.models.siblings import Siblings
 from kd_core.plan.plan import Plan
 from kd_core.taps.inference import know_landmarks
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture
-from kd_core.train.probe import forward, restored
+from kd_core.train.probe import PROBE, forward, probe_model, restored
 
 
 class DryModels:
@@ -39,19 +44,28 @@ class DryModels:
         """For a hub's models, which are made for the data's classes: as many for all where only reading would tell."""
         self.built: dict[str, nn.Module] = {}
         self._real: dict[str, nn.Module] = {}
+        self._samples: Batch | None = None
+        self._siblings = Siblings(list(plan.models), self._built, self._probe)
+        self._real_siblings = Siblings(list(plan.models), self.real, self._probe)
 
     def build(self) -> None:
         """Build all models, and report what is wrong with one."""
-        for name, spec in self.plan.models.items():
-            if (model := self._model(name, spec)) is not None:
+        for name in self.plan.models:
+            if (model := self._model(name)) is not None:
                 self.built[name] = model
 
-    def _model(self, name: str, spec: ModelSpec) -> nn.Module | None:
-        if (why := self._not_to_build(spec)) is not None:
-            self.findings.cannot_verify(("models", name), why)
-            return None
+    def _probe(self, name: str, model: nn.Module, taps: Sequence[Tap]) -> Mapping[Tap, Any]:
+        """What a model gives at its taps for dummy samples, where it lies itself."""
+        if self._samples is None:
+            with torch.device("cpu"):
+                raw = self.plan.task.dummy_batch(self.plan.data, PROBE, training=True)
+                self._samples = self.plan.task.prepare(raw, self.plan.inputs, self.plan.data, training=True)
+        on_meta = any(parameter.is_meta for parameter in model.parameters())
+        return probe_model(self.plan, name, model, taps, self._samples.to(META) if on_meta else self._samples)
+
+    def _model(self, name: str) -> nn.Module | None:
         try:
-            model = self._built(name, spec)
+            model = self._siblings[name]
             if self.sound and name in self.plan.inputs:
                 self.plan.task.check_structure(model, self.plan.inputs[name], self.plan.data)
             return model
@@ -63,28 +77,33 @@ class DryModels:
             self.findings.report(("models", name), KDError(f"it cannot be built: {reason(error)}"))
         return None
 
-    def _built(self, name: str, spec: ModelSpec) -> nn.Module:
+    def _built(self, name: str) -> nn.Module:
         """On the meta device, else, where a constructor reads values, on the CPU and then moved."""
+        if (why := self._not_to_build(self.plan.models[name])) is not None:
+            raise Unverified(why)
         try:
             with META:
-                return self.source(name).make(name, spec).to(META)
+                return self.fresh(name).to(META)
         except Exception as error:
             if not needs_values(error):
                 raise
-            return self.source(name).make(name, spec).to(META)
+            return copy.deepcopy(self.fresh(name)).to(META)  # what it shares with another model stays there
 
     def fresh(self, name: str) -> nn.Module:
         """A new model like the one of that name, wherever tensors are made now."""
         return self.source(name).make(name, self.plan.models[name])
 
     def source(self, name: str) -> ModelSource:
-        """How a model is made without weights."""
+        """How a model is made without weights, beside others where tensors are made now."""
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
         hub = self.plan.task.hub if self.plan.task is not None else None
         spec = self.plan.models[name]
         info = self.info if hub is None or (spec.hub is None and spec.run is None) else self.hub_info
-        return ModelSource(builder, path, self.plan.dataset, info, lambda _: None, structure=True, hub=hub)
+        siblings = self._siblings if torch.get_default_device() == META else self._real_siblings
+        return ModelSource(
+            builder, path, self.plan.dataset, info, lambda _: None, structure=True, hub=hub, siblings=siblings
+        )
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:
         """Why a model is not built in a check, or None."""
@@ -130,9 +149,11 @@ class DryModels:
         """The model with random weights on the CPU, in the mode of the one on the meta device."""
         if name not in self._real:
             self._real[name] = self.fresh(name)
-        real = self._real[name]
-        if (landmarks := declared(self.built[name])) is not None:
+        real, built = self._real[name], self.built.get(name)
+        if built is None:
+            return real
+        if (landmarks := declared(built)) is not None:
             keep(real, landmarks)
-        for part, twin in zip(real.modules(), self.built[name].modules(), strict=True):
+        for part, twin in zip(real.modules(), built.modules(), strict=True):
             part.training = twin.training
         return real

@@ -26,6 +26,7 @@ from kd_core.config import Builder, Lazy, has_call
 from kd_core.config.schema import Path
 from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch
+from kd_core.data.partners import with_partners
 from kd_core.errors import ConfigError, KDError, Unverified, did_you_mean, reason
 from kd_core.plan.plan import StagePlan, TermPlan
 from kd_core.taps.landmarks import known, places
@@ -120,7 +121,10 @@ class StageCheck:
         if len(self.findings.problems) > problem_count:
             return None
         try:
-            return self.stage.views(self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True))
+            batch = self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True)
+            if self.stage.spec.partners is not None and STUDENT in self.plan.inputs:
+                batch = with_partners(batch, batch.for_model(STUDENT))
+            return self.stage.views(batch)
         except KDError as error:
             self.findings.report(self.stage.path("views"), error)
             return None
@@ -233,7 +237,7 @@ class StageCheck:
                 raise
             shared = self.plan.adapters[name].shared
             models = {wire.root: self.dry.real(wire.root) for wire in shared}
-            real, dummy = Adapters(self.plan.adapters, self.dry.fresh), DummyValues(values, batch)
+            real, dummy = Adapters(self.plan.adapters, self.dry.fresh, self.plan.task.call), DummyValues(values, batch)
             builder = Builder(self.dry.policy, self.dry.run_values)  # its own: a builder keeps what it has built
             real.build(name, dummy, models, builder)
             with torch.no_grad(), batch_norm_errors(len(batch)):
@@ -296,7 +300,7 @@ class StageCheck:
         taps = self.plan.taps(self.stage)
         if sum(numbers(self.models[name]) for name in taps) > LARGE:
             return None
-        adapters = Adapters(self.plan.adapters, self.dry.fresh)
+        adapters = Adapters(self.plan.adapters, self.dry.fresh, self.plan.task.call)
         values = WireResolver(
             {name: self.dry.real_forward(name, wanted, batch) for name, wanted in taps.items()}, batch, adapters
         )

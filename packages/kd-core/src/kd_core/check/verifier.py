@@ -51,7 +51,7 @@ def _verified(plan: Plan, policy: Policy, *, whole: bool, classes: int | None = 
     models.build()
     for model in models.built.values():
         frozen.remember(model)
-    components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh), frozen)
+    components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh, plan.task.call), frozen)
     for stage in plan.stages:
         builder = Builder(policy, {**models.run_values, **dummy_steps(stage.spec)})
         check = StageCheck(components, stage, models, builder)

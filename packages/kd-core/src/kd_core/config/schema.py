@@ -147,7 +147,7 @@ class AdapterSpec(ExtraModel):
 
     module: str | Lazy
     """A registered adapter (`kd-vision list adapters`), a `!call` of a module, or the path of a model's module to
-    share."""
+    share. The name of a model is the whole model, which the adapter runs once more on its input."""
     inputs: StrOrList | Annotated[dict[str, StrOrList], Field(min_length=1)]
     """The [wires](wires.md) that the adapter reads: in the order of its `forward`, or by the names of its
     parameters, each a wire or a list of wires."""
@@ -259,6 +259,9 @@ with warnings.catch_warnings():
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
         """Several views of each training batch: a registered view by name, or a mapping with its values."""
+        partners: Literal["class"] | None = None
+        """Draw for each sample of a batch another one of its class, of which `batch.partner` is what the student
+        takes."""
         losses: dict[str, Any] = {}
         """The terms of the objective by name."""
         train: list[str] | None = None

@@ -126,6 +126,11 @@ class Split:
         """
         return order
 
+    @property
+    def targets(self) -> Tensor | None:
+        """The class of each sample (N,), -100 where it has none; None of data without classes of whole samples."""
+        return None
+
     class_counts: Mapping[str, int] | None = None
     """How many samples hold each class, where that is known only from reading them: see :meth:`files`."""
 

@@ -88,8 +88,9 @@ def pixels_of(shape: Shape, height: int, width: int) -> NDArray[np.uint8]:
             raise ValueError(f"run lengths of {sum(shape['counts'])} pixels in an image of {[height, width]}")
     from pycocotools import mask as runs
 
-    pixels: NDArray[np.uint8] = runs.decode(runs.frPyObjects(shape, height, width))
-    return pixels.any(2).astype(np.uint8) if pixels.ndim == 3 else pixels
+    objects = runs.frPyObjects(shape, height, width)
+    pixels: NDArray[np.uint8] = runs.decode(runs.merge(objects) if isinstance(objects, list) else objects)
+    return pixels
 
 
 def runs_from(mask: NDArray[np.bool_]) -> dict[str, Any]:

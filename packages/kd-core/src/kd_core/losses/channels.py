@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.linalg import vecdot, vector_norm
 
 from kd_core.errors import KDError
+from kd_core.losses.closed_form import Gradients, first_order
 from kd_core.losses.reduction import mean_over_samples, over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, shape
@@ -54,47 +54,51 @@ def _distances(student: Tensor, teacher: Tensor) -> Tensor:
             path="student",
         )
     rows = as_float32(student).flatten(2), as_float32(teacher).flatten(2)
-    few = SMALL * max(rows[0].shape[2], rows[1].shape[2]) < student.shape[1]
-    ours, both, theirs = _of_few(*rows) if few else _GramProducts.apply(*rows)
+    if SMALL * max(rows[0].shape[2], rows[1].shape[2]) < student.shape[1]:
+        return _of_few(*rows)
+    distances: Tensor = _RowDistances.apply(*rows)
+    return distances
+
+
+def _of_few(student: Tensor, teacher: Tensor) -> Tensor:
+    """What :class:`_RowDistances` gives, by matrices of positions: (F F^T)(F F^T)^T = F (F^T F) F^T."""
+    ours, both, theirs = (
+        vecdot(student @ (student.mT @ student), student),
+        vecdot(student @ (student.mT @ teacher), teacher),
+        vecdot(teacher @ (teacher.mT @ teacher), teacher),
+    )
     first, second = (squares.masked_fill(squares == 0, torch.inf).sqrt() for squares in (ours, theirs))
     # of unit rows |a - b|^2 = 2 - 2 a b; of a row of zeros there is no length to count
     return (ours > 0).to(both.dtype) + (theirs > 0).to(both.dtype) - 2 * both / first / second
 
 
-def _of_few(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What :class:`_GramProducts` gives, by matrices of positions: (F F^T)(F F^T)^T = F (F^T F) F^T."""
-    return (
-        vecdot(student @ (student.mT @ student), student),
-        vecdot(student @ (student.mT @ teacher), teacher),
-        vecdot(teacher @ (teacher.mT @ teacher), teacher),
-    )
+class _RowDistances(torch.autograd.Function):
+    """F (B, C, N) of student and teacher -> (B, C): squared distances of the normalised rows of G = F F^T.
 
-
-class _GramProducts(torch.autograd.Function):
-    """F (B, C, N) of student and teacher -> three (B, C): inner products of the rows of G = F F^T.
-
-    They are of the student's rows with themselves, with the teacher's, and of the teacher's with themselves. The
-    backward pass knows that G is symmetric, which saves half of its products of matrices.
+    The backward pass knows that G is symmetric, which saves half of its products of matrices.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three, each (B, C)."""
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        """Of unit rows |a - b|^2 = 2 - 2 a b; of a row of zeros there is no length to count."""
         ours, theirs = student @ student.mT, teacher @ teacher.mT
-        ctx.save_for_backward(student, teacher, ours, theirs)
-        own, other = (vector_norm(gram, dim=2).square() for gram in (ours, theirs))
-        return own, vecdot(ours, theirs), other
+        lengths = vector_norm(ours, dim=2), vector_norm(theirs, dim=2)
+        first, second = (1 / length.masked_fill(length == 0, torch.inf) for length in lengths)
+        cosines = torch.einsum("bij,bij->bi", ours, theirs).mul_(first).mul_(second)
+        ctx.save_for_backward(student, teacher, ours, theirs, first, second, cosines)
+        return torch.sgn(first).add_(torch.sgn(second)).sub_(cosines, alpha=2)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, own: Tensor, both: Tensor, other: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
         """The gradients of F, of the student's and of the teacher's where it wants one."""
-        """The gradients of the two features from those of the three products."""
-        student, teacher, ours, theirs = ctx.saved_tensors
+        student, teacher, ours, theirs, first, second, cosines = ctx.saved_tensors
+        by_other = gradient * first * second * -2
+        by_cosine = gradient * cosines * 2
         wanted = ctx.needs_input_grad
         return (
-            _through(student, ours, 2 * own, theirs, both) if wanted[0] else None,
-            _through(teacher, theirs, 2 * other, ours, both) if wanted[1] else None,
+            _through(student, ours, by_cosine * first.square(), theirs, by_other) if wanted[0] else None,
+            _through(teacher, theirs, by_cosine * second.square(), ours, by_other) if wanted[1] else None,
         )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from kd_core.losses.closed_form import LIMITS, Gradients, first_order, log_ratio
 from kd_core.losses.labelled import Rows, against_rest, at, binary_divergence, chosen, enough_classes, labelled_rows
 from kd_core.losses.reduction import labelled, mean_over
 from kd_core.losses.registry import LOSSES
@@ -37,15 +41,73 @@ def dkd(
     megvii-research/mdistiller.
     """
     enough_classes("dkd", student, 3, SINGLE)
-    rows = labelled_rows(student, teacher, target, standardize=standardize)
-    return rows.mean(decoupled(rows, alpha, beta, temperature))
+    rows = labelled_rows(student, teacher, target, standardize=standardize, as_they_are=True)
+    return decoupled(rows, alpha, beta, temperature)
 
 
-def decoupled(rows: Rows, alpha: float, beta: float, temperature: float) -> Tensor:
-    """(N,): ``dkd`` of each row."""
-    odds, others = zip(*(against_rest(each / temperature, rows.target, rows.own) for each in rows[:2]), strict=True)
-    target_class = binary_divergence(odds[1], odds[0])
-    return (alpha * target_class + beta * divergence(others[1], others[0])) * temperature**2
+def decoupled(rows: Rows, alpha: float, beta: float, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """``dkd`` of rows, each times its ``weight`` (N,) above 0, the mean over the labelled ones, 0 where none is."""
+    counts = rows.counts.to(rows.student.dtype)
+    shares = (counts if weight is None else counts * weight) / counts.sum().clamp(min=1)
+    loss: Tensor = _Decoupled.apply(*rows[:3], shares[:, None], alpha, beta, temperature)
+    return loss
+
+
+class _Decoupled(torch.autograd.Function):
+    """Student, teacher (N, C), target (N,), shares (N, 1) -> the sum of the shares times the losses of the rows.
+
+    With p and q the probabilities of teacher and student among the other classes, and s and t the log-odds of the
+    label's class against all others.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        shares: Tensor,
+        alpha: float,
+        beta: float,
+        temperature: float,
+    ) -> Tensor:
+        _, most, scale = LIMITS[student.dtype]
+        own, others = _apart(student, target, temperature)
+        log_q = others.log_softmax(1)
+        s = (own - others.amax(1, keepdim=True) + log_q.amax(1, keepdim=True)).clamp_min_(-most)
+        own, others = _apart(teacher, target, temperature)
+        p = others.softmax(1)
+        t = (own - others.amax(1, keepdim=True) + p.amax(1, keepdim=True).log_()).clamp_min_(-most)
+        among = log_ratio(p, log_q).mul_(p).sum(1, keepdim=True)
+        ctx.save_for_backward(log_q, p, s, t, among, target, shares)
+        ctx.alpha, ctx.beta, ctx.temperature = alpha, beta, temperature
+        values = torch.where(shares > 0, alpha * binary_divergence(t, s) + beta * among, 0.0)
+        return values.mul_(shares).sum().mul_(scale).mul_(temperature**2 / scale)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        """For q it is q - p; for a logit it is what it does to s or t, and to q or p."""
+        log_q, p, s, t, among, target, shares = ctx.saved_tensors
+        row = gradient * ctx.temperature * shares
+        by_label, by_others, skipped, label = ctx.alpha * row, ctx.beta * row, shares == 0, target[:, None]
+        student = teacher = None
+        if ctx.needs_input_grad[0]:
+            by_odds = (s.sigmoid() - t.sigmoid()) * by_label
+            student = log_q.exp().mul_(by_others - by_odds).addcmul_(p, by_others, value=-1)
+            student.scatter_(1, label, by_odds).masked_fill_(skipped, 0.0)
+        if ctx.needs_input_grad[1]:
+            by_odds = t.sigmoid() * (-t).sigmoid() * (t - s) * by_label
+            teacher = log_ratio(p, log_q).sub_(among).mul_(by_others).sub_(by_odds).mul_(p)
+            teacher.scatter_(1, label, by_odds).masked_fill_(skipped, 0.0)
+        return student, teacher, *[None] * 5
+
+
+def _apart(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(N, C), (N,) -> over the temperature: the label's logit (N, 1), and all with the lowest in its place (N, C)."""
+    others = logits / temperature
+    own = chosen(others, target)[:, None]
+    return own, others.scatter_(1, target[:, None], LOW)
 
 
 @LOSSES("nkd")

@@ -14,7 +14,7 @@ from kd_core.losses.tensors import LOW, hidden, same_shape, shape, standardized
 
 
 class Rows(NamedTuple):
-    """Logits (N, C) of both models, labels (N,) from 0 on, where there is one (N,), and which class it is (N, C).
+    """Logits (N, C) of both models, labels (N,) from 0 on, and where there is one (N,).
 
     An unlabelled row has logits of 0 and the label 0; a class that both models mask has the logit ``LOW``.
     """
@@ -23,7 +23,11 @@ class Rows(NamedTuple):
     teacher: Tensor
     target: Tensor
     counts: Tensor
-    own: Tensor
+
+    @property
+    def own(self) -> Tensor:
+        """(N, C), true at the label's class."""
+        return at(self.student, self.target)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of (N,) over the labelled rows, 0 where none is."""
@@ -31,11 +35,18 @@ class Rows(NamedTuple):
 
 
 def labelled_rows(
-    student: Tensor, teacher: Tensor, target: Tensor, *, standardize: bool = False, other: str = "teacher"
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    standardize: bool = False,
+    other: str = "teacher",
+    as_they_are: bool = False,
 ) -> Rows:
     """The rows of logits (B, C) or (B, C, ...) with integer labels (B,) or (B, ...), -100 where there is none.
 
-    KDError where shapes do not fit or labels are no integers.
+    ``as_they_are`` leaves the logits as they are: for a loss that bears minus infinity and skips unlabelled rows
+    itself. KDError where shapes do not fit or labels are no integers.
     """
     student, teacher = same_shape(student, teacher, dim=1, other=other)
     rows, labels = flat_labels(student, target)
@@ -43,11 +54,13 @@ def labelled_rows(
     teacher = teacher.movedim(1, -1).reshape(rows.shape)
     if standardize:
         rows, teacher = (standardized(each) for each in hidden(counts, rows, teacher, dim=1))
+    labels = labels.where(counts, 0)
+    if as_they_are:
+        return Rows(rows, teacher, labels, counts)
     # As masked_alike and hidden, in one step: LOW where both models mask a class, 0 in an unlabelled row.
     keep = counts[:, None] & ~(rows.isneginf() & teacher.isneginf())
     fill = torch.where(counts, LOW, 0.0).to(rows.dtype)[:, None]
-    labels = labels.where(counts, 0)
-    return Rows(torch.where(keep, rows, fill), torch.where(keep, teacher, fill), labels, counts, at(rows, labels))
+    return Rows(torch.where(keep, rows, fill), torch.where(keep, teacher, fill), labels, counts)
 
 
 def enough_classes(name: str, student: Tensor, least: int, reason: str) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
+from kd_core.losses.softened import soft_divergence
 from kd_core.losses.tensors import LOW, as_float32, hidden, masked_alike, same_shape, shape, standardized, valid_mask
 from kd_core.ranges import PositiveFloat, Probability
 
@@ -90,22 +91,11 @@ def kd(
         hint = "take multilabel_kd for a yes/no output, else mse"
         raise KDError(f"kd of one class, {shape(student)}, is always 0", hint=hint)
     counts = None if mask is None else valid_mask(mask, student, dim)
-    if counts is not None:
-        student, teacher = hidden(counts, student, teacher, dim=dim)
     if standardize:
+        if counts is not None:
+            student, teacher = hidden(counts, student, teacher, dim=dim)
         student, teacher = standardized(student, dim), standardized(teacher, dim)
-    # The words of the usual hand-written line, so that runs equal theirs bit for bit; but where a probability is 0 its
-    # term is 0 even if the student's is 0 too, and its gradient is not NaN, which a teacher that learns would notice.
-    log_student = F.log_softmax(student / temperature, dim)
-    soft = F.softmax(teacher / temperature, dim)
-    log_student = log_student.masked_fill(soft == 0, 0.0)
-    if teacher.requires_grad:
-        soft = soft.clamp(min=torch.finfo(teacher.dtype).tiny)
-    if counts is None:
-        divergence = F.kl_div(log_student, soft, reduction="sum")
-        return divergence / (student.numel() // student.shape[dim]) * temperature**2
-    values = F.kl_div(log_student, soft, reduction="none").sum(dim)
-    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1) * temperature**2
+    return soft_divergence(student, teacher, counts, temperature, dim)
 
 
 @LOSSES("multilabel_kd")

@@ -48,7 +48,7 @@ def sdd_dkd(
     Wei et al., CVPR 2024 (arXiv 2403.13512); checked against shicaiwei123/SDD-CVPR2024.
     """
     rows, weight = _regions("sdd_dkd", student, teacher, target, 3, SINGLE)
-    return rows.mean(weight * decoupled(rows, alpha, beta, temperature))
+    return decoupled(rows, alpha, beta, temperature, weight)
 
 
 def _regions(

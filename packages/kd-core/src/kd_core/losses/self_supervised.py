@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import over_batch
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, masked_alike, same_rows, same_shape, shape
+from kd_core.losses.softened import soft_divergence
+from kd_core.losses.tensors import as_float32, same_rows, same_shape, shape
 from kd_core.ranges import PositiveFloat, Probability
 
 FAR = -1e4
@@ -57,7 +58,7 @@ def self_supervised_kd(
     _, index, view = _rows("student", student, index, view)
     student, teacher = _similarity(student, view), _similarity(teacher, view)
     counts = _kept(_rank(teacher, _own(index, view)), index, view, keep)
-    return _mean(_divergence(student, teacher, temperature), counts)
+    return soft_divergence(student, teacher, counts, temperature, 1)
 
 
 @LOSSES("transformed_kd")
@@ -79,11 +80,11 @@ def transformed_kd(
     they are the ones it ranks the label highest in; views of an unlabelled sample (-100) all count. KDError where
     shapes do not fit.
     """
-    student, teacher = masked_alike(*same_shape(student, teacher, dim=1))
+    student, teacher = same_shape(student, teacher, dim=1)
     _, index, view = _rows("student", student, index, view)
     labels = _of_each_row("target", target, student)[_own(index, view)]
     rank = torch.where(labels < 0, 0, _rank(teacher, labels.clamp(min=0)))
-    return _mean(_divergence(student, teacher, temperature), _kept(rank, index, view, keep))
+    return soft_divergence(student, teacher, _kept(rank, index, view, keep), temperature, 1)
 
 
 def _rows(name: str, rows: Tensor, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,12 +129,6 @@ def _kept(rank: Tensor, index: Tensor, view: Tensor, keep: float) -> Tensor:
     for key in (index, torch.where(candidates, rank, torch.iinfo(rank.dtype).max)):
         order = order[key[order].argsort(stable=True)]
     return candidates & (order.argsort() < quota)
-
-
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """(B, C) -> (B,): KL divergences of the softened rows, times the squared temperature."""
-    soft = F.softmax(teacher / temperature, 1).clamp(min=torch.finfo(teacher.dtype).tiny)  # as in kd
-    return F.kl_div(F.log_softmax(student / temperature, 1), soft, reduction="none").sum(1) * temperature**2
 
 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.losses.closed_form import Gradients, first_order
 from kd_core.losses.reduction import over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_rows, same_shape
@@ -27,8 +30,54 @@ def srd(student: Tensor, teacher: Tensor, *, exponent: NormOrder = 4.0, eps: Pos
     student, teacher = same_rows(*same_shape(student, teacher, dim=1))
     if len(student) == 1:
         return (student - teacher).sum() * 0.0
-    apart = F.batch_norm(student, None, None, training=True, eps=eps)
-    apart = apart - F.batch_norm(teacher, None, None, training=True, eps=eps)
-    squares = apart.square().flatten()
-    total = squares @ squares if exponent == 4 else apart.abs().pow(exponent).sum()
-    return total.clamp(min=torch.finfo(apart.dtype).tiny).log()
+    if exponent != 4:
+        ours, theirs = (F.batch_norm(each, None, None, training=True, eps=eps) for each in (student, teacher))
+        return (ours - theirs).abs().pow(exponent).sum().clamp(min=torch.finfo(ours.dtype).tiny).log()
+    loss: Tensor = _FourthPowers.apply(student, teacher, eps)
+    return loss
+
+
+class _FourthPowers(torch.autograd.Function):
+    """``srd`` with the published exponent: (B, D) twice -> the logarithm of the sum of the fourth powers.
+
+    The gradients are made with the value: all that they are made of is at hand then.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, eps: float) -> Tensor:
+        ours, *statistics = _standardized(student, eps)
+        theirs, *others = _standardized(teacher, eps)
+        apart = ours.sub_(theirs)
+        squares = apart.square()
+        total = torch.linalg.vector_norm(squares).square_().clamp_min_(torch.finfo(squares.dtype).tiny)
+        cubes = squares.mul_(apart).div_(total)
+        wanted = ctx.needs_input_grad
+        ctx.save_for_backward(
+            _destandardized(cubes, student, *statistics, eps) if wanted[0] else None,
+            _destandardized(cubes, teacher, *others, eps) if wanted[1] else None,
+        )
+        return total.log_()
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        """Four times the cubes over the sum, through the standardisation of each."""
+        student, teacher = ctx.saved_tensors
+        gradient = 4 * gradient
+        return (
+            None if student is None else student * gradient,
+            None if teacher is None else teacher * -gradient,
+            None,
+        )
+
+
+def _standardized(rows: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, D) with the mean 0 and the variance 1 over B, the mean and one over the standard deviation."""
+    return torch.native_batch_norm(rows, None, None, None, None, True, 0.0, eps)
+
+
+def _destandardized(gradient: Tensor, rows: Tensor, mean: Tensor, inverse: Tensor, eps: float) -> Tensor:
+    """The gradient of ``rows``."""
+    return torch.ops.aten.native_batch_norm_backward(
+        gradient, rows, None, None, None, mean, inverse, True, eps, [True, False, False]
+    )[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.closed_form import Gradients, first_order
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, layer_pairs, same_shape, shape
@@ -36,8 +37,30 @@ def pad_l2(student: Tensor, teacher: Tensor, log_variance: Tensor, *, eps: Posit
     """
     student, teacher = same_shape(student, teacher)
     student, log_variance = same_shape(student, log_variance, other="log_variance")
-    precision = 1 / (eps + log_variance.clamp(max=HIGHEST).exp())
-    return ((student - teacher).square() * precision + log_variance).mean()
+    loss: Tensor = _PrimeAware.apply(student, teacher, log_variance, eps)
+    return loss
+
+
+class _PrimeAware(torch.autograd.Function):
+    """``pad_l2`` of three tensors of one shape, and its gradients from what it has computed."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, log_variance: Tensor, eps: float) -> Tensor:
+        apart = student - teacher
+        variance = log_variance.clamp_max(HIGHEST).exp_()
+        weighted = apart / (variance + eps)
+        ctx.save_for_backward(weighted, variance)
+        return apart.mul_(weighted).add_(log_variance).mean()
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        """Twice the weighted difference, and 1 less its square times the variance."""
+        weighted, variance = ctx.saved_tensors
+        gradient = gradient / weighted.numel()
+        student = weighted * (2 * gradient)
+        teacher = -student if ctx.needs_input_grad[1] else None
+        return student, teacher, (weighted.square() * variance).sub_(1).mul_(-gradient), None
 
 
 class _Layer(nn.Module):

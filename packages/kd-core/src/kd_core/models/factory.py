@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
 from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
+from kd_core.models.siblings import EditSurroundings, Siblings
 from kd_core.notes import Note
 from kd_core.ranges import read_signature
 from kd_core.signatures import values_of
@@ -40,6 +41,10 @@ class ModelSource:
     hub: Hub | None = None
     finished: bool = False
     """To be scored as it is: nothing of it may begin at random unless its config says so."""
+    siblings: Siblings | None = None
+    """The other models, for edits that read them."""
+    edits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The edits of the models made, by their names, without what they read of other models."""
 
     def make(self, name: str, spec: ModelSpec) -> nn.Module:
         """The model, edited and with its weights; KDError naming what is wrong."""
@@ -49,19 +54,26 @@ class ModelSource:
     def _make(self, name: str, spec: ModelSpec) -> nn.Module:
         spec = from_hub(spec)
         if spec.hub is not None:
-            return self._edited(self._from_hub(name, spec), spec)
+            return self._edited(self._from_hub(name, spec), spec, name)
         model = self._bare(spec)
         if not self.structure:
             self._load(name, spec, model)
-        return self._edited(model, spec)
+        return self._edited(model, spec, name)
 
-    def _edited(self, model: nn.Module, spec: ModelSpec) -> nn.Module:
+    def _edited(self, model: nn.Module, spec: ModelSpec, name: str | None = None) -> nn.Module:
+        """The model with its edits, which are kept by its ``name``."""
+        if not spec.edit:
+            return model
         from kd_core.taps.edits import apply_edits
 
+        around = EditSurroundings(name or STUDENT, self.builder.build, self.siblings)
         try:
-            return apply_edits(model, spec.edit, self.builder.build) if spec.edit else model
+            edited = apply_edits(model, spec.edit, self.builder.build, around)
         except KDError as error:
             raise error.at(self.path, "edit") from None
+        if name is not None:
+            self.edits[name] = around.resolved
+        return edited
 
     def _bare(self, spec: ModelSpec) -> nn.Module:
         if spec.call is not None:

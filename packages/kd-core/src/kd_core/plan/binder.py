@@ -321,7 +321,8 @@ class WireBinder:
             self._no_values(spec, path, "write the parameters of a !call inside its braces")
             return spec.module, None
         if spec.module.split(".")[0] in self.models:
-            borrowed = (self.wires if spec.each else self.wire)(spec.module, (*path, "module"))
+            text = f"{spec.module}.output" if spec.module in self.models else spec.module
+            borrowed = (self.wires if spec.each else self.wire)(text, (*path, "module"))
             self._no_values(spec, path, "parameters cannot be set on a module shared from a model")
             return (None, borrowed) if borrowed is not None else None
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from kd_core.config import Lazy
-from kd_core.config.schema import ModelSpec, Path
+from kd_core.config.schema import AdapterSpec, ModelSpec, Path
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean, nearest
 from kd_core.models.factory import from_hub, recorded, student_spec
@@ -18,6 +18,7 @@ from kd_core.models.registry import MODELS, builder_of, find_card
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.groups import ModelEntry, anew, entries, group_of
 from kd_core.plan.plan import RESERVED, dataset_of
+from kd_core.taps.edits import MODULE_KEYS
 from kd_core.task import Task
 
 
@@ -87,7 +88,7 @@ class ModelPlanner:
             self.validator.report((*path, "copies"), "copies of a frozen model with weights are all the same", hint)
 
     def _model(self, spec: ModelSpec, path: Path, *, bare: bool) -> None:
-        self.binder.calls(spec.edit, (*path, "edit"))
+        self._edits(spec.edit, (*path, "edit"))
         if spec.call is not None:
             self.binder.calls(spec.call, path if bare else (*path, "call"), kind=nn.Module)
         keys = list(ModelSpec.model_fields)
@@ -141,6 +142,25 @@ class ModelPlanner:
             overrides = {key: getattr(spec, key) for key in spec.model_fields_set - {"init_from"}}
             resolved[name] = anew(ModelSpec(**{**inherited, **overrides}), models.values())
         return resolved
+
+    def _edits(self, edits: Sequence[Mapping[str, Any]], path: Path) -> None:
+        self.binder.calls(edits, path)
+        for number, edit in enumerate(edits):
+            for key in MODULE_KEYS:
+                if isinstance(value := edit.get(key), (str, Mapping)):
+                    self._edit_module(value, (*path, number, key))
+
+    def _edit_module(self, value: str | Mapping[str, Any], path: Path) -> None:
+        """A module that an edit names: one of another model, or an adapter with its parameters."""
+        written = {"module": value} if isinstance(value, str) else dict(value)
+        own = ("module", "match", "out_features")
+        for key in ("inputs", "each", "fresh"):
+            if key in written:
+                self.validator.report((*path, key), f"unknown key {key!r}", f"an edit has {', '.join(own)}", key=True)
+                return
+        spec = self.validator.validate(AdapterSpec, {"inputs": f"{STUDENT}.output", **written}, path)
+        if spec is not None:
+            self.binder.adapter("edit", spec, path)
 
     def _frozen(self, name: str, spec: ModelSpec, path: Path) -> None:
         """A teacher learned somewhere: to have it random must be said."""

@@ -6,30 +6,50 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from kd_core.errors import ConfigError, KDError, did_you_mean, nearest
+from kd_core.taps.landmarks import cut_off, known, places
 from kd_core.taps.paths import module_at, resolve_path, unwrap_model, walk
-from kd_core.taps.wires import config_error
+from kd_core.taps.wires import Tap, config_error, parse_tap, parse_wire
 from kd_core.taps.wrappers import hook_output
 
 Build = Callable[[Any], nn.Module]
 _CLASS = "class:"
+_KEYS = {"replace": ("replace", "with"), "insert": ("insert", "after")}
+_OPTIONAL = {"insert": ("name",)}
+MODULE_KEYS = ("insert", "with")
+"""The keys of edits that hold a module."""
 
 
-def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Build) -> nn.Module:
+class Surroundings(Protocol):
+    """What edits may take from outside the model that they change."""
+
+    def learn(self, model: nn.Module) -> None:
+        """Find the landmarks of a model that tells none."""
+        ...
+
+    def resolve(self, model: nn.Module, edit: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An edit whose places are paths, with a module where it names one of another model or an adapter."""
+        ...
+
+
+def apply_edits(
+    model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Build, surroundings: Surroundings | None = None
+) -> nn.Module:
     """Apply ``edits`` in order to ``model``, in place, and return it. ``build`` makes modules of what configs hold.
 
     - ``{truncate: PATH}``: the output of PATH (of its first call) becomes the model's, and the modules registered
       after it are dropped, with their parameters;
     - ``{replace: PATH, with: MODULE}``;
-    - ``{insert: MODULE, after: PATH}``: the new module, ``PATH.inserted``, takes the output of PATH, and what it gives
-      takes that output's place;
+    - ``{insert: MODULE, after: PLACE}``: the new module takes the value at PLACE, the output of a module or, with
+      ``:in``, its input, and what it gives takes that value's place. It is ``PATH.inserted``, or with ``name: NAME`` a
+      module NAME of the model itself;
     - ``{freeze: PATTERN}`` or a list of them, as in :func:`matching`.
 
-    Raises ConfigError, whose problem has the path ``INDEX.KEY``.
+    A place may be a landmark. Raises ConfigError, whose problem has the path ``INDEX.KEY``.
     """
     for index, edit in enumerate(edits):
         kind = next((candidate for candidate in _EDITS if candidate in edit), None)
@@ -38,7 +58,9 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
                 near = did_you_mean(next(iter(edit), ""), list(_EDITS))
                 raise config_error(f"an edit is one of {', '.join(_EDITS)}", near)
             _check_keys(edit, kind)
-            _EDITS[kind](unwrap_model(model), edit, build)
+            user_model = unwrap_model(model)
+            edit = _placed(user_model, edit, surroundings)
+            _EDITS[kind](user_model, edit if surroundings is None else surroundings.resolve(user_model, edit), build)
         except KDError as error:
             path = (index, kind) if kind else (index,)
             moved = (
@@ -49,16 +71,38 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]], build: Bui
 
 
 def _check_keys(edit: Mapping[str, Any], kind: str) -> None:
-    keys = {"replace": ["replace", "with"], "insert": ["insert", "after"]}.get(kind, [kind])
+    keys = _KEYS.get(kind, (kind,))
     for key in edit:
-        if key not in keys:
-            raise KDError(f"the edit {kind!r} has no key {key!r}", hint=did_you_mean(key, keys))
+        if key not in (known_keys := [*keys, *_OPTIONAL.get(kind, ())]):
+            raise KDError(f"the edit {kind!r} has no key {key!r}", hint=did_you_mean(key, known_keys))
     for key in keys:
         if key not in edit:
             raise config_error(
                 f"the edit {kind!r} is missing the required key {key!r}",
                 f"write {{{', '.join(f'{key}: ...' for key in keys)}}}",
             )
+
+
+def _placed(model: nn.Module, edit: Mapping[str, Any], surroundings: Surroundings | None) -> dict[str, Any]:
+    """An edit whose landmarks are written out as places of this model."""
+    written = {key: str(edit[key]) for key in ("truncate", "replace", "after") if str(edit.get(key)).startswith("@")}
+    if written and surroundings is not None and not known(model):
+        surroundings.learn(model)
+    taps = {key: _landmark(model, text) for key, text in written.items()}
+    for key, tap in taps.items():
+        if tap.side != "out" and key != "after":
+            raise config_error(f"{written[key]} is {tap}, which is no module's output", "name a module by its path")
+    return {**edit, **{key: str(tap) for key, tap in taps.items()}}
+
+
+def _landmark(model: nn.Module, text: str) -> Tap:
+    """The one place that a landmark stands for."""
+    wire = parse_wire(f"model.{text}", ["model"])
+    assert wire.tap is not None
+    found = places(model, wire.tap)
+    if isinstance(found, list):
+        raise config_error(f"{text} are {len(found)} places", f"write {text}/0 or {text}/-1")
+    return found
 
 
 def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
@@ -74,6 +118,15 @@ def _truncate(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
     cut = _Cut(model, path)
     along[-1][1].register_forward_hook(cut.reach)
     model.forward = cut.run
+    cut_off(model, lambda path: _is_gone(model, path))
+
+
+def _is_gone(model: nn.Module, path: str) -> bool:
+    """Whether a module lies in what truncation dropped."""
+    try:
+        return any(isinstance(module, RemovedModule) for _, module in resolve_path(model, path))
+    except ConfigError:
+        return True
 
 
 class RemovedModule(nn.Module):
@@ -139,23 +192,60 @@ def _replace(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
 
 
 def _insert(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:
-    host = module_at(model, str(edit["after"]))
+    place = insertion(edit)
+    host, sequential = module_at(model, place.path), nn.Sequential.forward
     _refuse_uncalled(host, edit["after"])
-    number = sum(child_name.startswith("inserted") for child_name in host._modules)
-    name = f"inserted{number + 1}" if number else "inserted"
-    host.add_module(name, _built(build, edit["insert"], host.training))
-    if type(host).forward is not nn.Sequential.forward:  # which runs its last child by itself
-        hook_output(host, _RunChild(name))
+    module = _built(build, edit["insert"], host.training)
+    if (name := edit.get("name")) is not None:
+        _add_named(model, str(name), module)
+        child = _Child(str(name), model)
+    elif place.side == "in" and type(host).forward is sequential:
+        raise config_error(f"{edit['after']}: a Sequential runs all of its modules", "give the new one a `name:`")
+    else:
+        number = sum(child_name.startswith("inserted") for child_name in host._modules)
+        child = _Child(f"inserted{number + 1}" if number else "inserted")
+        host.add_module(child.name, module)
+    if place.side == "in":
+        host.register_forward_pre_hook(child.before)
+    elif name is not None or type(host).forward is not sequential:  # which runs its last child by itself
+        hook_output(host, child.after)
 
 
-@dataclass(frozen=True)
-class _RunChild:
-    """A forward hook that sends a module's output through one of its children."""
+def insertion(edit: Mapping[str, Any]) -> Tap:
+    """Where an edit inserts a module; ConfigError where that is one call of several, or a parameter."""
+    place = parse_tap(str(edit["after"]))
+    if place.call is not None or place.is_parameter:
+        what = "one of several calls" if place.call is not None else "a parameter"
+        raise config_error(f"nothing can be inserted at {place}, {what}", "write `after: PATH` or `after: PATH:in`")
+    return place
+
+
+def _add_named(model: nn.Module, name: str, module: nn.Module) -> None:
+    if not name.isidentifier() or hasattr(model, name):
+        raise config_error(f"{name!r} cannot name an inserted module: it is taken, or no identifier", "choose another")
+    if type(model).forward is nn.Sequential.forward:
+        raise config_error(f"{name}: a Sequential runs all of its modules", "leave `name:` out")
+    model.add_module(name, module)
+
+
+@dataclass(frozen=True, eq=False)
+class _Child:
+    """The hooks that send a value through a child of the hooked module, or of ``owner``."""
 
     name: str
+    owner: nn.Module | None = None
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return module._modules[self.name](output)  # type: ignore[misc]
+    def run(self, module: nn.Module, value: Any) -> Any:
+        """What the child gives for a value."""
+        return (module if self.owner is None else self.owner)._modules[self.name](value)  # type: ignore[misc]
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """The forward hook."""
+        return self.run(module, output)
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The forward pre-hook."""
+        return (self.run(module, args[0]), *args[1:])
 
 
 def _refuse_whole(along: Sequence[tuple[str, nn.Module]], done: str) -> None:
@@ -169,10 +259,11 @@ def _refuse_uncalled(module: nn.Module, path: str) -> None:
 
 
 def _built(build: Build, value: Any, training: bool) -> nn.Module:
-    module = build(value)
+    """The module that an edit holds; one that another model has, too, is in the mode that it has there."""
+    module = value if isinstance(value, nn.Module) else build(value)
     if not isinstance(module, nn.Module):
         raise config_error(f"expected a torch.nn.Module, got {type(module).__name__}")
-    return module.train(training)
+    return module if module is value else module.train(training)
 
 
 def _freeze(model: nn.Module, edit: Mapping[str, Any], build: Build) -> None:

@@ -13,7 +13,7 @@ that tells none they are inferred from one forward pass (:mod:`kd_core.taps.infe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,16 @@ def keep_those_of(model: nn.Module, twin: nn.Module) -> None:
     """Remember of a model what is known of another one that is built alike."""
     if (landmarks := declared(twin)) is not None:
         keep(model, landmarks)
+
+
+def cut_off(model: nn.Module, is_gone: Callable[[str], bool]) -> None:
+    """Forget the landmarks that a truncation took away: the modules that are gone, and what came before the output."""
+    if (landmarks := declared(model)) is None:
+        return
+    features = tuple(tap for tap in landmarks.features if not is_gone(tap.path))
+    preactivations, norms = landmarks.preactivations[: len(features)], landmarks.norms[: len(features)]
+    complete = not any(is_gone(tap.path) for tap in preactivations), not any(map(is_gone, norms))
+    keep(model, Landmarks(features, preactivations if complete[0] else (), norms=norms if complete[1] else ()))
 
 
 def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:

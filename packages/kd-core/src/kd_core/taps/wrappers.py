@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from kd_core.errors import ConfigError
@@ -46,6 +48,13 @@ class _Pass:
 
     on: bool = False
     pending: int = 0  # places that must still fire before the pass stops early; 0 where it must not stop
+    drawn: list[Tensor] | None = None  # the generators' states at the last tap, where a pass looks at them
+
+
+def _random_states() -> list[Tensor]:
+    """The states of the generators that a forward pass draws from."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *devices]
 
 
 @dataclass(eq=False)
@@ -88,6 +97,8 @@ class _Place:
             if self.clones is None:
                 self.copies[len(self.calls)] = mapped(torch.clone, value)
         self.calls.append(value)
+        if self.now.drawn is not None:
+            self.now.drawn = _random_states()
         if self.now.pending and len(self.calls) == self.needed:
             self.now.pending -= 1
             if not self.now.pending:
@@ -118,7 +129,8 @@ class ForwardWrapper(ModelWrapper):
 
     With ``early_stop``, where no tap asks for the model's output, that is None and a pass ends at its deepest tap. It
     runs in full the first time in each mode of the module, in compiled code, under DDP, and where a tap counts calls
-    from the end or takes all of them.
+    from the end or takes all of them. With ``spare`` it runs in full, too, where a module in training mode comes after
+    that tap: its statistics move with each batch.
     """
 
     def __init__(
@@ -129,11 +141,14 @@ class ForwardWrapper(ModelWrapper):
         name: str = "student",
         call: Callable[[nn.Module, Any], Any] | None = None,
         early_stop: bool = False,
+        spare: bool = False,
     ) -> None:
         super().__init__()
         self.module = module
         self.name = name
         self.early_stop = early_stop
+        self._spare = spare
+        self._ends_idle: dict[Mode, bool] = {}
         self._call = call
         self._now = _Pass()
         self._taps: tuple[Tap, ...] = ()
@@ -170,6 +185,7 @@ class ForwardWrapper(ModelWrapper):
         for handle in self._handles:
             handle.remove()
         self._taps, self._landmarks, self._parameter_taps = taps, landmarks, parameters
+        self._ends_idle = {}
         self._asks_output = OUTPUT in taps or not self.early_stop
         # DDP prepares its backward pass after the module's forward: that is not cut short
         self._stops = (
@@ -212,12 +228,33 @@ class ForwardWrapper(ModelWrapper):
         for point in self._places:
             point.clones = point.learned.get(mode)
             probing |= point.clones is None
-        self._now.pending = len(self._places) if self._stops and not (self._asks_output or probing) else 0
+        stops = self._stops and not self._asks_output
+        may_stop = not self._spare or self._ends_idle.get(mode, False)
+        self._now.pending = len(self._places) if stops and may_stop and not probing else 0
         self._now.on = True
         try:
-            return module(inputs) if self._call is None else self._call(module, inputs)
+            with self._watched(mode) if stops and self._spare and probing else nullcontext():
+                return module(inputs) if self._call is None else self._call(module, inputs)
         except _Stop:
             return None
+
+    @contextmanager
+    def _watched(self, mode: Mode) -> Iterator[None]:
+        """See in a full pass whether a module in training mode begins, or numbers are drawn, after the deepest tap."""
+        idle = True
+        self._now.drawn = _random_states()
+
+        def beginning(module: nn.Module, args: Any) -> None:
+            nonlocal idle
+            idle = idle and not (module.training and all(len(point.calls) >= point.needed for point in self._places))
+
+        handle = register_module_forward_pre_hook(beginning)
+        try:
+            yield
+            self._ends_idle[mode] = idle and all(map(torch.equal, self._now.drawn, _random_states()))
+        finally:
+            self._now.drawn = None
+            handle.remove()
 
     def _collect(self, mode: Mode) -> dict[Tap, Any]:
         intact = {point: point.settle(mode) for point in self._places}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from typing import Any
@@ -12,12 +12,15 @@ from pydantic import BaseModel
 from torch import nn
 
 from kd_core.config import Builder, Call, Policy, has_call
+from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
+from kd_core.data.partners import with_partners
 from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
 from kd_core.errors import ConfigError, error_path
 from kd_core.models.factory import ModelSource
+from kd_core.models.siblings import Siblings
 from kd_core.models.trained_on import check_class_names, preprocessing_warning
 from kd_core.notes import Note
 from kd_core.plan.plan import Plan, StagePlan
@@ -27,7 +30,7 @@ from kd_core.task import check_model
 from kd_core.train.candidates import unfit
 from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
-from kd_core.train.probe import probe
+from kd_core.train.probe import PROBE, probe, probe_model
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
 from kd_core.train.values import Adapters, WireResolver
 
@@ -97,7 +100,9 @@ class Components:
         builder = Builder(policy, first.info.run_values, self.log)
         self._reporter, self.said = reporter, list[str]()
         """Warnings about models, which were said when these were built."""
-        models = build_models(plan, builder, first.info, self._say)
+        self.edits: dict[str, list[dict[str, Any]]] = {}
+        """The edits of models, without what they read of other models."""
+        models = self._build_models(builder, first.info)
         self._check_trained_on(self._say)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
@@ -108,7 +113,7 @@ class Components:
         self.frozen = FrozenWhenBuilt()
         for model in self.models.values():
             self.frozen.remember(model)
-        self.adapters, self._builder = Adapters(plan.adapters, self._fresh).to(runtime.device), builder
+        self.adapters, self._builder = Adapters(plan.adapters, self._fresh, plan.task.call).to(runtime.device), builder
         self.doubts: list[str] = []
         """What is doubtful about the targets of losses, as far as a few samples tell."""
         for stage in plan.stages:
@@ -123,6 +128,37 @@ class Components:
         if note.is_warning:
             self.said.append(note.text)
 
+    def _build_models(self, builder: Builder, info: DatasetInfo) -> dict[str, nn.Module]:
+        """Every model of the plan; one that the edits of another read is made before it."""
+        plan = self.plan
+
+        def make(name: str) -> nn.Module:
+            source = ModelSource(
+                builder,
+                f"models.{name}",
+                plan.dataset,
+                info,
+                self._say,
+                hub=plan.task.hub,
+                siblings=siblings,
+                edits=self.edits,
+            )
+            with seeded(plan.seed if name == STUDENT else derive(plan.seed, "model", name)):
+                return source.make(name, plan.models[name])
+
+        siblings = Siblings(list(plan.models), make, self._probe_model)
+        return {name: siblings[name] for name in plan.models}
+
+    def _probe_model(self, name: str, model: nn.Module, taps: Sequence[Tap]) -> Mapping[Tap, Any]:
+        """What a model gives at its taps for a few training samples, where it was built; its landmarks are found."""
+        spec, splits = self.data.get(self.plan.data)
+        raw = next(
+            iter(splits.train.batches([torch.arange(min(PROBE, len(splits.train)))], epoch=0, seed=0, augment=False))
+        )
+        return probe_model(
+            self.plan, name, model, taps, self.plan.task.prepare(raw, self.plan.inputs, spec, training=True)
+        )
+
     def _fresh(self, name: str) -> nn.Module:
         """A new model like the one of that name, with random weights."""
         info, hub = self.data.get(self.plan.data)[1].info, self.plan.task.hub
@@ -130,7 +166,12 @@ class Components:
         source = ModelSource(
             builder, f"models.{name}", self.plan.dataset, info, lambda _: None, structure=True, hub=hub
         )
-        return source.make(name, self.plan.models[name])
+        return source.make(name, self.spec(name))
+
+    def spec(self, name: str) -> ModelSpec:
+        """The spec of a model, by which it is made without the others."""
+        spec = self.plan.models[name]
+        return spec.model_copy(update={"edit": self.edits[name]}) if name in self.edits else spec
 
     def _check_orders(self) -> None:
         """KDError where a teacher that does not name its outputs has them in another order than the data's classes."""
@@ -213,6 +254,8 @@ class Components:
         positions = torch.arange(min(size, len(splits.train)))
         raw = next(iter(splits.train.batches([positions], epoch=0, seed=0, augment=False)))
         batch = self.plan.task.prepare(raw.to(self.runtime.device), self.plan.inputs, spec, training=True)
+        if stage.spec.partners is not None:
+            batch = with_partners(batch, batch.for_model(STUDENT))
         return self.runtime.format(stage.views(batch))
 
     def changing(self) -> list[str]:
@@ -229,16 +272,6 @@ class Components:
             )
 
         return [name for name in self.models if changes(name)]
-
-
-def build_models(plan: Plan, builder: Builder, info: DatasetInfo, log: Callable[[Note], None]) -> dict[str, nn.Module]:
-    """Every model of the plan."""
-    models = {}
-    for name, spec in plan.models.items():
-        source = ModelSource(builder, f"models.{name}", plan.dataset, info, log, hub=plan.task.hub)
-        with seeded(plan.seed if name == STUDENT else derive(plan.seed, "model", name)):
-            models[name] = source.make(name, spec)
-    return models
 
 
 def build_fields(spec: BaseModel, builder: Builder) -> BaseModel:

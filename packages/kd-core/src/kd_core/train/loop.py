@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_core.data.batch import Batch
+from kd_core.data.batch import STUDENT, Batch
+from kd_core.data.partners import classes_of, partners, prepared, with_partners
 from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
+from kd_core.errors import error_path
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
 from kd_core.train.doubts import check_parameters
@@ -91,7 +93,19 @@ class StageRunner:
         rows = (torch.cat(parts) for parts, _ in divided)
         augment_seed = derive(seed, "augment", self.plan.index)
         batches = train.batches(rows, epoch=self.progress.epoch, seed=augment_seed, augment=True)
+        if self.spec.partners is not None:
+            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
         yield from zip(batches, (shards for _, shards in divided), strict=True)
+
+    def _partnered(self, batches: Iterator[Batch], rows: Iterable[Tensor]) -> Iterator[Batch]:
+        """The batches with samples of the same classes beside theirs, which are augmented by draws of their own."""
+        seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
+        with error_path(*self.plan.path("partners")):
+            drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
+        augment_seed = derive(seed, "augment partners", self.plan.index)
+        beside = train.batches((drawn[row] for row in rows), epoch=epoch, seed=augment_seed, augment=True)
+        for batch, others in zip(batches, beside, strict=True):
+            yield with_partners(batch, others.inputs)
 
     def _step(self, raw: Batch, shards: list[MicroBatchShard]) -> None:
         """One optimiser step on one batch, in ``accumulation_steps`` micro-batches."""
@@ -139,7 +153,11 @@ class StageRunner:
     def _prepared(self, raw: Batch) -> Batch:
         """A micro-batch as the models take it, in the stage's views."""
         plan = self.context.components.plan
-        return self.runtime.format(self.plan.views(plan.task.prepare(raw, plan.inputs, self.stage.data, training=True)))
+
+        def prepare(batch: Batch) -> Batch:
+            return plan.task.prepare(batch, plan.inputs, self.stage.data, training=True)
+
+        return self.runtime.format(self.plan.views(prepared(raw, prepare, STUDENT)))
 
     def _advance(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Count the step, and show it to the observers."""

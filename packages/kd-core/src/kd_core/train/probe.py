@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +81,13 @@ def forward(name: str, model: nn.Module, taps: Iterable[Tap], plan: Plan, batch:
                 return wrapper(batch.for_model(name))
         finally:
             wrapper.release()
+
+
+def probe_model(plan: Plan, name: str, model: nn.Module, taps: Iterable[Tap], batch: Batch) -> Mapping[Tap, Any]:
+    """What a model gives at its taps in evaluation mode, its landmarks found before; it is afterwards as it was."""
+    with restored([model]), foreign_errors("the forward pass", "models", name):
+        know_landmarks(model.eval(), plan.task.call, batch.for_model(name))
+        return forward(name, model, taps, plan, batch).at
 
 
 def probe(

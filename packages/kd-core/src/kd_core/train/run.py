@@ -209,7 +209,7 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     """Write the student's folder: weights, description, lineage, and what its inputs and a hub's library need."""
     plan, student = components.plan, components.models[STUDENT]
     task, info = plan.task, stage.splits.info
-    hub, spec, wants = task.hub, from_hub(plan.models[STUDENT]), plan.inputs[STUDENT]
+    hub, spec, wants = task.hub, from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
 
     def beside(path: Path) -> None:
         if hub is not None and spec.hub is not None:
@@ -219,7 +219,7 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
 
     effective, prepared = task.effective_input(wants, stage.data), task.preprocessing(stage.data)
     told = Described(
-        *(plan.models[STUDENT], effective, plan.dataset, info, components.policy, task.name, prepared, student),
+        *(components.spec(STUDENT), effective, plan.dataset, info, components.policy, task.name, prepared, student),
         imports=_imports(plan),
     )
     folder.export_student(state, describe_model(told), beside)

@@ -91,12 +91,18 @@ class WireResolver:
 class Adapters(nn.Module):
     """The run's adapters by name. Borrowed modules stay their model's: they are called, not owned.
 
-    ``make`` builds the model of a name with random weights, for modules that are made anew (``fresh``).
+    ``make`` builds the model of a name with random weights, for modules that are made anew (``fresh``); ``call`` runs
+    a model that is shared as a whole.
     """
 
-    def __init__(self, plans: Mapping[str, AdapterPlan], make: Callable[[str], nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        plans: Mapping[str, AdapterPlan],
+        make: Callable[[str], nn.Module] | None = None,
+        call: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> None:
         super().__init__()
-        self._plans, self._make = dict(plans), make
+        self._plans, self._make, self._call = dict(plans), make, call
         self._borrowed: dict[str, nn.Module] = {}
 
     def run(self, name: str, values: Values, shard: MicroBatchShard | None = None) -> Any:
@@ -157,7 +163,8 @@ class Adapters(nn.Module):
             twin = self._make(wire.root)
             keep_those_of(twin, model)
             model = twin
-        return module_at(model, wire.tap.path)
+        module = module_at(model, wire.tap.path)
+        return module if wire.tap.path or self._call is None else Whole(module, self._call)
 
     def _made(self, plan: AdapterPlan, values: Values, builder: Builder) -> nn.Module:
         if isinstance(plan.builder, Lazy):
@@ -180,6 +187,18 @@ def _registered(plan: AdapterPlan, inputs: Any, match: Any) -> nn.Module:
     assert not isinstance(plan.builder, Lazy)
     adapter: nn.Module = plan.builder(inputs, match, plan.spec.out_features, **plan.values)
     return adapter
+
+
+class Whole(nn.Module):
+    """A model that an adapter runs, as the task runs it."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model, self._call = model, call
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's output."""
+        return self._call(self.model, inputs)
 
 
 class Each(nn.ModuleList):

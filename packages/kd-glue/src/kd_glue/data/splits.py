@@ -38,6 +38,11 @@ class TextSplit(Split):
         """A hash of the texts, their labels and the choice."""
         return self.texts.digest()
 
+    @property
+    def targets(self) -> Tensor | None:
+        """The class of each text; None where a text has several, or a number."""
+        return self.texts.labels
+
     def __len__(self) -> int:
         return len(self.texts)
 

@@ -25,6 +25,11 @@ class ArraySplit(Split):
         """A hash of the data set, the choice and the labels."""
         return self.subset.digest()
 
+    @property
+    def targets(self) -> Tensor:
+        """The class of each sample."""
+        return self.subset.target
+
     def __len__(self) -> int:
         return len(self.subset)
 

@@ -136,6 +136,7 @@ class _Groups:
 
     @classmethod
     def of(cls, label: Whole, image: Whole) -> _Groups:
+        """The runs of arrays (N,) that are sorted by label and image."""
         new = np.ones(len(label), bool)
         new[1:] = (label[1:] != label[:-1]) | (image[1:] != image[:-1])
         start = np.flatnonzero(new)
@@ -222,7 +223,7 @@ def curves(matches: Matches, truth: Truth, labels: Sequence[int], rules: Rules) 
     precision, score = np.full(shape, -1.0), np.full(shape, -1.0)
     recall = np.full((shape[0], many, areas, len(rules.limits)), -1.0)
     counted = ~(_outside(truth.area, rules.areas) | truth.ignore[:, None])
-    first, last = (np.searchsorted(matches.label, labels, side) for side in ("left", "right"))  # type: ignore[call-overload]
+    first, last = (np.searchsorted(matches.label, labels, side) for side in ("left", "right"))
     for k, label in enumerate(labels):
         objects = counted[truth.label == label].sum(0)
         rows = np.arange(first[k], last[k])

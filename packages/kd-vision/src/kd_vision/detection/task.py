@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics
+from kd_vision.detection.precision import in_float32
 from kd_vision.detection.preprocessing import images_in_range, in_range
 
 DUMMY_SIZES = ((64, 96), (80, 64))
@@ -93,9 +95,11 @@ class ObjectDetection(Task):
 
     def call(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """``model(images, targets)`` in training mode, the sum of its losses added; else ``model(images)``."""
-        if not model.training:
-            return model(inputs["images"])
-        return with_total(model(inputs["images"], inputs["targets"]), type(model).__name__)
+        images = inputs["images"]
+        with in_float32(model) if torch.is_autocast_enabled(images[0].device.type) else nullcontext():
+            if not model.training:
+                return model(images)
+            return with_total(model(images, inputs["targets"]), type(model).__name__)
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
         """What makes images in files, of PIL or arrays into ``{"images": [...]}``, what :meth:`call` takes."""

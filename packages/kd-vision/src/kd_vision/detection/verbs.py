@@ -45,7 +45,9 @@ def predict(
     DIR/predictions.json all that the student detects, in COCO's format of results.
     """
     target, images = what_to_draw(paths, zoo, **{key: options[key] for key in ("split", "limit", "truth")})
-    stdout, done, failed = sys.stdout, [], []
+    stdout = sys.stdout
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
     with quiet_stdout():
         from kd_vision.detection.results.predict import RESULTS, FailedImage, predict
 

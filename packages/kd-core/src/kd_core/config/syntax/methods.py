@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kd_core.config.syntax.additions import edited, edits_of, optimizer_of, unedited
 from kd_core.config.syntax.compose import compose
 from kd_core.config.syntax.read import read
 from kd_core.config.syntax.to_data import to_data
-from kd_core.config.syntax.tree import Slot, Tagged, as_index, child, kind_of, merge
+from kd_core.config.syntax.tree import Slot, child, items_of, kind_of, merge, same, set_at, slot_at
 from kd_core.errors import ConfigError, ConfigProblem, KDError, Mark, did_you_mean, nearest
 from kd_core.registry import plugins
 
@@ -68,31 +69,8 @@ class Preset:
                 problem = ConfigProblem(f"{self.name} has no parameter {name!r}", mark=slot.key or slot.mark, hint=hint)
                 raise ConfigError(problem)
             for path in self.places[name]:
-                root = _set(root, path, slot)
+                root = set_at(root, path, slot)
         return Preset(self.name, root, self.about, self.places)
-
-
-def _set(slot: Slot, path: tuple[str, ...], value: Slot) -> Slot:
-    """The tree with the value at a path, whose containers are copied."""
-    if not path:
-        return Slot.of(value.value, value.mark, slot.key)
-    inside, key = slot.value, path[0]
-    changed = _set(child(inside, key) or Slot({}, slot.mark, slot.mark), path[1:], value)
-    if isinstance(inside, Tagged):
-        return Slot.of(
-            Tagged(inside.kind, inside.fixed, {**inside.slots, inside.name(key): changed}), slot.mark, slot.key
-        )
-    if isinstance(inside, list):
-        index = as_index(key, len(inside)) or 0
-        return Slot.of([*inside[:index], changed, *inside[index + 1 :]], slot.mark, slot.key)
-    return Slot.of({**(inside if isinstance(inside, dict) else {}), key: changed}, slot.mark, slot.key)
-
-
-def slot_at(slot: Slot | None, path: tuple[str, ...]) -> Slot | None:
-    """The edge at a path of a tree; None where there is none."""
-    for key in path:
-        slot = None if slot is None else child(slot.value, key)
-    return slot
 
 
 def value_at(slot: Slot | None, path: tuple[str, ...]) -> Any:
@@ -221,6 +199,7 @@ def expand_methods(root: Slot) -> Slot:
     if problems:
         raise ConfigError(problems)
     over = Slot.of({**root.value, "stages": Slot.of(ordered, stages.mark, stages.key)}, root.mark, root.key)
+    over = edited(over, shared.edits)
     return over if shared.top is None else _in_order(merge(shared.top, over), root)
 
 
@@ -229,6 +208,8 @@ class _Shared:
 
     def __init__(self) -> None:
         self.top: Slot | None = None
+        self.edits: dict[str, list[Slot]] = {}
+        """The edits of models, which are made after those that the config writes."""
         self._owners: dict[tuple[str, str], tuple[str, Slot]] = {}
 
     def take(self, name: str, slot: Slot, presets: Sequence[Preset]) -> Slot:
@@ -242,9 +223,13 @@ class _Shared:
         if len(presets) > 1 and (train := slot_at(root, ("stage", "train"))) is not None:
             message = "a method that says what is trained is not combined with another, which it would freeze"
             raise ConfigError(ConfigProblem(message, mark=train.mark, hint="let the preset say `freeze:` instead"))
-        if frozen := [item for preset in presets for item in _items(slot_at(preset.root, ("stage", "freeze")))]:
-            root = _set(root, ("stage", "freeze"), Slot.of(frozen, root.mark))
+        if frozen := [item for preset in presets for item in items_of(slot_at(preset.root, ("stage", "freeze")))]:
+            root = set_at(root, ("stage", "freeze"), Slot.of(frozen, root.mark))
+        for model, item in ((model, item) for preset in presets for model, item in edits_of(preset.root)):
+            if not any(same(item, other) for other in self.edits.setdefault(model, [])):
+                self.edits[model].append(item)
         entries = {part: _entries(root, part) for part in ("models", "adapters", "before")}
+        entries["models"] = {name: item for name, slot in entries["models"].items() if (item := unedited(slot)).value}
         before = {stage: item for stage, item in entries["before"].items() if ("before", stage) not in self._owners}
         for part, items in entries.items():
             for key, item in items.items():
@@ -253,29 +238,12 @@ class _Shared:
                     what = {"before": "stage", "models": "model", "adapters": "adapter"}[part]
                     message = f"its {what} {key!r} is not that of the stage {owner!r}, whose method has one too"
                     raise ConfigError(ConfigProblem(message, mark=slot.mark, hint="give both methods the same values"))
-        top = Slot.of({part: child(root.value, part) for part in ("models", "adapters") if entries[part]}, root.mark)
+        top = Slot.of(
+            {part: Slot.of(dict(entries[part]), root.mark) for part in ("models", "adapters") if entries[part]},
+            root.mark,
+        )
         self.top = top if self.top is None else merge(self.top, top)
         return Slot.of({**root.value, "before": Slot.of(before, root.mark)}, root.mark)
-
-
-def _items(slot: Slot | None) -> list[Slot]:
-    return slot.value if slot is not None and isinstance(slot.value, list) else []
-
-
-def same(one: Slot, other: Slot) -> bool:
-    """Whether two trees say the same."""
-    first, second = one.value, other.value
-    if type(first) is not type(second):
-        return False
-    if isinstance(first, Tagged):
-        return (first.kind, first.fixed) == (second.kind, second.fixed) and same(
-            Slot(first.slots, one.mark), Slot(second.slots, other.mark)
-        )
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
 
 
 def _with_values(chosen: Sequence[tuple[Preset, dict[str, Slot]]]) -> list[Preset]:
@@ -284,7 +252,7 @@ def _with_values(chosen: Sequence[tuple[Preset, dict[str, Slot]]]) -> list[Prese
     for number, (preset, values) in enumerate(chosen):
         for name, slot in values.items():
             for path in preset.places[name]:
-                for later in presets[number + 1 :]:
+                for later in () if "edit" in path else presets[number + 1 :]:  # edits add up
                     found = slot_at(later.root, path)
                     if found is not None and not same(found, slot):
                         place = ".".join(path)
@@ -350,9 +318,13 @@ def _expanded(
         {key: item for key, item in slot.value.items() if key not in ("method", "methods")}, slot.mark, slot.key
     )
     part = child(below.value, "stage")
+    if part is not None and (optimizer := optimizer_of(part, own)) is not None:
+        own = set_at(own, ("optimizer",), optimizer)
     stage = own if part is None else Slot.of(merge(part, own).value, slot.mark, slot.key)
-    if part is not None and (more := _items(own.value.get("freeze"))):
-        stage = _set(stage, ("freeze",), Slot.of([*_items(part.value.get("freeze")), *more], own.value["freeze"].mark))
+    if part is not None and (more := items_of(own.value.get("freeze"))):
+        stage = set_at(
+            stage, ("freeze",), Slot.of([*items_of(part.value.get("freeze")), *more], own.value["freeze"].mark)
+        )
     before = _entries(below, "before")
     earlier = {key: item for key, item in earlier.items() if key not in before}
     result: dict[str, Slot] = {}

@@ -119,6 +119,50 @@ def merge_configs(base: Slot, over: Slot) -> Slot:
     return Slot.of({**merged.value, "stages": Slot.of(ordered, stages.mark, stages.key)}, merged.mark, merged.key)
 
 
+def set_at(slot: Slot, path: tuple[str, ...], value: Slot) -> Slot:
+    """The tree with the value at a path, whose containers are copied."""
+    if not path:
+        return Slot.of(value.value, value.mark, slot.key)
+    inside, key = slot.value, path[0]
+    changed = set_at(child(inside, key) or Slot({}, slot.mark, slot.mark), path[1:], value)
+    if isinstance(inside, Tagged):
+        return Slot.of(
+            Tagged(inside.kind, inside.fixed, {**inside.slots, inside.name(key): changed}), slot.mark, slot.key
+        )
+    if isinstance(inside, list):
+        index = as_index(key, len(inside)) or 0
+        return Slot.of([*inside[:index], changed, *inside[index + 1 :]], slot.mark, slot.key)
+    return Slot.of({**(inside if isinstance(inside, dict) else {}), key: changed}, slot.mark, slot.key)
+
+
+def slot_at(slot: Slot | None, path: tuple[str, ...]) -> Slot | None:
+    """The edge at a path of a tree; None where there is none."""
+    for key in path:
+        slot = None if slot is None else child(slot.value, key)
+    return slot
+
+
+def same(one: Slot, other: Slot) -> bool:
+    """Whether two trees say the same."""
+    first, second = one.value, other.value
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tagged):
+        return (first.kind, first.fixed) == (second.kind, second.fixed) and same(
+            Slot(first.slots, one.mark), Slot(second.slots, other.mark)
+        )
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+def items_of(slot: Slot | None) -> list[Slot]:
+    """The items of a list, none of anything else."""
+    return slot.value if slot is not None and isinstance(slot.value, list) else []
+
+
 def dotted(path: Sequence[str | int]) -> str:
     return ".".join(map(str, path))
 

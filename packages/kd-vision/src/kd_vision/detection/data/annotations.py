@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,8 @@ class _Report:
         self.good = np.ones(len(self.entries), bool)
         self.faults = dict(file.entries.faults)
 
-    def refuse(self, wrong: NDArray[np.bool_], reason: Any) -> None:
-        """Leave out good annotations for a ``reason``, a text that is made of the row of each."""
+    def refuse(self, wrong: Any, reason: Callable[[int], str]) -> None:
+        """Leave out annotations where ``wrong`` (M,) bool, for a ``reason``: a text that is made of the row of each."""
         for row in np.flatnonzero(wrong & self.good).tolist():
             number = int(self.entries["number"][row])
             place = int(self.entries["place"][row])
@@ -190,6 +190,7 @@ def boxes_of(file: AnnotationFile, folder: Path, categories: Categories, *, leni
         crowds,
         ~crowds,
         entries["number"].copy(),
+        np.ones(len(crowds), bool),
         None if shapes is None else shapes.take(kept),
         None if keypoints is None else keypoints[kept],
     )

@@ -58,9 +58,9 @@ class Categories:
         return cls((BACKGROUND, *(by_id[number] for number in numbers)), (NOWHERE, *numbers))
 
     @classmethod
-    def listed(cls, names: Sequence[str]) -> Categories:
-        """Categories that have no number but their place among ``names``, from 0."""
-        return cls.of(dict(enumerate(names)))
+    def listed(cls, names: Sequence[str], first: int = 1) -> Categories:
+        """Categories that have no number but their place among ``names``, from ``first``."""
+        return cls.of(dict(enumerate(names, first)))
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -90,3 +90,8 @@ EDGES = (
 )
 PERSON = Categories((BACKGROUND, "person"), (NOWHERE, 1), keypoints=KEYPOINTS, skeleton=EDGES)
 """The one category of COCO's keypoints."""
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""PASCAL VOC's classes."""

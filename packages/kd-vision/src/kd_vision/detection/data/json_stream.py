@@ -24,7 +24,7 @@ def read_mapping(text: str, lists: Mapping[str, Take]) -> dict[str, Any] | None:
     A list that was taken has its length as its value. None where the text is another value than a mapping, ValueError
     where it is not JSON.
     """
-    scan = json.JSONDecoder().scan_once
+    scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
     start = _skip(text, 0)
     if text[start : start + 1] != "{":
         json.loads(text)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -261,9 +261,9 @@ def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
 class BoxSource(Source[BoxSubset]):
     """A data set of images with boxes.
 
-    ``classes`` are the names of the classes in the order of their labels, without the background; None where only
-    reading tells. ``min_size`` is the pixels of the shorter side that the models of torchvision scale images to.
-    What ``read`` takes of :attr:`place` says whether there are masks and keypoints.
+    ``categories`` is None where only an option ``classes``, or reading, tells. ``min_size`` is the pixels of the
+    shorter side that the models of torchvision scale images to. What ``read`` takes
+    of :attr:`place` says whether there are masks and keypoints.
     """
 
     place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints")
@@ -273,8 +273,10 @@ class BoxSource(Source[BoxSubset]):
     """The same where keypoints are asked for."""
     min_size: int = 800
 
-    def known(self, keypoints: bool) -> Categories | None:
-        """The categories, as far as the data set's name tells."""
+    def known(self, options: Mapping[str, Any], *, keypoints: bool) -> Categories | None:
+        """The categories, as far as the data set's name, or an option ``classes``, tells."""
+        if names := options.get("classes"):
+            return Categories.listed(names)
         return self.keypoint_categories if keypoints else self.categories
 
     @property

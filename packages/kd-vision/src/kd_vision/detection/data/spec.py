@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from pydantic import field_validator, model_validator
 
 import kd_vision.detection.data.coco
-import kd_vision.detection.data.scenes  # noqa: F401  what they register: data sets
+import kd_vision.detection.data.scenes
+import kd_vision.detection.data.voc
+import kd_vision.detection.data.yolo  # noqa: F401  what they register: data sets
 from kd_core.data.sources import Parts
 from kd_core.data.spec import ImageDataSpec, NonNegativeInt
 from kd_core.errors import KDError
@@ -78,7 +80,7 @@ def source_of(data: DataSpec) -> BoxSource:
 def info_of(data: DataSpec, parts: Parts[BoxSubset] | None = None) -> DetectionInfo:
     """The facts of a data set that was read, or those that its name tells."""
     if parts is None or parts.train is None:
-        return DetectionInfo.of(source_of(data).known(data.keypoints))
+        return DetectionInfo.of(source_of(data).known(data.options, keypoints=data.keypoints))
     return DetectionInfo.of(parts.train.boxes.categories)
 
 

@@ -202,6 +202,12 @@ class BoxReader(SampleReader[Read, list[Read]]):
             annotated = annotated.for_training((image.height, image.width))
         if self.keypoints and annotated.keypoints is None:
             raise KDError(f"image {annotated.name} has no keypoints", hint="leave `keypoints` out", path="data")
+        keypoints = annotated.keypoints.astype(np.float64) if self.keypoints else None  # type: ignore[union-attr]
+        if keypoints is not None and self.mirror is not None and keypoints.shape[1] != len(self.mirror):
+            raise KDError(
+                f"image {annotated.name} has {keypoints.shape[1]} keypoints of an object, and the data set names "
+                f"{len(self.mirror)}: which of them change sides in a mirrored image cannot be told"
+            )
         return Sample(
             image,
             annotated.boxes.astype(np.float64),
@@ -209,7 +215,7 @@ class BoxReader(SampleReader[Read, list[Read]]):
             annotated.areas.astype(np.float64),
             annotated.crowds,
             drawn(image, annotated) if self.masks else None,
-            annotated.keypoints.astype(np.float64) if self.keypoints else None,  # type: ignore[union-attr]
+            keypoints,
             self.mirror,
         )
 

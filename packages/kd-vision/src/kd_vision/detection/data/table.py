@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,6 +25,8 @@ from kd_vision.detection.data.sources import Annotated, Faults
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Box = tuple[float, float, float, float]
+"""x1 y1 x2 y2."""
 NOISE = 1e-3
 """Pixels by which a box leaves its image that are no more than rounding of the numbers."""
 STRAY = 1.0
@@ -32,6 +35,7 @@ LEAST = 1.0
 """Pixels that a box is wider and higher than, in an image that trains (torchvision's reference)."""
 SEEN_KEYPOINTS = 10
 """An image trains keypoints where it has so many (torchvision's reference)."""
+LEAVE = "leave their images, and train as far as they are inside"
 SHOWN = 3
 """Annotations that a note names."""
 
@@ -41,8 +45,9 @@ class Objects:
     """The M objects of N images, sorted by image: those of image k are rows ``starts[k]`` to ``starts[k + 1]``.
 
     ``boxes`` (M, 4) float64 x1 y1 x2 y2, ``labels`` (M,) int64, ``areas`` (M,) float64, ``crowds`` and ``trained`` (M,)
-    bool, ``numbers`` (M,) int64: what messages call an object by. ``shapes`` has M items and ``keypoints`` is
-    (M, K, 3) float32, where they are read.
+    bool: what is not scored, and what trains. ``numbers`` (M,) int64 is what messages call an object by. ``shapes`` has
+    M items and ``keypoints`` is (M, K, 3) float32, where they are read. ``counted`` (M,) bool says which objects make
+    their image one to train on: of COCO's, crowds do, as in torchvision's reference.
     """
 
     starts: NDArray[np.int64]
@@ -52,6 +57,7 @@ class Objects:
     crowds: NDArray[np.bool_]
     trained: NDArray[np.bool_]
     numbers: NDArray[np.int64]
+    counted: NDArray[np.bool_]
     shapes: Sequence[Shape] | None = None
     keypoints: NDArray[np.float32] | None = None
 
@@ -72,6 +78,19 @@ def overhang(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np
     return np.maximum(beyond, -boxes[:, :2]).max(1, initial=-np.inf)
 
 
+def box_fault(box: Box, size: tuple[int, int]) -> str | None:
+    """What is wrong with a box x1 y1 x2 y2 in an image of ``size`` (height, width), None where nothing is."""
+    left, top, right, bottom = box
+    if not all(map(math.isfinite, box)):
+        return "has a box that is not finite"
+    if right <= left or bottom <= top:
+        return "has a box without an area"
+    beyond = max(-left, -top, right - size[1], bottom - size[0])
+    if beyond > STRAY + NOISE:
+        return f"has a box that leaves its image of {size[1]} x {size[0]} by {beyond:g} pixels"
+    return None
+
+
 def is_unsafe(file: str) -> bool:
     """Whether the name of a file leads out of its folder: an absolute path, one of a drive, or one with ``..``."""
     parts = [*PurePosixPath(file).parts, *PureWindowsPath(file).parts]
@@ -90,18 +109,22 @@ def missing_from(folder: Path, files: Iterable[str]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """N image files in ``folder`` by their names below it, with ``sizes`` (N, 2) height, width and the numbers (N,)."""
+    """N image files in ``folder`` by their names below it, with ``sizes`` (N, 2) height, width and the numbers (N,).
+
+    ``short``: the names of files tell them apart, without folders.
+    """
 
     folder: Path
     files: Sequence[str]
     sizes: NDArray[np.int64]
     ids: NDArray[np.int64]
+    short: bool = False
 
 
 class FileBoxes:
     """Image files with their objects. ``digest`` is a hash of the annotations and of how they are read.
 
-    ``noun`` is what messages call an object. ``crowds_count``: an image of crowds alone is one to train on.
+    ``noun`` is what messages call an object.
     """
 
     def __init__(
@@ -113,10 +136,9 @@ class FileBoxes:
         *,
         digest: str,
         noun: str = "annotation",
-        crowds_count: bool = True,
     ) -> None:
         self.images, self.table, self.categories, self.faults = images, objects, categories, faults
-        self.digest, self.noun, self.crowds_count = digest, noun, crowds_count
+        self.digest, self.noun = digest, noun
 
     @cached_property
     def fingerprint(self) -> str:
@@ -129,8 +151,9 @@ class FileBoxes:
         return len(self.images.files)
 
     def name(self, row: int) -> str:
-        """The path of an image's file below its folder, without the ending."""
-        return PurePosixPath(self.images.files[row]).with_suffix("").as_posix()
+        """The path of an image's file below its folder, without the ending, or its name alone."""
+        path = PurePosixPath(self.images.files[row]).with_suffix("")
+        return path.name if self.images.short else path.as_posix()
 
     def paths(self, row: int) -> tuple[Path]:
         """The image's file."""
@@ -190,7 +213,7 @@ class FileBoxes:
         table = self.table
         places, objects = self._of(rows)
         wide = (table.boxes[objects, 2:] - table.boxes[objects, :2] > LEAST).all(1)
-        counted = wide if self.crowds_count else wide & table.trained[objects]
+        counted = wide & table.counted[objects]
         there = np.bincount(places[counted], minlength=len(rows)) > 0
         if table.keypoints is not None:
             points = (table.keypoints[objects, :, 2] > 0).sum(1)
@@ -202,31 +225,18 @@ class FileBoxes:
         _, objects = self._of(rows)
         boxes, sizes = self.table.boxes[objects], self.images.sizes[self.table.images[objects]]
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-        out = overhang(boxes, sizes) > NOISE
+        out = ~flat & (overhang(boxes, sizes) > NOISE)
         return [
-            *self._note(objects[out & ~flat], "leave their image: they train as far as they are in it"),
-            *self._note(objects[flat], "have no area: they do not train"),
+            *self._note(objects[out], "leaves its image, and trains as far as it is inside", LEAVE),
+            *self._note(objects[flat], "has no area: it does not train", "have no area: they do not train"),
         ]
 
-    def _note(self, objects: NDArray[np.int64], what: str) -> list[Note]:
+    def _note(self, objects: NDArray[np.int64], one: str, many: str) -> list[Note]:
         """A line on objects, the first of them by name; none where there are none."""
-        if not len(objects):
-            return []
         names = [
             f"{self.noun} {self.table.numbers[row]} of {self.name(int(self.table.images[row]))}"
             for row in objects[:SHOWN].tolist()
         ]
         more = ", ..." if len(objects) > SHOWN else ""
-        count = "1 box" if len(objects) == 1 else f"{len(objects):,} boxes"
-        if len(objects) == 1:
-            for several, one in SINGULAR.items():
-                what = what.replace(several, one)
-        return [Note(f"{self.faults.place}: {count} {what} ({', '.join(names)}{more})")]
-
-
-SINGULAR: Mapping[str, str] = {
-    "leave their": "leaves its",
-    "they train as far as they are": "it trains as far as it is",
-    "have no": "has no",
-    "they do": "it does",
-}
+        what = f"1 box {one}" if len(objects) == 1 else f"{len(objects):,} boxes {many}"
+        return [Note(f"{self.faults.place}: {what} ({', '.join(names)}{more})")] if names else []

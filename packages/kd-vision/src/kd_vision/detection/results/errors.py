@@ -19,14 +19,14 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 """The overlap (IoU) from which on a box has found an object, and from which on it is about it at all."""
 MISSED, FALSE, WRONG_CLASS, BADLY_PLACED, BOTH, DUPLICATE = (
     *("missed", "false", "wrong class", "badly placed"),
-    *("wrong class, badly placed", "duplicate"),
+    *("wrong class and badly placed", "duplicate"),
 )
 KINDS = {
-    MISSED: f"an object that no box is about with {FOREGROUND:g} of overlap, or that none of its class comes near",
-    FALSE: f"a box that overlaps no object by {BACKGROUND:g}",
-    WRONG_CLASS: f"a box on an object of another class (overlap of {FOREGROUND:g} or more)",
-    BADLY_PLACED: f"a box about an object of its class that overlaps it by less than {FOREGROUND:g}",
-    BOTH: f"a box that overlaps an object of another class by {BACKGROUND:g} to {FOREGROUND:g}",
+    MISSED: "an object that no box has found, and that none of the wrong class or badly placed is about",
+    FALSE: f"a box that overlaps no object by {BACKGROUND:g} or more",
+    WRONG_CLASS: f"a box that overlaps an object of another class by {FOREGROUND:g} or more",
+    BADLY_PLACED: f"a box that overlaps an object of its class by {BACKGROUND:g} or more, but less than {FOREGROUND:g}",
+    BOTH: f"the same with an object of another class, and with none of its own by {BACKGROUND:g}",
     DUPLICATE: "a box on an object that one with a higher score has found",
 }
 """Each kind of error, in a sentence."""
@@ -38,8 +38,8 @@ class ImageErrors:
 
     detections: tuple[str | None, ...]
     """(m,): the kind of error of each, None where it is right or on a crowd."""
-    missed: NDArray[np.bool_]
-    """(n,): which objects are missed."""
+    objects: tuple[str | None, ...]
+    """(n,): what became of each: None where it is found or a crowd, else the kind of the box about it, or missed."""
 
     @property
     def total(self) -> int:
@@ -48,8 +48,8 @@ class ImageErrors:
 
     def counts(self) -> Counter[str]:
         """How many of each kind there are."""
-        counts = Counter(kind for kind in self.detections if kind is not None)
-        return counts + Counter({MISSED: int(self.missed.sum())})
+        kinds = [*self.detections, *(kind for kind in self.objects if kind == MISSED)]
+        return Counter(kind for kind in kinds if kind is not None)
 
 
 def errors_of(detections: Objects, truth: Objects) -> ImageErrors:
@@ -63,7 +63,7 @@ def errors_of(detections: Objects, truth: Objects) -> ImageErrors:
     same = detections.labels[:, None] == truth.labels
     overlaps = np.where(crowds, 0, overlaps)
     found = np.zeros(len(truth), bool)
-    about = np.zeros(len(truth), bool)
+    about: dict[int, str] = {}
     kinds: list[str | None] = []
     for overlap, on_crowd, alike in zip(overlaps, covered, same, strict=True):
         free = np.where(alike & ~found, overlap, 0)
@@ -76,13 +76,14 @@ def errors_of(detections: Objects, truth: Objects) -> ImageErrors:
             kind, number = kind_of(overlap, alike)
             kinds.append(kind)
             if kind in (WRONG_CLASS, BADLY_PLACED):
-                about[number] = True
-    return ImageErrors(tuple(kinds), ~(found | about | crowds))
+                about.setdefault(number, kind)
+    fine = (found | crowds).tolist()
+    return ImageErrors(tuple(kinds), tuple(None if ok else about.get(k, MISSED) for k, ok in enumerate(fine)))
 
 
 def kind_of(overlap: NDArray[np.float64], alike: NDArray[np.bool_]) -> tuple[str, int]:
     """The kind of error of a detection that found nothing, by its overlaps (n,) with objects, and the object it is
-    about; ``alike`` (n,) are those of its class."""
+    about, -1 for none; ``alike`` (n,) are those of its class."""
     mine, others = np.where(alike, overlap, 0), np.where(alike, 0, overlap)
     for kind, overlaps, least in (
         (DUPLICATE, mine, FOREGROUND),

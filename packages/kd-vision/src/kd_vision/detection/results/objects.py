@@ -45,7 +45,8 @@ class Objects:
         rows = np.asarray(chosen)
         rows = rows if rows.dtype == bool else rows.astype(np.int64)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Objects(**{name: None if value is None else value[rows] for name, value in values.items()})
+        chosen_values: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+        return Objects(**chosen_values)
 
     def at_least(self, threshold: float) -> Objects:
         """The detections whose score is that or more."""
@@ -88,15 +89,16 @@ def coco_results(objects: Objects, image_id: int, file_name: str, category_ids: 
     ``bbox`` is x, y, width, height; ``segmentation`` the run lengths of the mask; ``keypoints`` x, y and a 1 for each.
     """
     assert objects.scores is not None
-    sides = np.concatenate([objects.boxes[:, :2], objects.boxes[:, 2:] - objects.boxes[:, :2]], 1)
+    boxes = objects.boxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
     entries = []
     for number in range(len(objects)):
         entry = {
             "image_id": image_id,
             "file_name": file_name,
             "category_id": int(category_ids[objects.labels[number]]),
-            "bbox": [round(float(value), 3) for value in sides[number]],
-            "score": round(float(objects.scores[number]), 6),
+            "bbox": boxes[number].tolist(),
+            "score": float(objects.scores[number]),
         }
         if objects.masks is not None:
             entry["segmentation"] = run_lengths(objects.masks[number])

@@ -15,7 +15,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1340p
 h1 { font-size: 1.5em; overflow-wrap: anywhere; } h2 { font-size: 1.2em; margin-top: 2em; }
 table { border-collapse: collapse; }
 th, td { padding: 0.2em 0.8em; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #888; }
 tbody tr:hover { background: #f4f4f4; } svg text { font: 13px system-ui, sans-serif; }
 figure { margin: 1.5em 0; } figcaption { overflow-wrap: anywhere; } img { max-width: 100%; }
@@ -39,11 +39,18 @@ def page(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Rows of texts and numbers."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+def table(header: Sequence[object], rows: Iterable[Sequence[object]], texts: int = 1) -> str:
+    """Rows of texts, in the first ``texts`` columns, and of numbers."""
+    head = cells("th", header, texts)
+    lines = [cells("td", row, texts) for row in rows]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+
+def cells(tag: str, row: Sequence[object], texts: int) -> str:
+    """A row of cells, the first ``texts`` of them of the class ``text``."""
+    kinds = [' class="text"' if column < texts else "" for column in range(len(row))]
+    return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
 
 def picture(content: bytes, kind: str, alt: str, caption: str) -> str:

@@ -114,7 +114,8 @@ def side_by_side(
 
     Images smaller than :data:`kd_core.pictures.SMALLEST` are enlarged. ``skeleton`` are the keypoints that lines join.
     """
-    size = fitted(*panels[0].image.shape[:2], largest=largest)
+    height, width = panels[0].image.shape[:2]
+    size = fitted(height, width, largest)
     text = max(TEXT, letters(*size))
     return titled_row([(panel.title, drawn(panel, size, skeleton)) for panel in panels], text=text)
 
@@ -220,7 +221,8 @@ def write_captions(
     draw: ImageDraw, panel: Panel, boxes: NDArray[np.floating], order: Sequence[int], size: tuple[int, int]
 ) -> None:
     """Captions at their boxes, on the objects' colours, in ``order``; where there is room none covers another."""
-    text, taken = letters(*size), []
+    text = letters(*size)
+    taken: list[Rectangle] = []
     pad = max(text // 6, 1)
     for number in order:
         words = cut(panel.captions[number], text, size[1] - 2 * pad)

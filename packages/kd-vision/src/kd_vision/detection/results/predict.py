@@ -16,7 +16,7 @@ from torch import nn
 from kd_core.data.batch import SHARED, STUDENT, Batch
 from kd_core.data.images import Brightness, read_image
 from kd_core.device.runtime import Runtime
-from kd_core.errors import KDError
+from kd_core.errors import KDError, foreign_errors
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.pictures import Pixels, save
@@ -67,7 +67,10 @@ class FailedImage:
 class ImageSet(Protocol):
     """N images to look at, read one by one."""
 
-    info: DetectionInfo
+    @property
+    def info(self) -> DetectionInfo:
+        """What is known of their classes."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -243,7 +246,8 @@ class Detector:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             batch = runtime.format(task.prepare(raw.to(runtime.device), wants, self.data, training=False))
             for name, model in self.models.items():
-                output = task.call(model.eval(), batch.for_model(name))
+                with foreign_errors(f"the forward pass on an image of {size[1]} x {size[0]} pixels", "models", name):
+                    output = task.call(model.eval(), batch.for_model(name))
                 check_list(output, 1)
                 found[name] = detections(output[0], self.info.num_classes, size, name)
         return found

@@ -166,7 +166,8 @@ def error_sections(judged: Sequence[JudgedImage]) -> Iterator[str]:
     """How many errors of each kind there are."""
     totals = sum((image.errors.counts() for image in judged), Counter[str]())
     yield f"<h2>Errors</h2><p>Of boxes with a score of {THRESHOLD:g} or more.</p>"
-    yield table(["kind", "errors", "what it is"], [[kind, totals[kind], meaning] for kind, meaning in KINDS.items()])
+    rows = [[kind, meaning, totals[kind]] for kind, meaning in KINDS.items()]
+    yield table(["kind", "what it is", "errors"], rows, texts=2)
 
 
 def class_sections(metrics: DetectionMetrics, info: DetectionInfo, judged: Sequence[JudgedImage]) -> Iterator[str]:
@@ -180,7 +181,8 @@ def class_sections(metrics: DetectionMetrics, info: DetectionInfo, judged: Seque
         crowds = image.truth.crowds
         truths.update(image.truth.labels[slice(None) if crowds is None else ~crowds].tolist())
         found.update(image.detections.labels.tolist())
-        errors[MISSED].update(image.truth.labels[image.errors.missed].tolist())
+        for kind, label in zip(image.errors.objects, image.truth.labels.tolist(), strict=True):
+            errors[MISSED][label] += kind == MISSED
         for kind, label in zip(image.errors.detections, image.detections.labels.tolist(), strict=True):
             if kind is not None:
                 errors[kind][label] += 1
@@ -211,13 +213,12 @@ def worst_sections(worst: Iterable[JudgedImage], split: DetectionSplit, info: De
 
 def panels(pixels: NDArray[np.uint8], image: JudgedImage, classes: Sequence[str]) -> list[Panel]:
     """The truth, of which what is missed is marked, and the detections with what is wrong about each."""
+    sides = (("truth", image.truth, image.errors.objects), ("student", image.detections, image.errors.detections))
     drawn = []
-    kinds = [MISSED if missed else None for missed in image.errors.missed]
-    for who, objects, wrong in (("truth", image.truth, kinds), ("student", image.detections, image.errors.detections)):
-        captions = [
-            caption(objects, number, classes) + (f": {kind}" if kind else "") for number, kind in enumerate(wrong)
-        ]
-        colours = [RIGHT if kind is None else COLOURS[kind] for kind in wrong]
+    for who, objects, kinds in sides:
+        words = [f": {kind}" if kind else "" for kind in kinds]
+        captions = [caption(objects, number, classes) + word for number, word in enumerate(words)]
+        colours = [RIGHT if kind is None else COLOURS[kind] for kind in kinds]
         drawn.append(Panel(title(who, objects), pixels, objects, captions, colours))
     return drawn
 

@@ -1,0 +1,53 @@
+"""Partners: for each sample of a batch another one of its class, which a stage with ``partners: class`` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd_core.data.batch import Batch, Split
+from kd_core.errors import KDError
+
+PARTNER = "partner"
+"""The name of the partners in a batch: ``batch.partner``."""
+
+
+def partners(targets: Tensor, seed: int) -> Tensor:
+    """For each of N samples the position of one of its class, each as likely, itself among them: (N,) -> (N,).
+
+    A pure function of the classes and of ``seed``.
+    """
+    order = targets.argsort(stable=True)
+    _, inverse, counts = targets.unique(return_inverse=True, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    draw = torch.rand(len(targets), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    within = (draw * counts[inverse]).long().clamp(max=counts[inverse] - 1)
+    return order[starts[inverse] + within]
+
+
+def classes_of(split: Split) -> Tensor:
+    """The class of each sample of a split; KDError where one has none."""
+    targets = split.targets
+    if targets is None or targets.is_floating_point() or targets.ndim != 1:
+        raise KDError("partners are of one class, and these data have no class for each sample")
+    if (unlabelled := int((targets < 0).sum())) > 0:
+        raise KDError(f"partners are of one class, and {unlabelled} training samples have no label")
+    return targets
+
+
+def with_partners(batch: Batch, inputs: Any) -> Batch:
+    """The batch with the ``inputs`` of its samples' partners, in their order."""
+    return replace(batch, extra={**batch.extra, PARTNER: inputs})
+
+
+def prepared(raw: Batch, prepare: Callable[[Batch], Batch], model: str) -> Batch:
+    """A batch as models take it, with its partners as one of them does, where it has partners."""
+    if PARTNER not in raw.extra:
+        return prepare(raw)
+    extra = {key: value for key, value in raw.extra.items() if key != PARTNER}
+    plain = replace(raw, extra=extra)
+    return with_partners(prepare(plain), prepare(replace(plain, inputs=raw.extra[PARTNER])).for_model(model))
