@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kd_core.data.batch import STUDENT
 from kd_core.device.distributed import world_size
-from kd_core.errors import KDError
+from kd_core.errors import reason
 from kd_core.models.factory import student_spec
 from kd_core.runs.run_folder import RunFolder
 from kd_core.student import build
@@ -26,12 +26,15 @@ def rebuild_fault(components: Components, folder: RunFolder, stage: Stage) -> st
     Both get two training samples, in evaluation mode, unless there are several processes. A call that sets more than
     its arguments say, or a module that an edit borrows, can make another model of the description than it was.
     """
-    task, runtime, trained = components.plan.task, components.runtime, components.models[STUDENT]
     try:
-        spec = student_spec(folder.path)
-        model = runtime.place(build(folder.student, task, spec, components.policy))
-    except KDError as error:
-        return f"cannot be built again: {error.problems[0].message}"
+        return _fault(components, folder, stage)
+    except Exception as error:  # of code of the user; a run that has trained is not to end in it
+        return f"cannot be run again: {reason(error)}"
+
+
+def _fault(components: Components, folder: RunFolder, stage: Stage) -> str | None:
+    task, runtime, trained = components.plan.task, components.runtime, components.models[STUDENT]
+    model = runtime.place(build(folder.student, task, student_spec(folder.path), components.policy))
     if world_size() > 1:
         return None
     batch = components.sample(stage.plan, SAMPLES)
