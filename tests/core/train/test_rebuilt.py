@@ -44,7 +44,7 @@ def test_another_model_is_a_warning(
         model = Cnn(width=2, depth=1)
         factor = again if any(not each.fc.weight.is_meta for each in made) else 1.0
         if factor is None:
-            raise ValueError("two")
+            raise ValueError("twice")
         model.register_forward_hook(lambda module, args, output: output * factor)
         made.append(model)
         return model
