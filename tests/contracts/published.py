@@ -9,7 +9,8 @@ class Recipe(NamedTuple):
     """One stage: epochs (or steps), samples a step, the optimiser's values, the learning rate's schedule, the weights.
 
     ``schedule`` holds the epochs at which the learning rate falls and the factor; ``"linear"``, ``"poly"`` (power 0.9)
-    over all steps, or None. ``weights`` are those of the terms, in order, None where they change during training.
+    over all steps, ``"cosine"`` over all epochs, or None. ``weights`` are those of the terms, in order, None where they
+    change during training.
     """
 
     epochs: int
@@ -115,6 +116,44 @@ SEG = {
     },
 }
 
+# pytorch/vision references/detection (README.md, 8 GPUs): 2 images each, 4 for SSD300 and 24 for SSDLite. The recipe of
+# Faster R-CNN and RetinaNet with ResNet-50 is that of our own with ResNet-101, too.
+TWICE = ([16, 22], 0.1)
+BACKBONES = (
+    "fasterrcnn_resnet50 fasterrcnn_mobilenetv3 fasterrcnn_mobilenetv3_320 maskrcnn_resnet50 faster_rcnn_resnet101"
+)
+DETECTION = {
+    **{f"coco2017_{name}": [Recipe(26, 16, 0.02, 1e-4, TWICE, [1.0])] for name in BACKBONES.split()},
+    **{
+        f"coco2017_{name}": [Recipe(26, 16, 0.01, 1e-4, TWICE, [1.0])]
+        for name in ("retinanet_resnet50", "fcos_resnet50", "retinanet_resnet101")
+    },
+    "coco2017_keypointrcnn_resnet50": [Recipe(46, 16, 0.02, 1e-4, ([36, 43], 0.1), [1.0])],
+    "coco2017_ssd300_vgg16": [Recipe(120, 32, 0.002, 5e-4, ([80, 110], 0.1), [1.0])],
+    "coco2017_ssdlite320_mobilenetv3": [Recipe(660, 192, 0.15, 4e-5, "cosine", [1.0])],
+}
+
+# torchdistill, configs/official/coco2017 (rrpr2020; the log of GHND: 9,772 steps of 12 images, 4 on each of 3 GPUs) and
+# configs/sample/coco2017 (one GPU); for the rest yoshitomo-matsubara/hnd-ghnd-object-detectors at 7ebbe03, config. A
+# sum over a GPU's 4 images is 4 times the mean over images.
+FIFTHS = ([5, 15], 0.1)
+DETECTION |= {
+    **{
+        f"coco2017_ghnd_{name}_resnet50": [Recipe(20, 12, 1e-3, 0.0, FIFTHS, [4.0] * 4)]
+        for name in ("fasterrcnn", "maskrcnn")
+    },
+    **{
+        f"coco2017_ghnd_{name}_resnet50_one_gpu": [Recipe(20, 4, 1e-3, 0.0, FIFTHS, [4.0] * 4)]
+        for name in ("fasterrcnn", "maskrcnn")
+    },
+    "coco2017_ghnd_keypointrcnn_resnet50": [Recipe(35, 4, 1e-3, 0.0, ([9, 27], 0.1), [4.0] * 4)],
+    "coco2017_hnd_fasterrcnn_resnet50": [Recipe(20, 4, 1e-3, 0.0, FIFTHS, [4.0])],
+    "coco2017_ft_fasterrcnn_resnet18_resnet50": [
+        Recipe(1, 4, 1e-4, 5e-4, None, [4.0]),
+        Recipe(19, 4, 1e-4, 5e-4, ([5, 10], 0.1), [1.0, 1000.0]),
+    ],
+}
+
 
 def _glue(epochs: int, batch_size: int, lr: float, weights: list[float]) -> list[Recipe]:
     return [Recipe(epochs, batch_size, lr, 0.0, "linear", weights)]
@@ -149,8 +188,11 @@ PUBLISHED = {
     **{f"vision/{name}": stages for name, stages in (CIFAR | METHODS | BENCHMARK | IMAGENET).items()},
     **{f"seg/{name}": stages for name, stages in SEG.items()},
     **{f"glue/{name}": stages for name, stages in GLUE.items()},
+    **{f"detection/{name}": stages for name, stages in DETECTION.items()},
 }
 OWN = {
+    "detection": "coco2017_at_retinanet_resnet50_resnet101 coco2017_cwd_faster_rcnn_resnet50_resnet101 "
+    "coco2017_hint_faster_rcnn_mobilenetv3_resnet50",
     "glue": "example_alone example_kd example_teacher sst2_distilbert sst2_minilm sst2_pkd sst2_tinybert",
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_teacher cifar10_at_resnet20_resnet56 cifar10_ft_resnet20_resnet56 "

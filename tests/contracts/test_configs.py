@@ -90,7 +90,17 @@ def test_every_run_of_a_sweep_passes_the_strict_check(config: Path) -> None:
         values -= overrides
 
 
-@pytest.mark.parametrize("config", EXPERIMENTS, ids=str)
+FEW = ("ssdlite320_mobilenetv3", "ghnd_fasterrcnn_resnet50", "fcos_resnet50")
+"""Of the detectors on COCO, which take some seconds each, those that are always checked."""
+CHECKED = [
+    pytest.param(config, marks=[pytest.mark.slow] if "detection/coco2017_" in config.as_posix() else [])
+    if config.stem.removeprefix("coco2017_") not in FEW
+    else config
+    for config in EXPERIMENTS
+]
+
+
+@pytest.mark.parametrize("config", CHECKED, ids=str)
 def test_it_passes_the_strict_check(config: Path) -> None:
     group, arguments = opening(config)
     given = group.commands["train"].make_context("train", arguments[1:]).params

@@ -163,16 +163,11 @@ def detection(method: str, arch: str, width: int) -> Experiment:
 def test_a_method_fits_detectors(name: str, arch: str) -> None:
     if name == "crosskd" and arch != "retinanet":
         pytest.skip("its head is RetinaNet's")
-    assert detection(name, arch, 8 if name == "crosskd" else 12).check(strict=True) == []
+    assert detection(name, arch, 12).check(strict=True) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_method_trains_a_detector(name: str, tmp_path: Path) -> None:
-    result = detection(name, "retinanet", 8).train(tmp_path / "run")
+    result = detection(name, "retinanet", 8 if name == "crosskd" else 12).train(tmp_path / "run")
     assert 0 <= result.metrics["ap"] <= 100
-
-
-def test_a_teacher_of_crosskd_has_a_head_of_the_students_width() -> None:
-    with pytest.raises(KDError, match="differ in channels"):
-        detection("crosskd", "retinanet", 12).check()

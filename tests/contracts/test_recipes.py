@@ -38,6 +38,10 @@ def schedule_of(stage: StagePlan) -> Any:
     if kind == "MultiStepLR" and interval == "epoch":
         return values["milestones"], values.get("gamma", 0.1)
     assert interval == "step"
+    if kind.startswith("WarmUp"):
+        assert str(values.pop("steps_per_epoch").name) == "steps_per_epoch"
+        assert not values.keys() - {"milestones", "epochs"}
+        return (values["milestones"], 0.1) if kind == "WarmUpMultiStepLR" else "cosine"
     assert str(values["total_iters"].name) == "steps"
     if kind == "LinearLR":
         assert (values["start_factor"], values["end_factor"]) == (1.0, 0.0)
@@ -59,7 +63,7 @@ def recipe_of(stage: StagePlan, published: Recipe) -> Recipe:
         length or 0,
         stage.spec.batch_size,
         optimizer.kwargs["lr"],
-        optimizer.kwargs["weight_decay"],
+        optimizer.kwargs.get("weight_decay", 0.0),
         schedule_of(stage),
         None if published.weights is None else weights,  # type: ignore[arg-type]
         published.steps,

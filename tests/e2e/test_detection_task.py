@@ -117,7 +117,7 @@ adapters:
     module: matched_statistics
     each: true
     relu: true
-    inputs: [student.head.classification_head.conv.2.0:all, teacher.head.classification_head.conv.2.0:all]
+    inputs: [student.head.classification_head.conv.2.-1:in:all, teacher.head.classification_head.conv.2.-1:in:all]
   class_maps: {module: teacher.head.classification_head.conv.3, inputs: adapters.class_features, each: true}
   class_logits: {module: teacher.head.classification_head.cls_logits, inputs: adapters.class_maps, each: true}
   crossed: {module: anchor_rows, inputs: adapters.class_logits, out_features: 3}

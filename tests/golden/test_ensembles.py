@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from compare import WEIGHTS, gradients_near, near
 from ours import call, inputs, wires
 from recipes import HERE, weigh
 from torch import Tensor
@@ -77,15 +78,14 @@ def test_an_adapter_equals_its_reference(golden: dict[str, Any]) -> None:
     given = inputs(golden)
     shapes = wires({name: each.to("meta") for name, each in given.items()})
     module = ADAPTERS.get(golden["adapter"])(shapes, None, None).double().train()
-    weigh(module, 400)
+    weigh(module, WEIGHTS)
     outputs = dict(golden_outputs(module(**wires(given)), golden))
     for name, values in golden["outputs"].items():
         near(outputs[name], values)
     sum(each.square().mean() for each in outputs.values()).backward()  # type: ignore[union-attr]
     for name, gradient in golden["gradients"].items():
         near(given[name].grad, gradient)
-    for parameter, gradient in zip(module.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(module.parameters(), golden["of_weights"])
 
 
 def golden_outputs(found: dict[str, Any], golden: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -93,12 +93,6 @@ def golden_outputs(found: dict[str, Any], golden: dict[str, Any]) -> Iterator[tu
     for name in golden["outputs"]:
         field, _, number = name.partition("/")
         yield name, found[field][int(number)] if number else found[field]
-
-
-def near(ours: Tensor | None, golden: list[float]) -> None:
-    assert ours is not None
-    wanted = torch.tensor(golden, dtype=torch.float64)
-    torch.testing.assert_close(ours.detach().flatten(), wanted, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("golden", made("one"), ids=lambda golden: str(golden["inputs"]["student"]["shape"]))

@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from compare import adapter_equals, goldens, near, tensor
+from recipes import weigh
 from torch import Tensor, nn
 
-from kd_core.adapters import ADAPTERS, embedding
+from kd_core.adapters import embedding
 from kd_core.losses import CRD
 
-HERE = Path(__file__).parent
-RECIPE = runpy.run_path(str(HERE / "make_losses.py"))
-Input, weigh = RECIPE["Input"], RECIPE["weigh"]
 
-
-def goldens(name: str) -> list[Any]:
-    found = json.loads((HERE / "methods" / f"{name}.json").read_text(encoding="utf-8"))
-    return [pytest.param(each, id=f"{each.get('adapter', name)}-{number}") for number, each in enumerate(found)]
-
-
-def tensor(recipe: dict[str, Any]) -> Tensor:
-    made: Tensor = Input(**recipe).tensor()
-    return made.requires_grad_(not recipe["whole"])
-
-
-def near(ours: Tensor | None, golden: list[float]) -> None:
-    assert ours is not None
-    torch.testing.assert_close(
-        ours.detach().flatten(), torch.tensor(golden, dtype=torch.float64), rtol=1e-9, atol=1e-11
-    )
-
-
-@pytest.mark.parametrize("golden", [*goldens("adapters"), *goldens("logits")])
+@pytest.mark.parametrize("golden", [*goldens("methods/adapters"), *goldens("methods/logits")])
 def test_an_adapter_equals_its_reference(golden: dict[str, Any]) -> None:
-    given = [tensor(each) for each in golden["inputs"]]
-    like = golden["like"] and torch.empty(golden["like"], device="meta")
-    module = ADAPTERS.get(golden["adapter"])([g.to("meta") for g in given], like, golden["to"], **golden["values"])
-    module = module.double().train()
-    weigh(module, 400)
-    outputs = module(*given)
-    outputs = outputs if isinstance(outputs, dict) else {"": outputs}
-    assert set(outputs) == set(golden["outputs"])
-    for name, values in golden["outputs"].items():
-        near(outputs[name], values)
-    sum(each.square().mean() for each in outputs.values()).backward()
-    for each, gradient in zip(given, golden["gradients"], strict=True):
-        near(torch.zeros_like(each) if each.grad is None else each.grad, gradient)
-    for parameter, gradient in zip(module.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    adapter_equals(golden)
 
 
 class Drawn(nn.Module):
@@ -67,7 +31,7 @@ class Drawn(nn.Module):
 
 
 @pytest.mark.parametrize("dense", [0, 1000])
-@pytest.mark.parametrize("golden", goldens("crd"))
+@pytest.mark.parametrize("golden", goldens("methods/crd"))
 def test_crd_equals_its_reference(golden: dict[str, Any], dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd_core.losses.contrastive.DENSE", dense)
     memories = {name: tensor(each).detach() for name, each in golden["memories"].items()}

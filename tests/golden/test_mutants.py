@@ -16,6 +16,7 @@ NOTICED = 1e-8
 SYMMETRIC = "of a symmetric matrix: both axes are one"
 NO_REFERENCE = "the reference has no such branch; tests/core/losses looks at it"
 ROUNDED = "it keeps a division from 0 and is far below what the goldens tell apart"
+TEACHER = "it is of the teacher's gradient, which the reference does not give; tests/contracts looks at it"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "attention_mse": {
         "return torch.where(pairs": NO_REFERENCE,
@@ -23,6 +24,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "transpose(1, 2)": NO_REFERENCE,
     },
     "cirkd_minibatch": {".sum(-1).mean(0)": "a mean of means over equal numbers"},
+    "dkd": {"sign turned: t - s": TEACHER, "sign turned: -t": TEACHER},
     "factor_transfer": {"student - teacher": NO_REFERENCE},
     "hidden_mse": {"reduction='none').mean(-1)": NO_REFERENCE},
     "ifvd": {"+ COUNT_EPSILON": ROUNDED},
@@ -30,6 +32,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "multilabel_kd": {"* temperatur": NO_REFERENCE, "tensor / temperature": NO_REFERENCE},
     "ofa": {"argmax(1)": NO_REFERENCE},
     "pkt": {"similarity.sum(1, keepdim=True)": SYMMETRIC},
+    "rkd_angle": {"sign turned: -gradient": TEACHER},
     "skd_pairwise": {
         "return torch.stack(parts)": "the goldens' maps are too small for parts",
         "start + step": "the goldens' maps are too small for parts",

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from compare import WEIGHTS, adapter_equals, goldens, gradients_near, near, tensor
+from recipes import Input, weigh
 from torch import Tensor
 
 from kd_core.adapters import FeatureExpansion, orthogonal_projector, standardize
 from kd_core.losses import smooth_l1
 from kd_core.train.dot import DOT
 
-HERE = Path(__file__).parent
-SHARED = runpy.run_path(str(HERE / "test_methods.py"))
-goldens, near, tensor, weigh = (SHARED[name] for name in ("goldens", "near", "tensor", "weigh"))
 
-
-@pytest.mark.parametrize("golden", goldens("newer"))
+@pytest.mark.parametrize("golden", goldens("methods/newer"))
 def test_an_adapter_equals_its_reference(golden: dict[str, Any]) -> None:
-    SHARED["test_an_adapter_equals_its_reference"](golden)
+    adapter_equals(golden)
 
 
-@pytest.mark.parametrize("golden", goldens("expansion"))
+@pytest.mark.parametrize("golden", goldens("methods/expansion"))
 def test_the_expansion_equals_its_reference(golden: dict[str, Any]) -> None:
     given = tensor(golden["inputs"][0])
     module = FeatureExpansion(**golden["values"]).double()
-    weigh(module, 400)
+    weigh(module, WEIGHTS)
     seen: list[Tensor] = []
     module.expand.register_forward_hook(lambda module, args, output: seen.append(output))
     outputs = {"": module(given), "expand": seen[0]}
@@ -36,11 +32,10 @@ def test_the_expansion_equals_its_reference(golden: dict[str, Any]) -> None:
         near(outputs[name], values)
     torch.stack([each.square().mean() for each in outputs.values()]).sum().backward()
     near(given.grad, golden["gradients"][0])
-    for parameter, gradient in zip(module.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(module.parameters(), golden["of_weights"])
 
 
-@pytest.mark.parametrize("golden", goldens("vkd"))
+@pytest.mark.parametrize("golden", goldens("methods/vkd"))
 def test_vkd_equals_its_reference(golden: dict[str, Any]) -> None:
     given = {name: tensor(recipe) for name, recipe in golden["inputs"].items()}
     student, teacher = given["student"].mean(1), given["teacher"].mean((2, 3))
@@ -55,10 +50,10 @@ def test_vkd_equals_its_reference(golden: dict[str, Any]) -> None:
     near(learned.grad, golden["of_weights"][0])
 
 
-@pytest.mark.parametrize("golden", goldens("dot"))
+@pytest.mark.parametrize("golden", goldens("methods/dot"))
 def test_dot_equals_its_reference(golden: dict[str, Any]) -> None:
     def drawn(seed: int) -> Tensor:
-        return SHARED["Input"]((3,), seed).tensor()  # type: ignore[no-any-return]
+        return Input((3,), seed).tensor()
 
     parameters = [torch.nn.Parameter(drawn(golden["seed"] + number)) for number in range(3)]
     optimizer = DOT(parameters, task=["ce"], **golden["values"])

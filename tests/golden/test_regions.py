@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import runpy
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from compare import WEIGHTS, goldens, gradients_near, near, tensor
+from recipes import weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.adapters import generation, projector
 from kd_core.losses import PixelMemory, mgd
 
-HERE = Path(__file__).parent
-RECIPE = runpy.run_path(str(HERE / "make_losses.py"))
-Input, weigh = RECIPE["Input"], RECIPE["weigh"]
 
-
-def goldens(name: str) -> list[Any]:
-    found = json.loads((HERE / "regions" / f"{name}.json").read_text(encoding="utf-8"))
-    return [pytest.param(each, id=f"{name}-{number}") for number, each in enumerate(found)]
-
-
-def tensor(recipe: dict[str, Any]) -> Tensor:
-    made: Tensor = Input(**recipe).tensor()
-    return made if recipe["whole"] else made.requires_grad_()
-
-
-def near(ours: Tensor | None, golden: list[float]) -> None:
-    assert ours is not None
-    torch.testing.assert_close(
-        ours.detach().flatten(), torch.tensor(golden, dtype=torch.float64), rtol=1e-9, atol=1e-11
-    )
-
-
-@pytest.mark.parametrize("golden", goldens("generation"))
+@pytest.mark.parametrize("golden", goldens("regions/generation"))
 def test_mgd_of_its_block_equals_its_reference(golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: tensor(each) for name, each in golden["inputs"].items()}
     meta = {name: each.to("meta") for name, each in given.items()}
     channels, ratio = golden["values"]["over"] == "channels", golden["values"]["ratio"]  # in the authors' words
     mask: Literal["spatial", "channel"] = "channel" if channels else "spatial"
     block = generation([meta["student"]], meta["teacher"], None, ratio=ratio, mask=mask).double()
-    weigh(block, 400)
+    weigh(block, WEIGHTS)
     drawn = tensor(golden["drawn"]).detach()
     kept = drawn >= ratio if channels else drawn <= 1 - ratio
     assert block.kept(given["student"] if block.align is None else given["teacher"], None).shape == kept.shape  # type: ignore[operator]
@@ -54,8 +32,7 @@ def test_mgd_of_its_block_equals_its_reference(golden: dict[str, Any], monkeypat
     value.backward()
     for name, gradient in golden["gradients"].items():
         near(given[name].grad, gradient)
-    for parameter, gradient in zip(block.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(block.parameters(), golden["of_weights"])
 
 
 def head(student: Tensor, teacher: Tensor) -> nn.Module:
@@ -63,7 +40,7 @@ def head(student: Tensor, teacher: Tensor) -> nn.Module:
     meta = [each.detach().to("meta") for each in (student, teacher)]
     first = projector(meta[:1], meta[1], None, bias=False, norm=True, activation="relu")
     both = nn.Sequential(*first.children(), *projector(meta[1:], meta[1], None, bias=False).children()).double()
-    weigh(both, 400)
+    weigh(both, WEIGHTS)
     return both
 
 
@@ -77,7 +54,7 @@ def told(golden: dict[str, Any], classes: int, update: int) -> Tensor:
 
 
 @pytest.mark.parametrize("block", [1, 2**21])
-@pytest.mark.parametrize("golden", goldens("cirkd_memory"))
+@pytest.mark.parametrize("golden", goldens("regions/cirkd_memory"))
 def test_cirkd_memory_equals_its_reference(golden: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd_core.losses.crossimage.BLOCK", block)
     values, passes = golden["values"], golden["passes"]
@@ -94,8 +71,7 @@ def test_cirkd_memory_equals_its_reference(golden: dict[str, Any], block: int, m
         assert value.item() == pytest.approx(each["value"], rel=1e-9)
         value.backward()
         near(given["student"].grad, each["gradient"])
-    for parameter, gradient in zip(project.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(project.parameters(), golden["of_weights"])
     for name, memory in golden["after"].items():
         near(loss.get_buffer(name), memory)
     for name, places in golden["next"].items():

@@ -70,6 +70,28 @@ def test_of_very_many_none_is(split: Files, monkeypatch: pytest.MonkeyPatch) -> 
     Splits(split, None, None).screen()
 
 
+def test_scoring_looks_at_one_split(split: Files, tmp_path: Path) -> None:
+    whole = Files(tmp_path / "a.png")
+    Splits(split, whole, None).scored().screen()
+    Splits(split, split, whole).scored().screen()
+    with pytest.raises(KDError, match="2 files cannot be read"):
+        Splits(whole, split, None).scored().screen()
+    assert [summary.role for summary in Splits(split, whole, whole).scored().summary.splits] == ["test"]
+
+
+class Late(Files):
+    """Files that are not there."""
+
+    def files(self) -> Readable:
+        raise KDError(f"there is no {self.paths[0]}", path="data")
+
+
+def test_what_is_wrong_with_data_that_are_read_late_is_told_at_once(split: Files) -> None:
+    with pytest.raises(KDError) as caught:
+        Splits(Late(Path("a")), Late(Path("b")), split).screen()
+    assert [problem.message for problem in caught.value.problems] == ["there is no a", "there is no b"]
+
+
 def test_what_stands_after_an_image_is_no_fault(tmp_path: Path) -> None:
     NOISE.save(tmp_path / "a.jpg")
     with (tmp_path / "a.jpg").open("ab") as file:

@@ -116,6 +116,17 @@ stages:
     optimizer: {SGD}
     scheduler: {{call: !call:torch.optim.lr_scheduler.PolynomialLR {{total_iters: !run steps}}, interval: step}}
 """
+DETECTOR = "backbone: cnn, levels: [2, 3], extra_levels: 0, anchor_sizes: [24, 40], min_size: 48, max_size: 72"
+DETECTION = f"""
+task: object_detection
+data: {{name: scenes, limit: {{train: 8, val: 4}}, workers: 0, augment: [flip]}}
+checkpoint: {{every_steps: 1}}
+models:
+  student: {{arch: retinanet, width: 2, pyramid_channels: 4, {DETECTOR}}}
+  teacher: {{arch: retinanet, width: 4, pyramid_channels: 8, weights: null, {DETECTOR}}}
+stages:
+  distill: {{epochs: 2, batch_size: 4, method: pkd, optimizer: {SGD}}}
+"""
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,7 @@ SCENARIOS = {
     "fast": Scenario(HEAD + "runtime: fast\n" + PLAIN),
     "glue": Scenario(GLUE, ("kd_glue.task", "transformers.models.bert.modeling_bert")),
     "seg": Scenario(SEG, ("kd_seg.task",)),
+    "detection": Scenario(DETECTION, ("kd_vision.detection.task",), slow=True),
     "two processes": Scenario(HEAD + PLAIN, processes=2, slow=True),
     "workers": Scenario(SEG.replace("workers: 0", "workers: 1"), ("kd_seg.task",), slow=True),
 }

@@ -43,10 +43,13 @@ class LoadedStudent:
     spec: ModelSpec
     run: Path | None
 
-    def read(self) -> tuple[Any, Splits]:
-        """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples."""
+    def read(self, *, scored: bool = False) -> tuple[Any, Splits]:
+        """The config's ``data:`` with the calls in it built, and its splits; says what a run says of the samples.
+
+        ``scored``: of the split that a finished student is scored on alone.
+        """
         alone = replace(self.plan, inputs={STUDENT: self.plan.inputs[STUDENT]})  # teachers may be gone
-        data, splits = Data(alone, self.policy, Reporter(silent=True)).get(self.plan.data)
+        data, splits = Data(alone, self.policy, Reporter(silent=True), scored=scored).get(self.plan.data)
         self.say(splits.summary.remarks())
         return data, splits
 
@@ -82,7 +85,7 @@ class LoadedStudent:
     def score(self) -> Result:
         """Its metrics on the test split, or on the validation split of data that have no labelled one."""
         card = _published(self.spec, self.plan)
-        data, splits = self.read()
+        data, splits = self.read(scored=True)
         if warning := preprocessing_warning(self.spec, self.plan.task.preprocessing(data), f"models.{STUDENT}"):
             Reporter().note(warning)
         if splits.final is None:

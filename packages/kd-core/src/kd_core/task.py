@@ -94,6 +94,8 @@ class Task:
     """The schema of a model's ``input:``, what this model wants its input to be; it forbids unknown keys."""
     output: ClassVar[str] = ""
     """The field of a model's output that losses take where a config names none; empty for all of it."""
+    mask: ClassVar[str] = ""
+    """The wire of what counts in models' outputs, which losses that compare these take where a config names none."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
@@ -194,6 +196,9 @@ class Task:
 
     def check_structure(self, model: nn.Module, wants: Any, data: Any) -> None:
         """The same before training, of a model without weights on the meta device; no connection is opened."""
+
+    def lighten(self, model: nn.Module) -> None:
+        """Make a model that only a check runs cheap to run, where that changes nothing of what the check tells."""
 
     def assumes_order(self, model: nn.Module) -> bool:
         """Whether a model with weights does not say which of its outputs is which class."""

@@ -36,6 +36,7 @@ class SemanticSegmentation(Task):
     monitor = "miou"
     run_values = CLASS_VALUES
     output = "out"
+    mask = "batch.mask"
     eval_batch_size = 1
     dynamic_dims = (2, 3)
     Data = DataSpec

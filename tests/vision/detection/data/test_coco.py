@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from PIL import Image
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_vision.detection.data.categories import COCO, COCO_BY_ID, PERSON
-from kd_vision.detection.data.sources import BoxSubset
+from kd_vision.detection.data.late import LateBoxes
+from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
 from kd_vision.detection.data.spec import DataSpec
+from kd_vision.detection.task import ObjectDetection
 
 PERSON_ID, CAT, TOOTHBRUSH = 1, 17, 90
 COCO_LIST = [{"id": number, "name": name} for number, name in COCO_BY_ID.items()]
@@ -184,6 +187,169 @@ def test_coco_itself_has_boxes_without_an_area(tmp_path: Path) -> None:
     assert last.endswith("instances_train2017.json: 1 box has no area: it does not train (annotation 3 of 001)")
     assert (len(parts.train), len(parts.train.with_objects())) == (2, 1)
     assert "1 image without a box to train on left out" in parts.train.with_objects().notes()[0].text
+
+
+def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
+    data = coco2017(tmp_path, [entry(4, [0, 0, 9, 9], TOOTHBRUSH)])
+    (tmp_path / "annotations" / "instances_train2017.json").unlink()
+    splits = ObjectDetection().load(data, seed=0)
+    scored = splits.scored()
+    scored.screen(whole=True)
+    assert [line.partition(":")[0] for line in scored.describe()][:2] == ["classes", "val"]
+    (tmp_path / "annotations" / "instances_val2017.json").unlink()
+    with pytest.raises(KDError) as caught:
+        ObjectDetection().load(data, seed=0).screen()
+    assert [problem.path for problem in caught.value.problems] == ["data", "data"]
+    for problem, split in zip(caught.value.problems, ("train2017", "val2017"), strict=True):
+        assert problem.message.startswith(
+            f"there is no {tmp_path / 'annotations'}/instances_{split}.json: data.root is"
+        )
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
+    data = coco2017(tmp_path, [entry(4, [0, 0, 9, 9], TOOTHBRUSH)])
+    first, second = (data.read().train.boxes for _ in range(2))
+    assert isinstance(first, LateBoxes)
+    assert isinstance(second, LateBoxes)
+    assert first.boxes is second.boxes
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace('"id": 4, "image', '"id": 400, "image'))
+    assert data.read().train.boxes.fingerprint != first.fingerprint
+
+
+def test_faults_of_coco_are_told_and_skipped_likewise(tmp_path: Path) -> None:
+    data = coco2017(tmp_path, [entry(3, [0, 0, 9, 9], 12), entry(4, [0, 0, 9, 9], TOOTHBRUSH)])
+    with pytest.raises(KDError) as caught:
+        ObjectDetection().load(data, seed=0).screen()
+    assert [problem.message.partition(": ")[2] for problem in caught.value.problems] == [
+        "annotation 3 is of the category 12, which there is not"
+    ] * 2
+    train = coco2017(tmp_path, [entry(3, [0, 0, 9, 9], 12)], on_error="skip").read().train
+    (note,) = [note.text for note in train.notes() if note.is_warning]
+    assert "1 annotation or image is left out:\n    annotation 3 is of the category 12" in note
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([{"id": 1, "name": "crack"}], "has the category 1 'crack', which in COCO is 'person'"),
+        ([{"id": 99, "name": "crack"}], "has the category 99 'crack', which in COCO is none"),
+        ([{"id": 1}], "category 0 of the list 'categories' is not a mapping with an 'id' and a 'name'"),
+        ([{"id": "1", "name": "person"}], "category 0 of the list 'categories' has an 'id' that is not an integer"),
+        ([{"id": 1, "name": "person"}] * 2, "category 1 of the list 'categories' has the id 1, which another"),
+        (3, "has no list 'categories': annotations in COCO's format are a mapping with"),
+    ],
+)
+def test_categories_that_are_not_cocos(tmp_path: Path, categories: Any, message: str) -> None:
+    data = coco2017(tmp_path, [])
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    with pytest.raises(KDError, match=rf"instances_train2017\.json: {message}"):
+        len(data.read().train)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"images": [], "annotations": 3}'])
+def test_files_of_another_form(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(KDError, match=r"a\.json: (is not JSON: Expecting|has other content: annotations in COCO's)"):
+        read(tmp_path / "a.json")
+
+
+def test_splits_in_files_of_their_own(tmp_path: Path) -> None:
+    written(tmp_path / "train", [entry(1, [0, 0, 9, 9])])
+    written(tmp_path / "valid", [entry(1, [0, 0, 9, 9], image=5)], [image(5)])
+    data = {"name": "coco_json", "root": str(tmp_path), "annotations": "train/a.json"}
+    parts = DataSpec(**data, val_annotations="valid/a.json").read()
+    assert parts.val is not None
+    assert (parts.train.name(0), parts.val.name(0)) == ("001", "005")
+    assert parts.places == {"train": f"{tmp_path}/train/a.json", "val": f"{tmp_path}/valid/a.json"}
+    parts = DataSpec(**data, images="train", test_annotations="valid/a.json", test_images="valid", val=0).read()
+    assert parts.test is not None
+    assert parts.test.name(0) == "005"
+    with pytest.raises(KDError, match=r"there is no file .*train/005\.jpg of the image 5"):
+        DataSpec(**data, images="train", val_annotations="valid/a.json").read()
+    with pytest.raises(KDError, match=r"data\.images: there is no folder .*/nowhere"):
+        DataSpec(**data, images="nowhere").read()
+    with pytest.raises(ValueError, match="val_images: needs val_annotations"):
+        DataSpec(**data, val_images="valid")
+    written(tmp_path / "valid", [], [image(5)], [{"id": CAT, "name": "dog"}])
+    with pytest.raises(
+        KDError, match=r"valid/a\.json: has the category 17 'dog', where in .*train/a\.json there is 'cat'"
+    ):
+        DataSpec(**data, val_annotations="valid/a.json").read()
+
+
+def test_sizes_that_are_not_told_are_those_of_the_images(tmp_path: Path) -> None:
+    untold = {"id": 1, "file_name": "001.jpg"}
+    train = read(written(tmp_path, [entry(1, [0, 0, 60, 50])], [untold])).train
+    assert train.size(0) == (50, 60)
+    (tmp_path / "001.jpg").write_bytes(b"no image")
+    with pytest.raises(KDError, match=r"a\.json: .*001\.jpg: is not a readable image"):
+        read(tmp_path / "a.json")
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9])], [image(1, width=70), image(2)])
+    with pytest.raises(KDError, match=r"001\.jpg: is 60 x 50 pixels, and .*a\.json says 70 x 50"):
+        read(path).train.read(0)
+    parts = skip_unreadable(read(path, on_error="skip"))
+    assert parts.train.rows.tolist() == [1]
+    assert "1 of 2 samples cannot be read" in parts.notes[0].text
+
+
+@pytest.mark.parametrize("file", ["../a.jpg", "/tmp/a.jpg", "C:\\a.jpg", "x\\..\\..\\a.jpg", "", "a/../../b.jpg"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, file: str) -> None:
+    path = written(tmp_path, [])
+    content = {"images": [image(1, file_name=file)], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(KDError, match=r"image 0 of the list 'images' has the file name .*, which leads out"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("x", "has a 'segmentation' that is neither polygons nor run lengths"),
+        ([1, 2, 3], "has a 'segmentation' that is neither polygons nor run lengths: \\[1, 2, 3"),
+        ([[1, 1, 9, 9, 4, 3, 2]], "has a polygon of 7 numbers: it takes x and y of each point"),
+        ([[0, 0, 5, 5, 0, 5], [1, 1, 1e9, 9, 4, 3]], "has a polygon with a point that is more than 100,000"),
+        ([[0, 0, float("nan"), 5, 0, 5]], "has a polygon with a point that is more than 100,000 pixels away, or now"),
+        ([[1, 1, 9, 1, 5, 1]], "has a 'segmentation' with no polygon with an area and no pixel"),
+        ({"size": [50, 60]}, "has run lengths without 'counts'"),
+        ({"size": [50, 60], "counts": [1, 2]}, "has run lengths of 3 pixels of 50 x 60 in an image of 50 x 60"),
+        ({"size": [60, 50], "counts": [1, 2999]}, "has run lengths of 3,000 pixels of 60 x 50 in an image of 50 x 60"),
+        ({"size": [50, 60], "counts": [1, -1, 3000]}, "has run lengths that are not whole numbers"),
+        ({"size": [50, 60], "counts": "\x00"}, "has run lengths in a text that COCO's encoder does not write"),
+        ({"size": 3, "counts": [1, 2999]}, "has run lengths that are not whole numbers"),
+    ],
+)
+def test_shapes_that_cannot_be(tmp_path: Path, shape: Any, message: str) -> None:
+    path = written(tmp_path, [entry(5, [0, 0, 9, 9]), entry(6, [0, 0, 9, 9], segmentation=shape)])
+    with pytest.raises(KDError, match=rf"a\.json: annotation 6 {message}"):
+        read(path, masks=True)
+    assert len(read(path).train.annotated(0).labels) == 2
+
+
+def test_numbers_of_other_types_and_missing_keys(tmp_path: Path) -> None:
+    plain = {"image_id": 1.0, "category_id": 17.0, "bbox": [1, 2, 3, 4]}
+    train = read(written(tmp_path, [plain, dict(plain, area=None)])).train
+    annotated = train.annotated(0)
+    assert (annotated.areas.tolist(), annotated.crowds.tolist()) == ([12, 12], [False, False])
+    with pytest.raises(KDError, match="annotation 1 of the list 'annotations' has a 'bbox' without an area"):
+        read(written(tmp_path, [plain, dict(plain, bbox=[1, 2, 0, 4])]))
+
+
+def test_annotations_may_stand_before_images(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9])])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: content[key] for key in ("annotations", "categories", "images")}))
+    assert read(path).train.annotated(0).labels.tolist() == [1]
+
+
+def test_workers_get_arrays(tmp_path: Path) -> None:
+    boxes = read(written(tmp_path, [entry(1, [0, 0, 9, 9])]), masks=True).train.boxes
+    again = pickle.loads(pickle.dumps(boxes))
+    assert again.annotated(0).boxes.tolist() == boxes.annotated(0).boxes.tolist()
 
 
 def test_keypoints(tmp_path: Path) -> None:

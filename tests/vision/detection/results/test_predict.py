@@ -1,137 +1,21 @@
-"""``kd-vision predict`` and ``kd-vision eval --report`` of detectors: what is found, drawn and in files."""
+"""``kd-vision predict`` of detectors: what is found, drawn and in COCO's format."""
 
 from __future__ import annotations
 
 import json
-import re
-from base64 import b64decode
-from html.parser import HTMLParser
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-import kd_vision.detection.task
-from kd_core.models.registry import MODELS
 from kd_core.pictures import GAP, MARGIN, TEXT, line_of, saved_by
-from kd_vision.cli import main
-from kd_vision.detection.results.errors import MISSED
 from kd_vision.detection.results.objects import decoded, detections
 from kd_vision.detection.results.pictures import ALPHA, MADE_BY, class_colours, letters
-from kd_vision.detection.results.report import COLOURS as ERROR_COLOURS
 
-SIZE = (340, 500)
-NASTY = "<script>alert(1)</script>"
-CATEGORIES = [{"id": 7, "name": "red"}, {"id": 3, "name": "blue"}, {"id": 11, "name": NASTY}]
-"""In the order of their ids they have the labels 2, 1 and 3."""
-LABELS = {3: 1, 7: 2, 11: 3}
-COLOURS = {1: (0, 0, 255), 2: (255, 0, 0), 3: (0, 255, 0)}
-IMAGES: list[list[tuple[int, tuple[int, int, int, int]]]] = [
-    [(7, (20, 30, 120, 130)), (3, (200, 100, 300, 300))],
-    [(3, (50, 60, 250, 260))],
-    [(11, (100, 100, 200, 200)), (7, (250, 20, 330, 90)), (3, (250, 200, 400, 300))],
-]
-"""The objects of each image: category and x1, y1, x2, y2."""
-
-
-@MODELS("flat_colours")
-class FlatColours(nn.Module):
-    """Finds one area of each pure colour, its box moved by ``shift`` pixels; ``wrong`` is a label it takes for 1."""
-
-    masks = False
-
-    def __init__(self, *, num_classes: int = 4, shift: int = 0, wrong: int = 0) -> None:
-        super().__init__()
-        self.shift, self.wrong = shift, wrong
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        if self.training:
-            return {"fit": self.weight.square().sum()}
-        return [self.found(image) for image in images]
-
-    def found(self, image: Tensor) -> dict[str, Tensor]:
-        boxes, labels, masks = [], [], []
-        for label, colour in COLOURS.items():
-            area = (image == torch.tensor(colour)[:, None, None] / 255).all(0)
-            if area.any():
-                rows, columns = area.any(1).nonzero(), area.any(0).nonzero()
-                box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-                boxes.append([float(edge) + self.shift for edge in box])
-                labels.append(1 if label == self.wrong else label)
-                masks.append(area[None].float())
-        output = {
-            "boxes": torch.tensor(boxes).reshape(-1, 4) * self.weight,
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "scores": torch.tensor([0.9 - 0.3 * number for number in range(len(boxes))]),
-        }
-        return {**output, "masks": torch.stack(masks)} if self.masks and masks else output
-
-
-CONFIG = """
-task: object_detection
-data:
-  {name: coco_json, root: ROOT, annotations: all.json, images: images, val_annotations: all.json, workers: 0}
-models:
-  student: {arch: flat_colours}
-stages:
-  train:
-    epochs: 1
-    batch_size: 3
-    losses: {fit: {loss: identity, value: student.output/loss}}
-    optimizer: !call:torch.optim.SGD {lr: 0.0}
-"""
-DISTILLED = CONFIG.replace("  student: {", "  teacher: {run: ROOT/teacher}\n  student: {wrong: 2, shift: 10, ")
-
-
-def kd_vision(*arguments: str | Path) -> Result:
-    torch.set_num_threads(1)
-    return CliRunner().invoke(main, list(map(str, arguments)))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and annotations, and two runs: ``teacher``, and ``student``, whose config names it."""
-    root = tmp_path_factory.mktemp("root")
-    (root / "images").mkdir()
-    annotations, images = [], []
-    for number, objects in enumerate(IMAGES):
-        pixels = np.full((*SIZE, 3), 120, np.uint8)
-        for category, (left, top, right, bottom) in objects:
-            pixels[top:bottom, left:right] = COLOURS[LABELS[category]]
-            box = [left, top, right - left, bottom - top]
-            entry = {"id": len(annotations) + 1, "image_id": 100 + number, "category_id": category, "bbox": box}
-            polygon = [left, top, right, top, right, bottom, left, bottom]
-            annotations.append({**entry, "iscrowd": 0, "area": box[2] * box[3], "segmentation": [polygon]})
-        name = f"image{number}.png"
-        Image.fromarray(pixels).save(root / "images" / name)
-        images.append({"id": 100 + number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
-    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    (root / "all.json").write_text(json.dumps(content))
-    for name, text in (("teacher", CONFIG), ("student", DISTILLED)):
-        (root / f"{name}.yaml").write_text(text.replace("ROOT", str(root)))
-        done = kd_vision("train", root / f"{name}.yaml", "--out", root / name)
-        assert done.exit_code == 0, done.output
-    return root
-
-
-def answers(result: Result) -> dict[str, Any]:
-    assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
-
-
-def refused(result: Result, message: str) -> None:
-    """One message, exit code 2, no traceback."""
-    assert result.exit_code == 2, result.output
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+from .flat_colours import COLOURS, IMAGES, SIZE, FlatColours, answers, kd_vision, refused
 
 
 def panels(path: str | Path, count: int) -> list[np.ndarray]:
@@ -329,56 +213,7 @@ def test_outputs_that_are_no_detections_are_refused() -> None:
             detections(output, 4, (10, 10), "student")
 
 
-class Page(HTMLParser):
-    """The tags, the cells of tables and the pictures of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.cells: list[list[str]] = []
-        self.pictures: list[Image.Image] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag == "tr":
-            self.cells.append([])
-        if tag in ("td", "th"):
-            self.cells[-1].append("")
-        if tag == "img":
-            _, _, content = str(dict(attrs)["src"]).partition("base64,")
-            self.pictures.append(Image.open(BytesIO(b64decode(content))))
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] and self.tags[-1] in ("td", "th"):
-            self.cells[-1][-1] += data.strip()
-
-
-def test_a_report(root: Path, tmp_path: Path) -> None:
-    plain = answers(kd_vision("eval", root / "student", "--json"))
-    done = kd_vision("eval", root / "student", "--report", tmp_path, "--worst", "2", "--json")
-    assert answers(done)["metrics"] == pytest.approx(plain["metrics"], nan_ok=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    text = (tmp_path / "report.html").read_text()
-    page = Page(text)
-    assert "script" not in page.tags
-    assert "http://" not in text
-    assert page.tags.count("svg") == 1
-    assert [picture.size[0] > 2 * 500 for picture in page.pictures] == [True, True]
-    rows = {row[0]: row[1:] for row in page.cells if row}
-    assert rows["ap"] == [f"{plain['metrics']['ap']:.2f}"]
-    # blue is found thrice, once well enough; two reds are taken for blue, and the third colour has a score too low
-    head = rows["class"]
-    blue = dict(zip(head, rows["blue"], strict=True))
-    assert (blue["objects"], blue["boxes"]) == ("3", "5")
-    assert blue["AP"] == f"{plain['metrics']['ap/blue']:.2f}"
-    assert blue["wrong class"] == rows["wrong class"][-1] == "2"
-    third = dict(zip(head, rows[NASTY], strict=True))
-    assert (third["objects"], third["boxes"], third["missed"]) == ("1", "0", "1")
-    assert rows["missed"][-1] == "1"
-
-
-def test_masks_are_drawn_written_and_scored(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_are_drawn_and_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FlatColours, "masks", True)
     options = ("--set", "data.masks=true")
     (found,) = answers(
@@ -394,19 +229,3 @@ def test_masks_are_drawn_written_and_scored(root: Path, tmp_path: Path, monkeypa
     (entry,) = json.loads((tmp_path / "predictions.json").read_text())
     left, top, right, bottom = IMAGES[1][0][1]
     assert decoded([entry["segmentation"]])[0].sum() == (right - left) * (bottom - top)
-    done = kd_vision("eval", root / "student", "--report", tmp_path, *options)
-    assert done.exit_code == 0, done.output
-    page = Page((tmp_path / "report.html").read_text())
-    assert page.tags.count("svg") == 2
-    missed = np.round((1 - ALPHA) * np.array(COLOURS[3]) + ALPHA * np.array(ERROR_COLOURS[MISSED]))
-    truth = np.asarray(page.pictures[0])[:, : SIZE[1]].astype(int)
-    assert (np.abs(truth - missed) < 12).all(-1).sum() > 5000, "no mask of what is missed"
-
-
-def test_a_report_names_its_file_and_needs_one_for_worst(root: Path, tmp_path: Path) -> None:
-    done = kd_vision("eval", root / "teacher", "--report", tmp_path, "--worst", "0")
-    assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == str(tmp_path)
-    assert re.search(r"^ap +100$", done.stdout, re.MULTILINE)
-    assert Page((tmp_path / "report.html").read_text()).pictures == []
-    refused(kd_vision("eval", root / "teacher", "--worst", "3"), "--worst is for --report")

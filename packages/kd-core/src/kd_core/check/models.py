@@ -89,9 +89,15 @@ class DryModels:
                 raise
             return copy.deepcopy(self.fresh(name)).to(META)  # what it shares with another model stays there
 
+    def _light(self, model: nn.Module) -> nn.Module:
+        """``model``, as cheap to run as its task can make it."""
+        if self.sound:
+            self.plan.task.lighten(model)
+        return model
+
     def fresh(self, name: str) -> nn.Module:
         """A new model like the one of that name, wherever tensors are made now."""
-        return self.source(name).make(name, self.plan.models[name])
+        return self._light(self.source(name).make(name, self.plan.models[name]))
 
     def source(self, name: str) -> ModelSource:
         """How a model is made without weights, beside others where tensors are made now."""

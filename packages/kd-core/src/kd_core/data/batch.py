@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from kd_core.data.screening import MANY, WHOLE, Readable, refuse
-from kd_core.data.sources import Origin, Parts
+from kd_core.data.sources import SPLITS, Origin, Parts
 from kd_core.data.summary import DataSummary, SplitSummary, summarize
+from kd_core.errors import ConfigError, KDError
 from kd_core.notes import Note
 from kd_core.taps.nested import map_tensors
 
@@ -180,16 +181,22 @@ class Splits:
     test: Split | None
     info: DatasetInfo = DatasetInfo()
     parts: Parts[Any] | None = None
+    used: tuple[str, ...] = SPLITS
+    """The splits that are looked at; others need not even be there, where they are read late."""
 
     def items(self) -> dict[str, Split]:
-        """The splits that are there, by name."""
+        """The splits that are there and used, by name."""
         splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: split for name, split in splits.items() if split is not None}
+        return {name: split for name, split in splits.items() if split is not None and name in self.used}
+
+    def scored(self) -> Splits:
+        """The same, of which only the split that a finished student is scored on is used."""
+        return replace(self, used=("val",) if self.test is None else ("test",))
 
     @cached_property
     def summary(self) -> DataSummary:
         """How many samples of which classes are in which split, and why, as far as the task's ``parts`` tell."""
-        summary = self._counted() if self.parts is None else summarize(self.parts)
+        summary = self._counted() if self.parts is None else summarize(self.parts.only(self.used))
         counts = {name: split.class_counts for name, split in self.items().items()}
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
         notes = tuple(note.at(name) for name, split in self.items().items() for note in split.notes())
@@ -206,7 +213,7 @@ class Splits:
         All are read from end to end where they are few or ``whole`` says so, else both ends of each; of very many,
         none. Splits note what they see (:meth:`Split.look`).
         """
-        readable = {name: files for name, split in self.items().items() if (files := split.files()) is not None}
+        readable = self._readable()
         whole = whole or sum(files.size() for files in readable.values()) <= WHOLE
         if not whole and sum(len(files.positions) for files in readable.values()) > MANY:
             return
@@ -216,6 +223,20 @@ class Splits:
             for error in files.errors(whole=whole, look=self.items()[name].look).values()
         ]
         refuse(errors)
+
+    def _readable(self) -> dict[str, Readable]:
+        """The files of each split; KDError for what is wrong with any of those that are read late, of all at once."""
+        readable, problems = {}, []
+        for name, split in self.items().items():
+            try:
+                files = split.files()
+            except KDError as error:
+                problems += error.problems
+            else:
+                readable |= {} if files is None else {name: files}
+        if problems:
+            raise ConfigError(problems)
+        return readable
 
     def describe(self) -> list[str]:
         """What a run says of its data before it trains: a line each."""

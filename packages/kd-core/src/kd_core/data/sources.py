@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -77,6 +77,10 @@ class Parts(Generic[S]):
         """The splits that are there, by name."""
         splits = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in splits.items() if samples is not None}
+
+    def only(self, names: Collection[str]) -> Parts[S]:
+        """The same without the splits that are not among ``names``."""
+        return replace(self, **{name: None for name in SPLITS if name not in names})
 
     def with_origins(self) -> Parts[S]:
         """The same, each split with its origin."""

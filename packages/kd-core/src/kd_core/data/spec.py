@@ -142,10 +142,6 @@ class ImageDataSpec(DataSpec):
     on_error: Literal["stop", "skip"] = "stop"
     """What files that cannot be read do: `stop` the run before it begins, or `skip`: their samples are left out. Both
     name them."""
-    mean: ChannelMeans | None = None
-    """Means of the channels, in [0, 1], for models whose `input` has none."""
-    std: ChannelStds | None = None
-    """Standard deviations of the channels, for models whose `input` has none."""
     workers: NonNegativeInt | None = None
     """Number of processes that read samples. By default one for each core, at most 8; with 0 the run reads them."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.losses.closed_form import SHORTEST, unit
 from kd_core.losses.reduction import mean_over_samples, over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, same_shape
@@ -48,7 +49,7 @@ def affinity(student: Tensor, teacher: Tensor) -> Tensor:
     He et al., CVPR 2019, section 3.2; checked against yoshitomo-matsubara/torchdistill (AffinityLoss).
     """
     student, teacher = same_shape(student, teacher, dim=2)
-    ours, target = (_scaled(tensor.flatten(2), 2.0) for tensor in (student, teacher))
+    ours, target = (unit(tensor.flatten(2)) for tensor in (student, teacher))
     apart, along = (torch.linalg.vector_norm(tensor, dim=2) for tensor in (ours - target, ours + target))
     return (apart * along).sum(1).mean() / (math.sqrt(2) * ours.shape[2])
 
@@ -67,5 +68,7 @@ def norm_penalty(input: Tensor, *, p: NormOrder = 1.0) -> Tensor:
 
 def _scaled(rows: Tensor, order: float) -> Tensor:
     """``rows`` with vectors of that norm 1 along the last dimension; zeros stay zeros, without a gradient."""
+    if order == 2:
+        return unit(rows)
     lengths = torch.linalg.vector_norm(rows, order, dim=-1, keepdim=True)
-    return rows / lengths.masked_fill(lengths < 1e-12, torch.inf)
+    return rows / lengths.masked_fill(lengths < SHORTEST, torch.inf)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kd_core.losses.closed_form import gram
 from kd_core.losses.reduction import over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_rows, same_shape
@@ -50,7 +51,7 @@ def cc_kernel(
     Checked against yoshitomo-matsubara/torchdistill (CCKDLoss).
     """
     student, teacher = same_rows(student, teacher)
-    matrices = (rows @ rows.T for rows in (student, teacher))
+    matrices = (gram(rows) for rows in (student, teacher))
     if kernel == "gaussian":
         matrices = (_gaussian(matrix, gamma, order) for matrix in matrices)
     ours, theirs = matrices

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from kd_core.losses.closed_form import gram, unit
 from kd_core.losses.reduction import over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_shape
@@ -38,5 +38,4 @@ def streamlined_direction(student: Tensor, teacher: Tensor, *, tikhonov: Positiv
 
 def _cosines(logits: Tensor) -> Tensor:
     """(B, C) -> (B, B)."""
-    rows = F.normalize(logits)
-    return rows @ rows.T
+    return gram(unit(logits))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.losses.closed_form import unit
 from kd_core.losses.features import attention
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
@@ -28,7 +29,7 @@ def factor_transfer(student: Tensor, teacher: Tensor, *, p: NormOrder = 1.0, poo
     if pool_channels:
         student, teacher = (attention(each, 2.0) for each in maps_of_one_size(student, teacher))
     else:
-        student, teacher = (F.normalize(tensor.flatten(1)) for tensor in same_shape(student, teacher, dim=1))
+        student, teacher = (unit(tensor.flatten(1)) for tensor in same_shape(student, teacher, dim=1))
     if p == 1:
         return F.l1_loss(student, teacher)
     return torch.linalg.vector_norm(student - teacher, p, dim=1).mean()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.losses.closed_form import mean_square, unit
 from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import hidden, maps_of_one_size, same_shape, valid_mask
@@ -108,5 +109,5 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, p: PositiveFloat = 2
 
 def attention(features: Tensor, p: float) -> Tensor:
     """(B, C, H, W) -> (B, H x W), each row of unit length: where a model looks, all channels taken together."""
-    powers = features.square() if p == 2 else features.abs().pow(p)
-    return F.normalize(powers.mean(1).flatten(1))
+    powers = mean_square(features) if p == 2 else features.abs().pow(p).mean(1)
+    return unit(powers.flatten(1))

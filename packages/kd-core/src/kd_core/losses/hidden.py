@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.closed_form import unit
 from kd_core.losses.reduction import mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, hidden, layer_pairs, same_shape, shape, valid_mask
@@ -57,4 +58,4 @@ def _patience(student: Tensor, teacher: Tensor) -> Tensor:
     if ours.ndim != 2 or ours.shape != target.shape:
         rule = "must be states (B, L, H) or (B, H) with the same B and H"
         raise KDError(f"student {shape(student)} and teacher {shape(teacher)} {rule}", path="student")
-    return F.mse_loss(F.normalize(ours), F.normalize(target))
+    return F.mse_loss(unit(ours), unit(target))

@@ -5,10 +5,13 @@ Student and teacher may be of any two widths: only their batch sizes must be equ
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.losses.closed_form import Gradients, first_order, gram, unit
 from kd_core.losses.reduction import over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_rows
@@ -23,7 +26,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     Tung & Mori, ICCV 2019 (arXiv 1907.09682); checked against HobbitLong/RepDistiller (verified by the author).
     """
     student, teacher = same_rows(student, teacher)
-    return F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))
+    return F.mse_loss(unit(gram(student)), unit(gram(teacher)))
 
 
 @LOSSES("pkt")
@@ -41,7 +44,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 def _neighbours(rows: Tensor) -> Tensor:
     """(B, D) -> (B, B), each row a distribution."""
     rows = rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-7)
-    similarity = (rows @ rows.T + 1) / 2
+    similarity = (gram(rows) + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)
 
 
@@ -76,13 +79,32 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     Park et al., RKD, CVPR 2019, section 3.2.2 (arXiv 1904.05068); checked against lenscloth/RKD.
     Where two of a student's samples coincide, the gradient of that pair is 0 (1e12 times another in the reference).
     """
-    student, teacher = (_angles(rows) for rows in same_rows(student, teacher))
-    return F.smooth_l1_loss(student, teacher)
+    ours, theirs = (unit(rows - rows[:, None]) for rows in same_rows(student, teacher))
+    loss: Tensor = _CosineErrors.apply(ours, theirs)
+    return loss
 
 
-def _angles(rows: Tensor) -> Tensor:
-    """(B, D) -> (B, B, B): at [i, j, k] the cosine of the angle at sample i between samples j and k."""
-    edges = rows - rows[:, None]
-    lengths = torch.linalg.vector_norm(edges, dim=2, keepdim=True)
-    edges = edges / lengths.masked_fill(lengths < 1e-12, torch.inf)
-    return edges @ edges.mT
+class _CosineErrors(torch.autograd.Function):
+    """Vectors (B, B, D) of unit length twice -> the mean Huber loss between the cosines of each two of a sample.
+
+    At [i, j, k] is the cosine of the angle at sample i between samples j and k. The backward pass knows that these
+    are symmetric, and of the (B, B, B) matrices one is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        apart = torch.baddbmm(student @ student.mT, teacher, teacher.mT, alpha=-1)
+        clipped = apart.clamp(-1, 1)
+        ctx.save_for_backward(student, teacher, clipped)
+        return apart.sub_(clipped, alpha=0.5).mul_(clipped).mean()  # d^2 / 2 up to 1, and |d| - 1 / 2 beyond
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        """The clipped differences times the vectors, once for the rows and once for the columns of the cosines."""
+        student, teacher, clipped = ctx.saved_tensors
+        gradient = 2 * gradient / clipped.numel()
+        return (
+            (clipped @ student).mul_(gradient) if ctx.needs_input_grad[0] else None,
+            (clipped @ teacher).mul_(-gradient) if ctx.needs_input_grad[1] else None,
+        )

@@ -36,12 +36,11 @@ def hierarchical_context(student: Tensor | list[Tensor], teacher: Tensor | list[
 
 def _level(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = same_shape(student, teacher, dim=3)
-    loss, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
+    apart = student - teacher
+    loss, weight, total = apart.square().mean(), 1.0, 1.0
     for size in POOLED:
         if size < student.shape[2]:  # the height alone decides, as published
             weight /= 2
             total += weight
-            loss = loss + weight * F.mse_loss(
-                F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
-            )
+            loss = loss + weight * F.adaptive_avg_pool2d(apart, size).square().mean()
     return loss / total

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from kd_core.losses.closed_form import unit
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import maps_of_one_size
@@ -22,7 +22,7 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
     TuSimple/neuron-selectivity-transfer, which leaves out the constant that the teacher alone gives, and
     HobbitLong/RepDistiller.
     """
-    maps = (F.normalize(features.flatten(2), dim=2) for features in maps_of_one_size(student, teacher))
+    maps = (unit(features.flatten(2)) for features in maps_of_one_size(student, teacher))
     ours, theirs = maps
     return (_kernel(theirs, theirs) + _kernel(ours, ours) - 2 * _kernel(ours, theirs)).mean()
 

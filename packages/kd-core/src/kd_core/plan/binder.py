@@ -25,7 +25,7 @@ from kd_core.plan.groups import groups_of
 from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired, flat
 from kd_core.ranges import range_of
 from kd_core.signatures import is_open, parameters, values_of
-from kd_core.taps.wires import Wire, parse_wire
+from kd_core.taps.wires import Tap, Wire, parse_wire
 
 DEFAULTS = {"student": "student.output", "input": "student.output", "teacher": "teacher.output"}
 LOGITS = "@logits"
@@ -57,6 +57,8 @@ class WireBinder:
         self.adapters = list(data["adapters"]) if isinstance(data.get("adapters"), Mapping) else []
         self.output = ""
         """The field of a model's output that losses take by default, empty for all of it."""
+        self.mask = ""
+        """The wire of what counts in outputs, empty where all of them does."""
 
     def calls(self, value: Any, path: Path, supplied: Sequence[str] = (), *, kind: type | None = None) -> bool:
         """Locate and bind every call in ``value``; whether all is well. ``kind`` is what the outermost is to make."""
@@ -252,14 +254,21 @@ class WireBinder:
             if value is None and key not in takes.optional_wires:
                 value = self._default(key)
             if value is None:
-                if key in spec.extra or key not in takes.optional_wires:
+                if key not in takes.optional_wires:
                     hint = f"write `{key}: MODEL.path`, `{key}: adapters.NAME` or `{key}: batch.NAME`"
                     if key in DEFAULTS and key not in spec.extra:
                         hint = f"there is no model {DEFAULTS[key].split('.')[0]!r}: {hint}"
                     self.validator.report(where, f"{title} needs a wire for {key!r}", hint)
             elif (wired := self.wired(value, where)) is not None:
                 wires[key] = wired
+        if self.mask and "mask" in takes.optional_wires and "mask" not in spec.extra and self._of_outputs(wires):
+            wires["mask"] = parse_wire(self.mask, self.models)
         return wires
+
+    def _of_outputs(self, wires: Mapping[str, Wired]) -> bool:
+        """Whether all that a loss compares is what the task scores of models' outputs."""
+        scored = [wire.tap == Tap("") and wire.fields == (self.output,) for wire in flat(wires.values())]
+        return bool(scored) and all(scored)
 
     def wired(self, value: Any, path: Path) -> Wired | None:
         """A wire or a list of wires, which a group in it makes longer."""

@@ -56,7 +56,7 @@ class Planner:
         self._import(spec.imports)
         task = None if "task" in lost else self._task(spec.task)
         if task is not None:
-            self.binder.output = task.output
+            self.binder.output, self.binder.mask = task.output, task.mask
             self.binder.builder.run_names = [*RUN_NAMES, *task.run_values]
         data = None if "data" in lost else planned_data(self.binder, task, spec.data, ("data",))
         if "models" in lost:

@@ -45,9 +45,15 @@ ORDER_SAMPLES = 64
 class Data:
     """The data of an experiment, each ``data:`` value read once, and told of once."""
 
-    def __init__(self, plan: Plan, policy: Policy, reporter: Reporter, *, whole: bool = False) -> None:
-        """Read with ``plan``; ``whole``: every file from end to end before anything else, however many there are."""
+    def __init__(
+        self, plan: Plan, policy: Policy, reporter: Reporter, *, whole: bool = False, scored: bool = False
+    ) -> None:
+        """Read with ``plan``; ``whole``: every file from end to end before anything else, however many there are.
+
+        ``scored``: only the split that a finished student is scored on is looked at.
+        """
         self._plan, self._policy, self._reporter, self._whole = plan, policy, reporter, whole
+        self._scored = scored
         self._read: list[tuple[Any, Any, Splits]] = []
 
     def get(self, spec: Any) -> tuple[Any, Splits]:
@@ -58,6 +64,7 @@ class Data:
         built = build_fields(spec, Builder(self._policy, {}, self._reporter.debug))
         with main_first():
             splits = self._plan.task.load(built, seed=self._plan.seed, inputs=self._plan.inputs)
+            splits = splits.scored() if self._scored else splits
         run_on_rank_zero(lambda: self._screen(splits))
         self._read.append((spec, built, splits))
         for line in () if self._reporter.silent else splits.describe():
@@ -67,7 +74,8 @@ class Data:
     def _screen(self, splits: Splits) -> None:
         """KDError where files cannot be read, all of them named, or the data are not fit to train on."""
         splits.screen(whole=self._whole)
-        self._plan.task.check_splits(splits)
+        if not self._scored:
+            self._plan.task.check_splits(splits)
 
     def close(self) -> None:
         """End what reads samples."""

@@ -43,6 +43,10 @@ class DataSpec(ImageDataSpec):
 
     eval_crop: Annotated[float, Field(gt=0, le=1)] = EVALUATION_CROP
     """Share of the resized image that the centre crop of evaluation keeps. With 1 the shorter side becomes `size`."""
+    mean: ChannelMeans | None = None
+    """Means of the channels, in [0, 1], for models whose `input` has none."""
+    std: ChannelStds | None = None
+    """Standard deviations of the channels, for models whose `input` has none."""
 
     @field_validator("augment")
     @classmethod

@@ -51,9 +51,9 @@ class DetectionMetrics(Metrics):
     """COCO's twelve figures in percent, for boxes and, where the targets have them, masks and keypoints.
 
     They are what pycocotools prints. ``ap`` and its kin are means over the classes that the truth has, ``ap/NAME`` is
-    that of one class; NaN where there is nothing to find. Figures of a size that no object has are left out. Where ``info`` has no classes, those of the truth count.
-    Whatever the batches and processes were, images count once each and in the order of their rows, which decides
-    between equal scores.
+    that of one class; NaN where there is nothing to find. Figures of a size that no object has are left out. Where
+    ``info`` has no classes, those of the truth count. Whatever the batches and processes were, images count once each
+    and in the order of their rows, which decides between equal scores.
 
     Source: https://cocodataset.org/#detection-eval.
     """
@@ -145,7 +145,7 @@ def check_detections(
             raise KDError(f"detections have a tensor {key!r}; the model returned {has}", hint=hint)
         if tuple(value.shape) != shape:
             raise KDError(f"{key!r} of an image's detections is a tensor {shape}, not {tuple(value.shape)}")
-        if not value.isfinite().all():  # pycocotools takes a box that is NaN for a perfect match
+        if key != "masks" and not value.isfinite().all():  # pycocotools takes a box that is NaN for a perfect match
             raise KDError(f"{key!r} of an image's detections has values that are not finite")
     labels = detections["labels"]
     if num_classes and count and not 1 <= int(labels.min()) <= int(labels.max()) < num_classes:
@@ -159,16 +159,16 @@ def on_cpu(objects: Mapping[str, Tensor], keys: Sequence[str]) -> Objects:
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor's values, those of floats as float32: numpy has no bf16."""
+    """A copy of a tensor's values, those of floats as float32: numpy has no bf16."""
     tensor = tensor.detach().cpu()
-    return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy().copy()
 
 
 def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     """Masks (n, H, W), or (n, 1, H, W) in [0, 1] of which more than a half is inside, in COCO's run lengths."""
     masks = masks.detach().flatten(0, -3)
-    if masks.device.type != "cpu":
-        masks = masks > 0.5  # a quarter of what is to be copied
+    if masks.device.type != "cpu" or masks.dtype == torch.bfloat16:
+        masks = masks > 0.5  # a quarter of what is to be copied, and numpy has no bfloat16
     inside = np.empty(masks.shape[1:], bool)
     return [run_length(np.greater(mask, 0.5, out=inside)) for mask in masks.cpu().numpy()]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from kd_core.config.schema import StrictModel, StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
@@ -119,9 +120,21 @@ class ObjectDetection(Task):
                 hint = f"write `data: {{{key}: true}}`"
                 raise KDError(f"{type(model).__name__} finds {key}, and the data are read without", hint=hint)
 
+    def lighten(self, model: nn.Module) -> None:
+        """Scale images to a tenth or so: what scaled them alike still does, and what did not does not."""
+        transform = getattr(model, "transform", None)
+        if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
+            transform.min_size = tuple(map(_lightened, transform.min_size))
+            transform.max_size = _lightened(transform.max_size)
+
     def check_structure(self, model: nn.Module, wants: Any, data: DataSpec) -> None:
         """The same."""
         self.check_model(model, wants, data)
+
+
+def _lightened(side: int) -> int:
+    """A side of an image in pixels, what is above 96 a sixteenth of it."""
+    return min(side, 96) + max(side - 96, 0) // 16
 
 
 def with_total(losses: Any, model: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from kd_core.data.packed import Packed
 from kd_core.errors import KDError
 from kd_vision.detection.data.categories import NOWHERE, Categories
 from kd_vision.detection.data.columns import UNNAMED, EntryColumns, integer_of
-from kd_vision.detection.data.json_stream import decoded, read_mapping
+from kd_vision.detection.data.json_stream import Taken, decoded, read_mapping
 from kd_vision.detection.data.shape_columns import ShapeList
 from kd_vision.detection.data.sources import Faults
 from kd_vision.detection.data.table import (
@@ -103,7 +103,7 @@ def read_file(path: Path, *, masks: bool, keypoints: bool) -> AnnotationFile:
         rest = read_mapping(text, {"images": images.add, "annotations": entries.add})
     except (ValueError, RecursionError) as error:
         raise KDError(f"{path}: is not JSON: {error}") from error
-    if rest is None or not all(isinstance(rest.get(key), int) for key in ("images", "annotations")):
+    if rest is None or not all(isinstance(rest.get(key), Taken) for key in ("images", "annotations")):
         raise KDError(f"{path}: has other content: {FORM}")
     try:
         by_id, names, skeleton = _categories(rest.get("categories"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 
 from kd_core.data.sources import Parts
@@ -10,27 +11,46 @@ from kd_core.errors import KDError
 from kd_core.files import user_path
 from kd_vision.detection.data.annotations import AnnotationFile, boxes_of, read_file
 from kd_vision.detection.data.categories import COCO, COCO_BY_ID, PERSON, Categories
+from kd_vision.detection.data.late import LateBoxes
 from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
+from kd_vision.detection.data.table import FileBoxes
 
 SITE = "https://cocodataset.org/#download"
 
 
-def read_coco2017(root: Path, masks: bool, keypoints: bool) -> Parts[BoxSubset]:
-    """``train2017`` and ``val2017`` of a folder that holds ``annotations`` too; there is no download."""
-    parts, places = {}, {}
-    for split in ("train2017", "val2017"):
-        kind = "person_keypoints" if keypoints else "instances"
-        folder, path = root / split, root / "annotations" / f"{kind}_{split}.json"
-        for needed, there in ((folder, folder.is_dir()), (path, path.is_file())):
-            if not there:
-                layout = "data.root is the folder that holds train2017, val2017 and annotations"
-                raise KDError(f"there is no {needed}: {layout}", hint=f"they are at {SITE}")
-        file = read_file(path, masks=masks, keypoints=keypoints)
-        _check_is_coco(file)
-        parts[split] = BoxSubset(boxes_of(file, folder, PERSON if keypoints else COCO, lenient=True))
-        places[split] = str(folder)
-    named = {"train": places["train2017"], "val": places["val2017"]}
-    return Parts(parts["train2017"], parts["val2017"], None, (PERSON if keypoints else COCO).names, named)
+def read_coco2017(root: Path, masks: bool, keypoints: bool, skip: bool) -> Parts[BoxSubset]:
+    """``train2017`` and ``val2017`` of a folder that holds ``annotations`` too; there is no download.
+
+    Each is read when it is first asked for: scoring needs no training images.
+    """
+    categories = PERSON if keypoints else COCO
+    kind = "person_keypoints" if keypoints else "instances"
+    paths = {split: root / "annotations" / f"{kind}_{split}2017.json" for split in ("train", "val")}
+    train, val = (
+        BoxSubset(LateBoxes(partial(_read_split, path, root / f"{split}2017", masks), categories, str(path), skip=skip))
+        for split, path in paths.items()
+    )
+    places = {split: str(root / f"{split}2017") for split in paths}
+    return Parts(train, val, None, categories.names, places)
+
+
+def _read_split(path: Path, folder: Path, masks: bool) -> FileBoxes:
+    """The images in ``folder`` with the annotations in ``path``; KDError where either is not there."""
+    for needed, there in ((folder, folder.is_dir()), (path, path.is_file())):
+        if not there:
+            layout = "data.root is the folder that holds train2017, val2017 and annotations"
+            raise KDError(f"there is no {needed}: {layout}", hint=f"they are at {SITE}")
+    state = path.stat()
+    return _read_as_it_is(path, folder, masks, state.st_mtime_ns, state.st_size, folder.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read_as_it_is(path: Path, folder: Path, masks: bool, *_changed: int) -> FileBoxes:
+    """The same, kept: a run reads its data twice, to check the config and to train, and COCO takes 15 s each time."""
+    keypoints = path.name.startswith("person_keypoints")
+    file = read_file(path, masks=masks, keypoints=keypoints)
+    _check_is_coco(file)
+    return boxes_of(file, folder, PERSON if keypoints else COCO, lenient=True)
 
 
 def _check_is_coco(file: AnnotationFile) -> None:

@@ -13,6 +13,10 @@ Take = Callable[[int, Any], None]
 """Is given an item of a list, and before it its place there."""
 
 
+class Taken(int):
+    """In place of a list whose items were handed over: how many there were."""
+
+
 def decoded(content: bytes) -> str:
     """The text of a JSON file, of whatever encoding; UnicodeDecodeError, a ValueError, where it has none."""
     return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
@@ -21,7 +25,7 @@ def decoded(content: bytes) -> str:
 def read_mapping(text: str, lists: Mapping[str, Take]) -> dict[str, Any] | None:
     """The mapping in a JSON text; the items of the ``lists`` that it has by these names go to functions instead.
 
-    A list that was taken has its length as its value. None where the text is another value than a mapping, ValueError
+    Such a list has :class:`Taken` as its value. None where the text is another value than a mapping, ValueError
     where it is not JSON.
     """
     scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
@@ -39,7 +43,8 @@ def read_mapping(text: str, lists: Mapping[str, Take]) -> dict[str, Any] | None:
         if key in lists and key in mapping:
             raise ValueError(f"there are two lists {key!r}")
         if key in lists and text[place : place + 1] == "[":
-            mapping[key], place = _take(scan, text, place + 1, lists[key])
+            number, place = _take(scan, text, place + 1, lists[key])
+            mapping[key] = Taken(number)
         else:
             mapping[key], place = _value(scan, text, place)
         if (comma := NEXT.match(text, place)) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -156,12 +156,24 @@ class BoxSubset:
 
     boxes: Boxes
     chosen: NDArray[np.int64] | None = None
-    emptied: int = field(default=0, compare=False)
-    """Images that :meth:`with_objects` left out."""
+    objects_only: bool = False
+    """Leave out the images that have nothing to train on."""
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """(N,) the rows."""
+        """(N,) the rows; KDError where none of them has anything to train on, and that is asked for."""
+        rows = self._candidates
+        if not self.objects_only:
+            return rows
+        there = self.boxes.trainable(rows)
+        if not there.any():
+            message = f"{self.boxes.faults.place}: no image has a box to train on"
+            raise KDError(message, hint="`data.empty_images: true` trains on images without any", path="data")
+        return rows[there]
+
+    @property
+    def _candidates(self) -> NDArray[np.int64]:
+        """The rows, those included that have nothing to train on."""
         return np.arange(len(self.boxes)) if self.chosen is None else self.chosen
 
     def __len__(self) -> int:
@@ -196,15 +208,11 @@ class BoxSubset:
 
     def take(self, positions: Tensor) -> BoxSubset:
         """Those at some positions."""
-        return replace(self, chosen=self.rows[positions.numpy()])
+        return BoxSubset(self.boxes, self.rows[positions.numpy()])
 
     def with_objects(self) -> BoxSubset:
-        """The images that have anything to train on; KDError where none has."""
-        there = self.boxes.trainable(self.rows)
-        if not there.any():
-            message = f"{self.boxes.faults.place}: no image has a box to train on"
-            raise KDError(message, hint="`data.empty_images: true` trains on images without any", path="data")
-        return replace(self, chosen=self.rows[there], emptied=self.emptied + int((~there).sum()))
+        """The images that have anything to train on."""
+        return replace(self, objects_only=True)
 
     @cached_property
     def class_counts(self) -> dict[str, int]:
@@ -226,8 +234,9 @@ class BoxSubset:
         text = f"{_counted(len(labels), 'box', 'boxes')}"
         text += f": {counts_text(self._by_class(labels))}" if len(labels) else ""
         text += f"; {_counted(empty, 'image', 'images')} without a box" if empty else ""
-        left = f"; {_counted(self.emptied, 'image', 'images')} without a box to train on left out"
-        return [Note(text + (left if self.emptied else "")), *self.boxes.notes(self.rows)]
+        if left := len(self._candidates) - len(self):
+            text += f"; {_counted(left, 'image', 'images')} without a box to train on left out"
+        return [Note(text), *self.boxes.notes(self.rows)]
 
 
 def _counted(number: int, one: str, many: str) -> str:
@@ -263,10 +272,10 @@ class BoxSource(Source[BoxSubset]):
 
     ``categories`` is None where only an option ``classes``, or reading, tells. ``min_size`` is the pixels of the
     shorter side that the models of torchvision scale images to. What ``read`` takes
-    of :attr:`place` says whether there are masks and keypoints.
+    of :attr:`place` says whether there are masks and keypoints; ``skip`` is for data that are read late.
     """
 
-    place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints")
+    place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints", "skip")
 
     categories: Categories | None = None
     keypoint_categories: Categories | None = None

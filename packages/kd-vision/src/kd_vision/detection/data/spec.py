@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -26,6 +26,9 @@ class DataSpec(ImageDataSpec):
 
     sources: ClassVar[Registry[Any]] = SOURCES
 
+    on_error: Literal["stop", "skip"] = "stop"
+    """What faults of annotations and images do: `stop` the run before it begins, or `skip`: the annotations and images
+    are left out. Both name them."""
     masks: bool = False
     """Read the shapes of the objects, for models that predict masks."""
     keypoints: bool = False
@@ -53,9 +56,6 @@ class DataSpec(ImageDataSpec):
         for key in ("masks", "keypoints"):
             if source is not None and getattr(self, key) and key not in source.takes:
                 raise ValueError(KDError(f"the data set {self.name!r} has no {key}", path=key))
-        for key in ("mean", "std"):
-            if getattr(self, key) is not None:
-                raise ValueError(KDError("the models of detection normalise images themselves", path=key))
         return self
 
     def read(self) -> Parts[BoxSubset]:
@@ -65,6 +65,7 @@ class DataSpec(ImageDataSpec):
             download=self.download,
             masks=self.masks,
             keypoints=self.keypoints,
+            skip=self.on_error == "skip",
             options=self.options,
         )
         return checked(parts, skip=self.on_error == "skip")
@@ -85,10 +86,7 @@ def info_of(data: DataSpec, parts: Parts[BoxSubset] | None = None) -> DetectionI
 
 
 def with_objects(parts: Parts[BoxSubset], data: DataSpec) -> Parts[BoxSubset]:
-    """The splits of a run without the training images that have nothing to train on, unless the config keeps them.
-
-    KDError where none is left.
-    """
+    """The splits of a run without the training images that have nothing to train on, unless the config keeps them."""
     if data.empty_images or parts.train is None:
         return parts
     return replace(parts, train=parts.train.with_objects())

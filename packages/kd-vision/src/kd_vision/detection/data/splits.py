@@ -186,7 +186,7 @@ class BoxReader(SampleReader[Read, list[Read]]):
             target["masks"] = torch.from_numpy(np.ascontiguousarray(sample.masks))
         if sample.keypoints is not None:
             target["keypoints"] = sample.keypoints.astype(np.float32)
-        return torch.from_numpy(np.asarray(sample.image).transpose(2, 0, 1).copy()), target, row
+        return planes(sample.image), target, row
 
     def name(self, position: int) -> str:
         """``image 000000000139``."""
@@ -218,6 +218,17 @@ class BoxReader(SampleReader[Read, list[Read]]):
             keypoints,
             self.mirror,
         )
+
+
+def planes(image: Image) -> Tensor:
+    """An RGB image as uint8 (3, H, W).
+
+    Pillow packs one channel after the other into it: half the time of turning an array (H, W, 3) about.
+    """
+    pixels = torch.empty(3, image.height, image.width, dtype=torch.uint8)
+    for plane, channel in zip(pixels.view(3, -1).numpy(), "RGB", strict=True):
+        plane[:] = np.frombuffer(image.tobytes("raw", channel), np.uint8)
+    return pixels
 
 
 def drawn(image: Image, annotated: Annotated) -> NDArray[np.uint8]:
