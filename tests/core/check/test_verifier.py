@@ -35,6 +35,8 @@ def test_wires_are_followed_where_the_task_is_not_known(planned: Planned) -> Non
     plan = planned("stages.distill.losses.kd.teacher=teacher.99")
     (problem,), _ = said(replace(plan, task=None), whole=False)
     assert problem[0] == "stages.distill.losses.kd.teacher"
+
+
 def test_a_task_that_there_is_not_is_said() -> None:
     text = "{task: nothing, models: {student: !call:torch.nn.Linear [3, 2]}, stages: {a: {epochs: 1, batch_size: 2}}}"
     with pytest.raises(KDError, match="there is no task 'nothing'"):
