@@ -186,7 +186,8 @@ def measured() -> list[dict[str, str]]:
     found = []
     for images in MEASURED:
         rows = [line.split("|") for part in parts if part.startswith(images) for line in part.splitlines()]
-        found.append({row[1].strip(): row[4].strip() for row in rows if len(row) > 6})
+        table = [row for row in rows if len(row) > 6]
+        found.append({row[1].strip(): row[4].strip() for row in table[2:]})  # behind the header and its line
     return found
 
 
