@@ -129,8 +129,8 @@ class ForwardWrapper(ModelWrapper):
 
     With ``early_stop``, where no tap asks for the model's output, that is None and a pass ends at its deepest tap. It
     runs in full the first time in each mode of the module, in compiled code, under DDP, and where a tap counts calls
-    from the end or takes all of them. With ``spare`` it runs in full, too, where a module in training mode comes after
-    that tap: its statistics move with each batch.
+    from the end or takes all of them. With ``spare`` it runs in full, too, where a module in training mode that has
+    parameters or buffers comes after that tap, whose statistics may move, or where random numbers are drawn there.
     """
 
     def __init__(
@@ -240,13 +240,14 @@ class ForwardWrapper(ModelWrapper):
 
     @contextmanager
     def _watched(self, mode: Mode) -> Iterator[None]:
-        """See in a full pass whether a module in training mode begins, or numbers are drawn, after the deepest tap."""
+        """See in a full pass whether a module that may move begins, or numbers are drawn, after the deepest tap."""
         idle = True
         self._now.drawn = _random_states()
 
         def beginning(module: nn.Module, args: Any) -> None:
             nonlocal idle
-            idle = idle and not (module.training and all(len(point.calls) >= point.needed for point in self._places))
+            moves = module.training and (module._parameters or module._buffers)  # what has neither may draw, seen below
+            idle = idle and not (moves and all(len(point.calls) >= point.needed for point in self._places))
 
         handle = register_module_forward_pre_hook(beginning)
         try:
