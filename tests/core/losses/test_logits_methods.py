@@ -65,6 +65,16 @@ def test_a_label_that_is_no_class_is_an_error(name: str) -> None:
         LOSSES.get(name)(logits(2, 3), logits(2, 3), torch.ones(2, 3) / 3)
 
 
+def test_dkd_takes_the_classes_in_any_dimension() -> None:
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 5, 4, generator=random) for _ in range(2))
+    target = torch.tensor([[0, 1, -100, 4], [-100, -100, 2, 3]])
+    last = dkd(student.movedim(1, -1), teacher.movedim(1, -1), target, dim=-1)
+    assert torch.equal(last, dkd(student, teacher, target))
+    with pytest.raises(KDError, match="have no dimension 3"):
+        dkd(student, teacher, target, dim=3)
+
+
 def test_dkd_is_kd_where_the_teacher_weights_the_other_classes() -> None:
     student, teacher, target = logits(1, 5), logits(1, 5, seed=1), torch.tensor([2])
     beta = 1 - (teacher / 3.0).softmax(1)[0, 2].item()

@@ -11,7 +11,7 @@ from kd_core.losses.closed_form import LIMITS, Gradients, first_order, log_ratio
 from kd_core.losses.labelled import Rows, against_rest, at, binary_divergence, chosen, enough_classes, labelled_rows
 from kd_core.losses.reduction import labelled, mean_over
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import LOW, divergence
+from kd_core.losses.tensors import LOW, divergence, same_shape
 from kd_core.ranges import PositiveFloat
 
 SINGLE = "the label's class has a single class beside it, whose share among the others is always 1"
@@ -29,17 +29,21 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: PositiveFloat = 4.0,
+    dim: int = 1,
     standardize: bool = False,
 ) -> Tensor:
     """``kd`` decoupled: the divergence of the label's class from all others, and that among the others.
 
-    student, teacher (B, C) or (B, C, ...) logits; target (B,) or (B, ...) labels, -100 for unlabelled -> scalar:
-    ``temperature`` squared times ``alpha`` times the target-class and ``beta`` times the non-target-class term, the
-    mean over what is labelled, 0 where nothing is. ``standardize`` as in ``kd``. KDError where shapes do not fit, a
-    label is not below C, there are less than three classes, or the temperature is not above 0.
+    student, teacher (B, C) or (B, C, ...) logits, or with ``dim`` those whose classes are in another dimension; target
+    in that shape without ``dim``, labels, -100 for unlabelled -> scalar: ``temperature`` squared times ``alpha`` times
+    the target-class and ``beta`` times the non-target-class term, the mean over what is labelled, 0 where nothing is.
+    ``standardize`` as in ``kd``. KDError where shapes do not fit, a label is not below C, there are less than three
+    classes, or the temperature is not above 0.
     Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, eq. 7 (arXiv 2203.08679); checked against
     megvii-research/mdistiller.
     """
+    if dim != 1:
+        student, teacher = (logits.movedim(dim, 1) for logits in same_shape(student, teacher, dim=dim))
     enough_classes("dkd", student, 3, SINGLE)
     rows = labelled_rows(student, teacher, target, standardize=standardize, as_they_are=True)
     return decoupled(rows, alpha, beta, temperature)
