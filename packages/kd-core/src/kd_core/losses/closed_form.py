@@ -46,6 +46,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        """KDError."""
         raise KDError(
             "a loss whose gradient is written out has no gradient of that gradient",
             hint="give it inputs that a penalty on gradients does not reach, or take a loss of torch",
