@@ -11,6 +11,7 @@ from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
+from kd_core.adapters.importance import confidence, valuable_region
 from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
@@ -30,6 +31,7 @@ __all__ = [
     "byot_branch",
     "channel_embedding",
     "class_maps",
+    "confidence",
     "connector",
     "decoded_boxes",
     "denoiser",
@@ -58,4 +60,5 @@ __all__ = [
     "teacher_embeddings",
     "translator",
     "validate_adapter",
+    "valuable_region",
 ]
