@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from compare import WEIGHTS, goldens, gradients_near, near, tensor
+from recipes import weigh
 from torch import nn
 
 from kd_core.adapters import denoiser, pool, simkd_projector
 from kd_core.losses import cross_entropy, kd, mse
 
-HERE = Path(__file__).parent
-SHARED = runpy.run_path(str(HERE / "test_methods.py"))
-goldens, near, tensor, weigh = (SHARED[name] for name in ("goldens", "near", "tensor", "weigh"))
 
-
-@pytest.mark.parametrize("golden", goldens("simkd"))
+@pytest.mark.parametrize("golden", goldens("methods/simkd"))
 def test_simkd_equals_its_reference(golden: dict[str, Any]) -> None:
     given = {name: tensor(recipe) for name, recipe in golden["inputs"].items()}
     student, teacher = given["student"], given["teacher"]
     projector = simkd_projector([student], teacher, None, factor=golden["factor"]).double()
     classifier = nn.Linear(teacher.shape[1], 3).double()
-    weigh(projector, 400)
+    weigh(projector, WEIGHTS)
     weigh(classifier, 500)
     projected = projector(student)
     value = mse(projected, pool([teacher], projected, None)(teacher))
@@ -33,11 +29,10 @@ def test_simkd_equals_its_reference(golden: dict[str, Any]) -> None:
     near(classifier(pool([projected], None, None)(projected)), golden["logits"])
     for name, gradient in golden["gradients"].items():
         near(given[name].grad, gradient)
-    for parameter, gradient in zip(projector.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(projector.parameters(), golden["of_weights"])
 
 
-@pytest.mark.parametrize("golden", goldens("cs_kd"))
+@pytest.mark.parametrize("golden", goldens("methods/cs_kd"))
 def test_cs_kd_equals_its_reference(golden: dict[str, Any]) -> None:
     given = {name: tensor(recipe) for name, recipe in golden["inputs"].items()}
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, golden["classes"])).double()
@@ -49,13 +44,12 @@ def test_cs_kd_equals_its_reference(golden: dict[str, Any]) -> None:
     value.backward()
     assert value.item() == pytest.approx(golden["value"], rel=1e-9)
     near(given["student"].grad, golden["gradients"]["student"])
-    for parameter, gradient in zip(network.parameters(), golden["of_weights"], strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(network.parameters(), golden["of_weights"])
     for buffer, values in zip(network.buffers(), golden["buffers"], strict=True):
         near(buffer.double(), values)
 
 
-@pytest.mark.parametrize("golden", goldens("diffkd"))
+@pytest.mark.parametrize("golden", goldens("methods/diffkd"))
 def test_diffkd_equals_its_reference(golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: tensor(recipe) for name, recipe in golden["inputs"].items()}
     module = denoiser([given["student"], given["teacher"]], None, None, **golden["options"]).double().train()
@@ -77,5 +71,4 @@ def test_diffkd_equals_its_reference(golden: dict[str, Any], monkeypatch: pytest
     for name, gradient in golden["gradients"].items():
         near(given[name].grad, gradient)
     learned = [parameter for name, parameter in module.named_parameters() if "predictor.steps" not in name]
-    for parameter, gradient in zip(learned, golden["of_weights"].values(), strict=True):
-        near(parameter.grad, gradient)
+    gradients_near(learned, golden["of_weights"].values())

@@ -15,7 +15,9 @@ from kd_core.check.models import DryModels
 from kd_core.config import Policy, loads
 from kd_core.errors import KDError, Unverified
 from kd_core.evaluation import evaluate
-from kd_core.experiment import Experiment
+from kd_core.experiment import Experiment, resume
+from kd_core.observers import OBSERVERS, Observer, StepEvent
+from kd_core.runs.stop import Stopped
 
 CONFIG = """
 task: image_classification
@@ -146,3 +148,30 @@ def test_edits_on_data_whose_shape_only_reading_tells_are_left_to_the_run(monkey
 
     monkeypatch.setattr(type(experiment.plan.task), "dummy_batch", unknown)
     assert any("the shape is not known" in line for line in experiment.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simkd", "norm", "dot", "cs_kd", "diffkd"])
+def test_a_method_that_is_resumed_ends_in_the_same_bytes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopper(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            if event.total == stops_at:
+                raise Stopped("here", 15)
+
+    def trained(folder: str, *overrides: str) -> None:
+        text = CONFIG.replace("STUDENT", "{arch: cnn, width: 4}").replace("METHOD", f"method: {name}")
+        text = text.replace("TEACHER", "{arch: cnn, width: 6, weights: null}").replace("steps: 2", "epochs: 2")
+        Experiment.planned(loads(text, overrides=overrides), Policy()).train(tmp_path / folder)
+
+    stops_at = 3
+    monkeypatch.setitem(OBSERVERS._items, "stopper", Stopper)
+    trained("whole")
+    with pytest.raises(Stopped):
+        trained("cut", "observers={stopper: {}}")
+    stops_at = 0
+    resume(tmp_path / "cut")
+    whole = weights(tmp_path / "whole")
+    for key, value in weights(tmp_path / "cut").items():
+        assert torch.equal(value, whole[key])
