@@ -140,8 +140,9 @@ def write_executorch(module: nn.Module, example: Example, file: Path, metadata: 
 
     Its memory is planned for batches of up to ``example.most`` samples, of which it is traced with so many.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
 
     most = example.most
     rows = torch.arange(most)
@@ -155,8 +156,8 @@ def write_executorch(module: nn.Module, example: Example, file: Path, metadata: 
 
 def open_executorch(file: Path) -> Run:
     """Run a .pte program with ExecuTorch's runtime."""
-    from executorch.runtime import Runtime
-
+    with quiet():
+        from executorch.runtime import Runtime
     method = Runtime.get().load_program(file).load_method("forward")
     return lambda tensors: method.execute(list(tensors))[0].clone()
 
