@@ -85,13 +85,9 @@ def reference(options: argparse.Namespace) -> tuple[float, float]:
     )
     rows = [row for row in Boxes(options.root, "train2017") if len(row[1]["boxes"])][:40]
     random.seed(0)
+    images_and_boxes: Any = Training(options.root, rows)
     loader = DataLoader(
-        Training(options.root, rows),
-        options.batch,
-        True,
-        num_workers=options.workers,
-        collate_fn=lists,
-        drop_last=True,
+        images_and_boxes, options.batch, True, num_workers=options.workers, collate_fn=lists, drop_last=True
     )
     optimizer = torch.optim.SGD(model.parameters(), 0.001, 0.9, weight_decay=1e-4)
     model.train()
@@ -120,7 +116,8 @@ def scoring(model: Any, options: argparse.Namespace) -> float:
     started = time.perf_counter()
     truth = COCO(str(options.root / "annotations" / "instances_val2017.json"))
     rows = list(Boxes(options.root, "val2017"))
-    loader = DataLoader(Training(options.root, rows, flip=0), 1, num_workers=options.workers, collate_fn=lists)
+    images_and_boxes: Any = Training(options.root, rows, flip=0)
+    loader = DataLoader(images_and_boxes, 1, num_workers=options.workers, collate_fn=lists)
     found: list[dict[str, Any]] = []
     with torch.inference_mode():
         for images, targets in loader:

@@ -58,7 +58,7 @@ def test_an_edit_trains_what_the_config_says() -> None:
         detector: Any = MODELS.get("torchvision.fasterrcnn_resnet50_fpn")(norm="frozen", norm_eps=0.0)
     keys = list(detector.state_dict())
     frozen = ["backbone.body.layer[234]*", "backbone.fpn", "rpn", "roi_heads"]
-    edits = [{"replace": "backbone.body.layer1", "with": None}, {"freeze": frozen}]
+    edits: list[dict[str, Any]] = [{"replace": "backbone.body.layer1", "with": None}, {"freeze": frozen}]
     apply_edits(detector, edits, lambda value: Bottleneck(channels=3))
     trained = {name.rpartition(".")[0] for name, value in detector.named_parameters() if value.requires_grad}
     assert all(name.startswith(("backbone.body.conv1", "backbone.body.layer1.")) for name in trained)

@@ -57,7 +57,7 @@ def meta(name: str, **values: Any) -> Any:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_parameter_learns(name: str) -> None:
-    model = MODELS.get(name)(**CASES[name]).train()
+    model: Any = MODELS.get(name)(**CASES[name]).train()
     losses = model(IMAGES, targets())
     sum(losses.values()).backward()
     assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
@@ -67,7 +67,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_weights_are_a_function_of_the_seed_and_carry_all_that_an_output_depends_on(name: str) -> None:
-    models = []
+    models: list[Any] = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         models.append(MODELS.get(name)(**CASES[name]).eval())
@@ -84,7 +84,7 @@ def test_weights_are_a_function_of_the_seed_and_carry_all_that_an_output_depends
 @pytest.mark.parametrize("name", CASES)
 def test_levels_are_landmarks_and_a_pass_stops_at_them(name: str) -> None:
     """The finest first; none is missing, and no head runs where nothing else is asked for."""
-    model = MODELS.get(name)(**CASES[name]).eval()
+    model: Any = MODELS.get(name)(**CASES[name]).eval()
     wrapper = ForwardWrapper(model, [Tap("@features")], early_stop=True)
     with torch.no_grad():
         first = wrapper(IMAGES).at[Tap("@features")]
@@ -198,7 +198,7 @@ def test_frozen_norms_keep_what_the_batch_norms_held(monkeypatch: pytest.MonkeyP
         value.data.uniform_(0.5, 1.5)
     monkeypatch.setattr("kd_vision.detection.backbones.state_of", lambda backbone, weights: trained.state_dict())
     values = {"backbone": "mobilenet_v3_small", "norm": "frozen", "pyramid_channels": 8, "box_channels": 8}
-    model = MODELS.get("faster_rcnn")(**values, weights_backbone="IMAGENET1K_V1").train()
+    model: Any = MODELS.get("faster_rcnn")(**values, weights_backbone="IMAGENET1K_V1").train()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         found = model.backbone.body(images)["3"]

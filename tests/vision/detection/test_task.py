@@ -13,17 +13,18 @@ from kd_vision.detection.task import ObjectDetection
 
 
 def test_a_check_scales_images_to_less_and_keeps_what_differs() -> None:
+    models: list[Any]
     with torch.device("meta"):
-        large, small, tiny, fixed = (
+        models = [
             MODELS.get("torchvision.retinanet_resnet50_fpn")(),
             MODELS.get("retinanet")(min_size=320, max_size=640),
             MODELS.get("retinanet")(backbone="cnn", min_size=64, max_size=96),
             MODELS.get("ssdlite")(size=320),
-        )
+        ]
     sizes: list[tuple[Any, Any]] = []
-    for model in (large, small, tiny, fixed):
+    for model in models:
         ObjectDetection().lighten(model)
         sizes.append((model.transform.min_size, model.transform.max_size))
     assert sizes[:3] == [((140,), 173), ((110,), 130), ((64,), 96)]
-    assert fixed.transform.fixed_size == (320, 320)
+    assert models[-1].transform.fixed_size == (320, 320)
     ObjectDetection().lighten(nn.Identity())

@@ -34,7 +34,7 @@ class _WarmUp(LRScheduler):
         step = self.last_epoch
         risen = 1.0 if step >= self.warm_up else self.start + (1 - self.start) * step / self.warm_up
         factor = risen * self.fallen(step // self.steps_per_epoch)
-        return [rate * factor for rate in self.base_lrs]
+        return [float(rate) * factor for rate in self.base_lrs]
 
     def fallen(self, epoch: int) -> float:
         """What is left of the learning rate in an epoch, counted from 0."""

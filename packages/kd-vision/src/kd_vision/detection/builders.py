@@ -44,7 +44,7 @@ class Pyramid:
 
     def anchors(self, sizes: Sizes | None, ratios: Sequence[float], own: Sequence[Sequence[float]]) -> AnchorGenerator:
         """A generator of anchors of these sizes, ``own`` where there are none; KDError where levels do not match."""
-        each = [list(size) if isinstance(size, (list, tuple)) else [size] for size in (sizes or own)]
+        each: list[list[Any]] = [[*size] if isinstance(size, (list, tuple)) else [size] for size in (sizes or own)]
         if len(each) != len(self.strides):
             message = f"anchor_sizes must have an entry for each of {len(self.strides)} levels, not {len(each)}"
             raise KDError(message, path="anchor_sizes")
@@ -61,7 +61,7 @@ class Pyramid:
 
 def _pyramid(cut: Backbone, stages: Sequence[int], channels: int, extra: nn.Module | None) -> BackboneWithFPN:
     layers = {cut.ends[stage]: str(number) for number, stage in enumerate(stages)}
-    return BackboneWithFPN(cut.net, layers, [cut.channels[stage] for stage in stages], channels, extra)  # type: ignore[arg-type]
+    return BackboneWithFPN(cut.net, layers, [cut.channels[stage] for stage in stages], channels, extra)
 
 
 def rcnn_pyramid(
