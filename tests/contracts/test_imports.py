@@ -74,7 +74,9 @@ LAYERS: dict[str, list[str]] = {
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
         *("train", "check", "experiment", "evaluation", "prediction", "deploy", "sweep", "cli", "testing"),
     ],
-    "kd_vision": ["data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "detection", "cli"],
+    "kd_vision": [
+        *("data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "results", "detection", "cli"),
+    ],
     "kd_glue": ["repository", "data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
     "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards", "cli"],

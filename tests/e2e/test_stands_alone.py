@@ -157,6 +157,8 @@ def test_images_in_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = student(files)
     again = kd_core.load(by_itself(run))
     assert torch.equal(again(files), logits)
+    with pytest.raises(KDError, match=r"it holds a student alone: `eval CONFIG --set 'models\.student="):
+        evaluate(again.folder)
     assert again.lineage["models"]["teacher"]["run"] == "teacher"
     assert again.lineage["models"]["teacher"]["lineage"]["student"]["arch"] == "cnn"
     assert str(data.parent) not in (again.folder / "lineage.json").read_text()

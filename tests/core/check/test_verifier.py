@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,12 @@ def said(plan: Plan, *, whole: bool = True) -> tuple[list[tuple[str, str]], list
 
 def test_a_sound_plan_has_no_problems(planned: Planned) -> None:
     assert said(planned()) == ([], [])
+
+
+def test_wires_are_followed_where_the_task_is_not_known(planned: Planned) -> None:
+    plan = planned("stages.distill.losses.kd.teacher=teacher.99")
+    (problem,), _ = said(replace(plan, task=None), whole=False)
+    assert problem[0] == "stages.distill.losses.kd.teacher"
 
 
 def test_a_task_that_there_is_not_is_said() -> None:

@@ -301,4 +301,3 @@ def test_a_regressions_folder(tmp_path: Path) -> None:
     HUB.save(model, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "LABEL_0"})
-    assert (tmp_path / "tokenizer.json").is_file()

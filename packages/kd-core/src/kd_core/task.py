@@ -185,7 +185,11 @@ class Task:
         :meth:`effective_input` and :meth:`preprocessing` gave. It takes one sample or a list of them, and gives a batch
         on ``device``.
         """
-        raise KDError(f"the task {self.name} does not say how its samples are brought to a model")
+
+        def refuse(samples: Any) -> Any:
+            raise KDError(f"the task {self.name} does not say how its samples are brought to a model")
+
+        return refuse
 
     def check_model(self, model: nn.Module, wants: Any, data: Any) -> None:
         """KDError where a built model cannot take the data as its ``Input`` has them."""

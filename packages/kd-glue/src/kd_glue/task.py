@@ -125,6 +125,10 @@ class TextClassification(Task):
         told = {"max_length": wants.max_length or data.max_length, "padding": wants.padding or "longest"}
         return wants.model_copy(update={**told, "tokenizer": ".", "revision": None})
 
+    def preprocessing(self, data: DataSpec) -> dict[str, Any]:
+        """The problem, in the words of transformers."""
+        return {"problem_type": data.kind}
+
     def save_inputs(self, wants: InputSpec, data: DataSpec, folder: Path) -> None:
         """Write the tokenizer."""
         [encoder] = encoders_of(data, {"": wants}).values()

@@ -17,20 +17,40 @@ root_option = click.option("--root", type=click.Path(path_type=Path), help="The 
 
 @click.command()
 @click.argument("target", metavar="RUN")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
+@click.option("--text", "columns", multiple=True, metavar="COLUMN", help="Of tables; two make pairs.  [text]")
 @click.option("--split", metavar="NAME", help="train, val, test or, of MNLI, test_matched, test_mismatched.  [test]")
 @click.option("--out", type=click.Path(path_type=Path), help="A .tsv or .jsonl file.  [tsv on standard output]")
 @root_option
 @config_options
 @json_option
-def predict(target: str, split: str | None, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Predict every text of a split with a run's student.
+def predict(
+    target: str,
+    files: tuple[Path, ...],
+    columns: tuple[str, ...],
+    split: str | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Predict new texts, or every text of a split, with a run's student.
 
-    A row has the text's index, the prediction, and the probability of each class.
+    A FILE has a text a line, - is standard input; of csv, tsv, jsonl, json and parquet the column --text is read. A row
+    of the answer has the text's index, the new text, the prediction, and the probability of each class.
     """
+    if files and (split is not None or options["root"] is not None or options["overrides"]):
+        raise click.UsageError("--split, --root and --set are about the data of the run, and files are named")
+    if (columns and not files) or len(columns) > 2:
+        raise click.UsageError("--text names the column of a FILE, or two")
     with quiet_stdout():
-        from kd_glue.results.predict import predict
+        if files:
+            from kd_glue.results.texts import predict_texts
 
-        predictions = predict(target, split=split, out=out, **options)
+            predictions = predict_texts(target, files, columns=columns or ("text",), out=out, trust=options["trust"])
+        else:
+            from kd_glue.results.predict import predict
+
+            predictions = predict(target, split=split, out=out, **options)
     if as_json:
         facts = {"split": predictions.split, "samples": len(predictions)}
         echo(json_text({**facts, **({"predictions": list(predictions.rows())} if out is None else {"out": out})}))

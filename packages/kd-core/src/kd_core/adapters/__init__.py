@@ -6,6 +6,7 @@ from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.context import global_context
+from kd_core.adapters.diffusion import denoiser
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
@@ -33,6 +34,7 @@ __all__ = [
     "confidence",
     "connector",
     "decoded_boxes",
+    "denoiser",
     "embedding",
     "feature_expansion",
     "fusion",

@@ -107,7 +107,7 @@ def open_torch(file: Path) -> Run:
     """Run a .pt2 archive as PyTorch does."""
     with quiet():
         module = torch.export.load(file).module()
-    return lambda tensors: module(*tensors)  # type: ignore[no-any-return]
+    return lambda tensors: module(*tensors)
 
 
 def write_onnx(module: nn.Module, example: Example, file: Path, metadata: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ def open_executorch(file: Path) -> Run:
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(file).load_method("forward")
-    return lambda tensors: method.execute(list(tensors))[0].clone()  # type: ignore[no-any-return]
+    return lambda tensors: method.execute(list(tensors))[0].clone()
 
 
 FORMATS = {

@@ -124,6 +124,8 @@ class RunFolder:
             hint = f"`train {path}` starts a run" if path.suffix in (".yaml", ".yml") and path.is_file() else None
             if path.is_dir() and any(entry.name in LOCKS or is_leftover(entry) for entry in path.iterdir()):
                 hint = f"a run that was stopped before it began is started again: `train CONFIG --out {path}`"
+            if (path / "model.yaml").is_file():
+                hint = f"it holds a student alone: `eval CONFIG --set 'models.student={{run: {path}}}'` scores it"
             raise KDError(f"{path} {reason}", hint=hint)
         refuse_links(path)
         files = (run.manifest, run.metrics.path, run.log, run.card, run._result, run._pid)

@@ -37,6 +37,7 @@ from kd_core.train.lineage import lineage_of
 from kd_core.train.loop import StageRunner
 from kd_core.train.observers import MetricsWriter, Observers, ProgressReport, built_observers
 from kd_core.train.progress import Progress, RunContext
+from kd_core.train.rebuilt import rebuild_fault
 from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
 from kd_core.train.trial import check_steps
@@ -184,6 +185,8 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
         result = _score_final(context, runner, best)
     state = full_state_dict(student.state_dict())
     run_on_rank_zero(lambda: _export(components, folder, state, stage))
+    if is_main() and (fault := rebuild_fault(components, folder, stage)) is not None:
+        context.warn(f"the student's folder does not stand alone: the model in it {fault}")
     run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,38 +46,53 @@ class Predictions:
     classes: tuple[str, ...]
     index: NDArray[np.int64]
     logits: NDArray[np.float64]
+    texts: Sequence[tuple[str, ...]] = ()
+    """The texts, or pairs of them, where they are no part of a data set."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One mapping a text: ``index``; ``prediction``, the class, the list of classes, or the number; and by class
+        """One mapping a text: ``index``, and ``text``, a pair as a list, where it is held; ``prediction``, the class,
+        the list of classes, or the number; and by class
         the ``probabilities``, which a regression has none of."""
         if self.problem == REGRESSION:
-            for index, number in zip(self.index.tolist(), self.logits[:, 0].tolist(), strict=True):
-                yield {"index": index, "prediction": rounded(number)}
+            for row, number in enumerate(self.logits[:, 0].tolist()):
+                yield {**self._said(row), "prediction": rounded(number)}
             return
         shares = expit(self.logits) if self.problem == MULTI else softmax(self.logits, axis=1)
-        for index, logits, share in zip(self.index.tolist(), self.logits, shares.tolist(), strict=True):
+        for row, (logits, share) in enumerate(zip(self.logits, shares.tolist(), strict=True)):
             told = dict(zip(self.classes, map(rounded, share), strict=True))
             chosen = [name for name, logit in zip(self.classes, logits, strict=True) if logit > 0]
             answer = chosen if self.problem == MULTI else self.classes[logits.argmax()]
-            yield {"index": index, "prediction": answer, "probabilities": told}
+            yield {**self._said(row), "prediction": answer, "probabilities": told}
+
+    def _said(self, row: int) -> dict[str, Any]:
+        """The index of a text, and the text where it is held."""
+        index = {"index": int(self.index[row])}
+        if not self.texts:
+            return index
+        text = self.texts[row]
+        return {**index, "text": text[0] if len(text) == 1 else list(text)}
 
     def jsonl(self) -> str:
         """The rows as JSON objects, one a line."""
         return "".join(json_text(row) + "\n" for row in self.rows())
 
     def tsv(self) -> str:
-        """The rows as tab-separated columns: index, prediction (classes with commas between), and each class."""
+        """The rows as tab-separated columns: index, the texts where they are held, prediction (classes with commas
+        between), and each class."""
         text = io.StringIO()
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
         classes = [] if self.problem == REGRESSION else map(for_cell, self.classes)
-        writer.writerow(["index", "prediction", *classes])
+        width = len(self.texts[0]) if self.texts else 0
+        writer.writerow(["index", *("text", "text_2")[:width], "prediction", *classes])
         for row in self.rows():
             answer = row["prediction"]
             named = ",".join(answer) if isinstance(answer, list) else answer
-            writer.writerow([row["index"], for_cell(named), *row.get("probabilities", {}).values()])
+            texts = [row["text"]] if isinstance(row.get("text"), str) else row.get("text", [])
+            cells = [row["index"], *map(for_cell, texts), for_cell(named)]
+            writer.writerow([*cells, *row.get("probabilities", {}).values()])
         return text.getvalue()
 
 

@@ -16,11 +16,13 @@ from kd_core.files import json_text
 
 if TYPE_CHECKING:
     from kd_vision.detection.results.predict import SavedImage
+    from kd_vision.results.predict import Classified
 
 SHOWN = 4
 """Classes of an image that its line names."""
 REPORT = "Write curves, classes and the worst images, drawn, of a detector, as report.html in this folder."
 MODEL = "student"
+CLASSIFICATION = "image_classification"
 
 
 @click.command()
@@ -39,12 +41,18 @@ MODEL = "student"
 def predict(
     tasks: Sequence[str], /, paths: tuple[Path, ...], out: Path, zoo: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Draw what a run's student detects in images.
+    """Predict what a run's student sees in images: the class of each, or the objects in it, drawn.
 
-    DIR/NAME.png has the truth where there is one, the teacher and the student side by side, at the image's own size;
-    DIR/predictions.json all that the student detects, in COCO's format of results.
+    Of a classifier DIR gets predictions.csv and a sheet of pictures; DIR may also be a .csv or .jsonl file. Of a
+    detector, DIR/NAME.png has the truth where there is one, the teacher and the student side by side, at the image's
+    own size; DIR/predictions.json all that the student detects, in COCO's format of results.
     """
     target, images = what_to_draw(paths, zoo, **{key: options[key] for key in ("split", "limit", "truth")})
+    if target is not None and is_classifier(target):
+        if zoo is not None or not images or options["truth"] is not None or options["teacher"]:
+            raise click.UsageError("of a classifier, predict takes a RUN and images, and --out, --trust, --json")
+        classify_images(target, images, out, options["trust"], as_json)
+        return
     stdout = sys.stdout
     done: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -62,6 +70,44 @@ def predict(
         echo(json_text({"out": out, "predictions": out / RESULTS, "images": done, "failed": failed}))
     if failed:
         raise KDError(f"{len(failed)} of {len(done) + len(failed)} images could not be read; the others are done")
+
+
+def is_classifier(target: Path) -> bool:
+    """Whether the folder of a run, or of its student, is that of a classifier of images."""
+    described = next((file for file in (target / "student/model.yaml", target / "model.yaml") if file.is_file()), None)
+    if described is None:
+        return False
+    with quiet_stdout():
+        from kd_core.models.factory import student_spec
+
+        return student_spec(target).task == CLASSIFICATION
+
+
+def classify_images(run: Path, images: Sequence[Path], out: Path, trust: Sequence[str], as_json: bool) -> None:
+    """Write what a classifier sees in images, and print a line for each; files that cannot be read are named last."""
+    stdout = sys.stdout
+    done: list[Classified] = []
+    failed: list[dict[str, Any]] = []
+    with quiet_stdout():
+        from kd_vision.results.predict import Classified, classify, write_results
+
+        for answer in classify(run, images, trust=trust):
+            if isinstance(answer, Classified):
+                done.append(answer)
+                if not as_json:
+                    echo(f"{answer.file}  {answer.prediction}  {100 * answer.probability:.4g} %", file=stdout)
+            else:
+                failed.append(image_summary(answer))
+                echo(f"error: {answer.error}", err=True)
+        files = write_results(out, done)
+    if as_json:
+        echo(json_text({"out": files, "images": [vars(answer) for answer in done], "failed": failed}))
+    else:
+        echo("\n".join(map(str, files)))
+    if failed:
+        names = ", ".join(str(each["file"]) for each in failed)
+        total = len(done) + len(failed)
+        raise KDError(f"{len(failed)} of {total} images could not be read; the others are done: {names}")
 
 
 def image_line(image: SavedImage) -> str:

@@ -1,0 +1,1 @@
+"""What a classifier's predictions are made into: tables and a picture."""
