@@ -9,7 +9,6 @@ from torch.linalg import vector_norm
 
 from kd_core.adapters.registry import ADAPTERS, feature_map, shape, tensors
 from kd_core.errors import KDError
-from kd_core.signatures import over_batch
 
 SMALL = 1e-6
 """What the authors add to a standard deviation."""
@@ -37,15 +36,15 @@ def _statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @ADAPTERS("matched_statistics")
-@over_batch
 def matched_statistics(
     inputs: list[Tensor] | Mapping[str, Tensor], match: Tensor | None, out_features: int | None, *, relu: bool = False
 ) -> nn.Module:
     """CrossKD's alignment: the student's map with the mean and standard deviation of the teacher's, channel by channel.
 
     A map (B, C, H, W) of the student and one of the teacher with as many channels -> (B, C, H, W), over all positions
-    of the batch; with ``relu`` negative values become 0, where the maps are those before an activation. KDError where
-    the inputs are something else. Wang et al., CVPR 2024 (arXiv 2306.11369); checked against jbwang1997/CrossKD.
+    of a process's micro-batch, as in batch norm; with ``relu`` negative values become 0, for maps before an activation.
+    KDError where the inputs are something else. Wang et al., CVPR 2024 (arXiv 2306.11369); checked against
+    jbwang1997/CrossKD.
     """
     pair = [inputs[key] for key in ("student", "teacher") if key in inputs] if isinstance(inputs, Mapping) else inputs
     if match is not None or out_features is not None or len(pair) != 2:
