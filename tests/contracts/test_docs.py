@@ -113,11 +113,13 @@ def test_published_figures_are_of_pairs_that_have_a_config(script: ModuleType) -
 
 
 def test_a_method_is_told_with_what_it_reads(script: ModuleType) -> None:
-    name, paper, reads, losses, parameters, equals, meaning = script.method_row(METHODS.get("at"))
+    name, paper, reads, losses, parameters, equals, _, meaning = script.method_row(METHODS.get("at"))
     assert (name, reads, losses) == ("`at`", "`@features`", "`attention_transfer`, `cross_entropy`")
     assert paper == "[Attention transfer](https://arxiv.org/abs/1612.03928), Zagoruyko and Komodakis, ICLR 2017"
     assert parameters == "`weight: 1000`"
     assert equals == "[szagoruyko/attention-transfer](https://github.com/szagoruyko/attention-transfer)"
     assert meaning == "Attention transfer: the student looks where the teacher looks, at every depth."
     assert script.method_row(METHODS.get("kd"))[2] == "`output`"
+    for scores in script.measured():
+        assert scores.keys() <= set(METHODS.names())
     assert script.method_row(METHODS.get("ce"))[1:3] == ("Cross entropy alone", "")

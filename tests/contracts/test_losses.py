@@ -250,6 +250,13 @@ def test_masked_means_add_up_from_micro_batches(name: str) -> None:
     micro_batches_add_up(masked_case(name))
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_no_loss_reads_numbers_of_its_mask_back(name: str) -> None:
+    """That would wait for the device. Meta tensors have no numbers."""
+    case = masked_case(name)
+    assert case({key: value.detach().to("meta") for key, value in case.tensors(rows=8).items()}).is_meta
+
+
 def hides(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
     """True in a loss's input where its mask, or a label of -100, hides what stands there."""
     masked = mask == (-100 if MASKS[name][0] == "target" else 0)

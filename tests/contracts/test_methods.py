@@ -62,6 +62,7 @@ SEVERAL_TEACHERS = {"aekd", "aver", "ca_mkd", "ebkd"}
 PAIRS = sorted(path.stem for path in CONFIGS.glob("cifar100_*_*.yaml") if path.stem.count("_") == 2)
 REFUSED = {
     "ca_mkd": "teachers must be a list of tensors",
+    "diffkd": "denoiser takes maps of one size",
     "dist_plus": "must be feature maps (B, C, H, W) with the same",
     "ebkd": "needs 2 teachers or more",
     "fsp": "with the same B and C",

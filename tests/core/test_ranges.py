@@ -167,3 +167,16 @@ def test_the_signature_shows_types_ranges_and_defaults() -> None:
     assert shown == "(student, teacher, *, temperature: float > 0 = 1.0)"
     assert "mode: 'exact' or 'relaxed' = 'exact'" in signature_text(losses.CRD)
     assert "targets: Sequence[int] or None = None" in signature_text(losses.CRD)
+
+
+def test_a_value_is_looked_at_again_after_another_was_accepted() -> None:
+    @checked
+    def twice(*, value: PositiveFloat) -> float:
+        return 2 * value
+
+    good = 1.5
+    assert twice(value=good) == twice(value=good) == 3
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(KDError, match="value must be greater than 0"):
+            twice(value=bad)
+    assert twice(value=good) == 3

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 import torch
+from make_regions import replaced
 from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair, weigh
 from torch import Tensor, nn
 
@@ -33,8 +34,8 @@ def load(reference: Reference, repos: Any) -> Any:
     """
     names: dict[str, Any] = {name: getattr(typing, name) for name in ("Callable", "List", "Optional", "Tuple", "Union")}
     names |= {"functools": functools, "Tensor": Tensor, "np": numpy}
-    names |= dict.fromkeys(("CrossKDSingleStageDetector", "SampleList", "InstanceList", "GFLHead"), object)
-    names |= dict.fromkeys(("OptInstanceList", "force_fp32"))
+    names |= dict.fromkeys(("BaseAssigner", "CrossKDSingleStageDetector", "SampleList", "InstanceList"), object)
+    names |= {"OptInstanceList": None}
     for initial in ("constant_init", "kaiming_init"):
         names[initial] = lambda *_, **__: None
     names["fp16_clamp"] = torch.clamp
@@ -300,7 +301,55 @@ def crossed(repos: Path, shape: tuple[int, ...], index: int, seed: int) -> Any:
     }
 
 
+CALCULATOR = "mmdet/core/bbox/iou_calculators/iou2d_calculator.py"
+ASSIGNER = Reference(
+    *LD,
+    "mmdet/core/bbox/assigners/atss_assigner.py",
+    "ATSSAssigner",
+    localization,
+    needs=(("bbox_overlaps", CALCULATOR), ("BboxOverlaps2D", CALCULATOR)),
+)
+
+
+def grid(*sides: int) -> Tensor:
+    """Anchors of 4 pixels' stride in an image of 32 by 32, of which each next level has twice the stride and side."""
+    levels = []
+    for level, side in enumerate(sides):
+        step = 4 * 2**level
+        places = torch.arange(step / 2, 32, step)
+        rows, columns = torch.meshgrid(places, places, indexing="ij")
+        centres = torch.stack((columns, rows), dim=-1).view(-1, 2)
+        levels.append(torch.cat((centres - side / 2, centres + side / 2), dim=1))
+    return torch.cat(levels)
+
+
+def region(repos: Path, sides: tuple[int, ...], seed: int, nearest: int) -> Any:
+    """LD's valuable region of boxes in an image."""
+    code = load(ASSIGNER, repos)
+    assigner = code.__new__(code)
+    assigner.topk, assigner.ignore_iof_thr = nearest, -1
+    assigner.iou_calculator = code.get_vlr_region.__globals__["BboxOverlaps2D"]()
+    boxes = Input((6, 4), seed, low=0.0, high=32.0)
+    (rows,) = real(boxes.tensor()[None])
+    with replaced():
+        found = assigner.get_vlr_region(grid(*sides), [(8 // 2**level) ** 2 for level in range(len(sides))], rows)
+    return {
+        "repository": LD[0],
+        "commit": LD[1],
+        "file": ASSIGNER.file,
+        "symbol": ASSIGNER.symbol,
+        "boxes": asdict(boxes),
+        "values": {"sides": sides, "nearest": nearest},
+        "value": digits(found),
+    }
+
+
 GOLDENS: dict[str, Golden] = {
+    "detection/region": lambda repos: [
+        region(repos, (7, 13), 1403, 9),
+        region(repos, (9, 12, 20), 1405, 4),
+        region(repos, (5,), 1407, 9),
+    ],
     "detection/crosskd": lambda repos: [
         crossed(repos, (2, 3, 4, 5), 1, 1300),
         crossed(repos, (1, 4, 3, 3), 0, 1310),

@@ -1,4 +1,4 @@
-"""Makes methods/*.json of SimKD as a whole and of CS-KD.
+"""Makes methods/*.json of SimKD as a whole, of CS-KD and of DiffKD.
 
     python tests/golden/make_later.py REPOS [NAME...]
 
@@ -20,6 +20,7 @@ from recipes import Golden, Input, Reference, command, digits, load_part, weigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DIFFKD = ("hunto/image_classification_sota", "6f7a70a1dd57fd88413d83909d3d53243068f701")
 CSKD = ("alinlab/cs-kd", "b447f250405932501cb28db0dc09eadeab526b80")
 
 
@@ -77,6 +78,51 @@ def cs_kd_record(seed: int, samples: int, classes: int, temperature: float, weig
     }
 
 
+def diffkd_record(seed: int, student: tuple[int, ...], teacher: tuple[int, ...], options: Any, repos: Path) -> Any:
+    """DiffKD's module with noise and steps by formula: the terms of its loss, and their gradients."""
+    folder = "lib/models/losses/diffkd"
+    reference = Reference(
+        *DIFFKD, f"{folder}/diffkd.py", "DiffKD", uncalled,
+        needs=(
+            ("reference.diffkd_modules", f"{folder}/diffkd_modules.py"),
+            ("reference.scheduling_ddim", f"{folder}/scheduling_ddim.py"),
+        ),
+    )  # fmt: skip
+    options = {"kernel": 3, "latent": None, "inference_steps": 5, **options}
+    latent = options["latent"]
+    module = load(reference, repos)(
+        student[1], teacher[1], kernel_size=options["kernel"], inference_steps=options["inference_steps"],
+        use_ae=latent is not None, ae_channels=latent,
+    ).train()  # fmt: skip
+    module.scheduler.alphas_cumprod = module.scheduler.alphas_cumprod.double()  # as from the second step on
+    weigh(module, 700)
+    inputs = {"student": Input(student, seed), "teacher": Input(teacher, seed + 1)}
+    given = {name: each.tensor().requires_grad_() for name, each in inputs.items()}
+    width = (len(given["student"]), latent or teacher[1], *teacher[2:])
+    noises = [Input(width, seed + 2), Input(width, seed + 3)]
+    steps = Input((len(given["student"]),), seed + 4, 0.0, 1000.0, whole=True)
+    kept, drawn = (torch.randn, torch.randint), iter(noises)
+    torch.randn = lambda *_, **__: next(drawn).tensor()  # type: ignore[assignment]
+    torch.randint = lambda *_, **__: steps.tensor().long()  # type: ignore[assignment]
+    try:
+        refined, target, noise, reconstruction = module(given["student"], given["teacher"])
+    finally:
+        torch.randn, torch.randint = kept
+    losses = {"refined": F.mse_loss(refined, target), "noise": noise}
+    losses |= {} if reconstruction is None else {"reconstruction": reconstruction}
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    return {
+        **where(reference),
+        "inputs": {name: asdict(each) for name, each in inputs.items()},
+        "options": options,
+        "noises": [asdict(each) for each in noises],
+        "steps": asdict(steps),
+        "values": {name: value.item() for name, value in losses.items()},
+        "gradients": {name: digits(each.grad) for name, each in given.items() if each.grad is not None},
+        "of_weights": {name: digits(each.grad) for name, each in module.named_parameters() if "embedding" not in name},
+    }
+
+
 def small_network(classes: int) -> nn.Sequential:
     """Two linear layers with batch norm between, by formula."""
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, classes)).train()
@@ -89,6 +135,11 @@ GOLDENS: dict[str, Golden] = {
         simkd_record(1000, (2, 3, 4, 4), (2, 6, 2, 2), 2, repos),
         simkd_record(1010, (2, 3, 2, 2), (2, 4, 4, 4), 4, repos),
         simkd_record(1020, (3, 2, 3, 3), (3, 4, 3, 3), 1, repos),
+    ],
+    "methods/diffkd": lambda repos: [
+        diffkd_record(1060, (2, 3, 2, 3), (2, 8, 2, 3), {}, repos),
+        diffkd_record(1070, (3, 4, 2, 2), (3, 5, 2, 2), {"latent": 8, "inference_steps": 3}, repos),
+        diffkd_record(1080, (4, 3, 1, 1), (4, 3, 1, 1), {"kernel": 1, "inference_steps": 2}, repos),
     ],
     "methods/cs_kd": lambda repos: [
         cs_kd_record(1030, 4, 3, 4.0, 1.0, repos),

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from make_detection import grid, real
 from recipes import Input, weigh
 from torch import Tensor, nn
 
-from kd_core.adapters import global_context, matched_statistics, projector
+from kd_core.adapters import global_context, matched_statistics, projector, valuable_region
 from kd_core.losses import fgd, mgd
 
 HERE = Path(__file__).parent
@@ -67,3 +68,17 @@ def test_a_teachers_head_reads_a_students_features_as_in_its_reference(golden: d
     value.backward()
     near(student.grad, golden["gradients"]["student"])
     near(teacher.grad, golden["gradients"]["teacher"])
+
+
+@pytest.mark.parametrize("golden", goldens("region"))
+def test_the_valuable_region_equals_its_reference(golden: dict[str, Any]) -> None:
+    boxes, sides = Input(**golden["boxes"]).tensor(), golden["values"]["sides"]
+    assert 1 < len(real(boxes[None])[0]) < len(boxes)  # the others are none, and count nothing
+    inputs = [
+        boxes[None],
+        [grid(*sides).double()],
+        [torch.zeros(1, 1, 8 // 2**n, 8 // 2**n) for n in range(len(sides))],
+    ]
+    found = valuable_region(inputs, None, None, nearest=golden["values"]["nearest"])(*inputs)
+    near(found, golden["value"])
+    assert 3 < (found > 0).sum() < found.numel() / 2

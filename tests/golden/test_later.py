@@ -1,4 +1,4 @@
-"""SimKD as a whole and CS-KD equal their authors' code (made by make_later.py)."""
+"""SimKD as a whole, CS-KD and DiffKD equal their authors' code (made by make_later.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd_core.adapters import pool, simkd_projector
+from kd_core.adapters import denoiser, pool, simkd_projector
 from kd_core.losses import cross_entropy, kd, mse
 
 HERE = Path(__file__).parent
@@ -53,3 +53,29 @@ def test_cs_kd_equals_its_reference(golden: dict[str, Any]) -> None:
         near(parameter.grad, gradient)
     for buffer, values in zip(network.buffers(), golden["buffers"], strict=True):
         near(buffer.double(), values)
+
+
+@pytest.mark.parametrize("golden", goldens("diffkd"))
+def test_diffkd_equals_its_reference(golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {name: tensor(recipe) for name, recipe in golden["inputs"].items()}
+    module = denoiser([given["student"], given["teacher"]], None, None, **golden["options"]).double().train()
+    weigh(module, 700)
+    noises = iter([tensor(recipe).detach() for recipe in golden["noises"]])
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: next(noises))
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: tensor(golden["steps"]).long())
+    fields = module(given["student"], given["teacher"])
+    losses = {
+        "refined": mse(fields["refined"], fields["target"]),
+        "noise": mse(fields["predicted"], fields["noise"]),
+    }
+    if "reconstruction" in fields:
+        losses["reconstruction"] = mse(fields["reconstruction"], given["teacher"])
+    assert losses.keys() == golden["values"].keys()
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(golden["values"][name], rel=1e-9)
+    torch.stack(list(losses.values())).sum().backward()
+    for name, gradient in golden["gradients"].items():
+        near(given[name].grad, gradient)
+    learned = [parameter for name, parameter in module.named_parameters() if "predictor.steps" not in name]
+    for parameter, gradient in zip(learned, golden["of_weights"].values(), strict=True):
+        near(parameter.grad, gradient)

@@ -64,6 +64,8 @@ def test_what_has_no_boxes_is_refused(given: Any, message: str) -> None:
         ("anchor_rows", [[maps(2, 6)]], None, 3, "takes feature maps"),
         ("matched_anchors", [1, 2], None, None, "takes boxes, labels and anchors"),
         ("decoded_boxes", [1], None, None, "takes offsets and anchors"),
+        ("confidence", [1, 2, 3], None, None, "takes logits and perhaps a mask"),
+        ("valuable_region", [1, 2], None, None, "takes boxes, anchors and the levels' maps"),
         ("matched_statistics", [maps(2, 3, 4, 4)], None, None, "a map of the student and one of the teacher"),
         ("matched_statistics", [maps(2, 3, 4, 4), maps(2, 4, 4, 4)], None, None, "differ in channels"),
         ("matched_statistics", [maps(2, 3), maps(2, 3)], None, None, "takes feature maps"),
@@ -98,6 +100,26 @@ def test_anchors_without_offsets_are_the_boxes() -> None:
     assert boxes[0].tolist() == [[0, 2, 8, 4]]
     assert boxes[1, 0, ::2].tolist() == [4, 12]
     assert (boxes[1, 0, 3] - boxes[1, 0, 1]).item() == pytest.approx(2 * 1000 / 16)
+
+
+def test_the_confidence_is_the_most_probable_classs() -> None:
+    logits, mask = maps(2, 5, 3).requires_grad_(), torch.tensor([[1, 0, 1, 1, 0]] * 2).bool()
+    sure = ADAPTERS.get("confidence")([logits, mask], None, None)(logits, mask)
+    assert torch.equal(sure, logits.amax(2).sigmoid() * mask)
+    assert not sure.requires_grad
+
+
+def test_the_valuable_region_leaves_out_what_is_no_box() -> None:
+    anchors = [torch.tensor([[0.0, 0, 4, 4], [4, 0, 8, 4], [0, 4, 4, 8], [4, 4, 8, 8]])] * 2
+    none = [0.0, 0.0, -1.0, -1.0]
+    boxes, levels = torch.tensor([[none, none], [[0.0, 0, 6, 6], none]]), {"0": maps(2, 1, 2, 2)}
+    module = ADAPTERS.get("valuable_region")([boxes, anchors, levels], None, None)
+    region = module(boxes, anchors, levels)
+    assert not region[0].any()
+    assert region[1].any()
+    assert torch.equal(module(boxes[:, :0], anchors, levels), torch.zeros(2, 4))
+    with pytest.raises(KDError, match="4 anchors are no multiple of the 3 positions"):
+        module(boxes, anchors, [maps(2, 1, 3, 1)])
 
 
 def test_statistics_are_the_teachers() -> None:

@@ -1,11 +1,13 @@
-"""Adapters of NORM, OFA-KD and VkD: what they refuse, and what holds while they learn."""
+"""Adapters of NORM, OFA-KD, VkD and DiffKD: what they refuse, and what holds while they learn."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 
-from kd_core.adapters import ADAPTERS, FeatureExpansion, ofa_branch, orthogonal_projector, standardize
+from kd_core.adapters import ADAPTERS, FeatureExpansion, denoiser, ofa_branch, orthogonal_projector, standardize
 from kd_core.errors import KDError
 
 
@@ -84,3 +86,37 @@ def test_an_expansion_keeps_the_shape_and_has_a_range() -> None:
     assert module.expand(torch.zeros(2, 3, 4, 4)).shape == (2, 8, 4, 4)
     with pytest.raises(KDError, match="parts"):
         FeatureExpansion(channels=3, teacher_channels=4, parts=0)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "values", "message"),
+    [
+        ((2, 3, 4, 4), (2, 8, 2, 2), {}, "maps of one size"),
+        ((2, 3, 4, 4), (2, 6, 4, 4), {}, "needs at least 8"),
+        ((2, 3), (2, 8), {}, r"takes maps \(B, C, H, W\) of both models, not \(2, 3\)"),
+        ((2, 3, 4), (2, 8, 4), {"kernel": 1}, r"or vectors \(B, C\) of both"),
+        ((2, 3), (2, 8), {"kernel": 1, "inference_steps": 501}, "must be at most 500"),
+    ],
+)
+def test_what_a_denoiser_refuses(student: tuple[int, ...], teacher: tuple[int, ...], values: Any, message: str) -> None:
+    with pytest.raises(KDError, match=message):
+        denoiser([torch.zeros(student), torch.zeros(teacher)], None, None, **values)
+
+
+def test_a_denoiser_learns_from_what_it_gives() -> None:
+    student, teacher = torch.randn(4, 3, 2, 2, requires_grad=True), torch.randn(4, 8, 2, 2, requires_grad=True)
+    fields = denoiser([student, teacher], None, None, latent=16)(student, teacher)
+    assert {name: tuple(field.shape[1:]) for name, field in fields.items()} == {
+        **dict.fromkeys(("refined", "target", "predicted", "noise"), (16, 2, 2)),
+        "reconstruction": (8, 2, 2),
+    }
+    assert not fields["target"].requires_grad
+    fields["refined"].square().mean().backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    vectors = denoiser([torch.randn(4, 3), torch.randn(4, 5)], None, None, kernel=1)
+    assert vectors(torch.randn(4, 3), torch.randn(4, 5))["refined"].shape == (4, 5)
+    with pytest.raises(KDError, match="takes the student's and the teacher's features"):
+        denoiser([student], None, None)
+    with pytest.raises(KDError, match="neither match nor out_features"):
+        denoiser([student, teacher], teacher, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.check.verifier import verify
-from kd_core.config import Policy
+from kd_core.config import Policy, loads
+from kd_core.errors import KDError
+from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
 from kd_core.plan.plan import Plan
 
@@ -26,6 +29,18 @@ def said(plan: Plan, *, whole: bool = True) -> tuple[list[tuple[str, str]], list
 
 def test_a_sound_plan_has_no_problems(planned: Planned) -> None:
     assert said(planned()) == ([], [])
+
+
+def test_wires_are_followed_where_the_task_is_not_known(planned: Planned) -> None:
+    plan = planned("stages.distill.losses.kd.teacher=teacher.99")
+    (problem,), _ = said(replace(plan, task=None), whole=False)
+    assert problem[0] == "stages.distill.losses.kd.teacher"
+
+
+def test_a_task_that_there_is_not_is_said() -> None:
+    text = "{task: nothing, models: {student: !call:torch.nn.Linear [3, 2]}, stages: {a: {epochs: 1, batch_size: 2}}}"
+    with pytest.raises(KDError, match="there is no task 'nothing'"):
+        Experiment.planned(loads(text), Policy())
 
 
 class OneSample(nn.Module):

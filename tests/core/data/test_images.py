@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from kd_core.data.images import SUFFIXES, eight_bits, image_files, passed_over, read_image, reads_avif, to_rgb
+from kd_core.data.images import (
+    SUFFIXES,
+    eight_bits,
+    image_files,
+    image_size,
+    passed_over,
+    read_image,
+    reads_avif,
+    to_rgb,
+)
 from kd_core.errors import KDError
 from kd_core.notes import Note
 
@@ -21,6 +30,18 @@ def pixels(path: Path, **options: Any) -> np.ndarray:
     image = read_image(path, **options)
     assert image.mode == "RGB"
     return np.asarray(image)
+
+
+def test_the_size_is_told_by_the_header_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (320, 240)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    assert image_size(path) == (240, 320)
+    with pytest.raises(KDError, match=r"a\.png: is not a readable image"):
+        read_image(path)
+    path.write_bytes(b"no image")
+    with pytest.raises(KDError, match=r"a\.png: is not a readable image"):
+        image_size(path)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
@@ -35,6 +56,7 @@ def test_orientation_is_honoured(tmp_path: Path, ending: str, orientation: int) 
     expected = np.asarray(ImageOps.exif_transpose(big)).astype(int)
     actual = pixels(tmp_path / f"a.{ending}").astype(int)
     assert actual.shape == ((24, 32, 3) if orientation < 5 else (32, 24, 3))
+    assert image_size(tmp_path / f"a.{ending}") == actual.shape[:2]
     assert np.abs(actual - expected).mean() < (40 if ending in ("jpg", "webp") else 1e-9)
 
 

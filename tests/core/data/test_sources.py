@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from pydantic import Field
 
-from kd_core.data.sources import Parts, Source, check_source
+from kd_core.data.sources import PLACE, Parts, Source, check_source
 from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
 from kd_core.registry import Registry
@@ -81,6 +82,34 @@ def problems(root: Path, old: str, new: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         Experiment.load(config(root, old, new))
     return [str(problem).replace(f"{root}/", "") for problem in caught.value.problems]
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Source[Any]):
+    """A source that may take one thing more."""
+
+    place: ClassVar[tuple[str, ...]] = (*PLACE, "scale")
+
+
+def test_a_task_may_give_its_sources_more_than_a_place(tmp_path: Path) -> None:
+    def read(root: Path, scale: float, *, column: str = "a") -> Parts[Any]:
+        return Parts(None, None, None, (str(root), str(scale), column))
+
+    source = Scaled("a source", read)
+    check_source("scaled", source)
+    assert source.takes == ["root", "scale"]
+    parts = source.parts(tmp_path, download=False, scale=2.0, options={"column": "b"})
+    assert parts.classes == (str(tmp_path), "2.0", "b")
+    with pytest.raises(KDError, match="'scale' is neither 'root' nor 'download' nor, being keyword-only, an option"):
+        check_source("plain", Source("a source", read))
+
+
+def test_parts_of_some_names_only() -> None:
+    parts = Parts(
+        *(labelled_images(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2).long()) for _ in range(3)), None
+    )
+    assert [*parts.only({"val"}).items()] == ["val"]
+    assert [*parts.only(["train", "test"]).items()] == ["train", "test"]
 
 
 @pytest.mark.usefixtures("npz")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from kd_core import losses
 from kd_core.errors import KDError
 from kd_core.losses import LOSSES
+from kd_core.losses.tensors import constant
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -93,6 +94,15 @@ def test_cross_entropy_refuses(
 ) -> None:
     with pytest.raises(KDError, match=message):
         losses.cross_entropy(randn(*student), target, class_weights=weights)
+
+
+def test_class_weights_are_copied_to_the_device_once() -> None:
+    """To copy them waits for the device; and what is made in inference mode first can be trained on later."""
+    with torch.inference_mode():
+        first = constant([1.0, 7.0, 2.5], torch.zeros(2))
+    assert constant([1.0, 7.0, 2.5], torch.ones(3)) is first
+    assert not first.is_inference()
+    assert constant([1.0, 7.0, 2.5], torch.ones(3, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_label_smoothing_is_a_fraction() -> None:

@@ -13,7 +13,7 @@ from kd_core.adapters import FeatureExpansion
 from kd_core.check.findings import Findings
 from kd_core.check.models import DryModels
 from kd_core.config import Policy, loads
-from kd_core.errors import KDError
+from kd_core.errors import KDError, Unverified
 from kd_core.evaluation import evaluate
 from kd_core.experiment import Experiment
 
@@ -136,3 +136,13 @@ def test_a_config_whose_edits_read_a_teacher_is_scored_as_a_run(tmp_path: Path) 
     )
     with pytest.raises(KDError, match="only training builds both"):
         evaluate(str(config))
+
+
+def test_edits_on_data_whose_shape_only_reading_tells_are_left_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = planned(SIMKD)
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise Unverified("the shape is not known", path="data")
+
+    monkeypatch.setattr(type(experiment.plan.task), "dummy_batch", unknown)
+    assert any("the shape is not known" in line for line in experiment.check())

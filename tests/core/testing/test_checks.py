@@ -237,12 +237,22 @@ def from_entropy(inputs: list[Tensor], match: Tensor | None, out_features: int |
     return nn.Linear(inputs[0].shape[1], 5)
 
 
+class Waiting(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+def waiting(inputs: list[Tensor], match: Tensor | None, out_features: int | None) -> nn.Module:
+    return Waiting(8, 5)
+
+
 BROKEN_ADAPTERS = {
     "can_be_registered": [misnamed],
     "builds_from_shapes_alone": [on_the_probe_s_device, reading_values],
     "output_has_the_shape_asked_for": [ignoring_match],
     "weights_are_a_function_of_the_seed": [from_entropy],
     "every_parameter_gets_a_gradient": [half_idle],
+    "reads_no_number_back": [waiting],
 }
 
 

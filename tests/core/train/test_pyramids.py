@@ -97,6 +97,11 @@ def test_a_dataclass_that_is_a_mapping_is_no_list() -> None:
 
     assert levels(Output(torch.zeros(2))) is None
     assert levels(torch.zeros(2)) is None
+    output = Output(torch.zeros(2))
+    output["logits"] = output.logits
+    wires = {"student": wire("student.encoder"), "teacher": wire("teacher.encoder")}
+    with pytest.raises(KDError, match="of which the loss takes one tensor"):
+        value("mse", wires, {"student.encoder": output, "teacher.encoder": output})
 
 
 def test_one_module_runs_on_each_level() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import kd_vision.detection.models  # noqa: F401  which registers models
+import kd_vision.detection.models
+import kd_vision.detection.task  # noqa: F401  which registers the task
 from kd_core.errors import KDError
+from kd_core.experiment import Experiment
 from kd_core.models.registry import MODELS
 from kd_core.taps.edits import apply_edits
 from kd_vision.detection.bottlenecks import Bottleneck, rounded
@@ -87,6 +92,60 @@ def test_rounded_numbers_are_torchdistills() -> None:
     torch.testing.assert_close(rounded(values), reference(values), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rounded(values + 9), reference(values + 9), rtol=1e-5, atol=1e-6)
     assert torch.equal(rounded(torch.full((3,), 2.0)), torch.full((3,), 2.0))
+
+
+CONFIG = """
+task: object_detection
+data: {name: scenes, limit: 12}
+models:
+  student:
+    arch: retinanet
+    backbone: resnet18
+    norm: frozen
+    pyramid_channels: 8
+    min_size: 64
+    max_size: 64
+    edit: [{replace: backbone.body.layer1, with: !call:kd_vision.detection.bottlenecks.Bottleneck {out_channels: 64}}]
+  teacher:
+    {arch: retinanet, backbone: resnet18, norm: frozen, pyramid_channels: 8, min_size: 64, max_size: 64, weights: null}
+stages:
+  distill:
+    epochs: 1
+    batch_size: 2
+    validate: {every_steps: 6}
+    train: [student.backbone.body.conv1, student.backbone.body.layer1]
+    losses:
+      layer1: {loss: squared_error, student: student.backbone.body.layer1, teacher: teacher.backbone.body.layer1}
+      layer4: {loss: squared_error, student: student.backbone.body.layer4, teacher: teacher.backbone.body.layer4}
+    optimizer: !call:torch.optim.Adam {lr: 1.0e-3}
+"""
+
+
+@pytest.mark.slow
+def test_nothing_else_of_a_student_changes_nor_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heads run in the first step, when it is not known yet what comes after the maps, and in validation."""
+    (tmp_path / "ghnd.yaml").write_text(CONFIG)
+    built: list[tuple[Any, dict[str, Tensor]]] = []
+    runs: list[Any] = []
+    make = MODELS.get("retinanet")
+
+    def keeping(**values: Any) -> Any:
+        model: Any = make(**values)
+        built.append((model, {key: value.clone() for key, value in model.state_dict().items()}))
+        model.head.register_forward_pre_hook(lambda module, args: runs.append(model) if model.training else None)
+        return model
+
+    monkeypatch.setitem(MODELS._items, "retinanet", keeping)
+    keeping.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
+    Experiment.load(tmp_path / "ghnd.yaml").train(tmp_path / "run")
+    trained = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    real = [(model, state) for model, state in built if not model.backbone.body.conv1.weight.is_meta]
+    moved = {
+        model: {key for key, value in trained.items() if key in state and not torch.equal(value, state[key])}
+        for model, state in real
+    }  # those that a check or the teacher's part made have other weights
+    (student,) = (model for model, keys in moved.items() if keys == {"backbone.body.conv1.weight"})
+    assert sum(each is student for each in runs) < 6  # steps, of which the last ones end at the maps
 
 
 @pytest.mark.parametrize("values", [{"channels": 0}, {"bits": 4}])

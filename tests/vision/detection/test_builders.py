@@ -148,6 +148,13 @@ def test_a_backbone_is_cut_at_the_last_map_of_each_resolution(backbone: str, cha
     ]
 
 
+@pytest.mark.parametrize("skips", [False, True])
+def test_images_that_were_scaled_before_are_not_scaled_again_in_training(skips: bool) -> None:
+    model = MODELS.get("retinanet")(**PYRAMID, _skip_resize=skips)
+    sizes = [model.train(training).transform([torch.rand(3, 40, 96)])[0].image_sizes[0] for training in (True, False)]
+    assert sizes == [(40, 96) if skips else (26, 64), (26, 64)]
+
+
 def test_levels_and_anchors_of_a_config() -> None:
     model = meta("faster_rcnn", **BOXES, levels=[1, 3], anchor_sizes=[8, [16], 32], aspect_ratios=[1.0])
     assert model.rpn.anchor_generator.sizes == ((8,), (16,), (32,))

@@ -15,6 +15,7 @@ main = make_cli(
         "data": "kd_vision.data.sources:SOURCES",
         "augmentations": "kd_vision.data.augment:AUGMENTATIONS",
         "detection-data": "kd_vision.detection.data.sources:SOURCES",
+        "detection-augmentations": "kd_vision.detection.data.transforms:TRANSFORMS",
     },
 )
 for verb in (with_report(main.commands["eval"], "kd_vision.detection.results.report", REPORT), predict):

@@ -178,6 +178,16 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         assert text in note.text
 
 
+def test_images_that_cannot_be_read_are_told_with_the_faults(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9]), entry(2, [0, 0, 9, 0])], [image(1), image(2)])
+    (tmp_path / "002.jpg").write_bytes((tmp_path / "002.jpg").read_bytes()[:300])
+    with pytest.raises(KDError) as caught:
+        read(path)
+    fault, damaged = (problem.message for problem in caught.value.problems)
+    assert fault == f"{path}: annotation 2 has a 'bbox' without an area: [0, 0, 9, 0]"
+    assert damaged.startswith(f"{tmp_path / '002.jpg'}: is not a readable image")
+
+
 def test_coco_itself_has_boxes_without_an_area(tmp_path: Path) -> None:
     parts = coco2017(tmp_path, [entry(3, [0, 5, 9, 0]), entry(4, [0, 0, 9, 9], TOOTHBRUSH)]).read()
     assert parts.classes == COCO.names
@@ -204,6 +214,15 @@ def test_scoring_needs_no_training_images(tmp_path: Path) -> None:
         assert problem.message.startswith(
             f"there is no {tmp_path / 'annotations'}/instances_{split}.json: data.root is"
         )
+
+
+def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    data = coco2017(tmp_path, [entry(4, [0, 0, 9, 9], TOOTHBRUSH)])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val2017").rename(tmp_path / "images" / "val2017")
+    val = data.read().val
+    assert val is not None
+    assert val.boxes.paths(0) == (tmp_path / "images" / "val2017" / "001.jpg",)
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
@@ -344,6 +363,15 @@ def test_annotations_may_stand_before_images(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({key: content[key] for key in ("annotations", "categories", "images")}))
     assert read(path).train.annotated(0).labels.tolist() == [1]
+
+
+def test_what_a_model_does_to_its_targets_changes_no_data(tmp_path: Path) -> None:
+    train = read(written(tmp_path, [entry(1, [0, 0, 9, 9])])).train
+    for array in (train.annotated(0).labels, train.annotated(0).boxes, train.annotated(0).crowds):
+        array[:] = True
+    assert train.annotated(0).labels.tolist() == [1]
+    assert train.annotated(0).boxes.tolist() == [[0, 0, 9, 9]]
+    assert not train.annotated(0).crowds.any()
 
 
 def test_workers_get_arrays(tmp_path: Path) -> None:

@@ -86,6 +86,13 @@ def test_boxes_that_leave_the_image_are_drawn_at_its_edge() -> None:
     assert tuple(drawn[200, 599]) == tuple(drawn[399, 300]) == class_colours(3)[1]
 
 
+def test_boxes_and_points_that_are_far_away_or_turned_round_are_drawn() -> None:
+    points = np.array([[[1e30, -1e30, 2], [100, 100, 2]]] * 2, np.float32)
+    strange = objects((1e30, 1e30, -1e30, 50), (250, 300, 50, 100), keypoints=points)
+    drawn = pixels_of(class_panel("", IMAGE, strange, CLASSES), skeleton=((0, 1),))
+    assert tuple(drawn[200, 50]) == tuple(drawn[200, 250]) == tuple(drawn[200, 0]) == class_colours(3)[1]
+
+
 def test_boxes_grow_with_an_image_that_is_enlarged() -> None:
     small = np.zeros((40, 80, 3), np.uint8)
     picture = np.asarray(side_by_side([class_panel("", small, objects((10, 20, 60, 35)), CLASSES)]))
@@ -136,6 +143,16 @@ def test_the_highest_score_is_on_top() -> None:
         class_panel("", IMAGE, objects(*[(50, 100, 250, 300)] * 2, labels=(1, 2), scores=scores), CLASSES)
     )
     assert tuple(drawn[200, 50]) == class_colours(3)[1]
+
+
+def test_where_captions_cover_each_other_that_of_the_highest_score_is_read() -> None:
+    scores = np.linspace(0.5, 0.9, 300, dtype=np.float32)
+    labels = (1,) * 299 + (2,)
+    drawn = pixels_of(
+        class_panel("", IMAGE, objects(*[(50, 100, 90, 140)] * 300, labels=labels, scores=scores), CLASSES)
+    )
+    caption = drawn[81:99, 50:60]
+    assert (caption == class_colours(3)[2]).all(-1).mean() > 0.5
 
 
 def test_masks_lie_over_the_image_with_borders() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kd_core.errors import KDError
 from kd_core.pictures import GAP, MARGIN, TEXT, line_of, saved_by
 from kd_vision.detection.results.objects import decoded, detections
 from kd_vision.detection.results.pictures import ALPHA, MADE_BY, class_colours, letters
@@ -203,14 +205,19 @@ def test_a_model_that_fails_is_named(root: Path, tmp_path: Path, monkeypatch: py
 
 def test_outputs_that_are_no_detections_are_refused() -> None:
     boxes, labels, scores = torch.zeros(1, 4), torch.ones(1, dtype=torch.int64), torch.ones(1)
-    for output, message in (
-        ({"boxes": boxes, "labels": labels}, "no scores"),
-        ({"boxes": boxes * torch.nan, "labels": labels, "scores": scores}, "not finite"),
-        ({"boxes": boxes, "labels": 4 * labels, "scores": scores}, "detects the class 4"),
-        ({"boxes": boxes, "labels": 0 * labels, "scores": scores}, "detects the class 0"),
-    ):
-        with pytest.raises(Exception, match=message):
-            detections(output, 4, (10, 10), "student")
+    right = {"boxes": boxes, "labels": labels, "scores": scores}
+    wrong: dict[str, dict[str, Any]] = {
+        "a tensor 'scores'": {"scores": None},
+        "'boxes' .* not finite": {"boxes": boxes * torch.nan},
+        "'keypoints' .* not finite": {"keypoints": torch.full((1, 2, 3), torch.inf)},
+        "'masks' .* is a tensor": {"masks": torch.zeros(1, 1, 10, 11)},
+        "detected the label 4": {"labels": 4 * labels},
+        "detected the label 0": {"labels": 0 * labels},
+    }
+    for message, values in wrong.items():
+        with pytest.raises(KDError, match=f"^models.student: .*{message}"):
+            detections({**right, **values}, 4, (10, 10), "student")
+    assert len(detections(right, 4, (10, 10), "student")) == 1
 
 
 def test_masks_are_drawn_and_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.context import global_context
+from kd_core.adapters.diffusion import denoiser
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
+from kd_core.adapters.importance import confidence, valuable_region
 from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
@@ -29,8 +31,10 @@ __all__ = [
     "byot_branch",
     "channel_embedding",
     "class_maps",
+    "confidence",
     "connector",
     "decoded_boxes",
+    "denoiser",
     "embedding",
     "feature_expansion",
     "fusion",
@@ -56,4 +60,5 @@ __all__ = [
     "teacher_embeddings",
     "translator",
     "validate_adapter",
+    "valuable_region",
 ]

@@ -27,11 +27,14 @@ class AnchorRows(nn.Module):
         self.width = width
 
     def forward(self, maps: Any) -> Tensor:
-        rows = [tensor.unflatten(1, (-1, self.width)).permute(0, 3, 4, 1, 2).flatten(1, 3) for tensor in _each(maps)]
+        rows = [
+            tensor.unflatten(1, (-1, self.width)).permute(0, 3, 4, 1, 2).flatten(1, 3) for tensor in each_level(maps)
+        ]
         return torch.cat(rows, dim=1)
 
 
-def _each(maps: Any) -> list[Tensor]:
+def each_level(maps: Any) -> list[Tensor]:
+    """One map, or those of a list or a mapping."""
     if isinstance(maps, Tensor):
         return [maps]
     return list(maps.values()) if isinstance(maps, Mapping) else list(maps)
@@ -51,7 +54,7 @@ def anchor_rows(inputs: list[Any], match: Tensor | None, out_features: PositiveI
         raise KDError("anchor_rows takes one input and a width", hint=hint)
     width = match.shape[-1] if match is not None else out_features
     assert width is not None
-    for source in _each(inputs[0]):
+    for source in each_level(inputs[0]):
         if feature_map("anchor_rows", source).shape[1] % width:
             raise KDError(f"{shape(source)} has no multiple of {width} channels", path="out_features")
     return AnchorRows(width)

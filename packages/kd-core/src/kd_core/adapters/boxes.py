@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor, nn
 
 from kd_core.adapters.registry import ADAPTERS
 from kd_core.errors import KDError
+from kd_core.losses.tensors import constant
 
 NO_BOX = (0.0, 0.0, -1.0, -1.0)
 """The row of an image that has fewer boxes than another."""
+NO_LABEL = (0,)
+"""What stands beside that row."""
 
 
 class BoxesOnMaps(nn.Module):
@@ -22,10 +26,10 @@ class BoxesOnMaps(nn.Module):
         height, width = images.shape[-2:]
         most = max(len(target["boxes"]) for target in targets)
         boxes = torch.stack([_filled(target["boxes"].float(), most, NO_BOX) for target in targets])
-        labels = torch.stack([_filled(target["labels"], most, 0) for target in targets])
+        labels = torch.stack([_filled(target["labels"], most, NO_LABEL) for target in targets])
         return {
             "boxes": boxes,
-            "fractions": boxes / boxes.new_tensor([width, height, width, height]),
+            "fractions": boxes / constant((width, height, width, height), boxes),
             "labels": labels,
         }
 
@@ -47,9 +51,9 @@ def _parts(transformed: Any) -> tuple[Tensor, list[dict[str, Tensor]]]:
     return images, targets
 
 
-def _filled(rows: Tensor, count: int, filling: Any) -> Tensor:
+def _filled(rows: Tensor, count: int, filling: Sequence[float]) -> Tensor:
     """``rows`` (n, ...) with more behind them, so that there are ``count``."""
-    more = rows.new_tensor(filling).expand(count - len(rows), *rows.shape[1:])
+    more = constant(filling, rows).expand(count - len(rows), *rows.shape[1:])
     return torch.cat((rows, more))
 
 

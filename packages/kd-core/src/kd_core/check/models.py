@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_core.check.dry_run import META, needs_values, trusted_only
 from kd_core.check.findings import Findings
-from kd_core.config import Builder, Policy
+from kd_core.config import Builder, Policy, has_call
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo
 from kd_core.errors import KDError, Unverified, reason
@@ -56,12 +56,24 @@ class DryModels:
 
     def _probe(self, name: str, model: nn.Module, taps: Sequence[Tap]) -> Mapping[Tap, Any]:
         """What a model gives at its taps for dummy samples, where it lies itself."""
+        if not self.sound:
+            raise Unverified("an edit is made from what other models give, and the data are not known")
         if self._samples is None:
             with torch.device("cpu"):
-                raw = self.plan.task.dummy_batch(self.plan.data, PROBE, training=True)
-                self._samples = self.plan.task.prepare(raw, self.plan.inputs, self.plan.data, training=True)
+                data = self.with_calls_built(self.plan.data)
+                raw = self.plan.task.dummy_batch(data, PROBE, training=True)
+                self._samples = self.plan.task.prepare(raw, self.plan.inputs, data, training=True)
         on_meta = any(parameter.is_meta for parameter in model.parameters())
         return probe_model(self.plan, name, model, taps, self._samples.to(META) if on_meta else self._samples)
+
+    def with_calls_built(self, data: Any) -> Any:
+        """Data with the calls built that the task tries; KDError where one fails, Unverified for what is not called."""
+        calls = {key: value for key in self.plan.task.tried if has_call(value := getattr(data, key, None))}
+        if (why := trusted_only(calls)) is not None:
+            raise Unverified(why)
+        builder = Builder(self.policy, {})
+        built = {key: builder.build(value, path=f"data.{key}") for key, value in calls.items()}
+        return data.model_copy(update=built) if built else data
 
     def _model(self, name: str) -> nn.Module | None:
         try:

@@ -22,7 +22,7 @@ from kd_core.check.dry_run import (
     written,
 )
 from kd_core.check.models import DryModels
-from kd_core.config import Builder, Lazy, has_call
+from kd_core.config import Builder, Lazy
 from kd_core.config.schema import Path
 from kd_core.config.syntax.tree import dotted
 from kd_core.data.batch import STUDENT, Batch
@@ -94,15 +94,11 @@ class StageCheck:
 
     def _data(self) -> Any:
         """The stage's data, the calls built that the task tries; KDError where one of them fails."""
-        task, data = self.plan.task, self.stage.data
-        calls = {key: value for key in task.tried if has_call(value := getattr(data, key, None))}
-        if not calls:
-            return data
-        if (why := trusted_only(calls)) is not None:
-            self.findings.cannot_verify(self.stage.paths.get("data", ("data",)), why)
-            return data
-        builder = Builder(self.dry.policy, {})
-        return data.model_copy(update={key: builder.build(value, path=f"data.{key}") for key, value in calls.items()})
+        try:
+            return self.dry.with_calls_built(self.stage.data)
+        except Unverified as error:
+            self.findings.cannot_verify(self.stage.paths.get("data", ("data",)), error)
+            return self.stage.data
 
     def paths_only(self) -> None:
         """Look up the modules that the stage's wires name, and nothing else."""

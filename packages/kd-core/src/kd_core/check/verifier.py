@@ -14,6 +14,7 @@ from kd_core.config import Builder, Policy
 from kd_core.errors import ConfigProblem, KDError, did_you_mean
 from kd_core.plan.plan import Plan
 from kd_core.taps.table import TapRow, module_table
+from kd_core.task import Task
 from kd_core.train.probe import MORE, PROBE, restored
 from kd_core.train.trainable import FrozenWhenBuilt
 from kd_core.train.trial import dummy_steps
@@ -51,7 +52,8 @@ def _verified(plan: Plan, policy: Policy, *, whole: bool, classes: int | None = 
     models.build()
     for model in models.built.values():
         frozen.remember(model)
-    components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh, plan.task.call), frozen)
+    call = (plan.task or Task()).call  # of a config with errors the task may be unknown
+    components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh, call), frozen)
     for stage in plan.stages:
         builder = Builder(policy, {**models.run_values, **dummy_steps(stage.spec)})
         check = StageCheck(components, stage, models, builder)

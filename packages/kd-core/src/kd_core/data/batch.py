@@ -14,7 +14,7 @@ from torch import Tensor
 from kd_core.data.screening import MANY, WHOLE, Readable, refuse
 from kd_core.data.sources import SPLITS, Origin, Parts
 from kd_core.data.summary import DataSummary, SplitSummary, summarize
-from kd_core.errors import ConfigError, KDError
+from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.notes import Note
 from kd_core.taps.nested import map_tensors
 
@@ -226,7 +226,8 @@ class Splits:
 
     def _readable(self) -> dict[str, Readable]:
         """The files of each split; KDError for what is wrong with any of those that are read late, of all at once."""
-        readable, problems = {}, []
+        readable: dict[str, Readable] = {}
+        problems: list[ConfigProblem] = []
         for name, split in self.items().items():
             try:
                 files = split.files()

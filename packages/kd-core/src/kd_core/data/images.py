@@ -81,11 +81,16 @@ def check_header(path: Path) -> None:
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file once it is upright, from its header; KDError where that is broken.
 
-    A PNG that tells its orientation behind its pixels is taken as upright.
+    A PNG that tells its orientation behind its pixels is taken as upright. A TIFF is read, because Pillow's versions
+    differ in what the size of one is that lies on its side.
     """
     from PIL.Image import Image
 
     with _opened(path) as image:
+        if image.format == "TIFF":
+            image.load()
+            upright = _upright(image)
+            return upright.height, upright.width
         height, width = image.height, image.width
         exif = Image.getexif if image.format == "PNG" else type(image).getexif  # PNG's own reads all pixels first
         return (width, height) if _orientation(image, exif) >= SIDEWAYS else (height, width)

@@ -80,7 +80,8 @@ class Parts(Generic[S]):
 
     def only(self, names: Collection[str]) -> Parts[S]:
         """The same without the splits that are not among ``names``."""
-        return replace(self, **{name: None for name in SPLITS if name not in names})
+        train, val, test = (self.items().get(name) if name in names else None for name in SPLITS)
+        return replace(self, train=train, val=val, test=test)
 
     def with_origins(self) -> Parts[S]:
         """The same, each split with its origin."""

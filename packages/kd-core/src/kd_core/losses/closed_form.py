@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from kd_core.errors import KDError
 
 Gradients = tuple[Tensor | None, ...]
 LIMITS = {torch.float32: (2.0**-126, 2.0**96, 2.0**64), torch.float64: (2.0**-1022, 2.0**768, 2.0**512)}
@@ -19,17 +20,37 @@ SHORTEST = 1e-12
 
 
 def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Mark a backward pass of which there is no gradient: to ask for one is an error of torch, not a wrong number.
+    """Mark a backward pass of which there is no gradient: KDError where one is asked for, not a wrong number.
 
-    As torch's ``once_differentiable``, but where no graph of the backward pass is made it costs nothing.
+    torch's ``once_differentiable`` lets that pass where the gradient that comes in, 1 for a loss, has no history.
     """
-    marked: Callable[..., Gradients] = once_differentiable(backward)
 
     @wraps(backward)
-    def choose(ctx: Any, *gradients: Tensor) -> Gradients:
-        return (marked if torch.is_grad_enabled() else backward)(ctx, *gradients)
+    def once(ctx: Any, *gradients: Tensor) -> Gradients:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *gradients)
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        history = torch.zeros((), requires_grad=True)
+        return tuple(None if each is None else _Once.apply(each, history) for each in found)
 
-    return choose
+    return once
+
+
+class _Once(torch.autograd.Function):
+    """A gradient as it is, with a history that cannot be followed."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, history: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        """KDError: there is none."""
+        raise KDError(
+            "a loss whose gradient is written out has no gradient of that gradient",
+            hint="give it inputs that a penalty on gradients does not reach, or take a loss of torch",
+        )
 
 
 def log_ratio(p: Tensor, log_q: Tensor) -> Tensor:

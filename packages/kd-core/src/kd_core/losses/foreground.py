@@ -8,7 +8,7 @@ from torch import Tensor
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, same_shape, shape
+from kd_core.losses.tensors import as_float32, constant, same_shape, shape
 from kd_core.ranges import PositiveFloat
 
 
@@ -68,7 +68,7 @@ def _foreground(boxes: Tensor, height: int, width: int) -> Tensor:
     """
     if not boxes.shape[1]:
         return boxes.new_zeros(len(boxes), height, width)
-    x1, y1, x2, y2 = (boxes * boxes.new_tensor([width, height, width, height])).unbind(2)
+    x1, y1, x2, y2 = (boxes * constant((width, height, width, height), boxes)).unbind(2)
     inside = [
         (first.floor()[..., None] <= cells) & (cells <= last.ceil()[..., None])
         for first, last, cells in (

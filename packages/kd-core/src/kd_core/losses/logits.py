@@ -10,7 +10,17 @@ from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.softened import soft_divergence
-from kd_core.losses.tensors import LOW, as_float32, hidden, masked_alike, same_shape, shape, standardized, valid_mask
+from kd_core.losses.tensors import (
+    LOW,
+    as_float32,
+    constant,
+    hidden,
+    masked_alike,
+    same_shape,
+    shape,
+    standardized,
+    valid_mask,
+)
 from kd_core.ranges import PositiveFloat, Probability
 
 
@@ -28,7 +38,7 @@ def cross_entropy(
     """
     student = as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
-    weights = None if class_weights is None else student.new_tensor(class_weights)
+    weights = None if class_weights is None else constant(class_weights, student)
     if weights is not None and len(weights) != classes:
         raise KDError(
             f"class_weights has {len(weights)} numbers, but student {shape(student)} has {classes} classes",

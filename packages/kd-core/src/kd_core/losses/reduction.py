@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
-from kd_core.losses.tensors import shape
+from kd_core.losses.tensors import constant, shape
 from kd_core.signatures import over_batch
 
 __all__ = [
@@ -95,7 +95,10 @@ def labelled(
     counts = target != ignore_index
     if class_weights is None:
         return counts.sum()
-    weights = torch.as_tensor(class_weights, device=target.device)
+    if isinstance(class_weights, Tensor):
+        weights = class_weights.to(target.device)
+    else:
+        weights = constant(class_weights, target, torch.float32)
     return weights[target.long().where(counts, 0)].where(counts, 0).sum()
 
 

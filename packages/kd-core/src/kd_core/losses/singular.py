@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.errors import KDError
+from kd_core.losses.closed_form import Gradients, first_order
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, layer_pairs, shape
@@ -92,7 +93,8 @@ class _RightVectors(torch.autograd.Function):
         return vectors.mT[..., :count].contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    @first_order
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """By perturbation of rows^T rows: vector i turns to vector j by 1 / (value_i^2 - value_j^2)."""
         rows, values, vectors = ctx.saved_tensors
         gradient = gradients[0]

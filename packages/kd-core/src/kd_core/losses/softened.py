@@ -65,8 +65,9 @@ class _SoftDivergence(torch.autograd.Function):
         log_q = _over(student, temperature).log_softmax(dim)
         p = _over(teacher, temperature).softmax(dim)
         values = log_ratio(p, log_q).mul_(p)
+        number: int | Tensor = student.numel() // student.shape[dim]
         if counts is None:
-            total, number = values.sum(), student.numel() // student.shape[dim]
+            total = values.sum()
         else:
             total, number = values.sum(dim).where(counts, 0.0).sum(), counts.sum(dtype=p.dtype).clamp_(min=1)
         ctx.save_for_backward(log_q, p, counts)

@@ -45,16 +45,16 @@ class _FourthPowers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, eps: float) -> Tensor:
-        ours, *statistics = _standardized(student, eps)
-        theirs, *others = _standardized(teacher, eps)
+        ours, mean, inverse = _standardized(student, eps)
+        theirs, other_mean, other_inverse = _standardized(teacher, eps)
         apart = ours.sub_(theirs)
         squares = apart.square()
         total = torch.linalg.vector_norm(squares).square_().clamp_min_(torch.finfo(squares.dtype).tiny)
         cubes = squares.mul_(apart).div_(total)
         wanted = ctx.needs_input_grad
         ctx.save_for_backward(
-            _destandardized(cubes, student, *statistics, eps) if wanted[0] else None,
-            _destandardized(cubes, teacher, *others, eps) if wanted[1] else None,
+            _destandardized(cubes, student, mean, inverse, eps) if wanted[0] else None,
+            _destandardized(cubes, teacher, other_mean, other_inverse, eps) if wanted[1] else None,
         )
         return total.log_()
 

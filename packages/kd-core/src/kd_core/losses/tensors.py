@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -115,6 +118,17 @@ def divergence(log_p: Tensor, log_q: Tensor, dim: int = 1) -> Tensor:
     """KL divergences of q from p along ``dim``, from logarithms."""
     log_p = log_p.clamp(min=LOW)  # of minus infinity the product is NaN; this is also faster than torch's kl_div
     return (log_p.exp() * (log_p - log_q)).sum(dim)
+
+
+def constant(numbers: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``numbers`` (N,) where ``like`` is, of its type or of ``dtype``; kept, for to copy them waits for the device."""
+    return _copied(tuple(numbers), dtype or like.dtype, like.device)
+
+
+@lru_cache(maxsize=256)
+def _copied(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # of those that are made in it no gradient can be had later
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def shape(tensor: Tensor) -> str:

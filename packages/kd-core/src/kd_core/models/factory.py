@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_core.data.batch import STUDENT, DatasetInfo
-from kd_core.errors import ConfigError, ConfigProblem, KDError, error_path
+from kd_core.errors import ConfigError, ConfigProblem, KDError, Unverified, error_path
 from kd_core.files import refuse_links, user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
@@ -69,6 +69,8 @@ class ModelSource:
         around = EditSurroundings(name or STUDENT, self.builder.build, self.siblings)
         try:
             edited = apply_edits(model, spec.edit, self.builder.build, around)
+        except Unverified:
+            raise
         except KDError as error:
             raise error.at(self.path, "edit") from None
         if name is not None:

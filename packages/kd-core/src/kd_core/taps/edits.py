@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from kd_core.errors import ConfigError, KDError, did_you_mean, nearest
+from kd_core.errors import ConfigError, KDError, Unverified, did_you_mean, nearest
 from kd_core.taps.landmarks import cut_off, known, places
 from kd_core.taps.paths import module_at, resolve_path, unwrap_model, walk
 from kd_core.taps.wires import Tap, config_error, parse_tap, parse_wire
@@ -61,6 +61,8 @@ def apply_edits(
             user_model = unwrap_model(model)
             edit = _placed(user_model, edit, surroundings)
             _EDITS[kind](user_model, edit if surroundings is None else surroundings.resolve(user_model, edit), build)
+        except Unverified:
+            raise
         except KDError as error:
             path = (index, kind) if kind else (index,)
             moved = (

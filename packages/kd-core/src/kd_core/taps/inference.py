@@ -136,14 +136,18 @@ def _area(call: _Call) -> int:
 
 
 def _by_layer(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
-    """The outputs (B, L, D) of the layers of the longest stack whose layers give one shape."""
+    """The outputs (B, L, D) of the layers of the longest stack whose layers give one shape.
+
+    A stack of one layer is a ModuleList, as a transformer of one layer has.
+    """
     by_module = {call.module: call for call in calls}
     best: list[_Call] = []
     for module in model.modules():
         layers = list(module.children()) if isinstance(module, (nn.ModuleList, nn.Sequential)) else []
         stack = [by_module[layer] for layer in layers if layer in by_module]
         shapes = {call.output.shape for call in stack}
-        if len(stack) == len(layers) > max(len(best), 1) and len(shapes) == 1 and stack[0].output.ndim == 3:
+        least = 0 if isinstance(module, nn.ModuleList) else 1
+        if len(stack) == len(layers) > max(len(best), least) and len(shapes) == 1 and stack[0].output.ndim == 3:
             best = stack
     return best
 

@@ -103,12 +103,23 @@ def every_parameter_gets_a_gradient(case: AdapterCase) -> None:
     require(not detached, f"the adapter {case.name} gives its inputs {detached} no gradient")
 
 
+def reads_no_number_back(case: AdapterCase) -> None:
+    """On a GPU that waits for the device. Meta tensors have no numbers: ``.item()`` or ``if tensor`` fails on them."""
+    module = case.build().to("meta")
+    inputs = [tensor.detach().to("meta") for tensor in case.tensors()]
+    with no_error(
+        f"the adapter {case.name} reads numbers of its inputs (.item(), if tensor:) or has tensors elsewhere"
+    ):
+        module(*inputs)
+
+
 ADAPTER_CHECKS: tuple[Callable[[AdapterCase], None], ...] = (
     can_be_registered,
     builds_from_shapes_alone,
     output_has_the_shape_asked_for,
     weights_are_a_function_of_the_seed,
     every_parameter_gets_a_gradient,
+    reads_no_number_back,
 )
 """What every adapter keeps, each as a function that raises AssertionError."""
 

@@ -124,11 +124,12 @@ class Term(nn.Module):
 
     def forward(self, values: Values, step_info: StepInfo, shard: MicroBatchShard | None = None) -> Tensor:
         """The unweighted loss of a step, a float32 scalar."""
-        inputs = {key: self._input(key, values.get(wired)) for key, wired in self.plan.wires.items()}
+        carried = {key: values.get(wired) for key, wired in self.plan.wires.items()}
+        inputs = {key: self._input(key, value) for key, value in carried.items()}
         if self.over_batch and shard is not None:
             inputs = {key: gathered(self.plan.wires[key], value, shard) for key, value in inputs.items()}
         now = {key: step_info.at(schedule) for key, schedule in self.plan.schedules.items()}
-        if lists := self._lists(inputs):
+        if lists := self._lists(carried):
             return self._added(inputs, lists, now)
         return self._loss(inputs, now)
 

@@ -32,7 +32,7 @@ Classes = Annotated[int, Ge(2)]
 """The number of classes with the background, which is class 0."""
 Norm = Literal["batch", "frozen", "group"]
 OwnNorm = Literal["batch", "frozen"]
-_SIZES = {"min_size": PositiveInt, "max_size": PositiveInt}
+_SIZES = {"min_size": PositiveInt, "max_size": PositiveInt, "_skip_resize": bool}
 _PIXELS = {"image_mean": list[float], "image_std": list[float]}
 _PROPOSALS = {
     "rpn_pre_nms_top_n_train": PositiveInt,

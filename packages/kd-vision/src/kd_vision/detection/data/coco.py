@@ -26,12 +26,18 @@ def read_coco2017(root: Path, masks: bool, keypoints: bool, skip: bool) -> Parts
     categories = PERSON if keypoints else COCO
     kind = "person_keypoints" if keypoints else "instances"
     paths = {split: root / "annotations" / f"{kind}_{split}2017.json" for split in ("train", "val")}
+    folders = {split: _folder(root, f"{split}2017") for split in paths}
     train, val = (
-        BoxSubset(LateBoxes(partial(_read_split, path, root / f"{split}2017", masks), categories, str(path), skip=skip))
+        BoxSubset(LateBoxes(partial(_read_split, path, folders[split], masks), categories, str(path), skip=skip))
         for split, path in paths.items()
     )
-    places = {split: str(root / f"{split}2017") for split in paths}
-    return Parts(train, val, None, categories.names, places)
+    return Parts(train, val, None, categories.names, {split: str(folder) for split, folder in folders.items()})
+
+
+def _folder(root: Path, name: str) -> Path:
+    """The folder of a split's images, below ``root`` or below its folder ``images``."""
+    inner = root / "images" / name
+    return inner if inner.is_dir() else root / name
 
 
 def _read_split(path: Path, folder: Path, masks: bool) -> FileBoxes:

@@ -34,6 +34,7 @@ class EntryColumns:
         self.shapes = ShapeColumns() if masks else None
         self.points = array("f") if keypoints else None
         self._counts = array("q")
+        self._has_rest = masks or keypoints
         self.faults: dict[int, str] = {}
 
     def add(self, place: int, entry: Any) -> None:
@@ -43,7 +44,8 @@ class EntryColumns:
                 record = self._record(place, entry)
             except (KeyError, TypeError, ValueError, AttributeError, StructError, OverflowError):
                 record = self._record(place, _typed(entry))
-            self._add_rest(entry)
+            if self._has_rest:
+                self._add_rest(entry)
         except ValueError as error:
             self.faults[place] = f"{named(entry, place)} {error}"
         else:
@@ -64,17 +66,19 @@ class EntryColumns:
 
     def _add_rest(self, entry: Mapping[str, Any]) -> None:
         """The shape and the keypoints; ValueError where they cannot be kept, and then neither of them is."""
-        points = entry.get("keypoints") if self.points is not None else None
+        if self.points is None:
+            assert self.shapes is not None
+            self.shapes.add(entry)
+            return
         kept = array("f")
         try:
-            kept.fromlist(points or [])
+            kept.fromlist(entry.get("keypoints") or [])
         except (TypeError, OverflowError):
             raise ValueError("has 'keypoints' that are not a list of numbers") from None
         if self.shapes is not None:
             self.shapes.add(entry)
-        if self.points is not None:
-            self.points.extend(kept)
-            self._counts.append(len(kept))
+        self.points.extend(kept)
+        self._counts.append(len(kept))
 
     @property
     def entries(self) -> NDArray[Any]:

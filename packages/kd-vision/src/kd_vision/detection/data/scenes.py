@@ -128,6 +128,5 @@ SOURCES("scenes")(
         read_scenes,
         splits=("train", "val"),
         categories=SHAPES,
-        min_size=80,
     )
 )

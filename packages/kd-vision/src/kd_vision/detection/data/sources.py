@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_core.data.screening import SKIP, Readable, listed, skipped
+from kd_core.data.screening import MANY, SKIP, WHOLE, Readable, listed, refuse, skipped
 from kd_core.data.shapes import Shape
 from kd_core.data.sources import PLACE, SPLITS, Parts, Source, check_source
 from kd_core.data.summary import counts_text
@@ -244,13 +244,29 @@ def _counted(number: int, one: str, many: str) -> str:
 
 
 def checked(parts: Parts[BoxSubset], *, skip: bool) -> Parts[BoxSubset]:
-    """A data set of which the annotations have no fault: KDError that names all, or to ``skip`` them a warning."""
+    """A data set of which the annotations have no fault: KDError that names all, or to ``skip`` them a warning.
+
+    The error names the images that cannot be read, too, as far as they would be tried before a run.
+    """
     faults = list({id(part.boxes.faults): part.boxes.faults for part in parts.items().values()}.values())
     if skip:
         return replace(parts, notes=(*parts.notes, *(note for each in faults for note in each.notes())))
     if problems := [problem for each in faults if (problem := each.problem()) is not None]:
-        raise ConfigError(problems)
+        raise ConfigError([*problems, *_unreadable(parts)])
     return parts
+
+
+def _unreadable(parts: Parts[BoxSubset]) -> list[ConfigProblem]:
+    """What is wrong with image files: few are read whole, of many both ends are looked at, of very many none is."""
+    files = [files for part in parts.items().values() if (files := part.files()) is not None]
+    whole = sum(each.size() for each in files) <= WHOLE
+    if not whole and sum(len(each.positions) for each in files) > MANY:
+        return []
+    try:
+        refuse(error for each in files for error in each.errors(whole=whole).values())
+    except KDError as error:
+        return error.at("data").problems
+    return []
 
 
 def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
@@ -270,9 +286,8 @@ def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
 class BoxSource(Source[BoxSubset]):
     """A data set of images with boxes.
 
-    ``categories`` is None where only an option ``classes``, or reading, tells. ``min_size`` is the pixels of the
-    shorter side that the models of torchvision scale images to. What ``read`` takes
-    of :attr:`place` says whether there are masks and keypoints; ``skip`` is for data that are read late.
+    ``categories`` is None where only an option ``classes``, or reading, tells. What ``read`` takes of :attr:`place`
+    says whether there are masks and keypoints; ``skip`` is for data that are read late.
     """
 
     place: ClassVar[tuple[str, ...]] = (*PLACE, "masks", "keypoints", "skip")
@@ -280,7 +295,6 @@ class BoxSource(Source[BoxSubset]):
     categories: Categories | None = None
     keypoint_categories: Categories | None = None
     """The same where keypoints are asked for."""
-    min_size: int = 800
 
     def known(self, options: Mapping[str, Any], *, keypoints: bool) -> Categories | None:
         """The categories, as far as the data set's name, or an option ``classes``, tells."""

@@ -165,20 +165,20 @@ class FileBoxes:
         return height, width
 
     def annotated(self, row: int) -> Annotated:
-        """What the annotations say of an image."""
+        """What the annotations say of an image, in arrays of its own."""
         table = self.table
         here = slice(int(table.starts[row]), int(table.starts[row + 1]))
         return Annotated(
             self.name(row),
             table.boxes[here].astype(np.float32),
-            table.labels[here],
+            table.labels[here].copy(),
             table.areas[here].astype(np.float32),
-            table.crowds[here],
+            table.crowds[here].copy(),
             None if table.shapes is None else tuple(table.shapes[here]),
-            None if table.keypoints is None else table.keypoints[here],
+            None if table.keypoints is None else table.keypoints[here].copy(),
             int(self.images.ids[row]),
             self.size(row),
-            table.trained[here],
+            table.trained[here].copy(),
         )
 
     def image(self, row: int) -> Image:

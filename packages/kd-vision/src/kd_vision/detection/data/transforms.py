@@ -207,8 +207,8 @@ def _windows(
 def _centres_inside(boxes: NDArray[np.float64], windows: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(m, n) whether the centre of each of n boxes lies within each of m windows."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside: NDArray[np.bool_] = ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(2)
-    return inside
+    inside = (windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])
+    return inside[..., 0] & inside[..., 1]
 
 
 def _iou(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

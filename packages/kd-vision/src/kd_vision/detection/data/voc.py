@@ -185,6 +185,5 @@ SOURCES("voc_detection")(
         read_voc,
         check=check_voc,
         categories=VOC,
-        min_size=600,
     )
 )

@@ -307,6 +307,5 @@ SOURCES("yolo")(
     BoxSource(
         "images of your own in the layout of YOLO's trainers: a data.yaml, images/ and labels/ with a file an image",
         read_yolo,
-        min_size=640,
     )
 )

@@ -7,12 +7,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_core.errors import KDError
+from kd_core.errors import error_path
 from kd_vision.detection.data.sources import Annotated
 from kd_vision.detection.data.splits import drawn
+from kd_vision.detection.metrics import check_detections
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,28 +61,16 @@ def detections(output: Mapping[str, Tensor], num_classes: int | None, size: tupl
 
     KDError naming the ``model`` of a config where these are not detections of the data's classes.
     """
-    path = f"models.{model}"
-    if missing := [key for key in ("boxes", "labels", "scores") if key not in output]:
-        raise KDError(f"its output has no {' and no '.join(missing)}: it detects nothing", path=path)
+    kinds = [kind for kind in ("masks", "keypoints") if isinstance(output.get(kind), Tensor)]
+    with error_path("models", model):
+        check_detections(output, {**output, "size": torch.tensor(size)}, kinds, num_classes)
     scores, labels = output["scores"].float().cpu().numpy(), output["labels"].long().cpu().numpy()
-    boxes = output["boxes"].float().cpu().numpy().reshape(-1, 4)
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise KDError("its outputs are not finite: it detects nothing", path=path)
-    if num_classes is not None and len(labels) and not 0 < labels.min() <= labels.max() < num_classes:
-        wrong = labels[(labels < 1) | (labels >= num_classes)][0]
-        raise KDError(f"detects the class {wrong}, and the data have the classes 1 to {num_classes - 1}", path=path)
-    masks = output.get("masks")
-    points = output.get("keypoints")
-    keypoints = None if points is None else points.float().cpu().numpy().copy()
+    masks = (output["masks"] > MASK_THRESHOLD)[:, 0].cpu().numpy() if "masks" in kinds else None
+    keypoints = output["keypoints"].float().cpu().numpy().copy() if "keypoints" in kinds else None
     if keypoints is not None:
         keypoints[..., 2] = VISIBLE
-    return Objects(
-        boxes,
-        labels,
-        scores,
-        None if masks is None else (masks > MASK_THRESHOLD).cpu().numpy().reshape(-1, *size),
-        keypoints,
-    ).take(np.argsort(-scores, kind="stable"))
+    found = Objects(output["boxes"].float().cpu().numpy(), labels, scores, masks, keypoints)
+    return found.take(np.argsort(-scores, kind="stable"))
 
 
 def coco_results(objects: Objects, image_id: int, file_name: str, category_ids: Sequence[int]) -> list[dict[str, Any]]:

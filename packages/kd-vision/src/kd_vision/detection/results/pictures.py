@@ -138,12 +138,13 @@ def drawn(panel: Panel, size: tuple[int, int], skeleton: Sequence[tuple[int, int
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     line = max(THINNEST[0], round(max(size) / THINNEST[1]))
-    boxes = panel.objects.boxes * np.tile(scale, 2)
+    boxes = inside(panel.objects.boxes * np.tile(scale, 2), size)
     for number in order:
         dashed = panel.objects.crowds is not None and bool(panel.objects.crowds[number])
-        draw_box(draw, boxes[number], panel.colours[number], line, size, dashed=dashed)
+        draw_box(draw, boxes[number], panel.colours[number], line, dashed=dashed)
         if panel.objects.keypoints is not None:
             points = panel.objects.keypoints[number] * np.array([*scale, 1])
+            points = points.clip(-max(size), 2 * max(size))
             draw_keypoints(draw, points, skeleton, panel.colours[number], line)
     write_captions(draw, panel, boxes, order[::-1], size)
     return picture
@@ -153,7 +154,7 @@ def drawing_order(objects: Objects) -> list[int]:
     """Objects from the lowest score to the highest or, without scores, from the largest to the smallest."""
     if objects.scores is not None:
         return np.argsort(objects.scores, kind="stable").tolist()
-    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    sides = objects.boxes[:, 2:].astype(np.float64) - objects.boxes[:, :2]
     return np.argsort(-sides.prod(1), kind="stable").tolist()
 
 
@@ -175,18 +176,15 @@ def extent(there: NDArray[np.bool_]) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0)
 
 
-def draw_box(
-    draw: ImageDraw,
-    box: NDArray[np.floating],
-    colour: Colour,
-    line: int,
-    size: tuple[int, int],
-    *,
-    dashed: bool = False,
-) -> None:
-    """The outline of a box as far as it is in an image of ``size`` (height, width), in dashes where it is a crowd's."""
-    left, right = np.clip(box[[0, 2]], 0, size[1] - 1).round().astype(int).tolist()
-    top, bottom = np.clip(box[[1, 3]], 0, size[0] - 1).round().astype(int).tolist()
+def inside(boxes: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
+    """Boxes (n, 4) as far as they are in an image of ``size`` (height, width), the smaller edges first."""
+    pairs = np.sort(boxes.reshape(-1, 2, 2), 1)  # x and y of two corners
+    return pairs.clip(0, [size[1] - 1, size[0] - 1]).reshape(-1, 4)
+
+
+def draw_box(draw: ImageDraw, box: NDArray[np.floating], colour: Colour, line: int, *, dashed: bool = False) -> None:
+    """The outline of a box that is in the image, in dashes where it is a crowd's."""
+    left, top, right, bottom = box.round().astype(int).tolist()
     if not dashed:
         draw.rectangle((left, top, right, bottom), outline=colour, width=line)
         return
@@ -220,26 +218,29 @@ def draw_keypoints(
 def write_captions(
     draw: ImageDraw, panel: Panel, boxes: NDArray[np.floating], order: Sequence[int], size: tuple[int, int]
 ) -> None:
-    """Captions at their boxes, on the objects' colours, in ``order``; where there is room none covers another."""
+    """Captions at their boxes, on the objects' colours; where there is room none covers another.
+
+    The first in ``order`` have the first choice of a place, and lie on top.
+    """
     text = letters(*size)
-    taken: list[Rectangle] = []
-    pad = max(text // 6, 1)
+    pad, high = max(text // 6, 1), line_of(text)
+    words = {number: cut(panel.captions[number], text, size[1] - 2 * pad) for number in order}
+    places: dict[int, Rectangle] = {}
     for number in order:
-        words = cut(panel.captions[number], text, size[1] - 2 * pad)
-        wide, high = length(words, text) + 2 * pad, line_of(text)
-        place = free_place(boxes[number], (high, wide), size, taken)
-        taken.append(place)
+        needed = (high, length(words[number], text) + 2 * pad)
+        places[number] = free_place(boxes[number], needed, size, list(places.values()))
+    for number, place in reversed(places.items()):
         draw.rectangle(place, fill=panel.colours[number])
         at = (place[0] + pad, place[1] + (high - text * 5 // 4) // 2)
-        draw.text(at, drawable(words, text), fill=ink_on(panel.colours[number]), font=font(text))
+        draw.text(at, drawable(words[number], text), fill=ink_on(panel.colours[number]), font=font(text))
 
 
 def free_place(
-    box: NDArray[np.floating], extent: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
+    box: NDArray[np.floating], needed: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where in an image of ``size`` a caption of ``extent`` goes: above its box, or the first of the places
-    within and below it where it covers least of others."""
-    high, wide = extent
+    """Where in an image of ``size`` a caption of ``needed`` (height, width) goes: above its box, or the first of the
+    places within and below it where it covers least of others."""
+    high, wide = needed
     left, top, right, bottom = box.round().astype(int).tolist()
     places = [
         *((x, y) for y in (top - high, top) for x in (left, right - wide)),

@@ -16,7 +16,7 @@ from torch import nn
 from kd_core.data.batch import SHARED, STUDENT, Batch
 from kd_core.data.images import Brightness, read_image
 from kd_core.device.runtime import Runtime
-from kd_core.errors import KDError, foreign_errors
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.pictures import Pixels, save
@@ -248,7 +248,8 @@ class Detector:
             for name, model in self.models.items():
                 with foreign_errors(f"the forward pass on an image of {size[1]} x {size[0]} pixels", "models", name):
                     output = task.call(model.eval(), batch.for_model(name))
-                check_list(output, 1)
+                with error_path("models", name):
+                    check_list(output, 1)
                 found[name] = detections(output[0], self.info.num_classes, size, name)
         return found
 
