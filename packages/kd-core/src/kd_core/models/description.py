@@ -93,14 +93,16 @@ def _alone(value: Any, told: Described) -> Any:
 
 def _by_value(edit: Mapping[str, Any], model: nn.Module | None) -> Mapping[str, Any]:
     """An edit whose module is taken out of another model as the call that makes such a module, if there is one."""
-    value = edit.get("with")
+    key = "with" if "replace" in edit else "insert"
+    value = edit.get(key)
     if model is None or value is None or isinstance(value, Call):
         return edit
+    path = edit["replace"] if key == "with" else edit.get("name") or f"{edit['after']}.inserted"
     try:
-        made = call_of(module_at(unwrap_model(model), str(edit["replace"])))
+        made = call_of(module_at(unwrap_model(model), str(path)))
     except KDError:  # a later edit took the place
         return edit
-    return edit if made is None else {**edit, "with": made}
+    return edit if made is None else {**edit, key: made}
 
 
 def call_of(module: nn.Module) -> Call | None:
