@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -28,3 +29,11 @@ def test_a_check_scales_images_to_less_and_keeps_what_differs() -> None:
     assert sizes[:3] == [((140,), 173), ((110,), 130), ((64,), 96)]
     assert models[-1].transform.fixed_size == (320, 320)
     ObjectDetection().lighten(nn.Identity())
+
+
+@pytest.mark.parametrize("data", ["coco_json", "yolo", "voc_detection"])
+def test_a_dummy_batch_has_classes_that_a_model_of_any_number_has(data: str) -> None:
+    options = {"coco_json": {"annotations": "t.json"}, "yolo": {}, "voc_detection": {"classes": ["one"]}}[data]
+    task, values = ObjectDetection(), {"name": data, **options}
+    targets = task.dummy_batch(task.data_schema(values).model_validate(values), 4, training=True).target
+    assert {int(label) for target in targets for label in target["labels"]} == {1}

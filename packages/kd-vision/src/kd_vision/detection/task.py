@@ -84,8 +84,9 @@ class ObjectDetection(Task):
         return replace(batch, inputs={SHARED: {"images": images, **({"targets": batch.target} if training else {})}})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
-        """Noise in two sizes by turns, with two boxes each, whose classes come in turn."""
-        info = self.dummy_info(data)
+        """Noise in two sizes by turns, with two boxes each, whose classes come in turn: where only reading would tell
+        how many there are, the first, which all models have."""
+        info = self.info(data)
         generator = torch.Generator().manual_seed(0)
         images, targets = [], []
         for row in range(size):
