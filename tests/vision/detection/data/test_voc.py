@@ -88,7 +88,7 @@ def test_classes_of_ones_own(root: Path) -> None:
     data = DataSpec(name="voc_detection", root=str(root), classes=["dog", "cat"])
     assert info_of(data).classes == ("background", "dog", "cat")
     assert data.read().train.annotated(0).labels.tolist() == [1, 2]
-    with pytest.raises(ValueError, match="names the class 'dog' twice"):
+    with pytest.raises(ValueError, match="has 'dog' twice"):
         DataSpec(name="voc_detection", root=str(root), classes=["dog", "dog"])
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from kd_core.data.images import image_files, image_size
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_vision.detection.data.categories import VOC_CLASSES, Categories
+from kd_vision.detection.data.categories import VOC_CLASSES, Categories, check_classes
 from kd_vision.detection.data.rows import ImageObject, ImageRows
 from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
 from kd_vision.detection.data.table import FileBoxes, is_unsafe
@@ -56,8 +56,7 @@ def check_voc(*, train_lists: Lists, classes: Sequence[str] | None = None, **_: 
     """KDError where there is nothing to train on, or a class has two places."""
     if not train_lists:
         raise KDError("names no list", path="train_lists")
-    if classes is not None and (twice := sorted({name for name in classes if list(classes).count(name) > 1})):
-        raise KDError(f"names the class {twice[0]!r} twice", path="classes")
+    check_classes(classes=classes)
 
 
 def find_folder(root: Path, year: str) -> Path:
