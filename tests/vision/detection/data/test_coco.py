@@ -481,3 +481,10 @@ def test_keypoints_that_cannot_be(tmp_path: Path, keypoints: Any, skeleton: Any,
     categories = [{"id": 1, "name": "rod", "keypoints": keypoints, "skeleton": skeleton}]
     with pytest.raises(KDError, match=message):
         read(written(tmp_path, [], None, categories), keypoints=True)
+
+
+def test_an_image_of_two_splits_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9])], [image(1), image(2)])
+    written(tmp_path, [entry(1, [0, 0, 9, 9], image=2)], [image(2), image(3)], name="v.json")
+    (note,) = read(path, val_annotations="v.json").notes
+    assert (note.level, note.text) == ("warning", "1 image of the split val is in train, too (002.jpg)")

@@ -96,7 +96,8 @@ def test_the_threshold(root: Path, tmp_path: Path) -> None:
         (found,) = answers(done)["images"]
         assert sum(found["objects"]["student"].values()) == count
         assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
-    refused(kd_vision("predict", root / "teacher", image, "--out", tmp_path, "--threshold", "2"), "--threshold")
+    for wrong in ("2", "nan"):
+        refused(kd_vision("predict", root / "teacher", image, "--out", tmp_path, "--threshold", wrong), "--threshold")
 
 
 def test_a_line_for_each_image(root: Path, tmp_path: Path) -> None:

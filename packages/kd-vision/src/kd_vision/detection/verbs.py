@@ -25,12 +25,20 @@ MODEL = "student"
 CLASSIFICATION = "image_classification"
 
 
+def _finite(_: click.Context, __: click.Parameter, value: float) -> float:
+    """A number that is one."""
+    if value != value:
+        raise click.BadParameter("nan is not in the range 0<=x<=1.")
+    return value
+
+
 @click.command()
 @predict_options(
     click.option("--truth", type=PATH, metavar="FILE", help="Annotations of the files, in COCO's format."),
     click.option(
         "--threshold",
         type=click.FloatRange(0, 1),
+        callback=_finite,
         default=0.5,
         show_default=True,
         metavar="SCORE",

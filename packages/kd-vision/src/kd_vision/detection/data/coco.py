@@ -9,10 +9,11 @@ from pathlib import Path
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_core.files import user_path
+from kd_core.notes import Note
 from kd_vision.detection.data.annotations import AnnotationFile, boxes_of, read_file
 from kd_vision.detection.data.categories import COCO, COCO_BY_ID, PERSON, Categories
 from kd_vision.detection.data.late import LateBoxes
-from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
+from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset, overlap
 from kd_vision.detection.data.table import FileBoxes
 
 SITE = "https://cocodataset.org/#download"
@@ -97,14 +98,16 @@ def read_coco_json(
         if name is not None
     }
     categories = _categories(files["train"][0], keypoints=keypoints)
-    parts, places = {}, {}
+    parts, places, notes, seen = {}, {}, list[Note](), dict[Path, str]()
     for split, (file, folder_name) in files.items():
         folder = file.path.parent if folder_name is None else root / user_path(folder_name)
         if not folder.is_dir():
             raise KDError(f"there is no folder {folder}", path=f"{'' if split == 'train' else f'{split}_'}images")
         _check_same(file, files["train"][0])
-        parts[split], places[split] = BoxSubset(boxes_of(file, folder, categories)), str(file.path)
-    return Parts(parts["train"], parts.get("val"), parts.get("test"), categories.names, places)
+        boxes = boxes_of(file, folder, categories)
+        parts[split], places[split] = BoxSubset(boxes), str(file.path)
+        notes += overlap(split, [folder / name for name in dict.fromkeys(boxes.images.files)], seen)
+    return Parts(parts["train"], parts.get("val"), parts.get("test"), categories.names, places, notes=tuple(notes))
 
 
 def _categories(file: AnnotationFile, *, keypoints: bool) -> Categories:

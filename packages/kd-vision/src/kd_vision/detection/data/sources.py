@@ -269,6 +269,16 @@ def _unreadable(parts: Parts[BoxSubset]) -> list[ConfigProblem]:
     return []
 
 
+def overlap(split: str, files: Sequence[Path], seen: dict[Path, str]) -> list[Note]:
+    """A warning of images that another split has, too; none where there are none. All become ``seen``."""
+    both = [path for path in files if path in seen]
+    others = sorted({seen[path] for path in both})
+    seen |= {path: split for path in files if path not in seen}
+    count = "1 image" if len(both) == 1 else f"{len(both):,} images"
+    text = f"{count} of the split {split} {'is' if len(both) == 1 else 'are'} in {' and '.join(others)}, too"
+    return [Note.warning(f"{text} ({both[0].name}{', ...' if len(both) > 1 else ''})")] if both else []
+
+
 def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
     """A data set as its authors split it, without the images that cannot be read or have another size than is said."""
     notes, kept = list(parts.notes), {}

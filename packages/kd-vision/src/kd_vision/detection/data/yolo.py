@@ -25,7 +25,7 @@ from kd_core.files import user_path
 from kd_core.notes import Note
 from kd_vision.detection.data.categories import Categories, check_classes, class_names_fault
 from kd_vision.detection.data.rows import ImageObject, ImageRows
-from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
+from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset, overlap
 from kd_vision.detection.data.table import Box, FileBoxes, is_unsafe
 
 BOX = 5
@@ -147,7 +147,7 @@ def read_yolo(root: Path, masks: bool, *, classes: ClassNames | None = None) -> 
     seen: dict[Path, str] = {}
     for split, several in folders.items():
         files, others = _images(several)
-        notes += [*others, *_overlap(split, files, seen)]
+        notes += [*others, *overlap(split, files, seen)]
         base = Path(*_common(files)) if files else several[0]
         reader = LabelReader(base, categories, masks=masks, pose=pose)
         places[split] = ", ".join(map(str, several))
@@ -163,16 +163,6 @@ def _common(files: Sequence[Path]) -> Sequence[str]:
     first, last = min(file.parent.parts for file in files), max(file.parent.parts for file in files)
     same = [one == other for one, other in zip(first, last, strict=False)]
     return first[: same.index(False) if False in same else len(same)]
-
-
-def _overlap(split: str, files: Sequence[Path], seen: dict[Path, str]) -> list[Note]:
-    """A warning of images that another split has, too; none where there are none. All become ``seen``."""
-    both = [path for path in files if path in seen]
-    others = sorted({seen[path] for path in both})
-    seen |= {path: split for path in files if path not in seen}
-    count = "1 image" if len(both) == 1 else f"{len(both):,} images"
-    text = f"{count} of the split {split} {'is' if len(both) == 1 else 'are'} in {' and '.join(others)}, too"
-    return [Note.warning(f"{text} ({both[0].name}{', ...' if len(both) > 1 else ''})")] if both else []
 
 
 def _missing(files: Sequence[Path], place: str) -> list[Note]:
