@@ -159,7 +159,7 @@ def test_the_losses_of_detectors_are_checked_and_trained(config: Path, tmp_path:
     assert experiment.check() == []
     losses = rows(experiment.train(tmp_path / "run").run, "train")[0]
     assert all(losses[name] > 0 for name in ("fgd", "fgd_global", "pkd"))
-    assert all(losses[name] >= -1e-6 for name in ("crossed", "crossed_boxes", "kd"))  # untrained heads say nearly nothing
+    assert all(losses[name] >= -1e-6 for name in ("crossed", "crossed_boxes", "kd"))  # of untrained heads
     with pytest.raises(KDError, match="accumulation_steps"):
         Experiment.load(more, overrides=["stages.distill.accumulation_steps=2"], trust=TRUST).train(tmp_path / "no")
 
