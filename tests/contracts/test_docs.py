@@ -44,6 +44,12 @@ def test_the_generated_parts_are_current() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_page_has_a_generated_part_twice(page: Path) -> None:
+    parts = re.findall(r"<!-- generated: (\S+) -->", PAGES[page])
+    assert sorted(parts) == sorted(set(parts))
+
+
 @pytest.mark.parametrize("model", SCHEMAS, ids=lambda model: model.__name__)
 def test_every_schema_has_a_table(model: type[BaseModel]) -> None:
     assert f"{model.__module__}:{model.__name__}" in GENERATED

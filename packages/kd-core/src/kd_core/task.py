@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from kd_core.config import has_call
-from kd_core.data.batch import Batch, DatasetInfo, Splits
+from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
 from kd_core.data.summary import DataSummary
 from kd_core.errors import KDError
@@ -197,6 +197,12 @@ class Task:
     def check_structure(self, model: nn.Module, wants: Any, data: Any) -> None:
         """The same before training, of a model without weights on the meta device; no connection is opened."""
 
+    def check_student(self, model: nn.Module, info: DatasetInfo, data: Any) -> None:
+        """KDError where the student, built, cannot learn data of which ``info`` is known; in a check it has no values.
+
+        It is not asked of a teacher, whose classes may be others.
+        """
+
     def lighten(self, model: nn.Module) -> None:
         """Make a model that only a check runs cheap to run, where that changes nothing of what the check tells."""
 
@@ -214,6 +220,14 @@ def check_model(task: Task, name: str, model: nn.Module, wants: Any, data: Any) 
         task.check_model(model, wants, data)
     except KDError as error:
         raise error.at("models", name) from None
+
+
+def check_student(task: Task, model: nn.Module, info: DatasetInfo, data: Any) -> None:
+    """KDError, naming the student, where :meth:`Task.check_student` refuses it."""
+    try:
+        task.check_student(model, info, data)
+    except KDError as error:
+        raise error.at("models", STUDENT) from None
 
 
 def eval_batch_size(task: Task, configured: int | None, training: int | None) -> int:

@@ -431,3 +431,28 @@ def test_the_real_annotations(real_data: Path) -> None:
             for shape, each in zip(annotated.shapes, expected, strict=True):
                 plain = shape if isinstance(shape, dict) else [polygon.tolist() for polygon in shape]
                 assert plain == each["segmentation"]
+
+
+def test_an_object_with_few_keypoints_trains_with_all_of_them(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "rod", "keypoints": ["one", "other"]}]
+    boxes = [
+        entry(1, [0, 0, 9, 9], 1, 1, keypoints=[1, 1, 2, 5, 5, 1]),
+        entry(2, [0, 0, 9, 9], 1, 2, keypoints=[1, 1, 2, 0, 0, 0]),
+    ]
+    parts = read(written(tmp_path, boxes, [image(1), image(2)], categories), keypoints=True)
+    assert parts.train.with_objects().rows.tolist() == [0]
+
+
+def test_a_name_that_no_file_system_takes_is_of_a_missing_file(tmp_path: Path) -> None:
+    path = written(tmp_path, [entry(1, [0, 0, 9, 9])])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "images": [*content["images"], image(2, file_name=5000 * "a")]}))
+    with pytest.raises(KDError, match=r"there is no file .*aaa of the image 2"):
+        read(path)
+    assert len(read(path, on_error="skip").train) == 1
+
+
+def test_a_message_has_the_article_of_its_key(tmp_path: Path) -> None:
+    path = written(tmp_path, [], [image(1, width="60"), {**image(2), "id": "2"}])
+    with pytest.raises(KDError, match=r"has a 'width' that is not an integer(.|\n)*has an 'id' that is not an integer"):
+        read(path)

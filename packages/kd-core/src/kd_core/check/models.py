@@ -80,6 +80,8 @@ class DryModels:
             model = self._siblings[name]
             if self.sound and name in self.plan.inputs:
                 self.plan.task.check_structure(model, self.plan.inputs[name], self.plan.data)
+            if self.sound and name == STUDENT:
+                self.plan.task.check_student(model, self.info, self.plan.data)
             return model
         except Unverified as error:
             self.findings.cannot_verify(("models", name), error)

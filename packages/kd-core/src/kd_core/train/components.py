@@ -26,7 +26,7 @@ from kd_core.notes import Note
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.progress import Reporter
 from kd_core.taps.wires import Tap
-from kd_core.task import check_model
+from kd_core.task import check_model, check_student
 from kd_core.train.candidates import unfit
 from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
@@ -114,6 +114,7 @@ class Components:
         self._check_trained_on(self._say)
         for name, model in models.items():
             check_model(plan.task, name, model, plan.inputs[name], spec)
+        check_student(plan.task, models[STUDENT], first.info, spec)
         if problems := [problem for stage in plan.stages for problem in unfit(plan, stage, models)]:
             raise ConfigError(problems)
         self.models = {name: runtime.place(model) for name, model in models.items()}

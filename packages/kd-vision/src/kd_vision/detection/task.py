@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from kd_core.config.schema import StrictModel, StudentSpec
@@ -84,14 +87,15 @@ class ObjectDetection(Task):
         return replace(batch, inputs={SHARED: {"images": images, **({"targets": batch.target} if training else {})}})
 
     def dummy_batch(self, data: DataSpec, size: int, *, training: bool) -> Batch:
-        """Noise in two sizes by turns, with two boxes each, whose classes come in turn."""
-        info = self.dummy_info(data)
+        """Noise in two sizes by turns, with two boxes each, whose classes come in turn: where only reading would tell
+        how many there are, the first, which all models have."""
+        info = self.info(data)
         generator = torch.Generator().manual_seed(0)
         images, targets = [], []
         for row in range(size):
             height, width = DUMMY_SIZES[row % 2]
             images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator))
-            targets.append(dummy_target(row, (height, width), info, masks=data.masks))
+            targets.append(dummy_target(row, (height, width), info, masks=data.masks, points=int(data.keypoints)))
         return Batch({SHARED: {"images": images}}, targets, torch.arange(size))
 
     def call(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
@@ -113,12 +117,25 @@ class ObjectDetection(Task):
 
     def check_model(self, model: nn.Module, wants: Any, data: DataSpec) -> None:
         """KDError where a model learns masks or keypoints that the data are not asked for."""
-        heads = getattr(model, "roi_heads", None)
         for key in ("masks", "keypoints"):
-            has = getattr(heads, f"has_{key.removesuffix('s')}", None)
-            if has is not None and has() and not getattr(data, key):
+            if finds(model, key) and not getattr(data, key):
                 hint = f"write `data: {{{key}: true}}`"
                 raise KDError(f"{type(model).__name__} finds {key}, and the data are read without", hint=hint)
+
+    def check_student(self, model: nn.Module, info: DatasetInfo, data: DataSpec) -> None:
+        """KDError where a detector of torchvision's kind tells other classes or keypoints apart than the data have, or
+        finds none of the masks or keypoints that it would be scored on."""
+        assert isinstance(info, DetectionInfo)
+        wanted = (info.num_classes, len(info.keypoint_names) or None)
+        for key, has, wants in zip(("num_classes", "num_keypoints"), outputs_of(model), wanted, strict=True):
+            if has is not None and wants is not None and has != wants:
+                hint = f"write `{key}: {wants}`, with `new_head: true` where the weights are for others"
+                message = f"{type(model).__name__} has {key} {has}, and of the data it is {wants}"
+                raise KDError(message, hint=hint)
+        if isinstance(model, (GeneralizedRCNN, RetinaNet, FCOS, SSD)):
+            for key in ("masks", "keypoints"):
+                if getattr(data, key) and not finds(model, key):
+                    raise KDError(f"{type(model).__name__} finds no {key}", hint=f"leave `{key}` out of `data`")
 
     def lighten(self, model: nn.Module) -> None:
         """Scale images to a tenth or so: what scaled them alike still does, and what did not does not."""
@@ -130,6 +147,22 @@ class ObjectDetection(Task):
     def check_structure(self, model: nn.Module, wants: Any, data: DataSpec) -> None:
         """The same."""
         self.check_model(model, wants, data)
+
+
+def finds(model: nn.Module, key: str) -> bool:
+    """Whether an R-CNN finds ``masks`` or ``keypoints``; no other detector of torchvision's kind does."""
+    has = getattr(getattr(model, "roi_heads", None), f"has_{key.removesuffix('s')}", None)
+    return has is not None and bool(has())
+
+
+def outputs_of(model: nn.Module) -> tuple[int | None, int | None]:
+    """How many labels and how many keypoints a detector of torchvision's kind tells apart; None where it has none."""
+    heads = getattr(model, "roi_heads", None)
+    dense = getattr(getattr(model, "head", None), "classification_head", None)
+    labels = getattr(getattr(getattr(heads, "box_predictor", None), "cls_score", None), "out_features", None)
+    labels = labels or getattr(dense, "num_classes", None) or getattr(dense, "num_columns", None)
+    predictor = getattr(getattr(heads, "keypoint_predictor", None), "kps_score_lowres", None)
+    return labels, getattr(predictor, "out_channels", None)
 
 
 def _lightened(side: int) -> int:
@@ -147,8 +180,13 @@ def with_total(losses: Any, model: str) -> dict[str, Tensor]:
     return {**losses, "loss": torch.stack([value.float() for value in losses.values()]).sum()}
 
 
-def dummy_target(row: int, size: tuple[int, int], info: DetectionInfo, *, masks: bool) -> dict[str, Tensor]:
-    """What a split gives for an image of ``size`` (height, width): two boxes, the second half as large."""
+def dummy_target(
+    row: int, size: tuple[int, int], info: DetectionInfo, *, masks: bool, points: int = 0
+) -> dict[str, Tensor]:
+    """What a split gives for an image of ``size`` (height, width): two boxes, the second half as large.
+
+    ``points``: how many keypoints an object has where only reading would tell.
+    """
     height, width = size
     boxes = torch.tensor([[8.0, 8.0, width - 8.0, height - 8.0], [8.0, 8.0, width / 2, height / 2]])
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -165,7 +203,7 @@ def dummy_target(row: int, size: tuple[int, int], info: DetectionInfo, *, masks:
         for mask, (left, top, right, bottom) in zip(drawn, boxes.long().tolist(), strict=True):
             mask[top:bottom, left:right] = 1
         target["masks"] = drawn
-    if info.keypoint_names:
+    if points := len(info.keypoint_names) or points:
         middle = torch.cat([boxes[:, :2] + sides / 2, torch.full((2, 1), 2.0)], 1)
-        target["keypoints"] = middle[:, None].expand(-1, len(info.keypoint_names), -1).clone()
+        target["keypoints"] = middle[:, None].expand(-1, points, -1).clone()
     return target

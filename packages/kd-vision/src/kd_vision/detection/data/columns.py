@@ -128,7 +128,9 @@ def integer_of(entry: Mapping[str, Any], key: str) -> int:
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     if not isinstance(value, int) or abs(value) >= 1 << 63:
-        raise ValueError(f"has an {key!r} that is not an integer but {json.dumps(value)[:60]}".replace("an 'c", "a 'c"))
+        raise ValueError(
+            f"has {'an' if key[0] in 'aei' else 'a'} {key!r} that is not an integer but {json.dumps(value)[:60]}"
+        )
     return value
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Le
 from pydantic import field_validator, model_validator
 
 import kd_vision.detection.data.coco
@@ -12,7 +13,7 @@ import kd_vision.detection.data.scenes
 import kd_vision.detection.data.voc
 import kd_vision.detection.data.yolo  # noqa: F401  what they register: data sets
 from kd_core.data.sources import Parts
-from kd_core.data.spec import ImageDataSpec, NonNegativeInt
+from kd_core.data.spec import ImageDataSpec
 from kd_core.errors import KDError
 from kd_core.files import user_path
 from kd_core.registry import Registry
@@ -37,7 +38,7 @@ class DataSpec(ImageDataSpec):
     """Train on images without a box, too."""
     augment: Any = "hflip"
     """A preset, an operation, or a list of them: random changes of training images."""
-    group_by_aspect_ratio: NonNegativeInt | None = 3
+    group_by_aspect_ratio: Annotated[int, Ge(0), Le(1000)] | None = 3
     """Make training batches of images of like shape, so that little is padded: of 2 N + 2 ranges of height over width.
     `null` makes them of any images."""
 

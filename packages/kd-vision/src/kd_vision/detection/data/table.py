@@ -34,7 +34,7 @@ STRAY = 1.0
 LEAST = 1.0
 """Pixels that a box is wider and higher than, in an image that trains (torchvision's reference)."""
 SEEN_KEYPOINTS = 10
-"""An image trains keypoints where it has so many (torchvision's reference)."""
+"""An image trains keypoints where it has so many (torchvision's reference), or as many as an object may have."""
 LEAVE = "leave their images, and train as far as they are inside"
 SHOWN = 3
 """Annotations that a note names."""
@@ -104,7 +104,15 @@ def missing_from(folder: Path, files: Iterable[str]) -> NDArray[np.bool_]:
         there = {entry.name for entry in os.scandir(folder) if entry.is_file()}
     except OSError:
         there = set()
-    return np.array([file not in there and not (folder / file).is_file() for file in files], bool)
+    return np.array([file not in there and not _is_file(folder / file) for file in files], bool)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; of a name that is longer than a file system takes there is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -217,7 +225,7 @@ class FileBoxes:
         there = np.bincount(places[counted], minlength=len(rows)) > 0
         if table.keypoints is not None:
             points = (table.keypoints[objects, :, 2] > 0).sum(1)
-            there &= np.bincount(places, points, minlength=len(rows)) >= SEEN_KEYPOINTS
+            there &= np.bincount(places, points, minlength=len(rows)) >= min(SEEN_KEYPOINTS, table.keypoints.shape[1])
         return there
 
     def notes(self, rows: NDArray[np.int64]) -> list[Note]:
