@@ -456,3 +456,28 @@ def test_a_message_has_the_article_of_its_key(tmp_path: Path) -> None:
     path = written(tmp_path, [], [image(1, width="60"), {**image(2), "id": "2"}])
     with pytest.raises(KDError, match=r"has a 'width' that is not an integer(.|\n)*has an 'id' that is not an integer"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[2J", "\ud800"])
+def test_names_that_no_run_can_show_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KDError, match=r"category 0 .* has the name .*, which (is empty|has a control character)"):
+        read(written(tmp_path, [], None, [{"id": 1, "name": name}]))
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "skeleton", "message"),
+    [
+        ("lr", [], "not a list of names"),
+        ({"l": 1}, [], "not a list of names"),
+        (["l", None], [], "not a list of names"),
+        (["l", "l"], [], "the keypoint 'l' twice"),
+        (["l", "\x1b"], [], "a keypoint that has the name .* control character"),
+        (["l", "r"], [[1, 3]], r"the pair \[1, 3\]: its ends count from 1, and there are 2 keypoints"),
+        (["l", "r"], [[0, 1]], r"the pair \[0, 1\]"),
+        (["l", "r"], [[1, 1e400]], "not a list of pairs of numbers"),
+    ],
+)
+def test_keypoints_that_cannot_be(tmp_path: Path, keypoints: Any, skeleton: Any, message: str) -> None:
+    categories = [{"id": 1, "name": "rod", "keypoints": keypoints, "skeleton": skeleton}]
+    with pytest.raises(KDError, match=message):
+        read(written(tmp_path, [], None, categories), keypoints=True)

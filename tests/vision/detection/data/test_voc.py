@@ -88,7 +88,7 @@ def test_classes_of_ones_own(root: Path) -> None:
     data = DataSpec(name="voc_detection", root=str(root), classes=["dog", "cat"])
     assert info_of(data).classes == ("background", "dog", "cat")
     assert data.read().train.annotated(0).labels.tolist() == [1, 2]
-    with pytest.raises(ValueError, match="names the class 'dog' twice"):
+    with pytest.raises(ValueError, match="has 'dog' twice"):
         DataSpec(name="voc_detection", root=str(root), classes=["dog", "dog"])
 
 
@@ -153,3 +153,16 @@ def test_the_fingerprint_is_that_of_the_annotations(root: Path) -> None:
     path = root / "VOCdevkit/VOC2012/Annotations/2008_1.xml"
     path.write_text(path.read_text().replace("40.5", "40"))
     assert data.read().train.boxes.fingerprint != first
+
+
+@pytest.mark.parametrize("name", ["train", "12_train", "2012_", "2012_../x"])
+def test_a_list_has_a_year_and_a_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"val_lists: must be a year and the name of a file .*, not"):
+        DataSpec(name="voc_detection", root=str(tmp_path), val_lists=[name])
+    DataSpec(name="voc_detection", root=str(tmp_path), val_lists=["2012_my-own_list"])
+
+
+def test_xml_of_another_form_is_no_image_without_objects(root: Path) -> None:
+    next((root / "VOCdevkit/VOC2012/Annotations").iterdir()).write_text("<svg/>")
+    with pytest.raises(KDError, match="is a <svg> and not an <annotation>"):
+        DataSpec(name="voc_detection", root=str(root)).read()

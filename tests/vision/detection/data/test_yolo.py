@@ -78,7 +78,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     head, *said = caught.value.problems[0].message.splitlines()
     assert head == f"{root / 'images/train'}: 10 faults:"
     assert [line.strip().removeprefix(f"{root}/labels/train/a.txt: ") for line in said] == [
-        "line 6 has 4 numbers, which are 5 of a box, or the class and x and y of each point",
+        "line 6 has 4 numbers, and not the 5 of a box, or the class and x and y of each point",
         "line 7 has something that is not a number",
         "line 8 has a number that is not finite",
         "line 9 is the same as one above",
@@ -115,6 +115,7 @@ def test_labels_lie_beside_the_images_or_in_the_last_folder_of_that_name() -> No
         ("names: []", "has no 'names' of classes"),
         ("names: {1: cat, 2: dog}", "the numbers of 'names' are not 0 to 1"),
         ("names: [cat, cat]", "'names' has 'cat' twice"),
+        ("names: [cat, ' ']", "'names' has the name ' ', which is empty"),
         ("names: [cat, no]", "'names' has False, which is not a string"),
         ("names: [cat]\nnc: 2", "nc is 2, and there are 1 names"),
         ("names: [cat]\nval: 3", "val is neither a folder nor a list of folders"),
@@ -170,3 +171,13 @@ def test_keypoints_of_a_pose_are_not_read(tmp_path: Path) -> None:
     assert yolo(root).read().train.annotated(0).labels.tolist() == [1]
     with pytest.raises(ValueError, match="keypoints: the data set 'yolo' has no keypoints"):
         yolo(root, keypoints=True)
+
+
+def test_a_polygon_on_a_line_has_no_area(tmp_path: Path) -> None:
+    with pytest.raises(KDError, match="line 1 has a polygon without an area"):
+        yolo(written(tmp_path, {"train/a": "0 0.1 0.1 0.2 0.2 0.3 0.3"})).read()  # but for the rounding of its points
+
+
+def test_no_class_has_two_places(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="classes: has 'a' twice"):
+        DataSpec(name="yolo", root=str(tmp_path), classes=["a", "a"])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kd_core.data.images import image_size
 from kd_core.data.packed import Packed
 from kd_core.errors import KDError
-from kd_vision.detection.data.categories import NOWHERE, Categories
+from kd_vision.detection.data.categories import NOWHERE, Categories, name_fault
 from kd_vision.detection.data.columns import UNNAMED, EntryColumns, integer_of
 from kd_vision.detection.data.json_stream import Taken, decoded, read_mapping
 from kd_vision.detection.data.shape_columns import ShapeList
@@ -129,18 +129,43 @@ def _categories(entries: Any) -> tuple[dict[int, str], tuple[str, ...], tuple[tu
         if number in by_id or entry["name"] in by_id.values():
             what = f"the id {number}" if number in by_id else f"the name {entry['name']!r}"
             raise ValueError(f"{label} has {what}, which another category has")
+        if fault := name_fault(entry["name"]):
+            raise ValueError(f"{label} {fault}")
         by_id[number] = entry["name"]
         with_keypoints += [entry] if entry.get("keypoints") else []
     if not with_keypoints:
         return by_id, (), ()
-    lists = [with_keypoints[0]["keypoints"], with_keypoints[0].get("skeleton") or []]
-    if any(entry["keypoints"] != lists[0] for entry in with_keypoints):
+    if any(entry["keypoints"] != with_keypoints[0]["keypoints"] for entry in with_keypoints):
         raise ValueError("has categories with other keypoints than each other: they must have the same")
+    names = _keypoint_names(with_keypoints[0]["keypoints"])
+    return by_id, names, _skeleton(with_keypoints[0].get("skeleton") or [], len(names))
+
+
+def _keypoint_names(names: Any) -> tuple[str, ...]:
+    """The names of keypoints; ValueError where they are no different names."""
+    if not isinstance(names, list) or not all(isinstance(name, str) or type(name) is int for name in names):
+        raise ValueError(f"has 'keypoints' of a category that are not a list of names: {json.dumps(names)[:60]}")
+    texts = tuple(map(str, names))
+    for place, name in enumerate(texts):
+        if name in texts[:place]:
+            raise ValueError(f"has a category with the keypoint {name!r} twice")
+        if fault := name_fault(name):
+            raise ValueError(f"has a keypoint that {fault}")
+    return texts
+
+
+def _skeleton(pairs: Any, number: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of ``number`` keypoints, which a file counts from 1, counted from 0; ValueError for what is none."""
     try:
-        skeleton = tuple((int(first) - 1, int(second) - 1) for first, second in lists[1])
-    except (TypeError, ValueError):
+        skeleton = tuple((int(first) - 1, int(second) - 1) for first, second in pairs)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("has a 'skeleton' that is not a list of pairs of numbers") from None
-    return by_id, tuple(map(str, lists[0])), skeleton
+    if wrong := [pair for pair in skeleton if not all(0 <= end < number for end in pair)]:
+        pair = [end + 1 for end in wrong[0]]
+        raise ValueError(
+            f"has a 'skeleton' with the pair {pair}: its ends count from 1, and there are {number} keypoints"
+        )
+    return skeleton
 
 
 class _Report:

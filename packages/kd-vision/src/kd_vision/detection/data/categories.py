@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kd_core.errors import KDError
 
 BACKGROUND = "background"
 NOWHERE = -1
@@ -35,6 +38,31 @@ KEYPOINTS = (
     "right_ankle",
 )
 """COCO's keypoints of a person."""
+
+
+def name_fault(name: str) -> str | None:
+    """What is wrong with the name of a class or a keypoint, which files of a run and tables have; None for nothing."""
+    if not name.strip():
+        return f"has the name {name!r}, which is empty"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return f"has the name {name!r}, which has a control character or half a surrogate pair"
+    return None
+
+
+def class_names_fault(names: Sequence[str]) -> str | None:
+    """What is wrong with the names of classes, in words; None for nothing."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            return f"has {name!r} twice"
+        if fault := name_fault(name):
+            return fault
+    return None
+
+
+def check_classes(*, classes: Sequence[str] | None = None, **_: object) -> None:
+    """KDError where an option ``classes`` names a class twice or by nothing."""
+    if classes is not None and (fault := class_names_fault(classes)):
+        raise KDError(fault, path="classes")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ y1 = ymin - 1, x2 = xmax, y2 = ymax, so that a box of 1 .. width covers the imag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from pydantic import Field
 from kd_core.data.images import image_files, image_size
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
-from kd_vision.detection.data.categories import VOC_CLASSES, Categories
+from kd_vision.detection.data.categories import VOC_CLASSES, Categories, check_classes
 from kd_vision.detection.data.rows import ImageObject, ImageRows
 from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
 from kd_vision.detection.data.table import FileBoxes, is_unsafe
@@ -24,8 +25,10 @@ from kd_vision.detection.data.table import FileBoxes, is_unsafe
 PLACES = ("{0}", "VOCdevkit/{0}", "TrainVal/VOCdevkit/{0}", "")
 """Folders below ``data.root`` in which those of a year, ``VOC2012``, are looked for."""
 LISTS = Path("ImageSets") / "Main"
-Lists = list[Annotated[str, Field(pattern=r"^\d{4}_[A-Za-z0-9]+$")]]
-"""Lists of names, each a year and the name of a file in ``ImageSets/Main``: ``2012_trainval``."""
+Lists = list[str]
+"""Lists of names, each a :data:`LIST`."""
+LIST = re.compile(r"\d{4}_[\w-]+", re.ASCII)
+"""A year and the name of a file in ``ImageSets/Main``: ``2012_trainval``."""
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 ClassNames = Annotated[list[str], Field(min_length=1)]
 
@@ -52,12 +55,22 @@ def read_voc(
     return Parts(parts["train"], parts.get("val"), parts.get("test"), categories.names, places)
 
 
-def check_voc(*, train_lists: Lists, classes: Sequence[str] | None = None, **_: object) -> None:
-    """KDError where there is nothing to train on, or a class has two places."""
+def check_voc(
+    *,
+    train_lists: Lists,
+    val_lists: Lists | None = None,
+    test_lists: Lists | None = None,
+    classes: Sequence[str] | None = None,
+    **_: object,
+) -> None:
+    """KDError where there is nothing to train on, a list has no year, or a class has two places."""
     if not train_lists:
         raise KDError("names no list", path="train_lists")
-    if classes is not None and (twice := sorted({name for name in classes if list(classes).count(name) > 1})):
-        raise KDError(f"names the class {twice[0]!r} twice", path="classes")
+    for key, lists in {"train_lists": train_lists, "val_lists": val_lists, "test_lists": test_lists}.items():
+        if wrong := [entry for entry in lists or () if not LIST.fullmatch(entry)]:
+            form = "a year and the name of a file in ImageSets/Main, as 2012_trainval"
+            raise KDError(f"must be {form}, not {wrong[0]!r}", path=key)
+    check_classes(classes=classes)
 
 
 def find_folder(root: Path, year: str) -> Path:
@@ -152,6 +165,8 @@ def parse(
         root = ElementTree.fromstring(content)  # without entities there is nothing to expand
     except ElementTree.ParseError as error:
         raise ValueError(f"is not XML: {error}") from error
+    if root.tag != "annotation":
+        raise ValueError(f"is a <{root.tag[:40]}> and not an <annotation>")
     height, width = (root.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
     try:
         size = (int(height or 0), int(width or 0))

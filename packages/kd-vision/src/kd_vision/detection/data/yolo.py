@@ -23,13 +23,15 @@ from kd_core.data.workers import available_cores
 from kd_core.errors import KDError
 from kd_core.files import user_path
 from kd_core.notes import Note
-from kd_vision.detection.data.categories import Categories
+from kd_vision.detection.data.categories import Categories, check_classes, class_names_fault
 from kd_vision.detection.data.rows import ImageObject, ImageRows
 from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset
 from kd_vision.detection.data.table import Box, FileBoxes, is_unsafe
 
 BOX = 5
 """Numbers of a line that is a box: the class and four."""
+NO_AREA = 1e-6
+"""Square pixels of a polygon that come from the rounding of its points alone."""
 LARGEST = 1 << 20
 """Bytes of a ``data.yaml`` at most."""
 FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -101,13 +103,13 @@ class LabelReader:
             box = ((across - wide / 2) * width, (down - high / 2) * height)
             return ImageObject(number, words[0], label, (*box, box[0] + wide * width, box[1] + high * height))
         if self.pose or len(values) < 2 * POINTS or len(values) % 2:
-            form = f"{BOX + self.pose}" if self.pose else "5 of a box, or the class and x and y of each point"
-            raise ValueError(f"has {len(words)} numbers, which are {form}")
+            form = f"{BOX + self.pose}" if self.pose else "the 5 of a box, or the class and x and y of each point"
+            raise ValueError(f"has {len(words)} numbers, and not {form}")
         polygon = np.array(values) * ((width, height) * (len(values) // 2))
         x, y = polygon[::2], polygon[1::2]
         box_of_points: Box = (float(x.min()), float(y.min()), float(x.max()), float(y.max()))
         area = abs(doubled_area(polygon)) / 2
-        if not area:
+        if area < NO_AREA:
             raise ValueError("has a polygon without an area")
         return ImageObject(number, words[0], label, box_of_points, area, shape=[polygon] if self.masks else None)
 
@@ -256,8 +258,8 @@ def _names(path: Path, content: Mapping[str, Any]) -> list[str]:
     if wrong := [name for name in names if not isinstance(name, str) and type(name) is not int]:
         raise KDError(f"{path}: 'names' has {wrong[0]!r}, which is not a string", hint="write it in quotes")
     texts = [str(name) for name in names]
-    if twice := sorted({name for name in texts if texts.count(name) > 1}):
-        raise KDError(f"{path}: 'names' has {twice[0]!r} twice")
+    if fault := class_names_fault(texts):
+        raise KDError(f"{path}: 'names' {fault}")
     if "nc" in content and content["nc"] != len(texts):
         raise KDError(f"{path}: nc is {content['nc']}, and there are {len(texts)} names")
     return texts
@@ -307,5 +309,6 @@ SOURCES("yolo")(
     BoxSource(
         "images of your own in the layout of YOLO's trainers: a data.yaml, images/ and labels/ with a file an image",
         read_yolo,
+        check=check_classes,
     )
 )
