@@ -350,6 +350,7 @@ def test_an_output_that_is_no_list_of_detections_is_an_error(output: Any, messag
         ({"masks": torch.zeros(16, 1, 28, 28)}, r"'masks' .* is a tensor \(16, 1, 160, 200\), not \(16, 1, 28, 28\)"),
         ({"keypoints": torch.zeros(16, 5, 3)}, r"'keypoints' .* is a tensor \(16, 17, 3\), not \(16, 5, 3\)"),
         ({"boxes": torch.full((16, 4), math.nan)}, "'boxes' .* has values that are not finite"),
+        ({"boxes": torch.tensor([9.0, 9, 5, 12]).expand(16, 4)}, "'boxes' .* end before they begin"),
         ({"labels": torch.arange(16)}, r"the model detected the label 15; those of the data are 1 \.\. 4"),
         ({"labels": torch.zeros(16, dtype=torch.int64)}, r"the label 0; those of the data are 1 \.\. 4"),
     ],

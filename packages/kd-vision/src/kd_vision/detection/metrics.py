@@ -147,6 +147,9 @@ def check_detections(
             raise KDError(f"{key!r} of an image's detections is a tensor {shape}, not {tuple(value.shape)}")
         if key != "masks" and not value.isfinite().all():  # pycocotools takes a box that is NaN for a perfect match
             raise KDError(f"{key!r} of an image's detections has values that are not finite")
+    boxes = detections["boxes"]
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise KDError("'boxes' of an image's detections has some that end before they begin: they are x1, y1, x2, y2")
     labels = detections["labels"]
     if num_classes and count and not 1 <= int(labels.min()) <= int(labels.max()) < num_classes:
         wrong = int(labels.max() if labels.max() >= num_classes else labels.min())
