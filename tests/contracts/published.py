@@ -194,8 +194,9 @@ OWN = {
     "detection": "coco2017_at_retinanet_resnet50_resnet101 coco2017_crosskd_retinanet_resnet50_resnet101 "
     "coco2017_cwd_faster_rcnn_resnet50_resnet101 coco2017_fgd_faster_rcnn_resnet50_resnet101 "
     "coco2017_fgd_retinanet_resnet50_resnet101 coco2017_hint_faster_rcnn_mobilenetv3_resnet50 "
-    "coco2017_pkd_faster_rcnn_mobilenetv3_resnet50 coco2017_pkd_retinanet_resnet50_resnet101 "
-    "scenes_alone scenes_teacher",
+    "coco2017_mgd_retinanet_resnet50_resnet101 coco2017_pkd_faster_rcnn_mobilenetv3_resnet50 "
+    "coco2017_pkd_faster_rcnn_resnet50_resnet101 coco2017_pkd_retinanet_resnet50_resnet101 scenes_alone "
+    "scenes_crosskd scenes_cwd scenes_fgd scenes_fitnet scenes_kd scenes_mgd scenes_pkd scenes_teacher",
     "glue": "example_alone example_kd example_teacher sst2_distilbert sst2_minilm sst2_pkd sst2_tinybert",
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_teacher cifar10_at_resnet20_resnet56 cifar10_ft_resnet20_resnet56 "

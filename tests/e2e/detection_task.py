@@ -48,7 +48,7 @@ class Images(Split):
     fixed = True
 
     def __init__(self, images: list[Tensor], targets: list[Target]) -> None:
-        self.images, self.truth = images, targets
+        self.images, self.targets = images, targets
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +60,7 @@ class Images(Split):
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         for positions in order:
             rows = positions.tolist()
-            yield Batch({SHARED: [self.images[row] for row in rows]}, [self.truth[row] for row in rows], positions)
+            yield Batch({SHARED: [self.images[row] for row in rows]}, [self.targets[row] for row in rows], positions)
 
 
 def random_images(count: int, seed: int, equal: bool) -> Images:

@@ -158,8 +158,8 @@ def test_the_losses_of_detectors_are_checked_and_trained(config: Path, tmp_path:
     experiment = Experiment.load(more, overrides=["stages.distill.steps=2", "stages.distill.epochs=null"], trust=TRUST)
     assert experiment.check() == []
     losses = rows(experiment.train(tmp_path / "run").run, "train")[0]
-    assert all(losses[name] > 0 for name in ("fgd", "fgd_global", "pkd", "kd"))
-    assert {"crossed", "crossed_boxes"} <= set(losses)
+    assert all(losses[name] > 0 for name in ("fgd", "fgd_global", "pkd"))
+    assert all(losses[name] >= -1e-6 for name in ("crossed", "crossed_boxes", "kd"))  # of untrained heads
     with pytest.raises(KDError, match="accumulation_steps"):
         Experiment.load(more, overrides=["stages.distill.accumulation_steps=2"], trust=TRUST).train(tmp_path / "no")
 

@@ -30,7 +30,7 @@ def test_a_pooled_classifier_averages_over_the_places(shape: tuple[int, ...]) ->
     module = ADAPTERS.get("pooled_classifier")([torch.empty(shape, device="meta")], torch.empty(2, 7), None)
     features = torch.randn(2, 3)
     places = {2: features, 3: features[:, None], 4: features[:, :, None, None]}[len(shape)]
-    assert torch.equal(module(places.expand(shape)), module[1](features))  # type: ignore[index]
+    torch.testing.assert_close(module(places.expand(shape)), module[1](features))  # type: ignore[index]
 
 
 def test_what_does_not_fit_is_refused() -> None:

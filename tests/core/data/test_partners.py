@@ -35,7 +35,7 @@ class Labelled(Split):
         self._targets = targets
 
     @property
-    def targets(self) -> Tensor | None:
+    def sample_classes(self) -> Tensor | None:
         return self._targets
 
 

@@ -107,7 +107,7 @@ def test_one_rule_brings_every_image_to_its_size(root: Path) -> None:
         expected = v2.functional.center_crop(resized, [height, width])
         assert (image.float() - v2.functional.pil_to_tensor(expected).float()).abs().mean() < 1e-6
     assert TASK.preprocessing(DataSpec(name="image_folder", size=8, eval_crop=1)) == {"size": [8, 8], "eval_crop": 1}
-    assert TASK.preprocessing(DataSpec(name="digits")) == {}
+    assert TASK.preprocessing(DataSpec(name="digits")) == {"size": [8, 8]}
 
 
 AUGMENTS: list[Any] = [

@@ -128,7 +128,7 @@ class Split:
         return order
 
     @property
-    def targets(self) -> Tensor | None:
+    def sample_classes(self) -> Tensor | None:
         """The class of each sample (N,), -100 where it has none; None of data without classes of whole samples."""
         return None
 

@@ -31,7 +31,7 @@ def partners(targets: Tensor, seed: int) -> Tensor:
 
 def classes_of(split: Split) -> Tensor:
     """The class of each sample of a split; KDError where one has none."""
-    targets = split.targets
+    targets = split.sample_classes
     if targets is None or targets.is_floating_point() or targets.ndim != 1:
         raise KDError("partners are of one class, and these data have no class for each sample")
     if (unlabelled := int((targets < 0).sum())) > 0:

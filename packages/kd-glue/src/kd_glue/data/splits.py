@@ -39,7 +39,7 @@ class TextSplit(Split):
         return self.texts.digest()
 
     @property
-    def targets(self) -> Tensor | None:
+    def sample_classes(self) -> Tensor | None:
         """The class of each text; None where a text has several, or a number."""
         return self.texts.labels
 

@@ -26,7 +26,7 @@ class ArraySplit(Split):
         return self.subset.digest()
 
     @property
-    def targets(self) -> Tensor:
+    def sample_classes(self) -> Tensor:
         """The class of each sample."""
         return self.subset.target
 
