@@ -319,7 +319,7 @@ models:
 """Without batch statistics and dropout, which differ between one process and two."""
 
 
-@pytest.mark.parametrize("method", ["crd", "sskd"])
+@pytest.mark.parametrize("method", ["crd", pytest.param("sskd", marks=pytest.mark.slow)])
 def test_two_processes_train_what_one_does(method: str, config: Config, tmp_path: Path) -> None:
     text = PLAIN + METHODS[method].removeprefix(HEAD).replace("student.avgpool", "student.2").replace(
         "student.fc", "student.3"
