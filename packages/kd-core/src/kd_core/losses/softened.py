@@ -48,8 +48,8 @@ def soft_divergence(student: Tensor, teacher: Tensor, counts: Tensor | None, tem
     student, teacher: logits of one shape in full precision; counts in that shape without ``dim``, true where a row
     counts -> the sum over ``dim``, the mean over what counts, 0 where nothing does. What stands in other rows, NaN or
     infinite, reaches neither value nor gradient. A class of which the teacher's probability is 0 adds 0, though the
-    student's be 0 too; one of which the student's alone is 0 makes it infinite. The gradients are those of the usual
-    line, ``kl_div`` of ``log_softmax`` and ``softmax``, the student's bit for bit.
+    student's be 0 too; one of which the student's alone is 0 makes it infinite. It is the usual line, ``kl_div`` of
+    ``log_softmax`` and ``softmax``: its value and its gradient for the student bit for bit.
     """
     divergence: Tensor = _SoftDivergence.apply(student, teacher, counts, temperature, dim)
     return divergence
@@ -64,7 +64,8 @@ class _SoftDivergence(torch.autograd.Function):
     ) -> Tensor:
         log_q = _over(student, temperature).log_softmax(dim)
         p = _over(teacher, temperature).softmax(dim)
-        values = log_ratio(p, log_q).mul_(p)
+        _, most, scale = LIMITS[p.dtype]
+        values = torch.xlogy(p, p).sub_(log_q.clamp_min(-most).mul_(p))  # as kl_div, but 0 times infinity is 0
         number: int | Tensor = student.numel() // student.shape[dim]
         if counts is None:
             total = values.sum()
@@ -72,8 +73,7 @@ class _SoftDivergence(torch.autograd.Function):
             total, number = values.sum(dim).where(counts, 0.0).sum(), counts.sum(dtype=p.dtype).clamp_(min=1)
         ctx.save_for_backward(log_q, p, counts)
         ctx.number, ctx.temperature, ctx.dim = number, temperature, dim
-        scale = LIMITS[p.dtype][2]
-        return total.mul_(scale).mul_(temperature**2 / scale / number)
+        return total.mul_(scale).mul_(1 / scale).div_(number).mul_(temperature**2)
 
     @staticmethod
     @first_order
