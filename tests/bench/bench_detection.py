@@ -17,13 +17,13 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from sides import compare
 
 ROOT = Path(__file__).parents[2]
 WARM = 2
@@ -228,33 +228,6 @@ SIDES = {
 }
 
 
-def measure(side: str, arguments: list[str], threads: int) -> tuple[float, float]:
-    """Images a second of one side, in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, *arguments, "--side", side]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    trained, scored = done.stdout.split()[-2:]
-    return float(trained), float(scored)
-
-
-def compare(options: argparse.Namespace) -> None:
-    """All sides in turn, and how they compare with the reference."""
-    speeds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
-    for number in range(options.rounds):
-        for side, figures in speeds.items():
-            figures.append(measure(side, sys.argv[1:], options.threads))
-            trained, scored = figures[-1]
-            print(f"round {number + 1}: {side:<14} training {trained:6.2f}, scoring {scored:6.2f} images/s", flush=True)
-    for part, task in enumerate(("training", "scoring")):
-        for side, values in speeds.items():
-            ratios = [value[part] / base[part] for value, base in zip(values, speeds["reference"], strict=True)]
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            median = statistics.median(value[part] for value in values)
-            print(f"{task}: {side:<14} {median:6.2f} images/s, {statistics.median(ratios):.2f} x ({spread})")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data")) / "coco2017_subset"
@@ -278,7 +251,7 @@ def main() -> None:
     elif options.part == "teacher":
         teacher(options)
     else:
-        compare(options)
+        compare(SIDES, rounds=options.rounds, threads=options.threads)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from torchvision import models as torchvision_models
 from torchvision.models._api import WeightsEnum
 
 from kd_core.errors import KDError
-from kd_core.models.registry import MODELS, find_card
+from kd_core.models.registry import MODELS, ZOOS, find_card
 from kd_core.models.weights import load_state
 from kd_core.signatures import values_of
-from kd_vision.detection.models import NAMES, PREFIX, DetectionZoo, card_of, classifier_of
+from kd_vision.detection.models import NAMES, PREFIX, card_of, classifier_of
 from kd_vision.detection.parts import BackboneOrder
 
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -212,6 +212,6 @@ def test_cards_of_torchvisions_weights() -> None:
     keypoints = {"num_classes": 2, "norm": "frozen", "norm_eps": 0.0, "num_keypoints": 17}
     assert card_of("keypointrcnn_resnet50_fpn").parameters == keypoints
     assert card_of("keypointrcnn_resnet50_fpn", "COCO_LEGACY").published["keypoint_ap"] == 61.1
-    assert DetectionZoo().names() == [PREFIX + name for name in NAMES]
+    assert ZOOS.get("torchvision-detection").names() == [PREFIX + name for name in NAMES]
     with pytest.raises(KDError, match="COCO_V1"):
         find_card("torchvision.fcos_resnet50_fpn.COCO_V2", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,15 @@ from kd_core.plan.plan import Plan
 from kd_core.runs.progress import Reporter
 
 TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """One image that could not be read, and why; ``source`` is its file, None where it is made."""
+
+    name: str
+    source: Path | None
+    error: str
 
 
 def named_images(paths: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Note]]:

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
+from kd_core.data.rows import skip_unreadable
 from kd_core.data.spec import pixels
 from kd_core.data.subset import split
 from kd_core.data.summary import shortened
 from kd_core.errors import KDError
 from kd_core.task import TASKS, Task
 from kd_seg.data.info import CLASS_VALUES, SegInfo
-from kd_seg.data.sources import VOID, MaskSource, PairSubset, skip_unreadable
+from kd_seg.data.sources import VOID, MaskSource, PairSubset
 from kd_seg.data.spec import DataSpec, InputSpec, classes_of, source_of
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole

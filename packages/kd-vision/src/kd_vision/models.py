@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from kd_core.download import fetch
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError
 from kd_core.models.registry import MODELS, ZOOS, WeightCard
+from kd_core.models.versions import VersionedZoo, version_of
 from kd_core.ranges import PositiveInt, checked
 
 PREFIX = "torchvision."
@@ -91,40 +91,14 @@ def _register(name: str) -> None:
     build.__doc__ = f"torchvision's {name}, without weights."
 
 
-for _name in torchvision_models.list_models(module=torchvision_models):
+NAMES = torchvision_models.list_models(module=torchvision_models)
+for _name in NAMES:
     _register(_name)
-
-
-class TorchvisionZoo:
-    """torchvision's ImageNet weights: ``torchvision.resnet50`` for the best, ``torchvision.resnet50.IMAGENET1K_V1``."""
-
-    def card(self, name: str, dataset: str | None) -> WeightCard | None:
-        """The card of that name, whatever the data set: such weights often begin a training on other images."""
-        arch, _, version = name.removeprefix(PREFIX).partition(".")
-        names = torchvision_models.list_models(module=torchvision_models)
-        return card_of(arch, version) if name.startswith(PREFIX) and arch in names else None
-
-    def datasets(self, name: str) -> list[str]:
-        """None beside the one that :meth:`card` finds."""
-        return []
-
-    def names(self) -> list[str]:
-        """Every model that has weights; each has versions, too."""
-        return [PREFIX + name for name in torchvision_models.list_models(module=torchvision_models)]
-
-    def path(self, card: WeightCard) -> Path:
-        """The weights as a local file, downloaded where missing."""
-        return fetch(card.url, sha256=card.sha256)
 
 
 def card_of(arch: str, version: str = "") -> WeightCard:
     """The card of torchvision weights, the best where no version is named; KDError with the versions there are."""
-    versions = torchvision_models.get_model_weights(arch)
-    if version and version not in versions.__members__:
-        raise KDError(
-            f"{PREFIX}{arch} has no weights {version!r}", hint=did_you_mean(version, list(versions.__members__))
-        )
-    weights: Any = versions[version] if version else versions.DEFAULT
+    weights = version_of(torchvision_models.get_model_weights(arch), PREFIX + arch, version)
     transform = weights.transforms()
     scores = weights.meta["_metrics"]["ImageNet-1K"]
     return WeightCard(
@@ -144,4 +118,4 @@ def card_of(arch: str, version: str = "") -> WeightCard:
     )
 
 
-ZOOS("torchvision")(TorchvisionZoo())
+ZOOS("torchvision")(VersionedZoo(PREFIX, NAMES, card_of))

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kd_core.data.rows import skip_unreadable
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_vision.detection.data.categories import COCO, COCO_BY_ID, PERSON
 from kd_vision.detection.data.late import LateBoxes
-from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
+from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.spec import DataSpec
 from kd_vision.detection.task import ObjectDetection
 

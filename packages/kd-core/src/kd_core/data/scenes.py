@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_core.data.rng import derive_key, random_u64
+from kd_core.notes import Note
 
 VERSION = 2
 """Of what :func:`scene` draws: part of every fingerprint, raised with every change of a pixel."""
@@ -129,3 +130,25 @@ def distance(kind: str, u: Field, v: Field, radius: float) -> Field:
         return np.maximum(np.float32(0.75**0.5) * across + 0.5 * v, -v) - 0.6 * radius
     longer, shorter = np.maximum(across, along), np.minimum(across, along)  # a cross of two bars
     return np.maximum(longer - radius, shorter - 0.3 * radius)
+
+
+class SceneRows:
+    """Scenes ``first`` to ``first + count - 1``, which no file holds."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, row: int) -> str:
+        """``scene_0007``."""
+        return f"scene_{self.first + row:04}"
+
+    def paths(self, row: int) -> tuple[()]:
+        """No file."""
+        return ()
+
+    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
+        """Nothing."""
+        return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -82,6 +82,11 @@ class Parts(Generic[S]):
         """The same without the splits that are not among ``names``."""
         train, val, test = (self.items().get(name) if name in names else None for name in SPLITS)
         return replace(self, train=train, val=val, test=test)
+
+    def replaced(self, splits: Mapping[str, S | None], notes: Iterable[Note]) -> Parts[S]:
+        """The same data set with other ``splits``, by name, which are its own from there on, and these ``notes``."""
+        train, val, test = (splits.get(name) for name in SPLITS)
+        return replace(self, train=train, val=val, test=test, origins={}, notes=tuple(notes)).with_origins()
 
     def with_origins(self) -> Parts[S]:
         """The same, each split with its origin."""

@@ -8,36 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.data.scenes import CLASSES, TRAIN, VAL, VERSION, scene
+from kd_core.data.scenes import CLASSES, TRAIN, VAL, VERSION, SceneRows, scene
 from kd_core.data.sources import Parts
-from kd_core.notes import Note
 from kd_seg.data.sources import SOURCES, MaskSource, PairSubset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Scenes:
-    """Scenes ``first`` to ``first + count - 1``, made when they are read."""
+class Scenes(SceneRows):
+    """Scenes with their masks, made when they are read."""
 
     def __init__(self, first: int, count: int) -> None:
-        self.first, self.count = first, count
+        super().__init__(first, count)
         self.fingerprint = hashlib.sha256(f"scenes {VERSION} {first} {count}".encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, row: int) -> str:
-        """``scene_0007``."""
-        return f"scene_{self.first + row:04}"
-
-    def paths(self, row: int) -> tuple[()]:
-        """No file."""
-        return ()
-
-    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
-        """Nothing."""
-        return []
 
     def read(self, row: int) -> tuple[Image, NDArray[np.int16]]:
         """An RGB image and its mask (height, width)."""

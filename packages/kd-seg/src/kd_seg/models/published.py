@@ -22,6 +22,7 @@ from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from kd_core.download import fetch
 from kd_core.errors import KDError, did_you_mean
 from kd_core.models.registry import MODELS, ZOOS, WeightCard
+from kd_core.models.versions import VersionedZoo, version_of
 from kd_core.models.weights import read_state
 from kd_core.ranges import PositiveInt
 
@@ -214,34 +215,9 @@ for _name in NAMES:
     _register(_name)
 
 
-class SegmentationZoo:
-    """torchvision's segmentation weights, trained on COCO 2017 in VOC's classes: ``torchvision.fcn_resnet50``."""
-
-    def card(self, name: str, dataset: str | None) -> WeightCard | None:
-        """The card of that name, whatever the data set: such weights often begin a training on other images."""
-        arch, _, version = name.removeprefix(PREFIX).partition(".")
-        return card_of(arch, version) if name.startswith(PREFIX) and arch in NAMES else None
-
-    def datasets(self, name: str) -> list[str]:
-        """None beside the one that :meth:`card` finds."""
-        return []
-
-    def names(self) -> list[str]:
-        """Every model, each with the one version of weights it has."""
-        return [PREFIX + name for name in NAMES]
-
-    def path(self, card: WeightCard) -> Path:
-        """The weights as a local file, downloaded where missing."""
-        return fetch(card.url, sha256=card.sha256)
-
-
 def card_of(arch: str, version: str = "") -> WeightCard:
     """The card of torchvision's weights, the best where no version is named; KDError with the versions there are."""
-    versions = torchvision_models.get_model_weights(arch)
-    if version and version not in versions.__members__:
-        hint = did_you_mean(version, list(versions.__members__))
-        raise KDError(f"{PREFIX}{arch} has no weights {version!r}", hint=hint)
-    weights: Any = versions[version] if version else versions.DEFAULT
+    weights = version_of(torchvision_models.get_model_weights(arch), PREFIX + arch, version)
     scores: Mapping[str, float] = weights.meta["_metrics"]["COCO-val2017-VOC-labels"]
     return WeightCard(
         name=f"{PREFIX}{arch}.{weights.name}",
@@ -260,4 +236,4 @@ def card_of(arch: str, version: str = "") -> WeightCard:
     )
 
 
-ZOOS("torchvision-segmentation")(SegmentationZoo())
+ZOOS("torchvision-segmentation")(VersionedZoo(PREFIX, NAMES, card_of))

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,10 +168,7 @@ def skip_unreadable(parts: Parts[LabelledSubset]) -> Parts[LabelledSubset]:
     """A data set as its authors split it, without the files that cannot be read."""
     results = {name: without_unreadable(subset) for name, subset in parts.items().items()}
     subsets = {name: subset or None for name, (subset, _) in results.items()}
-    notes = tuple(note for _, notes in results.values() for note in notes)
-    train, val, test = (subsets.get(name) for name in SPLITS)
-    parts = replace(parts, train=train, val=val, test=test, origins={}, notes=(*parts.notes, *notes))
-    return parts.with_origins()
+    return parts.replaced(subsets, [*parts.notes, *(note for _, notes in results.values() for note in notes)])
 
 
 SOURCES("image_folder", "imagenet")(

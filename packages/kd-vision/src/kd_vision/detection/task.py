@@ -17,11 +17,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from kd_core.config.schema import StrictModel, StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
+from kd_core.data.rows import skip_unreadable
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_core.task import TASKS, Task
 from kd_vision.detection.data.info import DETECTION_VALUES, DetectionInfo
-from kd_vision.detection.data.sources import BoxSubset, skip_unreadable
+from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics

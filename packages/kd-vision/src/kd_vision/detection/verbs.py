@@ -65,7 +65,8 @@ def predict(
     done: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     with quiet_stdout():
-        from kd_vision.detection.results.predict import RESULTS, FailedImage, predict
+        from kd_core.prediction import FailedImage
+        from kd_vision.detection.results.predict import RESULTS, predict
 
         model = None if zoo is None else {"zoo": zoo}
         for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
@@ -113,7 +114,7 @@ def classify_images(run: Path, images: Sequence[Path], out: Path, trust: Sequenc
     else:
         echo("\n".join(map(str, files)))
     if failed:
-        names = ", ".join(str(each["file"]) for each in failed)
+        names = ", ".join(str(each["source"]) for each in failed)
         total = len(done) + len(failed)
         raise KDError(f"{len(failed)} of {total} images could not be read; the others are done: {names}")
 

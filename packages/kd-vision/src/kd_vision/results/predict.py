@@ -17,7 +17,7 @@ from kd_core.errors import KDError
 from kd_core.escapes import for_cell
 from kd_core.files import json_text, write_text
 from kd_core.pictures import GAP, MARGIN, TEXT, WHITE, line_of, save, write
-from kd_core.prediction import named_images
+from kd_core.prediction import FailedImage, named_images
 from kd_core.runs.progress import Reporter
 from kd_core.student import Student, load
 from kd_core.task import logits_of
@@ -44,14 +44,6 @@ class Classified:
     prediction: str
     probability: float
     probabilities: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class FailedImage:
-    """A file that could not be read, and why."""
-
-    file: Path
-    error: str
 
 
 def classify(
@@ -81,7 +73,7 @@ def _classified(student: Student, files: Sequence[Path]) -> Iterator[Classified 
         try:
             read[file] = student.preprocess(file)
         except KDError as error:
-            failed[file] = FailedImage(file, str(error))
+            failed[file] = FailedImage(file.stem, file, str(error))
     shares = dict(zip(read, _probabilities(student, list(read.values())), strict=True))
     for file in files:
         yield failed[file] if file in failed else _answer(student, file, shares[file])

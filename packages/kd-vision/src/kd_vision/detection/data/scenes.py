@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.data.scenes import CLASSES, TRAIN, VAL, VERSION, Scene, scene
+from kd_core.data.scenes import CLASSES, TRAIN, VAL, VERSION, Scene, SceneRows, scene
 from kd_core.data.shapes import runs_from
 from kd_core.data.sources import Parts
-from kd_core.notes import Note
 from kd_vision.detection.data.categories import Categories
 from kd_vision.detection.data.sources import SOURCES, Annotated, BoxSource, BoxSubset, Faults
 
@@ -29,26 +28,16 @@ SHAPES = Categories.listed(CLASSES[1:])
 """What is in a scene: label k is the k-th of the generator's classes."""
 
 
-class SceneBoxes:
-    """Scenes ``first`` to ``first + count - 1``, made when they are read; with their shapes where ``masks``."""
+class SceneBoxes(SceneRows):
+    """Scenes with their boxes, made when they are read; with their shapes where ``masks``."""
 
     categories = SHAPES
     faults = Faults("scenes")
 
     def __init__(self, first: int, count: int, *, masks: bool = False) -> None:
-        self.first, self.count, self.masks = first, count, masks
+        super().__init__(first, count)
+        self.masks = masks
         self.fingerprint = hashlib.sha256(f"scenes {VERSION} {SEEN} {first} {count} {masks}".encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, row: int) -> str:
-        """``scene_0007``."""
-        return f"scene_{self.first + row:04}"
-
-    def paths(self, row: int) -> tuple[()]:
-        """No file."""
-        return ()
 
     def size(self, row: int) -> tuple[int, int]:
         """(height, width)."""
@@ -104,10 +93,6 @@ class SceneBoxes:
         """Whether any shape is seen."""
         places, _ = self.objects(rows)
         return np.bincount(places, minlength=len(rows)) > 0
-
-    def notes(self, rows: NDArray[np.int64]) -> list[Note]:
-        """Nothing."""
-        return []
 
 
 @lru_cache(maxsize=TRAIN + VAL)

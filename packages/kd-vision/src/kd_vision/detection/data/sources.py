@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_core.data.screening import MANY, SKIP, WHOLE, Readable, listed, refuse, skipped
+from kd_core.data.rows import RowReader, RowSubset
+from kd_core.data.screening import MANY, SKIP, WHOLE, listed, refuse
 from kd_core.data.shapes import Shape
-from kd_core.data.sources import PLACE, SPLITS, Parts, Source, check_source
+from kd_core.data.sources import PLACE, Parts, Source, check_source
 from kd_core.data.summary import counts_text
 from kd_core.errors import ConfigError, ConfigProblem, KDError
 from kd_core.notes import Note
@@ -100,7 +100,7 @@ class Faults:
         return [Note.warning(text)]
 
 
-class Boxes(Protocol):
+class Boxes(RowReader["tuple[Image, Annotated]"], Protocol):
     """N images with their objects, read one by one."""
 
     categories: Categories
@@ -109,16 +109,6 @@ class Boxes(Protocol):
     @property
     def fingerprint(self) -> str:
         """A hash of what is there: annotations and images."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, row: int) -> str:
-        """The name of an image in messages and pictures: ``000000000139``."""
-        ...
-
-    def paths(self, row: int) -> Sequence[Path]:
-        """The file that a row is read from; none where it is made."""
         ...
 
     def size(self, row: int) -> tuple[int, int]:
@@ -151,7 +141,7 @@ class Boxes(Protocol):
 
 
 @dataclass(frozen=True)
-class BoxSubset:
+class BoxSubset(RowSubset["tuple[Image, Annotated]"]):
     """Some rows of a data set, ascending: ``chosen`` ones, or all. No image is read before it is asked for."""
 
     boxes: Boxes
@@ -162,7 +152,7 @@ class BoxSubset:
     @cached_property
     def rows(self) -> NDArray[np.int64]:
         """(N,) the rows; KDError where none of them has anything to train on, and that is asked for."""
-        rows = self._candidates
+        rows = self.candidates
         if not self.objects_only:
             return rows
         there = self.boxes.trainable(rows)
@@ -172,21 +162,9 @@ class BoxSubset:
         return rows[there]
 
     @property
-    def _candidates(self) -> NDArray[np.int64]:
-        """The rows, those included that have nothing to train on."""
-        return np.arange(len(self.boxes)) if self.chosen is None else self.chosen
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def labels(self) -> None:
-        """An image has objects of many classes."""
-        return None
-
-    def name(self, position: int) -> str:
-        """The name, in messages and pictures, of the image at a position."""
-        return self.boxes.name(int(self.rows[position]))
+    def reader(self) -> Boxes:
+        """The whole data set."""
+        return self.boxes
 
     def size(self, position: int) -> tuple[int, int]:
         """(height, width) of the image at a position, which is not read for that."""
@@ -195,16 +173,6 @@ class BoxSubset:
     def annotated(self, position: int) -> Annotated:
         """What is said of the image at a position, which is not read for that."""
         return self.boxes.annotated(int(self.rows[position]))
-
-    def read(self, position: int) -> tuple[Image, Annotated]:
-        """The RGB image at a position and what is said of it; KDError naming a broken file."""
-        return self.boxes.read(int(self.rows[position]))
-
-    def files(self) -> Readable | None:
-        """The images as they are read from files, None where they are made."""
-        if not len(self) or not self.boxes.paths(int(self.rows[0])):
-            return None
-        return Readable(self.read, lambda position: self.boxes.paths(int(self.rows[position])), range(len(self)))
 
     def take(self, positions: Tensor) -> BoxSubset:
         """Those at some positions."""
@@ -234,7 +202,7 @@ class BoxSubset:
         text = f"{_counted(len(labels), 'box', 'boxes')}"
         text += f": {counts_text(self._by_class(labels))}" if len(labels) else ""
         text += f"; {_counted(empty, 'image', 'images')} without a box" if empty else ""
-        if left := len(self._candidates) - len(self):
+        if left := len(self.candidates) - len(self):
             text += f"; {_counted(left, 'image', 'images')} without a box to train on left out"
         return [Note(text), *self.boxes.notes(self.rows)]
 
@@ -277,19 +245,6 @@ def overlap(split: str, files: Sequence[Path], seen: dict[Path, str]) -> list[No
     count = "1 image" if len(both) == 1 else f"{len(both):,} images"
     text = f"{count} of the split {split} {'is' if len(both) == 1 else 'are'} in {' and '.join(others)}, too"
     return [Note.warning(f"{text} ({both[0].name}{', ...' if len(both) > 1 else ''})")] if both else []
-
-
-def skip_unreadable(parts: Parts[BoxSubset]) -> Parts[BoxSubset]:
-    """A data set as its authors split it, without the images that cannot be read or have another size than is said."""
-    notes, kept = list(parts.notes), {}
-    for name, part in parts.items().items():
-        files = part.files()
-        errors = {} if files is None else files.errors(whole=True)
-        notes += skipped(errors.values(), len(part))
-        positions = [position for position in range(len(part)) if position not in errors]
-        kept[name] = part.take(torch.tensor(positions, dtype=torch.int64))
-    train, val, test = (kept.get(name) for name in SPLITS)
-    return replace(parts, train=train, val=val, test=test, origins={}, notes=tuple(notes)).with_origins()
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.pictures import Pixels, save
-from kd_core.prediction import TEACHER, check_split_name, free_names, named_images, split_of, teacher_of
+from kd_core.prediction import TEACHER, FailedImage, check_split_name, free_names, named_images, split_of, teacher_of
 from kd_vision.detection.data.info import DetectionInfo
 from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.splits import DetectionSplit
@@ -53,15 +53,6 @@ class SavedImage:
     height: int
     image_id: int
     objects: Mapping[str, Mapping[str, int]]
-
-
-@dataclass(frozen=True)
-class FailedImage:
-    """One image that could not be read, and why."""
-
-    name: str
-    source: Path | None
-    error: str
 
 
 class ImageSet(Protocol):
