@@ -64,7 +64,7 @@ def _name(value: str) -> str:
 
 
 def _older(spec: ModelSpec) -> dict[str, Any]:
-    """The lineage beside the student of another run; nothing where none can be read, for the weights are told anyway."""
+    """The lineage beside the student of another run; nothing where none can be read, for the weights are told."""
     weights = spec.weights not in (None, "auto") and "://" not in str(spec.weights)
     with suppress(KDError, OSError, ValueError):
         folder = student_folder(Path(spec.run)) if spec.run else Path(str(spec.weights)).parent if weights else None
