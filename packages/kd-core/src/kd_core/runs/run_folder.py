@@ -68,7 +68,8 @@ class RunFolder:
 
         config.yaml     the resolved config, which reruns the run
         manifest.json   versions, commit, hardware, seeds, data fingerprints, command
-        metrics.jsonl   one JSON object a line
+        metrics.jsonl   one JSON object a line: each epoch and each validation
+        steps.jsonl     the same: the losses of every so many steps
         log.txt         what was printed
         checkpoints/    see kd_core.runs.checkpoint
         student/        model.safetensors, model.yaml, which rebuilds the model, and lineage.json
@@ -84,6 +85,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.manifest = path / "manifest.json"
         self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.steps = path / "steps.jsonl"
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
         self.student = path / "student"
@@ -128,7 +130,7 @@ class RunFolder:
                 hint = f"it holds a student alone: `eval CONFIG --set 'models.student={{run: {path}}}'` scores it"
             raise KDError(f"{path} {reason}", hint=hint)
         refuse_links(path)
-        files = (run.manifest, run.metrics.path, run.log, run.card, run._result, run._pid)
+        files = (run.manifest, run.metrics.path, run.steps, run.log, run.card, run._result, run._pid)
         for part in files:
             if part.exists() and not part.is_file():
                 raise KDError(f"{part} is not a file", hint="move it away")

@@ -40,6 +40,7 @@ from kd_core.train.progress import Progress, RunContext
 from kd_core.train.rebuilt import rebuild_fault
 from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
+from kd_core.train.step_log import StepLog
 from kd_core.train.trial import check_steps
 
 
@@ -97,7 +98,8 @@ def run(
         else:
             identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
         named = built_observers(plan.observers)
-        observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
+        steps = StepLog(folder.steps, plan.log_every)
+        observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), steps, *named])
         runtime.keeps_graphs = observers.may_want_gradients
         with StopRequest() as stop:
             context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
