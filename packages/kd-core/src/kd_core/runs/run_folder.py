@@ -70,6 +70,7 @@ class RunFolder:
         manifest.json   versions, commit, hardware, seeds, data fingerprints, command
         metrics.jsonl   one JSON object a line: each epoch and each validation
         steps.jsonl     the same: the losses of every so many steps
+        trackers.json   where its figures also go, if anywhere
         log.txt         what was printed
         checkpoints/    see kd_core.runs.checkpoint
         student/        model.safetensors, model.yaml, which rebuilds the model, and lineage.json

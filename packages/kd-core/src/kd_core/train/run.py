@@ -41,6 +41,7 @@ from kd_core.train.rebuilt import rebuild_fault
 from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
 from kd_core.train.step_log import StepLog
+from kd_core.train.trackers import Trackers, check_trackers
 from kd_core.train.trial import check_steps
 
 
@@ -84,6 +85,7 @@ def run(
         closing(Data(plan, policy, reporter)) as data,
     ):
         reporter.info(f"run folder: {folder.path}")
+        check_trackers(plan)
         runtime = _runtime(plan, folder, data, reporter)
         for stage in plan.stages:  # of what is wrong with the data, nothing is to be written
             splits = data.get(stage.data)[1]
@@ -98,8 +100,9 @@ def run(
         else:
             identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
         named = built_observers(plan.observers)
-        steps = StepLog(folder.steps, plan.log_every)
-        observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), steps, *named])
+        trackers = Trackers(plan, lambda text: context.warn(text))
+        own = [ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics)]
+        observers = Observers([*own, trackers, StepLog(folder.steps, plan.log_every, [trackers.line]), *named])
         runtime.keeps_graphs = observers.may_want_gradients
         with StopRequest() as stop:
             context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
