@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kd_core.class_figures import ClassFigures
 from kd_core.config import Policy, dump
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT
@@ -63,6 +64,8 @@ class Result:
     source: str = ""
     warnings: list[str] = field(default_factory=list)
     """What was doubtful about the run."""
+    classes: ClassFigures | None = None
+    """The figures of single classes, which a run keeps in a file of their own."""
 
     def as_record(self) -> dict[str, Any]:
         """What ``result.json`` keeps of it."""
@@ -192,6 +195,9 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     run_on_rank_zero(lambda: _export(components, folder, state, stage))
     if is_main() and (fault := rebuild_fault(components, folder, stage)) is not None:
         context.warn(f"the student's folder does not stand alone: the model in it {fault}")
+    if result.classes is not None:
+        record = {"split": result.split, **result.classes.as_record()}
+        run_on_rank_zero(lambda: write_text(folder.classes, json_text(record) + "\n"))
     run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
     return result
 
@@ -202,12 +208,14 @@ def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] 
         context.warn("there is neither a test nor a validation split: the student was not scored")
         return Result({}, best, path, warnings=context.progress.warnings)
     name, split = stage.splits.final
-    metrics = stage.score(context.components.models[STUDENT], split)
+    measured = stage.measured(context.components.models[STUDENT], split)
+    metrics = measured.compute()
     context.reporter.info(f"{name}: {format_metrics(metrics)}")
     broken = [key for key, value in metrics.items() if "/" not in key and not math.isfinite(value)]
     if broken:
         context.warn(f"{name}: not finite: {', '.join(broken)}")
-    return Result(metrics, best, path, len(split), name, warnings=context.progress.warnings)
+    warnings, classes = context.progress.warnings, measured.by_class()
+    return Result(metrics, best, path, len(split), name, warnings=warnings, classes=classes)
 
 
 def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], stage: Stage) -> None:
