@@ -408,7 +408,7 @@ def detected(target: dict[str, Tensor], random: np.random.Generator) -> dict[str
 
 
 def test_classes_have_figures_of_their_own() -> None:
-    metrics = seen(many(4), list(range(4)))
+    metrics = seen(many(4), list(range(6)))
     figures = metrics.compute()
     classes = metrics.by_class()
     assert classes.classes == ("cat", "dog", "bird")
