@@ -52,6 +52,7 @@ class TextClassification(Task):
     hub = TransformersHub()
     Data = DataSpec
     Input = InputSpec
+    viewer = "kd_glue.results.views:TextViewer"
 
     def info(self, data: DataSpec) -> TextInfo:
         """The classes, as far as the task's name or the config tells them."""

@@ -42,6 +42,7 @@ class ImageClassification(Task):
     run_values = CLASS_VALUES
     Data = DataSpec
     Input = InputSpec
+    viewer = "kd_vision.results.views:ImageViewer"
     tried = ("augment",)
 
     def info(self, data: DataSpec) -> ImageInfo:

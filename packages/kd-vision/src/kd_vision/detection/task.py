@@ -53,6 +53,7 @@ class ObjectDetection(Task):
     compiles = False
     Data = DataSpec
     Input = InputSpec
+    viewer = "kd_vision.detection.results.views:DetectionViewer"
 
     def info(self, data: DataSpec) -> DetectionInfo:
         """The facts that the data set's name and the config tell."""
