@@ -97,7 +97,8 @@ class Scale:
         xs = [x for x, _ in points]
         ys = [y for _, y in points] + [y for curve in curves for _, *ends in curve.band for y in ends]
         low, high = min(ys), max(ys)
-        room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+        flat = high - low <= 1e-9 * max(abs(low), abs(high))
+        room = (abs(high) * 0.05 or 1.0) if flat else (high - low) * 0.05
         bottom = 0.0 if low >= 0 and low - room < 0 else low - room
         first, last = min(xs), max(xs)
         return cls(0.0 if 0 < first < last / 4 else first, last, bottom, high + room)
@@ -140,7 +141,7 @@ def _curve(curve: Curve, scale: Scale) -> str:
         places = " ".join(f"{scale.across(x):.1f},{scale.down(y):.1f}" for x, y in piece)
         thin = " thin" if curve.thin else ""
         parts.append(f'<polyline class="line{thin}" points="{places}" data-points="{values}"{style}/>')
-        if len(piece) == 1 or (len(curve.points) <= DOTTED and not curve.thin):
+        if len(piece) == 1 or (len(curve.points) <= DOTTED and not curve.thin and not curve.band):
             dots = (
                 f'<circle class="dot" cx="{scale.across(x):.1f}" cy="{scale.down(y):.1f}" r="2.6"/>' for x, y in piece
             )

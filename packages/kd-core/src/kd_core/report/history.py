@@ -179,7 +179,7 @@ def grouped(runs: Sequence[History]) -> list[Group]:
 def group_title(titles: Sequence[str]) -> str:
     """What several runs are called together: what their names begin with."""
     common = os.path.commonprefix(titles)  # noqa: RUF071 (of texts)
-    return common if len(set(titles)) == 1 else common.rstrip("-_. 0123456789") or titles[0]
+    return common if len(set(titles)) == 1 else common.rstrip("-_. ") or titles[0]
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[str]]:

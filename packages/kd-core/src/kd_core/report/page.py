@@ -94,5 +94,7 @@ def jpeg(image: Image) -> bytes:
 
 
 def number(value: float | None) -> str:
-    """A figure with four digits; a dash for what is not known or not a number."""
-    return "-" if value is None or value != value else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    """A figure with four digits, a count with all of them; a dash for what is not known or not a number."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -101,9 +101,18 @@ def result_sections(groups: Sequence[Group], runs: Sequence[History]) -> Iterato
         yield from single_result(runs[0])
     else:
         yield from compared_results(groups)
+    yield from warnings_of(runs)
+
+
+def warnings_of(runs: Sequence[History]) -> Iterator[str]:
+    """What was doubtful about the runs, once for all of which it was said."""
+    said: dict[str, list[str]] = {}
     for run in runs:
         for warning in (run.result or {}).get("warnings") or []:
-            yield f"<p><b>Warning</b>{escape('' if len(runs) == 1 else f' ({run.path})')}: {escape(warning)}</p>"
+            said.setdefault(str(warning), []).append(str(run.path))
+    for warning, names in said.items():
+        of = "" if len(runs) == 1 else f" ({names[0] if len(names) == 1 else f'{len(names)} runs'})"
+        yield f"<p><b>Warning</b>{escape(of)}: {escape(warning)}</p>"
 
 
 def single_result(run: History) -> Iterator[str]:
@@ -165,7 +174,12 @@ def compared_results(groups: Sequence[Group]) -> Iterator[str]:
     varied = differences(groups)
     if varied:
         yield "<h3>What differs between the configs</h3>"
-        yield table(["", *(group.name for group in groups)], [[path, *row] for path, row in varied.items()], texts=99)
+        names_of = [group.name for group in groups]
+        if len(groups) > len(varied):
+            columns = zip(names_of, *varied.values(), strict=True)
+            yield table(["config", *varied], list(columns), texts=len(varied) + 1)
+        else:
+            yield table(["", *names_of], [[path, *row] for path, row in varied.items()], texts=len(groups) + 1)
     every = [
         [str(run.path), run.seed, *(number(final_scores(run).get(name)) for name in names), number(run.throughput)]
         for group in groups
