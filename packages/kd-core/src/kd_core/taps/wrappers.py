@@ -111,6 +111,8 @@ class _Place:
             changed |= tensor._version != version
         if self.clones is not None:
             return not changed
+        if self.calls and not self.copies:  # a compiled pass, which keeps clones and tells nothing of others
+            return True
         self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
         if self.learned[mode]:
             self.calls = [self.copies.get(index, value) for index, value in enumerate(self.calls)]
