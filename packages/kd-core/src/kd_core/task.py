@@ -98,6 +98,8 @@ class Task:
     """The wire of what counts in models' outputs, which losses that compare these take where a config names none."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
+    scores_copies: ClassVar[bool] = False
+    """True where so few samples are scored at once that a copy pays whose norms are folded, if the runtime folds."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
     """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
     eval_batch_size: ClassVar[int | None] = None
