@@ -110,7 +110,9 @@ class Source:
         slot = compose(read(self.file), lambda mark: Mark(self.file, mark.line + 1, mark.column + 1), _Composer)
         if slot is None or not isinstance(slot.value, dict) or isinstance(slot.value, Tag):
             what = "empty" if slot is None else kind_of(slot.value)
-            raise ConfigError(ConfigProblem(f"a config of torchdistill is a mapping, this is {what}", mark=Mark(self.file, 1)))
+            raise ConfigError(
+                ConfigProblem(f"a config of torchdistill is a mapping, this is {what}", mark=Mark(self.file, 1))
+            )
         return Node(self, slot, ())
 
 
@@ -234,7 +236,9 @@ class Node:
             below = Node(self.source, slot, (*self.path, key))
             if id(slot) not in self.source.seen:
                 if below:
-                    below.fail(f"the key {key!r} cannot be translated", "take it away, or put it into the new config by hand")
+                    below.fail(
+                        f"the key {key!r} cannot be translated", "take it away, or put it into the new config by hand"
+                    )
             else:
                 below.unread(ignored)
         if isinstance(self.slot.value, list):
