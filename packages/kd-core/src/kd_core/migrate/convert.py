@@ -74,6 +74,7 @@ class _Conversion:
         self.models = root["models"]
         self.student_node = self.models["student_model"] if "student_model" in self.models else self.models["model"]
         self.teacher_node = self.models["teacher_model"]
+        self.loader = root["train"]["train_data_loader"]
         self.sides = {name: Side(draft, name) for name in ("student", "teacher")}
         self.num_classes = int(self.student_node["kwargs"]["num_classes"].number(0))
 
@@ -139,15 +140,15 @@ class _Conversion:
         draft = self.draft
         student = self._side(name, "student", node["student"] if "student" in node else node["model"])
         teacher = self._side(name, "teacher", node["teacher"])
-        stage: dict[str, Any] = {"epochs": int(node["num_epochs"].number(1)), **batches(draft, name, node)}
-        if node["train_data_loader"]:
-            self.batch = process_batch(node["train_data_loader"])
+        self.loader = node["train_data_loader"] or self.loader
+        stage: dict[str, Any] = {"epochs": int(node["num_epochs"].number(1)), **batches(draft, node, self.loader)}
         if draft.options.processes == 1 and "Distributed" in str(
             node["student"]["wrapper"].plain() or node["model"]["wrapper"].plain()
         ):
             draft.differ("per-process")
         labels = draft.task != "text_classification"
-        terms = Terms(draft, name, student, teacher, self.batch, labels, self.num_classes)
+        batch = process_batch(self.loader)
+        terms = Terms(draft, name, student, teacher, batch, labels, self.num_classes, "drop_last" not in stage)
         translate_criterion(terms, node["criterion"])
         finish_review(terms, node["criterion"])
         if terms.views:

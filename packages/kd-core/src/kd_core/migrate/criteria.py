@@ -19,7 +19,7 @@ class Terms:
     """The terms of a stage so far, with what translating them needs.
 
     ``batch`` is the batch size of a process and micro-batch in torchdistill, ``labels`` whether its script hands labels
-    to the criteria.
+    to the criteria, ``last_batch`` whether an incomplete batch at the end of an epoch trains.
     """
 
     draft: Draft
@@ -29,6 +29,7 @@ class Terms:
     batch: int
     labels: bool = True
     num_classes: int = 0
+    last_batch: bool = True
     losses: dict[str, dict[str, Any]] = field(default_factory=dict)
     views: str | None = None
 
@@ -166,7 +167,8 @@ def _low_level(terms: Terms, name: str, loss: Node, weight: float, input: str, t
         if reduction == "mean":
             terms.add(name, "mse", weight, **compared)
         else:
-            terms.differ("sum-of-last-batch")
+            if terms.last_batch:
+                terms.differ("sum-of-last-batch")
             terms.add(name, "squared_error", weight * terms.batch, **compared)
     else:
         call = Call(f"torch.nn.{key}", kwargs=kwargs.plain() or {})

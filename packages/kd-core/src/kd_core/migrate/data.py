@@ -179,10 +179,11 @@ def _roles(draft: Draft, data: dict[str, Any], train: Split | None, val: Split |
         data["val"] = number(round(train.held_out, 6))
         draft.differ("other-split", "data", "val")
     elif train.kind in CIFAR:
+        split_root = train.root
         if draft.differ("chosen-on-test", "data"):
             calls = {
                 role: Call(
-                    f"torchvision.datasets.{train.kind}", kwargs={"root": data["root"], "train": role == "train"}
+                    f"torchvision.datasets.{train.kind}", kwargs={"root": path_of(split_root), "train": role == "train"}
                 )
                 for role in ("train", "val", "test")
             }

@@ -13,10 +13,10 @@ LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 """The children with parameters of a detector's backbone, whose batch norm is frozen."""
 
 
-def batches(draft: Draft, stage: str, node: Node) -> dict[str, Any]:
-    """``batch_size`` and its like, of a stage's data loaders and optimizer."""
+def batches(draft: Draft, node: Node, loader: Node) -> dict[str, Any]:
+    """``batch_size`` and its like, of a stage's optimizer and data loaders, of which ``loader`` is the training one."""
     values: dict[str, Any] = {}
-    loader, validation = node["train_data_loader"], node["val_data_loader"]
+    validation = node["val_data_loader"]
     micro = number(node["optimizer"]["grad_accum_step"].number(1))
     if loader:
         if sampler := loader["batch_sampler"]:
@@ -94,6 +94,8 @@ def trained(draft: Draft, stage: str, student: Node, teacher: Node, sides: tuple
     """``train`` and ``freeze`` of a stage, where they are not the default."""
     pupil, master = sides
     frozen = [pupil.module(path.text()) for path in student["frozen_modules"].items()]
+    if draft.config["models"]["student"].get("norm") == "frozen":  # which has no parameters
+        frozen = [path for path in frozen if not path.rpartition(".")[2].startswith("bn")]
     sequential = [path for path in student["sequential"].items() if not path.text().startswith("+")]
     adapters = [*pupil.adapters, *(master.adapters if teacher["requires_grad"].flag(True) else [])]
     values: dict[str, Any] = {}
