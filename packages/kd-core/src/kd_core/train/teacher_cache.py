@@ -7,7 +7,6 @@ once, for as many epochs, runs and sweeps as have the same model and data.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import zlib
 from collections.abc import Mapping
@@ -23,9 +22,10 @@ from kd_core.data.batch import Batch
 from kd_core.data.views import identity
 from kd_core.device.distributed import main_first
 from kd_core.errors import ConfigError, ConfigProblem, KDError
-from kd_core.files import user_path, write_errors, write_whole
+from kd_core.files import write_errors, write_whole
 from kd_core.models.weights import state_digest
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
+from kd_core.runs.prune import outputs_folder
 from kd_core.taps.wires import Field, pick
 from kd_core.taps.wrappers import OUTPUT, Capture
 from kd_core.train.components import Components
@@ -96,7 +96,7 @@ def cached_teachers(components: Components, stage: StagePlan, trained: set[str])
 
 def _read_or_make(components: Components, stage: StagePlan, name: str) -> CachedTeacher:
     fields = _fields(components, stage, name)
-    folder = user_path(os.environ.get("KD_CACHE", "~/.cache/kd")) / "outputs"
+    folder = outputs_folder()
     path = folder / f"{_key(components, stage, name)}.safetensors"
     tensors, fault = _read(path, fields, len(components.data.get(stage.data)[1].train))
     if fault:
