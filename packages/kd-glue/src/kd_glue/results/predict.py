@@ -55,8 +55,8 @@ class Predictions:
         return len(self.index)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One mapping a text: its ``file`` where there are several, its ``index``, and where it is held ``text``, a pair
-        as a list; ``prediction``, the class, the list of classes, or the number; and by class the ``probabilities``,
+        """One mapping a text: its ``file`` where there are several, its ``index``, and where it is held ``text``, pairs
+        as lists; ``prediction``, the class, the list of classes, or the number; and by class the ``probabilities``,
         which a regression has none of."""
         if self.problem == REGRESSION:
             for row, number in enumerate(self.logits[:, 0].tolist()):
