@@ -117,15 +117,6 @@ def test_what_holds_no_run_is_an_error(tmp_path: Path) -> None:
     assert files(tmp_path) == {"model.pt"}
 
 
-def test_kept_outputs_go_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KD_CACHE", str(tmp_path))
-    assert prune([], outputs=True)[0].files == {}
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "a.safetensors").write_bytes(b"123")
-    assert prune([], outputs=True)[0].bytes == 3
-    assert files(tmp_path) == set()
-
-
 def test_the_command_lists_what_goes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     done = CliRunner().invoke(command, [str(run.path), "--dry-run"])

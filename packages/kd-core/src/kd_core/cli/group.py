@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from kd_core.cli.cache import cache
 from kd_core.cli.deploy import export, profile
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
@@ -36,7 +37,7 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    for verb in (train, evaluate_command(published), resume, sweep, check, show, taps, export, profile, prune):
+    for verb in (train, evaluate_command(published), resume, sweep, check, show, taps, export, profile, prune, cache):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks))
     return group

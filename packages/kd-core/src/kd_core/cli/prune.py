@@ -16,23 +16,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="RUNS...")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--keep", type=click.IntRange(min=0), metavar="N", help="Checkpoints kept.  [checkpoint.keep_finished]")
-@click.option("--outputs", is_flag=True, help="Outputs of frozen models that `cache: true` keeps for all runs, too.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @json_option
-def prune(runs: tuple[Path, ...], keep: int | None, outputs: bool, dry_run: bool, as_json: bool) -> None:
+def prune(runs: tuple[Path, ...], keep: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove checkpoints of finished runs, and half-written files.
 
     RUNS are runs, or folders of runs such as a sweep's. The student, its result, the config and the metrics stay. A run
     that is in use stays as it is, and so do the checkpoints of one that can be resumed.
     """
-    if not runs and not outputs:
-        raise click.UsageError("name a run, or a folder of runs")
     with quiet_stdout():
         from kd_core.runs.prune import prune
 
-        found = prune(runs, keep=keep, dry_run=dry_run, outputs=outputs)
+        found = prune(runs, keep=keep, dry_run=dry_run)
     total = sum(surplus.bytes for surplus in found)
     if as_json:
         folders = [{**vars(surplus), "bytes": surplus.bytes} for surplus in found]
@@ -56,4 +53,4 @@ def _row(surplus: Surplus) -> tuple[str, ...]:
 def _kind(path: Path) -> str:
     """What a file is, by its name: several of one kind are told once."""
     kinds = {"step-": "checkpoints", "best-": "the best student's checkpoint", ".tmp-": "half-written files"}
-    return next((kind for prefix, kind in kinds.items() if path.name.startswith(prefix)), "outputs of frozen models")
+    return next((kind for prefix, kind in kinds.items() if path.name.startswith(prefix)), path.name)

@@ -164,6 +164,16 @@ class AdapterSpec(ExtraModel):
     """Make a model's module anew, with random weights of its own, instead of sharing it."""
 
 
+class CacheSpec(StrictModel):
+    """How the outputs of a frozen model are kept. ``cache: true`` keeps them as they are."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The type in which numbers are kept: `bfloat16` halves what features take. By default that which they have."""
+    top_k: PositiveInt | None = None
+    """Of the model's output keep the largest log-probabilities of each sample; the other classes share what is left of
+    the probability evenly. For losses that take the softmax of a teacher's logits."""
+
+
 class ModelSpec(ExtraModel):
     """A model: exactly one source, its weights, and what is done to it before training."""
 
@@ -192,8 +202,9 @@ class ModelSpec(ExtraModel):
     copies: Annotated[int, Field(ge=1, le=100)] | None = None
     """Make a [group](wires.md#groups) of so many models, `NAME_1`, `NAME_2` and so on, each with random weights of its
     own. A list of models is a group as well."""
-    cache: bool = False
-    """Compute a frozen model's outputs once for all epochs, runs and sweeps. Samples must be the same in each epoch."""
+    cache: bool | CacheSpec = False
+    """Keep what a frozen model gives for each training sample, for all epochs, runs and sweeps. Samples must be the
+    same in each epoch, or have `data.augmented_views`."""
     input: dict[str, Any] = {}
     """What this model takes as input, in the keys of the task."""
     class_names: list[str] | None = None

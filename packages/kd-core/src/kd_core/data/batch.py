@@ -109,6 +109,15 @@ class Split:
         """A hash of the content, for the manifest."""
         raise NotImplementedError
 
+    @property
+    def content(self) -> str:
+        """A hash of what a sample is known by: of the whole data set whose rows :attr:`Batch.index` has.
+
+        What a frozen model gives is kept under it. It is the fingerprint where a sample depends on which others are in
+        the split, as texts that are padded together do.
+        """
+        return self.fingerprint
+
     def __len__(self) -> int:
         raise NotImplementedError
 

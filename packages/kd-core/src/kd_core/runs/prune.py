@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kd_core.config import load
 from kd_core.errors import KDError
-from kd_core.files import is_leftover, user_path
+from kd_core.files import is_leftover
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.run_folder import RunFolder
 
@@ -36,18 +36,14 @@ class Surplus:
         return sum(self.files.values())
 
 
-def prune(
-    paths: Sequence[Path], *, keep: int | None = None, dry_run: bool = False, outputs: bool = False
-) -> list[Surplus]:
+def prune(paths: Sequence[Path], *, keep: int | None = None, dry_run: bool = False) -> list[Surplus]:
     """Remove what nothing reads from runs, and from all runs below folders such as a sweep's; what went.
 
     Of a finished run those are all checkpoints but the newest ``keep``, by default the ``checkpoint.keep_finished`` of
     its config; of every run, files that a killed process left half written. A run that another process holds stays as
-    it is. With ``outputs``, outputs of frozen models that ``cache: true`` keeps for all runs, too. With ``dry_run``
-    nothing is removed. KDError where a path holds no run.
+    it is. With ``dry_run`` nothing is removed. KDError where a path holds no run.
     """
     found = [surplus for path in paths for surplus in _below(path, keep)]
-    found += [_cached_outputs()] if outputs else []
     return found if dry_run else [_removed(surplus) for surplus in found]
 
 
@@ -102,19 +98,6 @@ def _kept(run: RunFolder) -> int:
 
 def _leftovers(entries: Iterator[Path]) -> dict[Path, int]:
     return {entry: size_of(entry) for entry in sorted(entries) if is_leftover(entry)}
-
-
-def _cached_outputs() -> Surplus:
-    """All outputs of frozen models that are kept on this machine; a run that misses them makes them again."""
-    folder = outputs_folder()
-    files = {path: size_of(path) for path in sorted(folder.glob("*.safetensors"))}
-    left = _leftovers(folder.iterdir()) if folder.is_dir() else {}
-    return Surplus(folder, "", sum(files.values()) + sum(left.values()), files | left)
-
-
-def outputs_folder() -> Path:
-    """Where ``cache: true`` keeps outputs of frozen models: ``$KD_CACHE/outputs``, by default below ``~/.cache/kd``."""
-    return user_path(os.environ.get("KD_CACHE", "~/.cache/kd")) / "outputs"
 
 
 def _removed(surplus: Surplus) -> Surplus:
