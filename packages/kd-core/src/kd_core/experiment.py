@@ -20,9 +20,10 @@ from kd_core.data.summary import DataSummary
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
-from kd_core.models.factory import has_weights, missing_files
+from kd_core.models.factory import WEIGHTS, has_weights, missing_files
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
+from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.taps.table import TapRow
@@ -210,6 +211,9 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_c
             result.get("split"),
             warnings=result.get("warnings", []),
         )
+    if (folder.student / WEIGHTS).is_file() and not CheckpointStore(folder.checkpoints).has_any():
+        hint = f"`eval {path}` scores its student; `train {folder.config} --out DIR` trains another one"
+        raise KDError(f"{path} was finished, and its result.json is gone: nothing is left to resume", hint=hint)
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: RunFolder.open(path).lock()) as folder:

@@ -95,6 +95,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "every_steps": "save_steps steps every_n_train_steps",
         "every_minutes": "minutes",
         "keep_last": "keep save_total_limit save_top_k",
+        "keep_finished": "keep_checkpoints save_last save_only_model",
     },
     "stages.*.optimizer": {"call": "key type name optimizer", "groups": "params param_groups module_wise_params"},
     "stages.*.optimizer.groups.*": {"params": "match modules module pattern name"},

@@ -63,7 +63,9 @@ class CheckpointSpec(StrictModel):
     every_minutes: PositiveFloat = 10.0
     """Save a checkpoint every N minutes, in addition to the one after each epoch."""
     keep_last: PositiveInt = 3
-    """Number of checkpoints to keep; older ones are deleted."""
+    """Number of checkpoints to keep while the run trains; older ones are deleted."""
+    keep_finished: Annotated[int, Field(ge=0)] = 0
+    """Number of checkpoints that stay when the run is finished. Nothing reads them then: `student/` is the best one."""
 
 
 class ValidateSpec(StrictModel):

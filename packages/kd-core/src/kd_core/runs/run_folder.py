@@ -193,6 +193,17 @@ class RunFolder:
         """Whether the run has ended."""
         return self._result.is_file()
 
+    @property
+    def held(self) -> bool:
+        """Whether a process that trains holds the folder. Nothing is written to find out."""
+        if not Path(self._lock.lock_file).exists():
+            return False
+        try:
+            with FileLock(self._lock.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the model card and the result (``metrics``, ``split`` and more), which marks the run as finished."""
         write_text(self.card, self._model_card(result))
@@ -205,7 +216,9 @@ class RunFolder:
         except (ValueError, RecursionError):
             result = None
         if not is_result(result):
-            hint = "delete it, and `resume` makes it again from the last checkpoint"
+            hint = f"`eval {self.path}` scores the student again"
+            if any(self.checkpoints.glob("step-*.pt")):
+                hint = "delete it, and `resume` makes it again from the last checkpoint"
             raise KDError(f"{self._result} is damaged", hint=hint)
         return dict(result)
 

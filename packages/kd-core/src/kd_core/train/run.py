@@ -188,6 +188,7 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     if is_main() and (fault := rebuild_fault(components, folder, stage)) is not None:
         context.warn(f"the student's folder does not stand alone: the model in it {fault}")
     run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+    run_on_rank_zero(lambda: context.store.forget(components.plan.checkpoint.keep_finished))
     return result
 
 
