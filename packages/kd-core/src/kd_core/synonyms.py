@@ -123,7 +123,13 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "step_size": "decay_every",
         "total_iters": "total_steps num_training_steps warmup_steps",
     },
-    "sweep": {"grid": "over parameters params search_space axes", "config": "base extends file", "seeds": "seed"},
+    "study": {
+        "grid": "over parameters params axes",
+        "config": "base extends file",
+        "seeds": "seed",
+        "search_space": "space distributions",
+        "trials": "n_trials num_trials",
+    },
 }
 """For each place the keys, as a path below it where they are deeper, and the words that others have for them."""
 

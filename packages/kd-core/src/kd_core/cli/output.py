@@ -69,7 +69,7 @@ def format_score(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What ``check`` says of one config or sweep: problems, lines on what could not be verified, lines on the data.
+    """What ``check`` says of one config or study: problems, lines on what could not be verified, lines on the data.
 
     ``trains`` is false where there are no stages, and only a student to evaluate.
     """

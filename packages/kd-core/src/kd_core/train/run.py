@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from kd_core.files import json_text, write_text
 from kd_core.models.description import BASE, Described, describe_model
 from kd_core.models.factory import from_hub
 from kd_core.models.registry import MODELS
-from kd_core.observers import RunEvent
+from kd_core.observers import Observer, RunEvent
 from kd_core.plan.plan import Plan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
@@ -69,11 +69,19 @@ class Result:
 
 
 def run(
-    plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool, accept_changes: bool = False
+    plan: Plan,
+    policy: Policy,
+    folder: RunFolder,
+    command: str = "",
+    *,
+    resumed: bool,
+    accept_changes: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> Result:
     """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one.
 
-    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run.
+    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run. ``observers``
+    watch beside those that the plan names.
     """
     reporter = Reporter(folder.log, silent=not is_main())
     with (
@@ -96,15 +104,15 @@ def run(
             identity = run_on_rank_zero(lambda: compare(folder, components, command, checkpoint))
         else:
             identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
-        named = built_observers(plan.observers)
-        observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
-        runtime.keeps_graphs = observers.may_want_gradients
+        named = [*built_observers(plan.observers), *observers]
+        watching = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
+        runtime.keeps_graphs = watching.may_want_gradients
         with StopRequest() as stop:
-            context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
+            context = RunContext(components, folder, store, reporter, stop, Progress(), watching, identity)
             try:
                 runner = _run_stages(context, checkpoint)
             finally:
-                observers.on_end()
+                watching.on_end()
         return _finish(context, runner)
 
 
