@@ -68,7 +68,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, list[str]] = {
     "kd_core": [
         *("errors", "notes", "escapes", "synonyms", "files", "pictures"),
-        *("ranges", "registry", "signatures", "download"),
+        *("class_figures", "ranges", "registry", "signatures", "download"),
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),

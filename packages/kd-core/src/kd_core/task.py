@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from kd_core.class_figures import ClassFigures
 from kd_core.config import has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
@@ -61,6 +62,13 @@ class Metrics:
     def compute(self) -> dict[str, float]:
         """The metrics by name, over everything seen so far."""
         raise NotImplementedError
+
+    def by_class(self) -> ClassFigures | None:
+        """The figures of single classes over everything seen so far, asked for after :meth:`compute`.
+
+        None where there are no classes.
+        """
+        return None
 
 
 def logits_of(output: Any) -> Tensor:

@@ -330,7 +330,11 @@ class ExperimentSpec(StrictModel):
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When checkpoints are saved, and how many are kept."""
     log_every: PositiveInt = 50
-    """Optimizer steps between two readings of the loss for the progress bar."""
+    """Optimizer steps between two lines of `steps.jsonl`, which tell each term's mean loss since the line before, and
+    between two readings of the loss for the progress bar."""
+    trackers: str | list[str] | dict[str, Any] = []
+    """Where the figures of a run also go: `[tensorboard, wandb, trackio]`, or a mapping of trackers to their
+    options, see [reports.md](reports.md#trackers)."""
     observers: dict[str, Any] = {}
     """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
 
