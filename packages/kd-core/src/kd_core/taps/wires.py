@@ -50,11 +50,13 @@ class Tap:
     Its ``weight`` and ``bias`` are parameters, which belong to no call. The empty path with ``out`` is the model's own
     output. ``call`` is None where the module runs once, and "all" for the list of what all calls give. A path that
     begins with ``@`` is a landmark, whose module only the model tells: ``@features`` (all of them), ``@features/1``.
+    ``channels_last``: the value is a feature map (B, H, W, C), which a landmark gives as (B, C, H, W).
     """
 
     path: str
     side: Side = "out"
     call: int | Literal["all"] | None = None
+    channels_last: bool = False
 
     @property
     def is_parameter(self) -> bool:

@@ -280,7 +280,7 @@ class ForwardWrapper(ModelWrapper):
                 raise config_error(f"{self.name}: {tap} is sharded and trained, and cannot be read as a whole")
             at[tap] = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         for tap, place in self._landmarks.items():
-            at[tap] = [_tensor(at[one]) for one in place] if isinstance(place, list) else _tensor(at[place])
+            at[tap] = [_landmark(at, one) for one in place] if isinstance(place, list) else _landmark(at, place)
         return at
 
     def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
@@ -324,9 +324,10 @@ def flat_places(landmarks: Iterable[Tap | list[Tap]]) -> Iterator[Tap]:
         yield from place if isinstance(place, list) else [place]
 
 
-def _tensor(value: Any) -> Any:
+def _landmark(at: Mapping[Tap, Any], place: Tap) -> Any:
     """The first tensor of what a landmark's module gave: a transformer's layer gives its hidden state first."""
-    return value if isinstance(value, Tensor) else next(tensors(value), value)
+    value = at[place] if isinstance(at[place], Tensor) else next(tensors(at[place]), at[place])
+    return value.permute(0, 3, 1, 2) if place.channels_last else value
 
 
 class Teacher(ForwardWrapper):
