@@ -133,3 +133,16 @@ def test_maps_with_the_channels_last_come_with_the_channels_first() -> None:
     at = ForwardWrapper(model, [Tap("@features"), Tap("second")])(images).at
     assert [tuple(value.shape) for value in at[Tap("@features")]] == [(2, 5, 4, 4), (2, 6, 2, 2)]
     assert torch.equal(at[Tap("@features")][1], at[Tap("second")].permute(0, 3, 1, 2))
+
+
+def test_attention_of_timm() -> None:
+    model = timm.create_model("test_vit", num_classes=10).eval()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    images = torch.randn(2, 3, 160, 160)
+    keep(model, infer_landmarks(model, lambda model, images: model(images), images))
+    with torch.no_grad():
+        at = ForwardWrapper(model, [Tap("@attentions/1")])(images).at
+    assert at[Tap("@attentions/1")].shape == (2, model.blocks[1].attn.num_heads, 101, 101)
+    torch.testing.assert_close(at[Tap("@attentions/1")].sum(-1), torch.ones(2, model.blocks[1].attn.num_heads, 101))

@@ -34,7 +34,10 @@ Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", "token", "map", "fast", ""]
-NOT_STRUCTURE = ("revision", "drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "patch_drop_rate")
+NOT_STRUCTURE = (
+    *("revision", "attn_implementation", "drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate"),
+    "patch_drop_rate",
+)
 """Parameters that change no weight's shape and that a finished student does not need."""
 REFUSED = (
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only"),
@@ -86,6 +89,7 @@ class TimmHub(Hub):
         drop_path_rate: Rate | None = None,
         global_pool: Pooling | None = None,
         img_size: PositiveInt | list[PositiveInt] | None = None,
+        attn_implementation: Literal["eager", "sdpa"] | None = None,
         **arguments: Any,
     ) -> nn.Module:
         """The model of that name; further ``arguments`` are those of its architecture in timm.
@@ -109,6 +113,9 @@ class TimmHub(Hub):
             raise KDError(f"timm's {request.name} has no parameter {key!r}", path=key)
         with readable(request.name):
             made = structure(model, values)
+            for module in made.modules():
+                if attn_implementation is not None and hasattr(module, "fused_attn"):
+                    module.fused_attn = attn_implementation == "sdpa"
             if request.weights and not request.offline:
                 check_head(model, request, values["num_classes"])
                 self._load(made, model, request, values, revision)

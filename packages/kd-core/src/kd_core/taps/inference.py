@@ -15,23 +15,33 @@ from torch.nn.modules.dropout import _DropoutNd
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import tensors
 from kd_core.taps.paths import unwrap_model, walk
-from kd_core.taps.wires import Side, Tap
+from kd_core.taps.wires import Form, Side, Tap
 from kd_core.taps.wrappers import hook_output
 
 STEM_STRIDE = 4
 """How much smaller than the image the first feature map of a timm model is."""
 
 
+PROJECTIONS = {
+    "queries": ("query", "q_proj", "q_lin", "query_proj", "q"),
+    "keys": ("key", "k_proj", "k_lin", "key_proj", "k"),
+    "values": ("value", "v_proj", "v_lin", "value_proj", "v"),
+}
+"""What libraries call the linear layers of an attention."""
+
+
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module that ended: which call of it, and the first tensor that it gave."""
+    """One call of a module that ended: which call of it, the first tensor that it gave, and whether the second item is
+    that of an attention's probabilities (B, heads, L, L)."""
 
     path: str
     module: nn.Module
     number: int
     output: Tensor
-    channels_last: bool = field(default=False, compare=False)
-    """Whether the output is a feature map (B, H, W, C)."""
+    attends: bool = False
+    form: Form = field(default="first", compare=False)
+    """What a landmark takes of it."""
 
     @property
     def depth(self) -> int:
@@ -67,6 +77,8 @@ def infer_landmarks(model: nn.Module, call: Callable[[nn.Module, Any], Any], inp
         classifier=None if classifier is None else classifier.path,
         norms=_norms(last, before),
         last_map=None if classifier is None else _last_map(classifier, before, features),
+        attentions=_attentions(stack, before),
+        **{kind: _projections(kind, stack, before) for kind in PROJECTIONS},
     )
 
 
@@ -80,7 +92,10 @@ def _recorded(
     def noting(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             number = counts[path] = counts.get(path, -1) + 1
-            calls.extend(_Call(path, module, number, tensor) for tensor in [_first(output)] if tensor is not None)
+            attends = isinstance(output, (tuple, list)) and len(output) > 1 and _is_attention(output[1])
+            calls.extend(
+                _Call(path, module, number, tensor, attends) for tensor in [_first(output)] if tensor is not None
+            )
 
         return hook
 
@@ -141,7 +156,9 @@ def _of_timm(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
     if not all(width in (call.output.shape[1], call.output.shape[-1]) for call, width in found):
         return []
     return [
-        replace(call, channels_last=_is_map(call) and call.output.shape[1] != width == call.output.shape[-1])
+        replace(call, form="channels_last")
+        if _is_map(call) and call.output.shape[1] != width == call.output.shape[-1]
+        else call
         for call, width in found
     ]
 
@@ -185,10 +202,42 @@ def _by_layer(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
     return best
 
 
+def _within(layer: _Call, calls: Sequence[_Call]) -> list[_Call]:
+    """The calls of the modules in a layer, in the order in which they ended."""
+    return [call for call in calls if call.path.startswith(f"{layer.path}.")]
+
+
+def _attentions(stack: Sequence[_Call], calls: Sequence[_Call]) -> tuple[Tap, ...]:
+    """What gives the attention probabilities of each layer: its first module that gives them as its second item, as
+    those of transformers do, or the dropout on them, as in timm. Nothing where a layer has none."""
+    taps = []
+    for layer in stack:
+        inner = _within(layer, calls)
+        second = (replace(call, form="second") for call in inner if call.attends)
+        dropped = (call for call in inner if isinstance(call.module, _DropoutNd) and _is_attention(call.output))
+        if (found := next(iter((*second, *dropped)), None)) is None:
+            return ()
+        taps.append(_place(found, calls))
+    return tuple(taps)
+
+
+def _is_attention(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] == value.shape[-2]
+
+
+def _projections(kind: str, stack: Sequence[_Call], calls: Sequence[_Call]) -> tuple[Tap, ...]:
+    """The first linear layer of each layer that makes the queries, keys or values; nothing where a layer has none."""
+    found = [
+        next((call for call in _within(layer, calls) if call.path.rpartition(".")[2] in PROJECTIONS[kind]), None)
+        for layer in stack
+    ]
+    return tuple(_place(call, calls) for call in found if call is not None) if None not in found else ()
+
+
 def _place(call: _Call, calls: Sequence[_Call]) -> Tap:
     """The tap of a call, with its number where the module runs more than once."""
     often = sum(other.module is call.module for other in calls) > 1
-    return Tap(call.path, "out", call.number if often else None, call.channels_last)
+    return Tap(call.path, "out", call.number if often else None, call.form)
 
 
 def _activation(feature: _Call, calls: Sequence[_Call]) -> tuple[str, Side, int | None] | None:

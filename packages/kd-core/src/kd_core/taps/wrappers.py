@@ -325,9 +325,13 @@ def flat_places(landmarks: Iterable[Tap | list[Tap]]) -> Iterator[Tap]:
 
 
 def _landmark(at: Mapping[Tap, Any], place: Tap) -> Any:
-    """The first tensor of what a landmark's module gave: a transformer's layer gives its hidden state first."""
-    value = at[place] if isinstance(at[place], Tensor) else next(tensors(at[place]), at[place])
-    return value.permute(0, 3, 1, 2) if place.channels_last else value
+    """What a landmark takes of its module's value: the first tensor, as a transformer's layer gives its hidden state
+    first, unless its form says otherwise."""
+    value = at[place]
+    if place.form == "second":
+        return value[1]
+    value = value if isinstance(value, Tensor) else next(tensors(value), value)
+    return value.permute(0, 3, 1, 2) if place.form == "channels_last" else value
 
 
 class Teacher(ForwardWrapper):
