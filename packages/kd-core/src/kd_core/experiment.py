@@ -67,8 +67,8 @@ class Experiment:
     def pinned(self) -> Experiment:
         """The experiment as a run keeps it: with absolute paths, so that it goes on from any folder, and with the
         versions that its hub's models and data have today."""
-        hub = self.plan.task.hub
-        pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
+        hubs, models, data = self.plan.task.hubs.values(), self.plan.models, self.plan.data
+        pins = run_on_rank_zero(lambda: [pin for hub in hubs for pin in hub.revisions(models, data)])
         overrides = [*self.overrides, *pins]
         document = load(self.document.file, overrides) if pins else self.document
         placed = with_absolute_paths(document, self._default_roots())

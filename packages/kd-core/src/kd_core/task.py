@@ -114,8 +114,8 @@ class Task:
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
     """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
-    hub: ClassVar[Hub | None] = None
-    """Where the models of ``hub:`` come from."""
+    hubs: ClassVar[Mapping[str, Hub]] = {}
+    """Where models come from whose source is ``hub:``, ``timm:``."""
     run_values: ClassVar[Mapping[str, str]] = {}
     """What ``!run NAME`` can stand for beside ``steps``, ``steps_per_epoch`` and ``batch_size``: name -> one line on
     it. The values are those of :attr:`DatasetInfo.run_values`."""
@@ -177,6 +177,10 @@ class Task:
     def effective_input(self, wants: Any, data: Any) -> Any:
         """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
         return wants
+
+    def as_evaluated(self, data: Any, evaluation: Mapping[str, Any]) -> Any:
+        """``data`` with how the student's hub evaluates its samples, as far as the config says nothing of it."""
+        return data
 
     def preprocessing(self, data: Any) -> dict[str, Any]:
         """How samples are brought to a form for evaluation, in plain values: what a run writes beside its student."""

@@ -326,7 +326,7 @@ class RunFolder:
 
 def _origin(record: Mapping[str, Any]) -> tuple[str, str]:
     """Where a model of a lineage comes from, and the hash of its weights."""
-    names = [f"{key} {record[key]}" for key in ("arch", "zoo", "hub", "run", "call", "file") if key in record]
+    names = [f"{key} {record[key]}" for key in ("arch", "zoo", "timm", "hub", "run", "call", "file") if key in record]
     return ", ".join(names) or "unknown", str(record.get("weights", ""))
 
 

@@ -24,6 +24,7 @@ from kd_core.errors import RunInterrupted
 from kd_core.files import json_text, write_text
 from kd_core.models.description import BASE, Described, describe_model
 from kd_core.models.factory import from_hub
+from kd_core.models.hub import hub_of
 from kd_core.models.registry import MODELS
 from kd_core.observers import Observer, RunEvent
 from kd_core.plan.plan import Plan
@@ -231,10 +232,11 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     """Write the student's folder: weights, description, lineage, and what its inputs and a hub's library need."""
     plan, student = components.plan, components.models[STUDENT]
     task, info = plan.task, stage.splits.info
-    hub, spec, wants = task.hub, from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
+    spec, wants = from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
+    hub = hub_of(spec, task.hubs)
 
     def beside(path: Path) -> None:
-        if hub is not None and spec.hub is not None:
+        if hub is not None:
             hub.save(student, path / BASE if spec.edit else path)
         task.save_inputs(wants, stage.data, path)
         write_text(path / LINEAGE, json_text(lineage_of(plan, folder, state), indent=2) + "\n")
@@ -243,6 +245,7 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     told = Described(
         *(components.spec(STUDENT), effective, plan.dataset, info, components.policy, task.name, prepared, student),
         imports=_imports(plan),
+        hubs=task.hubs,
     )
     folder.export_student(state, describe_model(told), beside)
 
