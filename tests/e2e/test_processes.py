@@ -172,7 +172,8 @@ def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[.
     path = config(CONFIG)
     alone = Experiment.load(path, overrides=["stages.distill.ema=0.9"]).train(tmp_path / "one")
     run = tmp_path / "two"
-    both = launch("train", path, "--out", run, "--json", "--set", "stages.distill.ema=0.9", program=SHARDED)
+    settings = ("--set", "stages.distill.ema=0.9", "--set", "checkpoint.keep_finished=2")
+    both = launch("train", path, "--out", run, "--json", *settings, program=SHARDED)
     out, errors = both.communicate(timeout=240)
     assert both.returncode == 0, errors
     [answer] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]

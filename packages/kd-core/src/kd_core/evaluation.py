@@ -70,7 +70,7 @@ class LoadedStudent:
             self.plan.dataset,
             info,
             reporter.note,
-            hub=self.plan.task.hub,
+            hubs=self.plan.task.hubs,
             finished=True,
         )
         return runtime.place(source.make(STUDENT, self.spec)), runtime

@@ -106,6 +106,8 @@ class Task:
     """The wire of what counts in models' outputs, which losses that compare these take where a config names none."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
+    scores_copies: ClassVar[bool] = False
+    """True where so few samples are scored at once that a copy pays whose norms are folded, if the runtime folds."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
     """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
     eval_batch_size: ClassVar[int | None] = None
@@ -115,8 +117,8 @@ class Task:
     viewer: ClassVar[str] = ""
     """The :class:`~kd_core.report.samples.SampleViewer` that shows samples in a report, as ``module:CLASS``: it is
     imported when a report is made. Empty where samples are not shown."""
-    hub: ClassVar[Hub | None] = None
-    """Where the models of ``hub:`` come from."""
+    hubs: ClassVar[Mapping[str, Hub]] = {}
+    """Where models come from whose source is ``hub:``, ``timm:``."""
     run_values: ClassVar[Mapping[str, str]] = {}
     """What ``!run NAME`` can stand for beside ``steps``, ``steps_per_epoch`` and ``batch_size``: name -> one line on
     it. The values are those of :attr:`DatasetInfo.run_values`."""
@@ -178,6 +180,10 @@ class Task:
     def effective_input(self, wants: Any, data: Any) -> Any:
         """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
         return wants
+
+    def as_evaluated(self, data: Any, evaluation: Mapping[str, Any]) -> Any:
+        """``data`` with how the student's hub evaluates its samples, as far as the config says nothing of it."""
+        return data
 
     def preprocessing(self, data: Any) -> dict[str, Any]:
         """How samples are brought to a form for evaluation, in plain values: what a run writes beside its student."""

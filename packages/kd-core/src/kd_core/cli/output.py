@@ -96,7 +96,7 @@ def format_score(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What ``check`` says of one config or sweep: problems, lines on what could not be verified, lines on the data.
+    """What ``check`` says of one config or study: problems, lines on what could not be verified, lines on the data.
 
     ``trains`` is false where there are no stages, and only a student to evaluate.
     """
@@ -133,3 +133,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, *rows] if header else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def bytes_text(size: float) -> str:
+    """A number of bytes with three digits and its unit: ``256 MB``. A MB is a million bytes."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import click
 
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import echo, print_result, quiet_stdout
+from kd_core.errors import KDError
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -66,6 +68,30 @@ def what_to_draw(
 def is_config(path: Path) -> bool:
     """Whether a path is that of a config or of a run folder, and not of an image or of a folder of images."""
     return path.suffix.lower() in (".yaml", ".yml") or (path / "config.yaml").is_file()
+
+
+@dataclass
+class Failures:
+    """The images that could not be read: told at once, and all together at the end."""
+
+    images: list[Any] = field(default_factory=list)
+
+    def add(self, image: Any) -> None:
+        """Say why an image, a :class:`kd_core.prediction.FailedImage`, could not be read."""
+        self.images.append(image)
+        echo(f"error: {image.error}", err=True)
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """What ``--json`` says of them."""
+        return [image_summary(image) for image in self.images]
+
+    def end(self, done: int) -> None:
+        """KDError that names them all, where there are some; ``done`` is the number of the others."""
+        if self.images:
+            names = ", ".join(str(image.source or image.name) for image in self.images)
+            total = done + len(self.images)
+            rest = "; the others are done" if done else ""
+            raise KDError(f"{len(self.images)} of {total} images could not be read{rest}: {names}")
 
 
 def image_summary(image: Any) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Runtime:
 
     def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
         """With compiled code for batches of the usual size; others are not worth compiling for."""
-        return torch.compiler.set_stance("force_eager") if self.spec.compile and not usual else nullcontext()
+        return torch.compiler.set_stance("default" if usual else "force_eager") if self.spec.compile else nullcontext()
 
     def format(self, batch: Batch) -> Batch:
         """A prepared batch with its images in the runtime's memory format."""

@@ -67,6 +67,7 @@ class Planner:
         inputs = model_planner.inputs(models)
         adapters = stage_planner.adapters(spec.adapters)
         stages = stage_planner.stages(spec.stages, adapters, data)
+        evaluation = model_planner.evaluation(models)
         runtime = self._runtime(spec.runtime)
         return Plan(
             document=replace(
@@ -75,11 +76,11 @@ class Planner:
             name=spec.name or FilePath(self.document.file).stem,
             seed=spec.seed,
             task=cast(Task, task),  # None only beside problems, as the data
-            data=data,
+            data=self._as_evaluated(task, data, evaluation),
             models=models,
             inputs=inputs,
             adapters=adapters,
-            stages=tuple(stages),
+            stages=tuple(replace(stage, data=self._as_evaluated(task, stage.data, evaluation)) for stage in stages),
             runtime=runtime or RuntimeSpec(),
             fast=spec.runtime == "fast",
             checkpoint=spec.checkpoint,
@@ -87,6 +88,10 @@ class Planner:
             trackers=planned_trackers(self.validator, self.policy, spec.trackers),
             observers=self._observers(spec.observers),
         )
+
+    @staticmethod
+    def _as_evaluated(task: Task | None, data: Any, evaluation: Mapping[str, Any]) -> Any:
+        return data if task is None or data is None or not evaluation else task.as_evaluated(data, evaluation)
 
     # -- the parts of the top level
 

@@ -108,10 +108,7 @@ class RunFolder:
             run = cls(_new_folder(root, name, seed) if out is None else out)
             run._made = out is None or not out.exists()
             run.path.mkdir(parents=True, exist_ok=True)
-            if any(entry.name not in LOCKS and not is_leftover(entry) for entry in run.path.iterdir()):
-                hint = "name a new one" + (f", or go on with its run: resume {out}" if run.config.exists() else "")
-                raise KDError(f"the run folder {out} is not empty", hint=hint)
-            run._new = True
+            run._refuse_content()
             try:
                 return run.lock()
             except RunInterrupted:  # no room for its files
@@ -119,6 +116,41 @@ class RunFolder:
                 raise
         except OSError as error:
             raise KDError(f"cannot make the run folder {error.filename or out}: {error.strerror}") from error
+
+    @classmethod
+    def claim(cls, path: Path) -> RunFolder | None:
+        """The locked folder of a run, begun or not; None where another process has it, which is not waited for."""
+        run = cls(path)
+        try:
+            run._made = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+            refuse_links(path)
+            run._lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        except OSError as error:
+            raise KDError(f"cannot lock {path}: {error.strerror}") from error
+        try:
+            if not run.config.exists():
+                run._refuse_content()
+            write_text(run._pid, str(os.getpid()))
+            remove_leftovers(path)
+        except BaseException:
+            run.release()
+            raise
+        return run
+
+    def _refuse_content(self) -> None:
+        """KDError where the folder of a run that has not begun holds anything."""
+        if any(entry.name not in LOCKS and not is_leftover(entry) for entry in self.path.iterdir()):
+            hint = "name a new one" + (f", or go on with its run: resume {self.path}" if self.config.exists() else "")
+            raise KDError(f"the run folder {self.path} is not empty", hint=hint)
+        self._new = True
+
+    @property
+    def locked(self) -> bool:
+        """Whether this process holds the folder."""
+        return self._lock.is_locked
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -198,6 +230,17 @@ class RunFolder:
         """Whether the run has ended."""
         return self._result.is_file()
 
+    @property
+    def held(self) -> bool:
+        """Whether a process that trains holds the folder. Nothing is written to find out."""
+        if not Path(self._lock.lock_file).exists():
+            return False
+        try:
+            with FileLock(self._lock.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the model card and the result (``metrics``, ``split`` and more), which marks the run as finished."""
         write_text(self.card, self._model_card(result))
@@ -210,7 +253,9 @@ class RunFolder:
         except (ValueError, RecursionError):
             result = None
         if not is_result(result):
-            hint = "delete it, and `resume` makes it again from the last checkpoint"
+            hint = f"`eval {self.path}` scores the student again"
+            if any(self.checkpoints.glob("step-*.pt")):
+                hint = "delete it, and `resume` makes it again from the last checkpoint"
             raise KDError(f"{self._result} is damaged", hint=hint)
         return dict(result)
 
@@ -281,7 +326,7 @@ class RunFolder:
 
 def _origin(record: Mapping[str, Any]) -> tuple[str, str]:
     """Where a model of a lineage comes from, and the hash of its weights."""
-    names = [f"{key} {record[key]}" for key in ("arch", "zoo", "hub", "run", "call", "file") if key in record]
+    names = [f"{key} {record[key]}" for key in ("arch", "zoo", "timm", "hub", "run", "call", "file") if key in record]
     return ", ".join(names) or "unknown", str(record.get("weights", ""))
 
 

@@ -41,13 +41,15 @@ def measured(
     metrics = task.metrics(info)
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    copied = task.scores_copies and not runtime.sharded
+    running = runtime.optimize_for_inference(model, ()) if copied else model
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             for raw, shard in _own_batches(split, batch_size):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
                 shapes = describe_shapes(batch.for_model(name))
                 with foreign_errors(f"the forward pass on samples of shape {shapes}", "models", name):
-                    output = task.call(model, batch.for_model(name))
+                    output = task.call(running, batch.for_model(name))
                 if not metrics.reduces:
                     truth = without_inputs(batch).map(partial(gather, sizes=shard.rows))
                     metrics.update(gather(output, shard.rows), truth)

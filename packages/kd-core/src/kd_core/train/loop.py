@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
 from kd_core.errors import error_path
@@ -27,6 +28,9 @@ from kd_core.train.progress import RunContext
 from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation
+
+SHARED_SEED = 0
+"""The seed of the augmentations that all runs share."""
 
 
 class StageRunner:
@@ -94,19 +98,25 @@ class StageRunner:
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
         divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
         rows = (torch.cat(parts) for parts, _ in divided)
-        augment_seed = derive(seed, "augment", self.plan.index)
-        batches = train.batches(rows, epoch=self.progress.epoch, seed=augment_seed, augment=True)
+        batches = self._shown(rows, "augment")
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
         yield from zip(batches, (shards for _, shards in divided), strict=True)
+
+    def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
+        """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
+        seed, epoch, views = self.context.components.plan.seed, self.progress.epoch, augmented_views(self.stage.data)
+        view, drawn = (epoch, derive(seed, purpose, self.plan.index)) if views is None else (epoch % views, SHARED_SEED)
+        if views is not None and not self.stage.splits.train.fixed:
+            self.stage.show_view(view)
+        return self.stage.splits.train.batches(rows, epoch=view, seed=drawn, augment=True)
 
     def _partnered(self, batches: Iterator[Batch], rows: Iterable[Tensor]) -> Iterator[Batch]:
         """The batches with samples of the same classes beside theirs, which are augmented by draws of their own."""
         seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
         with error_path(*self.plan.path("partners")):
             drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
-        augment_seed = derive(seed, "augment partners", self.plan.index)
-        beside = train.batches((drawn[row] for row in rows), epoch=epoch, seed=augment_seed, augment=True)
+        beside = self._shown((drawn[row] for row in rows), "augment partners")
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 
@@ -115,8 +125,9 @@ class StageRunner:
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
+        indices = raw.index.split([shard.local_rows for shard in shards])
         for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = stage.teacher_outputs(batch)
+            frozen = stage.teacher_outputs(batch, indices[position])
             sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
             with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
                 loss, terms = stage.step_module(batch, frozen, info, shard, shares)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,8 +24,9 @@ from kd_core.errors import RunInterrupted
 from kd_core.files import json_text, write_text
 from kd_core.models.description import BASE, Described, describe_model
 from kd_core.models.factory import from_hub
+from kd_core.models.hub import hub_of
 from kd_core.models.registry import MODELS
-from kd_core.observers import RunEvent
+from kd_core.observers import Observer, RunEvent
 from kd_core.plan.plan import Plan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
@@ -74,11 +75,19 @@ class Result:
 
 
 def run(
-    plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool, accept_changes: bool = False
+    plan: Plan,
+    policy: Policy,
+    folder: RunFolder,
+    command: str = "",
+    *,
+    resumed: bool,
+    accept_changes: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> Result:
     """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one.
 
-    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run.
+    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run. ``observers``
+    watch beside those that the plan names.
     """
     reporter = Reporter(folder.log, silent=not is_main())
     with (
@@ -102,17 +111,17 @@ def run(
             identity = run_on_rank_zero(lambda: compare(folder, components, command, checkpoint))
         else:
             identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
-        named = built_observers(plan.observers)
+        named = [*built_observers(plan.observers), *observers]
         trackers = Trackers(plan, lambda text: context.warn(text))
         own = [ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics)]
-        observers = Observers([*own, trackers, StepLog(folder.steps, plan.log_every, [trackers.line]), *named])
-        runtime.keeps_graphs = observers.may_want_gradients
+        watching = Observers([*own, trackers, StepLog(folder.steps, plan.log_every, [trackers.line]), *named])
+        runtime.keeps_graphs = watching.may_want_gradients
         with StopRequest() as stop:
-            context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
+            context = RunContext(components, folder, store, reporter, stop, Progress(), watching, identity)
             try:
                 runner = _run_stages(context, checkpoint)
             finally:
-                observers.on_end()
+                watching.on_end()
         return _finish(context, runner)
 
 
@@ -199,6 +208,7 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
         record = {"split": result.split, **result.classes.as_record()}
         run_on_rank_zero(lambda: write_text(folder.classes, json_text(record) + "\n"))
     run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+    run_on_rank_zero(lambda: context.store.forget(components.plan.checkpoint.keep_finished))
     return result
 
 
@@ -222,10 +232,11 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     """Write the student's folder: weights, description, lineage, and what its inputs and a hub's library need."""
     plan, student = components.plan, components.models[STUDENT]
     task, info = plan.task, stage.splits.info
-    hub, spec, wants = task.hub, from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
+    spec, wants = from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
+    hub = hub_of(spec, task.hubs)
 
     def beside(path: Path) -> None:
-        if hub is not None and spec.hub is not None:
+        if hub is not None:
             hub.save(student, path / BASE if spec.edit else path)
         task.save_inputs(wants, stage.data, path)
         write_text(path / LINEAGE, json_text(lineage_of(plan, folder, state), indent=2) + "\n")
@@ -234,6 +245,7 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     told = Described(
         *(components.spec(STUDENT), effective, plan.dataset, info, components.policy, task.name, prepared, student),
         imports=_imports(plan),
+        hubs=task.hubs,
     )
     folder.export_student(state, describe_model(told), beside)
 
