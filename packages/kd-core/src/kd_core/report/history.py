@@ -21,8 +21,6 @@ from kd_core.runs.run_folder import LINEAGE, RunFolder
 from kd_core.train.facts import decisive
 
 Row = Mapping[str, Any]
-DATA = " data: "
-"""In a line of a run's log, before what it says of its data."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class History:
             _mapping(folder.manifest, faults),
             _mapping(folder.student / LINEAGE, faults),
             classes,
-            _data_lines(folder.log),
+            folder.said_of_data(),
             faults,
         )
 
@@ -276,12 +274,3 @@ def _mapping(file: Path, faults: list[str]) -> Mapping[str, Any]:
         return value
     faults.append(f"{file.name} is damaged")
     return {}
-
-
-def _data_lines(log: Path) -> list[str]:
-    """What a run's log says of its data, the last session's lines."""
-    if not log.is_file():
-        return []
-    text = log.read_text(encoding="utf-8", errors="replace")
-    session = text[text.rfind(" run folder: ") :]
-    return list(dict.fromkeys(line.partition(DATA)[2] for line in session.splitlines() if DATA in line[:26]))

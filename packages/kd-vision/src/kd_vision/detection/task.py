@@ -54,6 +54,7 @@ class ObjectDetection(Task):
     scores_copies = True
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "object-detection"
     viewer = "kd_vision.detection.results.views:DetectionViewer"
 
     def info(self, data: DataSpec) -> DetectionInfo:
