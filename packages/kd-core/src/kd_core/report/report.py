@@ -15,6 +15,7 @@ from kd_core.report.history import Group, History, differences, grouped, mean_an
 from kd_core.report.page import details, escape, figures, number, page, table
 from kd_core.report.samples import samples_section, worst_samples
 from kd_core.runs.progress import Reporter
+from kd_core.runs.run_folder import STUDY
 
 WORST = 12
 """Samples that are shown unless a number is given."""
@@ -27,19 +28,30 @@ METRICS = 16
 def report(runs: Sequence[Path], out: Path, *, worst: int = WORST, trust: Sequence[str] = ()) -> Path:
     """Write a page on one run, or on several that it compares, to the file ``out``; returns it.
 
-    Runs of one config with different seeds are drawn as their mean with a band of one standard deviation. With
-    ``worst`` above 0, the student of the first run of each config is run on its validation split, whose samples with
-    the highest loss are shown; where that cannot be done, the page says why. KDError where a folder is not a run's.
+    The folder of a study stands for its runs. Runs of one config with different seeds are drawn as their mean with a
+    band of one standard deviation. With ``worst`` above 0, the student of the first run of each config is run on its
+    validation split, whose samples with the highest loss are shown; where that cannot be done, the page says why.
+    KDError where a folder is not a run's.
     """
     if out.is_dir():
         raise KDError(f"{out} is a folder", hint=f"name a file: --out {out / 'report.html'}")
-    histories = [History.read(path) for path in dict.fromkeys(runs)]
+    histories = [History.read(path) for path in dict.fromkeys(run for path in runs for run in runs_in(path))]
     groups = grouped(histories)
     content = page(title_of(groups), sections(groups, worst, trust), script=True)
     if is_main():
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, content)
     return out
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The runs of a study's folder that have begun, or else the folder itself."""
+    if not (path / STUDY).is_file():
+        return [path]
+    runs = sorted(config.parent for config in path.glob("*/config.yaml"))
+    if not runs:
+        raise KDError(f"no run of the study {path} has begun")
+    return runs
 
 
 def title_of(groups: Sequence[Group]) -> str:
