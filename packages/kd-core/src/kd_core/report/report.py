@@ -21,6 +21,8 @@ WORST = 12
 """Samples that are shown unless a number is given."""
 ALIKE = 4
 """Groups of runs of which the worst samples are shown at most."""
+SHOWN = 12
+"""Values that differ between configs that are shown at once; more are opened."""
 METRICS = 16
 """Metrics of the validation split that have a chart at most."""
 
@@ -185,19 +187,21 @@ def compared_results(groups: Sequence[Group]) -> Iterator[str]:
     yield table(["config", "runs", *names, "training"], rows)
     varied = differences(groups)
     if varied:
-        yield "<h3>What differs between the configs</h3>"
-        names_of = [group.name for group in groups]
-        if len(groups) > len(varied):
-            columns = zip(names_of, *varied.values(), strict=True)
-            yield table(["config", *varied], list(columns), texts=len(varied) + 1)
-        else:
-            yield table(["", *names_of], [[path, *row] for path, row in varied.items()], texts=len(groups) + 1)
+        content = varied_table([group.name for group in groups], varied)
+        yield details("What differs between the configs", content, shown=len(varied) <= SHOWN)
     every = [
         [str(run.path), run.seed, *(number(final_scores(run).get(name)) for name in names), number(run.throughput)]
         for group in groups
         for run in group.runs
     ]
     yield details("Every run", table(["run", "seed", *names, "samples per second"], every))
+
+
+def varied_table(names: Sequence[str], varied: Mapping[str, Sequence[str]]) -> str:
+    """The values that differ: a row for each group where there are more of them, else a row for each value."""
+    if len(names) > len(varied):
+        return table(["config", *varied], list(zip(names, *varied.values(), strict=True)), texts=len(varied) + 1)
+    return table(["", *names], [[path, *row] for path, row in varied.items()], texts=len(names) + 1)
 
 
 def spread_text(values: Sequence[float | None]) -> str:
