@@ -44,6 +44,8 @@ SIDEWAYS = 5
 SIXTEEN_BITS, INTEGER, FLOATING = ("I;16", "I;16B", "I;16L", "I;16N"), "I", "F"
 WHITE_16 = 65535
 """The value of white in a 16-bit image."""
+SCALED = "kd_scaled"
+"""The key of ``Image.info`` of images that had more than 8 bits."""
 COLOURS = {"1", "L", "P", "RGB", "RGBA", "RGBa", "RGBX", "LA", "PA", "CMYK", "YCbCr", "HSV"}
 """Pillow's modes of 8 bits a channel, which become RGB."""
 
@@ -186,6 +188,7 @@ def to_rgb(image: Image, *, white: float | None = None, keep_grey: bool = False)
 
     if image.mode in (*SIXTEEN_BITS, INTEGER, FLOATING):
         eight = Image.fromarray(eight_bits(np.asarray(image), white))
+        eight.info[SCALED] = True
         return eight if keep_grey else eight.convert("RGB")
     if image.mode not in COLOURS:
         raise KDError(f"is an image of the mode {image.mode}, which cannot be converted to RGB")
@@ -220,20 +223,26 @@ class Brightness:
 
     largest: int = 0
     images: int = 0
+    scaled: bool = False
+    """Whether any image had values of more than 8 bits, or that is not known."""
 
     def look(self, image: Image) -> None:
         """Note the values of an image in RGB."""
-        self.see(max(high for _, high in image.getextrema()))  # type: ignore[misc]
+        largest = max(high for _, high in image.getextrema())  # type: ignore[misc]
+        self.see(largest, scaled=SCALED in image.info)
 
-    def see(self, largest: int) -> None:
-        """Note the largest value of an image, of 255."""
+    def see(self, largest: int, *, scaled: bool = True) -> None:
+        """Note the largest value of an image, of 255, and whether it was, or may have been, ``scaled`` from more."""
         self.images += 1
+        self.scaled = self.scaled or scaled
         self.largest = max(self.largest, largest)
 
     def notes(self) -> list[Note]:
         """A warning where all images are nearly black."""
         if not self.images or self.largest >= DARK:
             return []
+        if not self.scaled:
+            return [Note.warning(f"no image is brighter than {self.largest} of 255")]
         hint = "16-bit images are read as if 65,535 were white; `data.white` says another value"
         return [Note.warning(f"no image is brighter than {self.largest} of 255: {hint}")]
 

@@ -78,7 +78,7 @@ def predict(
     if as_json:
         echo(json_text({"out": out, "predictions": out / RESULTS, "images": done, "failed": failed}))
     if failed:
-        raise KDError(f"{len(failed)} of {len(done) + len(failed)} images could not be read; the others are done")
+        raise KDError(f"{len(failed)} of {len(done) + len(failed)} images failed; the others are done")
 
 
 def is_classifier(target: Path) -> bool:
@@ -116,7 +116,7 @@ def classify_images(run: Path, images: Sequence[Path], out: Path, trust: Sequenc
     if failed:
         names = ", ".join(str(each["source"]) for each in failed)
         total = len(done) + len(failed)
-        raise KDError(f"{len(failed)} of {total} images could not be read; the others are done: {names}")
+        raise KDError(f"{len(failed)} of {total} images failed; the others are done: {names}")
 
 
 def image_line(image: SavedImage) -> str:
