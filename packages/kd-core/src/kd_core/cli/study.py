@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,17 @@ jobs_option = click.option(
 )
 
 
-class Listed(click.ParamType):
-    """A list with commas between its items."""
-
-    def __init__(self, item: Callable[[str], Any], name: str) -> None:
-        self.item, self.name = item, name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The items; a usage error where one is wrong."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(self.item(text.strip()) for text in value.split(",") if text.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not a list of {self.name}", param, ctx)
+def _listed(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """The items of a list with commas."""
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())
 
 
-def _seed(text: str) -> int:
-    if (seed := int(text)) < 0:
-        raise ValueError
-    return seed
+def _seeds(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """The seeds of a list with commas; a usage error where one is none."""
+    items = _listed(ctx, param, text)
+    if not all(item.isdecimal() for item in items):
+        raise click.BadParameter(f"{text!r} is not a list of seeds, whole numbers from 0", ctx, param)
+    return tuple(map(int, items))
 
 
 @click.command()
@@ -83,8 +73,8 @@ def _score(row: Any) -> str:
 
 @click.command()
 @click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONFIG|RUNS...")
-@click.option("--methods", type=Listed(str, "methods"), default=(), metavar="A,B", help="Methods for the last stage.")
-@click.option("--seeds", type=Listed(_seed, "seeds"), default=(), metavar="0,1,2", help="Random seeds.")
+@click.option("--methods", callback=_listed, metavar="A,B", help="Methods for the last stage.")
+@click.option("--seeds", callback=_seeds, metavar="0,1,2", help="Random seeds.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs and the tables. [runs/NAME]")
 @click.option("--baseline", metavar="ROW", help="The row that the others are compared with. [the first one]")
 @click.option("--interval", type=click.Choice(["t", "bootstrap"]), default="t", help="Of the differences. [t]")

@@ -193,7 +193,7 @@ def _notes(rows: Sequence[Row], interval: Interval) -> list[str]:
     ]
     if absent:
         notes.append(f"Without runs of some seeds: {'; '.join(absent)}.")
-    counts = [gap.count for row in rows if (gap := row.final_difference or row.validation_difference)]
+    counts = [gap.seeds for row in rows if (gap := row.final_difference or row.validation_difference)]
     if interval == "bootstrap" and counts and min(counts) < FEW:
         notes.append(
             f"Warning: a bootstrap interval of fewer than {FEW} seeds is too narrow; --interval t is Student's."
