@@ -20,10 +20,11 @@ from kd_core.data.summary import DataSummary
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
-from kd_core.models.factory import has_weights, missing_files
+from kd_core.models.factory import WEIGHTS, has_weights, missing_files
 from kd_core.observers import Observer
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
+from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.taps.table import TapRow
@@ -66,8 +67,8 @@ class Experiment:
     def pinned(self) -> Experiment:
         """The experiment as a run keeps it: with absolute paths, so that it goes on from any folder, and with the
         versions that its hub's models and data have today."""
-        hub = self.plan.task.hub
-        pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
+        hubs, models, data = self.plan.task.hubs.values(), self.plan.models, self.plan.data
+        pins = run_on_rank_zero(lambda: [pin for hub in hubs for pin in hub.revisions(models, data)])
         overrides = [*self.overrides, *pins]
         document = load(self.document.file, overrides) if pins else self.document
         placed = with_absolute_paths(document, self._default_roots())
@@ -242,6 +243,9 @@ def resume(
             result.get("split"),
             warnings=result.get("warnings", []),
         )
+    if (folder.student / WEIGHTS).is_file() and not CheckpointStore(folder.checkpoints).has_any():
+        hint = f"`eval {path}` scores its student; `train {folder.config} --out DIR` trains another one"
+        raise KDError(f"{path} was finished, and its result.json is gone: nothing is left to resume", hint=hint)
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
     with shared(lambda: folder if folder.locked else RunFolder.open(folder.path).lock()) as locked:

@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from kd_core.cli.options import config_options, json_option
-from kd_core.cli.output import command_line, echo, format_score, quiet_stdout, shutdown_distributed, table
+from kd_core.cli.output import (
+    command_line,
+    echo,
+    first_process,
+    format_score,
+    quiet_stdout,
+    shutdown_distributed,
+    table,
+)
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
@@ -56,15 +64,24 @@ def sweep(file: Path, out: Path | None, jobs: int, as_json: bool, **options: Any
         refuse_config(load(file))
         folder = str(out or Path("runs") / file.stem)
         ranking = sweep(Request([str(file)], folder, command=command_line(), **options), jobs)
-    if as_json:
-        echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
-    else:
-        keys = list(dict.fromkeys(key for row in ranking.rows for key in row.values))
-        rows = [[_score(row), *(str(row.values.get(key, "-")) for key in keys), row.run] for row in ranking.rows]
-        echo(table((ranking.metric, *keys, "run"), rows))
+    if first_process():
+        _print_ranking(ranking, as_json)
     shutdown_distributed()
     if ranking.problems:
         raise failure(ranking.problems)
+
+
+def _print_ranking(ranking: Any, as_json: bool) -> None:
+    if as_json:
+        echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
+        return
+    keys = list(dict.fromkeys(key for row in ranking.rows for key in row.values))
+    rows = [[_score(row), *(_value(row.values.get(key, "-")) for key in keys), row.run] for row in ranking.rows]
+    echo(table((ranking.metric, *keys, "run"), rows))
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _score(row: Any) -> str:
@@ -91,20 +108,26 @@ def compare(targets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """
     with quiet_stdout():
         done = _compare_runs(targets, **options) if _folders(targets) else _compare_configs(targets, **options)
-    from kd_core.study.table import as_json as told
-    from kd_core.study.table import cells
     from kd_core.study.verbs import failure
 
-    if as_json:
-        echo(json_text(told(done.comparison)))
-    else:
-        header, *lines = cells(done.comparison)
-        echo(table(header, lines))
-        for note in done.comparison.notes:
-            echo(note, err=True)
+    if first_process():
+        _print_comparison(done.comparison, as_json)
     shutdown_distributed()
     if done.problems:
         raise failure(done.problems)
+
+
+def _print_comparison(comparison: Any, as_json: bool) -> None:
+    from kd_core.study.table import as_json as told
+    from kd_core.study.table import cells
+
+    if as_json:
+        echo(json_text(told(comparison)))
+        return
+    header, *lines = cells(comparison)
+    echo(table(header, lines))
+    for note in comparison.notes:
+        echo(note, err=True)
 
 
 def _folders(targets: tuple[Path, ...]) -> bool:

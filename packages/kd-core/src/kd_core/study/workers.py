@@ -18,6 +18,7 @@ from typing import IO
 from kd_core.escapes import for_terminal
 from kd_core.study.study import Request
 
+COMMAND = (sys.executable, "-m", "kd_core.study.worker")
 GRACE = 60.0
 """Seconds that a worker has, once its parent is gone, to save its place."""
 
@@ -40,8 +41,10 @@ def run_workers(request: Request, count: int) -> list[str]:
     except BaseException:
         _end(workers)
         raise
-    for reader in readers:
-        reader.join(timeout=5)
+    finally:
+        for worker, reader in zip(workers, readers, strict=True):
+            reader.join(timeout=5)
+            _close(worker)
     codes = [worker.returncode for worker in workers]
     return [f"worker {number} ended with exit code {code}" for number, code in enumerate(codes) if code]
 
@@ -67,9 +70,8 @@ def visible_devices(variables: Mapping[str, str]) -> list[str]:
 
 
 def _start(request: Request, variables: Mapping[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kd_core.study.worker"]
     worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables
     )
     assert worker.stdin is not None
     with suppress(BrokenPipeError):  # it has ended already: its exit code tells
@@ -83,6 +85,13 @@ def _relay(lines: IO[str], number: int) -> None:
     for line in lines:
         with suppress(OSError, ValueError):
             print(f"[{number}] {for_terminal(line.rstrip())}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _close(worker: subprocess.Popen[str]) -> None:
+    for stream in (worker.stdin, worker.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
 
 
 def _end(workers: list[subprocess.Popen[str]]) -> None:
