@@ -181,10 +181,12 @@ def _notes(rows: Sequence[Row], interval: Interval) -> list[str]:
     missing = [
         f"{row.name} (seed{'s' * (len(row.missing) > 1)} {', '.join(str(run.seed) for run in row.missing)})"
         for row in rows
-        if row.missing
+        if row.seeds and row.missing
     ]
     if missing:
         notes.append(f"Not finished: {'; '.join(missing)}.")
+    if none := [row.name for row in rows if not row.seeds]:
+        notes.append(f"Without a finished run: {'; '.join(none)}.")
     every = {run.seed for row in rows for run in row.runs}
     absent = [
         f"{row.name} (seed{'s' * (len(left) > 1)} {', '.join(map(str, left))})"
