@@ -54,6 +54,8 @@ class ObjectDetection(Task):
     scores_copies = True
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "object-detection"
+    viewer = "kd_vision.detection.results.views:DetectionViewer"
 
     def info(self, data: DataSpec) -> DetectionInfo:
         """The facts that the data set's name and the config tell."""
