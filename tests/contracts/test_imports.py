@@ -72,7 +72,7 @@ LAYERS: dict[str, list[str]] = {
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
-        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "sweep", "cli", "testing"),
+        *("train", "check", "experiment", "estimate", "evaluation", "prediction", "deploy", "sweep", "cli", "testing"),
     ],
     "kd_vision": [
         *("data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "results", "detection", "cli"),

@@ -18,6 +18,7 @@ from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
 from kd_core.cli.output import echo
+from kd_core.cli.plan import plan
 from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
 from kd_core.cli.prune import prune
 from kd_core.cli.train import resume, sweep, train
@@ -37,7 +38,20 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    for verb in (train, evaluate_command(published), resume, sweep, check, show, taps, export, profile, prune, cache):
+    for verb in (
+        train,
+        evaluate_command(published),
+        resume,
+        sweep,
+        check,
+        plan,
+        show,
+        taps,
+        export,
+        profile,
+        prune,
+        cache,
+    ):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks))
     return group
