@@ -92,6 +92,9 @@ def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path
             assert two[kind] == pytest.approx(one[kind], rel=1e-4)
     weights = [load_file(tmp_path / each / "student" / "model.safetensors") for each in ("one", "two")]
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+    classes = [json.loads((tmp_path / each / "classes.json").read_text()) for each in ("one", "two")]
+    assert classes[0] == classes[1]
+    assert sum(classes[0]["columns"]["samples"]) == alone.samples
 
 
 FEATURES = """

@@ -26,7 +26,8 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "imports": "dependencies import plugins",
         "runtime": "trainer_args accelerator",
         "checkpoint": "checkpoints checkpointing",
-        "observers": "callbacks callback loggers logger",
+        "observers": "callbacks callback",
+        "trackers": "tracker loggers logger log_with report_to tracking",
         "log_every": "log_every_n_steps logging_steps log_freq log_interval print_freq",
         "seed": "random_seed manual_seed random_state",
         "name": "experiment_name run_name",
@@ -71,6 +72,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "arch": "key architecture model model_name name type backbone",
         "weights": "src_ckpt ckpt ckpt_path checkpoint pretrained pretrain state_dict load_from weights_path",
         "hub": "pretrained_model_name_or_path model_name_or_path huggingface hf",
+        "timm": "timm_model model_name_timm",
         "run": "run_dir run_folder",
         "init_from": "copy_of like",
         "trainable": "requires_grad freeze frozen",
@@ -123,7 +125,13 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "step_size": "decay_every",
         "total_iters": "total_steps num_training_steps warmup_steps",
     },
-    "sweep": {"grid": "over parameters params search_space axes", "config": "base extends file", "seeds": "seed"},
+    "study": {
+        "grid": "over parameters params axes",
+        "config": "base extends file",
+        "seeds": "seed",
+        "search_space": "space distributions",
+        "trials": "n_trials num_trials",
+    },
 }
 """For each place the keys, as a path below it where they are deeper, and the words that others have for them."""
 
@@ -198,7 +206,7 @@ SHAPES: dict[str, str] = {
     "stages.*.losses": "losses are named: `losses: {kd: {loss: kd}, ...}`",
     TERM: "write the loss below its name: `kd: {loss: kd}`",
     "models": "models are named: `models: {student: {arch: NAME}, ...}`",
-    "models.*": "write `student: {arch: NAME}`, or `zoo:`, `hub:`, `run:`",
+    "models.*": "write `student: {arch: NAME}`, or `zoo:`, `timm:`, `hub:`, `run:`",
     "adapters": "adapters are named: `adapters: {NAME: {module: ..., inputs: ...}, ...}`",
     "adapters.*": "write `NAME: {module: ..., inputs: ...}`",
     "data": "write `data: {name: NAME}`",

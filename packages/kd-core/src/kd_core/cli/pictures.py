@@ -115,13 +115,13 @@ def with_report(evaluate: click.Command, module: str, help: str) -> click.Comman
             return
         if arguments["target"] is None and arguments["name"] is None:
             raise click.UsageError("name a config or a run folder, or a published model with --zoo")
-        name, as_json = arguments.pop("name"), arguments.pop("as_json")
+        name, as_json, per_class = (arguments.pop(key) for key in ("name", "as_json", "per_class"))
         with quiet_stdout():
             reports = import_module(module)
             number, model = reports.WORST if worst is None else worst, None if name is None else {"zoo": name}
             target = arguments.pop("target")
             result = reports.report(target, report, worst=number, model=model, task=ctx.obj[0], **arguments)
-        print_result(result, as_json)
+        print_result(result, as_json, per_class=per_class)
         if not as_json:
             echo(str(report))
 

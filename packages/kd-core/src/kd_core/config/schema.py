@@ -6,6 +6,7 @@ Pieces of a file (each model, adapter, stage and term) are shaped by themselves:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -50,7 +51,7 @@ class RuntimeSpec(StrictModel):
     fused_optimizer: bool = False
     """Use the optimizer's fused implementation where it has one."""
     fuse_bn: bool = False
-    """Fold the BatchNorm layers of frozen models into their convolutions. Compiled models are left as they are."""
+    """Fold the BatchNorm layers of frozen models, and of detectors that are scored, into their convolutions. Compiled models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
 
@@ -184,6 +185,9 @@ class ModelSpec(ExtraModel):
     """Published weights by name, see [zoo.md](zoo.md)."""
     run: str | None = None
     """The folder of another run, whose student this model is."""
+    timm: str | None = None
+    """A model of [timm](vision.md#models-of-timm) by name, `NAME` or `NAME.TAG`, or a folder or a repository in its
+    format."""
     hub: str | None = None
     """A name on the task's model hub, or a folder in its format, see [glue.md](glue.md)."""
     init_from: str | None = None
@@ -215,6 +219,19 @@ class ModelSpec(ExtraModel):
     edit: list[dict[str, Any]] = []
     """Changes to the model's modules, see [wires.md](wires.md)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _pretrained(cls, values: Any) -> Any:
+        """timm's ``pretrained: false`` is ``weights: null``, and ``pretrained: true`` the default."""
+        if not isinstance(values, Mapping) or "timm" not in values or "pretrained" not in values:
+            return values
+        if not isinstance(values["pretrained"], bool):
+            raise ValueError(KDError("must be true or false", path="pretrained"))
+        if "weights" in values:
+            raise ValueError(KDError("'weights' says it already", hint="give one of the two", path="pretrained"))
+        others = {key: value for key, value in values.items() if key != "pretrained"}
+        return others if values["pretrained"] else {**others, "weights": None}
+
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         sources = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
@@ -234,7 +251,7 @@ class ModelSpec(ExtraModel):
         return next(key for key in MODEL_SOURCES if getattr(self, key) is not None)
 
 
-MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
+MODEL_SOURCES = ("arch", "zoo", "timm", "hub", "run", "init_from", "call")
 
 
 class StudentSpec(ModelSpec):
@@ -330,7 +347,11 @@ class ExperimentSpec(StrictModel):
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When checkpoints are saved, and how many are kept."""
     log_every: PositiveInt = 50
-    """Optimizer steps between two readings of the loss for the progress bar."""
+    """Optimizer steps between two lines of `steps.jsonl`, which tell each term's mean loss since the line before, and
+    between two readings of the loss for the progress bar."""
+    trackers: str | list[str] | dict[str, Any] = []
+    """Where the figures of a run also go: `[tensorboard, wandb, trackio]`, or a mapping of trackers to their
+    options, see [reports.md](reports.md#trackers)."""
     observers: dict[str, Any] = {}
     """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
 

@@ -111,6 +111,8 @@ class _Place:
             changed |= tensor._version != version
         if self.clones is not None:
             return not changed
+        if self.calls and not self.copies:  # a compiled pass, which keeps clones and tells nothing of others
+            return True
         self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
         if self.learned[mode]:
             self.calls = [self.copies.get(index, value) for index, value in enumerate(self.calls)]
@@ -286,7 +288,7 @@ class ForwardWrapper(ModelWrapper):
         """The values of a pass with those of parameters, and those of landmarks."""
         at |= self.parameter_values()
         for tap, place in self._landmarks.items():
-            at[tap] = [_tensor(at[one]) for one in place] if isinstance(place, list) else _tensor(at[place])
+            at[tap] = [_landmark(at, one) for one in place] if isinstance(place, list) else _landmark(at, place)
         return at
 
     def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
@@ -330,9 +332,14 @@ def flat_places(landmarks: Iterable[Tap | list[Tap]]) -> Iterator[Tap]:
         yield from place if isinstance(place, list) else [place]
 
 
-def _tensor(value: Any) -> Any:
-    """The first tensor of what a landmark's module gave: a transformer's layer gives its hidden state first."""
-    return value if isinstance(value, Tensor) else next(tensors(value), value)
+def _landmark(at: Mapping[Tap, Any], place: Tap) -> Any:
+    """What a landmark takes of its module's value: the first tensor, as a transformer's layer gives its hidden state
+    first, unless its form says otherwise."""
+    value = at[place]
+    if place.form == "second":
+        return value[1]
+    value = value if isinstance(value, Tensor) else next(tensors(value), value)
+    return value.permute(0, 3, 1, 2) if place.form == "channels_last" else value
 
 
 class Teacher(ForwardWrapper):

@@ -45,6 +45,7 @@ class StageRunner:
         self.validation = Validation(context, self.stage)
         self.checkpointing = Checkpointing(context, self.stage, self.meter)
         self._loaded: Path | None = None  # until the epoch ends
+        self._step_began = 0.0
 
     def load(self, state: Mapping[str, Any], path: Path) -> None:
         """Go on where the checkpoint ``path`` was written; KDError where its state does not fit this stage."""
@@ -64,11 +65,13 @@ class StageRunner:
             self.context.warn(f"stages.{self.plan.name}: the learning rate is 0: nothing is learned")
         while self.progress.batch or self._steps_left():
             started = time.monotonic()
+            self._step_began = time.monotonic()
             for batch, shards in self._batches():
                 with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
                     self._step(batch, shards)
                 self.validation.after_step()
                 self.checkpointing.after_step()
+                self._step_began = time.monotonic()
                 if self.progress.stopped:
                     break
             self._end_epoch(time.monotonic() - started)
@@ -148,13 +151,21 @@ class StageRunner:
                     gradients.add(stage.objective.weighted)
                 stage.backward(loss)
             losses += torch.cat([terms, loss.detach().unsqueeze(0)])
-        self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        norm = self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        rates = stage.learning_rates
         with self._unfit_errors():
             stage.step()
             stage.update_average()
             stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
-        self._advance(losses, {} if gradients is None else gradients.mean())
+        self._advance(
+            values=losses,
+            weights=stage.objective.weights(info),
+            learning_rates=rates,
+            samples=shards[0].total,
+            grad_norm=norm,
+            gradients={} if gradients is None else gradients.mean(),
+        )
 
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""
@@ -186,8 +197,8 @@ class StageRunner:
 
         return self.runtime.format(self.plan.views(prepared(raw, prepare, STUDENT)))
 
-    def _advance(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
-        """Count the step, and show it to the observers."""
+    def _advance(self, **seen: Any) -> None:
+        """Count the step, and show it to the observers with what was ``seen`` in it."""
         self.progress.batch += 1
         self.progress.step += 1
         self.progress.total += 1
@@ -199,11 +210,12 @@ class StageRunner:
                 batch=self.progress.batch,
                 steps_per_epoch=self.stage.steps_per_epoch,
                 step=self.progress.step,
+                steps=self.stage.total_steps,
                 total=self.progress.total,
                 names=self.meter.names,
-                values=losses,
+                seconds=time.monotonic() - self._step_began,
                 mean_loss=self.meter.mean_loss,
-                gradients=gradients,
+                **seen,
             )
         )
 

@@ -21,10 +21,10 @@ from kd_core.errors import KDError, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
-from kd_core.task import eval_batch_size
+from kd_core.task import Metrics, eval_batch_size
 from kd_core.train.components import Components
 from kd_core.train.dot import DOT, SeparateGradients, check_dot
-from kd_core.train.evaluate import score
+from kd_core.train.evaluate import measured
 from kd_core.train.objective import Objective, Step, StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
 from kd_core.train.probe import MORE, PROBE, TooFewSamples, batch_norm_errors, restored
@@ -192,8 +192,12 @@ class Stage:
 
     def score(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metrics of a model in the student's place."""
+        return self.measured(model, split).compute()
+
+    def measured(self, model: nn.Module, split: Split) -> Metrics:
+        """The same, ready to be computed."""
         plan = self.components.plan
-        return score(
+        return measured(
             plan.task,
             model,
             STUDENT,
