@@ -31,6 +31,7 @@ from kd_core.config import Lazy, dump
 from kd_core.config.syntax.methods import METHODS, Preset, value_at
 from kd_core.data.sources import Source
 from kd_core.losses import LOSSES, loss_signature
+from kd_core.migrate import KINDS
 from kd_core.ranges import Range, range_of
 from kd_core.registry import PLUGINS, Registry
 from kd_core.signatures import signature_text, type_text, value_text, values_of
@@ -112,6 +113,9 @@ def block(target: str) -> str:
     if item is METHODS:
         header = ("method", "paper", "reads", "losses", "parameters", "equals", "top-1 here", "meaning")
         return table(header, map(method_row, map(METHODS.get, METHODS.names())))
+    if item is KINDS:
+        rows = ((f"`{kind}`", value.theirs, value.faithful or "", value.corrected) for kind, value in KINDS.items())
+        return table(("kind", "torchdistill", "with `--faithful`", "meaning"), rows)
     if item is LOSSES:
         return table(("loss", "inputs", "parameters", "meaning"), registered(item))
     if isinstance(item, Registry):

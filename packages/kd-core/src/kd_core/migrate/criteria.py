@@ -83,6 +83,7 @@ def translate_criterion(terms: Terms, criterion: Node) -> None:
     key = criterion["key"].text()
     if key != "WeightedSumLoss":
         criterion["key"].fail(f"the criterion {key!r} cannot be translated", "write its terms by hand")
+        criterion.skip("kwargs", "func2extract_model_loss")
         return
     kwargs = criterion["kwargs"]
     if kwargs["model_term"]:
@@ -97,6 +98,7 @@ def translate_criterion(terms: Terms, criterion: Node) -> None:
             _wrapped(terms, name, term, weight)
         else:
             loss["key"].fail(f"the loss {key!r} cannot be translated", f"these can: {', '.join(MID_LEVEL)}")
+            loss.skip("kwargs")
 
 
 def _model_term(terms: Terms, criterion: Node, weight: float) -> None:
