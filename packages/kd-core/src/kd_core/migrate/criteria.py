@@ -278,6 +278,7 @@ def _relations(terms: Terms, name: str, kwargs: Node, weight: float) -> None:
 
 def _similarity(terms: Terms, name: str, kwargs: Node, weight: float) -> None:
     scale = 1 if kwargs["reduction"].text("batchmean") == "batchmean" else terms.batch**2
+    terms.differ("similarity-norm", "losses", name)
     terms.add(name, "similarity_preserving", weight * scale, **terms.pair(kwargs, "output"))
 
 
