@@ -68,11 +68,11 @@ ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, list[str]] = {
     "kd_core": [
         *("errors", "notes", "escapes", "synonyms", "files", "pictures"),
-        *("ranges", "registry", "signatures", "download"),
+        *("class_figures", "ranges", "registry", "signatures", "download", "repository"),
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
-        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "sweep", "migrate", "cli", "testing"),
+        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "study", "migrate", "cli", "testing"),
     ],
     "kd_vision": [
         *(
@@ -89,9 +89,12 @@ LAYERS: dict[str, list[str]] = {
         ),
         "cli",
     ],
-    "kd_glue": ["repository", "data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
+    "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
-    "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards", "cli"],
+    "kd_zoo": [
+        *("densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards"),
+        *("timm_hub", "cli"),
+    ],
 }
 """The parts of each package in the order of a run: each imports only from those before it. A module that no name here
 covers (``kd_core.__init__``, ``__main__``) may import any."""

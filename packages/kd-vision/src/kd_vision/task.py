@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
+from kd_core.models.hub import Hub
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.folders import skip_unreadable
@@ -31,6 +32,7 @@ from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
 from kd_vision.preprocessing import ImagePreprocessor, image_preprocessor
+from kd_zoo.timm_hub import TimmHub
 
 
 @TASKS("image_classification", "classification")
@@ -43,6 +45,7 @@ class ImageClassification(Task):
     Data = DataSpec
     Input = InputSpec
     tried = ("augment",)
+    hubs: ClassVar[Mapping[str, Hub]] = {"timm": TimmHub("kd-vision")}
 
     def info(self, data: DataSpec) -> ImageInfo:
         """The facts that the data set's name and the config tell."""
@@ -104,14 +107,23 @@ class ImageClassification(Task):
         mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std
         return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
+    def as_evaluated(self, data: DataSpec, evaluation: Mapping[str, Any]) -> DataSpec:
+        """``data`` with size, crop and interpolation of the student's hub, for images of any size."""
+        if source_of(data).shape is not None:
+            return data
+        told = {key: value for key, value in evaluation.items() if key not in data.model_fields_set}
+        return data.model_copy(update=told)
+
     def preprocessing(self, data: DataSpec) -> dict[str, Any]:
-        """The size that images are brought to, the share of the centre crop where they are read one by one, and the
-        value of white where the config gives it."""
+        """The size that images are brought to, the share of the centre crop and the interpolation where they are read
+        one by one, and the value of white where the config gives it."""
         source, white = source_of(data), data.options.get("white")
         told: dict[str, Any] = {} if white is None else {"white": white}
         if source.shape is not None:
             return {"size": list(source.shape[1:]), **told}
         size = size_of_images(data, source)
+        if data.interpolation != "bilinear":
+            told["interpolation"] = data.interpolation
         return told if size is None else {"size": list(size), "eval_crop": data.eval_crop, **told}
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> ImagePreprocessor:
@@ -120,7 +132,7 @@ class ImageClassification(Task):
 
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
-        return ClassificationMetrics(info.model_parameters.get("num_classes"))
+        return ClassificationMetrics(info.model_parameters.get("num_classes"), info.classes)
 
 
 def noise(size: int, shape: tuple[int, ...]) -> Tensor:
@@ -185,4 +197,12 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
     plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
     size, crop = size_of_images(data, source), data.eval_crop
-    return SampleSplit(subset, augmentation, size=size, workers=data.workers, any_values=plain, eval_crop=crop)
+    return SampleSplit(
+        subset,
+        augmentation,
+        size=size,
+        workers=data.workers,
+        any_values=plain,
+        eval_crop=crop,
+        interpolation=data.interpolation,
+    )

@@ -19,7 +19,7 @@ from kd_core.plan.plan import Plan
 from kd_core.runs.manifest import Manifest, latest_facts
 from kd_core.runs.run_folder import LINEAGE, RunFolder
 
-SHOWN_KEYS = ("arch", "zoo", "hub", "run", "weights")
+SHOWN_KEYS = ("arch", "zoo", "timm", "hub", "run", "weights")
 """What is told of a model's source; folders and files by their names alone."""
 
 
@@ -53,7 +53,7 @@ def lineage_of(plan: Plan, folder: RunFolder, state: Mapping[str, Any]) -> dict[
 def _source(spec: ModelSpec) -> dict[str, Any]:
     values = {key: getattr(spec, key) for key in SHOWN_KEYS if getattr(spec, key) is not None}
     values |= {"call": spec.call.target} if spec.call is not None and hasattr(spec.call, "target") else {}
-    named = {key: _name(value) if key in ("run", "weights", "hub") else value for key, value in values.items()}
+    named = {key: _name(value) if key in ("run", "weights", "hub", "timm") else value for key, value in values.items()}
     file = named.pop("weights", None)
     return named if file is None else {**named, "file": file}
 

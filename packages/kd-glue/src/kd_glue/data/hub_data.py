@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from kd_core.errors import KDError
+from kd_core.repository import COMMIT, first_line
 from kd_glue.data.tasks import GlueTask
 from kd_glue.data.texts import Texts, concatenated, missing_targets
-from kd_glue.repository import COMMIT, first_line
 
 REPOSITORY = "nyu-mll/glue"
 VAL = {"mnli": ("validation_matched", "validation_mismatched"), "ax": ()}

@@ -16,10 +16,10 @@ from torch import nn
 
 from kd_core.config.schema import ModelSpec
 from kd_core.errors import KDError
-from kd_core.files import user_path
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.trained_on import only_numbers
 from kd_core.notes import Note
+from kd_core.repository import COMMIT, commit_of, first_line, model_folder
 from kd_glue.hub.labels import (
     check_count,
     classifier_of,
@@ -32,7 +32,6 @@ from kd_glue.hub.labels import (
 )
 from kd_glue.hub.layers import keep_layers
 from kd_glue.hub.reports import quiet
-from kd_glue.repository import COMMIT, first_line, local_folder, model_folder, resolved
 
 PositiveInt = Annotated[int, Field(ge=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]
@@ -139,16 +138,6 @@ class TransformersHub(Hub):
         config: Any = model.config
         config.architectures, config.output_attentions = [type(model).__name__], False
         config.save_pretrained(folder)
-
-
-def commit_of(name: Any, revision: Any) -> str | None:
-    """The commit to pin a model at; None for a folder, for one that is pinned, and where it cannot be found out."""
-    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or user_path(name).is_dir():
-        return None
-    try:
-        return None if local_folder(name) is not None else resolved(name, revision)
-    except KDError:  # no name at all
-        return None
 
 
 def read_config(folder: Path, name: str) -> Any:

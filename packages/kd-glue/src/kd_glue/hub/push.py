@@ -9,10 +9,10 @@ from typing import Any
 from kd_core.config import load
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError
+from kd_core.repository import CONFIG, TIMEOUT, first_line, local_folder
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.data.hub_data import REPOSITORY
 from kd_glue.data.tasks import TASKS
-from kd_glue.repository import CONFIG, TIMEOUT, first_line, local_folder
 
 TOKEN_HINT = "`hf auth login`, or a token that may write in HF_TOKEN"
 

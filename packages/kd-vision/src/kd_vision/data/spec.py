@@ -14,7 +14,7 @@ from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegat
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 from kd_vision.data.augment import parse
-from kd_vision.data.loading import EVALUATION_CROP
+from kd_vision.data.loading import EVALUATION_CROP, Interpolation
 from kd_vision.data.sources import SOURCES, ImageSource
 
 
@@ -43,6 +43,8 @@ class DataSpec(ImageDataSpec):
 
     eval_crop: Annotated[float, Field(gt=0, le=1)] = EVALUATION_CROP
     """Share of the resized image that the centre crop of evaluation keeps. With 1 the shorter side becomes `size`."""
+    interpolation: Interpolation = "bilinear"
+    """How images in folders are resized."""
     mean: ChannelMeans | None = None
     """Means of the channels, in [0, 1], for models whose `input` has none."""
     std: ChannelStds | None = None

@@ -35,8 +35,10 @@ TIMEOUT = 10.0
 """Seconds that the hub has to answer."""
 
 
-def model_folder(name: str, revision: str | None = None, kind: Kind = "structure", *, offline: bool = False) -> Path:
-    """The folder with the files of a model, a local one or one in the hub's cache.
+def model_folder(
+    name: str, revision: str | None = None, kind: Kind = "structure", *, offline: bool = False, key: str = "hub"
+) -> Path:
+    """The folder with the files of a model, a local one or one in the hub's cache; a config names it by ``key``.
 
     ``offline`` reads this machine only and raises Unverified where the files are not here. KDError where there is no
     such model, it is not to be read by everyone, or the hub does not answer.
@@ -54,7 +56,7 @@ def model_folder(name: str, revision: str | None = None, kind: Kind = "structure
         files = _listed(name, revision)
     except ConnectionError as error:
         if here is None:
-            raise _unreachable(name, error) from error
+            raise _unreachable(name, error, key) from error
         return here
     return _downloaded(name, revision, files, kind)
 
@@ -87,6 +89,16 @@ def resolved(name: str, revision: str | None) -> str | None:
         return _downloaded(name, revision, _listed(name, revision), "structure").name
     except (ConnectionError, KDError):
         return None if here is None else here.name
+
+
+def commit_of(name: Any, revision: Any) -> str | None:
+    """The commit to pin a model at; None for a folder, for one that is pinned, and where it cannot be found out."""
+    if not isinstance(name, str) or COMMIT.fullmatch(revision or "") or user_path(name).is_dir():
+        return None
+    try:
+        return None if local_folder(name) is not None else resolved(name, revision)
+    except KDError:  # no name at all
+        return None
 
 
 def cached_folder(name: str, revision: str | None, kind: Kind) -> Path | None:
@@ -148,7 +160,7 @@ def _listed(name: str, revision: str | None) -> list[str]:
 def _downloaded(name: str, revision: str | None, files: list[str], kind: Kind) -> Path:
     """The snapshot in the cache, with all files of a kind."""
     if CONFIG not in files:
-        raise KDError(f"{url_of(name)} does not hold a model that transformers can read: there is no {CONFIG}")
+        raise KDError(f"{url_of(name)} does not hold a model: there is no {CONFIG}")
     folder = Path(_download(name, CONFIG, revision)).parent  # by its name, so that the cache knows what that is
     if kind == "tokenizer":
         needed = [file for file in files if any(fnmatch(file, pattern) for pattern in TOKENIZER)]
@@ -179,14 +191,14 @@ def url_of(name: str) -> str:
     return f"{constants.ENDPOINT}/{name}"
 
 
-def _unreachable(name: str, error: Exception) -> KDError:
+def _unreachable(name: str, error: Exception, key: str) -> KDError:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     return KDError(
         f"{name} is not on this machine (as a folder or in the hub's cache), and {url_of(name)} cannot be reached"
         f" ({error})",
-        hint=f"put its files into a folder and write `hub: FOLDER`, or copy {cache} from a machine that has it",
+        hint=f"put its files into a folder and write `{key}: FOLDER`, or copy {cache} from a machine that has it",
     )
 
 
