@@ -21,6 +21,7 @@ from kd_core.cli.migrate import migrate
 from kd_core.cli.output import echo
 from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
 from kd_core.cli.prune import prune
+from kd_core.cli.schema import schema
 from kd_core.cli.study import compare, sweep
 from kd_core.cli.train import resume, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
@@ -39,7 +40,7 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    others = (export, profile, prune, cache, migrate)
+    others = (export, profile, prune, cache, migrate, schema)
     for verb in (train, evaluate_command(published), resume, sweep, compare, check, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks))
