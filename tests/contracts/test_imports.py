@@ -73,10 +73,11 @@ LAYERS: dict[str, list[str]] = {
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
         *("train", "check", "experiment", "estimate", "evaluation", "prediction", "report", "deploy", "study"),
-        *("migrate", "cli", "testing"),
+        *("migrate", "editors", "cli", "testing"),
     ],
     "kd_vision": [
-        *("data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "results", "detection", "cli"),
+        *("data", "inputs", "preprocessing", "rotations", "metrics", "bottlenecks", "models", "task", "results"),
+        *("detection", "cli"),
     ],
     "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
