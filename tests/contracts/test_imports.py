@@ -81,7 +81,7 @@ LAYERS: dict[str, list[str]] = {
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
     "kd_zoo": [
         *("densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards"),
-        *("timm_hub", "cli"),
+        *("timm_hub", "transformers_hub", "cli"),
     ],
 }
 """The parts of each package in the order of a run: each imports only from those before it. A module that no name here
