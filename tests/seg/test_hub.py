@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 CONFIG = """
 task: semantic_segmentation
-data: {name: scenes, root: data, limit: 8, val: 2, size: 32, crop: 32}
+data: {name: scenes, root: data, limit: 8, size: 32, crop: 32}
 models:
   student: {hub: segformer, weights: null}
   teacher: {hub: segformer, new_head: true}
