@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from kd_core.config.schema import ModelSpec
+from kd_core.data.hub_data import data_pins
 from kd_core.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from kd_core.errors import KDError
 from kd_core.models.hub import Hub, HubModelRequest
@@ -155,7 +156,8 @@ class ImageHub(Hub):
     def revisions(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
         """The commits of the models that are named on the hub."""
         commits = {name: commit_of(spec.hub, spec.extra.get("revision")) for name, spec in models.items()}
-        return [f"models.{name}.revision={commit}" for name, commit in commits.items() if commit is not None]
+        pins = [f"models.{name}.revision={commit}" for name, commit in commits.items() if commit is not None]
+        return [*pins, *data_pins(data)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the config: with the weights beside it, transformers loads that folder as it is."""

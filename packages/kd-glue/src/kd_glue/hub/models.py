@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from kd_core.config.schema import ModelSpec
+from kd_core.data.hub_data import data_pins
 from kd_core.errors import KDError
 from kd_core.models.hub import Hub, HubModelRequest
 from kd_core.models.labels import (
@@ -126,6 +127,8 @@ class TransformersHub(Hub):
                 commits[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
                 commits[f"models.{name}.input.revision"] = commit
         revision = data.options.get("revision")
+        if "hub" in data.options:
+            return [*(f"{key}={commit}" for key, commit in commits.items() if commit is not None), *data_pins(data)]
         if data.root is None and "revision" in data.options and not COMMIT.fullmatch(revision or ""):
             from kd_glue.data.hub_data import resolve_data_revision
 
