@@ -68,11 +68,11 @@ ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, list[str]] = {
     "kd_core": [
         *("errors", "notes", "escapes", "synonyms", "files", "pictures"),
-        *("ranges", "registry", "signatures", "download", "repository"),
+        *("class_figures", "ranges", "registry", "signatures", "download", "repository"),
         *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
-        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "sweep", "cli", "testing"),
+        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "study", "migrate", "cli", "testing"),
     ],
     "kd_vision": [
         *("data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "results", "detection", "cli"),

@@ -338,3 +338,24 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
         assert process.stdout.readline() == "line\n"
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+@dataclass
+class ScoresOfClasses(Scores):
+    classes: Any = None
+
+
+def test_figures_of_classes_are_printed_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    from kd_core.class_figures import ClassFigures
+
+    figures = ClassFigures(("cat", "a\x1b[2J"), {"iou": [50.5, None], "pixels": [3, 1]})
+    result = ScoresOfClasses({"miou": 1.0, "iou/cat": 50.5}, classes=figures)
+    print_result(result, False)
+    assert capsys.readouterr().out == "miou         1\n"
+    print_result(result, False, per_class=True)
+    rows = ["class     iou  pixels", "cat      50.5       3", "a\\x1b[2J    -       1"]
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][2:5] == rows
+    print_result(result, True)
+    assert json.loads(capsys.readouterr().out) == {"metrics": result.metrics}
+    print_result(result, True, per_class=True)
+    assert json.loads(capsys.readouterr().out)["classes"]["columns"]["iou"] == [50.5, None]

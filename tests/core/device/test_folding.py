@@ -107,3 +107,41 @@ def test_halved_weights_are_those_of_convolutions_and_linear_layers() -> None:
         if list(module.children()) == [] and list(module.parameters())
     }
     assert kinds == {nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32}
+
+
+class Untraceable(nn.Module):
+    """Only its parts can be traced; ``shared`` stands in two places, ``choosing`` has an optional argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        shared = nn.Conv2d(4, 4, 1)
+        self.first, self.second = nn.Sequential(shared, nn.BatchNorm2d(4)), nn.Sequential(shared, nn.BatchNorm2d(4))
+        self.choosing = Choosing()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Control flow that depends on data."""
+        mapped = self.part(images)
+        return self.choosing(self.second(self.first(mapped if mapped.sum() > -1e9 else -mapped)))
+
+
+class Choosing(nn.Module):
+    """A convolution whose output is used before its norm unless ``extra`` is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor, extra: Tensor | None = None) -> Tensor:
+        """The norm's output, and the convolution's where ``extra`` is not given."""
+        mapped = self.conv(images)
+        return self.norm(mapped) if extra is not None else self.norm(mapped) + mapped
+
+
+def test_the_parts_of_what_cannot_be_traced_are_folded() -> None:
+    torch.manual_seed(0)
+    model, images = moved(Untraceable()), torch.randn(2, 3, 8, 8)
+    cheap = folded(model, ())
+    assert isinstance(cheap.part[1], nn.Identity)
+    assert norms(cheap) == 3
+    assert close(model(images), cheap(images))

@@ -26,7 +26,8 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "imports": "dependencies import plugins",
         "runtime": "trainer_args accelerator",
         "checkpoint": "checkpoints checkpointing",
-        "observers": "callbacks callback loggers logger",
+        "observers": "callbacks callback",
+        "trackers": "tracker loggers logger log_with report_to tracking",
         "log_every": "log_every_n_steps logging_steps log_freq log_interval print_freq",
         "seed": "random_seed manual_seed random_state",
         "name": "experiment_name run_name",
@@ -96,6 +97,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "every_steps": "save_steps steps every_n_train_steps",
         "every_minutes": "minutes",
         "keep_last": "keep save_total_limit save_top_k",
+        "keep_finished": "keep_checkpoints save_last save_only_model",
     },
     "stages.*.optimizer": {"call": "key type name optimizer", "groups": "params param_groups module_wise_params"},
     "stages.*.optimizer.groups.*": {"params": "match modules module pattern name"},
@@ -123,7 +125,13 @@ SYNONYMS: dict[str, dict[str, str]] = {
         "step_size": "decay_every",
         "total_iters": "total_steps num_training_steps warmup_steps",
     },
-    "sweep": {"grid": "over parameters params search_space axes", "config": "base extends file", "seeds": "seed"},
+    "study": {
+        "grid": "over parameters params axes",
+        "config": "base extends file",
+        "seeds": "seed",
+        "search_space": "space distributions",
+        "trials": "n_trials num_trials",
+    },
 }
 """For each place the keys, as a path below it where they are deeper, and the words that others have for them."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from kd_core.class_figures import ClassFigures
 from kd_core.config import has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
@@ -62,6 +63,13 @@ class Metrics:
         """The metrics by name, over everything seen so far."""
         raise NotImplementedError
 
+    def by_class(self) -> ClassFigures | None:
+        """The figures of single classes over everything seen so far, asked for after :meth:`compute`.
+
+        None where there are no classes.
+        """
+        return None
+
 
 def logits_of(output: Any) -> Tensor:
     """Return the logits in a model's output: the output, or its ``logits``. KDError where that is not a tensor."""
@@ -98,6 +106,8 @@ class Task:
     """The wire of what counts in models' outputs, which losses that compare these take where a config names none."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
+    scores_copies: ClassVar[bool] = False
+    """True where so few samples are scored at once that a copy pays whose norms are folded, if the runtime folds."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
     """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
     eval_batch_size: ClassVar[int | None] = None

@@ -157,7 +157,7 @@ class TextClassification(Task):
 
         task = info.task if isinstance(info, TextInfo) else None
         width = info.model_parameters.get("num_classes")
-        return GlueMetrics(task, info.problem_type or "single_label_classification", width)
+        return GlueMetrics(task, info.problem_type or "single_label_classification", width, info.classes)
 
     def check_structure(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
         """KDError where a model takes less tokens than a text may have, its tokenizer, in a folder, does not fit, or

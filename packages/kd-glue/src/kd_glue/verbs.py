@@ -10,6 +10,7 @@ import click
 
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import echo, quiet_stdout, table
+from kd_core.errors import KDError
 from kd_core.files import json_text
 
 root_option = click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
@@ -20,7 +21,7 @@ root_option = click.option("--root", type=click.Path(path_type=Path), help="The 
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--text", "columns", multiple=True, metavar="COLUMN", help="Of tables; two make pairs.  [text]")
 @click.option("--split", metavar="NAME", help="train, val, test or, of MNLI, test_matched, test_mismatched.  [test]")
-@click.option("--out", type=click.Path(path_type=Path), help="A .tsv or .jsonl file.  [tsv on standard output]")
+@click.option("--out", type=click.Path(path_type=Path), help="A .tsv, .csv or .jsonl file.  [tsv on standard output]")
 @root_option
 @config_options
 @json_option
@@ -36,28 +37,36 @@ def predict(
     """Predict new texts, or every text of a split, with a run's student.
 
     A FILE has a text a line, - is standard input; of csv, tsv, jsonl, json and parquet the column --text is read. A row
-    of the answer has the text's index, the new text, the prediction, and the probability of each class.
+    of the answer has the text's index, the new text, the prediction, and the probability of each class; of several
+    files, the file. A file that cannot be read is told of and passed over.
     """
     if files and (split is not None or options["root"] is not None or options["overrides"]):
         raise click.UsageError("--split, --root and --set are about the data of the run, and files are named")
     if (columns and not files) or len(columns) > 2:
         raise click.UsageError("--text names the column of a FILE, or two")
+    failed: dict[Path, KDError] = {}
     with quiet_stdout():
         if files:
             from kd_glue.results.texts import predict_texts
 
-            predictions = predict_texts(target, files, columns=columns or ("text",), out=out, trust=options["trust"])
+            columns = columns or ("text",)
+            predictions, failed = predict_texts(target, files, columns=columns, out=out, trust=options["trust"])
         else:
             from kd_glue.results.predict import predict
 
             predictions = predict(target, split=split, out=out, **options)
     if as_json:
         facts = {"split": predictions.split, "samples": len(predictions)}
+        facts |= {"failed": {str(file): str(error) for file, error in failed.items()}} if failed else {}
         echo(json_text({**facts, **({"predictions": list(predictions.rows())} if out is None else {"out": out})}))
     elif out is None:
         echo(predictions.tsv(), nl=False)
     else:
         echo(f"{'samples':<12} {len(predictions)} ({predictions.split})\n{out}")
+    if failed:
+        echo("".join(f"error: {error}\n" for error in failed.values()), err=True, nl=False)
+        names = ", ".join(map(str, failed))
+        raise KDError(f"{len(failed)} of {len(files)} files could not be read; the others are done: {names}")
 
 
 @click.command()

@@ -141,7 +141,7 @@ class ImageClassification(Task):
 
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
-        return ClassificationMetrics(info.model_parameters.get("num_classes"))
+        return ClassificationMetrics(info.model_parameters.get("num_classes"), info.classes)
 
 
 def noise(size: int, shape: tuple[int, ...]) -> Tensor:

@@ -12,13 +12,17 @@ from typing import Any
 
 import click
 
+from kd_core.cli.cache import cache
 from kd_core.cli.deploy import export, profile
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
+from kd_core.cli.migrate import migrate
 from kd_core.cli.output import echo
 from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
-from kd_core.cli.train import resume, sweep, train
+from kd_core.cli.prune import prune
+from kd_core.cli.study import compare, sweep
+from kd_core.cli.train import resume, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
 from kd_core.escapes import for_terminal
 from kd_core.runs.stop import Stopped
@@ -35,7 +39,8 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    for verb in (train, evaluate_command(published), resume, sweep, check, show, taps, export, profile):
+    others = (export, profile, prune, cache, migrate)
+    for verb in (train, evaluate_command(published), resume, sweep, compare, check, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks))
     return group

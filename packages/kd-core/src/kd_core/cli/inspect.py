@@ -40,7 +40,7 @@ WITH_INPUTS = ("losses", "adapters")
 @config_options
 @json_option
 def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **options: Any) -> None:
-    """Find every mistake that shows without training; of a sweep, in all its runs.
+    """Find every mistake that shows without training; of a sweep or a comparison, in all its runs.
 
     Says what the data are where they are on this machine; with --data reads all of them. Without --data it opens no
     connection, reads no weights, and calls nothing that --trust does not name.
@@ -61,32 +61,21 @@ def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **
 
 
 def _check(config: Path, strict: bool, data: bool, **options: Any) -> CheckReport:
-    """Check a config or a sweep."""
+    """Check a config, a sweep or a comparison."""
     with quiet_stdout():
         from kd_core.experiment import Experiment
+        from kd_core.study import verbs
+        from kd_core.study.spec import is_study_file
 
         try:
-            if _is_sweep(config):
-                from kd_core import sweep
-
-                return CheckReport([], *sweep.check(config, strict=strict, data=data, **options))
+            if is_study_file(config):
+                return CheckReport([], *verbs.check(config, strict=strict, data=data, **options))
             experiment = Experiment.load(config, **options)
             unverified = experiment.check(strict=strict)
             lines, unread = experiment.check_data(strict=strict, whole=data)
             return CheckReport([], [*unverified, *unread], lines, experiment.trains)
         except KDError as error:
             return CheckReport(error.problems)
-
-
-def _is_sweep(file: Path) -> bool:
-    """Whether a file is a sweep; one that cannot be read is a config, and an error there."""
-    from kd_core.config import load
-    from kd_core.config.kinds import is_sweep
-
-    try:
-        return is_sweep(load(file))
-    except KDError:
-        return False
 
 
 @click.command()

@@ -51,7 +51,7 @@ class RuntimeSpec(StrictModel):
     fused_optimizer: bool = False
     """Use the optimizer's fused implementation where it has one."""
     fuse_bn: bool = False
-    """Fold the BatchNorm layers of frozen models into their convolutions. Compiled models are left as they are."""
+    """Fold the BatchNorm layers of frozen models, and of detectors that are scored, into their convolutions. Compiled models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
 
@@ -64,7 +64,9 @@ class CheckpointSpec(StrictModel):
     every_minutes: PositiveFloat = 10.0
     """Save a checkpoint every N minutes, in addition to the one after each epoch."""
     keep_last: PositiveInt = 3
-    """Number of checkpoints to keep; older ones are deleted."""
+    """Number of checkpoints to keep while the run trains; older ones are deleted."""
+    keep_finished: Annotated[int, Field(ge=0)] = 0
+    """Number of checkpoints that stay when the run is finished. Nothing reads them then: `student/` is the best one."""
 
 
 class ValidateSpec(StrictModel):
@@ -163,6 +165,16 @@ class AdapterSpec(ExtraModel):
     """Make a model's module anew, with random weights of its own, instead of sharing it."""
 
 
+class CacheSpec(StrictModel):
+    """How the outputs of a frozen model are kept. ``cache: true`` keeps them as they are."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The type in which numbers are kept: `bfloat16` halves what features take. By default that which they have."""
+    top_k: PositiveInt | None = None
+    """Of the model's output keep the largest log-probabilities of each sample; the other classes share what is left of
+    the probability evenly. For losses that take the softmax of a teacher's logits."""
+
+
 class ModelSpec(ExtraModel):
     """A model: exactly one source, its weights, and what is done to it before training."""
 
@@ -194,8 +206,9 @@ class ModelSpec(ExtraModel):
     copies: Annotated[int, Field(ge=1, le=100)] | None = None
     """Make a [group](wires.md#groups) of so many models, `NAME_1`, `NAME_2` and so on, each with random weights of its
     own. A list of models is a group as well."""
-    cache: bool = False
-    """Compute a frozen model's outputs once for all epochs, runs and sweeps. Samples must be the same in each epoch."""
+    cache: bool | CacheSpec = False
+    """Keep what a frozen model gives for each training sample, for all epochs, runs and sweeps. Samples must be the
+    same in each epoch, or have `data.augmented_views`."""
     input: dict[str, Any] = {}
     """What this model takes as input, in the keys of the task."""
     class_names: list[str] | None = None
@@ -334,7 +347,11 @@ class ExperimentSpec(StrictModel):
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When checkpoints are saved, and how many are kept."""
     log_every: PositiveInt = 50
-    """Optimizer steps between two readings of the loss for the progress bar."""
+    """Optimizer steps between two lines of `steps.jsonl`, which tell each term's mean loss since the line before, and
+    between two readings of the loss for the progress bar."""
+    trackers: str | list[str] | dict[str, Any] = []
+    """Where the figures of a run also go: `[tensorboard, wandb, trackio]`, or a mapping of trackers to their
+    options, see [reports.md](reports.md#trackers)."""
     observers: dict[str, Any] = {}
     """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
 

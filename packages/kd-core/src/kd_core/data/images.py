@@ -45,6 +45,8 @@ SIDEWAYS = 5
 SIXTEEN_BITS, INTEGER, FLOATING = ("I;16", "I;16B", "I;16L", "I;16N"), "I", "F"
 WHITE_16 = 65535
 """The value of white in a 16-bit image."""
+DEEP = "more than 8 bits"
+"""The entry of an image's ``info`` that says it had more than 8 bits a value, and whether its white was supposed."""
 COLOURS = {"1", "L", "P", "RGB", "RGBA", "RGBa", "RGBX", "LA", "PA", "CMYK", "YCbCr", "HSV"}
 """Pillow's modes of 8 bits a channel, which become RGB."""
 
@@ -208,7 +210,9 @@ def to_rgb(image: Image, *, white: float | None = None, keep_grey: bool = False)
 
     if image.mode in (*SIXTEEN_BITS, INTEGER, FLOATING):
         eight = Image.fromarray(eight_bits(np.asarray(image), white))
-        return eight if keep_grey else eight.convert("RGB")
+        eight = eight if keep_grey else eight.convert("RGB")
+        eight.info[DEEP] = white is None
+        return eight
     if image.mode not in COLOURS:
         raise KDError(f"is an image of the mode {image.mode}, which cannot be converted to RGB")
     if _has_transparency(image):

@@ -142,8 +142,16 @@ class ImageDataSpec(DataSpec):
     on_error: Literal["stop", "skip"] = "stop"
     """What files that cannot be read do: `stop` the run before it begins, or `skip`: their samples are left out. Both
     name them."""
+    augmented_views: PositiveInt | None = None
+    """Number of different augmentations that each training sample has: epoch E shows number E modulo this, and all runs
+    show the same ones. By default every epoch of every run shows new ones."""
     workers: NonNegativeInt | None = None
     """Number of processes that read samples. By default one for each core, at most 8; with 0 the run reads them."""
+
+
+def augmented_views(data: object) -> int | None:
+    """How many augmentations a training sample has; None where each epoch shows new ones."""
+    return data.augmented_views if isinstance(data, ImageDataSpec) else None
 
 
 def check_roles(data: DataSpec, splits: tuple[str, ...]) -> None:

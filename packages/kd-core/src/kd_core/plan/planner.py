@@ -21,6 +21,7 @@ from kd_core.plan.binder import WireBinder
 from kd_core.plan.models import ModelPlanner
 from kd_core.plan.plan import Plan
 from kd_core.plan.stages import StagePlanner, planned_data
+from kd_core.plan.trackers import planned_trackers
 from kd_core.runs.run_folder import local_folders
 from kd_core.task import TASKS, Task
 
@@ -84,6 +85,7 @@ class Planner:
             fast=spec.runtime == "fast",
             checkpoint=spec.checkpoint,
             log_every=spec.log_every,
+            trackers=planned_trackers(self.validator, self.policy, spec.trackers),
             observers=self._observers(spec.observers),
         )
 

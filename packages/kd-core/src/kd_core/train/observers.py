@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import combinations
@@ -13,12 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_core.device.distributed import all_reduce_sum_, run_on_rank_zero, world_size
-from kd_core.errors import KDError
-from kd_core.files import append, json_text, write_bytes
+from kd_core.files import append, json_text
 from kd_core.observers import OBSERVERS, EpochEvent, Observer, RunEvent, StepEvent, ValidationEvent
 from kd_core.runs.progress import Epoch, Reporter
 from kd_core.runs.run_folder import MetricsLog
 from kd_core.train.evaluate import format_metrics
+from kd_core.train.step_log import keep_steps
 
 
 class ProgressReport(Observer):
@@ -105,18 +104,8 @@ class GradientNorms(Observer):
     def on_start(self, event: RunEvent) -> None:
         """Keep the lines of steps that a resumed run does not repeat."""
         self._file, self._writes = event.folder / self.FILE, event.is_main
-        if self._writes and self._file.exists():
-            whole = self._file.read_bytes().rpartition(b"\n")[0]
-            lines = whole.split(b"\n") if whole else []
-            kept = [line for number, line in enumerate(lines, 1) if self._total(number, line) <= event.total]
-            write_bytes(self._file, b"".join(line + b"\n" for line in kept))
-
-    def _total(self, number: int, line: bytes) -> int:
-        """The step over all stages that a line is of; KDError where it is damaged."""
-        try:
-            return int(json.loads(line)["total"])
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-            raise KDError(f"{self._file}:{number}: is damaged", hint="take the line away, or the file") from error
+        if self._writes:
+            keep_steps(self._file, event.total)
 
     def after_step(self, event: StepEvent) -> None:
         """Write the line of a step whose gradients were wanted."""
@@ -191,6 +180,17 @@ class Observers:
         """Tell of a validation."""
         for observer in self._observers:
             observer.after_validation(event)
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The states of those that have one."""
+        states = {type(observer).__name__: observer.state_dict() for observer in self._observers}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have each go on where its state was taken; a run may go on with other observers than it began with."""
+        for observer in self._observers:
+            if type(observer).__name__ in states:
+                observer.load_state_dict(states[type(observer).__name__])
 
     def on_end(self) -> None:
         """Tell of the end, whatever it was."""

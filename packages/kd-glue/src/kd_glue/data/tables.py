@@ -158,6 +158,11 @@ def texts_of_rows(
     return TableTexts(read, True, targets.classes, (*rows.notes, *targets.notes))
 
 
+def rows_of_texts(path: Path, columns: Columns, quoting: Quoting) -> None:
+    """KDError where the rows of a table cannot be read, or have no texts; nothing is said of labels."""
+    _texts(read_table(path, quoting, as_list(columns.text)), columns)
+
+
 def as_list(names: str | list[str] | None) -> list[str]:
     """Names of columns."""
     return [] if names is None else [names] if isinstance(names, str) else list(names)

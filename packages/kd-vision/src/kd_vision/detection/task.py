@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.metrics import DetectionMetrics
-from kd_vision.detection.precision import in_float32
+from kd_vision.detection.precision import fast_on_cpu, in_float32
 from kd_vision.detection.preprocessing import images_in_range, in_range
 
 DUMMY_SIZES = ((64, 96), (80, 64))
@@ -51,6 +51,7 @@ class ObjectDetection(Task):
     monitor = "ap"
     run_values = DETECTION_VALUES
     compiles = False
+    scores_copies = True
     Data = DataSpec
     Input = InputSpec
 
@@ -102,7 +103,12 @@ class ObjectDetection(Task):
     def call(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """``model(images, targets)`` in training mode, the sum of its losses added; else ``model(images)``."""
         images = inputs["images"]
-        with in_float32(model) if torch.is_autocast_enabled(images[0].device.type) else nullcontext():
+        device = images[0].device.type
+        with ExitStack() as stack:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(in_float32(model))
+                if device == "cpu":
+                    stack.enter_context(fast_on_cpu(model))
             if not model.training:
                 return model(images)
             return with_total(model(images, inputs["targets"]), type(model).__name__)
