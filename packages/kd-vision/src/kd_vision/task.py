@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-import kd_vision.rotations  # noqa: F401  which registers a view
+import kd_vision.mixing
+import kd_vision.rotations  # noqa: F401  which register views
 from kd_core.config import has_call
 from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
