@@ -5,6 +5,7 @@ Pillow is imported when a file is read: only the packages whose samples are imag
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,27 @@ def read_image(path: Path, *, white: float | None = None) -> Image:
         raise KDError(f"{path}: {error.problems[0].message}", hint=error.problems[0].hint) from error
     except Exception as error:  # decoders raise nearly anything
         raise KDError(f"{path}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def image_in(content: bytes, name: str, *, white: float | None = None) -> Image:
+    """The image that the bytes of a file hold, upright and in RGB; KDError naming it where it is none."""
+    image = bare_image_in(content, name)
+    try:
+        return to_rgb(image, white=white)
+    except Exception as error:  # decoders raise nearly anything
+        raise KDError(f"{name}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def bare_image_in(content: bytes, name: str) -> Image:
+    """The first frame of the image that the bytes of a file hold, upright; KDError naming it where it is none."""
+    from PIL import Image as Pictures
+
+    try:
+        with Pictures.open(io.BytesIO(content), formats=_formats()) as image:
+            image.load()
+            return _upright(image)
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise KDError(f"{name}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
 def open_image(path: Path) -> Image:
