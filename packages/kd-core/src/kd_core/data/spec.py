@@ -99,7 +99,8 @@ class DataSpec(StrictModel):
         source = type(self).source
         if source is None:
             custom = "".join(f", or {name!r} for data of your own" for name in _own(type(self)))
-            raise ValueError(f"give 'name', a data set by its name{custom}")
+            names = ", ".join(name for name in self.sources.names() if name not in _own(type(self)))
+            raise ValueError(KDError(f"give 'name', a data set by its name{custom}", hint=f"there are {names}"))
         try:
             if source.check is not None:
                 source.check(**self.options)
