@@ -222,6 +222,12 @@ class Task:
         It is not asked of a teacher, whose classes may be others.
         """
 
+    def check_output(self, model: nn.Module, output: Callable[[], Any], batch: Batch, data: Any) -> None:
+        """KDError where what the student gives in evaluation mode cannot be scored; by default that is not looked at.
+
+        ``output()`` runs it on a ``batch`` of dummy samples, without weights or with random ones.
+        """
+
     def lighten(self, model: nn.Module) -> None:
         """Make a model that only a check runs cheap to run, where that changes nothing of what the check tells."""
 
