@@ -143,6 +143,8 @@ FILES: dict[str, list[Damage]] = {
     "manifest.json": [*ANY, *[damage_json] * 10],
     "result.json": [*ANY, *[damage_json] * 10],
     "metrics.jsonl": [*ANY, *[damage_lines] * 3],
+    "steps.jsonl": [*ANY, *[damage_lines] * 3],
+    "classes.json": [*ANY, *[damage_json] * 3],
     "gradients.jsonl": [*ANY, *[damage_lines] * 5],
     "log.txt": [make_folder, make_binary],
     ".pid": ANY,
@@ -172,7 +174,8 @@ def damaged(runs: Path, folder: Path, chance: random.Random) -> tuple[Path, str]
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 500))])
 def test_no_damage_ends_in_a_traceback(seed: int, runs: Path, tmp_path: Path) -> None:
     run, done = damaged(runs, tmp_path, random.Random(seed))
-    for arguments in (["eval", str(run)], ["resume", str(run)], ["resume", str(run), "--accept-changes"]):
+    report = ["report", str(run), "--out", str(tmp_path / "report.html"), "--worst", "1"]
+    for arguments in (report, ["eval", str(run)], ["resume", str(run)], ["resume", str(run), "--accept-changes"]):
         answer = CliRunner().invoke(main, arguments)
         assert answer.exception is None or isinstance(answer.exception, SystemExit), (done, arguments)
         assert answer.exit_code in (0, 2), (done, arguments)

@@ -122,7 +122,8 @@ def warnings_of(runs: Sequence[History]) -> Iterator[str]:
     """What was doubtful about the runs, once for all of which it was said."""
     said: dict[str, list[str]] = {}
     for run in runs:
-        for warning in (run.result or {}).get("warnings") or []:
+        warnings = (run.result or {}).get("warnings")
+        for warning in warnings if isinstance(warnings, list) else []:
             said.setdefault(str(warning), []).append(str(run.path))
     for warning, names in said.items():
         of = "" if len(runs) == 1 else f" ({names[0] if len(names) == 1 else f'{len(names)} runs'})"
@@ -134,7 +135,9 @@ def single_result(run: History) -> Iterator[str]:
     if run.result is not None:
         scores = final_scores(run)
         where = (
-            f"{run.result['samples']:,} samples of the {run.result['split']} split" if run.result.get("split") else ""
+            f"{run.result.get('samples') or 0:,} samples of the {run.result['split']} split"
+            if run.result.get("split")
+            else ""
         )
         yield f"<p>{escape(where or 'Not scored')}:</p>"
         yield figures((name, number(value)) for name, value in scores.items())
@@ -153,7 +156,8 @@ def speed(run: History) -> dict[str, str]:
     if best:
         shown = ", ".join(f"{name} {number(value)}" for name, value in best["metrics"].items() if "/" not in name)
         facts["best student"] = f"after epoch {best.get('epoch')} of stage {best.get('stage')}: {shown} (validation)"
-    parameters = (run.lineage.get("student") or {}).get("parameters")
+    student = run.lineage.get("student")
+    parameters = student.get("parameters") if isinstance(student, Mapping) else None
     if isinstance(parameters, int):
         facts["parameters"] = f"{parameters:,}"
     epochs = sum("train" in row for row in run.epochs)

@@ -226,7 +226,7 @@ class RunFolder:
         write_text(self._result, json_text(result, indent=2) + "\n")
         for sibling in siblings:
             others = [run for run in siblings if run is not sibling]
-            with suppress(KDError, OSError):  # of a folder in which something is gone or damaged
+            with suppress(KDError, OSError, ValueError):  # of a folder in which something is gone or damaged
                 sibling._write_card(sibling.result(), pipeline_tag, [self, *others])
 
     def result(self) -> dict[str, Any]:
@@ -291,7 +291,7 @@ class RunFolder:
 
     def _write_card(self, result: Mapping[str, Any], pipeline_tag: str, siblings: Sequence[RunFolder]) -> None:
         """Write the model card; what ``profile`` put into an earlier one stays."""
-        earlier = self.card.read_text(encoding="utf-8") if self.card.is_file() else ""
+        earlier = self.card.read_text(encoding="utf-8", errors="replace") if self.card.is_file() else ""
         profile = PROFILE.search(earlier)
         text = model_card(self.card_facts(result, pipeline_tag, siblings))
         write_text(self.card, text + (f"\n{profile[0]}" if profile else ""))
@@ -306,7 +306,7 @@ class RunFolder:
             run = RunFolder(folder)
             if folder.name == self.path.resolve().name or not run.finished or not run.config.is_file():
                 continue
-            with suppress(KDError):
+            with suppress(KDError, OSError, ValueError):
                 if _without_seed(run.config) == own and run.result()["split"]:
                     runs.append(run)
         return runs
