@@ -1,4 +1,5 @@
 PYTHON ?= python3
+JOBS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := $(wildcard packages/*)
@@ -51,11 +52,9 @@ bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand
 	$(BIN)/python -m pytest tests/bench --benchmark-only
 	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
 
-compare: $(VENV)/.packages ## methods on CIFAR-10, three seeds each, and their tables: DATA=DIR with all images, SUBSET=DIR with some; hours, it resumes
-	$(BIN)/kd-vision sweep configs/vision/sweep_cifar10_subset_methods.yaml --out runs/compare_subset --set data.root=$(SUBSET)
-	$(BIN)/python scripts/compare_methods.py runs/compare_subset
-	$(BIN)/kd-vision sweep configs/vision/sweep_cifar10_methods.yaml --out runs/compare --set data.root=$(DATA)
-	$(BIN)/python scripts/compare_methods.py runs/compare
+compare: $(VENV)/.packages ## methods on CIFAR-10, three seeds each, and their tables: DATA=DIR with all images, SUBSET=DIR with some, JOBS=N processes; hours, it resumes
+	$(BIN)/kd-vision compare configs/vision/compare_cifar10_subset_methods.yaml --out runs/compare_subset --jobs $(JOBS) --set data.root=$(SUBSET)
+	$(BIN)/kd-vision compare configs/vision/compare_cifar10_methods.yaml --out runs/compare --jobs $(JOBS) --set data.root=$(DATA)
 
 goldens: $(VENV)/.dev ## values of the authors' code again, all or one: REPO=DIR [NAME=kd]; DIR/OWNER/NAME are git clones
 	$(BIN)/python tests/golden/make.py $(REPO) $(NAME)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -14,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from kd_core.experiment import Experiment
-from kd_core.sweep import read
+from kd_core.study.spec import read
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -22,8 +21,8 @@ CONFIGS = sorted(
     for path in ROOT.glob("configs/**/*.yaml")
     if not any(part.startswith("_") for part in path.relative_to(ROOT).parts)
 )
-SWEEPS = [path for path in CONFIGS if path.stem.startswith("sweep_")]
-EXPERIMENTS = [path for path in CONFIGS if path not in SWEEPS]
+STUDIES = [path for path in CONFIGS if path.stem.startswith(("sweep_", "compare_"))]
+EXPERIMENTS = [path for path in CONFIGS if path not in STUDIES]
 LONGEST = 30
 """Lines of a config that a person is to read at a glance."""
 
@@ -71,18 +70,17 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_the_first_line_is_the_command(config: Path) -> None:
     group, arguments = opening(config)
-    verb = "sweep" if config in SWEEPS else "train"
+    verb = config.stem.partition("_")[0] if config in STUDIES else "train"
     assert arguments[:2] == [verb, config.as_posix()]
     group.commands[verb].make_context(verb, arguments[1:])
 
 
-@pytest.mark.parametrize("config", SWEEPS, ids=str)
-def test_every_run_of_a_sweep_passes_the_strict_check(config: Path) -> None:
+@pytest.mark.parametrize("config", STUDIES, ids=str)
+def test_every_run_of_a_study_passes_the_strict_check(config: Path) -> None:
     """Every run is planned; models are run for those runs that between them have each value of the grid."""
-    spec, unchecked = read(config), dict[frozenset[str], Experiment]()
-    for point in spec.points():
-        overrides = frozenset(f"{path}={json.dumps(value)}" for path, value in point.items())
-        unchecked[overrides] = Experiment.load(config.parent / spec.config, overrides=sorted(overrides))
+    study, unchecked = read(config), dict[frozenset[str], Experiment]()
+    for point in study.points():
+        unchecked[frozenset(point.settings)] = Experiment.load(point.config, overrides=sorted(point.settings))
     values = frozenset[str]().union(*unchecked)
     while values:
         overrides = max(unchecked, key=lambda point: len(point & values))

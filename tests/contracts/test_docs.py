@@ -15,14 +15,14 @@ from pydantic import BaseModel
 
 from kd_core.config import schema
 from kd_core.config.syntax.methods import METHODS
-from kd_core.sweep import SweepSpec
+from kd_core.study.spec import StudySpec
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_docs.py"
 PAGES = {page: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))}
 GENERATED = sorted({target for text in PAGES.values() for target in re.findall(r"<!-- generated: (\S+) -->", text)})
 BASES = (schema.StrictModel, schema.ExtraModel, schema.StudentSpec)
-SCHEMAS = [SweepSpec] + [
+SCHEMAS = [StudySpec] + [
     item
     for item in vars(schema).values()
     if isinstance(item, type) and issubclass(item, schema.StrictModel) and item not in BASES

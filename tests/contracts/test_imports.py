@@ -68,18 +68,23 @@ ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, list[str]] = {
     "kd_core": [
         *("errors", "notes", "escapes", "synonyms", "files", "pictures"),
-        *("ranges", "registry", "signatures", "download"),
-        *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
+        *("class_figures", "ranges", "registry", "signatures", "download", "repository"),
+        *("config.syntax", "config.calls", "config", "config.chains", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
-        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "sweep", "cli", "testing"),
+        *("train", "check", "experiment", "estimate", "evaluation", "prediction", "report", "deploy", "study"),
+        *("migrate", "editors", "cli", "testing"),
     ],
     "kd_vision": [
-        *("data", "inputs", "preprocessing", "rotations", "metrics", "models", "task", "results", "detection", "cli"),
+        *("data", "inputs", "preprocessing", "rotations", "mixing", "metrics", "models", "bottlenecks", "task"),
+        *("results", "detection", "cli"),
     ],
-    "kd_glue": ["repository", "data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
+    "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
-    "kd_zoo": ["densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards", "cli"],
+    "kd_zoo": [
+        *("densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards"),
+        *("timm_hub", "transformers_hub", "cli"),
+    ],
 }
 """The parts of each package in the order of a run: each imports only from those before it. A module that no name here
 covers (``kd_core.__init__``, ``__main__``) may import any."""

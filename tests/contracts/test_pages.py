@@ -100,7 +100,12 @@ def test_commands_exist_with_their_options(page: str) -> None:
         for name, verb, rest in COMMAND.findall(code):
             cli = CLIS[name.replace("_", "-")]
             assert verb in cli.commands, f"{page}: {name} has no command {verb!r}: {line}"
-            known = {option for parameter in cli.commands[verb].params for option in parameter.opts} | {"--help"}
+            command = cli.commands[verb]
+            if isinstance(command, click.Group):
+                name, _, rest = rest.strip().partition(" ")
+                assert name in command.commands, f"{page}: {verb} has no command {name!r}: {line}"
+                command = command.commands[name]
+            known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
             unknown = set(OPTION.findall(rest.partition(" | ")[0])) - known
             assert not unknown, f"{page}: {name} {verb} has no {sorted(unknown)}: {line}"
 

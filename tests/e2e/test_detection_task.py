@@ -97,7 +97,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(detect: Detect) -> N
 
 
 def test_a_stopped_run_goes_on(detect: Detect) -> None:
-    result = detect("stages.distill.epochs=2")
+    result = detect("stages.distill.epochs=2", "checkpoint.keep_finished=2")
     assert result.run is not None
     whole = weights(result.run)
     (result.run / "result.json").unlink()

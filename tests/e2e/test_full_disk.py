@@ -51,7 +51,7 @@ def disk(full_at: int = 10**9) -> Iterator[Disk]:
         return opened(path, mode, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("files", "runs.checkpoint", "train.teacher_cache"):
+        for module in ("files", "runs.checkpoint", "train.output_store"):
             patch.setattr(f"kd_core.{module}.write_whole", write_whole)
         patch.setattr(Path, "open", open_path)
         yield counted

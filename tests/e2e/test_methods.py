@@ -25,7 +25,7 @@ from .test_resume import train_until
 HEAD = """
 task: image_classification
 data: {name: digits, limit: 180, augment: shift}
-checkpoint: {every_steps: 3}
+checkpoint: {every_steps: 3, keep_finished: 1}
 models:
   teacher: &teacher
     call: &called !call:kd_vision.models.Cnn {width: 8, depth: 2}
@@ -308,6 +308,7 @@ def test_views_that_are_not_there_are_named(config: Config) -> None:
 PLAIN = """
 task: image_classification
 data: {name: digits, limit: 205, augment: shift}
+checkpoint: {keep_finished: 1}
 models:
   student: !call:torch.nn.Sequential
     - !call:torch.nn.Flatten {}

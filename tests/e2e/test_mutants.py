@@ -23,7 +23,7 @@ from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 
 ROOT = Path(__file__).parents[2] / "configs"
-CONFIGS = sorted(path for path in ROOT.glob("*/*.yaml") if not path.name.startswith(("_", "sweep")))
+CONFIGS = sorted(path for path in ROOT.glob("*/*.yaml") if not path.name.startswith(("_", "sweep_", "compare_")))
 TINY = [
     ROOT / "vision" / "digits_alone.yaml",
     ROOT / "vision" / "digits_teacher.yaml",

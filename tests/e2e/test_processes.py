@@ -92,6 +92,9 @@ def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path
             assert two[kind] == pytest.approx(one[kind], rel=1e-4)
     weights = [load_file(tmp_path / each / "student" / "model.safetensors") for each in ("one", "two")]
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+    classes = [json.loads((tmp_path / each / "classes.json").read_text()) for each in ("one", "two")]
+    assert classes[0] == classes[1]
+    assert sum(classes[0]["columns"]["samples"]) == alone.samples
 
 
 FEATURES = """
@@ -169,7 +172,8 @@ def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[.
     path = config(CONFIG)
     alone = Experiment.load(path, overrides=["stages.distill.ema=0.9"]).train(tmp_path / "one")
     run = tmp_path / "two"
-    both = launch("train", path, "--out", run, "--json", "--set", "stages.distill.ema=0.9", program=SHARDED)
+    settings = ("--set", "stages.distill.ema=0.9", "--set", "checkpoint.keep_finished=2")
+    both = launch("train", path, "--out", run, "--json", *settings, program=SHARDED)
     out, errors = both.communicate(timeout=240)
     assert both.returncode == 0, errors
     [answer] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]

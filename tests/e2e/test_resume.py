@@ -212,3 +212,19 @@ def test_a_signal_and_resume_through_the_command(
     _, errors = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, errors.decode()
     assert student_bytes(run) == longer
+
+
+def test_a_finished_run_holds_its_student_and_no_checkpoint(config: Callable[..., Path], tmp_path: Path) -> None:
+    run, path = tmp_path / "run", config()
+    Experiment.load(path, overrides=["stages.distill.epochs=1"]).train(run)
+    assert not (run / "checkpoints").exists()
+    (run / "result.json").unlink()
+    with pytest.raises(KDError, match=r"was finished, and its result.json is gone"):
+        resume(run)
+    kept = Experiment.load(path, overrides=["stages.distill.epochs=2", "checkpoint.keep_finished=1"]).train(
+        tmp_path / "kept"
+    )
+    assert kept.run is not None
+    assert [file.name[:5] for file in (kept.run / "checkpoints").iterdir()] == ["step-"]
+    (kept.run / "result.json").unlink()
+    assert resume(kept.run).metrics == kept.metrics

@@ -168,12 +168,15 @@ def test_accepted_changes_are_what_later_resumes_compare_with(stopped: Path) -> 
     assert "samples" not in str(caught.value)
 
 
+KEEP = ("--set", "checkpoint.keep_finished=1")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
 def test_names_of_files_may_be_any_bytes(stopped: Path, tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         (tmp_path / "data" / part / "dark").rename(tmp_path / "data" / part / "dark\udcff")
     run = tmp_path / "run\udcfe"
-    done = CliRunner().invoke(main, ["train", str(tmp_path / "config.yaml"), "--out", str(run)])
+    done = CliRunner().invoke(main, ["train", str(tmp_path / "config.yaml"), "--out", str(run), *KEEP])
     assert done.exit_code == 0, done.stderr
     (run / "result.json").unlink()
     for verb in ("resume", "eval"):

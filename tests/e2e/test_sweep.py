@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kd_core import sweep as module
+from kd_core.study import engine
+from kd_core.study.study import Job
 from kd_vision.cli import main
 
 SWEEP = """
@@ -68,18 +69,18 @@ def test_what_was_finished_is_not_run_again(
     sweep: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
-    run = module._run
+    run = engine._train
 
-    def noted(each: module.Experiment, folder: Path, *rest: object) -> object:
-        trained.append(folder.name)
+    def noted(job: Job, *rest: object) -> object:
+        trained.append(job.folder.name)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return run(each, folder, *rest)  # type: ignore[arg-type]
+        return run(job, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_run", noted)
+    monkeypatch.setattr(engine, "_train", noted)
     assert sweep().exit_code == 130
     stamps = {each: (tmp_path / "runs" / each / "result.json").stat().st_mtime_ns for each in ("000", "001")}
-    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(engine, "_train", run)
     assert sweep().exit_code == 0
     for each, stamp in stamps.items():
         assert (tmp_path / "runs" / each / "result.json").stat().st_mtime_ns == stamp
@@ -128,14 +129,28 @@ def test_a_config_that_was_edited_meanwhile_is_another_sweep(
     path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 16"))
     done = sweep(short)
     assert done.exit_code == 2
-    assert "its config or its overrides were others" in done.stderr
+    assert "holds another study: the config of 000 or its overrides were others" in done.stderr
 
 
-def test_the_folder_of_another_sweep_is_left_alone(sweep: Callable[..., Result]) -> None:
-    assert sweep(SWEEP.replace("[1, 2]", "[1]")).exit_code == 0
+def test_a_sweep_may_grow(sweep: Callable[..., Result], tmp_path: Path) -> None:
+    """Runs that are new have numbers after those that are there."""
+    first = SWEEP.replace("[1, 2]", "[1]")
+    assert sweep(first).exit_code == 0
+    stamp = (tmp_path / "runs" / "001" / "result.json").stat().st_mtime_ns
+    rows = json.loads(sweep(first.replace("[3]", "[4, 3]"), "--json").stdout)["rows"]
+    assert sorted((row["values"]["seed"], Path(row["run"]).name) for row in rows) == [
+        *((3, "000"), (3, "001")),
+        *((4, "002"), (4, "003")),
+    ]
+    assert (tmp_path / "runs" / "001" / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(sweep: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine.txt").write_text("mine")
     done = sweep()
     assert done.exit_code == 2
-    assert "holds another sweep" in done.stderr
+    assert "is not empty and does not hold a study" in done.stderr
 
 
 def test_check_takes_a_sweep(config: Callable[..., Path], tmp_path: Path) -> None:

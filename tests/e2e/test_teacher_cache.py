@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, load_file, save
+from click.testing import CliRunner
 
 from kd_core import experiment
 from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
 from kd_core.observers import Observer, StepEvent
-from kd_core.taps.wrappers import Teacher
+from kd_core.taps.wrappers import Capture, Teacher
+from kd_core.train import output_store
+from kd_core.train.output_codec import smoothed
 from kd_core.train.run import Result
-from kd_core.train.teacher_cache import CHECKSUM, _checksum, _read
+from kd_vision.cli import main
 
 from .conftest import watched
 
@@ -27,13 +31,16 @@ models:
   teacher: {arch: cnn, width: 8, weights: null, cache: CACHE}
 stages:
   distill:
-    epochs: 2
+    epochs: 4
     batch_size: 32
     losses:
       ce: {loss: cross_entropy, weight: 0.5}
       kd: {loss: kd, temperature: 4.0}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
 """
+
+
+VIEWS = ("data.augment=shift", "data.augmented_views=2", "data.limit=320", "data.seed=0")  # 9 whole batches train
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +60,10 @@ def train(name: str, *overrides: str, cache: bool = True) -> Result:
     return Experiment.load(written(cache), overrides=overrides).train(Path(name))
 
 
+def student(run: str) -> bytes:
+    return (Path(run) / "student" / "model.safetensors").read_bytes()
+
+
 def losses(run: str) -> list[float]:
     rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     return [row["train"]["kd"] for row in rows if "train" in row]
@@ -66,13 +77,12 @@ def test_losses_are_those_of_a_teacher_that_runs() -> None:
 
 def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     train("first")
-    (file,) = Path("cache/outputs").iterdir()
-    tensors = load_file(file)
-    assert {key: tuple(value.shape) for key, value in tensors.items()} == {"output": (270, 10), "index": (270,)}
-    monkeypatch.setattr("kd_core.train.teacher_cache._computed", None)
+    (kept,) = output_store.kept(verify=True)
+    assert (kept.records, kept.damaged, kept.views) == (270, 0, 1)
+    assert kept.facts["wire"] == "teacher.output"
     monkeypatch.setattr(Teacher, "forward", None)
     train("again", "stages.distill.batch_size=16")
-    assert [file] == list(Path("cache/outputs").iterdir())
+    assert len(output_store.kept()) == 1
 
 
 def test_other_weights_or_samples_are_other_outputs() -> None:
@@ -85,43 +95,52 @@ def flipped(content: bytes, position: int) -> bytes:
     return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
 
 
-def rewritten(content: bytes, checksum: bool = True, **changed: torch.Tensor) -> bytes:
-    """The file with other tensors, whose checksum is right where it is asked for."""
-    tensors = {**load(content), **changed}
-    return save(tensors, {CHECKSUM: _checksum(tensors)} if checksum else None)
-
-
-INDICES = torch.arange(270)
 DAMAGES = {
     "cut": lambda content: content[:-9],
     "empty": lambda content: b"",
-    "a bit of an output": lambda content: flipped(content, len(content) // 2),
-    "a bit of the header": lambda content: flipped(content, 60),
-    "without a checksum": lambda content: rewritten(content, checksum=False),
-    "a huge row": lambda content: rewritten(content, index=INDICES + 2**40),
-    "a negative row": lambda content: rewritten(content, index=INDICES - 1),
-    "a row twice": lambda content: rewritten(content, index=INDICES // 2),
-    "rows of another type": lambda content: rewritten(content, index=INDICES.float()),
-    "fewer samples": lambda content: rewritten(content, index=INDICES[:9], output=torch.zeros(9, 10)),
-    "fewer outputs": lambda content: rewritten(content, output=torch.zeros(9, 10)),
-    "an output without rows": lambda content: rewritten(content, output=torch.tensor(1.0)),
+    "the last bits": lambda content: flipped(content, len(content) - 1),
+    "the first bits": lambda content: flipped(content, len(content) - len(content.lstrip(b"\0"))),  # after the holes
+    "zeros": lambda content: bytes(len(content)),
+    "longer": lambda content: content + b"x" * 1000,
 }
 
 
-def test_a_damaged_file_is_made_anew() -> None:
+def folder(count: int = 1) -> list[Path]:
+    folders = sorted(Path("cache/outputs").iterdir())
+    assert len(folders) == count
+    return folders
+
+
+def test_what_is_damaged_is_made_anew() -> None:
     train("first")
-    (file,) = Path("cache/outputs").iterdir()
-    whole = file.read_bytes()
-    for number, (damage, damaged) in enumerate(DAMAGES.items()):
-        file.write_bytes(damaged(whole))
-        assert _read(file, [()], 270)[0] is None, damage
-        if number % 6 == 2:
+    whole = {path.name: path.read_bytes() for path in folder()[0].iterdir()}
+    assert sorted(path.rpartition(".")[2] for path in whole) == ["json", "rows", "view"]
+    for number, (name, damage) in enumerate(itertools.product(whole, DAMAGES)):
+        (folder()[0] / name).write_bytes(DAMAGES[damage](whole[name]))
+        if number % 4 == 1:
             train(f"again-{number}")
-            assert file.read_bytes() == whole
+            assert (folder()[0] / "0000.view").read_bytes()[: len(whole["0000.view"])] == whole["0000.view"]
             assert losses(f"again-{number}") == losses("first")
-            assert "they are made anew" in Path(f"again-{number}/log.txt").read_text()
-    file.write_bytes(whole)
-    assert _read(file, [()], 270)[0] is not None
+
+
+def test_a_folder_that_disappears_or_a_full_disk_stops_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("live", *VIEWS, cache=False)
+
+    class Remover(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            shutil.rmtree("cache/outputs", ignore_errors=True)
+
+    with watched(Remover()):
+        train("removed", *VIEWS)
+    monkeypatch.setattr(output_store._View, "write", _full)
+    train("full", *VIEWS)
+    assert student("live") == student("removed") == student("full")
+    told = Path("full/log.txt").read_text()
+    assert told.count("No space left on device; nothing more is kept, and the model runs instead") == 1
+
+
+def _full(*args: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_stopped_run_goes_on_to_the_same_end() -> None:
@@ -135,23 +154,138 @@ def test_a_stopped_run_goes_on_to_the_same_end() -> None:
     with watched(Stopper()), pytest.raises(KeyboardInterrupt):
         train("part", "checkpoint.every_steps=5")
     experiment.resume(Path("part"))
-    students = [(Path(run) / "student" / "model.safetensors").read_bytes() for run in ("part", "whole")]
-    assert students[0] == students[1]
+    assert student("part") == student("whole")
 
 
-@pytest.mark.parametrize("change", ["data.augment=shift", "stages.distill.views=rotations"])
-def test_samples_that_change_are_refused(change: str) -> None:
-    with pytest.raises(KDError, match=r"training samples differ from epoch to epoch"):
-        train("run", change)
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples the teacher runs on from here on, in each of its passes."""
+    counts = []
+    forward = Teacher.forward
+
+    def counted(self: Teacher, inputs: torch.Tensor) -> Capture:
+        counts.append(len(inputs))
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Teacher, "forward", counted)
+    return counts
+
+
+def test_a_sample_in_a_view_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("live", *VIEWS, cache=False)
+    counts = ran(monkeypatch)
+    train("kept", *VIEWS)
+    assert student("live") == student("kept")
+    assert sum(counts) == 2 * -(-270 // 32) * 32
+    counts.clear()
+    Experiment.load(written(False)).train(Path("teacher"))
+    published = "models.teacher={run: teacher, cache: true}"
+    train("first", *VIEWS, published)
+    counts.clear()
+    train("again", *VIEWS, published, "seed=3", "models.student.width=6")
+    assert not counts
+    train("more", *VIEWS, "data.augmented_views=3")
+    assert sum(counts) == 288  # the first two views are those of before
+    assert student("more") != student("kept")
+
+
+def test_features_and_parameters_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = "stages.distill.losses.hint={loss: mse, student: student.layers.1, teacher: teacher.layers.1}"
+    same = (*VIEWS, hint, "models.student.width=8")
+    train("live", *same, cache=False)
+    train("kept", *same)
+    assert student("live") == student("kept")
+    train("halved", *same, "models.teacher.cache={dtype: bfloat16}")
+    assert losses("halved") == pytest.approx(losses("live"), rel=1e-2)
+    counts = ran(monkeypatch)
+    train("kd", *VIEWS, "models.student.width=8")  # the logits are there
+    assert not counts
+
+
+def test_the_largest_are_kept_and_the_rest_is_smooth() -> None:
+    train("live", *VIEWS, cache=False)
+    train("kept", *VIEWS, "models.teacher.cache={top_k: 9}")
+    assert losses("kept") == pytest.approx(losses("live"), rel=0.05)
+    train("fewer", *VIEWS, "models.teacher.cache={top_k: 2}")
+    assert student("kept") != student("fewer") != student("live")
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    smooth = smoothed(*logits.log_softmax(1).topk(2), 4).softmax(1)
+    expected = logits.softmax(1)
+    assert torch.allclose(smooth[:, :2], expected[:, :2])
+    assert torch.allclose(smooth[:, 2:], expected[:, 2:].mean().expand(1, 2))
+
+
+def test_a_stopped_run_with_views_goes_on_to_the_same_end() -> None:
+    train("whole", *VIEWS, "checkpoint.every_steps=5", cache=False)
+
+    class Stopper(Observer):
+        def after_step(self, event: StepEvent) -> None:
+            if event.total == 13:
+                raise KeyboardInterrupt
+
+    with watched(Stopper()), pytest.raises(KeyboardInterrupt):
+        train("part", *VIEWS, "checkpoint.every_steps=5")
+    experiment.resume(Path("part"))
+    assert student("part") == student("whole")
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("stages.distill.losses.kd.teacher=teacher.layers.1", "teacher.layers.1 is not cached: only the model"),
+        ("data.augment=shift", "training samples differ from epoch to epoch"),
+        ("stages.distill.views=rotations", "the views of the stage 'distill' are made after what is kept"),
+    ],
+)
+def test_samples_that_change_are_refused(change: str, says: str) -> None:
+    with pytest.raises(KDError, match=says):
+        train("run", change)
+
+
+def test_room_is_made_and_what_has_none_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("old")
+    size = output_store.kept()[0].bytes / 1e6
+    monkeypatch.setenv("KD_CACHE_LIMIT", f"{2 * size:.3f} MB")
+    train("new", "seed=1")
+    assert len(output_store.kept()) == 2
+    train("newest", "seed=2")
+    assert len(output_store.kept()) == 2
+    monkeypatch.setenv("KD_CACHE_LIMIT", "1 KB")
+    train("none", "seed=3")
+    assert not output_store.kept()
+    assert "and there is room for 1e-06; the model runs for what is not kept" in Path("none/log.txt").read_text()
+    monkeypatch.setenv("KD_CACHE_LIMIT", "much")
+    with pytest.raises(KDError, match="KD_CACHE_LIMIT is 'much', which is not a size"):
+        train("wrong", "seed=4")
+
+
+def test_what_is_kept_is_listed_verified_and_removed() -> None:
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(main, ["cache", *words])
+        assert done.exit_code == (2 if words == ("prune",) else 0), done.output
+        return done.output
+
+    assert said("list") == "nothing is kept\n"
+    train("run")
+    train("other", "seed=1")
+    view = sorted(folder(2)[0].glob("*.view"))[0]
+    view.write_bytes(flipped(view.read_bytes(), view.stat().st_size - 1))
+    rows = json.loads(said("verify", "--json"))
+    assert sorted((row["records"], row["damaged"]) for row in rows) == [(269, 1), (270, 0)]
+    assert {row["wire"] for row in rows} == {"teacher.output"}
+    assert "teacher.output" in said("list")
+    assert "say what to remove" in said("prune")
+    assert "would be removed" in said("prune", "--all", "--dry-run")
+    assert len(json.loads(said("list", "--json"))) == 2
+    assert "nothing is kept\n0 MB were removed" in said("prune", "--unused", "1")
+    said("prune", "--to", "0")
+    assert said("list") == "nothing is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
         ("models.student.cache=true", "caches the outputs of a frozen model, and this model changes in training"),
         ("models.teacher.trainable=true", "caches the outputs of a frozen model, and this model changes in training"),
-        ("models.teacher.cache=1", "must be true or false, not 1"),
+        ("models.teacher.cache=1", "must be true or false"),
     ],
 )
 def test_what_cannot_be_kept_is_told_by_a_check(change: str, says: str) -> None:

@@ -271,3 +271,35 @@ def test_the_evaluate_module_works_without_the_hub(tmp_path: Path) -> None:
             task.name, torch.from_numpy(wide), torch.tensor(target)[:, None] if name == "stsb" else torch.tensor(target)
         )
         assert found[name] == {metric: ours[metric] for metric in task.metrics}
+
+
+def figures_of(problem: str, logits: Tensor, target: Tensor, group: Tensor | None = None) -> Any:
+    found = GlueMetrics(None, problem, logits.shape[1])
+    index = torch.arange(len(target))
+    found.update(logits, Batch({}, target, index, {} if group is None else {"group": group}))
+    return found.by_class()
+
+
+def test_classes_have_precision_recall_and_f1() -> None:
+    logits, target = drawn(5, 3)
+    group = (torch.arange(len(target)) < 20).long()
+    figures = figures_of(SINGLE, logits, target, group)
+    kept, answers = target[20:].numpy(), logits[20:].argmax(1).numpy()
+    expected = sk.precision_recall_fscore_support(kept, answers)
+    for name, values in zip(("precision", "recall", "f1", "samples"), expected, strict=True):
+        assert figures.columns[name] == pytest.approx(values.tolist()), name
+    assert figures.confusion.tolist() == sk.confusion_matrix(kept, answers).tolist()
+
+
+def test_labels_of_texts_with_several_have_the_same() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, target = torch.randn(200, 4, generator=generator), torch.randint(0, 2, (200, 4), generator=generator)
+    figures = figures_of(MULTI, logits, target)
+    expected = sk.precision_recall_fscore_support(target.numpy(), (logits > 0).numpy())
+    for name, values in zip(("precision", "recall", "f1", "samples"), expected, strict=True):
+        assert figures.columns[name] == pytest.approx(values.tolist()), name
+    assert figures.confusion is None
+
+
+def test_a_regression_has_no_classes() -> None:
+    assert figures_of(REGRESSION, *scores(2)) is None

@@ -63,7 +63,8 @@ def test_tables_lines_and_standard_input_agree(student: Path, tmp_path: Path) ->
 
 def test_pairs_and_what_is_wrong(student: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"a": "good", "b": "film"}\n')
-    pairs = predict_texts(student, [tmp_path / "pairs.jsonl"], columns=("a", "b"))
+    pairs, failed = predict_texts(student, [tmp_path / "pairs.jsonl"], columns=("a", "b"))
+    assert not failed
     assert [row["text"] for row in pairs.rows()] == [["good", "film"]]
     assert pairs.tsv().startswith("index\ttext\ttext_2\tprediction\tnegative\tpositive\n0\tgood\tfilm\t")
     (tmp_path / "pairs.jsonl").write_text('{"a": "good", "b": 3}\n')
@@ -73,3 +74,21 @@ def test_pairs_and_what_is_wrong(student: Path, tmp_path: Path) -> None:
         predict_texts(student, [tmp_path / "nothing.txt"])
     done = predict(student, "-", "--split", "test", input="bad")
     assert (done.exit_code, "--split, --root and --set are about the data" in done.stderr) == (2, True)
+
+
+def test_a_file_that_cannot_be_read_is_passed_over_and_named_last(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("good\n\nbad\u2028film\r\n")
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    (tmp_path / "null.jsonl").write_text('{"text": "good"}\n{"text": null}\n')
+    names = ("good.txt", "bad.txt", "null.jsonl", "gone.csv", "good.txt")
+    files = [tmp_path / name for name in names]
+    done = predict(student, *files[:4], "--out", tmp_path / "out.csv")
+    assert done.exit_code == 2
+    named = ", ".join(map(str, files[1:4]))
+    assert done.stderr.endswith(f"3 of 4 files could not be read; the others are done: {named}\n")
+    assert "null.jsonl:2: is not a string" in done.stderr
+    rows = list(csv.reader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert rows[0] == ["file", "index", "text", "prediction", "negative", "positive"]
+    assert [row[:3] for row in rows[1:]] == [[str(files[0]), "0", "good"], [str(files[0]), "1", "bad\u2028film"]]
+    answer = predict(student, *files[:2], "--json")
+    assert list(json.loads(answer.stdout)["failed"]) == [str(files[1])]

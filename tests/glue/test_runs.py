@@ -211,7 +211,9 @@ def test_what_a_stage_looks_at_is_not_compiled_and_precision_is_told(teacher: Pa
 
 def test_a_run_works_from_any_folder(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = kd_glue("train", CONFIGS / "example_alone.yaml", "--out", "run", *ALONE)
+    done = kd_glue(
+        "train", CONFIGS / "example_alone.yaml", "--out", "run", *ALONE, "--set", "checkpoint.keep_finished=1"
+    )
     assert done.exit_code == 0, done.stderr
     (tmp_path / "run" / "result.json").unlink()
     (tmp_path / "elsewhere").mkdir()

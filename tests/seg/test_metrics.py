@@ -222,3 +222,16 @@ def test_names_are_given_where_they_fit() -> None:
     assert list(metrics.compute()) == [
         "miou", "pixel_accuracy", "fwiou", "mean_accuracy", "iou/sky", "iou/road", "iou/car",
     ]  # fmt: skip
+
+
+def test_classes_have_figures_of_their_own() -> None:
+    metrics = SegmentationMetrics(2, ["sky", "road"])
+    target = torch.tensor([[[0, 0, 1, -1]]])
+    metrics.update(
+        F.one_hot(torch.tensor([[[0, 1, 1, 0]]]), 2).permute(0, 3, 1, 2).float(), Batch({}, target, torch.arange(1))
+    )
+    figures = metrics.by_class()
+    assert figures.unit == "pixels"
+    assert figures.columns == {"iou": [50, 50], "accuracy": [50, 100], "pixels": [2, 1], "predicted": [1, 2]}
+    assert figures.confusion is not None
+    assert figures.confusion.tolist() == [[1, 1], [0, 1]]

@@ -96,3 +96,18 @@ def test_of_equal_logits_the_first_class_is_the_likeliest() -> None:
     target = torch.tensor([0, 1, 2, 1])
     assert rank_of(logits, target).tolist() == [0, 1, 2, 3]
     assert (rank_of(logits, target) == 0)[:3].equal(logits.argmax(1)[:3] == target[:3])
+
+
+def test_classes_have_figures_of_their_own() -> None:
+    logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 1, 0], [float("nan"), 0, 0], [0, 0, 1]])
+    metrics = ClassificationMetrics(3, ["a", "b", "c"])
+    assert metrics.by_class() is None
+    for rows in (slice(0, 2), slice(2, 5)):
+        metrics.update(logits[rows], batch(torch.tensor([0, 0, 1, 1, -100])[rows]))
+    figures = metrics.by_class()
+    assert figures is not None
+    assert figures.confusion is not None
+    assert figures.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert figures.columns["accuracy"][:2] == [50, 50]
+    assert figures.columns["precision"][:2] == [100, 50]
+    assert figures.classes == ("a", "b", "c")

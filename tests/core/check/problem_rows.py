@@ -188,7 +188,7 @@ DATA_ROWS = [
 MODELS = [
     student("«cnn", "", "must be a mapping, not 'cnn'"),
     student("«[cnn]", "", "must be a mapping, not a list of 1"),
-    student("«{}", "", "give exactly one of arch, zoo, run, hub, init_from, call"),
+    student("«{}", "", "give exactly one of arch, zoo, timm, hub, run, init_from, call"),
     student("«{ach: cnn}", "", "give exactly one of", "is 'ach' meant to be 'arch'?"),
     student("«{arch: cnn, zoo: resnet20}", "", "not arch and zoo"),
     student("{arch: «cnnn}", ".arch", "no model 'cnnn'", "did you mean 'cnn'?"),

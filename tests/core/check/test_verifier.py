@@ -125,15 +125,6 @@ def test_samples_that_a_model_cannot_take_are_told_before_it_runs(
     assert said(planned()) == ([], [])
 
 
-def test_a_cached_model_gives_its_output_only(planned: Planned) -> None:
-    model = "!call:torch.nn.Sequential [!call:torch.nn.Linear [3, 2]]"
-    cached = {"teacher: !call:torch.nn.Linear [3, 2]": f"teacher: {{call: {model}, cache: true}}"}
-    assert said(planned(replaced=cached)) == ([], [])
-    problems, _ = said(planned("stages.distill.losses.kd.teacher=teacher.0", replaced=cached))
-    assert [path for path, _ in problems] == ["stages.distill.losses.kd.teacher"]
-    assert "teacher.0 is not cached" in problems[0][1]
-
-
 def test_what_only_reading_the_data_tells_is_unverified_and_modules_are_looked_up(
     planned: Planned,
 ) -> None:

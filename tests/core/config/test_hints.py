@@ -15,7 +15,7 @@ from kd_core.experiment import Experiment
 from kd_core.losses import LOSSES, loss_signature
 from kd_core.runs.run_folder import RunFolder
 from kd_core.signatures import values_of
-from kd_core.sweep import SweepSpec, read
+from kd_core.study.spec import StudySpec, read
 from kd_core.synonyms import ELSEWHERE, NAMES, NO_KEY, REMARKS, SHAPES, SYNONYMS
 from kd_core.task import TASKS
 
@@ -47,8 +47,8 @@ def keys_at(place: str) -> set[str]:
     """Every key that may stand at a place, those of registered things too."""
     if place == "data":
         return {key for name in TASKS.names() for key in TASKS.get(name)().Data.model_fields}
-    if place == "sweep":
-        return set(SweepSpec.model_fields)
+    if place == "study":
+        return set(StudySpec.model_fields)
     if place == "call":
         from torch.optim import SGD
         from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR

@@ -760,6 +760,20 @@ def test_compiled_taps_can_be_swapped_and_removed() -> None:
 
 
 @pytest.mark.usefixtures("compiling")
+def test_a_compiled_pass_tells_nothing_of_an_eager_one() -> None:
+    """The last, smaller batch of an epoch runs eager, and may be the first that changes a value in place."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
+    model.compile(backend="eager")
+    wrapper, x = Teacher(model, taps("0")), torch.randn(4, 3)
+    with torch.no_grad():
+        expected = nn.functional.linear(x, model[0].weight, model[0].bias)
+        assert torch.equal(wrapper(x).at[Tap("0")], expected)
+        with torch.compiler.set_stance("force_eager"):
+            assert torch.equal(wrapper(x[:3]).at[Tap("0")], expected[:3])
+            assert torch.equal(wrapper(x[:2]).at[Tap("0")], expected[:2])
+        assert torch.equal(wrapper(x).at[Tap("0")], expected)
+
+
 def test_parts_may_be_compiled(image: Tensor) -> None:
     model = resnet().eval()
     model.layer1.compile(backend="eager")

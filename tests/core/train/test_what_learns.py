@@ -154,7 +154,7 @@ def trained(path: Path, *overrides: str) -> dict[str, Tensor]:
 
 def losses_of(path: Path, *overrides: str) -> dict[str, Tensor]:
     """The state of the losses in the last checkpoint."""
-    experiment = Experiment.load(path, overrides=overrides)
+    experiment = Experiment.load(path, overrides=[*overrides, "checkpoint.keep_finished=1"])
     run = experiment.train(path.parent / f"run{len(list(path.parent.iterdir()))}").run
     assert run is not None
     newest = max((run / "checkpoints").glob("step-*"))

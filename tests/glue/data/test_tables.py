@@ -15,14 +15,16 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from kd_core.data.batch import Splits
+from kd_core.data.seen import SeenSamples
 from kd_core.data.sources import Parts
 from kd_core.data.subset import split
 from kd_core.errors import KDError
 from kd_core.notes import Note
 from kd_glue.data.spec import DataSpec, read_unlabelled
+from kd_glue.data.splits import TextSplit
 from kd_glue.data.tables import TableTexts, read_texts
 from kd_glue.data.targets import Columns
-from kd_glue.data.texts import Texts
+from kd_glue.data.texts import Texts, texts_of
 
 MULTI = "multi_label_classification"
 
@@ -418,3 +420,21 @@ def test_the_home_folder_of_nobody_is_no_folder() -> None:
         spec("~nobody-here/t.csv").read()
     with pytest.raises(KDError, match="there is no such file"):
         spec("t.csv", root="~nobody-here").read()
+
+
+def test_faults_of_all_tables_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('text,label\n"a "b",x\nfine,y\n')
+    (tmp_path / "test.csv").write_text("text,label\nalone\n")
+    with pytest.raises(KDError) as caught:
+        read(spec(files={"train": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")}), seed=0)
+    assert "train.csv:2: " in str(caught.value)
+    assert "test.csv:2: 1 column, not 2" in str(caught.value)
+
+
+def test_texts_of_two_splits_are_told() -> None:
+    splits = {}
+    for role, rows in (("train", ["good film", "bad"]), ("val", ["new", " bad "])):
+        part = texts_of([rows], np.array([0, 1]), str)
+        splits[role] = TextSplit(part, {})
+    [line] = SeenSamples().notes(splits)
+    assert str(line) == "warning: 1 of 2 validation samples is a training sample, too: ' bad ' is 'bad'"

@@ -16,6 +16,7 @@ from PIL import Image
 
 from kd_core.data.scenes import CLASSES, scene
 from kd_core.pictures import GAP, LINE, MARGIN, fitted, saved_by
+from kd_core.report.samples import worst_samples
 from kd_seg.cli import main
 from kd_seg.data.sources import VOID
 from kd_seg.results.pictures import MADE_BY, colour_map
@@ -209,7 +210,8 @@ def test_images_of_odd_sizes_and_modes(runs: Path, tmp_path: Path) -> None:
         ([], "Missing option '--out'"),
         (["--out", "out"], "name a run folder or a config"),
         (["RUN", "--out", "out"], "name images, or a split with --split"),
-        (["RUN", "missing.jpg", "--out", "out"], "there is no image missing.jpg"),
+        (["RUN", "missing.jpg", "--out", "out"], "there is no file missing.jpg"),
+        (["RUN", "missing.jpg", "--out", "out"], "1 of 1 images could not be read: missing.jpg"),
         (["RUN", "broken.jpg", "--out", "out"], "broken.jpg: is not a readable image"),
         (["RUN", "empty", "--out", "out"], "empty: contains no image"),
         (["RUN", "images", "--split", "val", "--out", "out"], "name images, or a split"),
@@ -232,6 +234,20 @@ def test_what_is_wrong_is_said(
     Image.new("RGB", (9, 9)).save("other.png")
     refused(kd_seg("predict", *(str(runs / "teacher") if each == "RUN" else each for each in arguments)), message)
     assert not Path("out").exists()
+
+
+def test_a_broken_file_is_named_last_and_the_others_are_done(runs: Path, shots: Path) -> None:
+    broken = shots / "images" / "scene1.png"
+    broken.write_bytes(broken.read_bytes()[:-60])
+    gone = shots / "gone.png"
+    done = kd_seg("predict", runs / "teacher", shots / "images", gone, "--out", shots / "out", "--json")
+    assert done.exit_code == 2
+    assert done.stderr.endswith(f"2 of 4 images could not be read; the others are done: {broken}, {gone}\n")
+    told = json.loads(done.stdout)
+    assert [image["name"] for image in told["images"]] == ["scene0", "scene2"]
+    assert [image["name"] for image in told["failed"]] == ["scene1", "gone"]
+    names = {"scene0.png", "scene0_mask.png", "scene2.png", "scene2_mask.png"}
+    assert {path.name for path in (shots / "out").iterdir()} == names
 
 
 def test_a_teacher_that_is_gone_is_said(runs: Path, shots: Path, tmp_path: Path) -> None:
@@ -292,3 +308,14 @@ def test_a_later_report_takes_an_earlier_ones_place(runs: Path, tmp_path: Path) 
 
 def test_worst_needs_a_report(runs: Path) -> None:
     refused(kd_seg("eval", runs / "student", "--worst", "3"), "--worst is for --report")
+
+
+def test_the_worst_images_of_a_report(runs: Path) -> None:
+    worst = worst_samples(runs / "student", 3)
+    assert (worst.split, worst.samples, len(worst.views)) == ("val", 9, 3)
+    lacking = [loss for loss, _ in worst.views]
+    assert lacking == sorted(lacking, reverse=True)
+    for loss, view in worst.views:
+        assert view.facts == {view.name: f"mean IoU {100 - loss:.1f} %"}
+        assert view.picture is not None
+        assert view.picture.width > 3 * 48

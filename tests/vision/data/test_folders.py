@@ -430,3 +430,20 @@ def test_a_class_that_training_has_not_is_refused_in_every_split(root: Path) -> 
         with pytest.raises(KDError, match=rf"{split}: 'wasp' is not a class of the training images"):
             load(root, test=None)
         shutil.rmtree(root / split / "wasp")
+
+
+def test_an_image_of_two_splits_is_told_where_files_are_read_whole(root: Path) -> None:
+    source, copy = root / "train" / CLASSES[0] / "5.png", root / "test" / CLASSES[0] / "copy.png"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(source, copy)
+    splits = load(root, val=None, test=None)
+    splits.screen()
+    assert f"test samples is a training sample, too: {copy} is {source}" in "\n".join(splits.describe())
+
+
+def test_all_folders_without_a_class_are_named(root: Path) -> None:
+    fill(root / "test", per_class=1)
+    for split, name in (("val", "wasp"), ("test", "moth")):
+        (root / split / CLASSES[0]).rename(root / split / name)
+    with pytest.raises(KDError, match=r"(?s)'wasp' is not a class.*'moth' is not a class"):
+        load(root, val=None, test=None)

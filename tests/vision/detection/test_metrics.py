@@ -405,3 +405,17 @@ def detected(target: dict[str, Tensor], random: np.random.Generator) -> dict[str
         "scores": torch.from_numpy(random.random(count)).float(),
         "masks": masks[:, None],
     }
+
+
+def test_classes_have_figures_of_their_own() -> None:
+    metrics = seen(many(4), list(range(6)))
+    figures = metrics.compute()
+    classes = metrics.by_class()
+    assert classes.classes == ("cat", "dog", "bird")
+    assert list(classes.columns)[:3] == ["ap", "ap50", "ar"]
+    assert classes.columns["ap"] == [figures[f"ap/{name}"] for name in classes.classes]
+    assert classes.columns["mask_ap"] == [figures[f"mask_ap/{name}"] for name in classes.classes]
+    assert np.nanmean(classes.columns["ap50"]) == pytest.approx(figures["ap50"])
+    assert np.nanmean(classes.columns["ar"]) == pytest.approx(figures["ar100"])
+    kept = [target["labels"][target["iscrowd"] == 0].tolist() for target, _ in many(4)]
+    assert classes.columns["objects"] == [sum(labels.count(label) for labels in kept) for label in (1, 2, 4)]

@@ -71,6 +71,15 @@ def test_a_folder_becomes_a_table_and_a_sheet_and_a_broken_file_is_named_last(fo
         assert sheet.width > 200
 
 
+def test_a_sheet_of_the_first_of_many_images_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kd_vision.results.predict.SHOWN", 2)
+    done = predict(folder / "student", *[folder / "photos" / "0.png"] * 3, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.endswith("the sheet shows the first 2 of 3 images\n")
+
+
 def test_lines_of_json(folder: Path, tmp_path: Path) -> None:
     done = predict(folder / "student", folder / "photos" / "0.png", "--out", tmp_path / "x.jsonl", "--json")
     assert done.exit_code == 0, done.output

@@ -27,7 +27,7 @@ from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.task import eval_batch_size
 from kd_core.train.components import Data
-from kd_core.train.evaluate import score
+from kd_core.train.evaluate import measured
 from kd_core.train.run import Result
 
 
@@ -70,7 +70,7 @@ class LoadedStudent:
             self.plan.dataset,
             info,
             reporter.note,
-            hub=self.plan.task.hub,
+            hubs=self.plan.task.hubs,
             finished=True,
         )
         return runtime.place(source.make(STUDENT, self.spec)), runtime
@@ -94,7 +94,7 @@ class LoadedStudent:
         if card is not None and not self.spec.extra and not self.spec.edit:
             check_card(card, splits.info)
         model, runtime = self.build(splits.info)
-        metrics = score(
+        measures = measured(
             self.plan.task,
             model,
             STUDENT,
@@ -105,9 +105,11 @@ class LoadedStudent:
             batch_size=self.batch_size,
             runtime=runtime,
         )
+        metrics, classes = measures.compute(), measures.by_class()
         if card is None:
-            return Result(metrics, run=self.run, samples=len(split), split=name)
-        return Result(metrics, samples=len(split), split=name, published=dict(card.published), source=card.source)
+            return Result(metrics, run=self.run, samples=len(split), split=name, classes=classes)
+        published = dict(card.published)
+        return Result(metrics, samples=len(split), split=name, published=published, source=card.source, classes=classes)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from kd_core.check.data import Summaries, check_stages
 from kd_core.check.landmarks import LandmarkRow, landmark_rows
 from kd_core.check.verifier import model_taps, verify
 from kd_core.config import Document, Policy, dump, load, with_absolute_paths
-from kd_core.config.kinds import refuse_sweep
+from kd_core.config.kinds import refuse_study
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT
 from kd_core.data.spec import DataSpec
@@ -20,9 +20,11 @@ from kd_core.data.summary import DataSummary
 from kd_core.device.distributed import run_on_rank_zero
 from kd_core.device.runtime import join
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
-from kd_core.models.factory import has_weights, missing_files
+from kd_core.models.factory import WEIGHTS, has_weights, missing_files
+from kd_core.observers import Observer
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
+from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.taps.table import TapRow
@@ -49,7 +51,7 @@ class Experiment:
         if seed is not None:
             overrides = [*overrides, f"seed={seed}"]
         document = load(path, overrides)
-        refuse_sweep(document)
+        refuse_study(document)
         return cls.planned(document, Policy(trust), overrides)
 
     @classmethod
@@ -65,8 +67,8 @@ class Experiment:
     def pinned(self) -> Experiment:
         """The experiment as a run keeps it: with absolute paths, so that it goes on from any folder, and with the
         versions that its hub's models and data have today."""
-        hub = self.plan.task.hub
-        pins = [] if hub is None else run_on_rank_zero(lambda: hub.revisions(self.plan.models, self.plan.data))
+        hubs, models, data = self.plan.task.hubs.values(), self.plan.models, self.plan.data
+        pins = run_on_rank_zero(lambda: [pin for hub in hubs for pin in hub.revisions(models, data)])
         overrides = [*self.overrides, *pins]
         document = load(self.document.file, overrides) if pins else self.document
         placed = with_absolute_paths(document, self._default_roots())
@@ -156,15 +158,24 @@ class Experiment:
         """The config with bases and overrides applied, as YAML that reruns it."""
         return dump(self.document.data)
 
-    def train(self, out: Path | None = None, command: str = "") -> Result:
-        """Run all stages in a new run folder and score the student on the test split."""
+    def train(
+        self, out: Path | RunFolder | None = None, command: str = "", observers: Sequence[Observer] = ()
+    ) -> Result:
+        """Run all stages in a new run folder and score the student on the test split.
+
+        ``out`` may be a folder that this process has claimed. ``observers`` watch beside those of the config.
+        """
         self.check()
         self._ready()
         join(self.plan.runtime.device)
-        with shared(lambda: RunFolder.create(self.plan.name, self.plan.seed, out)) as folder:
+
+        def locked() -> RunFolder:
+            return out if isinstance(out, RunFolder) else RunFolder.create(self.plan.name, self.plan.seed, out)
+
+        with shared(locked) as folder:
             pinned = self.pinned()
             run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
-            return run(pinned.plan, pinned.policy, folder, command, resumed=False)
+            return run(pinned.plan, pinned.policy, folder, command, resumed=False, observers=observers)
 
     def _ready(self) -> None:
         """ConfigError for what training needs and a check does not ask for."""
@@ -175,12 +186,24 @@ class Experiment:
             with locate_errors(self.document):
                 raise ConfigError(problems)
 
-    def resume(self, folder: RunFolder, command: str = "", *, accept_changes: bool = False) -> Result:
+    def resume(
+        self,
+        folder: RunFolder,
+        command: str = "",
+        *,
+        accept_changes: bool = False,
+        observers: Sequence[Observer] = (),
+    ) -> Result:
         """Go on in a run folder from its newest whole checkpoint, or from the start where there is none.
 
         KDError where the data, a model or the config is not what it was, unless ``accept_changes``.
         """
-        return run(self.plan, self.policy, folder, command, resumed=True, accept_changes=accept_changes)
+        return run(
+            *(self.plan, self.policy, folder, command),
+            resumed=True,
+            accept_changes=accept_changes,
+            observers=observers,
+        )
 
 
 @contextmanager
@@ -197,9 +220,19 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
         yield folder
 
 
-def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_changes: bool = False) -> Result:
-    """Go on with a run; one that is finished is reported. ``accept_changes``: see :meth:`Experiment.resume`."""
-    folder = RunFolder.open(path)
+def resume(
+    path: Path | RunFolder,
+    *,
+    trust: Sequence[str] = (),
+    command: str = "",
+    accept_changes: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Result:
+    """Go on with a run; one that is finished is reported. ``accept_changes``: see :meth:`Experiment.resume`.
+
+    ``path`` may be a folder that this process has claimed. ``observers`` watch beside those of the config.
+    """
+    folder = path if isinstance(path, RunFolder) else RunFolder.open(path)
     if folder.finished:
         result = folder.result()
         return Result(
@@ -210,10 +243,13 @@ def resume(path: Path, *, trust: Sequence[str] = (), command: str = "", accept_c
             result.get("split"),
             warnings=result.get("warnings", []),
         )
+    if (folder.student / WEIGHTS).is_file() and not CheckpointStore(folder.checkpoints).has_any():
+        hint = f"`eval {path}` scores its student; `train {folder.config} --out DIR` trains another one"
+        raise KDError(f"{path} was finished, and its result.json is gone: nothing is left to resume", hint=hint)
     experiment = Experiment.load(folder.config, trust=trust)
     join(experiment.plan.runtime.device)
-    with shared(lambda: RunFolder.open(path).lock()) as folder:
-        return experiment.resume(folder, command, accept_changes=accept_changes)
+    with shared(lambda: folder if folder.locked else RunFolder.open(folder.path).lock()) as locked:
+        return experiment.resume(locked, command, accept_changes=accept_changes, observers=observers)
 
 
 class Taps(NamedTuple):

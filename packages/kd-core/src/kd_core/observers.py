@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kd_core.registry import Registry
 from kd_core.signatures import is_value, parameters, refuse
@@ -32,9 +32,11 @@ class RunEvent:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """An optimiser step that is done. ``batch`` counts steps of the epoch, ``step`` of the stage, ``total`` of the run.
+    """An optimiser step that is done. ``batch`` counts steps of the epoch, ``step`` of the ``steps`` of the stage, and
+    ``total`` of the run.
 
     ``values`` (T + 1,) are the terms' unweighted losses and the weighted sum, on the device: :meth:`losses` reads them.
+    ``weights`` are the terms' factors and ``learning_rates`` those of the parameter groups, as this step used them.
     """
 
     stage: str
@@ -43,9 +45,18 @@ class StepEvent:
     batch: int
     steps_per_epoch: int
     step: int
+    steps: int
     total: int
     names: Sequence[str]
     values: Tensor
+    weights: Sequence[float]
+    learning_rates: Sequence[float]
+    samples: int
+    """Samples of the step, over all processes."""
+    seconds: float
+    """Since the step before, without what came between: validations and checkpoints."""
+    grad_norm: Tensor | None
+    """The common norm of the gradients before clipping, a scalar on the device; None where none are clipped by norm."""
     mean_loss: Callable[[], float]
     """The mean weighted sum of the epoch so far; calling it waits for the device."""
     gradients: Mapping[str, Tensor]
@@ -103,6 +114,13 @@ class Observer:
 
     def on_start(self, event: RunEvent) -> None:
         """A run begins or goes on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, plain values and tensors, for the observer to go on where a run was stopped."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken; called after :meth:`on_start`, of a run that goes on alone."""
 
     def after_step(self, event: StepEvent) -> None:
         """An optimiser step is done."""

@@ -88,7 +88,7 @@ def build(folder: Path, task: Task, spec: StudentSpec, policy: Policy) -> nn.Mod
         None,
         DatasetInfo(classes=classes),
         lambda note: None,
-        hub=task.hub,
+        hubs=task.hubs,
         finished=True,
     )
     with seeded(0):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from kd_core.class_figures import ClassFigures
 from kd_core.config import has_call
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.spec import DataSpec
@@ -62,6 +63,13 @@ class Metrics:
         """The metrics by name, over everything seen so far."""
         raise NotImplementedError
 
+    def by_class(self) -> ClassFigures | None:
+        """The figures of single classes over everything seen so far, asked for after :meth:`compute`.
+
+        None where there are no classes.
+        """
+        return None
+
 
 def logits_of(output: Any) -> Tensor:
     """Return the logits in a model's output: the output, or its ``logits``. KDError where that is not a tensor."""
@@ -108,8 +116,13 @@ class Task:
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
     """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
-    hub: ClassVar[Hub | None] = None
-    """Where the models of ``hub:`` come from."""
+    pipeline_tag: ClassVar[str] = ""
+    """The Hugging Face hub's word for the task, which a model card has: ``image-classification``, say."""
+    viewer: ClassVar[str] = ""
+    """The :class:`~kd_core.report.samples.SampleViewer` that shows samples in a report, as ``module:CLASS``: it is
+    imported when a report is made. Empty where samples are not shown."""
+    hubs: ClassVar[Mapping[str, Hub]] = {}
+    """Where models come from whose source is ``hub:``, ``timm:``."""
     run_values: ClassVar[Mapping[str, str]] = {}
     """What ``!run NAME`` can stand for beside ``steps``, ``steps_per_epoch`` and ``batch_size``: name -> one line on
     it. The values are those of :attr:`DatasetInfo.run_values`."""
@@ -179,6 +192,10 @@ class Task:
     def effective_input(self, wants: Any, data: Any) -> Any:
         """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
         return wants
+
+    def as_evaluated(self, data: Any, evaluation: Mapping[str, Any]) -> Any:
+        """``data`` with how the student's hub evaluates its samples, as far as the config says nothing of it."""
+        return data
 
     def preprocessing(self, data: Any) -> dict[str, Any]:
         """How samples are brought to a form for evaluation, in plain values: what a run writes beside its student."""

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,6 +19,7 @@ from kd_core.data.subset import split
 from kd_core.data.summary import DataSummary, summarize
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
+from kd_core.models.hub import Hub
 from kd_core.task import TASKS, Metrics, Task, logits_of
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
 from kd_glue.data.info import CLASS_VALUES, TextInfo
@@ -49,9 +50,11 @@ class TextClassification(Task):
     output = "logits"
     compiles = False
     dynamic_dims = (1,)
-    hub = TransformersHub()
+    hubs: ClassVar[Mapping[str, Hub]] = {"hub": TransformersHub()}
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "text-classification"
+    viewer = "kd_glue.results.views:TextViewer"
 
     def info(self, data: DataSpec) -> TextInfo:
         """The classes, as far as the task's name or the config tells them."""
@@ -156,7 +159,7 @@ class TextClassification(Task):
 
         task = info.task if isinstance(info, TextInfo) else None
         width = info.model_parameters.get("num_classes")
-        return GlueMetrics(task, info.problem_type or "single_label_classification", width)
+        return GlueMetrics(task, info.problem_type or "single_label_classification", width, info.classes)
 
     def check_structure(self, model: nn.Module, wants: InputSpec, data: DataSpec) -> None:
         """KDError where a model takes less tokens than a text may have, its tokenizer, in a folder, does not fit, or

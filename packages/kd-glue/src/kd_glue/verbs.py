@@ -10,6 +10,7 @@ import click
 
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import echo, quiet_stdout, table
+from kd_core.errors import KDError
 from kd_core.files import json_text
 
 root_option = click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
@@ -20,7 +21,7 @@ root_option = click.option("--root", type=click.Path(path_type=Path), help="The 
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--text", "columns", multiple=True, metavar="COLUMN", help="Of tables; two make pairs.  [text]")
 @click.option("--split", metavar="NAME", help="train, val, test or, of MNLI, test_matched, test_mismatched.  [test]")
-@click.option("--out", type=click.Path(path_type=Path), help="A .tsv or .jsonl file.  [tsv on standard output]")
+@click.option("--out", type=click.Path(path_type=Path), help="A .tsv, .csv or .jsonl file.  [tsv on standard output]")
 @root_option
 @config_options
 @json_option
@@ -33,31 +34,39 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Predict new texts, or every text of a split, with a run's student.
+    """Predict new texts, or those of a split, with a run's student.
 
     A FILE has a text a line, - is standard input; of csv, tsv, jsonl, json and parquet the column --text is read. A row
-    of the answer has the text's index, the new text, the prediction, and the probability of each class.
+    of the answer has the text's index, the new text, the prediction, and the probability of each class; of several
+    files, the file. A file that cannot be read is told of and passed over.
     """
     if files and (split is not None or options["root"] is not None or options["overrides"]):
         raise click.UsageError("--split, --root and --set are about the data of the run, and files are named")
     if (columns and not files) or len(columns) > 2:
         raise click.UsageError("--text names the column of a FILE, or two")
+    failed: dict[Path, KDError] = {}
     with quiet_stdout():
         if files:
             from kd_glue.results.texts import predict_texts
 
-            predictions = predict_texts(target, files, columns=columns or ("text",), out=out, trust=options["trust"])
+            columns = columns or ("text",)
+            predictions, failed = predict_texts(target, files, columns=columns, out=out, trust=options["trust"])
         else:
             from kd_glue.results.predict import predict
 
             predictions = predict(target, split=split, out=out, **options)
     if as_json:
         facts = {"split": predictions.split, "samples": len(predictions)}
+        facts |= {"failed": {str(file): str(error) for file, error in failed.items()}} if failed else {}
         echo(json_text({**facts, **({"predictions": list(predictions.rows())} if out is None else {"out": out})}))
     elif out is None:
         echo(predictions.tsv(), nl=False)
     else:
         echo(f"{'samples':<12} {len(predictions)} ({predictions.split})\n{out}")
+    if failed:
+        echo("".join(f"error: {error}\n" for error in failed.values()), err=True, nl=False)
+        names = ", ".join(map(str, failed))
+        raise KDError(f"{len(failed)} of {len(files)} files could not be read; the others are done: {names}")
 
 
 @click.command()
@@ -69,9 +78,10 @@ def predict(
 @config_options
 @json_option
 def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, as_json: bool, **options: Any) -> None:
-    """Write the archive for GLUE's leaderboard from the students of finished runs, one a task.
+    """Write the archive for GLUE's leaderboard.
 
-    A run of MNLI predicts both of its test sets and the diagnostic set AX.
+    The predictions are those of the students of finished runs, one a task. A run of MNLI predicts both of its test
+    sets and the diagnostic set AX.
     """
     if bool(runs) == (verify is not None):
         raise click.UsageError("name runs, or an archive with --verify")
@@ -99,7 +109,7 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
 @click.argument("name")
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
 def push(run: Path, name: str, private: bool) -> None:
-    """Upload the student of a finished RUN to the hub as the model NAME, with its card."""
+    """Upload the student of a finished RUN to the Hugging Face hub."""
     with quiet_stdout():
         from kd_glue.hub.push import push
 

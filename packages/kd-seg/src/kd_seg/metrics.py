@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.class_figures import ClassFigures, share
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_core.task import Metrics, Reducer
@@ -64,6 +65,19 @@ class SegmentationMetrics(Metrics):
         matrix = self.matrix.cpu().numpy()
         named = zip(self.classes or (), (100 * iou_of(matrix)).tolist(), strict=False)
         return {**figures_of(matrix), **{f"iou/{name}": value for name, value in named}}
+
+    def by_class(self) -> ClassFigures:
+        """For each class its IoU, the share of its true pixels that are found, and its true and predicted pixels."""
+        matrix = self.matrix.cpu().numpy()
+        true, predicted_pixels = matrix.sum(1), matrix.sum(0)
+        columns = {
+            "iou": (100 * iou_of(matrix)).tolist(),
+            "accuracy": (100 * share(matrix.diagonal(), true)).tolist(),
+            "pixels": true.tolist(),
+            "predicted": predicted_pixels.tolist(),
+        }
+        names = self.classes if self.classes is not None and len(self.classes) == len(matrix) else None
+        return ClassFigures(names or tuple(map(str, range(len(matrix)))), columns, matrix, "pixels")
 
 
 def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -128,17 +142,13 @@ def pairs(output: Any, target: Any, num_classes: int | None) -> Iterator[tuple[T
 def iou_of(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """(C,) intersection over union of each class in [0, 1]; NaN for a class that is neither true nor predicted."""
     hits = matrix.diagonal()
-    return _share(hits, matrix.sum(0) + matrix.sum(1) - hits)
+    return share(hits, matrix.sum(0) + matrix.sum(1) - hits)
 
 
 def mean(values: NDArray[np.float64]) -> float:
     """The mean of those that are not NaN; NaN where there are none."""
     valid = values[~np.isnan(values)]
     return float(valid.mean()) if len(valid) else float("nan")
-
-
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def figures_of(matrix: NDArray[np.int64]) -> dict[str, float]:
@@ -149,5 +159,5 @@ def figures_of(matrix: NDArray[np.int64]) -> dict[str, float]:
     seen = true > 0
     weighted = float((true[seen] * iou[seen]).sum() / true.sum())
     accuracy = float(hits.sum() / true.sum())
-    values = (100 * mean(iou), 100 * accuracy, 100 * weighted, 100 * mean(_share(hits, true)))
+    values = (100 * mean(iou), 100 * accuracy, 100 * weighted, 100 * mean(share(hits, true)))
     return dict(zip(FIGURES, values, strict=True))

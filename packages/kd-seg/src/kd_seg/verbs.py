@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.output import echo, quiet_stdout
-from kd_core.cli.pictures import PATH, image_summary, predict_options, what_to_draw
+from kd_core.cli.pictures import PATH, Failures, image_summary, predict_options, what_to_draw
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
@@ -30,20 +30,25 @@ def predict(
     """Draw what a run's student sees in images.
 
     DIR/NAME.png has the image, the truth where there is one, the teacher and the student side by side;
-    DIR/NAME_mask.png the student's classes, pixel for pixel.
+    DIR/NAME_mask.png the student's classes, pixel for pixel. A file that cannot be read is told of and passed over.
     """
     target, images = what_to_draw(paths, zoo, **{key: options[key] for key in ("split", "limit", "truth")})
-    stdout, done = sys.stdout, []
+    stdout, done, failures = sys.stdout, [], Failures()
     with quiet_stdout():
+        from kd_core.prediction import FailedImage
         from kd_seg.results.predict import predict
 
         model = None if zoo is None else {"zoo": zoo}
         for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
+            if isinstance(image, FailedImage):
+                failures.add(image)
+                continue
             done.append(image_summary(image))
             if not as_json:
                 echo(image_line(image), file=stdout)
     if as_json:
-        echo(json_text({"out": out, "images": done}))
+        echo(json_text({"out": out, "images": done, "failed": failures.summaries()}))
+    failures.end(len(done))
 
 
 def image_line(image: SavedImage) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.class_figures import ClassFigures, of_classes
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_core.task import Metrics, logits_of
@@ -24,8 +27,10 @@ class ClassificationMetrics(Metrics):
     ICML 2017, eq. 3, arXiv 1706.04599). Sums stay on the device until :meth:`compute`. NaN where no sample had a label.
     """
 
-    def __init__(self, num_classes: int | None = None) -> None:
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int | None = None, classes: Sequence[str] | None = None) -> None:
+        self.num_classes, self.classes = num_classes, classes
+        self._answers: list[Tensor] = []
+        """Of each batch true and predicted classes (2, B), -1 for none."""
         self._totals: Tensor | None = None
         self._bins: Tensor | None = None
 
@@ -39,6 +44,9 @@ class ClassificationMetrics(Metrics):
                 f"the model returned {tuple(logits.shape)}"
             )
         labelled = target >= 0
+        answers = logits.argmax(1).where(~logits.isnan().any(1), -1)
+        self._answers.append(torch.stack([target.where(labelled, -1), answers]))
+        self._width = logits.shape[1]
         probabilities = logits.softmax(1)
         confidence = probabilities.amax(1)
         rank = rank_of(logits, target.clamp(min=0))
@@ -64,6 +72,20 @@ class ClassificationMetrics(Metrics):
         if not count:
             return dict.fromkeys(("top1", "top5", "loss", "ece"), float("nan"))
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": 100 * gap / count}
+
+    def by_class(self) -> ClassFigures | None:
+        """Accuracy, precision and F1 of each class in percent, and the confusion matrix.
+
+        The accuracy of a class is the share of its samples that are found. A sample with NaN among its logits is found
+        for no class.
+        """
+        if not self._answers:
+            return None
+        true, predicted = torch.cat(self._answers, 1).cpu().numpy().astype(np.int64)
+        labelled = true >= 0
+        return of_classes(
+            self.classes, true[labelled], predicted[labelled], self._width, scale=100.0, recall="accuracy"
+        )
 
 
 def rank_of(logits: Tensor, target: Tensor) -> Tensor:

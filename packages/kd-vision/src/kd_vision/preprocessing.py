@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kd_core.data.images import read_image
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError
-from kd_vision.data.loading import as_tensor, evaluation_transforms, first_of, transformed
+from kd_vision.data.loading import Interpolation, as_tensor, evaluation_transforms, first_of, transformed
 from kd_vision.data.spec import InputSpec
 from kd_vision.inputs import InputFormat, fit_channels
 
@@ -24,7 +24,7 @@ class ImagePreprocessor:
 
     ``crop_size`` and ``eval_crop`` are those of :func:`evaluation_transforms`, None where images are not cropped;
     ``size`` is what the batch is resized to, ``channels`` what it is converted to, None for what the images have.
-    ``white`` is the value of white in files of more than 8 bits.
+    ``white`` is the value of white in files of more than 8 bits, ``interpolation`` how images are resized.
     """
 
     crop_size: tuple[int, int] | None
@@ -35,6 +35,7 @@ class ImagePreprocessor:
     std: tuple[float, ...]
     white: float | None
     device: torch.device
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, images: Any) -> Tensor:
         """(B, C, H, W) float32 of one image or a list of them: files, PIL images, arrays (H, W, C), tensors (C, H, W).
@@ -63,7 +64,7 @@ class ImagePreprocessor:
             image = read_image(Path(image), white=self.white)
         plain = not any(self.mean) and set(self.std) == {1}
         image = first_of((image,), f"image {number}", any_values=plain)
-        transforms = evaluation_transforms(self.crop_size, self.eval_crop)
+        transforms = evaluation_transforms(self.crop_size, self.eval_crop, self.interpolation)
         return transformed(image, transforms) if transforms else as_tensor(image)
 
 
@@ -88,6 +89,7 @@ def image_preprocessor(
         tuple(wants.std),
         preprocessing.get("white"),
         device,
+        preprocessing.get("interpolation", "bilinear"),
     )
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-import kd_vision.rotations  # noqa: F401  which registers a view
+import kd_vision.mixing
+import kd_vision.rotations  # noqa: F401  which register views
 from kd_core.config import has_call
 from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
 from kd_core.data.spec import pixels
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
+from kd_core.models.hub import Hub
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.folders import skip_unreadable
@@ -31,6 +33,8 @@ from kd_vision.data.unlabelled import with_unlabelled
 from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
 from kd_vision.preprocessing import ImagePreprocessor, image_preprocessor
+from kd_zoo.timm_hub import TimmHub
+from kd_zoo.transformers_hub import ImageHub
 
 
 @TASKS("image_classification", "classification")
@@ -42,7 +46,13 @@ class ImageClassification(Task):
     run_values = CLASS_VALUES
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "image-classification"
+    viewer = "kd_vision.results.views:ImageViewer"
     tried = ("augment",)
+    hubs: ClassVar[Mapping[str, Hub]] = {
+        "hub": ImageHub("kd-vision", "image_classification"),
+        "timm": TimmHub("kd-vision"),
+    }
 
     def info(self, data: DataSpec) -> ImageInfo:
         """The facts that the data set's name and the config tell."""
@@ -99,19 +109,33 @@ class ImageClassification(Task):
         images = dummy_images(data, size, info.input_shape) if training else noise(size, info.input_shape)
         return Batch({SHARED: images}, index % (info.num_classes or 1), index)
 
+    def call(self, model: nn.Module, inputs: Tensor) -> Any:
+        """``model(images)``; the logits of a mapping that has them, as models of transformers give it."""
+        output = model(inputs)
+        return output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+
     def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
         """The input with the mean and the standard deviation that the data give where it has none."""
         mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std
         return wants.model_copy(update={"mean": list(mean), "std": list(std)})
 
+    def as_evaluated(self, data: DataSpec, evaluation: Mapping[str, Any]) -> DataSpec:
+        """``data`` with size, crop and interpolation of the student's hub, for images of any size."""
+        if source_of(data).shape is not None:
+            return data
+        told = {key: value for key, value in evaluation.items() if key not in data.model_fields_set}
+        return data.model_copy(update=told)
+
     def preprocessing(self, data: DataSpec) -> dict[str, Any]:
-        """The size that images are brought to, the share of the centre crop where they are read one by one, and the
-        value of white where the config gives it."""
+        """The size that images are brought to, the share of the centre crop and the interpolation where they are read
+        one by one, and the value of white where the config gives it."""
         source, white = source_of(data), data.options.get("white")
         told: dict[str, Any] = {} if white is None else {"white": white}
         if source.shape is not None:
             return {"size": list(source.shape[1:]), **told}
         size = size_of_images(data, source)
+        if data.interpolation != "bilinear":
+            told["interpolation"] = data.interpolation
         return told if size is None else {"size": list(size), "eval_crop": data.eval_crop, **told}
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> ImagePreprocessor:
@@ -120,7 +144,7 @@ class ImageClassification(Task):
 
     def metrics(self, info: DatasetInfo) -> ClassificationMetrics:
         """top1, top5, loss and ece."""
-        return ClassificationMetrics(info.model_parameters.get("num_classes"))
+        return ClassificationMetrics(info.model_parameters.get("num_classes"), info.classes)
 
 
 def noise(size: int, shape: tuple[int, ...]) -> Tensor:
@@ -185,4 +209,12 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
     plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
     size, crop = size_of_images(data, source), data.eval_crop
-    return SampleSplit(subset, augmentation, size=size, workers=data.workers, any_values=plain, eval_crop=crop)
+    return SampleSplit(
+        subset,
+        augmentation,
+        size=size,
+        workers=data.workers,
+        any_values=plain,
+        eval_crop=crop,
+        interpolation=data.interpolation,
+    )

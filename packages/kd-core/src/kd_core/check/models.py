@@ -125,12 +125,12 @@ class DryModels:
         """How a model is made without weights, beside others where tensors are made now."""
         builder = Builder(self.policy, self.run_values)  # its own: it keeps what it builds, and where that is
         path = f"models.{name}"
-        hub = self.plan.task.hub if self.plan.task is not None else None
+        hubs = self.plan.task.hubs if self.plan.task is not None else {}
         spec = self.plan.models[name]
-        info = self.info if hub is None or (spec.hub is None and spec.run is None) else self.hub_info
+        info = self.info if "hub" not in hubs or (spec.hub is None and spec.run is None) else self.hub_info
         siblings = self._siblings if torch.get_default_device() == META else self._real_siblings
         return ModelSource(
-            builder, path, self.plan.dataset, info, lambda _: None, structure=True, hub=hub, siblings=siblings
+            builder, path, self.plan.dataset, info, lambda _: None, structure=True, hubs=hubs, siblings=siblings
         )
 
     def _not_to_build(self, spec: ModelSpec) -> str | None:

@@ -33,7 +33,7 @@ from kd_core.taps.landmarks import known, places
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Tap, Wire, describe_shapes
-from kd_core.taps.wrappers import OUTPUT, Capture
+from kd_core.taps.wrappers import Capture
 from kd_core.train.candidates import unfit
 from kd_core.train.domain import takes_probabilities
 from kd_core.train.doubts import untrained, without_validation
@@ -74,7 +74,6 @@ class StageCheck:
         if (batch := self._prepared(raw)) is None:
             return
         wires_by_model = dict(self._places())
-        self._kept_outputs(wires_by_model)
         if not self._landmarks(batch):
             return
         captures = {}
@@ -145,14 +144,6 @@ class StageCheck:
                     message = f"forward failed on a dummy input of shape {shapes}: {reason(error)}"
                     self.findings.report(("models", name), error if isinstance(error, KDError) else KDError(message))
         return len(self.findings.problems) == problem_count
-
-    def _kept_outputs(self, wires_by_model: Mapping[str, Placed]) -> None:
-        """What a model with ``cache: true`` says is kept, and nothing from its inside."""
-        for path, wire in ((path, wire) for placed in wires_by_model.values() for path, wire in placed):
-            spec = self.plan.models.get(wire.root)
-            if spec is not None and spec.cache and wire.tap != OUTPUT:
-                hint = f"leave models.{wire.root}.cache out"
-                self.findings.report(path, KDError(f"{wire} is not cached: only the model's output is", hint=hint))
 
     def _modules(self, model: nn.Module, placed: Placed) -> bool:
         """Whether every wire's module exists."""

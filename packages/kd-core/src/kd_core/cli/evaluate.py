@@ -21,12 +21,16 @@ def evaluate_command(published: str) -> click.Command:
     @click.option("--data", metavar="NAME", help="Another data set.")
     @click.option("--root", type=click.Path(path_type=Path), help="The folder the data lies in.")
     @config_options
+    @click.option("--per-class", is_flag=True, help="Print the figures of each class, and with --json the confusions.")
     @json_option
     @click.pass_obj
-    def evaluate(tasks: Sequence[str], /, target: str | None, name: str | None, as_json: bool, **options: Any) -> None:
-        """Score on the test split: a run's student, the student of CONFIG, or a published model.
+    def evaluate(
+        tasks: Sequence[str], /, target: str | None, name: str | None, per_class: bool, as_json: bool, **options: Any
+    ) -> None:
+        """Score a student, or a published model, on the test split.
 
-        Data whose test split has no labels are scored on the validation split.
+        The student is that of a run, or of CONFIG, which may say where its weights are. Data whose test split has no
+        labels are scored on the validation split.
         """
         if target is None and name is None:
             raise click.UsageError(f"name a config or a run folder, or a published model with --{published}")
@@ -35,6 +39,6 @@ def evaluate_command(published: str) -> click.Command:
 
             model = None if name is None else {published: name}
             result = evaluation.evaluate(target, model=model, task=tasks[0], **options)
-        print_result(result, as_json)
+        print_result(result, as_json, per_class=per_class)
 
     return evaluate

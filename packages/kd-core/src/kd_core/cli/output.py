@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from kd_core.errors import ConfigProblem, Mark
 from kd_core.escapes import for_terminal
 from kd_core.files import json_text
+
+if TYPE_CHECKING:
+    from kd_core.class_figures import ClassFigures
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True, file: TextIO | None = None) -> None:
@@ -29,24 +32,53 @@ def quiet_stdout() -> redirect_stdout[TextIO]:
     return redirect_stdout(sys.stderr)
 
 
-def print_result(result: Any, as_json: bool) -> None:
-    """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line."""
-    if os.environ.get("RANK", "0") != "0":
-        return  # of the processes a launcher started, the first one answers
+def first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, the one that answers, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def print_result(result: Any, as_json: bool, *, per_class: bool = False) -> None:
+    """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line.
+
+    Metrics of single classes (``iou/cat``) are left to JSON, and to ``per_class``: a table of the figures of each.
+    """
+    if not first_process():
+        return
     facts = {item.name: getattr(result, item.name) for item in fields(result)}
+    classes = facts.pop("classes", None)
+    if per_class and classes is not None:
+        facts["classes"] = classes.as_record()
     if as_json:
         echo(json_text({key: value for key, value in facts.items() if key == "metrics" or value}))
         return
     published = facts.get("published", {})
     for metric, value in result.metrics.items():
+        if "/" in metric and classes is not None:
+            continue
         shown = format_score(value)  # None for NaN, which result.json, being JSON, does not have
         beside = {"published": metric, "original paper": f"{metric}_original"}  # keys of a WeightCard
         figures = [f"{words}: {published[key]}" for words, key in beside.items() if key in published]
         echo(f"{metric:<12} {shown}" + (f"  ({', '.join(figures)})" if figures else ""))
+    if "classes" in facts:
+        echo(class_table(classes))
     if facts.get("samples"):
         echo(f"{'samples':<12} {result.samples} ({result.split})")
     if facts.get("run"):
         echo(str(result.run))
+
+
+def class_table(figures: ClassFigures) -> str:
+    """The figures of each class as a table, with empty lines around it; dashes where one is not defined."""
+    shown = [
+        ["-" if value is None or value != value else f"{value:.4g}" for value in column]
+        if any(isinstance(value, float) for value in column)
+        else list(map(str, column))
+        for column in figures.columns.values()
+    ]
+    widths = [max(map(len, (name, *column))) for name, column in zip(figures.columns, shown, strict=True)]
+    columns = [[cell.rjust(width) for cell in column] for width, column in zip(widths, shown, strict=True)]
+    header = ["class", *(name.rjust(width) for name, width in zip(figures.columns, widths, strict=True))]
+    return f"\n{table(header, list(zip(map(for_terminal, figures.classes), *columns, strict=True)))}\n"
 
 
 def shutdown_distributed() -> None:
@@ -69,7 +101,7 @@ def format_score(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What ``check`` says of one config or sweep: problems, lines on what could not be verified, lines on the data.
+    """What ``check`` says of one config or study: problems, lines on what could not be verified, lines on the data.
 
     ``trains`` is false where there are no stages, and only a student to evaluate.
     """
@@ -106,3 +138,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, *rows] if header else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def bytes_text(size: float) -> str:
+    """A number of bytes with three digits and its unit: ``256 MB``. A MB is a million bytes."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import click
 
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import echo, print_result, quiet_stdout
+from kd_core.errors import KDError
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -68,6 +70,30 @@ def is_config(path: Path) -> bool:
     return path.suffix.lower() in (".yaml", ".yml") or (path / "config.yaml").is_file()
 
 
+@dataclass
+class Failures:
+    """The images that could not be read: told at once, and all together at the end."""
+
+    images: list[Any] = field(default_factory=list)
+
+    def add(self, image: Any) -> None:
+        """Say why an image, a :class:`kd_core.prediction.FailedImage`, could not be read."""
+        self.images.append(image)
+        echo(f"error: {image.error}", err=True)
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """What ``--json`` says of them."""
+        return [image_summary(image) for image in self.images]
+
+    def end(self, done: int) -> None:
+        """KDError that names them all, where there are some; ``done`` is the number of the others."""
+        if self.images:
+            names = ", ".join(str(image.source or image.name) for image in self.images)
+            total = done + len(self.images)
+            rest = "; the others are done" if done else ""
+            raise KDError(f"{len(self.images)} of {total} images could not be read{rest}: {names}")
+
+
 def image_summary(image: Any) -> dict[str, Any]:
     """The entries of an image in ``--json``, of a dataclass, without those that are not known."""
     return {key: value for key, value in vars(image).items() if value not in (None, {})}
@@ -89,13 +115,13 @@ def with_report(evaluate: click.Command, module: str, help: str) -> click.Comman
             return
         if arguments["target"] is None and arguments["name"] is None:
             raise click.UsageError("name a config or a run folder, or a published model with --zoo")
-        name, as_json = arguments.pop("name"), arguments.pop("as_json")
+        name, as_json, per_class = (arguments.pop(key) for key in ("name", "as_json", "per_class"))
         with quiet_stdout():
             reports = import_module(module)
             number, model = reports.WORST if worst is None else worst, None if name is None else {"zoo": name}
             target = arguments.pop("target")
             result = reports.report(target, report, worst=number, model=model, task=ctx.obj[0], **arguments)
-        print_result(result, as_json)
+        print_result(result, as_json, per_class=per_class)
         if not as_json:
             echo(str(report))
 

@@ -1,16 +1,14 @@
-"""The commands that train: train, resume, sweep."""
+"""The commands that train: train, resume."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option, run_argument, trust_option
-from kd_core.cli.output import command_line, echo, format_score, print_result, quiet_stdout, shutdown_distributed, table
-from kd_core.files import json_text
+from kd_core.cli.output import command_line, print_result, quiet_stdout, shutdown_distributed
 
 
 @click.command()
@@ -50,25 +48,3 @@ def resume(run: Path, accept_changes: bool, trust: tuple[str, ...], as_json: boo
         result = experiment.resume(run, trust=trust, command=command_line(), accept_changes=accept_changes)
     print_result(result, as_json)
     shutdown_distributed()
-
-
-@click.command()
-@click.argument("file", metavar="SWEEP", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. [runs/NAME OF THE FILE]")
-@config_options
-@json_option
-def sweep(file: Path, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Run a config with every combination of the values that SWEEP lists, best first in a table.
-
-    The same command goes on where it was stopped.
-    """
-    with quiet_stdout():
-        from kd_core.sweep import sweep
-
-        ranking = sweep(file, out or Path("runs") / file.stem, command=command_line(), **options)
-    if as_json:
-        echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
-    else:
-        keys = list(ranking.rows[0].values)
-        rows = [[format_score(row.score), *(str(row.values[key]) for key in keys), row.run] for row in ranking.rows]
-        echo(table((ranking.metric, *keys, "run"), rows))

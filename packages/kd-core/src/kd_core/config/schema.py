@@ -6,6 +6,7 @@ Pieces of a file (each model, adapter, stage and term) are shaped by themselves:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -64,7 +65,9 @@ class CheckpointSpec(StrictModel):
     every_minutes: PositiveFloat = 10.0
     """Save a checkpoint every N minutes, in addition to the one after each epoch."""
     keep_last: PositiveInt = 3
-    """Number of checkpoints to keep; older ones are deleted."""
+    """Number of checkpoints to keep while the run trains; older ones are deleted."""
+    keep_finished: Annotated[int, Field(ge=0)] = 0
+    """Number of checkpoints that stay when the run is finished. Nothing reads them then: `student/` is the best one."""
 
 
 class ValidateSpec(StrictModel):
@@ -123,6 +126,11 @@ class SchedulerSpec(StrictModel):
     """The scheduler, a `!call` without its optimizer."""
     interval: Literal["step", "epoch"] = "epoch"
     """Whether the scheduler is stepped after each optimizer step or after each epoch."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Number of steps or epochs, whichever `interval` says, in which the learning rate rises linearly before the
+    scheduler begins."""
+    warmup_start: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Factor of the learning rate at the beginning of that rise."""
 
 
 class TermSpec(ExtraModel):
@@ -163,6 +171,16 @@ class AdapterSpec(ExtraModel):
     """Make a model's module anew, with random weights of its own, instead of sharing it."""
 
 
+class CacheSpec(StrictModel):
+    """How the outputs of a frozen model are kept. ``cache: true`` keeps them as they are."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The type in which numbers are kept: `bfloat16` halves what features take. By default that which they have."""
+    top_k: PositiveInt | None = None
+    """Of the model's output keep the largest log-probabilities of each sample; the other classes share what is left of
+    the probability evenly. For losses that take the softmax of a teacher's logits."""
+
+
 class ModelSpec(ExtraModel):
     """A model: exactly one source, its weights, and what is done to it before training."""
 
@@ -173,6 +191,9 @@ class ModelSpec(ExtraModel):
     """Published weights by name, see [zoo.md](zoo.md)."""
     run: str | None = None
     """The folder of another run, whose student this model is."""
+    timm: str | None = None
+    """A model of [timm](vision.md#models-of-timm) by name, `NAME` or `NAME.TAG`, or a folder or a repository in its
+    format."""
     hub: str | None = None
     """A name on the task's model hub, or a folder in its format, see [glue.md](glue.md)."""
     init_from: str | None = None
@@ -191,8 +212,9 @@ class ModelSpec(ExtraModel):
     copies: Annotated[int, Field(ge=1, le=100)] | None = None
     """Make a [group](wires.md#groups) of so many models, `NAME_1`, `NAME_2` and so on, each with random weights of its
     own. A list of models is a group as well."""
-    cache: bool = False
-    """Compute a frozen model's outputs once for all epochs, runs and sweeps. Samples must be the same in each epoch."""
+    cache: bool | CacheSpec = False
+    """Keep what a frozen model gives for each training sample, for all epochs, runs and sweeps. Samples must be the
+    same in each epoch, or have `data.augmented_views`."""
     input: dict[str, Any] = {}
     """What this model takes as input, in the keys of the task."""
     class_names: list[str] | None = None
@@ -202,6 +224,19 @@ class ModelSpec(ExtraModel):
     """How its images were brought to a size in evaluation, as a run writes it beside its student."""
     edit: list[dict[str, Any]] = []
     """Changes to the model's modules, see [wires.md](wires.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pretrained(cls, values: Any) -> Any:
+        """timm's ``pretrained: false`` is ``weights: null``, and ``pretrained: true`` the default."""
+        if not isinstance(values, Mapping) or "timm" not in values or "pretrained" not in values:
+            return values
+        if not isinstance(values["pretrained"], bool):
+            raise ValueError(KDError("must be true or false", path="pretrained"))
+        if "weights" in values:
+            raise ValueError(KDError("'weights' says it already", hint="give one of the two", path="pretrained"))
+        others = {key: value for key, value in values.items() if key != "pretrained"}
+        return others if values["pretrained"] else {**others, "weights": None}
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
@@ -222,7 +257,7 @@ class ModelSpec(ExtraModel):
         return next(key for key in MODEL_SOURCES if getattr(self, key) is not None)
 
 
-MODEL_SOURCES = ("arch", "zoo", "run", "hub", "init_from", "call")
+MODEL_SOURCES = ("arch", "zoo", "timm", "hub", "run", "init_from", "call")
 
 
 class StudentSpec(ModelSpec):
@@ -301,6 +336,11 @@ class ExperimentSpec(StrictModel):
     """A registered task (`kd-vision list tasks`), which decides what `data` and a model's `input` may hold."""
     name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
     """Name of the run's folder in `runs/`. By default the name of the config file."""
+    description: str | None = None
+    """What the student is, in a few sentences. The model card has it."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """The student's licence by the Hugging Face hub's name for it, such as `mit` or `apache-2.0`. The model card has
+    it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Random seed of everything. `--seed` replaces it."""
     imports: list[str] = []
@@ -318,7 +358,11 @@ class ExperimentSpec(StrictModel):
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When checkpoints are saved, and how many are kept."""
     log_every: PositiveInt = 50
-    """Optimizer steps between two readings of the loss for the progress bar."""
+    """Optimizer steps between two lines of `steps.jsonl`, which tell each term's mean loss since the line before, and
+    between two readings of the loss for the progress bar."""
+    trackers: str | list[str] | dict[str, Any] = []
+    """Where the figures of a run also go: `[tensorboard, wandb, trackio]`, or a mapping of trackers to their
+    options, see [reports.md](reports.md#trackers)."""
     observers: dict[str, Any] = {}
     """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kd_core.data.screening import MANY, WHOLE, Readable, refuse
+from kd_core.data.seen import SeenSamples
 from kd_core.data.sources import SPLITS, Origin, Parts
 from kd_core.data.summary import DataSummary, SplitSummary, summarize
 from kd_core.errors import ConfigError, ConfigProblem, KDError
@@ -108,6 +109,15 @@ class Split:
         """A hash of the content, for the manifest."""
         raise NotImplementedError
 
+    @property
+    def content(self) -> str:
+        """A hash of what a sample is known by: of the whole data set whose rows :attr:`Batch.index` has.
+
+        What a frozen model gives is kept under it. It is the fingerprint where a sample depends on which others are in
+        the split, as texts that are padded together do.
+        """
+        return self.fingerprint
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -141,6 +151,15 @@ class Split:
 
     def look(self, position: int, sample: Any) -> None:
         """Note what is to be known of a sample that :meth:`files` read before the run begins."""
+
+    def contents(self) -> Mapping[int, int]:
+        """A hash of the content of samples by position, of those that are in memory; see :mod:`kd_core.data.seen`."""
+        return {}
+
+    def sample_name(self, position: int) -> str:
+        """What a line calls a sample: the file that it is read from, where there is one."""
+        files = self.files()
+        return f"sample {position}" if files is None else str(files.paths(position)[0])
 
     def notes(self) -> list[Note]:
         """What a run says of what was seen in the samples: see :attr:`Parts.notes`."""
@@ -183,6 +202,8 @@ class Splits:
     parts: Parts[Any] | None = None
     used: tuple[str, ...] = SPLITS
     """The splits that are looked at; others need not even be there, where they are read late."""
+    seen: SeenSamples = field(default_factory=SeenSamples, repr=False, compare=False)
+    """What :meth:`screen` noted of samples."""
 
     def items(self) -> dict[str, Split]:
         """The splits that are there and used, by name."""
@@ -200,7 +221,8 @@ class Splits:
         counts = {name: split.class_counts for name, split in self.items().items()}
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
         notes = tuple(note.at(name) for name, split in self.items().items() for note in split.notes())
-        return replace(summary, splits=tuple(splits), notes=(*summary.notes, *notes), known=self.info)
+        notes = (*summary.notes, *notes, *self.seen.notes(self.items()))
+        return replace(summary, splits=tuple(splits), notes=notes, known=self.info)
 
     def _counted(self) -> DataSummary:
         return DataSummary(
@@ -217,12 +239,16 @@ class Splits:
         whole = whole or sum(files.size() for files in readable.values()) <= WHOLE
         if not whole and sum(len(files.positions) for files in readable.values()) > MANY:
             return
-        errors = [
+        refuse(
             error
             for name, files in readable.items()
-            for error in files.errors(whole=whole, look=self.items()[name].look).values()
-        ]
-        refuse(errors)
+            for error in files.errors(whole=whole, look=partial(self._look, name)).values()
+        )
+
+    def _look(self, name: str, position: int, sample: Any) -> None:
+        """Note what is to be known of a sample of a split."""
+        self.items()[name].look(position, sample)
+        self.seen.look(name, position, sample)
 
     def _readable(self) -> dict[str, Readable]:
         """The files of each split; KDError for what is wrong with any of those that are read late, of all at once."""

@@ -5,6 +5,7 @@ Pillow is imported when a file is read: only the packages whose samples are imag
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,8 +45,8 @@ SIDEWAYS = 5
 SIXTEEN_BITS, INTEGER, FLOATING = ("I;16", "I;16B", "I;16L", "I;16N"), "I", "F"
 WHITE_16 = 65535
 """The value of white in a 16-bit image."""
-SCALED = "kd_scaled"
-"""The key of ``Image.info`` of images that had more than 8 bits."""
+DEEP = "more than 8 bits"
+"""The entry of an image's ``info`` that says it had more than 8 bits a value, and whether its white was supposed."""
 COLOURS = {"1", "L", "P", "RGB", "RGBA", "RGBa", "RGBX", "LA", "PA", "CMYK", "YCbCr", "HSV"}
 """Pillow's modes of 8 bits a channel, which become RGB."""
 
@@ -62,6 +63,27 @@ def read_image(path: Path, *, white: float | None = None) -> Image:
         raise KDError(f"{path}: {error.problems[0].message}", hint=error.problems[0].hint) from error
     except Exception as error:  # decoders raise nearly anything
         raise KDError(f"{path}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def image_in(content: bytes, name: str, *, white: float | None = None) -> Image:
+    """The image that the bytes of a file hold, upright and in RGB; KDError naming it where it is none."""
+    image = bare_image_in(content, name)
+    try:
+        return to_rgb(image, white=white)
+    except Exception as error:  # decoders raise nearly anything
+        raise KDError(f"{name}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def bare_image_in(content: bytes, name: str) -> Image:
+    """The first frame of the image that the bytes of a file hold, upright; KDError naming it where it is none."""
+    from PIL import Image as Pictures
+
+    try:
+        with Pictures.open(io.BytesIO(content), formats=_formats()) as image:
+            image.load()
+            return _upright(image)
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise KDError(f"{name}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
 def open_image(path: Path) -> Image:
@@ -188,8 +210,9 @@ def to_rgb(image: Image, *, white: float | None = None, keep_grey: bool = False)
 
     if image.mode in (*SIXTEEN_BITS, INTEGER, FLOATING):
         eight = Image.fromarray(eight_bits(np.asarray(image), white))
-        eight.info[SCALED] = True
-        return eight if keep_grey else eight.convert("RGB")
+        eight = eight if keep_grey else eight.convert("RGB")
+        eight.info[DEEP] = white is None
+        return eight
     if image.mode not in COLOURS:
         raise KDError(f"is an image of the mode {image.mode}, which cannot be converted to RGB")
     if _has_transparency(image):
@@ -229,7 +252,7 @@ class Brightness:
     def look(self, image: Image) -> None:
         """Note the values of an image in RGB."""
         largest = max(high for _, high in image.getextrema())  # type: ignore[misc]
-        self.see(largest, scaled=SCALED in image.info)
+        self.see(largest, scaled=DEEP in image.info)
 
     def see(self, largest: int, *, scaled: bool = True) -> None:
         """Note the largest value of an image, of 255, and whether it was, or may have been, ``scaled`` from more."""

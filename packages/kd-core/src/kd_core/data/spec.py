@@ -98,8 +98,11 @@ class DataSpec(StrictModel):
     def _agrees_with_source(self) -> DataSpec:
         source = type(self).source
         if source is None:
-            custom = "".join(f", or {name!r} for data of your own" for name in _own(type(self)))
-            raise ValueError(f"give 'name', a data set by its name{custom}")
+            *others, last = [repr(name) for name in _own(type(self))] or [""]
+            own = f", or {' or '.join([', '.join(others), last] if others else [last])} for data of your own"
+            custom = own if last else ""
+            names = ", ".join(name for name in self.sources.names() if name not in _own(type(self)))
+            raise ValueError(KDError(f"give 'name', a data set by its name{custom}", hint=f"there are {names}"))
         try:
             if source.check is not None:
                 source.check(**self.options)
@@ -142,8 +145,16 @@ class ImageDataSpec(DataSpec):
     on_error: Literal["stop", "skip"] = "stop"
     """What files that cannot be read do: `stop` the run before it begins, or `skip`: their samples are left out. Both
     name them."""
+    augmented_views: PositiveInt | None = None
+    """Number of different augmentations that each training sample has: epoch E shows number E modulo this, and all runs
+    show the same ones. By default every epoch of every run shows new ones."""
     workers: NonNegativeInt | None = None
     """Number of processes that read samples. By default one for each core, at most 8; with 0 the run reads them."""
+
+
+def augmented_views(data: object) -> int | None:
+    """How many augmentations a training sample has; None where each epoch shows new ones."""
+    return data.augmented_views if isinstance(data, ImageDataSpec) else None
 
 
 def check_roles(data: DataSpec, splits: tuple[str, ...]) -> None:

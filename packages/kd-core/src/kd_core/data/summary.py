@@ -75,6 +75,9 @@ class DataSummary:
         lines = [split.line(held if split.role == "train" else 0) for split in self.splits]
         if self.splits and not any(split.role == "val" for split in self.splits):
             lines.append("val: none, the last checkpoint counts")
+        roles = {split.role for split in self.splits}
+        if "val" in roles and "train" in roles and "test" not in roles:
+            lines.append("test: none, the validation split chooses the best checkpoint and is what the run reports")
         if self.classes:
             lines.insert(0, f"classes: {len(self.classes)} ({shortened(self.classes)})")
         return [*lines, *map(str, self.remarks())]

@@ -21,6 +21,7 @@ from kd_core.config.schema import RuntimeSpec
 from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve
+from kd_core.device.fsdp import full_state_dict
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
@@ -153,7 +154,7 @@ class Runtime:
 
     def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
         """With compiled code for batches of the usual size; others are not worth compiling for."""
-        return torch.compiler.set_stance("force_eager") if self.spec.compile and not usual else nullcontext()
+        return torch.compiler.set_stance("default" if usual else "force_eager") if self.spec.compile else nullcontext()
 
     def format(self, batch: Batch) -> Batch:
         """A prepared batch with its images in the runtime's memory format."""
@@ -191,12 +192,15 @@ class Runtime:
         """Gradients of a (scaled) loss."""
         self._accelerator.backward(loss)
 
-    def clip(self, parameters: list[nn.Parameter], norm: float | None, value: float | None) -> None:
-        """Clip gradients in place, by their common norm or each by value."""
+    def clip(self, parameters: list[nn.Parameter], norm: float | None, value: float | None) -> Tensor | None:
+        """Clip gradients in place, by their common norm or each by value; the norm before, where it is limited."""
+        before = None
         if norm is not None:
-            self._accelerator.clip_grad_norm_(parameters, norm)
+            before = self._accelerator.clip_grad_norm_(parameters, norm)
+            before = full_state_dict(before)
         if value is not None:
             self._accelerator.clip_grad_value_(parameters, value)
+        return before
 
     def scaler_state(self) -> dict[str, Any]:
         """The state of fp16's gradient scaler, empty without one."""

@@ -16,6 +16,7 @@ from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
 from kd_core.models.factory import from_hub, inferred, student_spec, without_weights
+from kd_core.models.hub import Hub, hub_of
 from kd_core.models.registry import MODELS, find_card, structural
 from kd_core.taps.paths import module_at, unwrap_model
 
@@ -29,7 +30,7 @@ class Described:
 
     ``wants`` is its input with what the data gave, ``dataset`` the name of the data (cards are looked up by it),
     ``info`` what the data told, ``preprocessing`` what the task says of the data, ``model`` the trained student,
-    and ``imports`` the modules that register its architecture or its task.
+    ``imports`` the modules that register its architecture or its task, and ``hubs`` those of the task.
     """
 
     spec: ModelSpec
@@ -41,6 +42,7 @@ class Described:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     model: nn.Module | None = None
     imports: Sequence[str] = ()
+    hubs: Mapping[str, Hub] = field(default_factory=dict)
 
 
 def describe_model(told: Described) -> str:
@@ -56,6 +58,8 @@ def describe_model(told: Described) -> str:
     edits = _alone([_by_value(edit, told.model) for edit in spec.edit], told)
     if spec.hub is not None:  # the student's own folder, where this description lies
         source: dict[str, Any] = {"hub": BASE if spec.edit else "."}
+    elif (hub := hub_of(spec, told.hubs)) is not None:
+        source = _alone(hub.architecture(spec, told.info), told)
     else:
         source = {"call": _alone(spec.call, told)} if spec.call is not None else _alone(_architecture(spec, told), told)
     input_fields = {key: value for key, value in told.wants.model_dump().items() if value is not None}

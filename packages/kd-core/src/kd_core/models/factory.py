@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kd_core.data.batch import STUDENT, DatasetInfo
 from kd_core.errors import ConfigError, ConfigProblem, KDError, Unverified, error_path
 from kd_core.files import refuse_links, user_path
-from kd_core.models.hub import Hub, HubModelRequest
+from kd_core.models.hub import Hub, HubModelRequest, hub_of
 from kd_core.models.registry import BACKBONE_WEIGHTS, MODELS, builder_of, find_card, structural
 from kd_core.models.siblings import EditSurroundings, Siblings
 from kd_core.notes import Note
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kd_core.config import Builder, Policy
     from kd_core.config.schema import ModelSpec, StudentSpec
 
+HUB_SOURCES = ("hub", "timm")
+"""Sources of models that a task's hubs make."""
 DESCRIPTION, WEIGHTS = "model.yaml", "model.safetensors"
 """The files of a run's student: what rebuilds the model, and its weights."""
 
@@ -38,7 +40,8 @@ class ModelSource:
     info: DatasetInfo
     log: Callable[[Note], None]
     structure: bool = False
-    hub: Hub | None = None
+    hubs: Mapping[str, Hub] = field(default_factory=dict)
+    """Where the models of sources such as ``hub:`` come from."""
     finished: bool = False
     """To be scored as it is: nothing of it may begin at random unless its config says so."""
     siblings: Siblings | None = None
@@ -53,7 +56,7 @@ class ModelSource:
 
     def _make(self, name: str, spec: ModelSpec) -> nn.Module:
         spec = from_hub(spec)
-        if spec.hub is not None:
+        if spec.source in HUB_SOURCES:
             return self._edited(self._from_hub(name, spec), spec, name)
         model = self._bare(spec)
         if not self.structure:
@@ -80,7 +83,7 @@ class ModelSource:
     def _bare(self, spec: ModelSpec) -> nn.Module:
         if spec.call is not None:
             return self._called(spec)
-        if spec.hub is not None:
+        if spec.source in HUB_SOURCES:
             return self._hub_model(spec)
         if spec.run is not None:
             return self.make_from_run(Path(spec.run))
@@ -102,14 +105,15 @@ class ModelSource:
         if explicit and not self.structure:
             self._load(name, spec, model)
         elif not self.structure:
-            self.log(Note(f"models.{name}: weights from {spec.hub}"))
+            self.log(Note(f"models.{name}: weights from {getattr(spec, spec.source)}"))
         return model
 
     def _hub_model(self, spec: ModelSpec, *, weights: bool = False, new_head: bool = True) -> nn.Module:
-        if self.hub is None or spec.hub is None:
-            raise ConfigError(ConfigProblem("this task has no hub of models", f"{self.path}.hub"))
-        request = HubModelRequest(spec.hub, self.info, weights, new_head, self.structure, self._tell)
-        return self.hub.build(request, **self.builder.build(spec.extra, path=self.path))
+        if (hub := hub_of(spec, self.hubs)) is None:
+            raise ConfigError(ConfigProblem(no_hub(spec.source), f"{self.path}.{spec.source}"))
+        name = getattr(spec, spec.source)
+        request = HubModelRequest(name, self.info, weights, new_head, self.structure, self._tell)
+        return hub.build(request, **self.builder.build(spec.extra, path=self.path))
 
     def _tell(self, note: Note) -> None:
         """Log what a hub says of a model."""
@@ -191,6 +195,11 @@ def inferred(make: Callable[..., Any], info: DatasetInfo) -> dict[str, Any]:
     """The parameters that an architecture takes from the data: those that both know by one name."""
     takes = values_of(make)
     return {name: value for name, value in info.model_parameters.items() if name in takes}
+
+
+def no_hub(source: str) -> str:
+    """What is wrong with a model of a hub that the task does not have."""
+    return "this task has no hub of models" if source == "hub" else f"this task takes no models of {source}"
 
 
 def from_hub(spec: ModelSpec) -> ModelSpec:

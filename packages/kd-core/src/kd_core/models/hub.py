@@ -1,4 +1,4 @@
-"""Hubs of models: what a task's hub builds, pins and saves."""
+"""Hubs of models: what a task's hubs build, pin and save."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HubModelRequest:
 
 
 class Hub:
-    """Where the models of ``hub:`` come from, for a task that has such."""
+    """Where the models of a source such as ``hub:`` or ``timm:`` come from, for a task that has such."""
 
     build: Callable[..., nn.Module]
     """``build(request, *, ...)``: its keyword-only parameters are what a config may say of such a model."""
@@ -41,10 +41,25 @@ class Hub:
         """What a model is known to take, in the words of the task's ``Input``, from its ``hub`` and the like."""
         raise NotImplementedError
 
+    def evaluation(self, spec: ModelSpec) -> dict[str, Any]:
+        """How a model's samples are brought to a form in evaluation, in the words of the task's ``Data``."""
+        return {}
+
     def revisions(self, models: Mapping[str, ModelSpec], data: Any) -> list[str]:
         """Overrides (``models.teacher.revision=...``) that say which version of each thing there is today."""
         raise NotImplementedError
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write what the hub's own library needs beside a student's weights to build its structure."""
-        raise NotImplementedError
+
+    def architecture(self, spec: ModelSpec, info: DatasetInfo) -> dict[str, Any] | None:
+        """What builds a student's structure without the hub, as a config would write it.
+
+        None where only the files that :meth:`save` writes do.
+        """
+        return None
+
+
+def hub_of(spec: ModelSpec, hubs: Mapping[str, Hub]) -> Hub | None:
+    """The hub that makes a model, by the source that its config names; None for a source that is no hub."""
+    return hubs.get(spec.source)

@@ -13,7 +13,8 @@ from kd_core.config import Lazy
 from kd_core.config.schema import AdapterSpec, ModelSpec, Path
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError, did_you_mean, nearest
-from kd_core.models.factory import from_hub, recorded, student_spec
+from kd_core.models.factory import HUB_SOURCES, from_hub, no_hub, recorded, student_spec
+from kd_core.models.hub import hub_of
 from kd_core.models.registry import MODELS, builder_of, find_card
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.groups import ModelEntry, anew, entries, group_of
@@ -27,7 +28,8 @@ class ModelPlanner:
 
     def __init__(self, binder: WireBinder, task: Task | None) -> None:
         self.binder, self.validator, self.task = binder, binder.validator, task
-        self.hub = None if task is None else task.hub
+        self.hubs = {} if task is None else task.hubs
+        self.specs: Mapping[str, Any] = {}
         self.paths: dict[str, Path] = {}
         """Where each model is written."""
 
@@ -38,6 +40,7 @@ class ModelPlanner:
             hint = f"is {meant!r} meant to be {STUDENT!r}?" if meant else "write {student: {arch: NAME}}"
             self.validator.report(("models",), f"needs a model named {STUDENT!r}", hint, key=True)
         models: dict[str, ModelSpec] = {}
+        self.specs = specs
         for name, value in specs.items():
             path: Path = ("models", name)
             if not self.binder.name(name, path, "a model", RESERVED):
@@ -83,7 +86,7 @@ class ModelPlanner:
         elif len(path) > 2:
             hint = "write the models of a list one by one"
             self.validator.report((*path, "copies"), "makes a group, and this is a model of one", hint, key=True)
-        elif not spec.trainable and (spec.weights is not None or spec.source in ("zoo", "run", "hub")):
+        elif not spec.trainable and (spec.weights is not None or spec.source in ("zoo", "run", *HUB_SOURCES)):
             hint = "`trainable: true`, or a list of models with different weights"
             self.validator.report((*path, "copies"), "copies of a frozen model with weights are all the same", hint)
 
@@ -98,13 +101,14 @@ class ModelPlanner:
             elif spec.zoo is not None:
                 card = find_card(spec.zoo, dataset_of(self.validator.document))[1]
                 self.binder.parameters(builder_of(card), card.arch, spec.extra, path, keys)
-            elif spec.hub is not None and self.hub is None:
-                raise KDError("this task has no hub of models", hint="write `arch: NAME`, `zoo: NAME` or a !call")
-            elif self._hub_made(spec) and self.hub is not None:
-                self.binder.parameters(self.hub.build, "a model of the hub", spec.extra, path, keys)
+            elif spec.source in HUB_SOURCES and spec.source not in self.hubs:
+                raise KDError(no_hub(spec.source), hint="write `arch: NAME`, `zoo: NAME` or a !call")
+            elif (source := self._hub_source(spec)) is not None:
+                title = "a model of the hub" if source == "hub" else f"a model of {source}"
+                self.binder.parameters(self.hubs[source].build, title, spec.extra, path, keys)
         except KDError as error:
             self.validator.add_error((*path, spec.source), error)
-        if spec.source in ("call", "run", "init_from") and not self._hub_made(spec):
+        if spec.source in ("call", "run", "init_from") and self._hub_source(spec) is None:
             for key in spec.extra:
                 self.validator.unknown_key((*path, key), f"unknown key {key!r}", keys)
         if spec.weights == "auto" and spec.source in ("arch", "call"):
@@ -113,12 +117,17 @@ class ModelPlanner:
             )
             self.validator.report((*path, "weights"), message.rstrip(), "write `zoo: NAME`, a path or a URL")
 
-    def _hub_made(self, spec: ModelSpec) -> bool:
-        """Whether the hub makes the model: what it takes is then what a config may say."""
+    def _hub_source(self, spec: ModelSpec) -> str | None:
+        """The source whose hub makes the model: what that takes is then what a config may say. None for no hub."""
+        source = spec.source
         if spec.run is not None:
             with suppress(KDError):  # told when its files are looked for
-                return from_hub(spec).hub is not None
-        return spec.hub is not None or (spec.init_from is not None and self.hub is not None)
+                source = from_hub(spec).source
+        if spec.init_from is not None:
+            other = self.specs.get(spec.init_from)
+            keys = [key for key in (*HUB_SOURCES, "run") if isinstance(other, Mapping) and other.get(key) is not None]
+            source = "hub" if keys == ["run"] else keys[0] if keys else source
+        return source if source in self.hubs else None
 
     def _resolved(self, models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
         """Models that begin as another one does (``init_from``), as what that one is."""
@@ -189,10 +198,20 @@ class ModelPlanner:
                 defaults = {"mean": list(card.mean), "std": list(card.std)}
             elif spec.run is not None:
                 defaults = student_spec(FilePath(spec.run)).input
-                if self.hub is not None and (hub_spec := from_hub(spec)).hub is not None:
-                    defaults = {**defaults, **self.hub.input(hub_spec)}
-            elif spec.hub is not None and self.hub is not None:
-                defaults = self.hub.input(spec)
+                if (hub := hub_of(hub_spec := from_hub(spec), self.hubs)) is not None:
+                    defaults = {**defaults, **hub.input(hub_spec)}
+            elif (hub := hub_of(spec, self.hubs)) is not None:
+                saved = recorded(spec)
+                defaults = {**({} if saved is None else saved.input), **hub.input(spec)}
             elif (saved := recorded(spec)) is not None:
                 defaults = saved.input
         return {**{key: value for key, value in defaults.items() if key in task.Input.model_fields}, **spec.input}
+
+    def evaluation(self, models: Mapping[str, ModelSpec]) -> dict[str, Any]:
+        """How the student's hub says that its samples are evaluated; nothing for a student of no hub."""
+        spec = models.get(STUDENT)
+        hub = None if spec is None else hub_of(spec, self.hubs)
+        if spec is not None and hub is not None:
+            with suppress(KDError):  # reported when it is built
+                return hub.evaluation(spec)
+        return {}

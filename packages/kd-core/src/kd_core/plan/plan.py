@@ -131,6 +131,8 @@ class Plan:
     fast: bool
     checkpoint: CheckpointSpec
     log_every: int
+    trackers: Mapping[str, Mapping[str, Any]]
+    """Options by the names of trackers."""
     observers: Mapping[str, Mapping[str, Any]]
     """Hyperparameters by the names of registered observers."""
     imports: tuple[str, ...] = field(default=())

@@ -21,6 +21,7 @@ from kd_core.plan.binder import WireBinder
 from kd_core.plan.models import ModelPlanner
 from kd_core.plan.plan import Plan
 from kd_core.plan.stages import StagePlanner, planned_data
+from kd_core.plan.trackers import planned_trackers
 from kd_core.runs.run_folder import local_folders
 from kd_core.task import TASKS, Task
 
@@ -66,6 +67,7 @@ class Planner:
         inputs = model_planner.inputs(models)
         adapters = stage_planner.adapters(spec.adapters)
         stages = stage_planner.stages(spec.stages, adapters, data)
+        evaluation = model_planner.evaluation(models)
         runtime = self._runtime(spec.runtime)
         return Plan(
             document=replace(
@@ -74,17 +76,22 @@ class Planner:
             name=spec.name or FilePath(self.document.file).stem,
             seed=spec.seed,
             task=cast(Task, task),  # None only beside problems, as the data
-            data=data,
+            data=self._as_evaluated(task, data, evaluation),
             models=models,
             inputs=inputs,
             adapters=adapters,
-            stages=tuple(stages),
+            stages=tuple(replace(stage, data=self._as_evaluated(task, stage.data, evaluation)) for stage in stages),
             runtime=runtime or RuntimeSpec(),
             fast=spec.runtime == "fast",
             checkpoint=spec.checkpoint,
             log_every=spec.log_every,
+            trackers=planned_trackers(self.validator, self.policy, spec.trackers),
             observers=self._observers(spec.observers),
         )
+
+    @staticmethod
+    def _as_evaluated(task: Task | None, data: Any, evaluation: Mapping[str, Any]) -> Any:
+        return data if task is None or data is None or not evaluation else task.as_evaluated(data, evaluation)
 
     # -- the parts of the top level
 

@@ -6,6 +6,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,27 @@ class CheckpointStore:
         path = self._write("best", state, step)
         self._remove(checkpoint.path for checkpoint in self._found("best") if checkpoint.path != path)
         return path
+
+    def surplus(self, keep: int) -> list[Path]:
+        """The files that a finished run can do without: all but the newest ``keep``, and the best students.
+
+        The best student of a finished run is its student.
+        """
+        return [checkpoint.path for checkpoint in (*self._found("step")[keep:], *self._found("best"))]
+
+    def forget(self, keep: int) -> None:
+        """Remove what a finished run can do without, and the folder where nothing stays in it.
+
+        A file that cannot be removed stays: the run is finished all the same.
+        """
+        with suppress(OSError):
+            self._remove(self.surplus(keep))
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def has_any(self) -> bool:
+        """Whether there is a checkpoint to go on from, whole or broken."""
+        return bool(self._found("step"))
 
     def latest(self, log: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
         """The newest whole checkpoint, None where there is none; ``log`` gets a line for each broken one passed over.

@@ -3,7 +3,9 @@
 ``@features`` are the ordered feature maps, one for each resolution of a convolutional network (the stem left out) or
 for each layer of a transformer; ``@preactivations`` the same before their last activation, and ``@norms`` the batch
 norms whose outputs these are, but for what a shortcut adds; ``@penultimate`` is what the classifier takes,
-``@last_map`` the feature map whose means over the positions it is, and ``@classifier`` is the last linear layer.
+``@last_map`` the feature map whose means over the positions it is, and ``@classifier`` is the last linear layer. Of a
+transformer ``@attentions`` are the probabilities of each layer's attention (B, heads, L, L), and ``@queries``,
+``@keys`` and ``@values`` what its linear layers make (B, L, D).
 
 A model tells them by a method ``landmarks()`` that returns a mapping: ``features`` and ``preactivations`` are lists of
 places as wires write them (``layer1``, ``layer1.-1.relu:in:1``), ``classifier`` is the path of a module. Of a model
@@ -20,13 +22,21 @@ from typing import Any
 from torch import nn
 
 from kd_core.errors import did_you_mean
-from kd_core.taps.wires import Tap, config_error, parse_tap
+from kd_core.taps.wires import ATTENTION, LISTS, Tap, config_error, parse_tap
 
 _KEPT = "_kd_landmarks"
 MISSING = {
     "features": "no feature maps were found in",
     "preactivations": "no activations end the feature maps of",
     "norms": "no batch norms come before the activations that end the feature maps of",
+    "attentions": "no probabilities are given by the attention of",
+    "queries": "no linear layers make queries alone in",
+    "keys": "no linear layers make keys alone in",
+    "values": "no linear layers make values alone in",
+}
+HINTS = {
+    "attentions": "`attn_implementation: eager` gives them, where the model has attention: fused kernels keep none",
+    **dict.fromkeys(("queries", "keys", "values"), "one layer may make all three: name it by its path, see `taps`"),
 }
 
 
@@ -42,6 +52,10 @@ class Landmarks:
     classifier: str | None = None
     norms: tuple[str, ...] = ()
     last_map: Tap | None = None
+    attentions: tuple[Tap, ...] = ()
+    queries: tuple[Tap, ...] = ()
+    keys: tuple[Tap, ...] = ()
+    values: tuple[Tap, ...] = ()
 
 
 def declared(model: nn.Module) -> Landmarks | None:
@@ -57,7 +71,7 @@ def declared(model: nn.Module) -> Landmarks | None:
 
 def _told(source: str, told: Any) -> Landmarks:
     """The landmarks that a model's method returns; ConfigError for what is none."""
-    kinds = {"features": list, "preactivations": list, "norms": list, "classifier": str, "last_map": str}
+    kinds = {**dict.fromkeys(LISTS, list), "classifier": str, "last_map": str}
     if not isinstance(told, Mapping):
         raise config_error(f"{source} must return a mapping, not {type(told).__name__}")
     for key, value in told.items():
@@ -73,6 +87,7 @@ def _told(source: str, told: Any) -> Landmarks:
         classifier=told.get("classifier"),
         norms=tuple(told.get("norms", ())),
         last_map=parse_tap(told["last_map"]) if "last_map" in told else None,
+        **{name: tuple(parse_tap(place) for place in told.get(name, ())) for name in ATTENTION},
     )
 
 
@@ -99,7 +114,9 @@ def cut_off(model: nn.Module, is_gone: Callable[[str], bool]) -> None:
     features = tuple(tap for tap in landmarks.features if not is_gone(tap.path))
     preactivations, norms = landmarks.preactivations[: len(features)], landmarks.norms[: len(features)]
     complete = not any(is_gone(tap.path) for tap in preactivations), not any(map(is_gone, norms))
-    keep(model, Landmarks(features, preactivations if complete[0] else (), norms=norms if complete[1] else ()))
+    left = {name: tuple(tap for tap in getattr(landmarks, name) if not is_gone(tap.path)) for name in ATTENTION}
+    norms = norms if complete[1] else ()
+    keep(model, Landmarks(features, preactivations if complete[0] else (), norms=norms, **left))
 
 
 def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:
@@ -120,12 +137,13 @@ def places(model: nn.Module, tap: Tap) -> Tap | list[Tap]:
             )
         return landmarks.last_map
     norms = tuple(Tap(path, tap.side) for path in landmarks.norms)
-    taps = list({"features": landmarks.features, "preactivations": landmarks.preactivations, "norms": norms}[name])
+    taps = list(norms if name == "norms" else getattr(landmarks, name))
     if not taps:
-        why = MISSING[name]
-        raise config_error(f"@{name}: {why} {kind}", "name the modules by their paths, which `taps` lists")
+        hint = HINTS.get(name, "name the modules by their paths, which `taps` lists")
+        raise config_error(f"@{name}: {MISSING[name]} {kind}", hint)
     if not number:
         return taps
     if not -len(taps) <= int(number) < len(taps):
-        raise config_error(f"{tap}: {kind} has {len(taps)} feature maps", f"write @{name}/0 to @{name}/{len(taps) - 1}")
+        things = "layers of attention" if name in ATTENTION else "feature maps"
+        raise config_error(f"{tap}: {kind} has {len(taps)} {things}", f"write @{name}/0 to @{name}/{len(taps) - 1}")
     return taps[int(number)]

@@ -10,8 +10,9 @@
     batch.NAME[/field...]                         a part of the batch
 
 Landmarks are ``@features`` (the ordered feature maps, all of them as a list, or one by its number), ``@preactivations``
-(the same before their last activation), ``@norms`` (the batch norms that end them there), ``@last_map`` (the feature
-map whose means are ``@penultimate``), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last linear
+(the same before their last activation), ``@norms`` (the batch norms that end them there), ``@attentions``,
+``@queries``, ``@keys`` and ``@values`` (of each layer of a transformer), ``@last_map`` (the feature map whose means are
+``@penultimate``), ``@penultimate`` (what the classifier takes) and ``@classifier`` (the last linear
 layer), see :mod:`kd_core.taps.landmarks`; and ``@logits`` (the output, or the field of it that a task scores), which a
 plan writes out.
 
@@ -32,10 +33,13 @@ from kd_core.errors import ConfigError, ConfigProblem, did_you_mean, nearest
 Field = str | int
 _NUMBER = re.compile(r"-?[0-9]+")
 _FORMS = "MODEL.path[:in|:out][:CALL][/field], MODEL.output, MODEL.@features/N, adapters.NAME or batch.NAME"
-LISTS = ("features", "preactivations", "norms")
+ATTENTION = ("attentions", "queries", "keys", "values")
+"""Landmarks of a transformer's attention, one for each layer."""
+LISTS = ("features", "preactivations", "norms", *ATTENTION)
 LANDMARKS = (*LISTS, "last_map", "penultimate", "classifier")
 MODULES = ("norms", "classifier")
 """Landmarks that are modules, which have sides."""
+Form = Literal["first", "second", "channels_last"]
 Side = Literal["out", "in", "weight", "bias"]
 SIDES: tuple[Side, ...] = get_args(Side)
 PARAMETERS = ("weight", "bias")
@@ -50,11 +54,14 @@ class Tap:
     Its ``weight`` and ``bias`` are parameters, which belong to no call. The empty path with ``out`` is the model's own
     output. ``call`` is None where the module runs once, and "all" for the list of what all calls give. A path that
     begins with ``@`` is a landmark, whose module only the model tells: ``@features`` (all of them), ``@features/1``.
+    ``form`` is what a landmark takes of the value: its first tensor, its second item, or the feature map (B, H, W, C)
+    that it is, as (B, C, H, W).
     """
 
     path: str
     side: Side = "out"
     call: int | Literal["all"] | None = None
+    form: Form = "first"
 
     @property
     def is_parameter(self) -> bool:

@@ -111,6 +111,8 @@ class _Place:
             changed |= tensor._version != version
         if self.clones is not None:
             return not changed
+        if self.calls and not self.copies:  # a compiled pass, which keeps clones and tells nothing of others
+            return True
         self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
         if self.learned[mode]:
             self.calls = [self.copies.get(index, value) for index, value in enumerate(self.calls)]
@@ -270,8 +272,9 @@ class ForwardWrapper(ModelWrapper):
             at[tap] = calls[0] if tap.call is None and len(calls) == 1 else self._chosen(tap, calls)
         return self._with_parameters(at)
 
-    def _with_parameters(self, at: dict[Tap, Any]) -> dict[Tap, Any]:
-        """The values of a pass with those of parameters, whole where they are sharded, and those of landmarks."""
+    def parameter_values(self) -> dict[Tap, Any]:
+        """The values of the taps that are parameters, which no pass changes, whole where they are sharded."""
+        at: dict[Tap, Any] = {}
         for tap, (module, name) in self._parameter_taps.items():
             parameter = getattr(module, name)
             if (
@@ -279,8 +282,13 @@ class ForwardWrapper(ModelWrapper):
             ):  # each process would have its own gradient
                 raise config_error(f"{self.name}: {tap} is sharded and trained, and cannot be read as a whole")
             at[tap] = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        return at
+
+    def _with_parameters(self, at: dict[Tap, Any]) -> dict[Tap, Any]:
+        """The values of a pass with those of parameters, and those of landmarks."""
+        at |= self.parameter_values()
         for tap, place in self._landmarks.items():
-            at[tap] = [_tensor(at[one]) for one in place] if isinstance(place, list) else _tensor(at[place])
+            at[tap] = [_landmark(at, one) for one in place] if isinstance(place, list) else _landmark(at, place)
         return at
 
     def _chosen(self, tap: Tap, calls: list[Any]) -> Any:
@@ -324,9 +332,14 @@ def flat_places(landmarks: Iterable[Tap | list[Tap]]) -> Iterator[Tap]:
         yield from place if isinstance(place, list) else [place]
 
 
-def _tensor(value: Any) -> Any:
-    """The first tensor of what a landmark's module gave: a transformer's layer gives its hidden state first."""
-    return value if isinstance(value, Tensor) else next(tensors(value), value)
+def _landmark(at: Mapping[Tap, Any], place: Tap) -> Any:
+    """What a landmark takes of its module's value: the first tensor, as a transformer's layer gives its hidden state
+    first, unless its form says otherwise."""
+    value = at[place]
+    if place.form == "second":
+        return value[1]
+    value = value if isinstance(value, Tensor) else next(tensors(value), value)
+    return value.permute(0, 3, 1, 2) if place.form == "channels_last" else value
 
 
 class Teacher(ForwardWrapper):

@@ -148,7 +148,7 @@ class Components:
                 plan.dataset,
                 info,
                 self._say,
-                hub=plan.task.hub,
+                hubs=plan.task.hubs,
                 siblings=siblings,
                 edits=self.edits,
             )
@@ -170,10 +170,10 @@ class Components:
 
     def _fresh(self, name: str) -> nn.Module:
         """A new model like the one of that name, with random weights."""
-        info, hub = self.data.get(self.plan.data)[1].info, self.plan.task.hub
+        info, hubs = self.data.get(self.plan.data)[1].info, self.plan.task.hubs
         builder = Builder(self.policy, info.run_values, self.log)  # its own: a builder keeps what it has built
         source = ModelSource(
-            builder, f"models.{name}", self.plan.dataset, info, lambda _: None, structure=True, hub=hub
+            builder, f"models.{name}", self.plan.dataset, info, lambda _: None, structure=True, hubs=hubs
         )
         return source.make(name, self.spec(name))
 

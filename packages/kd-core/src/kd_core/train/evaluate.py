@@ -15,11 +15,11 @@ from kd_core.device.distributed import MicroBatchShard, Processes, divide, gathe
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError, foreign_errors
 from kd_core.taps.wires import describe_shapes
-from kd_core.task import Task
+from kd_core.task import Metrics, Task
 from kd_core.train.probe import restored
 
 
-def score(
+def measured(
     task: Task,
     model: nn.Module,
     name: str,
@@ -30,8 +30,8 @@ def score(
     info: DatasetInfo,
     batch_size: int,
     runtime: Runtime,
-) -> dict[str, float]:
-    """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode.
+) -> Metrics:
+    """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode, to be computed.
 
     Of several processes each scores its own rows: outputs are gathered, or what the metrics counted is added up.
     The model's mode and every random state are as before afterwards.
@@ -60,7 +60,7 @@ def score(
             module.training = training
     if metrics.reduces:
         metrics.reduce(Processes())
-    return metrics.compute()
+    return metrics
 
 
 def _own_batches(split: Split, batch_size: int) -> Iterator[tuple[Batch, MicroBatchShard]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
 from kd_core.errors import error_path
@@ -28,6 +29,9 @@ from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation
 
+SHARED_SEED = 0
+"""The seed of the augmentations that all runs share."""
+
 
 class StageRunner:
     """Trains one stage of a run. Everything that changes lies in a checkpoint (:mod:`kd_core.train.state`)."""
@@ -41,6 +45,7 @@ class StageRunner:
         self.validation = Validation(context, self.stage)
         self.checkpointing = Checkpointing(context, self.stage, self.meter)
         self._loaded: Path | None = None  # until the epoch ends
+        self._step_began = 0.0
 
     def load(self, state: Mapping[str, Any], path: Path) -> None:
         """Go on where the checkpoint ``path`` was written; KDError where its state does not fit this stage."""
@@ -60,16 +65,34 @@ class StageRunner:
             self.context.warn(f"stages.{self.plan.name}: the learning rate is 0: nothing is learned")
         while self.progress.batch or self._steps_left():
             started = time.monotonic()
+            self._step_began = time.monotonic()
             for batch, shards in self._batches():
                 with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
                     self._step(batch, shards)
                 self.validation.after_step()
                 self.checkpointing.after_step()
+                self._step_began = time.monotonic()
                 if self.progress.stopped:
                     break
             self._end_epoch(time.monotonic() - started)
         self._doubts()
         self.stage.close()
+
+    def try_steps(self) -> Iterator[float]:
+        """Train step by step, as often as the caller asks and the stage has steps: nothing is scored, saved or stopped.
+
+        Gives the seconds that each step waited for its batch.
+        """
+        while self._steps_left():
+            asked = time.monotonic()
+            for batch, shards in self._batches():
+                waited = time.monotonic() - asked
+                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
+                    self._step(batch, shards)
+                yield waited
+                asked = time.monotonic()
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+            self.meter.reset()
 
     def _doubts(self) -> None:
         """Say, and note in the run, where the stage has probably learned nothing."""
@@ -91,19 +114,25 @@ class StageRunner:
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
         divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
         rows = (torch.cat(parts) for parts, _ in divided)
-        augment_seed = derive(seed, "augment", self.plan.index)
-        batches = train.batches(rows, epoch=self.progress.epoch, seed=augment_seed, augment=True)
+        batches = self._shown(rows, "augment")
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
         yield from zip(batches, (shards for _, shards in divided), strict=True)
+
+    def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
+        """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
+        seed, epoch, views = self.context.components.plan.seed, self.progress.epoch, augmented_views(self.stage.data)
+        view, drawn = (epoch, derive(seed, purpose, self.plan.index)) if views is None else (epoch % views, SHARED_SEED)
+        if views is not None and not self.stage.splits.train.fixed:
+            self.stage.show_view(view)
+        return self.stage.splits.train.batches(rows, epoch=view, seed=drawn, augment=True)
 
     def _partnered(self, batches: Iterator[Batch], rows: Iterable[Tensor]) -> Iterator[Batch]:
         """The batches with samples of the same classes beside theirs, which are augmented by draws of their own."""
         seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
         with error_path(*self.plan.path("partners")):
             drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
-        augment_seed = derive(seed, "augment partners", self.plan.index)
-        beside = train.batches((drawn[row] for row in rows), epoch=epoch, seed=augment_seed, augment=True)
+        beside = self._shown((drawn[row] for row in rows), "augment partners")
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 
@@ -112,8 +141,9 @@ class StageRunner:
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
+        indices = raw.index.split([shard.local_rows for shard in shards])
         for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = stage.teacher_outputs(batch)
+            frozen = stage.teacher_outputs(batch, indices[position])
             sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
             with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
                 loss, terms = stage.step_module(batch, frozen, info, shard, shares)
@@ -121,13 +151,21 @@ class StageRunner:
                     gradients.add(stage.objective.weighted)
                 stage.backward(loss)
             losses += torch.cat([terms, loss.detach().unsqueeze(0)])
-        self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        norm = self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        rates = stage.learning_rates
         with self._unfit_errors():
             stage.step()
             stage.update_average()
             stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
-        self._advance(losses, {} if gradients is None else gradients.mean())
+        self._advance(
+            values=losses,
+            weights=stage.objective.weights(info),
+            learning_rates=rates,
+            samples=shards[0].total,
+            grad_norm=norm,
+            gradients={} if gradients is None else gradients.mean(),
+        )
 
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""
@@ -159,8 +197,8 @@ class StageRunner:
 
         return self.runtime.format(self.plan.views(prepared(raw, prepare, STUDENT)))
 
-    def _advance(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
-        """Count the step, and show it to the observers."""
+    def _advance(self, **seen: Any) -> None:
+        """Count the step, and show it to the observers with what was ``seen`` in it."""
         self.progress.batch += 1
         self.progress.step += 1
         self.progress.total += 1
@@ -172,11 +210,12 @@ class StageRunner:
                 batch=self.progress.batch,
                 steps_per_epoch=self.stage.steps_per_epoch,
                 step=self.progress.step,
+                steps=self.stage.total_steps,
                 total=self.progress.total,
                 names=self.meter.names,
-                values=losses,
+                seconds=time.monotonic() - self._step_began,
                 mean_loss=self.meter.mean_loss,
-                gradients=gradients,
+                **seen,
             )
         )
 

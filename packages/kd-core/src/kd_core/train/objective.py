@@ -231,11 +231,15 @@ class Objective(nn.Module):
             elif factor != 1:
                 loss = loss * factor
             losses.append(loss)
-        weighted = [loss * step_info.at(term.plan.weight) for term, loss in zip(self.terms, losses, strict=True)]
+        weighted = [loss * weight for loss, weight in zip(losses, self.weights(step_info), strict=True)]
         self.weighted = weighted if self.keeps_graphs else []
         total = sum(weighted)
         assert isinstance(total, Tensor)
         return total, torch.stack([loss.detach() for loss in losses])
+
+    def weights(self, step_info: StepInfo) -> list[float]:
+        """The factor of each term in a step."""
+        return [step_info.at(term.plan.weight) for term in self.terms]
 
     @property
     def counts(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import combinations
@@ -13,21 +14,31 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd_core.device.distributed import all_reduce_sum_, run_on_rank_zero, world_size
-from kd_core.errors import KDError
-from kd_core.files import append, json_text, write_bytes
+from kd_core.files import append, json_text
 from kd_core.observers import OBSERVERS, EpochEvent, Observer, RunEvent, StepEvent, ValidationEvent
+from kd_core.runs.metrics_log import MetricsLog
 from kd_core.runs.progress import Epoch, Reporter
-from kd_core.runs.run_folder import MetricsLog
-from kd_core.train.evaluate import format_metrics
+from kd_core.train.step_log import keep_steps
+
+SELDOM, OFTEN, SHARE = 10.0, 1.0, 0.02
+"""Seconds between two epochs that are shown: this share of the time since the first one, but in these limits."""
+FEW = 30
+"""Of so many epochs all are shown."""
 
 
 class ProgressReport(Observer):
-    """A bar on a terminal, lines in a pipe and in the run's log. The loss is read every ``log_every`` steps only."""
+    """A bar on a terminal, lines in a pipe and in the run's log. The loss is read every ``log_every`` steps only.
 
-    def __init__(self, reporter: Reporter, log_every: int) -> None:
-        self.reporter, self.log_every = reporter, log_every
+    Of many epochs that follow fast on each other the first and the last are shown, and as many between them as can be
+    read; the log has all.
+    """
+
+    def __init__(self, reporter: Reporter, log_every: int, *, often: float = OFTEN) -> None:
+        self.reporter, self.log_every, self._often = reporter, log_every, often
         self._open = ExitStack()
         self._epoch: Epoch | None = None
+        self._started = self._last = -math.inf
+        self._shows, self._hidden = True, 0
 
     def after_step(self, event: StepEvent) -> None:
         """Move the bar of the epoch."""
@@ -39,20 +50,40 @@ class ProgressReport(Observer):
         self._epoch.step(1, **({} if event.step % self.log_every else {"loss": event.mean_loss()}))
 
     def after_epoch(self, event: EpochEvent) -> None:
-        """Close the bar, and say what the epoch's losses were."""
+        """Close the bar, and say what the epoch's losses were, where it is one that is shown."""
         self.on_end()
-        means = format_metrics(event.train)
-        self.reporter.info(f"{event.stage} {event.epoch}/{event.epochs}: {means} ({event.seconds:.1f} s)")
+        now = time.monotonic()
+        if event.epoch == 1 or self._started == -math.inf:
+            self._started, self._last = now, -math.inf
+        pause = min(max(SHARE * (now - self._started), self._often), SELDOM)
+        self._shows = event.epochs <= FEW or now - self._last >= pause or event.epoch >= event.epochs
+        self._hidden += not self._shows
+        self._last = now if self._shows else self._last
+        epoch = f"{event.epoch:>{len(str(event.epochs))}}/{event.epochs}"
+        self._say(f"{event.stage} {epoch}: {aligned(event.train)}({event.seconds:.1f} s)")
+        if event.epoch >= event.epochs and self._hidden:
+            self.reporter.show(f"    {self._hidden:,} more epochs are in log.txt")
+            self._hidden = 0
+
+    def _say(self, text: str) -> None:
+        """A line of an epoch: to the log, and shown where the epoch is."""
+        (self.reporter.info if self._shows else self.reporter.debug)(text)
 
     def after_validation(self, event: ValidationEvent) -> None:
         """Say what the metrics are."""
-        remark = " (best so far)" if event.best else "; stopping early" if event.stopping else ""
-        self.reporter.info(f"    validation: {format_metrics(event.metrics)}{remark}")
+        remark = "(best so far)" if event.best else "stopping early" if event.stopping else ""
+        self._shows = self._shows or event.stopping
+        self._say(f"    validation: {aligned(event.metrics)}{remark}".rstrip())
 
     def on_end(self) -> None:
         """Close the bar."""
         self._open.close()
         self._epoch = None
+
+
+def aligned(metrics: Mapping[str, float]) -> str:
+    """Metrics as columns that stand below each other from epoch to epoch, without those of single classes."""
+    return "".join(f"{key} {value:<9.4g} " for key, value in metrics.items() if "/" not in key)
 
 
 class MetricsWriter(Observer):
@@ -105,18 +136,8 @@ class GradientNorms(Observer):
     def on_start(self, event: RunEvent) -> None:
         """Keep the lines of steps that a resumed run does not repeat."""
         self._file, self._writes = event.folder / self.FILE, event.is_main
-        if self._writes and self._file.exists():
-            whole = self._file.read_bytes().rpartition(b"\n")[0]
-            lines = whole.split(b"\n") if whole else []
-            kept = [line for number, line in enumerate(lines, 1) if self._total(number, line) <= event.total]
-            write_bytes(self._file, b"".join(line + b"\n" for line in kept))
-
-    def _total(self, number: int, line: bytes) -> int:
-        """The step over all stages that a line is of; KDError where it is damaged."""
-        try:
-            return int(json.loads(line)["total"])
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-            raise KDError(f"{self._file}:{number}: is damaged", hint="take the line away, or the file") from error
+        if self._writes:
+            keep_steps(self._file, event.total)
 
     def after_step(self, event: StepEvent) -> None:
         """Write the line of a step whose gradients were wanted."""
@@ -191,6 +212,17 @@ class Observers:
         """Tell of a validation."""
         for observer in self._observers:
             observer.after_validation(event)
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The states of those that have one."""
+        states = {type(observer).__name__: observer.state_dict() for observer in self._observers}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have each go on where its state was taken; a run may go on with other observers than it began with."""
+        for observer in self._observers:
+            if type(observer).__name__ in states:
+                observer.load_state_dict(states[type(observer).__name__])
 
     def on_end(self) -> None:
         """Tell of the end, whatever it was."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kd_core.class_figures import ClassFigures
 from kd_core.config import Policy, dump
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT
@@ -23,8 +24,9 @@ from kd_core.errors import RunInterrupted
 from kd_core.files import json_text, write_text
 from kd_core.models.description import BASE, Described, describe_model
 from kd_core.models.factory import from_hub
+from kd_core.models.hub import hub_of
 from kd_core.models.registry import MODELS
-from kd_core.observers import RunEvent
+from kd_core.observers import Observer, RunEvent
 from kd_core.plan.plan import Plan
 from kd_core.runs.checkpoint import CheckpointStore
 from kd_core.runs.progress import Reporter
@@ -40,6 +42,8 @@ from kd_core.train.progress import Progress, RunContext
 from kd_core.train.rebuilt import rebuild_fault
 from kd_core.train.stage import Stage
 from kd_core.train.state import checked_progress, unfit_checkpoint_errors
+from kd_core.train.step_log import StepLog
+from kd_core.train.trackers import Trackers, check_trackers
 from kd_core.train.trial import check_steps
 
 
@@ -61,6 +65,8 @@ class Result:
     source: str = ""
     warnings: list[str] = field(default_factory=list)
     """What was doubtful about the run."""
+    classes: ClassFigures | None = None
+    """The figures of single classes, which a run keeps in a file of their own."""
 
     def as_record(self) -> dict[str, Any]:
         """What ``result.json`` keeps of it."""
@@ -69,11 +75,19 @@ class Result:
 
 
 def run(
-    plan: Plan, policy: Policy, folder: RunFolder, command: str = "", *, resumed: bool, accept_changes: bool = False
+    plan: Plan,
+    policy: Policy,
+    folder: RunFolder,
+    command: str = "",
+    *,
+    resumed: bool,
+    accept_changes: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> Result:
     """Train a plan in a locked folder; ``resumed`` goes on from its newest whole checkpoint, where it has one.
 
-    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run.
+    What has changed since the run began is an error then, or with ``accept_changes`` noted in the run. ``observers``
+    watch beside those that the plan names.
     """
     reporter = Reporter(folder.log, silent=not is_main())
     with (
@@ -83,6 +97,7 @@ def run(
         closing(Data(plan, policy, reporter)) as data,
     ):
         reporter.info(f"run folder: {folder.path}")
+        check_trackers(plan)
         runtime = _runtime(plan, folder, data, reporter)
         for stage in plan.stages:  # of what is wrong with the data, nothing is to be written
             splits = data.get(stage.data)[1]
@@ -96,15 +111,17 @@ def run(
             identity = run_on_rank_zero(lambda: compare(folder, components, command, checkpoint))
         else:
             identity = run_on_rank_zero(lambda: write_manifest(folder, components, command))
-        named = built_observers(plan.observers)
-        observers = Observers([ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics), *named])
-        runtime.keeps_graphs = observers.may_want_gradients
+        named = [*built_observers(plan.observers), *observers]
+        trackers = Trackers(plan, lambda text: context.warn(text))
+        own = [ProgressReport(reporter, plan.log_every), MetricsWriter(folder.metrics)]
+        watching = Observers([*own, trackers, StepLog(folder.steps, plan.log_every, [trackers.line]), *named])
+        runtime.keeps_graphs = watching.may_want_gradients
         with StopRequest() as stop:
-            context = RunContext(components, folder, store, reporter, stop, Progress(), observers, identity)
+            context = RunContext(components, folder, store, reporter, stop, Progress(), watching, identity)
             try:
                 runner = _run_stages(context, checkpoint)
             finally:
-                observers.on_end()
+                watching.on_end()
         return _finish(context, runner)
 
 
@@ -187,7 +204,12 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     run_on_rank_zero(lambda: _export(components, folder, state, stage))
     if is_main() and (fault := rebuild_fault(components, folder, stage)) is not None:
         context.warn(f"the student's folder does not stand alone: the model in it {fault}")
-    run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+    if result.classes is not None:
+        record = {"split": result.split, **result.classes.as_record()}
+        run_on_rank_zero(lambda: write_text(folder.classes, json_text(record) + "\n"))
+    tag = components.plan.task.pipeline_tag
+    run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}, tag))
+    run_on_rank_zero(lambda: context.store.forget(components.plan.checkpoint.keep_finished))
     return result
 
 
@@ -197,22 +219,25 @@ def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] 
         context.warn("there is neither a test nor a validation split: the student was not scored")
         return Result({}, best, path, warnings=context.progress.warnings)
     name, split = stage.splits.final
-    metrics = stage.score(context.components.models[STUDENT], split)
+    measured = stage.measured(context.components.models[STUDENT], split)
+    metrics = measured.compute()
     context.reporter.info(f"{name}: {format_metrics(metrics)}")
     broken = [key for key, value in metrics.items() if "/" not in key and not math.isfinite(value)]
     if broken:
         context.warn(f"{name}: not finite: {', '.join(broken)}")
-    return Result(metrics, best, path, len(split), name, warnings=context.progress.warnings)
+    warnings, classes = context.progress.warnings, measured.by_class()
+    return Result(metrics, best, path, len(split), name, warnings=warnings, classes=classes)
 
 
 def _export(components: Components, folder: RunFolder, state: Mapping[str, Any], stage: Stage) -> None:
     """Write the student's folder: weights, description, lineage, and what its inputs and a hub's library need."""
     plan, student = components.plan, components.models[STUDENT]
     task, info = plan.task, stage.splits.info
-    hub, spec, wants = task.hub, from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
+    spec, wants = from_hub(components.spec(STUDENT)), plan.inputs[STUDENT]
+    hub = hub_of(spec, task.hubs)
 
     def beside(path: Path) -> None:
-        if hub is not None and spec.hub is not None:
+        if hub is not None:
             hub.save(student, path / BASE if spec.edit else path)
         task.save_inputs(wants, stage.data, path)
         write_text(path / LINEAGE, json_text(lineage_of(plan, folder, state), indent=2) + "\n")
@@ -221,6 +246,7 @@ def _export(components: Components, folder: RunFolder, state: Mapping[str, Any],
     told = Described(
         *(components.spec(STUDENT), effective, plan.dataset, info, components.policy, task.name, prepared, student),
         imports=_imports(plan),
+        hubs=task.hubs,
     )
     folder.export_student(state, describe_model(told), beside)
 

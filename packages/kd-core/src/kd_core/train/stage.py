@@ -21,14 +21,14 @@ from kd_core.errors import KDError, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
-from kd_core.task import eval_batch_size
+from kd_core.task import Metrics, eval_batch_size
 from kd_core.train.components import Components
 from kd_core.train.dot import DOT, SeparateGradients, check_dot
-from kd_core.train.evaluate import score
+from kd_core.train.evaluate import measured
 from kd_core.train.objective import Objective, Step, StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
 from kd_core.train.probe import MORE, PROBE, TooFewSamples, batch_norm_errors, restored
-from kd_core.train.teacher_cache import cached_teachers
+from kd_core.train.teacher_cache import CachedTeacher, cached_names, cached_teacher
 from kd_core.train.trainable import select, set_modes, wrap
 from kd_core.train.values import Adapters
 
@@ -56,8 +56,12 @@ class Stage:
         components.frozen.remember(self.objective.losses)
         self.root, self.trained = select(components, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
-        self.cached = cached_teachers(components, plan, self.trained)
-        self.learning, self.frozen = wrap(components, plan, self.trained, self.cached)
+        named = cached_names(components, plan, self.trained)
+        self.learning, self.frozen = wrap(components, plan, self.trained)
+        with self.runtime.autocast(), self.runtime.inference():
+            self.cached: dict[str, CachedTeacher] = {
+                name: cached_teacher(components, plan, self.frozen.pop(name)) for name in named
+            }
         self._build_optimizer(builder)
 
     def _average(self) -> AveragedModel | None:
@@ -84,11 +88,21 @@ class Stage:
             self.separate = SeparateGradients(self.optimizer, self.objective.names, self.parameters)
             self.runtime.keeps_graphs = True
 
-    def teacher_outputs(self, batch: Batch) -> dict[str, Capture]:
-        """What the frozen models give for a batch: run, or read from the cache."""
+    def teacher_outputs(self, batch: Batch, rows: Tensor | None = None) -> dict[str, Capture]:
+        """What the frozen models give for a batch: run, or read from the cache.
+
+        ``rows`` (B,) on the CPU are those of the samples in the data set; without them all models run.
+        """
         with self.runtime.autocast(), self.runtime.inference():
-            ran = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
-            return ran | {name: teacher(batch) for name, teacher in self.cached.items()}
+            given = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+            for name, cached in self.cached.items():
+                given[name] = cached.live(batch) if rows is None else cached(batch, rows)
+            return given
+
+    def show_view(self, number: int) -> None:
+        """Say in which of their views the next batches are."""
+        for cached in self.cached.values():
+            cached.view = number
 
     def _has_unused_parameters(self, step: Step) -> bool:
         """Whether a parameter that learns gets no gradient, for one, of a student of whom features are compared.
@@ -178,8 +192,12 @@ class Stage:
 
     def score(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metrics of a model in the student's place."""
+        return self.measured(model, split).compute()
+
+    def measured(self, model: nn.Module, split: Split) -> Metrics:
+        """The same, ready to be computed."""
         plan = self.components.plan
-        return score(
+        return measured(
             plan.task,
             model,
             STUDENT,
@@ -196,6 +214,8 @@ class Stage:
         self.stepper.zero_grad()
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
+        for cached in self.cached.values():
+            cached.release()
         self.runtime.release()
 
 

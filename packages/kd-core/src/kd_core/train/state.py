@@ -87,6 +87,7 @@ def stage_state(context: RunContext, stage: Stage, meter: LossMeter) -> dict[str
         "best": context.best,
         "meter": meter.state(),
         "metrics": context.folder.metrics.position(),
+        "observers": context.observers.state_dict(),
         "run": context.identity,
     }
     whole: dict[str, Any] = full_state_dict(state)
@@ -144,5 +145,6 @@ def load_stage_state(state: Mapping[str, Any], context: RunContext, stage: Stage
         stage.ema.load_state_dict(state["ema"])
     stage.runtime.load_scaler_state(state["scaler"])
     meter.load(state["meter"])
+    context.observers.load_state_dict(state["observers"])
     context.best = state["best"]
     set_rng_state(state["rng"][rank() % len(state["rng"])])

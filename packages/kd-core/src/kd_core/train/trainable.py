@@ -181,13 +181,11 @@ def _matched(root: nn.Module, pattern: str, stage: StagePlan, key: str, position
 
 
 def wrap(
-    components: RunnableComponents, stage: StagePlan, trained: set[str], skipped: Container[str] = ()
+    components: RunnableComponents, stage: StagePlan, trained: set[str]
 ) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
     """The models a stage runs: those that learn, and those it only looks at; both stop at their deepest tap.
 
     One that learns does so where nothing after that tap is in training mode.
-
-    Those that are ``skipped``, for their outputs are cached, do not run.
     """
     learning: dict[str, ForwardWrapper] = {}
     frozen: dict[str, Teacher] = {}
@@ -196,7 +194,7 @@ def wrap(
         stops = name not in components.runtime.spec.compile
         if name in trained:
             learning[name] = ForwardWrapper(model, taps, name=name, call=call, early_stop=stops, spare=True)
-        elif name not in skipped:
+        else:
             moves = components.plan.models[name].mode == "train"
             cheap = components.runtime.optimize_for_inference(model, taps) if stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)

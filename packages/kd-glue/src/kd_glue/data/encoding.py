@@ -21,8 +21,8 @@ from torch import Tensor
 
 from kd_core.errors import KDError
 from kd_core.files import user_path
+from kd_core.repository import first_line, model_folder
 from kd_glue.data.texts import Locate, digest
-from kd_glue.repository import first_line, model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

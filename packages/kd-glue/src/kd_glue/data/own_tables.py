@@ -12,12 +12,12 @@ from pydantic import AfterValidator, Field
 
 from kd_core.config.schema import StrictModel
 from kd_core.data.sources import Parts
-from kd_core.errors import KDError
+from kd_core.errors import ConfigError, KDError
 from kd_core.files import user_path
 from kd_core.notes import Note
 from kd_glue.data.delimited import Quoting
 from kd_glue.data.sources import SOURCES, TextSource
-from kd_glue.data.tables import TableTexts, read_texts
+from kd_glue.data.tables import TableTexts, read_texts, rows_of_texts
 from kd_glue.data.targets import Columns
 from kd_glue.data.tasks import ProblemType
 from kd_glue.data.texts import Texts
@@ -63,10 +63,31 @@ def read_tables(
     means in csv and tsv files: see :mod:`kd_glue.data.delimited`.
     """
     columns = Columns(text, label, problem_of(label, problem), normalize_labels)
+    paths = {split: path_of(root, name) for split, name in files if name is not None}
+    try:
+        return _read(paths, columns, classes_of(label, labels), quoting)
+    except KDError as error:
+        raise with_other_faults(error, paths, columns, quoting) from None
+
+
+def with_other_faults(error: KDError, paths: Mapping[str, Path], columns: Columns, quoting: Quoting) -> KDError:
+    """An error of one of several tables together with what is wrong with the rows of the others."""
+    problems = {problem.message: problem for problem in error.problems}
+    for path in paths.values():
+        try:
+            rows_of_texts(path, columns, quoting)
+        except KDError as other:
+            problems = {**{problem.message: problem for problem in other.problems}, **problems}
+    return error if len(problems) == len(error.problems) else ConfigError(problems.values())
+
+
+def _read(
+    paths: Mapping[str, Path], columns: Columns, classes: tuple[str, ...] | None, quoting: Quoting
+) -> Parts[Texts]:
+    """The splits with labels: see :func:`read_tables`."""
     read = partial(read_texts, columns=columns, quoting=quoting)
     notes: list[Note] = []
-    classes, train, val = classes_of(label, labels), None, None
-    paths = {split: path_of(root, name) for split, name in files if name is not None}
+    train, val = None, None
     if "train" in paths:
         table = read(paths["train"], classes=classes)
         train, classes = table.texts, table.classes

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, STUDENT, Batch, Split
+from kd_core.data.seen import quoted
 from kd_glue.data.encoding import Encoding
 from kd_glue.data.texts import Texts
 
+MANY = 1_000_000
+"""More texts are not looked through for those that are in two splits."""
 MEGA = 50
 """Batches' worth of samples that are sorted by length together: few tokens of padding, and still a random order."""
 
@@ -45,6 +48,17 @@ class TextSplit(Split):
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def contents(self) -> dict[int, int]:
+        """A hash of each text, or pair of texts, without blanks at its ends; of very many texts none."""
+        if len(self) > MANY:
+            return {}
+        columns = [[text.strip() for text in column.to_pylist()] for column in self.texts.chosen]
+        return {position: hash(texts) for position, texts in enumerate(zip(*columns, strict=True)) if any(texts)}
+
+    def sample_name(self, position: int) -> str:
+        """The text, in quotation marks."""
+        return quoted(*self.text(position))
 
     def text(self, position: int) -> tuple[str, ...]:
         """The text, or both texts, at a position."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kd_core.class_figures import ClassFigures, of_classes, of_counts
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_core.task import Metrics, logits_of
@@ -40,8 +42,10 @@ class GlueMetrics(Metrics):
     their order changes a bit.
     """
 
-    def __init__(self, name: str | None, problem: str, num_classes: int | None) -> None:
-        self.problem, self.num_classes = problem, num_classes
+    def __init__(
+        self, name: str | None, problem: str, num_classes: int | None, classes: Sequence[str] | None = None
+    ) -> None:
+        self.problem, self.num_classes, self.classes = problem, num_classes, classes
         self.names = OWN[problem] if name is None else TASKS[name].metrics
         self.extra = name is None and problem == REGRESSION
         self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -65,6 +69,26 @@ class GlueMetrics(Metrics):
         """The figures over everything seen so far."""
         if not self._seen:
             return self._figures(np.empty((0, 1)), np.empty((0, 1)), np.empty(0))
+        return self._figures(*self._labelled())
+
+    def by_class(self) -> ClassFigures | None:
+        """Precision, recall and F1 of each class as fractions, and the confusion matrix; of MNLI the matched set's.
+
+        Where a text has several classes, those of each class alone, without a matrix. None for a regression.
+        """
+        if not self._seen or self.problem == REGRESSION:
+            return None
+        logits, target, group = self._labelled()
+        logits, target = logits[group != MISMATCHED], target[group != MISMATCHED].astype(np.int64)
+        width, answers = logits.shape[1], self._predictions(logits)
+        if self.problem != MULTI:
+            return of_classes(self.classes, target, answers, width, scale=1.0, recall="recall")
+        hits = (answers & target).sum(0)
+        columns = of_counts(hits, target.sum(0), answers.sum(0), scale=1.0, recall="recall")
+        return ClassFigures(tuple(self.classes or map(str, range(width))), columns)
+
+    def _labelled(self) -> tuple[Array, Array, Array]:
+        """Logits (N, C), targets and groups of the samples that have labels, in the order of their rows."""
         index, logits, target, group = (
             torch.cat(column).cpu().to(torch.float64 if column[0].is_floating_point() else torch.int64).numpy()
             for column in zip(*self._seen, strict=True)
@@ -72,7 +96,7 @@ class GlueMetrics(Metrics):
         labelled = (np.isfinite(target) & (target != -100)).reshape(len(target), -1).all(1)
         order = np.argsort(index, kind="stable")
         order = order[labelled[order]]
-        return self._figures(logits[order], target[order], group[order])
+        return logits[order], target[order], group[order]
 
     def _figures(self, logits: Array, target: Array, group: Array) -> dict[str, float]:
         """Of logits (N, C) and targets (N,) or (N, C) that all are known."""

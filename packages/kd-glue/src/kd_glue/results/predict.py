@@ -48,14 +48,16 @@ class Predictions:
     logits: NDArray[np.float64]
     texts: Sequence[tuple[str, ...]] = ()
     """The texts, or pairs of them, where they are no part of a data set."""
+    files: Sequence[str] = ()
+    """The file of each text, where there are several: ``index`` is the row in it then."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One mapping a text: ``index``, and ``text``, a pair as a list, where it is held; ``prediction``, the class,
-        the list of classes, or the number; and by class
-        the ``probabilities``, which a regression has none of."""
+        """One mapping a text: its ``file`` where there are several, its ``index``, and where it is held ``text``, pairs
+        as lists; ``prediction``, the class, the list of classes, or the number; and by class the ``probabilities``,
+        which a regression has none of."""
         if self.problem == REGRESSION:
             for row, number in enumerate(self.logits[:, 0].tolist()):
                 yield {**self._said(row), "prediction": rounded(number)}
@@ -68,8 +70,9 @@ class Predictions:
             yield {**self._said(row), "prediction": answer, "probabilities": told}
 
     def _said(self, row: int) -> dict[str, Any]:
-        """The index of a text, and the text where it is held."""
-        index = {"index": int(self.index[row])}
+        """The file and index of a text, and the text where it is held."""
+        index: dict[str, Any] = {"file": self.files[row]} if self.files else {}
+        index["index"] = int(self.index[row])
         if not self.texts:
             return index
         text = self.texts[row]
@@ -80,23 +83,30 @@ class Predictions:
         return "".join(json_text(row) + "\n" for row in self.rows())
 
     def tsv(self) -> str:
-        """The rows as tab-separated columns: index, the texts where they are held, prediction (classes with commas
-        between), and each class."""
+        """The rows as tab-separated columns, see :meth:`csv`."""
+        return self.csv("\t")
+
+    def csv(self, delimiter: str = ",") -> str:
+        """The rows as columns: file, where there are several, index, the texts where they are held, prediction (classes
+        with commas between), and each class."""
         text = io.StringIO()
-        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
         classes = [] if self.problem == REGRESSION else map(for_cell, self.classes)
         width = len(self.texts[0]) if self.texts else 0
-        writer.writerow(["index", *("text", "text_2")[:width], "prediction", *classes])
+        writer.writerow(
+            [*(["file"] if self.files else []), "index", *("text", "text_2")[:width], "prediction", *classes]
+        )
         for row in self.rows():
             answer = row["prediction"]
             named = ",".join(answer) if isinstance(answer, list) else answer
             texts = [row["text"]] if isinstance(row.get("text"), str) else row.get("text", [])
-            cells = [row["index"], *map(for_cell, texts), for_cell(named)]
+            files = [for_cell(row["file"])] if self.files else []
+            cells = [*files, row["index"], *map(for_cell, texts), for_cell(named)]
             writer.writerow([*cells, *row.get("probabilities", {}).values()])
         return text.getvalue()
 
 
-FORMATS = {".tsv": Predictions.tsv, ".jsonl": Predictions.jsonl}
+FORMATS = {".tsv": Predictions.tsv, ".csv": Predictions.csv, ".jsonl": Predictions.jsonl}
 
 
 def rounded(number: float) -> float:
@@ -109,7 +119,7 @@ def predict(target: str | Path, *, split: str | None = None, out: Path | None = 
 
     ``split`` is ``train``, ``val`` or ``test``, or what a split without labels is called (MNLI's ``test_matched``);
     None is the one without labels, else ``test``. ``options`` are those of :func:`kd_core.evaluation.load_student`.
-    KDError where there is no such split, or where ``out`` is neither .tsv nor .jsonl.
+    KDError where there is no such split, or where ``out`` is neither .tsv nor .csv nor .jsonl.
     """
     if out is not None:
         writable(out, tuple(FORMATS))

@@ -31,21 +31,23 @@ def predict_texts(
     columns: Sequence[str] = ("text",),
     out: Path | None = None,
     trust: Sequence[str] = (),
-) -> Predictions:
+) -> tuple[Predictions, dict[Path, KDError]]:
     """Predict new texts with the student of a run, of which nothing but its folder is read.
 
     ``files`` are tables, whose ``columns`` are one text or a pair, and others, ``-`` for standard input, with a text a
-    line. The predictions hold the texts and are written to ``out`` if given. KDError where there is none, a cell is not
-    a string, or ``out`` is neither .tsv nor .jsonl.
+    line. The predictions hold the texts and are written to ``out`` if given. A file that cannot be read, or where a
+    cell is not a string, is passed over and returned with its error. KDError where there is no text, or ``out`` is
+    none of .tsv, .csv and .jsonl.
     """
     if out is not None:
         writable(out, tuple(FORMATS))
     student = load(run, trust=trust)
     if student.task.name != "text_classification":
         raise KDError(f"{run} is of the task {student.task.name}: it is not about texts")
-    rows = [row for file in files for row in read_rows(file, columns)]
+    found, failed = _rows_of_files(files, columns)
+    rows = [row for part in found.values() for row in part]
     if not rows:
-        raise KDError("there is no text to predict")
+        raise KDError("\n".join([*map(str, failed.values()), "there is no text to predict"]))
     samples: list[Any] = [row if len(row) == 2 else row[0] for row in rows]
     logits = []
     for start in range(0, len(rows), CHUNK):
@@ -57,11 +59,24 @@ def predict_texts(
         raise KDError("the student's outputs are not finite: it predicts nothing")
     problem = student.description.preprocessing.get("problem_type", "single_label_classification")
     classes = student.classes or tuple(map(str, range(values.shape[1])))
-    index = np.arange(len(rows), dtype=np.int64)
-    predictions = Predictions("texts", problem, classes, index, values.numpy(), tuple(rows))
+    index = np.concatenate([np.arange(len(part), dtype=np.int64) for part in found.values()])
+    names = [str(file) for file, part in found.items() for _ in part] if len(files) > 1 else ()
+    predictions = Predictions("texts", problem, classes, index, values.numpy(), tuple(rows), names)
     if out is not None:
         write_text(out, FORMATS[out.suffix](predictions))
-    return predictions
+    return predictions, failed
+
+
+def _rows_of_files(files: Sequence[Path], columns: Sequence[str]) -> tuple[dict[Path, list[Row]], dict[Path, KDError]]:
+    """The texts of each file, and why others cannot be read."""
+    found: dict[Path, list[Row]] = {}
+    failed: dict[Path, KDError] = {}
+    for file in files:
+        try:
+            found[file] = read_rows(file, columns)
+        except KDError as error:
+            failed[file] = error
+    return found, failed
 
 
 def read_rows(file: Path, columns: Sequence[str]) -> list[Row]:
@@ -82,5 +97,5 @@ def read_rows(file: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def lines(text: str) -> list[Row]:
-    """A text a line, without empty ones."""
-    return [(line,) for line in text.splitlines() if line.strip()]
+    """A text a line, which LF or CR LF ends, without empty ones."""
+    return [(line.removesuffix("\r"),) for line in text.split("\n") if line.strip()]

@@ -52,6 +52,11 @@ class SegSplit(Split):
         state.update(self.part.rows.tobytes())
         return state.hexdigest()
 
+    @property
+    def content(self) -> str:
+        """A hash of the whole data set."""
+        return self.part.pairs.fingerprint
+
     def __len__(self) -> int:
         return len(self.part)
 

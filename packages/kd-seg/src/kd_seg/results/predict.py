@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_core.data.batch import SHARED, STUDENT, Batch, DatasetInfo
-from kd_core.data.images import Brightness, check_header, read_image
+from kd_core.data.images import Brightness, read_image
+from kd_core.data.screening import Readable
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.notes import Note
 from kd_core.pictures import save
-from kd_core.prediction import TEACHER, check_split_name, free_names, named_images, split_of, teacher_of
+from kd_core.prediction import TEACHER, FailedImage, check_split_name, free_names, named_images, split_of, teacher_of
 from kd_seg.data.folders import files_in
 from kd_seg.data.image_files import ClassTable, check_same_size, class_values, read_values
 from kd_seg.data.sources import VOID, PairSubset
@@ -122,17 +123,24 @@ def predict(
     truth: Path | None = None,
     teacher: bool | None = None,
     **options: Any,
-) -> Iterator[SavedImage]:
+) -> Iterator[SavedImage | FailedImage]:
     """Write what a run's student sees in ``images``, files and folders, or in ``limit`` images of a ``split``.
 
     ``out`` gets NAME.png (the image, the truth where there is one, the teacher and the student side by side) and
     NAME_mask.png, the student's classes. ``truth`` is a folder with masks of the images' names. With ``teacher`` True
     the config's teacher is shown, fetched where need be; None shows it where its weights are on this machine.
     ``options`` are those of :func:`kd_core.evaluation.load_student`. An image is written when the next is asked for;
-    KDError for an image, a mask, a split or a teacher that is missing or broken.
+    files that are missing or broken are told first, each a :class:`FailedImage`, and the others are done. KDError for a
+    split, a teacher or the folder of masks that is missing or broken.
     """
     with load_student(target, **options) as student:
-        image_set = of_split(student, split, limit, out) if split else of_files(student, images, truth, out)
+        if split:
+            image_set = of_split(student, split, limit, out)
+        else:
+            image_set, failed = of_files(student, images, truth, out)
+            yield from failed
+            if not image_set.names:
+                return
         model, runtime = student.build(image_set.info)
         other = teacher_of(student, teacher, image_set.info, runtime)
         models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
@@ -170,31 +178,32 @@ def whole(part: PairSubset, data: DataSpec) -> SegSplit:
     return SegSplit(part, Whole(data.eval_size), workers=0 if len(part) <= FEW else data.workers)
 
 
-def of_files(student: LoadedStudent, images: Sequence[Path], truth: Path | None, out: Path) -> ImageSet:
-    """Files and folders of images; of the config's data none is read unless only that tells the classes."""
+def of_files(
+    student: LoadedStudent, images: Sequence[Path], truth: Path | None, out: Path
+) -> tuple[ImageSet, list[FailedImage]]:
+    """Files and folders of images, and those of them that cannot be read.
+
+    Of the config's data none is read unless only that tells the classes.
+    """
     data = student.plan.data
     info: DatasetInfo = seg_task(student).info(data)
     if info.classes is None:
         info = student.read()[1].info
-    named, notes = listed(images)
+    named, notes = named_images(images)
     student.say(notes)
     files = [path for _, path in named]
     masks = None if truth is None else masks_for(named, truth)
     numbers = data.options.get("values") or range(len(info.classes or ()))
     values, white = class_values(numbers, data.options.get("void", 255)), data.options.get("white")
-    names = free_names([name for name, _ in named], partial(picture_paths, out), [*files, *(masks or ())], MADE_BY)
-    split = whole(PairSubset(FilesToPredict(files, masks, values, white)), data)
-    return ImageSet(split, dict(enumerate(names)), data, info, dict(enumerate(files)), masks is not None)
-
-
-def listed(images: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[Note]]:
-    """Every image with its name, and notes on files that are passed over; KDError for the first that is no image."""
-    files, notes = named_images(images)
-    for _, path in files:
-        if not path.is_file():
-            raise KDError(f"there is no image {path}")
-        check_header(path)
-    return files, notes
+    pairs = FilesToPredict(files, masks, values, white)
+    errors = Readable(pairs.read, pairs.paths, range(len(files))).errors(whole=True)
+    failed = [FailedImage(*named[row], error.problems[0].message) for row, error in errors.items()]
+    rows = [row for row in range(len(files)) if row not in errors]
+    taken = [*files, *(masks or ())]
+    names = free_names([named[row][0] for row in rows], partial(picture_paths, out), taken, MADE_BY)
+    split = whole(PairSubset(pairs).take(torch.tensor(rows, dtype=torch.int64)), data)
+    shown = dict(zip(rows, names, strict=True))
+    return ImageSet(split, shown, data, info, dict(enumerate(files)), masks is not None), failed
 
 
 def masks_for(named: Sequence[tuple[str, Path]], folder: Path) -> list[Path]:

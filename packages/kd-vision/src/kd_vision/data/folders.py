@@ -61,10 +61,14 @@ def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
     if not classes:
         raise KDError(f"{root / 'train'}: contains no images in folders of classes")
     subsets, notes = {}, [*numbers_note(classes), *_not_read(root, classes)]
+    unknown = [
+        f"{root / split}: {name!r} is not a class of the training images"
+        for split, content in folders.items()
+        for name in sorted(name for name, (files, _) in content.items() if files and name not in classes)
+    ]
+    if unknown:
+        raise KDError("\n".join(unknown))
     for split, content in folders.items():
-        unknown = sorted(name for name, (files, _) in content.items() if files and name not in classes)
-        if unknown:
-            raise KDError(f"{root / split}: {unknown[0]!r} is not a class of the training images")
         files = [(path, number) for number, name in enumerate(classes) for path in content.get(name, ([], {}))[0]]
         if files:
             paths, labels = zip(*files, strict=True)

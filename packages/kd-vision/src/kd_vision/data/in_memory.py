@@ -26,6 +26,11 @@ class ArraySplit(Split):
         return self.subset.digest()
 
     @property
+    def content(self) -> str:
+        """A hash of the whole data set."""
+        return str(self.subset.fingerprint)
+
+    @property
     def sample_classes(self) -> Tensor:
         """The class of each sample."""
         return self.subset.target

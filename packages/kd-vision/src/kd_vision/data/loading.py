@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ EVALUATION_CROP = 0.875
 """The centre crop's share of the resized image, unless the config says otherwise: 224 of 256 pixels, as in the
 published ImageNet figures."""
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""Ways to resize an image, by the names that torchvision has for them."""
 ROUNDING = 1e-3
 """How far outside [0, 1] resizing or arithmetic may put a float image."""
 Transform = Callable[[Any], Any]
@@ -45,10 +47,11 @@ class SampleSplit(Split):
         workers: int | None,
         any_values: bool = False,
         eval_crop: float | None = None,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         self.subset = subset
         self.augmentation = augmentation
-        self.reader = ImageReader(subset, augmentation, size, any_values, eval_crop)
+        self.reader = ImageReader(subset, augmentation, size, any_values, eval_crop, interpolation)
         self.loader = SampleLoader(self.reader, workers)
         self.brightness = Brightness()
 
@@ -56,6 +59,11 @@ class SampleSplit(Split):
     def fingerprint(self) -> str:
         """A hash of the data set, the choice and the labels."""
         return self.subset.digest()
+
+    @property
+    def content(self) -> str:
+        """A hash of the whole data set."""
+        return str(self.subset.fingerprint)
 
     @property
     def sample_classes(self) -> Tensor:
@@ -102,11 +110,14 @@ class ImageReader(SampleReader[tuple[Tensor, int], tuple[Tensor, Tensor]]):
     """Whether images of floats may lie outside [0, 1], as those that are normalised already."""
     eval_crop: float | None = None
     """The centre crop's share of the resized image in evaluation; None where images keep their size."""
+    interpolation: Interpolation = "bilinear"
 
     def transforms(self, augment: bool) -> list[Transform]:
         """The transforms of one image, in their order."""
-        evaluation = evaluation_transforms(self.size, self.eval_crop)
-        return training_transforms(self.augmentation, self.size, evaluation) if augment else evaluation
+        evaluation = evaluation_transforms(self.size, self.eval_crop, self.interpolation)
+        if not augment:
+            return evaluation
+        return training_transforms(self.augmentation, self.size, evaluation, self.interpolation)
 
     def sample(self, position: int, *, seed: int, epoch: int, augment: bool) -> tuple[Tensor, int]:
         """The image with every transform, whose random numbers are those of (seed, epoch, row)."""
@@ -198,7 +209,10 @@ def seeded(number: int) -> Iterator[None]:
 
 
 def training_transforms(
-    augmentation: Augmentation, size: tuple[int, int] | None, evaluation: list[Transform]
+    augmentation: Augmentation,
+    size: tuple[int, int] | None,
+    evaluation: list[Transform],
+    interpolation: Interpolation = "bilinear",
 ) -> list[Transform]:
     """The transforms of one training image; those of ``evaluation`` unless the config asks for others."""
     if augmentation.transforms:
@@ -209,12 +223,14 @@ def training_transforms(
 
     if size is None:
         raise KDError("'resized_crop_flip' needs data.size, the pixels of a crop", path="data.augment")
-    return [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+    return [v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode(interpolation)), v2.RandomHorizontalFlip()]
 
 
-def evaluation_transforms(size: tuple[int, int] | None, share: float | None) -> list[Transform]:
+def evaluation_transforms(
+    size: tuple[int, int] | None, share: float | None, interpolation: Interpolation = "bilinear"
+) -> list[Transform]:
     """Resize and centre crop to ``size``, or nothing without one or without a ``share``."""
-    return [] if size is None or share is None else [CentreCrop(size, share)]
+    return [] if size is None or share is None else [CentreCrop(size, share, interpolation)]
 
 
 @dataclass(frozen=True)
@@ -227,17 +243,21 @@ class CentreCrop:
 
     size: tuple[int, int]
     share: float = EVALUATION_CROP
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, image: Any) -> Any:
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms.v2 import InterpolationMode, functional
+
+        mode = InterpolationMode(self.interpolation)
 
         height, width = self.size
         if height == width:
-            resized = functional.resize(image, [round(height / self.share)])
+            resized = functional.resize(image, [round(height / self.share)], mode)
         else:
             rows, columns = functional.get_size(image)
             scale = max(height / rows, width / columns) / self.share
-            resized = functional.resize(image, [max(round(rows * scale), height), max(round(columns * scale), width)])
+            sides = [max(round(rows * scale), height), max(round(columns * scale), width)]
+            resized = functional.resize(image, sides, mode)
         return functional.center_crop(resized, list(self.size))
 
 

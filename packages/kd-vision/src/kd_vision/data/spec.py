@@ -8,13 +8,15 @@ from pydantic import Field, field_validator, model_validator
 
 import kd_vision.data.cifar
 import kd_vision.data.folders
+import kd_vision.data.hub_images
+import kd_vision.data.tables
 import kd_vision.data.torch_datasets  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegativeInt, Size
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 from kd_vision.data.augment import parse
-from kd_vision.data.loading import EVALUATION_CROP
+from kd_vision.data.loading import EVALUATION_CROP, Interpolation
 from kd_vision.data.sources import SOURCES, ImageSource
 
 
@@ -43,6 +45,8 @@ class DataSpec(ImageDataSpec):
 
     eval_crop: Annotated[float, Field(gt=0, le=1)] = EVALUATION_CROP
     """Share of the resized image that the centre crop of evaluation keeps. With 1 the shorter side becomes `size`."""
+    interpolation: Interpolation = "bilinear"
+    """How images in folders are resized."""
     mean: ChannelMeans | None = None
     """Means of the channels, in [0, 1], for models whose `input` has none."""
     std: ChannelStds | None = None

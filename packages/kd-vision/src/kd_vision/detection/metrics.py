@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kd_core.class_figures import ClassFigures
 from kd_core.data.batch import Batch
 from kd_core.errors import KDError
 from kd_core.task import Metrics, Reducer
@@ -106,6 +108,29 @@ class DetectionMetrics(Metrics):
                 name = str(label) if self.info.classes is None else self.info.classes[label]
                 single[f"{KINDS[kind][1]}ap/{name}"] = percent(curve.precision[:, :, k, 0])
         return figures | single
+
+    def by_class(self) -> ClassFigures:
+        """AP, AP at an overlap of 0.5 and AR in percent of each class, and its objects, crowds left out."""
+        images = [self.images[row] for row in sorted(self.images)]
+        labels = self._labels(images)
+        columns: dict[str, list[float | None]] = {}
+        for kind, (_, curve) in self.compared.items():
+            values = {"ap": curve.precision[..., 0], "ap50": curve.precision[:1, ..., 0]}
+            columns |= {
+                KINDS[kind][1] + name: [percent(figures[:, :, number]) for number in range(len(labels))]
+                for name, figures in values.items()
+            }
+            recalls = curve.recall[:, :, 0, -1]
+            columns[f"{KINDS[kind][1]}ar"] = [percent(recalls[:, number]) for number in range(len(labels))]
+        counts = Counter(
+            label
+            for image in images
+            for label, crowd in zip(image.truth["labels"].tolist(), image.truth["iscrowd"].tolist(), strict=True)
+            if not crowd
+        )
+        columns["objects"] = [counts[label] for label in labels]
+        names = self.info.classes
+        return ClassFigures(tuple(str(label) if names is None else names[label] for label in labels), columns)
 
     def _labels(self, images: Sequence[Scored]) -> list[int]:
         """The labels that count."""

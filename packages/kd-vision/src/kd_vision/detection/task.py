@@ -57,6 +57,8 @@ class ObjectDetection(Task):
     exports_classes = False
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "object-detection"
+    viewer = "kd_vision.detection.results.views:DetectionViewer"
 
     def info(self, data: DataSpec) -> DetectionInfo:
         """The facts that the data set's name and the config tell."""

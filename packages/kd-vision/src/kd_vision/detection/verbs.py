@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.output import echo, quiet_stdout
-from kd_core.cli.pictures import PATH, image_summary, predict_options, what_to_draw
-from kd_core.errors import KDError
+from kd_core.cli.pictures import PATH, Failures, image_summary, predict_options, what_to_draw
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def _finite(_: click.Context, __: click.Parameter, value: float) -> float:
 def predict(
     tasks: Sequence[str], /, paths: tuple[Path, ...], out: Path, zoo: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Predict what a run's student sees in images: the class of each, or the objects in it, drawn.
+    """Predict the classes of images, or draw the objects in them.
 
     Of a classifier DIR gets predictions.csv and a sheet of pictures; DIR may also be a .csv or .jsonl file. Of a
     detector, DIR/NAME.png has the truth where there is one, the teacher and the student side by side, at the image's
@@ -63,22 +62,23 @@ def predict(
         return
     stdout = sys.stdout
     done: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    failures = Failures()
     with quiet_stdout():
         from kd_core.prediction import FailedImage
         from kd_vision.detection.results.predict import RESULTS, predict
 
         model = None if zoo is None else {"zoo": zoo}
         for image in predict(target, images, out=out, model=model, task=tasks[0], **options):
-            (failed if isinstance(image, FailedImage) else done).append(image_summary(image))
             if isinstance(image, FailedImage):
-                echo(f"error: {image.error}", err=True)
-            elif not as_json:
+                failures.add(image)
+                continue
+            done.append(image_summary(image))
+            if not as_json:
                 echo(image_line(image), file=stdout)
     if as_json:
-        echo(json_text({"out": out, "predictions": out / RESULTS, "images": done, "failed": failed}))
-    if failed:
-        raise KDError(f"{len(failed)} of {len(done) + len(failed)} images failed; the others are done")
+        answer = {"out": out, "predictions": out / RESULTS, "images": done, "failed": failures.summaries()}
+        echo(json_text(answer))
+    failures.end(len(done))
 
 
 def is_classifier(target: Path) -> bool:
@@ -96,8 +96,9 @@ def classify_images(run: Path, images: Sequence[Path], out: Path, trust: Sequenc
     """Write what a classifier sees in images, and print a line for each; files that cannot be read are named last."""
     stdout = sys.stdout
     done: list[Classified] = []
-    failed: list[dict[str, Any]] = []
+    failures = Failures()
     with quiet_stdout():
+        from kd_vision.results.predict import SHOWN as ON_SHEET
         from kd_vision.results.predict import Classified, classify, write_results
 
         for answer in classify(run, images, trust=trust):
@@ -106,17 +107,15 @@ def classify_images(run: Path, images: Sequence[Path], out: Path, trust: Sequenc
                 if not as_json:
                     echo(f"{answer.file}  {answer.prediction}  {100 * answer.probability:.4g} %", file=stdout)
             else:
-                failed.append(image_summary(answer))
-                echo(f"error: {answer.error}", err=True)
+                failures.add(answer)
         files = write_results(out, done)
     if as_json:
-        echo(json_text({"out": files, "images": [vars(answer) for answer in done], "failed": failed}))
+        echo(json_text({"out": files, "images": [vars(answer) for answer in done], "failed": failures.summaries()}))
     else:
         echo("\n".join(map(str, files)))
-    if failed:
-        names = ", ".join(str(each["source"]) for each in failed)
-        total = len(done) + len(failed)
-        raise KDError(f"{len(failed)} of {total} images failed; the others are done: {names}")
+        if len(files) > 1 and len(done) > ON_SHEET:
+            echo(f"the sheet shows the first {ON_SHEET} of {len(done):,} images", err=True)
+    failures.end(len(done))
 
 
 def image_line(image: SavedImage) -> str:

@@ -135,7 +135,7 @@ def rows(answers: Sequence[Classified]) -> str:
 
 
 def sheet(answers: Sequence[Classified]) -> Image:
-    """Small pictures in rows, each over its class and probability."""
+    """Small pictures in rows, each over its probability and its class, which is cut where it is long."""
     from PIL import Image, ImageDraw
 
     across, text = min(ACROSS, len(answers)), TEXT * 2 // 3
@@ -146,7 +146,7 @@ def sheet(answers: Sequence[Classified]) -> Image:
     for number, answer in enumerate(answers):
         left, top = MARGIN + number % across * step_x, MARGIN + number // across * step_y
         picture.paste(thumbnail(answer.file), (left, top))
-        write(draw, (left, top + SIDE + 2), f"{answer.prediction} {100 * answer.probability:.0f} %", text, SIDE)
+        write(draw, (left, top + SIDE + 2), f"{100 * answer.probability:.0f} % {answer.prediction}", text, SIDE)
     return picture
 
 

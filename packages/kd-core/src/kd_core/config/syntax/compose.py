@@ -26,10 +26,11 @@ _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(Non
 Place = Callable[["yaml.Mark"], Mark]
 
 
-def compose(text: str, locate: Place) -> Slot | None:
+def compose(text: str, locate: Place, reader: type[Composer] | None = None) -> Slot | None:
     """The tree of the one document in ``text``, or None where there is none.
 
-    ``place`` turns YAML's marks into ours. ConfigError with every problem that can be told from the text.
+    ``place`` turns YAML's marks into ours, ``reader`` reads another tool's tags and scalars. ConfigError with every
+    problem that can be told from the text.
     """
     if bad := _FORBIDDEN.search(text):
         line, at = text.count("\n", 0, bad.start()), bad.start() - text.rfind("\n", 0, bad.start()) - 1
@@ -37,7 +38,7 @@ def compose(text: str, locate: Place) -> Slot | None:
         raise ConfigError(
             ConfigProblem(f"control character U+{ord(bad[0]):04X}", mark=mark, hint='write "\\x.." in quotes')
         )
-    composer = _Composer(text, locate)
+    composer = (reader or Composer)(text, locate)
     try:
         slot = composer.document()
     except ConfigError as error:
@@ -53,7 +54,7 @@ def compose(text: str, locate: Place) -> Slot | None:
     return slot
 
 
-class _Composer:
+class Composer:
     """Reads events into slots; problems that leave the rest readable are collected."""
 
     def __init__(self, text: str, locate: Place) -> None:
