@@ -67,7 +67,7 @@ def test_an_r_cnn_is_refused() -> None:
 CONFIG = """
 task: object_detection
 data: {name: scenes, limit: {train: 4, val: 3}, workers: 0, augment: none}
-models: {student: {arch: retinanet, backbone: cnn, width: 4, pyramid_channels: 8, min_size: 64, max_size: 96}}
+models: {student: {arch: retinanet, backbone: cnn, width: 4, pyramid_channels: 8, min_size: 128, max_size: 192}}
 stages:
   train:
     steps: 1
@@ -100,9 +100,9 @@ def test_a_file_gives_what_the_run_gives_for_images_of_any_size(run: Path, tmp_p
         told = {METADATA: ""}
         module = torch.export.load(out, extra_files=told).module()
         student = kd_core.load(run)
-        images = torch.rand(1, 3, 64, 96)
+        images = torch.rand(1, 3, 160, 96)
         torch.testing.assert_close(module(images), boxes_and_scores(student.model, images))
-        assert json.loads(told[METADATA])["scaling"] == {"shorter_side": [64], "longer_side": 96}
+        assert json.loads(told[METADATA])["scaling"] == {"shorter_side": [128], "longer_side": 192}
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from kd_core.deploy.formats import FORMATS, Example, Run
 from kd_core.deploy.inputs import Callee, Inputs, inputs_of
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, did_you_mean, reason
 from kd_core.files import write_errors
 from kd_core.student import Student, load
+from kd_core.taps.wires import describe_shapes
 
 TOLERANCE = 1e-4
 """By how much outputs may differ, as a share of the largest of them, or of 1 where they are smaller."""
@@ -129,7 +130,11 @@ def compare(module: Callee, run: Run, inputs: Inputs, most: int | None = None) -
         tensors = list(batch.values())
         with torch.no_grad():
             expected = module(*tensors).float().cpu()
-        found = run(tensors).float().cpu()
+        try:
+            found = run(tensors).float().cpu()
+        except Exception as error:  # a size that the file does not take
+            shapes = describe_shapes(tensors)
+            raise KDError(f"the exported model does not take inputs of shape {shapes}: {reason(error)}") from error
         if found.shape != expected.shape:
             raise KDError(f"the exported model returns {tuple(found.shape)}, and the run's {tuple(expected.shape)}")
         if not expected.isfinite().all():
