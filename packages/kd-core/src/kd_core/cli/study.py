@@ -51,7 +51,9 @@ def _seeds(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 @config_options
 @json_option
 def sweep(file: Path, out: Path | None, jobs: int, as_json: bool, **options: Any) -> None:
-    """Run a config with every combination of the values that SWEEP lists, or those that a sampler draws, best first.
+    """Run a config with every combination of the values in SWEEP.
+
+    Or those that a sampler draws. The best run is the first in the table.
 
     The same command goes on where it was stopped; started again meanwhile, it takes the runs that nobody trains.
     """
@@ -100,7 +102,9 @@ def _score(row: Any) -> str:
 @config_options
 @json_option
 def compare(targets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Compare configs, or methods in one, over seeds: means, spreads, and differences by seed with intervals.
+    """Compare configs, or methods in one, over seeds.
+
+    Prints means, spreads, and differences by seed with intervals.
 
     CONFIG is a config, several, or the file of a comparison; the same command goes on where it was stopped, and
     started again meanwhile it takes the runs that nobody trains. RUNS are folders of runs, sweeps or comparisons that
