@@ -116,6 +116,8 @@ class Task:
     """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
     hubs: ClassVar[Mapping[str, Hub]] = {}
     """Where models come from whose source is ``hub:``, ``timm:``."""
+    pipeline_tag: ClassVar[str] = ""
+    """What the task's models do, in the hub's words: ``image-classification``."""
     run_values: ClassVar[Mapping[str, str]] = {}
     """What ``!run NAME`` can stand for beside ``steps``, ``steps_per_epoch`` and ``batch_size``: name -> one line on
     it. The values are those of :attr:`DatasetInfo.run_values`."""
@@ -191,6 +193,23 @@ class Task:
 
         :meth:`effective_input` names them as they lie there: ``.``, or ``./NAME``.
         """
+
+    def hub_facts(self, config: Mapping[str, Any], student: Path) -> dict[str, Any]:
+        """What the card of a student on the hub says beside its task: fields of ``huggingface_hub.ModelCardData``.
+
+        ``data`` are those fields of ``EvalResult`` that name the data set of the metrics; left out where the hub would
+        not know it. By default the data set that the config names.
+        """
+        name = config["data"].get("name") if isinstance(config["data"], Mapping) else None
+        return {"data": {"dataset_type": name, "dataset_name": name}} if name else {}
+
+    def hub_usage(self, student: Path, name: str) -> str:
+        """Python that loads a student from the hub in the library that knows its kind; empty where none does."""
+        return ""
+
+    def hub_source(self, student: Path, name: str) -> str:
+        """How a config names a student on the hub; empty where only its downloaded folder can be named."""
+        return ""
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
         """What makes raw samples into the inputs that evaluation gives the model, bit for bit.

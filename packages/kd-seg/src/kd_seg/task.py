@@ -34,6 +34,7 @@ class SemanticSegmentation(Task):
     differ."""
 
     name = "semantic_segmentation"
+    pipeline_tag = "image-segmentation"
     monitor = "miou"
     run_values = CLASS_VALUES
     output = "out"

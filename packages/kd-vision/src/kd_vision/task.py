@@ -40,6 +40,7 @@ class ImageClassification(Task):
     """One class per image: targets (B,) int64, inputs (B, C, H, W) normalised float32, outputs logits (B, classes)."""
 
     name = "image_classification"
+    pipeline_tag = "image-classification"
     monitor = "top1"
     run_values = CLASS_VALUES
     Data = DataSpec

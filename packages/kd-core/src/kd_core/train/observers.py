@@ -20,7 +20,6 @@ from kd_core.runs.progress import Epoch, Reporter
 from kd_core.runs.run_folder import MetricsLog
 from kd_core.train.step_log import keep_steps
 
-
 SELDOM, OFTEN, SHARE = 10.0, 1.0, 0.02
 """Seconds between two epochs that are shown: this share of the time since the first one, but in these limits."""
 FEW = 30

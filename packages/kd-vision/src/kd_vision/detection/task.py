@@ -48,6 +48,7 @@ class ObjectDetection(Task):
     """
 
     name = "object_detection"
+    pipeline_tag = "object-detection"
     monitor = "ap"
     run_values = DETECTION_VALUES
     compiles = False

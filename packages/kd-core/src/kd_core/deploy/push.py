@@ -1,0 +1,126 @@
+"""A run's student as a model on the Hugging Face hub, with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd_core.config import load
+from kd_core.errors import KDError
+from kd_core.models.factory import WEIGHTS
+from kd_core.repository import TIMEOUT, first_line
+from kd_core.runs.run_folder import RunFolder
+from kd_core.task import TASKS, Task
+
+TOKEN_HINT = "`hf auth login`, or a token that may write in HF_TOKEN"
+CARD = "README.md"
+NO_FIGURES = ("loss", "score")
+"""Metrics that a card's front matter does not have: they are of this project alone."""
+USAGE = """\
+import kd_core
+from huggingface_hub import snapshot_download
+
+student = kd_core.load(snapshot_download("{name}"))
+print(student.classes)"""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An upload: the model's ``address``, and the bytes of each file. Of a dry run nothing was sent."""
+
+    name: str
+    address: str
+    files: dict[str, int]
+    private: bool
+    dry_run: bool = False
+
+
+def push(folder: Path, name: str, *, private: bool = False, dry_run: bool = False) -> Pushed:
+    """Upload the student of the finished run in ``folder`` as the model ``name``, with a card.
+
+    All is one commit; a repository that is not there yet is made, ``private`` or public. KDError where the run has no
+    student, without a token, and where the hub refuses or does not answer. With ``dry_run`` nothing is asked or sent.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    run = RunFolder.open(folder)
+    if not run.finished or not (run.student / WEIGHTS).is_file():
+        raise KDError(f"{folder} has no finished student: there is nothing to upload")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise KDError(f"cannot upload {name}: {first_line(error)}", hint="a name on the hub is ORG/NAME") from error
+    files = {path.name: path for path in sorted(run.student.iterdir()) if path.is_file() and path.name != CARD}
+    sizes = {file: path.stat().st_size for file, path in files.items()}
+    if dry_run:
+        sizes[CARD] = len(card(run, name).encode())
+        return Pushed(name, f"{constants.ENDPOINT}/{name}", sizes, private, dry_run=True)
+    if get_token() is None:
+        raise KDError("the hub needs a token, and none is here", hint=TOKEN_HINT)
+    operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=path) for file, path in files.items()]
+    try:
+        check_hub_answers(name)
+        repository = HfApi().create_repo(name, private=private, exist_ok=True)
+        text = card(run, repository.repo_id).encode()
+        operations.append(CommitOperationAdd(CARD, text))
+        HfApi().create_commit(repository.repo_id, operations, commit_message=f"The student of {run.path.name}")
+    except Exception as error:  # of the hub, the network and the disk, in several libraries
+        hint = TOKEN_HINT if status_of(error) in (401, 403) else None
+        raise KDError(f"cannot upload {name}: {first_line(error)}", hint=hint) from error
+    return Pushed(repository.repo_id, str(repository), {**sizes, CARD: len(text)}, private)
+
+
+def check_hub_answers(name: str) -> None:
+    """Raise at once what the library raises where the hub does not answer: uploads would try again and again."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=TIMEOUT)
+    except Exception as error:
+        if status_of(error) not in (401, 403, 404):  # those say that there is none yet
+            raise
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that an error came from."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def card(run: RunFolder, name: str) -> str:
+    """The hub's model card: what its search reads, the run's own card, and how the model is loaded."""
+    config = load(run.config).data
+    task = TASKS.get(config["task"])()
+    text = run.card.read_text(encoding="utf-8")
+    here = {"student/": "", 'load("student")': 'load("FOLDER")', "{run: <this folder>}": "{run: FOLDER}"}
+    if source := task.hub_source(run.student, name):
+        here["{run: <this folder>}"] = source
+    for local, there in here.items():
+        text = text.replace(local, there)
+    usage = task.hub_usage(run.student, name) or USAGE.format(name=name)
+    return f"---\n{_metadata(task, config, run, name)}\n---\n\n{text}\nFrom the hub:\n\n```python\n{usage}\n```\n"
+
+
+def _metadata(task: Task, config: Mapping[str, Any], run: RunFolder, name: str) -> str:
+    """The front matter, as the hub's library writes it: the task's facts over those that every student has."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    distilled = ["knowledge-distillation"] if len(config["models"]) > 1 else []
+    fields: dict[str, Any] = {
+        "library_name": "kd-core",
+        "pipeline_tag": task.pipeline_tag,
+        "tags": [task.name.replace("_", "-"), *distilled],
+    }
+    data = task.hub_facts(config, run.student)
+    known = data.pop("data", None)
+    fields |= data
+    if known is not None:
+        result = run.result()
+        metrics = {key: value for key, value in result["metrics"].items() if key not in NO_FIGURES and "/" not in key}
+        metrics = {key: round(value, 6) for key, value in metrics.items() if value is not None}
+        common = {"task_type": fields["pipeline_tag"], "dataset_split": result["split"], **known}
+        fields |= {"model_name": name, "metrics": list(metrics)}
+        fields["eval_results"] = [EvalResult(**common, metric_type=key, metric_value=metrics[key]) for key in metrics]
+    return str(ModelCardData(**{key: value for key, value in fields.items() if value})).strip()
