@@ -59,7 +59,7 @@ teacher:
 {teacher}
 student:
 {student}
-optimizer: {{key: SGD, kwargs: {{lr: {rate}, momentum: 0.9, weight_decay: 0.0001}}}}
+optimizer: {{key: SGD, kwargs: {{lr: {rate:.8f}, momentum: 0.9, weight_decay: 0.0001}}}}
 scheduler: {{key: MultiStepLR, kwargs: {{milestones: [3], gamma: 0.1}}}}
 criterion:
   key: WeightedSumLoss
@@ -113,7 +113,7 @@ def wrapper(key: str, kwargs: str) -> str:
     return f"auxiliary_model_wrapper: {{key: {key}, kwargs: {{{kwargs}}}}}\n"
 
 
-def stage(terms: str, student: str = LEARNS, teacher: str = FROZEN, epochs: int = EPOCHS, rate: float = 0.005) -> str:
+def stage(terms: str, student: str = LEARNS, teacher: str = FROZEN, epochs: int = EPOCHS, rate: float = 0.0005) -> str:
     """The body of a stage."""
     parts = {"student": textwrap.indent(student, "  "), "teacher": textwrap.indent(teacher, "  ")}
     return STAGE.format(epochs=epochs, rate=rate, terms=textwrap.indent(terms, "      "), **parts)
@@ -190,12 +190,17 @@ def factor_transfer(root: Path) -> str:
     first = stage(
         RECONSTRUCTION,
         student=wrapper("EmptyModule", "") + WITHOUT + "requires_grad: False\n",
-        teacher=teacher + wrapper("Teacher4FactorTransfer", FT.format(root=root, decodes=True)) + taps
+        teacher=teacher
+        + wrapper("Teacher4FactorTransfer", FT.format(root=root, decodes=True))
+        + taps
         + "requires_grad: True\nfrozen_modules: [teacher_model]\n",
         epochs=2,
     )
     second = stage(
-        CE + mid("ft", "FTLoss", 100.0, "p: 1, reduction: mean, paraphraser_path: paraphraser, translator_path: translator"),
+        CE
+        + mid(
+            "ft", "FTLoss", 100.0, "p: 1, reduction: mean, paraphraser_path: paraphraser, translator_path: translator"
+        ),
         student=LEARNS + wrapper("Student4FactorTransfer", TRANSLATOR) + hooks("student_model.layer4, translator"),
         teacher=FROZEN + wrapper("Teacher4FactorTransfer", FT.format(root=root, decodes=False)) + taps,
         epochs=3,
@@ -207,16 +212,18 @@ def fitnet(root: Path) -> str:
     """Two stages: the regressor's outputs are the teacher's, then soft targets."""
     first = stage(
         wrapped("hint", "MSELoss/sum", "+convreg", "layer1", 1.0),
-        student=TRUNK.replace("layer1]", "layer1, +convreg]") + REGRESSOR + hooks("'+convreg'")
+        student=TRUNK.replace("layer1]", "layer1, +convreg]")
+        + REGRESSOR
+        + hooks("'+convreg'")
         + "requires_grad: True\nfrozen_modules: []\n",
         teacher=TRUNK + hooks("layer1") + "requires_grad: False\n",
         epochs=2,
-        rate=1e-6,
+        rate=1e-7,
     )
     return document(root, first, stage(mid("kd", "KDLoss", 1.0, f"{LOGITS}, temperature: 4.0, alpha: 0.5"), epochs=3))
 
 
-def _one(terms: str, student: str = "", teacher: str = "", rate: float = 0.005) -> str:
+def _one(terms: str, student: str = "", teacher: str = "", rate: float = 0.0005) -> str:
     return stage(terms, LEARNS + student, FROZEN + teacher, rate=rate)
 
 
@@ -227,7 +234,9 @@ SINGLE: dict[str, str] = {
     "logit_standardization": _one(mid("kd", "LogitStdKDLoss", 1.0, f"{LOGITS}, temperature: 2.0, alpha: 0.5, beta: 9")),
     "dist": _one(CE + mid("dist", "DISTLoss", 2.0, f"{LOGITS}, beta: 1.0, gamma: 2.0, tau: 1.0")),
     "at": _one(
-        CE + mid("at", "ATLoss", 10.0, f"at_pairs: {_pairs('34')}, mode: code"), hooks("layer3, layer4"), hooks("layer3, layer4")
+        CE + mid("at", "ATLoss", 10.0, f"at_pairs: {_pairs('34')}, mode: code"),
+        hooks("layer3, layer4"),
+        hooks("layer3, layer4"),
     ),
     "pooled": _one(CE + wrapped("l2", "MSELoss", "avgpool", "avgpool", 15.0), hooks("avgpool"), hooks("avgpool")),
     "pkt": _one(
@@ -236,12 +245,10 @@ SINGLE: dict[str, str] = {
         hooks(inputs="fc"),
     ),
     "rkd": _one(
-        CE + mid("rkd", "RKDLoss", 1.0, PATHS.format("layer4") + ", dist_factor: 1.0, angle_factor: 2.0, reduction: mean"),
+        CE
+        + mid("rkd", "RKDLoss", 1.0, PATHS.format("layer4") + ", dist_factor: 1.0, angle_factor: 2.0, reduction: mean"),
         hooks("layer4"),
         hooks("layer4"),
-    ),
-    "spkd": _one(
-        CE + mid("spkd", "SPKDLoss", 100.0, PATHS.format("layer4") + ", reduction: batchmean"), hooks("layer4"), hooks("layer4")
     ),
     "fsp": _one(
         CE
@@ -256,23 +263,35 @@ SINGLE: dict[str, str] = {
         ),
         hooks("layer1, layer2", "layer1, layer2.1"),
         hooks("layer1, layer2", "layer1, layer2.1"),
-        rate=0.001,
+        rate=0.0001,
     ),
     "dab": _one(
-        CE + mid("dab", "AltActTransferLoss", 0.00001, f"feature_pairs: {_pairs('1234', student='connector_dict.connector{}')}, margin: 1.0, reduction: mean"),
+        CE
+        + mid(
+            "dab",
+            "AltActTransferLoss",
+            0.00001,
+            f"feature_pairs: {_pairs('1234', student='connector_dict.connector{}')}, margin: 1.0, reduction: mean",
+        ),
         wrapper("Connector4DAB", f"connectors: {{{_connectors()}}}")
         + hooks(_listed("student_model.layer{}") + ", " + _listed("connector_dict.connector{}")),
         hooks(_listed("layer{}")),
     ),
     "vid": _one(
-        CE + mid("vid", "VIDLoss", 1.0, f"feature_pairs: {_pairs('1234', student='regressor_dict.regressor{}')}, margin: 1.0"),
+        CE
+        + mid(
+            "vid", "VIDLoss", 1.0, f"feature_pairs: {_pairs('1234', student='regressor_dict.regressor{}')}, margin: 1.0"
+        ),
         wrapper("VariationalDistributor4VID", f"regressors: {{{_regressors()}}}")
         + hooks(_listed("student_model.layer{}") + ", " + _listed("regressor_dict.regressor{}")),
         hooks(_listed("layer{}")),
     ),
     "ickd": _one(
         CE + mid("cs", "ChSimLoss", 50.0, f"feature_pairs: {_pairs('4', student='embed_dict.embed{}')}"),
-        wrapper("Student4ICKD", "embeddings: {embed4: {path: student_model.layer4, io: output, in_channels: 512, out_channels: 512}}")
+        wrapper(
+            "Student4ICKD",
+            "embeddings: {embed4: {path: student_model.layer4, io: output, in_channels: 512, out_channels: 512}}",
+        )
         + hooks("student_model.layer4, embed_dict.embed4"),
         hooks("layer4"),
     ),
@@ -285,7 +304,10 @@ SINGLE: dict[str, str] = {
             "student_embed_module_path: student_model.avgpool, student_embed_module_io: output, teacher_embed_module_path: avgpool, "
             "teacher_embed_module_io: output, module_path: var_estimator, module_io: output, eps: 0.000001, reduction: mean",
         ),
-        wrapper("VarianceBranch4PAD", "input_module: {path: student_model.avgpool, io: output}, feat_dim: 512, var_estimator_ckpt: '{root}/variance.pt'")
+        wrapper(
+            "VarianceBranch4PAD",
+            "input_module: {path: student_model.avgpool, io: output}, feat_dim: 512, var_estimator_ckpt: '{root}/variance.pt'",
+        )
         + hooks("student_model.avgpool, var_estimator"),
         hooks("avgpool"),
     ),
@@ -299,22 +321,38 @@ SINGLE: dict[str, str] = {
             "teacher_feature_module_io: output, student_linear_module_path: '.', student_linear_module_io: output, "
             "teacher_linear_module_path: '.', teacher_linear_module_io: output, exponent: 4.0, temperature: 2.0, reduction: batchmean",
         ),
-        wrapper("SRDModelWrapper", SRD + ", linear_kwargs: {in_features: 512, out_features: 512}") + hooks("model.layer4, norm_layer"),
+        wrapper("SRDModelWrapper", SRD + ", linear_kwargs: {in_features: 512, out_features: 512}")
+        + hooks("model.layer4, norm_layer"),
         wrapper("SRDModelWrapper", SRD) + hooks("model.layer4, norm_layer"),
     ),
     "kr": _one(
         _review(),
         wrapper("Student4KnowledgeReview", f"abfs: [{_fusions()}], sizes: [1, 2, 4, 8, 16]")
-        + hooks("student_model.avgpool, " + ", ".join(f"abf_modules.{n}" for n in range(5)), _listed("student_model.layer{}.-1.relu")),
+        + hooks(
+            "student_model.avgpool, " + ", ".join(f"abf_modules.{n}" for n in range(5)),
+            _listed("student_model.layer{}.-1.relu"),
+        ),
         hooks("avgpool", _listed("layer{}.-1.relu")),
     ),
     "cckd": stage(
-        CE + mid("cckd", "CCKDLoss", 0.003, "teacher_linear_path: linear, student_linear_path: linear, kernel_config: {type: gaussian, gamma: 0.4, max_p: 2}, reduction: batchmean"),
+        CE
+        + mid(
+            "cckd",
+            "CCKDLoss",
+            0.003,
+            "teacher_linear_path: linear, student_linear_path: linear, kernel_config: {type: gaussian, gamma: 0.4, max_p: 2}, reduction: batchmean",
+        ),
         LEARNS
-        + wrapper("Linear4CCKD", "input_module: {path: model.avgpool, io: output}, linear_kwargs: {in_features: 512, out_features: 16, bias: True}")
+        + wrapper(
+            "Linear4CCKD",
+            "input_module: {path: model.avgpool, io: output}, linear_kwargs: {in_features: 512, out_features: 16, bias: True}",
+        )
         + hooks("model.avgpool, linear"),
         WITHOUT
-        + wrapper("Linear4CCKD", "input_module: {path: model.avgpool, io: output}, linear_kwargs: {in_features: 512, out_features: 16, bias: True}")
+        + wrapper(
+            "Linear4CCKD",
+            "input_module: {path: model.avgpool, io: output}, linear_kwargs: {in_features: 512, out_features: 16, bias: True}",
+        )
         + hooks("model.avgpool, linear")
         + "requires_grad: True\nfrozen_modules: [model]\n",
     ),

@@ -45,7 +45,14 @@ def box_losses(name: str, repos: Path) -> list[dict[str, Any]]:
             built[role].load_state_dict(torch.load(spec["src_ckpt"]))
         device = torch.device("cpu")
         box = get_distillation_box(
-            built["teacher"], built["student"], config["datasets"], copy.deepcopy(config["train"]), device, None, False, 1
+            built["teacher"],
+            built["student"],
+            config["datasets"],
+            copy.deepcopy(config["train"]),
+            device,
+            None,
+            False,
+            1,
         )
         return [{"version": VERSION, "losses": _train(box, built)}]
 

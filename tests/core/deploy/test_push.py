@@ -73,7 +73,7 @@ def test_the_card_says_what_it_is_and_how_it_loads(run: Path, monkeypatch: pytes
     text = hub.commits[0]["README.md"].decode()
     facts: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
     assert (facts["library_name"], facts["pipeline_tag"]) == ("kd-core", "image-classification")
-    assert facts["tags"] == ["image-classification", "knowledge-distillation"]
+    assert facts["tags"] == ["kd-core", "knowledge-distillation"]
     [result] = facts["model-index"][0]["results"]
     assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
     assert [metric["type"] for metric in result["metrics"]] == ["top1", "top5", "ece"]

@@ -114,10 +114,13 @@ class Task:
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
     """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
+    pipeline_tag: ClassVar[str] = ""
+    """The Hugging Face hub's word for the task, which a model card has: ``image-classification``, say."""
+    viewer: ClassVar[str] = ""
+    """The :class:`~kd_core.report.samples.SampleViewer` that shows samples in a report, as ``module:CLASS``: it is
+    imported when a report is made. Empty where samples are not shown."""
     hubs: ClassVar[Mapping[str, Hub]] = {}
     """Where models come from whose source is ``hub:``, ``timm:``."""
-    pipeline_tag: ClassVar[str] = ""
-    """What the task's models do, in the hub's words: ``image-classification``."""
     run_values: ClassVar[Mapping[str, str]] = {}
     """What ``!run NAME`` can stand for beside ``steps``, ``steps_per_epoch`` and ``batch_size``: name -> one line on
     it. The values are those of :attr:`DatasetInfo.run_values`."""
@@ -195,13 +198,11 @@ class Task:
         """
 
     def hub_facts(self, config: Mapping[str, Any], student: Path) -> dict[str, Any]:
-        """What the card of a student on the hub says beside its task: fields of ``huggingface_hub.ModelCardData``.
+        """What the front matter of a student's card on the hub has in place of the run's own (``kd_core.runs.card``).
 
-        ``data`` are those fields of ``EvalResult`` that name the data set of the metrics; left out where the hub would
-        not know it. By default the data set that the config names.
+        ``dataset`` are keys of the data set that the metrics are of: its ``type`` is its name on the hub.
         """
-        name = config["data"].get("name") if isinstance(config["data"], Mapping) else None
-        return {"data": {"dataset_type": name, "dataset_name": name}} if name else {}
+        return {}
 
     def hub_usage(self, student: Path, name: str) -> str:
         """Python that loads a student from the hub in the library that knows its kind; empty where none does."""
@@ -234,6 +235,12 @@ class Task:
         """KDError where the student, built, cannot learn data of which ``info`` is known; in a check it has no values.
 
         It is not asked of a teacher, whose classes may be others.
+        """
+
+    def check_output(self, model: nn.Module, output: Callable[[], Any], batch: Batch, data: Any) -> None:
+        """KDError where what the student gives in evaluation mode cannot be scored; by default that is not looked at.
+
+        ``output()`` runs it on a ``batch`` of dummy samples, without weights or with random ones.
         """
 
     def lighten(self, model: nn.Module) -> None:

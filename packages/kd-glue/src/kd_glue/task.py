@@ -47,7 +47,6 @@ class TextClassification(Task):
     """
 
     name = "text_classification"
-    pipeline_tag = "text-classification"
     monitor = "score"
     run_values = CLASS_VALUES
     output = "logits"
@@ -56,6 +55,8 @@ class TextClassification(Task):
     hubs: ClassVar[Mapping[str, Hub]] = {"hub": TransformersHub()}
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "text-classification"
+    viewer = "kd_glue.results.views:TextViewer"
 
     def info(self, data: DataSpec) -> TextInfo:
         """The classes, as far as the task's name or the config tells them."""

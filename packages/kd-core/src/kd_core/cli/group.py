@@ -23,6 +23,8 @@ from kd_core.cli.output import echo
 from kd_core.cli.plan import plan
 from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
 from kd_core.cli.prune import prune
+from kd_core.cli.report import report
+from kd_core.cli.schema import schema
 from kd_core.cli.study import compare, sweep
 from kd_core.cli.train import resume, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
@@ -49,7 +51,7 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    others = (export, profile, push, prune, cache, migrate)
+    others = (report, export, profile, push, prune, cache, migrate, schema)
     for verb in (train, evaluate_command(published), resume, sweep, compare, check, plan, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks, models))

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kd_core.config import load
 from kd_core.errors import KDError
 from kd_core.models.factory import WEIGHTS
 from kd_core.repository import TIMEOUT, first_line
+from kd_core.runs.card import FRONT, without_front_matter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.task import TASKS, Task
 
@@ -93,34 +96,32 @@ def card(run: RunFolder, name: str) -> str:
     """The hub's model card: what its search reads, the run's own card, and how the model is loaded."""
     config = load(run.config).data
     task = TASKS.get(config["task"])()
-    text = run.card.read_text(encoding="utf-8")
+    whole = run.card.read_text(encoding="utf-8")
+    text = without_front_matter(whole)
     here = {"student/": "", 'load("student")': 'load("FOLDER")', "{run: <this folder>}": "{run: FOLDER}"}
     if source := task.hub_source(run.student, name):
         here["{run: <this folder>}"] = source
     for local, there in here.items():
         text = text.replace(local, there)
     usage = task.hub_usage(run.student, name) or USAGE.format(name=name)
-    return f"---\n{_metadata(task, config, run, name)}\n---\n\n{text}\nFrom the hub:\n\n```python\n{usage}\n```\n"
+    front = _front_matter(task, config, run, name, whole)
+    return f"---\n{front}---\n\n{text}\nFrom the hub:\n\n```python\n{usage}\n```\n"
 
 
-def _metadata(task: Task, config: Mapping[str, Any], run: RunFolder, name: str) -> str:
-    """The front matter, as the hub's library writes it: the task's facts over those that every student has."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    distilled = ["knowledge-distillation"] if len(config["models"]) > 1 else []
-    fields: dict[str, Any] = {
-        "library_name": "kd-core",
-        "pipeline_tag": task.pipeline_tag,
-        "tags": [task.name.replace("_", "-"), *distilled],
-    }
-    data = task.hub_facts(config, run.student)
-    known = data.pop("data", None)
-    fields |= data
-    if known is not None:
-        result = run.result()
-        metrics = {key: value for key, value in result["metrics"].items() if key not in NO_FIGURES and "/" not in key}
-        metrics = {key: round(value, 6) for key, value in metrics.items() if value is not None}
-        common = {"task_type": fields["pipeline_tag"], "dataset_split": result["split"], **known}
-        fields |= {"model_name": name, "metrics": list(metrics)}
-        fields["eval_results"] = [EvalResult(**common, metric_type=key, metric_value=metrics[key]) for key in metrics]
-    return str(ModelCardData(**{key: value for key, value in fields.items() if value})).strip()
+def _front_matter(task: Task, config: Mapping[str, Any], run: RunFolder, name: str, card: str) -> str:
+    """What the hub's search reads: that of the run's own card, with the model's name and the task's facts."""
+    match = FRONT.match(card)
+    fields: dict[str, Any] = (yaml.safe_load(match[0].strip().strip("-")) if match else None) or {}
+    facts = task.hub_facts(config, run.student)
+    dataset = facts.pop("dataset", {})
+    fields = {**fields, "pipeline_tag": task.pipeline_tag, **facts}
+    for entry in fields.get("model-index", []):
+        entry["name"] = name
+        for result in entry["results"]:
+            result["dataset"] |= dataset
+            result["metrics"] = [figure for figure in result["metrics"] if figure["type"] not in NO_FIGURES]
+    if "metrics" in fields:
+        fields["metrics"] = [metric for metric in fields["metrics"] if metric not in NO_FIGURES]
+    there = {key: value for key, value in fields.items() if value}
+    text: str = yaml.safe_dump(there, sort_keys=False, allow_unicode=True)
+    return text

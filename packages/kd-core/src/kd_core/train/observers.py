@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from kd_core.device.distributed import all_reduce_sum_, run_on_rank_zero, world_size
 from kd_core.files import append, json_text
 from kd_core.observers import OBSERVERS, EpochEvent, Observer, RunEvent, StepEvent, ValidationEvent
+from kd_core.runs.metrics_log import MetricsLog
 from kd_core.runs.progress import Epoch, Reporter
-from kd_core.runs.run_folder import MetricsLog
 from kd_core.train.step_log import keep_steps
 
 SELDOM, OFTEN, SHARE = 10.0, 1.0, 0.02

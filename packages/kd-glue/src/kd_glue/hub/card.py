@@ -19,14 +19,13 @@ def card_facts(config: Mapping[str, Any], student: Path) -> dict[str, Any]:
     spec = config["models"][STUDENT]
     base = spec.get("hub") if isinstance(spec, Mapping) and spec.get("weights", "auto") is not None else None
     fields: dict[str, Any] = {
-        "tags": ["kd-glue", *(["knowledge-distillation"] if len(config["models"]) > 1 else [])],
         "base_model": base if isinstance(base, str) and _on_hub(base) else None,
     }
     if (student / CONFIG).is_file():
         fields["library_name"] = "transformers"
     if task is not None:
-        data = {"dataset_type": REPOSITORY, "dataset_name": "GLUE", "dataset_config": task.name}
-        fields |= {"language": "en", "datasets": [REPOSITORY], "data": data}
+        dataset = {"name": "GLUE", "type": REPOSITORY, "config": task.name}
+        fields |= {"language": "en", "datasets": [REPOSITORY], "dataset": dataset}
     return fields
 
 
