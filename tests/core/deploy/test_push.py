@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from tests.glue.hub.hub_server import FakeHub, serving
 
 import kd_core
-from kd_core.deploy.push import push
+from kd_core.deploy.push import for_others, push
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 from kd_seg.cli import main as kd_seg
@@ -104,6 +104,19 @@ def test_without_a_token_there_is_one_error(run: Path, monkeypatch: pytest.Monke
     assert done.stderr.startswith("the hub needs a token, and none is here\n    hint: `hf auth login`")
     with pytest.raises(KDError, match="a name on the hub is ORG/NAME"):
         push(run, "a b", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("- train: 3 samples in /home/me/my_data/train; 1 more", "- train: 3 samples in train; 1 more"),
+        ("By `kd-vision train ~/x/c.yaml --out C:\\\\runs\\\\a`", "By `kd-vision train c.yaml --out a`"),
+        ("see https://example.org/a/b and {run: FOLDER}, a/b", "see https://example.org/a/b and {run: FOLDER}, a/b"),
+        ("- warning: 1 sample is there twice: 'secret'", None),
+    ],
+)
+def test_paths_and_samples_stay_at_home(line: str, told: str | None) -> None:
+    assert for_others(f"# x\n{line}\nend\n") == "\n".join(["# x", *([] if told is None else [told]), "end", ""])
 
 
 @pytest.mark.slow

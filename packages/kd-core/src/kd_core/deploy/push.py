@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from kd_core.task import TASKS, Task
 
 TOKEN_HINT = "`hf auth login`, or a token that may write in HF_TOKEN"
 CARD = "README.md"
+PATH = re.compile(r"(?<![\w:/.\\])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s:,;|`'\"]+[\\/])*([^\s:,;|`'\"/\\]+)")
+"""An absolute path, and its last part."""
 NO_FIGURES = ("loss", "score")
 """Metrics that a card's front matter does not have: they are of this project alone."""
 USAGE = """\
@@ -97,7 +100,7 @@ def card(run: RunFolder, name: str) -> str:
     config = load(run.config).data
     task = TASKS.get(config["task"])()
     whole = run.card.read_text(encoding="utf-8")
-    text = without_front_matter(whole)
+    text = for_others(without_front_matter(whole))
     here = {"student/": "", 'load("student")': 'load("FOLDER")', "{run: <this folder>}": "{run: FOLDER}"}
     if source := task.hub_source(run.student, name):
         here["{run: <this folder>}"] = source
@@ -106,6 +109,12 @@ def card(run: RunFolder, name: str) -> str:
     usage = task.hub_usage(run.student, name) or USAGE.format(name=name)
     front = _front_matter(task, config, run, name, whole)
     return f"---\n{front}---\n\n{text}\nFrom the hub:\n\n```python\n{usage}\n```\n"
+
+
+def for_others(text: str) -> str:
+    """A card's text without what is of this machine: paths by their last part, and no warnings, which quote samples."""
+    lines = [line for line in text.splitlines() if not line.startswith("- warning")]
+    return PATH.sub(r"\1", "\n".join(lines)) + "\n"
 
 
 def _front_matter(task: Task, config: Mapping[str, Any], run: RunFolder, name: str, card: str) -> str:
