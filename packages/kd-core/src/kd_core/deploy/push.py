@@ -50,7 +50,8 @@ def push(folder: Path, name: str, *, private: bool = False, dry_run: bool = Fals
     student, without a token, and where the hub refuses or does not answer. With ``dry_run`` nothing is asked or sent.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     run = RunFolder.open(folder)
     if not run.finished or not (run.student / WEIGHTS).is_file():
