@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from kd_core.cli.cache import cache
-from kd_core.cli.deploy import export, profile
+from kd_core.cli.deploy import export, profile, push
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import check, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
@@ -51,7 +51,7 @@ def make_cli(
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    others = (report, export, profile, prune, cache, migrate, schema)
+    others = (report, export, profile, push, prune, cache, migrate, schema)
     for verb in (train, evaluate_command(published), resume, sweep, compare, check, plan, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks, models))
