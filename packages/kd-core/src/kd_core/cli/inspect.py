@@ -13,6 +13,7 @@ import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
 from kd_core.cli.output import CheckReport, echo, first_line, quiet_stdout
+from kd_core.cli.shipped import ConfigPath, about, shipped
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
@@ -29,12 +30,14 @@ REGISTRIES = {
     "methods": "kd_core.config.syntax.methods:METHODS",
 }
 """What ``list`` lists: ``module:registry``."""
+CONFIGS = "configs"
+"""The kind that is no registry: the package's own configs."""
 WITH_INPUTS = ("losses", "adapters")
 """Kinds whose positional parameters a config names. Those of other kinds (a view's batch) come from the run."""
 
 
 @click.command()
-@click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
+@click.argument("configs", type=ConfigPath(), nargs=-1, required=True, metavar="CONFIG...")
 @click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
 @click.option("--data", is_flag=True, help="Read all data too, and name every file that cannot be read.")
 @config_options
@@ -141,13 +144,24 @@ def _described(item: Any, kind: str) -> dict[str, str]:
     return {"signature": _signature(item, kind), "summary": first_line(item)}
 
 
+def _list_configs(package: str, as_json: bool) -> None:
+    """The configs that a package brings along, each with what it says of itself."""
+    told = {name: {"file": str(file), "summary": about(file)} for name, file in shipped(package).items()}
+    lines = [f"{name}\n    {entry['summary']}" if entry["summary"] else name for name, entry in told.items()]
+    echo(json_text({CONFIGS: told}) if as_json else "\n".join(lines))
+
+
 def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
     """The command list for ``registries``, as ``{"losses": "module:registry"}``, after the plug-ins of ``tasks``."""
 
-    @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
-    @click.argument("kind", type=click.Choice(list(registries)))
+    @click.command("list", help=f"List the {', '.join(registries)} that configs can name, or the configs themselves.")
+    @click.argument("kind", type=click.Choice([*registries, CONFIGS]))
     @json_option
-    def list_names(kind: str, as_json: bool) -> None:
+    @click.pass_context
+    def list_names(ctx: click.Context, kind: str, as_json: bool) -> None:
+        if kind == CONFIGS:
+            _list_configs(getattr(ctx.find_root().command, "package", ""), as_json)
+            return
         with quiet_stdout():
             from kd_core.task import TASKS
 
