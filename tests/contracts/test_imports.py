@@ -69,32 +69,21 @@ LAYERS: dict[str, list[str]] = {
     "kd_core": [
         *("errors", "notes", "escapes", "synonyms", "files", "pictures"),
         *("class_figures", "ranges", "registry", "signatures", "download", "repository"),
-        *("config.syntax", "config.calls", "config", "config.schedules", "config.schema"),
+        *("config.syntax", "config.calls", "config", "config.chains", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
-        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "study"),
+        *("train", "check", "experiment", "estimate", "evaluation", "prediction", "report", "deploy", "study"),
         *("migrate", "editors", "cli", "testing"),
     ],
     "kd_vision": [
-        *(
-            "data",
-            "inputs",
-            "preprocessing",
-            "rotations",
-            "metrics",
-            "bottlenecks",
-            "models",
-            "task",
-            "results",
-            "detection",
-        ),
-        "cli",
+        *("data", "inputs", "preprocessing", "rotations", "mixing", "metrics", "models", "bottlenecks", "task"),
+        *("results", "detection", "cli"),
     ],
     "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
     "kd_zoo": [
         *("densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards"),
-        *("timm_hub", "cli"),
+        *("timm_hub", "transformers_hub", "cli"),
     ],
 }
 """The parts of each package in the order of a run: each imports only from those before it. A module that no name here

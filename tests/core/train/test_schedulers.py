@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
 
+from kd_core.config import Builder, Policy
+from kd_core.config.schema import SchedulerSpec
+from kd_core.config.syntax.load import loads
 from kd_core.errors import KDError
+from kd_core.experiment import Experiment
+from kd_core.train.optim import build_scheduler
 from kd_core.train.schedulers import WarmUpCosineLR, WarmUpMultiStepLR
 
 
@@ -78,3 +85,59 @@ def test_an_epoch_of_one_step_has_no_rise() -> None:
 def test_a_wrong_rise_is_an_error() -> None:
     with pytest.raises(KDError, match=r"start in \[0, 1\], not 1000 and 2"):
         WarmUpMultiStepLR(optimizer(), milestones=[], steps_per_epoch=9, start=2)
+
+
+CHAIN = """
+call: !call:torch.optim.lr_scheduler.SequentialLR
+  schedulers:
+    - !call:torch.optim.lr_scheduler.LinearLR {start_factor: 0.1, total_iters: 4}
+    - !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: 6}
+  milestones: [4]
+"""
+WARMED = """
+call: !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: 6}
+warmup: 4
+warmup_start: 0.1
+"""
+
+
+def built(text: str) -> tuple[Any, torch.optim.SGD]:
+    """A scheduler of a config, and its optimiser."""
+    sgd = optimizer()
+    spec = SchedulerSpec.model_validate(loads(text, "a.yaml").data)
+    return build_scheduler(spec, sgd, Builder(Policy()), "scheduler")[0], sgd
+
+
+def test_schedulers_of_schedulers_and_a_warm_up_are_torchs() -> None:
+    expected = rates_of(*built(CHAIN), 10)
+    assert expected[:5] == pytest.approx([0.002, 0.0065, 0.011, 0.0155, 0.02])
+    assert expected[9] == pytest.approx(0.02 * (1 + math.cos(math.pi * 5 / 6)) / 2)
+    assert rates_of(*built(WARMED), 10) == expected
+    chained = CHAIN.replace("SequentialLR", "ChainedScheduler").replace("  milestones: [4]\n", "")
+    assert rates_of(*built(chained), 2) == pytest.approx([0.002, 0.0065 * (1 + math.cos(math.pi / 6)) / 2], rel=1e-3)
+
+
+def test_a_plateau_cannot_begin_later() -> None:
+    text = WARMED.replace("CosineAnnealingLR {T_max: 6}", "ReduceLROnPlateau {}")
+    with pytest.raises(KDError, match=r"scheduler\.warmup: ReduceLROnPlateau follows the validation"):
+        built(text)
+
+
+def test_a_check_looks_into_schedulers_of_schedulers(tmp_path: Path) -> None:
+    stage = CHAIN.replace("total_iters", "total_iter").replace("\n", "\n      ")
+    (tmp_path / "a.yaml").write_text(CONFIG + "    scheduler:" + stage)
+    with pytest.raises(KDError, match=r"scheduler\.call\.schedulers\.0\.total_iter: .*has no parameter 'total_iter'"):
+        Experiment.load(tmp_path / "a.yaml")
+
+
+CONFIG = """
+task: image_classification
+data: {name: digits}
+models: {student: {arch: cnn}}
+stages:
+  train:
+    epochs: 1
+    batch_size: 8
+    losses: {ce: {loss: cross_entropy}}
+    optimizer: !call:torch.optim.SGD {lr: 0.1}
+"""

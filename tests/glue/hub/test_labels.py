@@ -12,9 +12,9 @@ import torch
 from kd_core.data.batch import DatasetInfo
 from kd_core.errors import KDError
 from kd_core.models.hub import HubModelRequest
+from kd_core.models.labels import names_of, order_of
 from kd_core.notes import Note
 from kd_glue.data.info import TextInfo
-from kd_glue.hub.labels import names_of, order_of
 from kd_glue.hub.models import TransformersHub
 
 from .tiny_models import NLI, SCORES, SENTIMENT, config, logits, save

@@ -19,6 +19,8 @@ from kd_core.files import user_path
 Kind = Literal["structure", "weights", "tokenizer"]
 """Files that are read of a model: ``structure`` is its config alone."""
 CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+"""What a model of images says of its inputs, read beside its config where it is there."""
 COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """In the order of preference; an index lists the files that it is cut into."""
@@ -170,7 +172,7 @@ def _downloaded(name: str, revision: str | None, files: list[str], kind: Kind) -
         needed = [first, *shards(Path(_download(name, first, folder.name)))]
     else:
         needed = []
-    for file in needed:
+    for file in (*needed, *([PREPROCESSOR] if PREPROCESSOR in files else [])):
         _download(name, file, folder.name)
     return folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from kd_core.data.spec import pixels
 from kd_core.data.subset import split
 from kd_core.data.summary import shortened
 from kd_core.errors import KDError
+from kd_core.models.hub import Hub
 from kd_core.task import TASKS, Task
 from kd_seg.data.info import CLASS_VALUES, SegInfo
 from kd_seg.data.sources import VOID, MaskSource, PairSubset
@@ -25,6 +26,7 @@ from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole
 from kd_seg.metrics import SegmentationMetrics
 from kd_seg.preprocessing import Images, Normalization, PhotoPreprocessor, normalize
+from kd_zoo.transformers_hub import ImageHub
 
 
 @TASKS("semantic_segmentation", "segmentation")
@@ -37,11 +39,14 @@ class SemanticSegmentation(Task):
     monitor = "miou"
     run_values = CLASS_VALUES
     output = "out"
+    hubs: ClassVar[Mapping[str, Hub]] = {"hub": ImageHub("kd-seg", "semantic_segmentation")}
     mask = "batch.mask"
     eval_batch_size = 1
     dynamic_dims = (2, 3)
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "image-segmentation"
+    viewer = "kd_seg.results.views:MaskViewer"
 
     def info(self, data: DataSpec) -> SegInfo:
         """The facts that the data set's name and the config tell; the shape is that of a training sample."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-import kd_vision.rotations  # noqa: F401  which registers a view
+import kd_vision.mixing
+import kd_vision.rotations  # noqa: F401  which register views
 from kd_core.config import has_call
 from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
@@ -33,6 +34,7 @@ from kd_vision.inputs import input_format
 from kd_vision.metrics import ClassificationMetrics
 from kd_vision.preprocessing import ImagePreprocessor, image_preprocessor
 from kd_zoo.timm_hub import TimmHub
+from kd_zoo.transformers_hub import ImageHub
 
 
 @TASKS("image_classification", "classification")
@@ -44,8 +46,13 @@ class ImageClassification(Task):
     run_values = CLASS_VALUES
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "image-classification"
+    viewer = "kd_vision.results.views:ImageViewer"
     tried = ("augment",)
-    hubs: ClassVar[Mapping[str, Hub]] = {"timm": TimmHub("kd-vision")}
+    hubs: ClassVar[Mapping[str, Hub]] = {
+        "hub": ImageHub("kd-vision", "image_classification"),
+        "timm": TimmHub("kd-vision"),
+    }
 
     def info(self, data: DataSpec) -> ImageInfo:
         """The facts that the data set's name and the config tell."""
@@ -101,6 +108,11 @@ class ImageClassification(Task):
         index = torch.arange(size)
         images = dummy_images(data, size, info.input_shape) if training else noise(size, info.input_shape)
         return Batch({SHARED: images}, index % (info.num_classes or 1), index)
+
+    def call(self, model: nn.Module, inputs: Tensor) -> Any:
+        """``model(images)``; the logits of a mapping that has them, as models of transformers give it."""
+        output = model(inputs)
+        return output["logits"] if isinstance(output, Mapping) and "logits" in output else output
 
     def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
         """The input with the mean and the standard deviation that the data give where it has none."""

@@ -247,8 +247,8 @@ def registered(name: str) -> TimmModel:
     if tag and tag not in tags:
         hint = did_you_mean(tag, tags) if tags else f"`timm: {arch}` with `weights: null` has random ones"
         raise KDError(f"timm has no weights {tag!r} of {arch}", hint=hint)
-    told = get_pretrained_cfg(name)
-    told = {} if told is None else told.to_dict()
+    weights = get_pretrained_cfg(name)
+    told: dict[str, Any] = {} if weights is None else weights.to_dict()
     return TimmModel(arch, told, repository=told.get("hf_hub_id"))
 
 

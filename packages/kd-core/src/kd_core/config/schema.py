@@ -51,7 +51,8 @@ class RuntimeSpec(StrictModel):
     fused_optimizer: bool = False
     """Use the optimizer's fused implementation where it has one."""
     fuse_bn: bool = False
-    """Fold the BatchNorm layers of frozen models, and of detectors that are scored, into their convolutions. Compiled models are left as they are."""
+    """Fold the BatchNorm layers of frozen models, and of detectors that are scored, into their convolutions. Compiled
+    models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
 
@@ -125,6 +126,11 @@ class SchedulerSpec(StrictModel):
     """The scheduler, a `!call` without its optimizer."""
     interval: Literal["step", "epoch"] = "epoch"
     """Whether the scheduler is stepped after each optimizer step or after each epoch."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Number of steps or epochs, whichever `interval` says, in which the learning rate rises linearly before the
+    scheduler begins."""
+    warmup_start: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Factor of the learning rate at the beginning of that rise."""
 
 
 class TermSpec(ExtraModel):
@@ -330,6 +336,11 @@ class ExperimentSpec(StrictModel):
     """A registered task (`kd-vision list tasks`), which decides what `data` and a model's `input` may hold."""
     name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
     """Name of the run's folder in `runs/`. By default the name of the config file."""
+    description: str | None = None
+    """What the student is, in a few sentences. The model card has it."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """The student's licence by the Hugging Face hub's name for it, such as `mit` or `apache-2.0`. The model card has
+    it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Random seed of everything. `--seed` replaces it."""
     imports: list[str] = []

@@ -5,6 +5,7 @@ Pillow is imported when a file is read: only the packages whose samples are imag
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,27 @@ def read_image(path: Path, *, white: float | None = None) -> Image:
         raise KDError(f"{path}: {error.problems[0].message}", hint=error.problems[0].hint) from error
     except Exception as error:  # decoders raise nearly anything
         raise KDError(f"{path}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def image_in(content: bytes, name: str, *, white: float | None = None) -> Image:
+    """The image that the bytes of a file hold, upright and in RGB; KDError naming it where it is none."""
+    image = bare_image_in(content, name)
+    try:
+        return to_rgb(image, white=white)
+    except Exception as error:  # decoders raise nearly anything
+        raise KDError(f"{name}: cannot be converted to RGB ({type(error).__name__}: {error})") from error
+
+
+def bare_image_in(content: bytes, name: str) -> Image:
+    """The first frame of the image that the bytes of a file hold, upright; KDError naming it where it is none."""
+    from PIL import Image as Pictures
+
+    try:
+        with Pictures.open(io.BytesIO(content), formats=_formats()) as image:
+            image.load()
+            return _upright(image)
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise KDError(f"{name}: is not a readable image ({type(error).__name__}: {error})") from error
 
 
 def open_image(path: Path) -> Image:
@@ -224,20 +246,26 @@ class Brightness:
 
     largest: int = 0
     images: int = 0
+    scaled: bool = False
+    """Whether any image had values of more than 8 bits, or that is not known."""
 
     def look(self, image: Image) -> None:
         """Note the values of an image in RGB."""
-        self.see(max(high for _, high in image.getextrema()))  # type: ignore[misc]
+        largest = max(high for _, high in image.getextrema())  # type: ignore[misc]
+        self.see(largest, scaled=DEEP in image.info)
 
-    def see(self, largest: int) -> None:
-        """Note the largest value of an image, of 255."""
+    def see(self, largest: int, *, scaled: bool = True) -> None:
+        """Note the largest value of an image, of 255, and whether it was, or may have been, ``scaled`` from more."""
         self.images += 1
+        self.scaled = self.scaled or scaled
         self.largest = max(self.largest, largest)
 
     def notes(self) -> list[Note]:
         """A warning where all images are nearly black."""
         if not self.images or self.largest >= DARK:
             return []
+        if not self.scaled:
+            return [Note.warning(f"no image is brighter than {self.largest} of 255")]
         hint = "16-bit images are read as if 65,535 were white; `data.white` says another value"
         return [Note.warning(f"no image is brighter than {self.largest} of 255: {hint}")]
 

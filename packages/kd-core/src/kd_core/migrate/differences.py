@@ -75,8 +75,8 @@ KINDS: dict[str, Kind] = {
         "Here they are averaged over samples, times the batch size.",
     ),
     "similarity-norm": Kind(
-        "torchdistill's SPKDLoss divides the rows of the matrices by their L1 norms: its code gives the order of the "
-        "norm where it means the dimension.",
+        "torchdistill's SPKDLoss divides the rows of the matrices by their L1 norms: its code has the order of the "
+        "norm where the dimension was meant.",
         "Here it is the L2 norm, as in the paper: another scale, so choose the weight anew.",
     ),
     "fsp-distance": Kind(

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kd_core.config import Call, Lazy
+from kd_core.config.chains import chained
 from kd_core.config.schema import (
     AdapterSpec,
     OptimizerSpec,
@@ -113,11 +114,14 @@ class StagePlanner:
                 (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulation_steps} micro-batches"
             )
         for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
-            value = getattr(stage_spec, key)
+            value, where = getattr(stage_spec, key), (*path, key)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):
-                self.binder.calls(value.call, (*path, key, "call"), (supplied,), kind=kind)
-            elif value is not None:
-                self.binder.calls(value, (*path, key), (supplied,), kind=kind)
+                value, where = value.call, (*where, "call")
+            if value is not None:
+                call, inner = chained(value) if key == "scheduler" else (value, [])
+                self.binder.calls(call, where, (supplied,), kind=kind)
+                for position, part in enumerate(inner):
+                    self.binder.calls(part, (*where, "schedulers", position), (supplied,), kind=kind)
         return lacks
 
     def _candidates(self, stage: StageSpec, path: Path) -> tuple[str, ...]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from kd_core.config import Builder, Call, Lazy
+from kd_core.config.chains import chained
 from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, StageSpec, as_list
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.taps.edits import matching
@@ -130,11 +132,28 @@ def build_scheduler(
     if spec is None:
         return None, "epoch"
     call, interval = (spec.call, spec.interval) if isinstance(spec, SchedulerSpec) else (spec, "epoch")
-    scheduler = builder.build(
-        call, {"optimizer": optimizer}, f"{path}.call" if isinstance(spec, SchedulerSpec) else path
-    )
+    where = f"{path}.call" if isinstance(spec, SchedulerSpec) else path
+    outer, inner = chained(call)
+    if inner:
+        parts = [
+            builder.build(part, {"optimizer": optimizer}, f"{where}.schedulers.{position}")
+            for position, part in enumerate(inner)
+        ]
+        call = replace(outer, kwargs={**outer.kwargs, "schedulers": parts})
+    scheduler = builder.build(call, {"optimizer": optimizer}, where)
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(
             ConfigProblem(f"{type(scheduler).__name__} is not a torch.optim.lr_scheduler.LRScheduler", path)
         )
+    if isinstance(spec, SchedulerSpec) and spec.warmup:
+        scheduler = warmed_up(scheduler, optimizer, spec.warmup, spec.warmup_start, path)
     return scheduler, interval
+
+
+def warmed_up(scheduler: LRScheduler, optimizer: Optimizer, length: int, start: float, path: str) -> LRScheduler:
+    """A scheduler that begins after ``length`` steps of a linear rise from ``start`` times the learning rate."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        message = f"{type(scheduler).__name__} follows the validation, and cannot begin later"
+        raise ConfigError(ConfigProblem(message, f"{path}.warmup"))
+    rise = LinearLR(optimizer, start_factor=start, total_iters=length)
+    return SequentialLR(optimizer, [rise, scheduler], milestones=[length])

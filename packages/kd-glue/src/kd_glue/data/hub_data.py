@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from kd_core.data.hub_data import load_hub, resolve_revision
 from kd_core.errors import KDError
-from kd_core.repository import COMMIT, first_line
 from kd_glue.data.tasks import GlueTask
 from kd_glue.data.texts import Texts, concatenated, missing_targets
 
@@ -89,51 +88,9 @@ def hub_data(task: GlueTask, revision: str | None) -> HubData:
 
     KDError where the hub does not answer and the cache holds no copy, or one of another commit than ``revision``.
     """
-    from datasets import config, load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    cached = Path(config.HF_DATASETS_CACHE) / REPOSITORY.replace("/", "___") / task.name
-    if resolve_data_revision(revision) is None and not cached.is_dir():  # the library would ask again and again
-        raise KDError(f"the hub does not answer, and no copy of {REPOSITORY} is here", hint=FOLDER_HINT, path="data")
-    try:
-        parts = load_dataset(REPOSITORY, task.name, revision=revision)
-    except DatasetNotFoundError as error:
-        raise KDError(f"{first_line(error)}", hint=FOLDER_HINT, path="data") from error
-    except Exception as error:  # without a connection, each version of the libraries raises something else
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise KDError(f"cannot load {REPOSITORY} from the hub ({reason})", hint=FOLDER_HINT, path="data") from error
-    commit = cached_commit(parts)
-    if revision is not None and COMMIT.fullmatch(revision) and commit not in (None, revision):
-        reason = f"the hub does not answer, and the cache holds {REPOSITORY} at {commit}, not at {revision}"
-        raise KDError(f"{reason}", path="data.revision")
-    return HubData(task, parts)
-
-
-def cached_commit(parts: Any) -> str | None:
-    """The commit that a data set in the library's cache is of: it is the name of the folder of its files."""
-    for part in parts.values():
-        for file in part.cache_files:
-            name = Path(file["filename"]).parent.name
-            return name if COMMIT.fullmatch(name) else None
-    return None
+    return HubData(task, load_hub(REPOSITORY, task.name, revision, hint=FOLDER_HINT, path="data"))
 
 
 def resolve_data_revision(revision: str | None) -> str | None:
-    """The commit that ``revision`` (None: the newest) of the hub's data is today; without network, in the cache.
-
-    None where neither tells. KDError where the hub answers that there is no such revision.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    if revision is not None and COMMIT.fullmatch(revision):
-        return revision
-    try:
-        return HfApi().dataset_info(REPOSITORY, revision=revision, timeout=10.0).sha
-    except RevisionNotFoundError as error:
-        raise KDError(f"{REPOSITORY} has no revision {revision!r}", path="data.revision") from error
-    except RepositoryNotFoundError as error:
-        raise KDError(f"the hub has no data set {REPOSITORY}", hint=FOLDER_HINT, path="data") from error
-    except Exception:  # without a connection, each version of the library raises something else
-        card = try_to_load_from_cache(REPOSITORY, "README.md", repo_type="dataset", revision=revision)
-        return Path(card).parent.name if isinstance(card, str) else None
+    """The commit that ``revision`` of GLUE is today, see :func:`kd_core.data.hub_data.resolve_revision`."""
+    return resolve_revision(REPOSITORY, revision, hint=FOLDER_HINT, path="data")

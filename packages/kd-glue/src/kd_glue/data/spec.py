@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 import kd_glue.data.glue
+import kd_glue.data.hub_tables
 import kd_glue.data.own_tables  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import DataSpec as BaseDataSpec

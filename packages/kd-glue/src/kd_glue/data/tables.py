@@ -138,7 +138,14 @@ def read_texts(
     """
     names = as_list(columns.label)
     rows = read_table(path, quoting, as_list(columns.text) + (names if labelled else []), names)
-    texts = _texts(rows, columns)
+    return texts_of_rows(rows, columns, classes, labelled=labelled)
+
+
+def texts_of_rows(
+    rows: Rows, columns: Columns, classes: tuple[str, ...] | None, *, labelled: bool = True
+) -> TableTexts:
+    """The texts and targets of rows that were read, see :func:`read_texts`."""
+    names, texts = as_list(columns.label), _texts(rows, columns)
     rows = replace(rows, notes=(*rows.notes, *_empty(rows, columns, texts)))
     cells = [rows.columns[name] for name in names if name in rows.columns]
     if not labelled and (len(cells) < len(names) or all(is_missing(cell) for column in cells for cell in column)):

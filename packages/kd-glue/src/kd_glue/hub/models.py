@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +14,10 @@ from pydantic import Field
 from torch import nn
 
 from kd_core.config.schema import ModelSpec
+from kd_core.data.hub_data import data_pins
 from kd_core.errors import KDError
 from kd_core.models.hub import Hub, HubModelRequest
-from kd_core.models.trained_on import only_numbers
-from kd_core.notes import Note
-from kd_core.repository import COMMIT, commit_of, first_line, model_folder
-from kd_glue.hub.labels import (
+from kd_core.models.labels import (
     check_count,
     classifier_of,
     in_base,
@@ -30,8 +27,11 @@ from kd_glue.hub.labels import (
     permute,
     reinitialize,
 )
+from kd_core.models.reports import quiet, readable
+from kd_core.models.trained_on import only_numbers
+from kd_core.notes import Note
+from kd_core.repository import COMMIT, commit_of, first_line, model_folder
 from kd_glue.hub.layers import keep_layers
-from kd_glue.hub.reports import quiet
 
 PositiveInt = Annotated[int, Field(ge=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]
@@ -127,6 +127,8 @@ class TransformersHub(Hub):
                 commits[f"models.{name}.input.tokenizer"] = data.tokenizer  # it has no revision of its own
                 commits[f"models.{name}.input.revision"] = commit
         revision = data.options.get("revision")
+        if "hub" in data.options:
+            return [*(f"{key}={commit}" for key, commit in commits.items() if commit is not None), *data_pins(data)]
         if data.root is None and "revision" in data.options and not COMMIT.fullmatch(revision or ""):
             from kd_glue.data.hub_data import resolve_data_revision
 
@@ -149,17 +151,6 @@ def read_config(folder: Path, name: str) -> Any:
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise KDError(f"{name} is a {config.model_type}, of which transformers has no model that classifies texts")
     return config
-
-
-@contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Raise what transformers raises about a model as a KDError."""
-    try:
-        yield
-    except (KDError, NotImplementedError):  # the latter: a check then tries with values
-        raise
-    except Exception as error:  # what is missing or broken in such a folder can raise nearly anything
-        raise KDError(f"{name} cannot be built ({type(error).__name__}: {first_line(error)})") from error
 
 
 # -- the classes

@@ -32,7 +32,11 @@ GREY = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 def read_values(path: Path) -> NDArray[np.int64]:
     """The values (H, W) in a mask file: KDError for a picture of colours."""
-    picture = open_image(path)
+    return values_of(open_image(path), path)
+
+
+def values_of(picture: Image, path: Path) -> NDArray[np.int64]:
+    """The values (H, W) in a mask that was read from ``path``: KDError for a picture of colours."""
     if picture.mode in GREY:
         return np.asarray(picture).astype(np.int64)
     hint = "save masks with a palette, or in grey: a pixel's value is its class"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 import kd_seg.data.cityscapes
 import kd_seg.data.coco
 import kd_seg.data.folders
+import kd_seg.data.hub_pairs
 import kd_seg.data.scenes
 import kd_seg.data.voc  # noqa: F401  what they register: data sets
 from kd_core.config.schema import StrictModel

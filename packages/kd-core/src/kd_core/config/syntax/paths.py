@@ -13,7 +13,7 @@ from kd_core.config.syntax.document import Document
 
 FILES = ("data.root", "data.cache", "data.unlabelled", "data.files.*", "models.*.run", "models.*.weights")
 """Keys of files and folders, in the top level's and in a stage's ``data:`` and in models."""
-NAMES = ("data.tokenizer", "models.*.hub", "models.*.timm", "models.*.input.tokenizer")
+NAMES = ("data.tokenizer", "data.hub", "models.*.hub", "models.*.timm", "models.*.input.tokenizer")
 """Keys of names on a hub, or folders."""
 BELOW_ROOT = "data.files.*"
 """Keys of files below ``data.root``, where that is given."""

@@ -58,17 +58,17 @@ def label_mismatch_error(name: str, model_classes: Sequence[str], classes: Seque
     )
 
 
-def classifier_of(model: nn.Module, width: int) -> nn.Linear:
+def classifier_of(model: nn.Module, width: int) -> nn.Linear | nn.Conv2d:
     """The layer that gives the logits: the last one outside the encoder with ``width`` outputs."""
     from torch import nn
 
     layers = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == width and not in_base(model, name)
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and len(module.weight) == width and not in_base(model, name)
     ]
     if not layers:
-        raise KDError(f"{type(model).__name__} has no linear layer of {width} outputs that classifies")
+        raise KDError(f"{type(model).__name__} has no layer of {width} outputs that classifies")
     return layers[-1]
 
 
@@ -77,7 +77,7 @@ def in_base(model: nn.Module, name: str) -> bool:
     return name.startswith(f"{getattr(model, 'base_model_prefix', '')}.")
 
 
-def permute(layer: nn.Linear, order: Sequence[int]) -> None:
+def permute(layer: nn.Linear | nn.Conv2d, order: Sequence[int]) -> None:
     """Give a layer its outputs in another order: output i is what was output ``order[i]``."""
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):
@@ -85,7 +85,7 @@ def permute(layer: nn.Linear, order: Sequence[int]) -> None:
                 parameter.copy_(parameter[list(order)].clone())
 
 
-def reinitialize(layer: nn.Linear, std: float) -> None:
+def reinitialize(layer: nn.Linear | nn.Conv2d, std: float) -> None:
     """Random weights and no bias, as transformers begins a classifier."""
     from torch import nn
 

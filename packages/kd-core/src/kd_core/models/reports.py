@@ -1,10 +1,24 @@
-"""Loading without transformers' own reports, which this package gives in its own words."""
+"""Loading without transformers' own reports and errors, which this package gives in its own words."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from kd_core.errors import KDError
+from kd_core.repository import first_line
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raise what transformers raises about a model as a KDError."""
+    try:
+        yield
+    except (KDError, NotImplementedError):  # the latter: a check then tries with values
+        raise
+    except Exception as error:  # what is missing or broken in such a folder can raise nearly anything
+        raise KDError(f"{name} cannot be built ({type(error).__name__}: {first_line(error)})") from error
 
 
 @contextmanager
