@@ -46,7 +46,7 @@ class ConfigPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path of the file; KDError for a bare name that is neither a file nor a config of the package."""
         path = super().convert(value, param, ctx)
-        bare = Path(path)
+        bare = Path(str(path))
         if bare.suffix or bare.name != str(path) or bare.exists() or ctx is None:
             return path
         configs = shipped(getattr(ctx.find_root().command, "package", ""))
