@@ -84,7 +84,7 @@ def splits_beside(table: Path) -> dict[str, str]:
     """The tables of the splits: those beside it that are named ``train``, ``val`` and ``test``, or it alone."""
     if "train" not in table.stem:
         return {"train": str(table.resolve())}
-    found = {}
+    found: dict[str, str] = {}
     for split, names in {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("test",)}.items():
         for name in names:
             other = table.with_name(table.name.replace("train", name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,11 @@ def starter(path: Path) -> Starter:
     values = sorted({int(value) for mask in masks[:MASKS_READ] for value in np.unique(read_values(mask))})
     void = [value for value in values if value == VOID and len(values) > 2]
     classes = [value for value in values if value not in void]
-    data = {"root": str(path.resolve()), "folders": folders, "classes": [f"class{value}" for value in classes]}
+    data: dict[str, Any] = {
+        "root": str(path.resolve()),
+        "folders": folders,
+        "classes": [f"class{value}" for value in classes],
+    }
     if classes != list(range(len(classes))):
         data["values"] = classes
     if not void and VOID in classes:

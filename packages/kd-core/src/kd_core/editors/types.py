@@ -88,7 +88,8 @@ def _limits(part: Any, schema: Json) -> Json:
 def annotation_of(field: FieldInfo) -> Any:
     """A field's annotation with its bounds, which pydantic keeps apart."""
     annotation: Any = field.annotation
-    return cast(Any, Annotated)[(annotation, *field.metadata)] if field.metadata else annotation
+    parts = (annotation, *field.metadata)
+    return cast(Any, Annotated)[parts] if field.metadata else annotation
 
 
 def takes_call(annotation: Any) -> bool:
