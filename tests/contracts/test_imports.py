@@ -77,7 +77,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "kd_vision": [
         *("data", "inputs", "preprocessing", "rotations", "mixing", "metrics", "models", "bottlenecks", "task"),
-        *("results", "detection", "cli"),
+        *("results", "detection", "starter", "cli"),
     ],
     "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "starter", "cli"],
     "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "starter", "cli"],
