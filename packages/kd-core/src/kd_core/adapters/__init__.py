@@ -20,12 +20,14 @@ from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, shaped, validate_adapter
 from kd_core.adapters.review import fusion, review
 from kd_core.adapters.statistics import matched_statistics
+from kd_core.adapters.tokens import TokenMap, token_map
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "TokenMap",
     "anchor_rows",
     "boxes_on_maps",
     "byot_branch",
@@ -58,6 +60,7 @@ __all__ = [
     "simkd_projector",
     "standardize",
     "teacher_embeddings",
+    "token_map",
     "translator",
     "validate_adapter",
     "valuable_region",
