@@ -101,6 +101,16 @@ IMAGENET |= {
     "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
 }
 
+# pytorch/vision references/classification (ResNet-50's second weights), and facebookresearch/deit main.py.
+IMAGENET |= {
+    "imagenet_resnet50": [Recipe(600, 1024, 0.5, 2e-5, "cosine", [1.0])],
+    "imagenet_kd_deit-tiny_regnety160": [Recipe(300, 1024, 1e-3, 0.05, "cosine", [0.9, 0.1])],
+    **{
+        f"imagenet_{kind}_deit-tiny_regnety160": [Recipe(300, 1024, 1e-3, 0.05, "cosine", [0.5, 0.5])]
+        for kind in ("hard", "token")
+    },
+}
+
 # torchdistill, configs/official/coco2017 (the log of KTAAD: 2,443 steps of 48 images, 4,886 of 24) and pascal_voc2012;
 # pytorch/vision references/segmentation for COCO (8 GPUs with 4 images each); winycg/CIRKD for VOC with SBD.
 SEG = {

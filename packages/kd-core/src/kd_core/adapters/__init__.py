@@ -12,7 +12,7 @@ from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
 from kd_core.adapters.importance import confidence, valuable_region
-from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
+from kd_core.adapters.logits import hard_labels, learned_number, pooled_classifier, region_pool
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardize
@@ -43,6 +43,7 @@ __all__ = [
     "gate",
     "generation",
     "global_context",
+    "hard_labels",
     "learned_number",
     "margin_relu",
     "matched_anchors",
