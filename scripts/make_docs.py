@@ -8,7 +8,6 @@ writes nothing and exits with 1 where a page is not current.
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
 import functools
 import importlib
@@ -17,7 +16,6 @@ import itertools
 import os
 import re
 import sys
-import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +28,9 @@ from kd_core.adapters import ADAPTERS
 from kd_core.config import Lazy, dump
 from kd_core.config.syntax.methods import METHODS, Preset, value_at
 from kd_core.data.sources import Source
+from kd_core.editors.types import annotation_of, docstrings
 from kd_core.losses import LOSSES, loss_signature
+from kd_core.migrate import KINDS
 from kd_core.ranges import Range, range_of
 from kd_core.registry import PLUGINS, Registry
 from kd_core.signatures import signature_text, type_text, value_text, values_of
@@ -112,6 +112,9 @@ def block(target: str) -> str:
     if item is METHODS:
         header = ("method", "paper", "reads", "losses", "parameters", "equals", "top-1 here", "meaning")
         return table(header, map(method_row, map(METHODS.get, METHODS.names())))
+    if item is KINDS:
+        rows = ((f"`{kind}`", value.theirs, value.faithful or "", value.corrected) for kind, value in KINDS.items())
+        return table(("kind", "torchdistill", "with `--faithful`", "meaning"), rows)
     if item is LOSSES:
         return table(("loss", "inputs", "parameters", "meaning"), registered(item))
     if isinstance(item, Registry):
@@ -265,26 +268,6 @@ def keys(schema: type[BaseModel]) -> Iterator[tuple[str, ...]]:
             default_of(field),
             meanings.get(name) or field.description or "",
         )
-
-
-def docstrings(schema: type[BaseModel]) -> dict[str, str]:
-    """The docstrings below the fields of a class and of those it inherits from, each in one line."""
-    texts: dict[str, str] = {}
-    for base in reversed(schema.__mro__):
-        if base is BaseModel or not issubclass(base, BaseModel):
-            continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, text in zip(definition.body, definition.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                texts[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
-    return texts
-
-
-def annotation_of(field: FieldInfo) -> Any:
-    """A field's annotation with its bounds, which pydantic keeps apart."""
-    annotation: Any = field.annotation
-    return Annotated[(annotation, *field.metadata)] if field.metadata else annotation
 
 
 def type_of(annotation: Any) -> str:

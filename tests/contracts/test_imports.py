@@ -72,7 +72,8 @@ LAYERS: dict[str, list[str]] = {
         *("config.syntax", "config.calls", "config", "config.chains", "config.schedules", "config.schema"),
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
-        *("train", "check", "experiment", "evaluation", "prediction", "deploy", "study", "migrate", "cli", "testing"),
+        *("train", "check", "experiment", "estimate", "evaluation", "prediction", "report", "deploy", "study"),
+        *("migrate", "editors", "cli", "testing"),
     ],
     "kd_vision": [
         *("data", "inputs", "preprocessing", "rotations", "mixing", "metrics", "models", "bottlenecks", "task"),

@@ -76,6 +76,9 @@ def test_a_sampler_draws_values_and_the_best_run_stands_first(folder: Path) -> N
         assert f"lr: {row['values']['stages.train.optimizer.lr']}" in text
         assert f"batch_size: {row['values']['stages.train.batch_size']}" in text
     assert len({row["values"]["stages.train.optimizer.lr"] for row in found}) == 3
+    compared = json.loads(CliRunner().invoke(main, ["compare", "runs", "--json"]).stdout)["rows"]
+    assert [row["validation"]["mean"] for row in compared] == [row["score"] for row in found]
+    assert list(compared[0]["cells"]) == ["batch_size", "lr"]
     more = rows(sweep(SEARCH.replace("trials: 3", "trials: 4"), "--json"))
     assert [row for row in more if Path(row["run"]).name != "003"] == found
     assert sorted(Path(row["run"]).name for row in more)[-1] == "003"

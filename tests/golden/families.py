@@ -59,7 +59,7 @@ teacher:
 {teacher}
 student:
 {student}
-optimizer: {{key: SGD, kwargs: {{lr: {rate}, momentum: 0.9, weight_decay: 0.0001}}}}
+optimizer: {{key: SGD, kwargs: {{lr: {rate:.8f}, momentum: 0.9, weight_decay: 0.0001}}}}
 scheduler: {{key: MultiStepLR, kwargs: {{milestones: [3], gamma: 0.1}}}}
 criterion:
   key: WeightedSumLoss
@@ -113,7 +113,7 @@ def wrapper(key: str, kwargs: str) -> str:
     return f"auxiliary_model_wrapper: {{key: {key}, kwargs: {{{kwargs}}}}}\n"
 
 
-def stage(terms: str, student: str = LEARNS, teacher: str = FROZEN, epochs: int = EPOCHS, rate: float = 0.005) -> str:
+def stage(terms: str, student: str = LEARNS, teacher: str = FROZEN, epochs: int = EPOCHS, rate: float = 0.0005) -> str:
     """The body of a stage."""
     parts = {"student": textwrap.indent(student, "  "), "teacher": textwrap.indent(teacher, "  ")}
     return STAGE.format(epochs=epochs, rate=rate, terms=textwrap.indent(terms, "      "), **parts)
@@ -218,12 +218,12 @@ def fitnet(root: Path) -> str:
         + "requires_grad: True\nfrozen_modules: []\n",
         teacher=TRUNK + hooks("layer1") + "requires_grad: False\n",
         epochs=2,
-        rate=1e-6,
+        rate=1e-7,
     )
     return document(root, first, stage(mid("kd", "KDLoss", 1.0, f"{LOGITS}, temperature: 4.0, alpha: 0.5"), epochs=3))
 
 
-def _one(terms: str, student: str = "", teacher: str = "", rate: float = 0.005) -> str:
+def _one(terms: str, student: str = "", teacher: str = "", rate: float = 0.0005) -> str:
     return stage(terms, LEARNS + student, FROZEN + teacher, rate=rate)
 
 
@@ -250,11 +250,6 @@ SINGLE: dict[str, str] = {
         hooks("layer4"),
         hooks("layer4"),
     ),
-    "spkd": _one(
-        CE + mid("spkd", "SPKDLoss", 100.0, PATHS.format("layer4") + ", reduction: batchmean"),
-        hooks("layer4"),
-        hooks("layer4"),
-    ),
     "fsp": _one(
         CE
         + mid(
@@ -268,7 +263,7 @@ SINGLE: dict[str, str] = {
         ),
         hooks("layer1, layer2", "layer1, layer2.1"),
         hooks("layer1, layer2", "layer1, layer2.1"),
-        rate=0.001,
+        rate=0.0001,
     ),
     "dab": _one(
         CE

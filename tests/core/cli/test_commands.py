@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import math
 import subprocess
@@ -20,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from kd_core.check.landmarks import LandmarkRow
 from kd_core.cli.group import make_cli
+from kd_core.cli.listing import Models
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import print_result
 from kd_core.errors import ConfigError, ConfigProblem, KDError, Mark
@@ -359,3 +361,42 @@ def test_figures_of_classes_are_printed_where_they_are_asked_for(capsys: pytest.
     assert json.loads(capsys.readouterr().out) == {"metrics": result.metrics}
     print_result(result, True, per_class=True)
     assert json.loads(capsys.readouterr().out)["classes"]["columns"]["iou"] == [50.5, None]
+
+
+def test_what_is_named_is_told_whole(listing: click.Group) -> None:
+    done = CliRunner().invoke(listing, ["list", "losses", "kd"])
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split("  ") for line in done.stdout.splitlines()]
+    [temperature] = [[cell.strip() for cell in row if cell] for row in rows if row[0] == "temperature"]
+    assert temperature == ["temperature", "float > 0", "4.0"]
+    assert ["student", "wire", "required"] in [[cell.strip() for cell in row if cell] for row in rows]
+    assert "Hinton" in done.stdout
+    told = json.loads(CliRunner().invoke(listing, ["list", "losses", "kd", "--json"]).stdout)["losses"]["kd"]
+    assert told["parameters"]["temperature"] == {"type": "float > 0", "default": "4.0"}
+    assert CliRunner().invoke(listing, ["list", "losses", "kdd"]).stderr.endswith("did you mean 'kd'?\n")
+
+
+def test_lists_are_wrapped_to_a_terminal_and_a_parameter_stays_whole(
+    listing: click.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = CliRunner().invoke(listing, ["list", "adapters"]).stdout.splitlines()
+    assert max(map(len, lines)) <= 72  # the longest parameter
+    assert not any(line.rstrip().endswith((" =", " >=", ":")) for line in lines if line.startswith("        "))
+
+
+def test_models_are_those_that_the_tasks_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models(("kd_vision",), "hub: NAME")
+    group = make_cli("kd-x", package="kd-core", tasks=(), help="", registries={}, models=models)
+    lines = CliRunner().invoke(group, ["list", "models"]).stdout.splitlines()
+    assert any(line.startswith("cnn(") for line in lines)
+    assert not any(line.startswith(("unet", "wrn")) for line in lines)
+    assert lines[-1] == "hub: NAME"
+
+
+@pytest.mark.parametrize("name", ["kd_vision", "kd_glue", "kd_seg", "kd_zoo"])
+def test_summaries_of_commands_are_not_cut(name: str) -> None:
+    group = importlib.import_module(f"{name}.cli").main
+    room = 78 - 6 - max(map(len, group.commands))  # as click cuts them on 80 columns
+    cut = [verb for verb, command in group.commands.items() if command.get_short_help_str(room).endswith("...")]
+    assert cut == []

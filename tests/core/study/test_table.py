@@ -59,7 +59,7 @@ def test_methods_are_compared_seed_by_seed(comparison: Comparison) -> None:
         "",
         explanation(comparison),
         "",
-        "Not finished: at (seeds 0, 1, 2).",
+        "Without a finished run: at.",
     ]
 
 

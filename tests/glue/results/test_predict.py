@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kd_core.cli.group import make_cli
 from kd_core.errors import KDError
+from kd_core.report.samples import worst_samples
 from kd_glue.results import predict as predict_module
 from kd_glue.results.predict import Predictions, predict
 from kd_glue.verbs import predict as verb
@@ -197,3 +198,14 @@ def test_the_verb(cola: Path, tmp_path: Path) -> None:
     assert (broken.exit_code, broken.stdout) == (2, "")
     assert "did you mean 'test'?" in broken.stderr
     assert isinstance(broken.exception, SystemExit)
+
+
+def test_the_worst_texts_of_a_report(cola: Path) -> None:
+    worst = worst_samples(cola, 4)
+    assert (worst.split, worst.samples, len(worst.views)) == ("val", 10, 4)
+    found = predict(cola, split="val")
+    texts, labels = sentences(10), [int(view.facts["true"].startswith("acceptable")) for _, view in worst.views]
+    for (loss, view), label in zip(worst.views, labels, strict=True):
+        logits = torch.from_numpy(found.logits[texts.index(view.text)])
+        assert loss == pytest.approx(float(-logits.log_softmax(0)[label]), rel=1e-4)
+    assert [loss for loss, _ in worst.views] == sorted((loss for loss, _ in worst.views), reverse=True)

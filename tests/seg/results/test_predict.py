@@ -16,6 +16,7 @@ from PIL import Image
 
 from kd_core.data.scenes import CLASSES, scene
 from kd_core.pictures import GAP, LINE, MARGIN, fitted, saved_by
+from kd_core.report.samples import worst_samples
 from kd_seg.cli import main
 from kd_seg.data.sources import VOID
 from kd_seg.results.pictures import MADE_BY, colour_map
@@ -307,3 +308,14 @@ def test_a_later_report_takes_an_earlier_ones_place(runs: Path, tmp_path: Path) 
 
 def test_worst_needs_a_report(runs: Path) -> None:
     refused(kd_seg("eval", runs / "student", "--worst", "3"), "--worst is for --report")
+
+
+def test_the_worst_images_of_a_report(runs: Path) -> None:
+    worst = worst_samples(runs / "student", 3)
+    assert (worst.split, worst.samples, len(worst.views)) == ("val", 9, 3)
+    lacking = [loss for loss, _ in worst.views]
+    assert lacking == sorted(lacking, reverse=True)
+    for loss, view in worst.views:
+        assert view.facts == {view.name: f"mean IoU {100 - loss:.1f} %"}
+        assert view.picture is not None
+        assert view.picture.width > 3 * 48

@@ -59,7 +59,7 @@ def predict(*arguments: object) -> Result:
 def test_a_folder_becomes_a_table_and_a_sheet_and_a_broken_file_is_named_last(folder: Path, tmp_path: Path) -> None:
     done = predict(folder / "student", folder / "photos", "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert f"1 of 3 images could not be read; the others are done: {folder / 'photos' / '1.png'}" in done.stderr
+    assert f"1 of 3 images failed; the others are done: {folder / 'photos' / '1.png'}" in done.stderr
     lines = list(csv.reader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     assert lines[0] == ["file", "prediction", "probability", "'=dark", "bright"]
     assert [Path(line[0]).name for line in lines[1:]] == ["0.png", "2.png"]

@@ -122,6 +122,10 @@ class ConfigError(KDError):
         self.problems = several
 
 
+class FaultyData(ConfigError):
+    """What is wrong with data that are on this machine, as annotations tell that were read."""
+
+
 @contextmanager
 def error_path(*path: str | int) -> Iterator[None]:
     """Raise the errors of the block anew with ``path`` in front of their own."""

@@ -30,7 +30,10 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class FailedImage:
-    """One image that could not be read, and why; ``source`` is its file, None where it is made."""
+    """One image that could not be read, or that a model cannot take, and why.
+
+    ``source`` is its file, None where it is made.
+    """
 
     name: str
     source: Path | None

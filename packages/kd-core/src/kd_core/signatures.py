@@ -100,12 +100,12 @@ def signature_text(item: Callable[..., Any], *, inputs: bool = True) -> str:
 
     What comes by position stands first: a loss's tensors, an adapter's inputs. Without ``inputs`` it is left out.
     """
-    texts = [f"{name}=None" if optional else name for name, optional in _wires(item)] if inputs else []
+    texts = [f"{name}=None" if optional else name for name, optional in wires_of(item)] if inputs else []
     values = [value_text(parameter) for parameter in values_of(item).values()]
     return f"({', '.join([*texts, *(['*'] if texts and values else []), *values])})"
 
 
-def _wires(item: Callable[..., Any]) -> list[tuple[str, bool]]:
+def wires_of(item: Callable[..., Any]) -> list[tuple[str, bool]]:
     """The names of the tensors that a loss takes, and whether each may be left out."""
     forward = getattr(item, "forward", None)
     declared = parameters(forward, bound=True) if inspect.isclass(item) and forward else parameters(item)

@@ -114,6 +114,11 @@ class Task:
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
     """Keys of the data whose calls a check builds, for :meth:`dummy_batch` to try them."""
+    pipeline_tag: ClassVar[str] = ""
+    """The Hugging Face hub's word for the task, which a model card has: ``image-classification``, say."""
+    viewer: ClassVar[str] = ""
+    """The :class:`~kd_core.report.samples.SampleViewer` that shows samples in a report, as ``module:CLASS``: it is
+    imported when a report is made. Empty where samples are not shown."""
     hubs: ClassVar[Mapping[str, Hub]] = {}
     """Where models come from whose source is ``hub:``, ``timm:``."""
     run_values: ClassVar[Mapping[str, str]] = {}
@@ -215,6 +220,12 @@ class Task:
         """KDError where the student, built, cannot learn data of which ``info`` is known; in a check it has no values.
 
         It is not asked of a teacher, whose classes may be others.
+        """
+
+    def check_output(self, model: nn.Module, output: Callable[[], Any], batch: Batch, data: Any) -> None:
+        """KDError where what the student gives in evaluation mode cannot be scored; by default that is not looked at.
+
+        ``output()`` runs it on a ``batch`` of dummy samples, without weights or with random ones.
         """
 
     def lighten(self, model: nn.Module) -> None:

@@ -53,6 +53,8 @@ class TextClassification(Task):
     hubs: ClassVar[Mapping[str, Hub]] = {"hub": TransformersHub()}
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "text-classification"
+    viewer = "kd_glue.results.views:TextViewer"
 
     def info(self, data: DataSpec) -> TextInfo:
         """The classes, as far as the task's name or the config tells them."""

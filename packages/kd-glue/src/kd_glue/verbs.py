@@ -34,7 +34,7 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Predict new texts, or every text of a split, with a run's student.
+    """Predict new texts, or those of a split, with a run's student.
 
     A FILE has a text a line, - is standard input; of csv, tsv, jsonl, json and parquet the column --text is read. A row
     of the answer has the text's index, the new text, the prediction, and the probability of each class; of several
@@ -78,9 +78,10 @@ def predict(
 @config_options
 @json_option
 def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, as_json: bool, **options: Any) -> None:
-    """Write the archive for GLUE's leaderboard from the students of finished runs, one a task.
+    """Write the archive for GLUE's leaderboard.
 
-    A run of MNLI predicts both of its test sets and the diagnostic set AX.
+    The predictions are those of the students of finished runs, one a task. A run of MNLI predicts both of its test
+    sets and the diagnostic set AX.
     """
     if bool(runs) == (verify is not None):
         raise click.UsageError("name runs, or an archive with --verify")
@@ -108,7 +109,7 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
 @click.argument("name")
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
 def push(run: Path, name: str, private: bool) -> None:
-    """Upload the student of a finished RUN to the hub as the model NAME, with its card."""
+    """Upload the student of a finished RUN to the Hugging Face hub."""
     with quiet_stdout():
         from kd_glue.hub.push import push
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kd_core.cli.group import make_cli
+from kd_core.cli.listing import Models
 from kd_core.cli.pictures import with_report
 from kd_seg.verbs import REPORT, predict
 
@@ -12,6 +13,7 @@ main = make_cli(
     tasks=("semantic_segmentation",),
     help="Train and distil models of semantic segmentation from a YAML file.",
     registries={"data": "kd_seg.data.sources:SOURCES"},
+    models=Models(("kd_seg",)),
 )
 for verb in (with_report(main.commands["eval"], "kd_seg.results.report", REPORT), predict):
     main.add_command(verb)

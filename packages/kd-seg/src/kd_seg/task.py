@@ -45,6 +45,8 @@ class SemanticSegmentation(Task):
     dynamic_dims = (2, 3)
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "image-segmentation"
+    viewer = "kd_seg.results.views:MaskViewer"
 
     def info(self, data: DataSpec) -> SegInfo:
         """The facts that the data set's name and the config tell; the shape is that of a training sample."""

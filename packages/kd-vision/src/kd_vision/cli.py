@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from kd_core.cli.group import make_cli
+from kd_core.cli.listing import Models
 from kd_core.cli.pictures import with_report
 from kd_vision.detection.verbs import REPORT, predict
 
 main = make_cli(
     "kd-vision",
+    models=Models(("kd_vision", "kd_zoo")),
     package="kd-vision",
     tasks=("image_classification", "object_detection"),
     help="Train and distil image classifiers and object detectors from a YAML file.",

@@ -46,6 +46,8 @@ class ImageClassification(Task):
     run_values = CLASS_VALUES
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "image-classification"
+    viewer = "kd_vision.results.views:ImageViewer"
     tried = ("augment",)
     hubs: ClassVar[Mapping[str, Hub]] = {
         "hub": ImageHub("kd-vision", "image_classification"),

@@ -33,7 +33,7 @@ def main() -> None:
 @data_option
 @json_option
 def list_cards(data: str | None, as_json: bool) -> None:
-    """List the models that have weights, with the accuracy published for them."""
+    """List models with published weights, and their accuracy."""
     from kd_zoo.cards import CARDS
 
     cards = [card for card in CARDS if data in (None, card.dataset)]
@@ -61,7 +61,7 @@ def _figures(card: WeightCard) -> list[list[str]]:
 @data_option
 @json_option
 def info(name: str, data: str | None, as_json: bool) -> None:
-    """Show all that is known of the weights NAME, for every data set that has some."""
+    """Show all that is known of the weights NAME, of every data set."""
     with quiet_stdout():
         from kd_zoo.cards import all_named
 
@@ -103,9 +103,9 @@ def _text(value: Any) -> str:
 @data_option
 @json_option
 def download(name: str, data: str | None, as_json: bool) -> None:
-    """Fetch the weights NAME into PyTorch's hub cache, verified, and print where they lie.
+    """Fetch the weights NAME into PyTorch's hub cache, verified.
 
-    Without --data, a model with weights for several data sets means CIFAR-10's.
+    Prints where they lie. Without --data, a model with weights for several data sets means CIFAR-10's.
     """
     with quiet_stdout():
         from kd_core.download import recorded

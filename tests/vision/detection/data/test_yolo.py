@@ -181,3 +181,9 @@ def test_a_polygon_on_a_line_has_no_area(tmp_path: Path) -> None:
 def test_no_class_has_two_places(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="classes: has 'a' twice"):
         DataSpec(name="yolo", root=str(tmp_path), classes=["a", "a"])
+
+
+def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+    root = written(tmp_path, {"train/a": "0 0.5 0.5 0.1 0.1"}, "names: [cat, dog]\nnc: 2\nnames: [dog, cat]\n")
+    with pytest.raises(KDError, match=r"the key 'names' stands there twice.*line 4"):
+        yolo(root).read()

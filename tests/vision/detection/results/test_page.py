@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from kd_core.report.page import escape, mark, page, picture, table
 from kd_vision.detection.matching import Curves
 from kd_vision.detection.results.curves import across, down, precision_recall, svg
-from kd_vision.detection.results.page import escape, mark, page, picture, table
 
 NASTY = "<script>alert('\"&')</script>\x1b[2J"
 

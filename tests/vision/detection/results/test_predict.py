@@ -113,7 +113,7 @@ def test_an_unreadable_image_is_reported_and_the_others_are_done(root: Path, tmp
     (tmp_path / "broken.png").write_bytes((root / "images/image0.png").read_bytes()[:200])
     files = (root / "images/image0.png", tmp_path / "broken.png", tmp_path / "missing.png", root / "images/image1.png")
     done = kd_vision("predict", root / "teacher", *files, "--out", tmp_path / "out", "--json")
-    refused(done, "2 of 4 images could not be read; the others are done")
+    refused(done, "2 of 4 images failed; the others are done")
     assert "broken.png: is not a readable image" in done.stderr
     assert "there is no file" in done.stderr
     found = json.loads(done.stdout)
@@ -125,6 +125,30 @@ def test_an_unreadable_image_is_reported_and_the_others_are_done(root: Path, tmp
         "predictions.json",
     ]
     assert {entry["image_id"] for entry in json.loads((tmp_path / "out/predictions.json").read_text())} == {1, 4}
+
+
+def test_an_image_that_a_model_cannot_take_is_reported_and_the_others_are_done(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = FlatColours.found
+
+    def scaled(model: FlatColours, image: Tensor) -> dict[str, Tensor]:
+        """As torchvision's detectors, which cannot scale such an image to their largest side."""
+        if image.shape[1] * 100 // image.shape[2] == 0:
+            raise RuntimeError("the output's height is 0")
+        return found(model, image)
+
+    monkeypatch.setattr(FlatColours, "found", scaled)
+    Image.new("RGB", (3000, 2)).save(tmp_path / "narrow.png")
+    Image.new("RGB", (80, 60)).save(tmp_path / "black.png")
+    files = (tmp_path / "narrow.png", tmp_path / "black.png")
+    done = kd_vision("predict", root / "teacher", *files, "--out", tmp_path / "out", "--json")
+    refused(done, "1 of 2 images failed; the others are done")
+    assert "the forward pass on an image of 3000 x 2 pixels" in done.stderr
+    assert "no image is brighter than" in done.stderr
+    assert "16-bit" not in done.stderr
+    answer = json.loads(done.stdout)
+    assert [[image["name"] for image in answer[key]] for key in ("images", "failed")] == [["black"], ["narrow"]]
 
 
 def test_a_photo_is_turned_as_its_file_says(root: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kd_core.report.samples import worst_samples
 from kd_vision.detection.results.errors import MISSED
 from kd_vision.detection.results.pictures import ALPHA
 from kd_vision.detection.results.report import COLOURS as ERROR_COLOURS
@@ -86,3 +87,13 @@ def test_masks_are_drawn(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     missed = np.round((1 - ALPHA) * np.array(COLOURS[3]) + ALPHA * np.array(ERROR_COLOURS[MISSED]))
     truth = np.asarray(page.pictures[0])[:, : SIZE[1]].astype(int)
     assert (np.abs(truth - missed) < 12).all(-1).sum() > 5000, "no mask of what is missed"
+
+
+def test_the_worst_images_of_a_runs_report(root: Path) -> None:
+    worst = worst_samples(root / "student", 2)
+    assert worst.viewer.wide
+    errors = [loss for loss, _ in worst.views]
+    assert errors == sorted(errors, reverse=True)
+    for loss, view in worst.views:
+        assert sum(int(part.split()[0]) for part in view.facts[view.name].split(", ")) == loss
+        assert view.picture is not None

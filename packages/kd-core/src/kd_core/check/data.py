@@ -12,7 +12,7 @@ from kd_core.config import Policy
 from kd_core.config.schema import StageSpec
 from kd_core.config.syntax.tree import dotted
 from kd_core.data.summary import DataSummary
-from kd_core.errors import ConfigProblem, KDError
+from kd_core.errors import ConfigProblem, FaultyData, KDError
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.train.trial import check_steps
 
@@ -29,13 +29,18 @@ class Summaries:
         self._known: list[tuple[Any, int, DataSummary | None]] = []
 
     def get(self, plan: Plan, data: Any) -> DataSummary | None:
-        """None where they are not here, or only calls would tell; KDError for samples that the data do not have."""
+        """None where they are not here, or only calls would tell.
+
+        KDError for samples that the data do not have, and for annotations with faults.
+        """
         for known, seed, summary in self._known:
             if seed == plan.seed and (known is data or known == data):
                 return summary
         summary = None
         try:
             summary = plan.task.describe(data, seed=plan.seed)
+        except FaultyData as error:
+            raise error.at("data") from error
         except KDError as error:  # that files are missing or broken is told by the run that reads them
             if any(problem.path in CHOICES for problem in error.problems):
                 raise
@@ -51,7 +56,7 @@ def check_stages(
     unverified: list[ConfigProblem] = []
     whole = summary_of(plan.data)
     if whole is not None and whole.classes and counts_classes_by_reading(plan):
-        problems += verify(plan, policy, classes=len(whole.classes))[0]
+        problems += verify(plan, policy, classes=len(whole.classes), known=whole.known)[0]
     for stage in plan.stages:
         if trusted_only([stage.spec.optimizer, stage.spec.scheduler]) is not None:
             continue

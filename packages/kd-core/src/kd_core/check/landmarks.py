@@ -85,11 +85,19 @@ def adapter_for(source: Tensor, target: Tensor) -> str:
         return "none fits"
 
 
-def landmarks_text(rows: Sequence[LandmarkRow], name: str) -> str:
-    """The rows as aligned columns, two for each other model."""
+def landmarks_text(rows: Sequence[LandmarkRow], name: str, width: int = 100) -> str:
+    """The rows as aligned columns, two for each other model; tables one below another where one is too wide."""
+    others = list(dict.fromkeys(other for row in rows for other in row.others))
+    text = _table_text(rows, name, others)
+    if len(others) < 2 or max(map(len, text.splitlines())) <= width:
+        return text
+    return "\n\n".join(_table_text(rows, name, [other]) for other in others)
+
+
+def _table_text(rows: Sequence[LandmarkRow], name: str, others: Sequence[str]) -> str:
+    """The rows beside some of the other models."""
     if not rows:
         return ""
-    others = list(dict.fromkeys(other for row in rows for other in row.others))
     table = [["landmark", "place", name, *(text for other in others for text in (other, "adapter"))]]
     for row in rows:
         cells = [text for other in others for text in row.others.get(other, ("", ""))]

@@ -31,11 +31,19 @@ from kd_core.train.probe import PROBE, forward, probe_model, restored
 class DryModels:
     """Builds the models of a plan without weights; a model that cannot be built is not in :attr:`built`."""
 
-    def __init__(self, plan: Plan, policy: Policy, findings: Findings, classes: int | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        policy: Policy,
+        findings: Findings,
+        classes: int | None = None,
+        known: DatasetInfo | None = None,
+    ) -> None:
         self.plan, self.policy, self.findings = plan, policy, findings
         self.sound = sound = plan.task is not None and plan.data is not None
         dummy = plan.task.dummy_info(plan.data, classes) if sound else DatasetInfo()
-        self.info = dummy if classes is not None else plan.task.info(plan.data) if sound else DatasetInfo()
+        told = dummy if classes is not None else plan.task.info(plan.data) if sound else DatasetInfo()
+        self.info = told if known is None else known
         self.widths: dict[int, None] = {}
         """The classes that models other than the student tell apart, if their outputs are of classes."""
         self.run_values = dummy.run_values

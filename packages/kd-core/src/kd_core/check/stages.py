@@ -90,6 +90,7 @@ class StageCheck:
                 if all(terms) and set(self.models) == set(self.plan.models):
                     self._training([term for term in terms if term is not None])
             self._metric()
+            self._scored()
 
     def _data(self) -> Any:
         """The stage's data, the calls built that the task tries; KDError where one of them fails."""
@@ -337,17 +338,11 @@ class StageCheck:
         """Whether the task has the metric that chooses the best checkpoint, tried on the student in evaluation mode."""
         if self.stage.spec.monitor is None or STUDENT not in self.models:
             return
-        task, wants = self.plan.task, {STUDENT: self.plan.inputs[STUDENT]}
+        task = self.plan.task
         try:
-            raw = task.dummy_batch(self.stage.data, PROBE, training=False)
-            batch = task.prepare(raw, wants, self.stage.data, training=False)
-            self.models[STUDENT].eval()
-            try:
-                output = self.dry.forward(STUDENT, [], batch).output
-            except Exception:  # it does not run on the meta device
-                output = self.dry.real_forward(STUDENT, [], batch).output
+            batch = self._evaluated()
             metrics = task.metrics(self.dry.info)
-            metrics.update(map_tensors(dummy_like, output), batch)
+            metrics.update(map_tensors(dummy_like, self._output(batch)), batch)
             metric_names = list(metrics.compute())
         except Exception as error:  # metrics of outputs that are not the task's
             self.findings.cannot_verify(self.stage.path("monitor"), f"a trial of the metrics failed: {reason(error)}")
@@ -355,6 +350,33 @@ class StageCheck:
         if (name := self.stage.spec.monitor.metric) not in metric_names:
             path = (*self.stage.path("monitor"), "metric")
             self.findings.report(path, KDError(f"there is no metric {name!r}", hint=did_you_mean(name, metric_names)))
+
+    def _scored(self) -> None:
+        """Whether what the student gives in evaluation mode can be scored, where the task looks at that."""
+        if (model := self.models.get(STUDENT)) is None or numbers(model) > LARGE:
+            return
+        try:
+            batch = self._evaluated()
+            self.plan.task.check_output(model, lambda: self._output(batch), batch, self.stage.data)
+        except KDError as error:
+            self.findings.report(("models", STUDENT), error)
+        except Exception as error:  # a forward pass may raise anything
+            message = f"a forward pass in evaluation mode failed: {reason(error)}"
+            self.findings.cannot_verify(("models", STUDENT), message)
+
+    def _evaluated(self) -> Batch:
+        """Dummy samples as the student takes them in evaluation."""
+        task, wants = self.plan.task, {STUDENT: self.plan.inputs[STUDENT]}
+        raw = task.dummy_batch(self.stage.data, PROBE, training=False)
+        return task.prepare(raw, wants, self.stage.data, training=False)
+
+    def _output(self, batch: Batch) -> Any:
+        """What the student gives in evaluation mode, on the meta device, else on the CPU."""
+        self.models[STUDENT].eval()
+        try:
+            return self.dry.forward(STUDENT, [], batch).output
+        except Exception:  # it does not run on the meta device
+            return self.dry.real_forward(STUDENT, [], batch).output
 
 
 def numbers(model: nn.Module) -> int:

@@ -11,6 +11,7 @@ from kd_core.check.findings import Findings
 from kd_core.check.models import DryModels
 from kd_core.check.stages import StageCheck
 from kd_core.config import Builder, Policy
+from kd_core.data.batch import DatasetInfo
 from kd_core.errors import ConfigProblem, KDError, did_you_mean
 from kd_core.plan.plan import Plan
 from kd_core.taps.table import TapRow, module_table
@@ -22,15 +23,20 @@ from kd_core.train.values import Adapters
 
 
 def verify(
-    plan: Plan, policy: Policy, *, whole: bool = True, classes: int | None = None
+    plan: Plan,
+    policy: Policy,
+    *,
+    whole: bool = True,
+    classes: int | None = None,
+    known: DatasetInfo | None = None,
 ) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
     """The problems that building and running everything on dummy samples shows, and what could not be verified.
 
     Of a plan that is not ``whole``, because parts of its config are wrong, only the modules that wires name.
-    ``classes``: how many the data have, where only reading them told.
+    ``classes``: how many the data have, where only reading them told, and ``known``, what else it told.
     """
     with restored(()):  # random states are as before
-        findings, widths = _verified(plan, policy, whole=whole, classes=classes)
+        findings, widths = _verified(plan, policy, whole=whole, classes=classes, known=known)
         if findings.problems and widths and classes is None and counts_classes_by_reading(plan):
             for classes in widths:  # as many as a teacher has: how many there are only reading the data tells
                 fitting, _ = _verified(plan, policy, whole=whole, classes=classes)
@@ -45,10 +51,12 @@ def counts_classes_by_reading(plan: Plan) -> bool:
     return not plan.task.info(plan.data).model_parameters
 
 
-def _verified(plan: Plan, policy: Policy, *, whole: bool, classes: int | None = None) -> tuple[Findings, list[int]]:
+def _verified(
+    plan: Plan, policy: Policy, *, whole: bool, classes: int | None = None, known: DatasetInfo | None = None
+) -> tuple[Findings, list[int]]:
     """Check models, then each stage; also how many classes other models than the student seem to tell apart."""
     findings = Findings(plan)
-    models, frozen = DryModels(plan, policy, findings, classes), FrozenWhenBuilt()
+    models, frozen = DryModels(plan, policy, findings, classes, known), FrozenWhenBuilt()
     models.build()
     for model in models.built.values():
         frozen.remember(model)

@@ -69,7 +69,7 @@ def export(run: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def profile(run: Path, as_json: bool, **options: Any) -> None:
-    """Measure the student of RUN: parameters, MACs, and latency on this machine.
+    """Measure the student of RUN: parameters, MACs and latency.
 
     With --against, other students (its teacher's run) beside it. The table joins the model card of RUN.
     """

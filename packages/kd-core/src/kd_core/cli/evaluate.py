@@ -27,9 +27,10 @@ def evaluate_command(published: str) -> click.Command:
     def evaluate(
         tasks: Sequence[str], /, target: str | None, name: str | None, per_class: bool, as_json: bool, **options: Any
     ) -> None:
-        """Score on the test split: a run's student, the student of CONFIG, or a published model.
+        """Score a student, or a published model, on the test split.
 
-        Data whose test split has no labels are scored on the validation split.
+        The student is that of a run, or of CONFIG, which may say where its weights are. Data whose test split has no
+        labels are scored on the validation split.
         """
         if target is None and name is None:
             raise click.UsageError(f"name a config or a run folder, or a published model with --{published}")

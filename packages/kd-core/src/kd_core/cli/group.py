@@ -15,12 +15,16 @@ import click
 from kd_core.cli.cache import cache
 from kd_core.cli.deploy import export, profile
 from kd_core.cli.evaluate import evaluate_command
-from kd_core.cli.inspect import REGISTRIES, check, list_command, show, taps
+from kd_core.cli.inspect import check, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
+from kd_core.cli.listing import REGISTRIES, Models, list_command
 from kd_core.cli.migrate import migrate
 from kd_core.cli.output import echo
+from kd_core.cli.plan import plan
 from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
 from kd_core.cli.prune import prune
+from kd_core.cli.report import report
+from kd_core.cli.schema import schema
 from kd_core.cli.study import compare, sweep
 from kd_core.cli.train import resume, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
@@ -29,20 +33,28 @@ from kd_core.runs.stop import Stopped
 
 
 def make_cli(
-    name: str, *, package: str, tasks: Sequence[str], help: str, registries: Mapping[str, str], published: str = "zoo"
+    name: str,
+    *,
+    package: str,
+    tasks: Sequence[str],
+    help: str,
+    registries: Mapping[str, str],
+    published: str = "zoo",
+    models: Models | None = None,
 ) -> click.Group:
     """The command ``name`` of the distribution ``package``, which runs configs of ``tasks``.
 
     ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``; ``published`` is
-    the source of published models that ``eval`` has an option for, ``zoo`` or ``hub``. A package adds its own verbs to
+    the source of published models that ``eval`` has an option for, ``zoo`` or ``hub``; ``models`` says which models its
+    tasks can use, all without it. A package adds its own verbs to
     the group it gets: ``@main.command()``, with :func:`config_options` and :func:`print_result`.
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     click.version_option(package_name=package, prog_name=name)(group)
-    others = (export, profile, prune, cache, migrate)
-    for verb in (train, evaluate_command(published), resume, sweep, compare, check, show, taps, *others):
+    others = (report, export, profile, prune, cache, migrate, schema)
+    for verb in (train, evaluate_command(published), resume, sweep, compare, check, plan, show, taps, *others):
         group.add_command(verb)
-    group.add_command(list_command({**REGISTRIES, **registries}, tasks))
+    group.add_command(list_command({**REGISTRIES, **registries}, tasks, models))
     return group
 
 

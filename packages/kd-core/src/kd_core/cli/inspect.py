@@ -1,10 +1,8 @@
-"""The commands that look without training: check, show, taps, list."""
+"""The commands that look without training: check, show, taps."""
 
 from __future__ import annotations
 
-import importlib
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,25 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
-from kd_core.cli.output import CheckReport, echo, first_line, quiet_stdout
+from kd_core.cli.output import CheckReport, echo, quiet_stdout
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
 if TYPE_CHECKING:
-    from kd_core.registry import Registry
-
-REGISTRIES = {
-    "losses": "kd_core.losses:LOSSES",
-    "adapters": "kd_core.adapters:ADAPTERS",
-    "models": "kd_core.models:MODELS",
-    "tasks": "kd_core.task:TASKS",
-    "views": "kd_core.data.views:VIEWS",
-    "observers": "kd_core.observers:OBSERVERS",
-    "methods": "kd_core.config.syntax.methods:METHODS",
-}
-"""What ``list`` lists: ``module:registry``."""
-WITH_INPUTS = ("losses", "adapters")
-"""Kinds whose positional parameters a config names. Those of other kinds (a view's batch) come from the run."""
+    pass
 
 
 @click.command()
@@ -40,10 +25,11 @@ WITH_INPUTS = ("losses", "adapters")
 @config_options
 @json_option
 def check(configs: tuple[Path, ...], strict: bool, data: bool, as_json: bool, **options: Any) -> None:
-    """Find every mistake that shows without training; of a sweep or a comparison, in all its runs.
+    """Find every mistake that shows without training.
 
-    Says what the data are where they are on this machine; with --data reads all of them. Without --data it opens no
-    connection, reads no weights, and calls nothing that --trust does not name.
+    Of a sweep or a comparison those in all its runs. Says what the data are where they are on this machine; with
+    --data reads all of them. Without --data it opens no connection, reads no weights, and calls nothing that --trust
+    does not name.
     """
     reports = {str(config): _check(config, strict, data, **options) for config in configs}
     broken = [file for file, report in reports.items() if report.problems]
@@ -105,10 +91,11 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
-    """List the module paths of MODEL (the student, unless another one is named) with their shapes, and its landmarks.
+    """List the module paths of a model, with shapes, and its landmarks.
 
-    Long lines are wrapped to the width of the terminal, or to 100 columns. Beside each landmark stand those of the
-    other models, with the adapter that brings one to the shape of the other.
+    MODEL is the student unless another one is named. Long lines are wrapped to the width of the terminal, or to 100
+    columns. Beside each landmark stand those of the other models, with the adapter that brings one to the shape of the
+    other.
     """
     with quiet_stdout():
         from kd_core import experiment
@@ -120,43 +107,7 @@ def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
         parts = {"modules": list(map(asdict, modules)), "landmarks": list(map(asdict, landmarks))}
         echo(json_text(parts))
         return
-    echo(table_text(modules, shutil.get_terminal_size((100, 24)).columns))
+    width = shutil.get_terminal_size((100, 24)).columns
+    echo(table_text(modules, width))
     if landmarks:
-        echo(f"\n{landmarks_text(landmarks, model)}")
-
-
-def _signature(item: Any, kind: str) -> str:
-    """The values that a config may give it, each with its range and default; empty where there are none."""
-    from kd_core.signatures import signature_text, value_text
-
-    options = getattr(item, "options", None)  # of a data set, which is no function
-    if options is not None:
-        return f"({', '.join(map(value_text, options.values()))})" if options else ""
-    text = signature_text(item, inputs=kind in WITH_INPUTS) if callable(item) else ""
-    return "" if text == "()" else text
-
-
-def _described(item: Any, kind: str) -> dict[str, str]:
-    """What ``list`` tells of one item: its signature and the first line of its docstring."""
-    return {"signature": _signature(item, kind), "summary": first_line(item)}
-
-
-def list_command(registries: Mapping[str, str], tasks: Sequence[str]) -> click.Command:
-    """The command list for ``registries``, as ``{"losses": "module:registry"}``, after the plug-ins of ``tasks``."""
-
-    @click.command("list", help=f"List the {', '.join(registries)} that configs can name.")
-    @click.argument("kind", type=click.Choice(list(registries)))
-    @json_option
-    def list_names(kind: str, as_json: bool) -> None:
-        with quiet_stdout():
-            from kd_core.task import TASKS
-
-            for task in tasks:
-                TASKS.get(task)  # whose package registers what is its own
-            module, _, attribute = registries[kind].partition(":")
-            registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
-            told = {name: _described(registry.get(name), kind) for name in registry.names()}
-        lines = [f"{name}{entry['signature']}\n    {entry['summary']}" for name, entry in told.items()]
-        echo(json_text({kind: told}) if as_json else "\n".join(lines))
-
-    return list_names
+        echo(f"\n{landmarks_text(landmarks, model, width)}")

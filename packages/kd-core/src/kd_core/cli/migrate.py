@@ -38,10 +38,10 @@ def migrate(
     as_json: bool,
     faithful: bool,
 ) -> None:
-    """Translate torchdistill's YAML files, or all in a folder, into configs, and say what will differ and why.
+    """Translate torchdistill's YAML files, or all in a folder.
 
-    Nothing in them is run. Without --out the config of one file is printed. What cannot be translated is an error with
-    its place; the other files are translated all the same.
+    Says what will differ, and why. Nothing in them is run. Without --out the config of one file is printed. What cannot
+    be translated is an error with its place; the other files are translated all the same.
     """
     with quiet_stdout():
         from kd_core.migrate import Options

@@ -32,13 +32,18 @@ def quiet_stdout() -> redirect_stdout[TextIO]:
     return redirect_stdout(sys.stderr)
 
 
+def first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, the one that answers, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_result(result: Any, as_json: bool, *, per_class: bool = False) -> None:
     """Print a result, a dataclass: its ``metrics`` and, where it has one, the folder ``run`` as the last line.
 
     Metrics of single classes (``iou/cat``) are left to JSON, and to ``per_class``: a table of the figures of each.
     """
-    if os.environ.get("RANK", "0") != "0":
-        return  # of the processes a launcher started, the first one answers
+    if not first_process():
+        return
     facts = {item.name: getattr(result, item.name) for item in fields(result)}
     classes = facts.pop("classes", None)
     if per_class and classes is not None:

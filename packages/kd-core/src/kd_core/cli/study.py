@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,15 @@ from typing import Any
 import click
 
 from kd_core.cli.options import config_options, json_option
-from kd_core.cli.output import command_line, echo, format_score, quiet_stdout, shutdown_distributed, table
+from kd_core.cli.output import (
+    command_line,
+    echo,
+    first_process,
+    format_score,
+    quiet_stdout,
+    shutdown_distributed,
+    table,
+)
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
@@ -19,26 +26,17 @@ jobs_option = click.option(
 )
 
 
-class Listed(click.ParamType):
-    """A list with commas between its items."""
-
-    def __init__(self, item: Callable[[str], Any], name: str) -> None:
-        self.item, self.name = item, name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The items; a usage error where one is wrong."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(self.item(text.strip()) for text in value.split(",") if text.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not a list of {self.name}", param, ctx)
+def _listed(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """The items of a list with commas."""
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())
 
 
-def _seed(text: str) -> int:
-    if (seed := int(text)) < 0:
-        raise ValueError
-    return seed
+def _seeds(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """The seeds of a list with commas; a usage error where one is none."""
+    items = _listed(ctx, param, text)
+    if not all(item.isdecimal() for item in items):
+        raise click.BadParameter(f"{text!r} is not a list of seeds, whole numbers from 0", ctx, param)
+    return tuple(map(int, items))
 
 
 @click.command()
@@ -53,7 +51,9 @@ def _seed(text: str) -> int:
 @config_options
 @json_option
 def sweep(file: Path, out: Path | None, jobs: int, as_json: bool, **options: Any) -> None:
-    """Run a config with every combination of the values that SWEEP lists, or those that a sampler draws, best first.
+    """Run a config with every combination of the values in SWEEP.
+
+    Or those that a sampler draws. The best run is the first in the table.
 
     The same command goes on where it was stopped; started again meanwhile, it takes the runs that nobody trains.
     """
@@ -66,15 +66,24 @@ def sweep(file: Path, out: Path | None, jobs: int, as_json: bool, **options: Any
         refuse_config(load(file))
         folder = str(out or Path("runs") / file.stem)
         ranking = sweep(Request([str(file)], folder, command=command_line(), **options), jobs)
-    if as_json:
-        echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
-    else:
-        keys = list(dict.fromkeys(key for row in ranking.rows for key in row.values))
-        rows = [[_score(row), *(str(row.values.get(key, "-")) for key in keys), row.run] for row in ranking.rows]
-        echo(table((ranking.metric, *keys, "run"), rows))
+    if first_process():
+        _print_ranking(ranking, as_json)
     shutdown_distributed()
     if ranking.problems:
         raise failure(ranking.problems)
+
+
+def _print_ranking(ranking: Any, as_json: bool) -> None:
+    if as_json:
+        echo(json_text({"metric": ranking.metric, "rows": [asdict(row) for row in ranking.rows]}))
+        return
+    keys = list(dict.fromkeys(key for row in ranking.rows for key in row.values))
+    rows = [[_score(row), *(_value(row.values.get(key, "-")) for key in keys), row.run] for row in ranking.rows]
+    echo(table((ranking.metric, *keys, "run"), rows))
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _score(row: Any) -> str:
@@ -83,8 +92,8 @@ def _score(row: Any) -> str:
 
 @click.command()
 @click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONFIG|RUNS...")
-@click.option("--methods", type=Listed(str, "methods"), default=(), metavar="A,B", help="Methods for the last stage.")
-@click.option("--seeds", type=Listed(_seed, "seeds"), default=(), metavar="0,1,2", help="Random seeds.")
+@click.option("--methods", callback=_listed, metavar="A,B", help="Methods for the last stage.")
+@click.option("--seeds", callback=_seeds, metavar="0,1,2", help="Random seeds.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs and the tables. [runs/NAME]")
 @click.option("--baseline", metavar="ROW", help="The row that the others are compared with. [the first one]")
 @click.option("--interval", type=click.Choice(["t", "bootstrap"]), default="t", help="Of the differences. [t]")
@@ -93,7 +102,9 @@ def _score(row: Any) -> str:
 @config_options
 @json_option
 def compare(targets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Compare configs, or methods in one, over seeds: means, spreads, and differences by seed with intervals.
+    """Compare configs, or methods in one, over seeds.
+
+    Prints means, spreads, and differences by seed with intervals.
 
     CONFIG is a config, several, or the file of a comparison; the same command goes on where it was stopped, and
     started again meanwhile it takes the runs that nobody trains. RUNS are folders of runs, sweeps or comparisons that
@@ -101,20 +112,26 @@ def compare(targets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """
     with quiet_stdout():
         done = _compare_runs(targets, **options) if _folders(targets) else _compare_configs(targets, **options)
-    from kd_core.study.table import as_json as told
-    from kd_core.study.table import cells
     from kd_core.study.verbs import failure
 
-    if as_json:
-        echo(json_text(told(done.comparison)))
-    else:
-        header, *lines = cells(done.comparison)
-        echo(table(header, lines))
-        for note in done.comparison.notes:
-            echo(note, err=True)
+    if first_process():
+        _print_comparison(done.comparison, as_json)
     shutdown_distributed()
     if done.problems:
         raise failure(done.problems)
+
+
+def _print_comparison(comparison: Any, as_json: bool) -> None:
+    from kd_core.study.table import as_json as told
+    from kd_core.study.table import cells
+
+    if as_json:
+        echo(json_text(told(comparison)))
+        return
+    header, *lines = cells(comparison)
+    echo(table(header, lines))
+    for note in comparison.notes:
+        echo(note, err=True)
 
 
 def _folders(targets: tuple[Path, ...]) -> bool:

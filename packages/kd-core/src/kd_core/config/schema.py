@@ -336,6 +336,11 @@ class ExperimentSpec(StrictModel):
     """A registered task (`kd-vision list tasks`), which decides what `data` and a model's `input` may hold."""
     name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
     """Name of the run's folder in `runs/`. By default the name of the config file."""
+    description: str | None = None
+    """What the student is, in a few sentences. The model card has it."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """The student's licence by the Hugging Face hub's name for it, such as `mit` or `apache-2.0`. The model card has
+    it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Random seed of everything. `--seed` replaces it."""
     imports: list[str] = []

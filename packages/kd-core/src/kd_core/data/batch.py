@@ -221,7 +221,8 @@ class Splits:
         counts = {name: split.class_counts for name, split in self.items().items()}
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
         notes = tuple(note.at(name) for name, split in self.items().items() for note in split.notes())
-        return replace(summary, splits=tuple(splits), notes=(*summary.notes, *notes, *self.seen.notes(self.items())))
+        notes = (*summary.notes, *notes, *self.seen.notes(self.items()))
+        return replace(summary, splits=tuple(splits), notes=notes, known=self.info)
 
     def _counted(self) -> DataSummary:
         return DataSummary(

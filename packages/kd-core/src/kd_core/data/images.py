@@ -246,20 +246,26 @@ class Brightness:
 
     largest: int = 0
     images: int = 0
+    scaled: bool = False
+    """Whether any image had values of more than 8 bits, or that is not known."""
 
     def look(self, image: Image) -> None:
         """Note the values of an image in RGB."""
-        self.see(max(high for _, high in image.getextrema()))  # type: ignore[misc]
+        largest = max(high for _, high in image.getextrema())  # type: ignore[misc]
+        self.see(largest, scaled=DEEP in image.info)
 
-    def see(self, largest: int) -> None:
-        """Note the largest value of an image, of 255."""
+    def see(self, largest: int, *, scaled: bool = True) -> None:
+        """Note the largest value of an image, of 255, and whether it was, or may have been, ``scaled`` from more."""
         self.images += 1
+        self.scaled = self.scaled or scaled
         self.largest = max(self.largest, largest)
 
     def notes(self) -> list[Note]:
         """A warning where all images are nearly black."""
         if not self.images or self.largest >= DARK:
             return []
+        if not self.scaled:
+            return [Note.warning(f"no image is brighter than {self.largest} of 255")]
         hint = "16-bit images are read as if 65,535 were white; `data.white` says another value"
         return [Note.warning(f"no image is brighter than {self.largest} of 255: {hint}")]
 

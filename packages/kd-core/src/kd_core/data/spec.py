@@ -98,8 +98,11 @@ class DataSpec(StrictModel):
     def _agrees_with_source(self) -> DataSpec:
         source = type(self).source
         if source is None:
-            custom = "".join(f", or {name!r} for data of your own" for name in _own(type(self)))
-            raise ValueError(f"give 'name', a data set by its name{custom}")
+            *others, last = [repr(name) for name in _own(type(self))] or [""]
+            own = f", or {' or '.join([', '.join(others), last] if others else [last])} for data of your own"
+            custom = own if last else ""
+            names = ", ".join(name for name in self.sources.names() if name not in _own(type(self)))
+            raise ValueError(KDError(f"give 'name', a data set by its name{custom}", hint=f"there are {names}"))
         try:
             if source.check is not None:
                 source.check(**self.options)

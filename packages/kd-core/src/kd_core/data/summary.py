@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from kd_core.data.sources import Origin, Parts, S
 from kd_core.notes import Note
@@ -47,12 +48,14 @@ class SplitSummary:
 class DataSummary:
     """All splits of a run, and what its source notes of them (:attr:`Parts.notes`).
 
-    ``classes`` are the names of the classes, None where there are none.
+    ``classes`` are the names of the classes, None where there are none; ``known`` is the ``DatasetInfo`` of what was
+    read.
     """
 
     splits: tuple[SplitSummary, ...] = ()
     classes: tuple[str, ...] | None = None
     notes: tuple[Note, ...] = ()
+    known: Any = field(default=None, compare=False, repr=False)
 
     def samples(self, role: str) -> int | None:
         """How many samples a split has, None where there is none."""

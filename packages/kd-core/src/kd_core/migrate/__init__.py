@@ -9,6 +9,6 @@ from __future__ import annotations
 from kd_core.migrate.convert import convert
 from kd_core.migrate.differences import KINDS
 from kd_core.migrate.draft import Difference, Draft, Options
-from kd_core.migrate.write import text_of
+from kd_core.migrate.write import COMMANDS, text_of
 
-__all__ = ["KINDS", "Difference", "Draft", "Options", "convert", "text_of"]
+__all__ = ["COMMANDS", "KINDS", "Difference", "Draft", "Options", "convert", "text_of"]

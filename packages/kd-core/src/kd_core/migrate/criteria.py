@@ -83,6 +83,7 @@ def translate_criterion(terms: Terms, criterion: Node) -> None:
     key = criterion["key"].text()
     if key != "WeightedSumLoss":
         criterion["key"].fail(f"the criterion {key!r} cannot be translated", "write its terms by hand")
+        criterion.skip("kwargs", "func2extract_model_loss")
         return
     kwargs = criterion["kwargs"]
     if kwargs["model_term"]:
@@ -97,6 +98,7 @@ def translate_criterion(terms: Terms, criterion: Node) -> None:
             _wrapped(terms, name, term, weight)
         else:
             loss["key"].fail(f"the loss {key!r} cannot be translated", f"these can: {', '.join(MID_LEVEL)}")
+            loss.skip("kwargs")
 
 
 def _model_term(terms: Terms, criterion: Node, weight: float) -> None:
@@ -276,6 +278,7 @@ def _relations(terms: Terms, name: str, kwargs: Node, weight: float) -> None:
 
 def _similarity(terms: Terms, name: str, kwargs: Node, weight: float) -> None:
     scale = 1 if kwargs["reduction"].text("batchmean") == "batchmean" else terms.batch**2
+    terms.differ("similarity-norm", "losses", name)
     terms.add(name, "similarity_preserving", weight * scale, **terms.pair(kwargs, "output"))
 
 

@@ -74,6 +74,11 @@ KINDS: dict[str, Kind] = {
         "torchdistill adds up squared differences over the batch, so that a smaller last batch counts less.",
         "Here they are averaged over samples, times the batch size.",
     ),
+    "similarity-norm": Kind(
+        "torchdistill's SPKDLoss divides the rows of the matrices by their L1 norms: its code has the order of the "
+        "norm where the dimension was meant.",
+        "Here it is the L2 norm, as in the paper: another scale, so choose the weight anew.",
+    ),
     "fsp-distance": Kind(
         "torchdistill's FSPLoss adds up the lengths of the columns of the differences.",
         "Here the differences are squared, as in the paper, and averaged: another scale, so choose the weight anew.",
@@ -87,10 +92,6 @@ KINDS: dict[str, Kind] = {
         "torchdistill scales the masks in evaluation as it scales the images.",
         "Here predictions are scaled to the masks.",
     ),
-    "norm-of-teacher": Kind(
-        "torchdistill standardises the teacher's features with a batch norm that is never in evaluation mode.",
-        "So does the loss here.",
-    ),
     "missing-checkpoint": Kind(
         "torchdistill goes on with random weights where this file is missing.",
         "Here a missing file is an error.",
@@ -102,9 +103,5 @@ KINDS: dict[str, Kind] = {
     "hub-model": Kind(
         "torchdistill loads this model's code from torch.hub.",
         "Here it is made of torchvision's by edits.",
-    ),
-    "own-schedule": Kind(
-        "torchdistill takes transformers' scheduler.",
-        "Here it is torch's with the same learning rates.",
     ),
 }

@@ -102,6 +102,7 @@ def prepare(side: Side, model: Node) -> None:
         handler = WRAPPERS.get(key)
         if handler is None:
             wrapper["key"].fail(f"the wrapper {key!r} cannot be translated", f"these can: {', '.join(WRAPPERS)}")
+            wrapper.skip("kwargs")
         else:
             handler(side, wrapper["kwargs"])
             wrapper["kwargs"].skip("find_unused_parameters")

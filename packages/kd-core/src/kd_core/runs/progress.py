@@ -46,6 +46,10 @@ class Reporter:
         """What is to say of data or a model."""
         self.info(str(note))
 
+    def show(self, text: str) -> None:
+        """A line for whoever looks on, and not for the log."""
+        self._echo(for_terminal(text))
+
     def debug(self, text: str) -> None:
         """A line for the log alone: what only a search for a mistake wants to know."""
         self._write_log(for_terminal(text))

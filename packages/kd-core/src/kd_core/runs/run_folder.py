@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -17,11 +16,13 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from kd_core.config import load
 from kd_core.errors import KDError, RunInterrupted
-from kd_core.escapes import code, fence, for_markdown
-from kd_core.files import append, is_leftover, json_text, refuse_links, remove_leftovers, write_text
+from kd_core.files import is_leftover, json_text, refuse_links, remove_leftovers, write_text
+from kd_core.runs.card import PROFILE, CardFacts, model_card
 from kd_core.runs.environment import environment
 from kd_core.runs.manifest import Manifest
+from kd_core.runs.metrics_log import MetricsLog
 
 PATIENCE = 15.0
 """Seconds that the workers of a process that died are waited for: they look for it every few seconds."""
@@ -30,37 +31,10 @@ LINEAGE = "lineage.json"
 """In the student's folder: what it was made from."""
 LOCKS = (".lock", ".pid")
 """What a process that trains holds in the folder: no content."""
-
-MODEL_CARD = """\
-# {name}
-
-{where}:
-
-| metric | value |
-|---|---|
-{rows}
-
-The student stands alone. In Python, wherever its folder lies:
-
-```python
-import kd_core
-
-student = kd_core.load("student")
-outputs = student(samples)  # samples as they come: files of images, or texts
-student.model, student.preprocess, student.classes  # a torch.nn.Module, what makes its inputs, the names of its outputs
-```
-
-{lineage}
-What the weights in `student/model.safetensors` belong to (`student/model.yaml`):
-
-{fence}yaml
-{description}
-{fence}
-
-In another config this student is the model `{{run: <this folder>}}`.
-
-Made by {command}: `config.yaml` is the whole experiment, `manifest.json` says on what it ran.
-"""
+STUDY = "study.json"
+"""In the folder above those of the runs of one study."""
+DATA = " data: "
+"""In a line of a run's log, before what it says of its data."""
 
 
 class RunFolder:
@@ -241,10 +215,19 @@ class RunFolder:
         except Timeout:
             return True
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the model card and the result (``metrics``, ``split`` and more), which marks the run as finished."""
-        write_text(self.card, self._model_card(result))
+    def finish(self, result: Mapping[str, Any], pipeline_tag: str = "") -> None:
+        """Write the model card and the result (``metrics``, ``split`` and more), which marks the run as finished.
+
+        ``pipeline_tag`` is the hub's word for the task. The cards of finished runs of the same study that differ in the
+        seed alone get the new mean.
+        """
+        siblings = self.siblings()
+        self._write_card(result, pipeline_tag, siblings)
         write_text(self._result, json_text(result, indent=2) + "\n")
+        for sibling in siblings:
+            others = [run for run in siblings if run is not sibling]
+            with suppress(KDError, OSError):  # of a folder in which something is gone or damaged
+                sibling._write_card(sibling.result(), pipeline_tag, [self, *others])
 
     def result(self) -> dict[str, Any]:
         """What :meth:`finish` was given; call it on a finished run only. KDError where the file is damaged."""
@@ -289,45 +272,57 @@ class RunFolder:
 
         write_student(self.student, state, description, beside)
 
-    def _model_card(self, result: Mapping[str, Any]) -> str:
-        rows = "\n".join(f"| {for_markdown(metric)} | {value:.6g} |" for metric, value in result["metrics"].items())
-        command = (Manifest(self.manifest).read() or {"command": "unknown"})["command"]
-        description = (self.student / "model.yaml").read_text(encoding="utf-8")
-        where = (
-            f"On the {for_markdown(result['split'])} split, {result['samples']} samples"
-            if result["split"]
-            else "Not scored"
-        )
-        return MODEL_CARD.format(
-            name=for_markdown(self.path.name),
-            where=where,
-            rows=rows,
-            command=code(command),
-            description=description.strip(),
-            fence=fence(description),
-            lineage=self._lineage(),
-        )
-
-    def _lineage(self) -> str:
-        """The models and the data that the student was made from, as Markdown; empty where that is not known."""
-        try:
+    def card_facts(self, result: Mapping[str, Any], pipeline_tag: str, siblings: Sequence[RunFolder] = ()) -> CardFacts:
+        """What the model card tells of a run with this ``result``."""
+        lineage: Any = None
+        with suppress(OSError, ValueError):
             lineage = json.loads((self.student / LINEAGE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return ""
-        rows = [(name, *_origin(record)) for name, record in lineage["models"].items()]
-        rows += [("student", *_origin(lineage["student"] or {}))]
-        data = [
-            (name, f"{record['samples']} samples", record["fingerprint"]) for name, record in lineage["data"].items()
-        ]
-        lines = [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in (*rows, *data)]
-        head = "What it was made from (`student/lineage.json`), with hashes of weights and of data as the run began:"
-        return "\n".join([head, "", "| | | hash |", "|---|---|---|", *lines, ""])
+        return CardFacts(
+            self.path.resolve().name,
+            result,
+            load(self.config).data if self.config.is_file() else {},
+            (self.student / "model.yaml").read_text(encoding="utf-8"),
+            (Manifest(self.manifest).read() or {"command": "unknown"})["command"],
+            lineage if isinstance(lineage, dict) else {},
+            self.said_of_data(),
+            pipeline_tag,
+            [sibling.result()["metrics"] for sibling in siblings],
+        )
+
+    def _write_card(self, result: Mapping[str, Any], pipeline_tag: str, siblings: Sequence[RunFolder]) -> None:
+        """Write the model card; what ``profile`` put into an earlier one stays."""
+        earlier = self.card.read_text(encoding="utf-8") if self.card.is_file() else ""
+        profile = PROFILE.search(earlier)
+        text = model_card(self.card_facts(result, pipeline_tag, siblings))
+        write_text(self.card, text + (f"\n{profile[0]}" if profile else ""))
+
+    def siblings(self) -> list[RunFolder]:
+        """The finished runs of the same study whose configs differ from this one's in the seed alone."""
+        above = self.path.resolve().parent
+        if not (above / STUDY).is_file():
+            return []
+        own, runs = _without_seed(self.config), []
+        for folder in sorted(above.iterdir()):
+            run = RunFolder(folder)
+            if folder.name == self.path.resolve().name or not run.finished or not run.config.is_file():
+                continue
+            with suppress(KDError):
+                if _without_seed(run.config) == own and run.result()["split"]:
+                    runs.append(run)
+        return runs
+
+    def said_of_data(self) -> list[str]:
+        """What the run's log says of its data, the last session's lines."""
+        if not self.log.is_file():
+            return []
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        session = text[text.rfind(" run folder: ") :]
+        return list(dict.fromkeys(line.partition(DATA)[2] for line in session.splitlines() if DATA in line[:26]))
 
 
-def _origin(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Where a model of a lineage comes from, and the hash of its weights."""
-    names = [f"{key} {record[key]}" for key in ("arch", "zoo", "timm", "hub", "run", "call", "file") if key in record]
-    return ", ".join(names) or "unknown", str(record.get("weights", ""))
+def _without_seed(config: Path) -> list[str]:
+    """The lines of a run's config but that of its seed."""
+    return [line for line in config.read_text(encoding="utf-8").splitlines() if not line.startswith("seed:")]
 
 
 def is_result(value: Any) -> bool:
@@ -373,45 +368,3 @@ def _new_folder(root: Path, name: str, seed: int) -> Path:
         except FileExistsError:
             continue
     return path
-
-
-class MetricsLog:
-    """``metrics.jsonl``: JSON objects, one a line, each written whole before the next step."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line."""
-        append(self.path, json_text(record) + "\n")
-
-    def position(self) -> dict[str, Any]:
-        """The size in bytes and a hash of all of it, once it is on the disk: what a checkpoint notes."""
-        if self.path.exists():
-            with self.path.open("r+b") as file:  # Windows syncs only what is open for writing
-                os.fsync(file.fileno())
-        return self._position(None)
-
-    def _position(self, size: int | None) -> dict[str, Any]:
-        """Of the first ``size`` bytes, or of all."""
-        content = self.path.read_bytes()[:size] if self.path.exists() else b""
-        return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()[:16]}
-
-    def begins_with(self, position: Any) -> bool:
-        """Whether the file begins with what a checkpoint noted."""
-        return isinstance(position, Mapping) and self._position(int(position.get("size", 0))) == position
-
-    def truncate_to(self, size: int) -> None:
-        """Cut back to what a checkpoint noted, and to whole lines: a killed process may leave half of one."""
-        if not self.path.exists():
-            return
-        with self.path.open("r+b") as file:
-            content = file.read(size)
-            file.truncate(content.rfind(b"\n") + 1)
-
-    def read(self) -> list[dict[str, Any]]:
-        """Every whole line."""
-        if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

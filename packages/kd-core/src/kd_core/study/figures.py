@@ -101,7 +101,7 @@ def gather(paths: Sequence[Path], trust: Sequence[str] = ()) -> Gathered:
     loose, configs = list[Path](), dict[str, tuple[str, Path]]()
     for path in paths:
         note = read_note(path)
-        if note is None:
+        if note is None or "id" in note:  # a sampler's trials are told apart by what was drawn
             loose += _runs_in(path)
             continue
         metrics[Metric(**note["metric"])] = None

@@ -26,26 +26,31 @@ def seeded(make: Callable[[int], Any], seed: int) -> Any:
     """
     optuna = optuna_module()
 
-    class Seeded(optuna.samplers.BaseSampler):  # type: ignore[misc, name-defined]
+    class Seeded(optuna.samplers.BaseSampler):  # type: ignore[name-defined]
         """Delegates to a sampler that is made for each trial."""
 
         def __init__(self) -> None:
             self._sampler = make(seed)
 
         def before_trial(self, study: Any, trial: Any) -> None:
+            """Make the sampler of this trial."""
             self._sampler = make(derive(seed, "trial", trial.number) % 2**32)
             self._sampler.before_trial(study, trial)
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            """What it draws together."""
             return self._sampler.infer_relative_search_space(study, trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            """Draw together."""
             return self._sampler.sample_relative(study, trial, search_space)
 
         def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            """Draw one value."""
             return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
         def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            """A trial has ended."""
             self._sampler.after_trial(study, trial, state, values)
 
     return Seeded()

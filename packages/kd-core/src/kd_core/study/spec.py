@@ -168,7 +168,7 @@ class StudyFile:
         axes = [[dict(zip(axis, row, strict=True)) for row in zip(*axis.values(), strict=True)] for axis in spec.grid]
         for name, row in (spec.rows or {"": RowSpec()}).items():
             config = self.config(row)
-            methods = [(None, {})] if spec.methods is None else list(with_methods(config, spec.methods))
+            methods = [("", {})] if spec.methods is None else list(with_methods(config, spec.methods))
             for (method, setting), chosen in itertools.product(methods, itertools.product(*axes)):
                 grid = {path: value for choice in chosen for path, value in choice.items()}
                 columns = {**({"row": name} if name else {}), **({"method": method} if method else {}), **grid}

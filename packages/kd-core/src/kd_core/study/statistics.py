@@ -18,11 +18,11 @@ FEW = 5
 
 
 class Spread(NamedTuple):
-    """The mean and the standard deviation (n - 1 in the denominator, None of one value) of ``count`` values."""
+    """The mean and the standard deviation (n - 1 in the denominator, None of one value) of ``seeds`` values."""
 
     mean: float
     deviation: float | None
-    count: int
+    seeds: int
 
 
 class Difference(NamedTuple):
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
     mean: float
     low: float | None
     high: float | None
-    count: int
+    seeds: int
 
 
 def spread(values: Sequence[float]) -> Spread | None:

@@ -181,10 +181,12 @@ def _notes(rows: Sequence[Row], interval: Interval) -> list[str]:
     missing = [
         f"{row.name} (seed{'s' * (len(row.missing) > 1)} {', '.join(str(run.seed) for run in row.missing)})"
         for row in rows
-        if row.missing
+        if row.seeds and row.missing
     ]
     if missing:
         notes.append(f"Not finished: {'; '.join(missing)}.")
+    if none := [row.name for row in rows if not row.seeds]:
+        notes.append(f"Without a finished run: {'; '.join(none)}.")
     every = {run.seed for row in rows for run in row.runs}
     absent = [
         f"{row.name} (seed{'s' * (len(left) > 1)} {', '.join(map(str, left))})"
@@ -193,7 +195,7 @@ def _notes(rows: Sequence[Row], interval: Interval) -> list[str]:
     ]
     if absent:
         notes.append(f"Without runs of some seeds: {'; '.join(absent)}.")
-    counts = [gap.count for row in rows if (gap := row.final_difference or row.validation_difference)]
+    counts = [gap.seeds for row in rows if (gap := row.final_difference or row.validation_difference)]
     if interval == "bootstrap" and counts and min(counts) < FEW:
         notes.append(
             f"Warning: a bootstrap interval of fewer than {FEW} seeds is too narrow; --interval t is Student's."

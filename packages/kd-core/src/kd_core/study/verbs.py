@@ -11,11 +11,11 @@ from kd_core.device.distributed import run_on_rank_zero, world_size
 from kd_core.device.runtime import join
 from kd_core.errors import KDError
 from kd_core.files import json_text, write_text
-from kd_core.runs.progress import Reporter
-from kd_core.study.engine import Queue, work
+from kd_core.study.engine import work
 from kd_core.study.figures import Figures, Gathered, gather
 from kd_core.study.picture import picture
-from kd_core.study.search import TrialQueue, check_calls
+from kd_core.study.queues import queue_of
+from kd_core.study.search import check_calls
 from kd_core.study.spec import read
 from kd_core.study.statistics import Interval
 from kd_core.study.study import Metric, Request, Study, writing
@@ -157,18 +157,6 @@ def check(
     return study.collect_checks(strict=strict, data=data)
 
 
-def take_part(request: Request) -> None:
-    """Work through a study, as one of several processes, until all its runs have ended."""
-    work(_queue(Study(request)), request)
-
-
-def _queue(study: Study) -> Queue:
-    """What gives this process its runs."""
-    if study.file.spec.searches:
-        return TrialQueue(study, Reporter())
-    return Queue(study.out, study.jobs(), Reporter())
-
-
 def _run(request: Request, jobs: int) -> tuple[list[Figures], list[str], Metric]:
     """Check all runs of a study and work through them; their figures, what went wrong, and their metric."""
     study = Study(request)
@@ -180,7 +168,7 @@ def _run(request: Request, jobs: int) -> tuple[list[Figures], list[str], Metric]
     join(study.experiment(0).plan.runtime.device)
     if jobs > 1 and world_size() > 1:
         raise KDError("--jobs starts processes of its own, which torchrun has started already", hint="leave one out")
-    queue, lost = _queue(study), list[str]()
+    queue, lost = queue_of(study), list[str]()
     run_on_rank_zero(queue.failures.forget)
     if jobs > 1:
         lost = run_workers(request, jobs)

@@ -1,14 +1,12 @@
 """Worker processes of a study on this machine, which end when the process that started them does.
 
-A worker is ``python -m kd_core.study.workers``. It is given a request as a line on its standard input, which stays open
+A worker is ``python -m kd_core.study.worker``. It is given a request as a line on its standard input, which stays open
 for as long as the parent lives, however that ends.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +18,7 @@ from typing import IO
 from kd_core.escapes import for_terminal
 from kd_core.study.study import Request
 
+COMMAND = (sys.executable, "-m", "kd_core.study.worker")
 GRACE = 60.0
 """Seconds that a worker has, once its parent is gone, to save its place."""
 
@@ -42,8 +41,10 @@ def run_workers(request: Request, count: int) -> list[str]:
     except BaseException:
         _end(workers)
         raise
-    for reader in readers:
-        reader.join(timeout=5)
+    finally:
+        for worker, reader in zip(workers, readers, strict=True):
+            reader.join(timeout=5)
+            _close(worker)
     codes = [worker.returncode for worker in workers]
     return [f"worker {number} ended with exit code {code}" for number, code in enumerate(codes) if code]
 
@@ -69,9 +70,8 @@ def visible_devices(variables: Mapping[str, str]) -> list[str]:
 
 
 def _start(request: Request, variables: Mapping[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kd_core.study.workers"]
     worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables
     )
     assert worker.stdin is not None
     with suppress(BrokenPipeError):  # it has ended already: its exit code tells
@@ -87,6 +87,13 @@ def _relay(lines: IO[str], number: int) -> None:
             print(f"[{number}] {for_terminal(line.rstrip())}", file=sys.stderr, flush=True)  # noqa: T201
 
 
+def _close(worker: subprocess.Popen[str]) -> None:
+    for stream in (worker.stdin, worker.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+
+
 def _end(workers: list[subprocess.Popen[str]]) -> None:
     """Ask all workers to stop, as the end of this process would, and wait until they have saved their places."""
     for worker in workers:
@@ -99,35 +106,3 @@ def _end(workers: list[subprocess.Popen[str]]) -> None:
             worker.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             worker.kill()
-
-
-def _follow_parent() -> None:
-    """Stop once the parent is gone: as a signal would, and after :data:`GRACE` at once."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os._exit(128 + signal.SIGTERM)
-
-
-def main() -> int:
-    """Work as one of several processes; the exit code, 0 also where runs failed, which their notes tell."""
-    request = Request(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    from kd_core.errors import KDError
-    from kd_core.runs.stop import Stopped
-    from kd_core.study.verbs import take_part
-
-    try:
-        take_part(request)
-    except Stopped as stop:
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except KDError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

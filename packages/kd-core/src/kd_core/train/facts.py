@@ -27,7 +27,7 @@ from kd_core.train.components import Components
 
 Saved = tuple[dict[str, Any], Path]
 """A checkpoint's state and its file."""
-WITHOUT_EFFECT = ("name", "log_every", "checkpoint", "trackers", "observers")
+WITHOUT_EFFECT = ("name", "description", "license", "log_every", "checkpoint", "trackers", "observers")
 """Keys of a config, beside ``data.workers``, that may be others when a run goes on."""
 
 

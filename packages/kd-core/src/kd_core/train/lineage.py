@@ -14,6 +14,7 @@ from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError
 from kd_core.files import user_path
 from kd_core.models.factory import student_folder
+from kd_core.models.registry import find_card
 from kd_core.models.weights import state_digest
 from kd_core.plan.plan import Plan
 from kd_core.runs.manifest import Manifest, latest_facts
@@ -33,7 +34,7 @@ def lineage_of(plan: Plan, folder: RunFolder, state: Mapping[str, Any]) -> dict[
     facts = latest_facts(manifest) if manifest else {}
     config = facts.get("config") or ""
     models = {
-        name: {**_source(plan.models[name]), **record, **_older(plan.models[name])}
+        name: {**_source(plan.models[name], plan.dataset), **record, **_older(plan.models[name])}
         for name, record in (facts.get("models") or {}).items()
         if name in plan.models
     }
@@ -50,12 +51,17 @@ def lineage_of(plan: Plan, folder: RunFolder, state: Mapping[str, Any]) -> dict[
     }
 
 
-def _source(spec: ModelSpec) -> dict[str, Any]:
+def _source(spec: ModelSpec, dataset: str | None) -> dict[str, Any]:
+    """Where a model comes from; of published weights their licence, too."""
     values = {key: getattr(spec, key) for key in SHOWN_KEYS if getattr(spec, key) is not None}
     values |= {"call": spec.call.target} if spec.call is not None and hasattr(spec.call, "target") else {}
     named = {key: _name(value) if key in ("run", "weights", "hub", "timm") else value for key, value in values.items()}
     file = named.pop("weights", None)
-    return named if file is None else {**named, "file": file}
+    named |= {} if file is None else {"file": file}
+    if spec.zoo is not None and spec.weights in (None, "auto"):
+        with suppress(KDError):
+            named["licence"] = find_card(spec.zoo, dataset)[1].licence
+    return named
 
 
 def _name(value: str) -> str:

@@ -78,6 +78,22 @@ class StageRunner:
         self._doubts()
         self.stage.close()
 
+    def try_steps(self) -> Iterator[float]:
+        """Train step by step, as often as the caller asks and the stage has steps: nothing is scored, saved or stopped.
+
+        Gives the seconds that each step waited for its batch.
+        """
+        while self._steps_left():
+            asked = time.monotonic()
+            for batch, shards in self._batches():
+                waited = time.monotonic() - asked
+                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
+                    self._step(batch, shards)
+                yield waited
+                asked = time.monotonic()
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+            self.meter.reset()
+
     def _doubts(self) -> None:
         """Say, and note in the run, where the stage has probably learned nothing."""
         value = self.meter.constant()

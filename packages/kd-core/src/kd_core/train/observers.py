@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import combinations
@@ -14,19 +16,29 @@ from torch import Tensor, nn
 from kd_core.device.distributed import all_reduce_sum_, run_on_rank_zero, world_size
 from kd_core.files import append, json_text
 from kd_core.observers import OBSERVERS, EpochEvent, Observer, RunEvent, StepEvent, ValidationEvent
+from kd_core.runs.metrics_log import MetricsLog
 from kd_core.runs.progress import Epoch, Reporter
-from kd_core.runs.run_folder import MetricsLog
-from kd_core.train.evaluate import format_metrics
 from kd_core.train.step_log import keep_steps
+
+SELDOM, OFTEN, SHARE = 10.0, 1.0, 0.02
+"""Seconds between two epochs that are shown: this share of the time since the first one, but in these limits."""
+FEW = 30
+"""Of so many epochs all are shown."""
 
 
 class ProgressReport(Observer):
-    """A bar on a terminal, lines in a pipe and in the run's log. The loss is read every ``log_every`` steps only."""
+    """A bar on a terminal, lines in a pipe and in the run's log. The loss is read every ``log_every`` steps only.
 
-    def __init__(self, reporter: Reporter, log_every: int) -> None:
-        self.reporter, self.log_every = reporter, log_every
+    Of many epochs that follow fast on each other the first and the last are shown, and as many between them as can be
+    read; the log has all.
+    """
+
+    def __init__(self, reporter: Reporter, log_every: int, *, often: float = OFTEN) -> None:
+        self.reporter, self.log_every, self._often = reporter, log_every, often
         self._open = ExitStack()
         self._epoch: Epoch | None = None
+        self._started = self._last = -math.inf
+        self._shows, self._hidden = True, 0
 
     def after_step(self, event: StepEvent) -> None:
         """Move the bar of the epoch."""
@@ -38,20 +50,40 @@ class ProgressReport(Observer):
         self._epoch.step(1, **({} if event.step % self.log_every else {"loss": event.mean_loss()}))
 
     def after_epoch(self, event: EpochEvent) -> None:
-        """Close the bar, and say what the epoch's losses were."""
+        """Close the bar, and say what the epoch's losses were, where it is one that is shown."""
         self.on_end()
-        means = format_metrics(event.train)
-        self.reporter.info(f"{event.stage} {event.epoch}/{event.epochs}: {means} ({event.seconds:.1f} s)")
+        now = time.monotonic()
+        if event.epoch == 1 or self._started == -math.inf:
+            self._started, self._last = now, -math.inf
+        pause = min(max(SHARE * (now - self._started), self._often), SELDOM)
+        self._shows = event.epochs <= FEW or now - self._last >= pause or event.epoch >= event.epochs
+        self._hidden += not self._shows
+        self._last = now if self._shows else self._last
+        epoch = f"{event.epoch:>{len(str(event.epochs))}}/{event.epochs}"
+        self._say(f"{event.stage} {epoch}: {aligned(event.train)}({event.seconds:.1f} s)")
+        if event.epoch >= event.epochs and self._hidden:
+            self.reporter.show(f"    {self._hidden:,} more epochs are in log.txt")
+            self._hidden = 0
+
+    def _say(self, text: str) -> None:
+        """A line of an epoch: to the log, and shown where the epoch is."""
+        (self.reporter.info if self._shows else self.reporter.debug)(text)
 
     def after_validation(self, event: ValidationEvent) -> None:
         """Say what the metrics are."""
-        remark = " (best so far)" if event.best else "; stopping early" if event.stopping else ""
-        self.reporter.info(f"    validation: {format_metrics(event.metrics)}{remark}")
+        remark = "(best so far)" if event.best else "stopping early" if event.stopping else ""
+        self._shows = self._shows or event.stopping
+        self._say(f"    validation: {aligned(event.metrics)}{remark}".rstrip())
 
     def on_end(self) -> None:
         """Close the bar."""
         self._open.close()
         self._epoch = None
+
+
+def aligned(metrics: Mapping[str, float]) -> str:
+    """Metrics as columns that stand below each other from epoch to epoch, without those of single classes."""
+    return "".join(f"{key} {value:<9.4g} " for key, value in metrics.items() if "/" not in key)
 
 
 class MetricsWriter(Observer):

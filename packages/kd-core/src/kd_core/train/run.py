@@ -207,7 +207,8 @@ def _finish(context: RunContext, runner: StageRunner) -> Result:
     if result.classes is not None:
         record = {"split": result.split, **result.classes.as_record()}
         run_on_rank_zero(lambda: write_text(folder.classes, json_text(record) + "\n"))
-    run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+    tag = components.plan.task.pipeline_tag
+    run_on_rank_zero(lambda: folder.finish({**result.as_record(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}, tag))
     run_on_rank_zero(lambda: context.store.forget(components.plan.checkpoint.keep_finished))
     return result
 

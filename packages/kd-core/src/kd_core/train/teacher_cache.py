@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -245,6 +245,17 @@ def cached_teacher(components: Components, stage: StagePlan, teacher: Teacher) -
     for keeper in keepers:
         components.log(f"models.{name}: {keeper.place} is kept in {keeper.store.folder}")
     return cached
+
+
+def bytes_per_sample(
+    components: Components, stage: StagePlan, name: str, spec: bool | CacheSpec, captures: Mapping[str, Capture]
+) -> int:
+    """Bytes that one sample takes where what a stage reads of a model is kept, told by what it gave for two samples."""
+    how = spec if isinstance(spec, CacheSpec) else CacheSpec()
+    layouts = [
+        Codec(place, how).encoded(_picked(captures[name], place), 2)[0] for place in _places(components, stage, name)
+    ]
+    return sum(layout.bytes for layout in layouts)
 
 
 def cache_spec(components: Components, name: str) -> CacheSpec:

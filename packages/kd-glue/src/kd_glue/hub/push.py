@@ -10,6 +10,7 @@ from kd_core.config import load
 from kd_core.data.batch import STUDENT
 from kd_core.errors import KDError
 from kd_core.repository import CONFIG, TIMEOUT, first_line, local_folder
+from kd_core.runs.card import without_front_matter
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.data.hub_data import REPOSITORY
 from kd_glue.data.tasks import TASKS
@@ -62,7 +63,7 @@ def status_of(error: Exception) -> int | None:
 def card(run: RunFolder, name: str) -> str:
     """The hub's model card: what its search reads, how the model is loaded, and the run's own card."""
     config = load(run.config).data
-    text = run.card.read_text(encoding="utf-8")
+    text = without_front_matter(run.card.read_text(encoding="utf-8"))
     names = {"student/": "", 'load("student")': 'load("FOLDER")', "{run: <this folder>}": f"{{hub: {name}}}"}
     for here, there in names.items():
         text = text.replace(here, there)

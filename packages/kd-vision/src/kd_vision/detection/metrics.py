@@ -155,6 +155,21 @@ def check_detections(
     detections: Mapping[str, Any], target: Mapping[str, Tensor], kinds: Sequence[str], num_classes: int | None
 ) -> None:
     """KDError where the detections of an image are not what the ``kinds`` of figures need."""
+    for key in check_shapes(detections, target, kinds):
+        if key != "masks" and not detections[key].isfinite().all():  # pycocotools takes NaN for a perfect match
+            raise KDError(f"{key!r} of an image's detections has values that are not finite")
+    boxes, labels = detections["boxes"], detections["labels"]
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise KDError("'boxes' of an image's detections has some that end before they begin: they are x1, y1, x2, y2")
+    if num_classes and len(boxes) and not 1 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        wrong = int(labels.max() if labels.max() >= num_classes else labels.min())
+        raise KDError(f"the model detected the label {wrong}; those of the data are 1 .. {num_classes - 1}")
+
+
+def check_shapes(
+    detections: Mapping[str, Any], target: Mapping[str, Tensor], kinds: Sequence[str]
+) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of what the ``kinds`` of figures need of an image's detections; KDError where they have others."""
     height, width = map(int, target["size"])
     count = len(detections["boxes"]) if isinstance(detections.get("boxes"), Tensor) else 0
     shapes: dict[str, tuple[int, ...]] = {"boxes": (count, 4), "scores": (count,), "labels": (count,)}
@@ -170,15 +185,7 @@ def check_detections(
             raise KDError(f"detections have a tensor {key!r}; the model returned {has}", hint=hint)
         if tuple(value.shape) != shape:
             raise KDError(f"{key!r} of an image's detections is a tensor {shape}, not {tuple(value.shape)}")
-        if key != "masks" and not value.isfinite().all():  # pycocotools takes a box that is NaN for a perfect match
-            raise KDError(f"{key!r} of an image's detections has values that are not finite")
-    boxes = detections["boxes"]
-    if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise KDError("'boxes' of an image's detections has some that end before they begin: they are x1, y1, x2, y2")
-    labels = detections["labels"]
-    if num_classes and count and not 1 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        wrong = int(labels.max() if labels.max() >= num_classes else labels.min())
-        raise KDError(f"the model detected the label {wrong}; those of the data are 1 .. {num_classes - 1}")
+    return shapes
 
 
 def on_cpu(objects: Mapping[str, Tensor], keys: Sequence[str]) -> Objects:

@@ -25,7 +25,7 @@ from kd_vision.detection.data.info import DETECTION_VALUES, DetectionInfo
 from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
-from kd_vision.detection.metrics import DetectionMetrics
+from kd_vision.detection.metrics import DetectionMetrics, check_list, check_shapes
 from kd_vision.detection.precision import fast_on_cpu, in_float32
 from kd_vision.detection.preprocessing import images_in_range, in_range
 
@@ -54,6 +54,8 @@ class ObjectDetection(Task):
     scores_copies = True
     Data = DataSpec
     Input = InputSpec
+    pipeline_tag = "object-detection"
+    viewer = "kd_vision.detection.results.views:DetectionViewer"
 
     def info(self, data: DataSpec) -> DetectionInfo:
         """The facts that the data set's name and the config tell."""
@@ -143,6 +145,17 @@ class ObjectDetection(Task):
             for key in ("masks", "keypoints"):
                 if getattr(data, key) and not finds(model, key):
                     raise KDError(f"{type(model).__name__} finds no {key}", hint=f"leave `{key}` out of `data`")
+
+    def check_output(self, model: nn.Module, output: Callable[[], Any], batch: Batch, data: DataSpec) -> None:
+        """KDError where a user's own model gives no list of boxes, scores and labels of the right shapes."""
+        if isinstance(model, (GeneralizedRCNN, RetinaNet, FCOS, SSD)):
+            return
+        found = output()
+        check_list(found, len(batch.target))
+        kinds = ["boxes", *(["masks"] if data.masks else [])]
+        kinds += ["keypoints"] if self.info(data).keypoint_names else []
+        for detections, target in zip(found, batch.target, strict=True):
+            check_shapes(detections, target, kinds)
 
     def lighten(self, model: nn.Module) -> None:
         """Scale images to a tenth or so: what scaled them alike still does, and what did not does not."""

@@ -48,7 +48,7 @@ def _finite(_: click.Context, __: click.Parameter, value: float) -> float:
 def predict(
     tasks: Sequence[str], /, paths: tuple[Path, ...], out: Path, zoo: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Predict what a run's student sees in images: the class of each, or the objects in it, drawn.
+    """Predict the classes of images, or draw the objects in them.
 
     Of a classifier DIR gets predictions.csv and a sheet of pictures; DIR may also be a .csv or .jsonl file. Of a
     detector, DIR/NAME.png has the truth where there is one, the teacher and the student side by side, at the image's

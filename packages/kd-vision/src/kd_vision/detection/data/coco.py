@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from kd_vision.detection.data.sources import SOURCES, BoxSource, BoxSubset, over
 from kd_vision.detection.data.table import FileBoxes
 
 SITE = "https://cocodataset.org/#download"
+NAMED = 5
+"""Image files that a warning names."""
 
 
 def read_coco2017(root: Path, masks: bool, keypoints: bool, skip: bool) -> Parts[BoxSubset]:
@@ -106,8 +109,20 @@ def read_coco_json(
         _check_same(file, files["train"][0])
         boxes = boxes_of(file, folder, categories)
         parts[split], places[split] = BoxSubset(boxes), str(file.path)
+        notes += _several_ids(split, boxes)
         notes += overlap(split, [folder / name for name in dict.fromkeys(boxes.images.files)], seen)
     return Parts(parts["train"], parts.get("val"), parts.get("test"), categories.names, places, notes=tuple(notes))
+
+
+def _several_ids(split: str, boxes: FileBoxes) -> list[Note]:
+    """A warning of image files that a split has under several ids, which then count as often."""
+    counts = Counter(boxes.images.files)
+    names = [name for name, count in counts.items() if count > 1]
+    if not names:
+        return []
+    is_one = len(names) == 1
+    text = f"{len(names):,} image file{' has' if is_one else 's have'} several ids in the split {split}"
+    return [Note.warning(f"{text}: {', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}")]
 
 
 def _categories(file: AnnotationFile, *, keypoints: bool) -> Categories:

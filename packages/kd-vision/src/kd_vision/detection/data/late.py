@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_core.errors import ConfigError, error_path
+from kd_core.errors import FaultyData, error_path
 from kd_core.notes import Note
 from kd_vision.detection.data.categories import Categories
 from kd_vision.detection.data.sources import Annotated, Boxes, Faults
@@ -35,7 +35,7 @@ class LateBoxes:
         with error_path("data"):
             boxes = self.read_boxes()
         if not self.skip and (problem := boxes.faults.problem()) is not None:
-            raise ConfigError(problem)
+            raise FaultyData(problem)
         return boxes
 
     @property

@@ -17,7 +17,7 @@ from kd_core.data.screening import MANY, SKIP, WHOLE, listed, refuse
 from kd_core.data.shapes import Shape
 from kd_core.data.sources import PLACE, Parts, Source, check_source
 from kd_core.data.summary import counts_text
-from kd_core.errors import ConfigError, ConfigProblem, KDError
+from kd_core.errors import ConfigProblem, FaultyData, KDError
 from kd_core.notes import Note
 from kd_core.registry import Registry
 from kd_vision.detection.data.categories import Categories
@@ -220,7 +220,7 @@ def checked(parts: Parts[BoxSubset], *, skip: bool) -> Parts[BoxSubset]:
     if skip:
         return replace(parts, notes=(*parts.notes, *(note for each in faults for note in each.notes())))
     if problems := [problem for each in faults if (problem := each.problem()) is not None]:
-        raise ConfigError([*problems, *_unreadable(parts)])
+        raise FaultyData([*problems, *_unreadable(parts)])
     return parts
 
 

@@ -33,7 +33,8 @@ def _ascending(values: list[float]) -> list[float]:
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Enlargement = Annotated[float, Field(ge=1, le=100)]
+Enlargement = Annotated[float, Field(ge=1, le=8)]
+"""A factor of an image's sides. The memory of an image grows with its square, to 64 times at 8: SSD's largest is 4."""
 Share = Annotated[float, Field(gt=0, le=1)]
 Turn = Annotated[float, Field(ge=-0.5, le=0.5)]
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]

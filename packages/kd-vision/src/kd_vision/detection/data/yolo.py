@@ -195,6 +195,20 @@ def _folders_in(root: Path) -> dict[str, list[Path]]:
     return folders
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice: of a second one nothing would be said."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; YAMLError for a key that it has twice."""
+        seen = set()
+        for key, _ in node.value:
+            if (name := (key.tag, str(key.value))) in seen:
+                message = f"the key {key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> tuple[dict[str, list[Path]], list[str], int]:
     """The folders or lists of each split, the names of the classes, and how many numbers of keypoints a line has.
 
@@ -203,7 +217,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[Path]], list[str], int]:
     try:
         if path.stat().st_size > LARGEST:
             raise KDError(f"{path}: is larger than a file that names folders and classes")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise KDError(f"{path}: is not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):

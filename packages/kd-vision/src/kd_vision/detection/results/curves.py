@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_core.report.page import escape
 from kd_vision.detection.matching import Curves
-from kd_vision.detection.results.page import escape
 
 COLOURS = ("#1b7837", "#2166ac", "#b2182b")
 SIZE, LEFT, TOP, BOTTOM = (560, 360), 56, 16, 44

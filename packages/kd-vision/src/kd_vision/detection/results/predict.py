@@ -16,7 +16,7 @@ from torch import nn
 from kd_core.data.batch import SHARED, STUDENT, Batch
 from kd_core.data.images import Brightness, read_image
 from kd_core.device.runtime import Runtime
-from kd_core.errors import KDError, error_path, foreign_errors
+from kd_core.errors import ConfigError, KDError, error_path, foreign_errors
 from kd_core.evaluation import LoadedStudent, load_student
 from kd_core.files import json_text, write_text
 from kd_core.pictures import Pixels, save
@@ -217,6 +217,10 @@ def check_results_file(path: Path, truth: Path | None) -> None:
         raise KDError(f"{path} is not a file of results: it would be lost", hint="name another folder with --out")
 
 
+class NotTaken(ConfigError):
+    """An image that a model cannot take: it is too narrow to be scaled, for example."""
+
+
 @dataclass(frozen=True)
 class Detector:
     """Models on their device, and how they are called."""
@@ -237,8 +241,12 @@ class Detector:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             batch = runtime.format(task.prepare(raw.to(runtime.device), wants, self.data, training=False))
             for name, model in self.models.items():
-                with foreign_errors(f"the forward pass on an image of {size[1]} x {size[0]} pixels", "models", name):
-                    output = task.call(model.eval(), batch.for_model(name))
+                doing = f"the forward pass on an image of {size[1]} x {size[0]} pixels"
+                try:
+                    with foreign_errors(doing, "models", name):
+                        output = task.call(model.eval(), batch.for_model(name))
+                except KDError as error:
+                    raise NotTaken(error.problems) from error
                 with error_path("models", name):
                     check_list(output, 1)
                 found[name] = detections(output[0], self.info.num_classes, size, name)
@@ -270,7 +278,12 @@ class Drawer:
                 yield FailedImage(name, self.image_set.source(position), error.problems[0].message)
                 continue
             brightness.look(image)
-            yield self.save(position, name, np.asarray(image), truth)
+            try:
+                saved = self.save(position, name, np.asarray(image), truth)
+            except NotTaken as error:
+                yield FailedImage(name, self.image_set.source(position), str(error))
+                continue
+            yield saved
         write_text(self.out / RESULTS, json_text(self.results))
         self.detector.student.say(() if silent else brightness.notes())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from kd_core.device.runtime import is_main
 from kd_core.evaluation import load_student
 from kd_core.files import write_text
 from kd_core.pictures import LARGEST, Colour
+from kd_core.report.page import escape, jpeg, mark, page, picture, table
 from kd_core.train.run import Result
 from kd_vision.detection.data.info import DetectionInfo
 from kd_vision.detection.data.splits import DetectionSplit
@@ -35,13 +35,9 @@ from kd_vision.detection.results.errors import (
     errors_of,
 )
 from kd_vision.detection.results.objects import Objects, decoded
-from kd_vision.detection.results.page import escape, mark, page, picture, table
 from kd_vision.detection.results.pictures import Panel, caption, side_by_side
 from kd_vision.detection.results.predict import detection_task, title
 from kd_vision.detection.task import ObjectDetection
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 WORST = 8
 """Images that are drawn unless a number is given."""
@@ -57,8 +53,6 @@ COLOURS: Mapping[str, Colour] = {
     BOTH: (148, 103, 189),
     DUPLICATE: (120, 120, 120),
 }
-QUALITY = 88
-"""Of the JPEG files in a page."""
 
 
 class RecordingTask(ObjectDetection):
@@ -221,13 +215,6 @@ def panels(pixels: NDArray[np.uint8], image: JudgedImage, classes: Sequence[str]
         colours = [RIGHT if kind is None else COLOURS[kind] for kind in kinds]
         drawn.append(Panel(title(who, objects), pixels, objects, captions, colours))
     return drawn
-
-
-def jpeg(image: Image) -> bytes:
-    """A picture as a JPEG file: a fourth of the size of a PNG of a photo."""
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=QUALITY)
-    return content.getvalue()
 
 
 def figure(value: float) -> str:

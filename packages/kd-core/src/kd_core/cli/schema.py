@@ -1,0 +1,32 @@
+"""The command schema: what an editor needs to complete and to check configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kd_core.cli.output import echo, quiet_stdout
+from kd_core.files import json_text, write_text
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write a file instead of printing.")
+@click.option("--tags", is_flag=True, help="Print the setting yaml.customTags of VS Code instead.")
+@click.pass_obj
+def schema(tasks: tuple[str, ...], out: Path | None, tags: bool) -> None:
+    """Print the JSON Schema of this command's configs, for editors that complete and check YAML.
+
+    It has what is installed: losses, adapters, models, data sets and methods, with their parameters and ranges.
+    """
+    with quiet_stdout():
+        from kd_core.editors import config_schema, custom_tags
+        from kd_core.study.spec import StudySpec
+
+        made = {"yaml.customTags": custom_tags()} if tags else config_schema(tasks, StudySpec)
+    text = json_text(made, indent=2) + "\n"
+    if out is None:
+        echo(text, nl=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, text)
