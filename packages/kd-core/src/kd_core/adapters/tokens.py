@@ -46,9 +46,10 @@ def token_map(
     (source,) = tensors("token_map", inputs, match)
     if out_features is not None:
         raise KDError("token_map keeps the width of the tokens: it takes no out_features", path="out_features")
-    if source.ndim not in (3, 4) or (match is not None and match.ndim != 4):
-        text = f"token_map takes tokens (B, L, D) or maps (B, D, H, W), not {shape(source)}"
-        raise KDError(text if source.ndim not in (3, 4) else f"match must be a map (B, C, H, W), not {shape(match)}")
+    if source.ndim not in (3, 4):
+        raise KDError(f"token_map takes tokens (B, L, D) or maps (B, D, H, W), not {shape(source)}")
+    if match is not None and match.ndim != 4:
+        raise KDError(f"match must be a map (B, C, H, W), not {shape(match)}")
     size = None if match is None else (match.shape[2], match.shape[3])
     return TokenMap(None if source.ndim == 4 else grid_of(source.shape[1], prefix), size)
 
