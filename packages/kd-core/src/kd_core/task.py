@@ -110,6 +110,8 @@ class Task:
     """True where so few samples are scored at once that a copy pays whose norms are folded, if the runtime folds."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
     """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
+    exports_classes: ClassVar[bool] = True
+    """Whether the second dimension of what an exported student gives is that of classes."""
     eval_batch_size: ClassVar[int | None] = None
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
@@ -175,6 +177,14 @@ class Task:
         """The part of a model's inputs that :meth:`call` gives it."""
         return inputs
 
+    def exported(self, model: nn.Module, inputs: Any) -> Any:
+        """What an exported student computes of what :meth:`taken` gives: by default its output."""
+        return self.call(model, inputs)
+
+    def exported_facts(self, model: nn.Module) -> dict[str, Any]:
+        """What a file says beside inputs and classes that whoever runs it must know, in plain values."""
+        return {}
+
     def metrics(self, info: DatasetInfo) -> Metrics:
         """New metrics for data of which ``info`` is known."""
         raise NotImplementedError
@@ -196,6 +206,21 @@ class Task:
 
         :meth:`effective_input` names them as they lie there: ``.``, or ``./NAME``.
         """
+
+    def hub_facts(self, config: Mapping[str, Any], student: Path) -> dict[str, Any]:
+        """What the front matter of a student's card on the hub has in place of the run's own (``kd_core.runs.card``).
+
+        ``dataset`` are keys of the data set that the metrics are of: its ``type`` is its name on the hub.
+        """
+        return {}
+
+    def hub_usage(self, student: Path, name: str) -> str:
+        """Python that loads a student from the hub in the library that knows its kind; empty where none does."""
+        return ""
+
+    def hub_source(self, student: Path, name: str) -> str:
+        """How a config names a student on the hub; empty where only its downloaded folder can be named."""
+        return ""
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
         """What makes raw samples into the inputs that evaluation gives the model, bit for bit.
