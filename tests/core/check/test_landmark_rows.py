@@ -6,7 +6,7 @@ from kd_core.check.landmarks import LandmarkRow, landmarks_text
 
 
 def test_a_table_that_is_too_wide_becomes_one_for_each_model() -> None:
-    others = {name: ("(2, 64, 8, 8)", "projector") for name in ("teacher_1", "teacher_2")}
+    others = dict.fromkeys(("teacher_1", "teacher_2"), ("(2, 64, 8, 8)", "projector"))
     rows = [LandmarkRow("@features/0", "layers.0", "(2, 8, 8, 8)", others)]
     assert len(landmarks_text(rows, "student", 120).splitlines()) == 2
     narrow = landmarks_text(rows, "student", 80)
