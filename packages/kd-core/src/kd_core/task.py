@@ -110,6 +110,8 @@ class Task:
     """True where so few samples are scored at once that a copy pays whose norms are folded, if the runtime folds."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
     """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
+    exports_classes: ClassVar[bool] = True
+    """Whether the second dimension of what an exported student gives is that of classes."""
     eval_batch_size: ClassVar[int | None] = None
     """Samples scored at once where the config says none; None for as many as in training."""
     tried: ClassVar[tuple[str, ...]] = ()
@@ -174,6 +176,14 @@ class Task:
     def taken(self, model: nn.Module, inputs: Any) -> Any:
         """The part of a model's inputs that :meth:`call` gives it."""
         return inputs
+
+    def exported(self, model: nn.Module, inputs: Any) -> Any:
+        """What an exported student computes of what :meth:`taken` gives: by default its output."""
+        return self.call(model, inputs)
+
+    def exported_facts(self, model: nn.Module) -> dict[str, Any]:
+        """What a file says beside inputs and classes that whoever runs it must know, in plain values."""
+        return {}
 
     def metrics(self, info: DatasetInfo) -> Metrics:
         """New metrics for data of which ``info`` is known."""

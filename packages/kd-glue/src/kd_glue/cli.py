@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kd_core.cli.group import make_cli
 from kd_core.cli.listing import Models
+from kd_core.cli.new import new_command
 from kd_glue.verbs import predict, submit, with_upload
 
 MODELS = """\
@@ -25,3 +26,4 @@ main = make_cli(
 )
 for verb in (with_upload(main.commands["train"]), predict, submit):
     main.add_command(verb)
+main.add_command(new_command("kd_glue.starter:starter"))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd_core.deploy.formats import FORMATS, Example, Run
 from kd_core.deploy.inputs import Callee, Inputs, inputs_of
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, did_you_mean, reason
 from kd_core.files import write_errors
 from kd_core.student import Student, load
+from kd_core.taps.wires import describe_shapes
 
 TOLERANCE = 1e-4
 """By how much outputs may differ, as a share of the largest of them, or of 1 where they are smaller."""
@@ -116,11 +117,12 @@ def metadata_of(student: Student, example: Example) -> dict[str, Any]:
         },
         "input": {key: value for key, value in told.input.items() if key != "tokenizer"},
         "preprocessing": told.preprocessing,
+        **student.task.exported_facts(student.model),
         "lineage": {key: student.lineage.get(key) for key in ("run", "weights", "config")},
     }
 
 
-def compare(module: nn.Module, run: Run, inputs: Inputs, most: int | None = None) -> Parity:
+def compare(module: Callee, run: Run, inputs: Inputs, most: int | None = None) -> Parity:
     """Run both on every batch, and on the first sample alone; ``most`` is the largest batch that ``run`` takes."""
     differences, largest, equal, samples = [0.0], [0.0], [], 0
     module.eval()
@@ -128,7 +130,11 @@ def compare(module: nn.Module, run: Run, inputs: Inputs, most: int | None = None
         tensors = list(batch.values())
         with torch.no_grad():
             expected = module(*tensors).float().cpu()
-        found = run(tensors).float().cpu()
+        try:
+            found = run(tensors).float().cpu()
+        except Exception as error:  # a size that the file does not take
+            shapes = describe_shapes(tensors)
+            raise KDError(f"the exported model does not take inputs of shape {shapes}: {reason(error)}") from error
         if found.shape != expected.shape:
             raise KDError(f"the exported model returns {tuple(found.shape)}, and the run's {tuple(expected.shape)}")
         if not expected.isfinite().all():
@@ -137,7 +143,7 @@ def compare(module: nn.Module, run: Run, inputs: Inputs, most: int | None = None
         differences.append(gap if gap == gap else float("inf"))
         largest.append(expected.abs().max().item())
         samples += len(expected)
-        if expected.ndim > 1 and expected.shape[1] > 1:
+        if module.task.exports_classes and expected.ndim > 1 and expected.shape[1] > 1:
             equal.append((found.argmax(1) == expected.argmax(1)).float().flatten())
     share = torch.cat(equal).mean().item() if equal else None
     return Parity(samples - 1, max(differences), max(largest), share)

@@ -53,7 +53,7 @@ class Callee(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         """The logits (B, ...), by the names that evaluation has for them."""
         inputs = tensors[0] if self.names == (ALONE,) else dict(zip(self.names, tensors, strict=True))
-        return scored(self.task, self.task.call(self.model, inputs))
+        return scored(self.task, self.task.exported(self.model, inputs))
 
 
 def scored(task: Task, output: Any) -> Tensor:

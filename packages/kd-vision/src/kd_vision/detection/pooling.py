@@ -88,6 +88,7 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the rows: sums over the values that read each of them."""
         index, weight = ctx.saved_tensors
         row, order = index.flatten().sort(stable=True)
         counts = row.bincount(minlength=ctx.rows)

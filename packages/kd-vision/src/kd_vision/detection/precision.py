@@ -56,10 +56,10 @@ def fast_on_cpu(model: nn.Module) -> Iterator[None]:
     changed: list[tuple[nn.Module, str]] = []
     for module in model.modules():
         if type(module) is MultiScaleRoIAlign:
-            module.forward = partial(pooled, module)  # type: ignore[method-assign]
+            module.forward = partial(pooled, module)
             changed.append((module, "forward"))
         elif isinstance(module, RoIHeads) and type(module).postprocess_detections is RoIHeads.postprocess_detections:
-            module.postprocess_detections = partial(likeliest, module)  # type: ignore[method-assign]
+            module.postprocess_detections = partial(likeliest, module)
             changed.append((module, "postprocess_detections"))
     try:
         yield

@@ -25,6 +25,7 @@ from kd_vision.detection.data.info import DETECTION_VALUES, DetectionInfo
 from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
+from kd_vision.detection.deploy import boxes_and_scores, facts, network_input
 from kd_vision.detection.metrics import DetectionMetrics, check_list, check_shapes
 from kd_vision.detection.precision import fast_on_cpu, in_float32
 from kd_vision.detection.preprocessing import images_in_range, in_range
@@ -52,6 +53,8 @@ class ObjectDetection(Task):
     run_values = DETECTION_VALUES
     compiles = False
     scores_copies = True
+    dynamic_dims = (2, 3)
+    exports_classes = False
     Data = DataSpec
     Input = InputSpec
     pipeline_tag = "object-detection"
@@ -114,6 +117,18 @@ class ObjectDetection(Task):
             if not model.training:
                 return model(images)
             return with_total(model(images, inputs["targets"]), type(model).__name__)
+
+    def taken(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Images scaled, normalised and padded to one size, (B, 3, H, W): what :meth:`exported` takes."""
+        return network_input(model, inputs["images"])
+
+    def exported(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Boxes and scores of all anchors, (B, anchors, 4 + labels)."""
+        return boxes_and_scores(model, inputs)
+
+    def exported_facts(self, model: nn.Module) -> dict[str, Any]:
+        """How images become inputs, and outputs detections."""
+        return facts(model)
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
         """What makes images in files, of PIL or arrays into ``{"images": [...]}``, what :meth:`call` takes."""
