@@ -15,9 +15,9 @@ from kd_core.files import json_text, write_text
 @click.option("--tags", is_flag=True, help="Print the setting yaml.customTags of VS Code instead.")
 @click.pass_obj
 def schema(tasks: tuple[str, ...], out: Path | None, tags: bool) -> None:
-    """Print the JSON Schema of this command's configs, for editors that complete and check YAML.
+    """Print the JSON Schema of this command's configs, for editors.
 
-    It has what is installed: losses, adapters, models, data sets and methods, with their parameters and ranges.
+    By it they complete and check YAML. It has what is installed: losses, adapters, models, data sets and methods, with their parameters and ranges.
     """
     with quiet_stdout():
         from kd_core.editors import config_schema, custom_tags
