@@ -17,7 +17,9 @@ from kd_core.files import json_text, write_text
 def schema(tasks: tuple[str, ...], out: Path | None, tags: bool) -> None:
     """Print the JSON Schema of this command's configs, for editors.
 
-    By it they complete and check YAML. It has what is installed: losses, adapters, models, data sets and methods, with their parameters and ranges.
+    They complete and check YAML by it.
+
+    It has what is installed: losses, adapters, models, data sets and methods, with their parameters and ranges.
     """
     with quiet_stdout():
         from kd_core.editors import config_schema, custom_tags
