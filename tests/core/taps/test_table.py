@@ -153,3 +153,10 @@ def test_a_wide_table_fits_the_terminal() -> None:
     assert any("(2, 3, 800, 1066)" in line for line in lines)
     assert len(table_text(rows, 250).splitlines()) == 3
     assert "None" not in table_text(rows)
+
+
+def test_a_table_fits_80_columns() -> None:
+    inputs, outputs = "input_ids=(2, 16), attention_mask=(2, 16)", "{last_hidden_state: (2, 16, 16), pooler: (2, 16)}"
+    row = TapRow("bert.encoder.layer.0", "BertForSequenceClassification", inputs, outputs, "float32", 109_483_778, 2)
+    lines = table_text([row, row], 80).splitlines()
+    assert max(map(len, lines)) <= 80

@@ -64,7 +64,9 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str], models: Mo
     @json_option
     @click.pass_context
     def list_names(ctx: click.Context, kind: str, names: tuple[str, ...], as_json: bool) -> None:
-        """List what configs can name, and the parameters of NAMES; or the configs that the package brings along.
+        """List what configs can name, and the parameters of NAMES.
+
+        Of configs those that the package brings along.
 
         Of one that is named: every parameter with its type, range and default, the whole description, and the paper
         where there is one.

@@ -20,7 +20,7 @@ def new_command(place: str) -> click.Command:
     @click.option("--force", is_flag=True, help="Replace a file that is there.")
     @click.pass_context
     def new(ctx: click.Context, path: Path, out: Path | None, force: bool) -> None:
-        """Look at images, texts or masks, write a config for them, and check it."""
+        """Write a config for images, texts or masks, and check it."""
         if not path.exists():
             raise KDError(f"{path}: there is no such file or folder")
         name = (path.resolve().name if path.is_dir() else path.stem) or "mine"

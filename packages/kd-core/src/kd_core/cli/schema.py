@@ -15,7 +15,9 @@ from kd_core.files import json_text, write_text
 @click.option("--tags", is_flag=True, help="Print the setting yaml.customTags of VS Code instead.")
 @click.pass_obj
 def schema(tasks: tuple[str, ...], out: Path | None, tags: bool) -> None:
-    """Print the JSON Schema of this command's configs, for editors that complete and check YAML.
+    """Print the JSON Schema of this command's configs, for editors.
+
+    They complete and check YAML by it.
 
     It has what is installed: losses, adapters, models, data sets and methods, with their parameters and ranges.
     """

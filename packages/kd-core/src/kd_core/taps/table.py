@@ -107,7 +107,7 @@ def _cells(row: TapRow) -> tuple[str, ...]:
 
 def _fitted(widths: list[int], total: int) -> list[int]:
     """The widths of the columns, those of texts narrowed until all fit into ``total`` characters or are narrow."""
-    for column, narrow in ((2, 18), (3, 18), (1, 20), (0, 12)):
+    for column, narrow in ((2, 18), (3, 18), (1, 16), (0, 12), (1, 12), (2, 15), (3, 15)):
         excess = max(sum(widths) + 2 * (len(widths) - 1) - total, 0)
         widths[column] = max(min(narrow, widths[column]), widths[column] - excess)
     return widths
