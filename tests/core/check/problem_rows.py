@@ -203,7 +203,7 @@ MODELS = [
     student("«{arch: cnn, depth: 100000}", "", "it cannot be built"),
     student("{arch: cnn, num_classes: «0}", ".num_classes", "must be at least 1, not 0"),
     student("«{arch: cnn, in_channels: 3}", "", "forward failed on a dummy input of shape (2, 1, 8, 8)"),
-    student("{hub: «bert-base-uncased}", ".hub", "this task has no hub of models", "write `arch: NAME`"),
+    student("«{timm: resnet02}", "", "timm has no model 'resnet02'", "did you mean"),
     student("{init_from: «techer}", ".init_from", "no model 'techer'", "did you mean 'teacher'?"),
     student("{init_from: «student}", ".init_from", "no model 'student'", "choose one of: teacher"),
     student("{init_from: teacher, «layers: [0]}", ".layers", "unknown key 'layers'"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from kd_core.taps.inference import infer_landmarks
@@ -108,6 +109,13 @@ def test_the_last_map_has_the_means_that_the_classifier_takes(name: str) -> None
     with torch.no_grad():
         at = wrapper(images).at
     torch.testing.assert_close(at[Tap("@last_map")].mean((2, 3)), at[Tap("@penultimate")])
+
+
+@pytest.mark.parametrize("side", [8, 32, 64])
+def test_small_images_leave_a_last_map_of_one_position(side: int) -> None:
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    found = infer_landmarks(model, lambda model, images: model(images), torch.rand(2, 3, side, side))
+    assert found.last_map == Tap("layer4")
 
 
 def test_maps_with_the_channels_last_come_with_the_channels_first() -> None:

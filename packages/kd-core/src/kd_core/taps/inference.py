@@ -18,6 +18,8 @@ from kd_core.taps.paths import unwrap_model, walk
 from kd_core.taps.wires import Form, Side, Tap
 from kd_core.taps.wrappers import hook_output
 
+HALVED = 4
+"""The most positions that a stride of 2 makes one of."""
 STEM_STRIDE = 4
 """How much smaller than the image the first feature map of a timm model is."""
 
@@ -294,7 +296,8 @@ def _last_map(classifier: _Call, calls: Sequence[_Call], features: Sequence[_Cal
     index, last = fitting[-1]
     least = _area(features[-1]) if features and _is_map(features[-1]) else 1
     early = any(feature.path == call.path for feature in features for call in calls[index + 1 :])
-    return None if early or (_area(last) == 1 < least) else _place(last, calls)
+    shrunk = _area(last) == 1 and least > HALVED  # by a convolution over the whole map
+    return None if early or shrunk else _place(last, calls)
 
 
 def _changes(module: nn.Module) -> bool:
