@@ -101,6 +101,16 @@ IMAGENET |= {
     "imagenet_kd_mobilenetv1_resnet50": [Recipe(100, 512, 0.2, 1e-4, THIRDS, [0.5, 0.5])],
 }
 
+# pytorch/vision references/classification (ResNet-50's second weights), and facebookresearch/deit main.py.
+IMAGENET |= {
+    "imagenet_resnet50": [Recipe(600, 1024, 0.5, 2e-5, "cosine", [1.0])],
+    "imagenet_kd_deit-tiny_regnety160": [Recipe(300, 1024, 1e-3, 0.05, "cosine", [0.9, 0.1])],
+    **{
+        f"imagenet_{kind}_deit-tiny_regnety160": [Recipe(300, 1024, 1e-3, 0.05, "cosine", [0.5, 0.5])]
+        for kind in ("hard", "token")
+    },
+}
+
 # torchdistill, configs/official/coco2017 (the log of KTAAD: 2,443 steps of 48 images, 4,886 of 24) and pascal_voc2012;
 # pytorch/vision references/segmentation for COCO (8 GPUs with 4 images each); winycg/CIRKD for VOC with SBD.
 SEG = {
@@ -201,6 +211,7 @@ OWN = {
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_teacher cifar10_at_resnet20_resnet56 cifar10_ft_resnet20_resnet56 "
     "cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_methods cifar10_mutual_resnet20_resnet20 "
-    "cifar10_multi_teacher_resnet20_resnet56_resnet110 cifar10_one_resnet20 cifar10_subset_methods",
+    "cifar10_multi_teacher_resnet20_resnet56_resnet110 cifar10_one_resnet20 cifar10_subset_methods "
+    "unlabelled_dinov2_resnet18",
 }
 """Recipes of this repository's own: of made-up data, or of a method on data or models that its authors do not have."""

@@ -73,14 +73,14 @@ LAYERS: dict[str, list[str]] = {
         *("config.hints", "config.kinds", "config.validation"),
         *("taps", "data", "device", "runs", "losses", "adapters", "models", "observers", "task", "student", "plan"),
         *("train", "check", "experiment", "estimate", "evaluation", "prediction", "report", "deploy", "study"),
-        *("migrate", "editors", "cli", "testing"),
+        *("migrate", "editors", "starters", "cli", "testing"),
     ],
     "kd_vision": [
         *("data", "inputs", "preprocessing", "rotations", "mixing", "metrics", "models", "bottlenecks", "task"),
-        *("results", "detection", "cli"),
+        *("results", "detection", "starter", "cli"),
     ],
-    "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "cli"],
-    "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "cli"],
+    "kd_glue": ["data", "preprocessing", "padding", "hub", "metrics", "task", "results", "verbs", "starter", "cli"],
+    "kd_seg": ["data", "preprocessing", "models", "metrics", "task", "results", "verbs", "starter", "cli"],
     "kd_zoo": [
         *("densenet", "resnet", "wrn", "bottleneck", "vgg", "mobile", "mobilenetv1", "models", "cards"),
         *("timm_hub", "transformers_hub", "cli"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kd_core.data.workers import WORKERS, available_cores, start_worker
-from kd_core.runs.run_folder import MetricsLog
+from kd_core.runs.metrics_log import MetricsLog
 from kd_core.signatures import read_signature
 
 if TYPE_CHECKING:

@@ -37,6 +37,9 @@ def schedule_of(stage: StagePlan) -> Any:
     kind, values = call.target.rpartition(".")[2], dict(call.kwargs)
     if kind == "MultiStepLR" and interval == "epoch":
         return values["milestones"], values.get("gamma", 0.1)
+    if kind == "CosineAnnealingLR" and interval == "epoch":
+        assert values["T_max"] + stage.spec.scheduler.warmup == stage.spec.epochs  # type: ignore[union-attr]
+        return "cosine"
     assert interval == "step"
     if kind.startswith("WarmUp"):
         assert str(values.pop("steps_per_epoch").name) == "steps_per_epoch"
@@ -130,7 +133,9 @@ def test_wide_resnets_train_without_dropout(name: str) -> None:
 def test_imagenet_trains_on_all_images_and_chooses_nothing_by_the_test_split(name: str) -> None:
     data = plan_of(name).data
     assert (data.val, data.test) == (0, "val")
-    assert f"Published by {'mdistiller' if 'mobilenetv1' in name else 'torchdistill'}: " in text_of(name)
+    by = {"mobilenetv1": "mdistiller", "regnety160": "DeiT", "imagenet_resnet50": "torchvision"}
+    publisher = next((publisher for part, publisher in by.items() if part in name), "torchdistill")
+    assert f"Published by {publisher}: " in text_of(name)
     assert ("Same: all of the recipe" in text_of(name)) != ("Different: " in text_of(name))
 
 

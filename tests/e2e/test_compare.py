@@ -144,6 +144,23 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(folder: Path, monkeypatc
     assert not (folder / "runs" / "failed").exists()
 
 
+def test_a_signal_that_comes_too_late_for_a_run_stops_the_comparison(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = engine._train
+
+    def signalled(job: Job, *rest: object) -> object:
+        result = train(job, *rest)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(engine, "_train", signalled)
+    done = compare("digits.yaml", "--methods", "ce,kd", "--out", "runs")
+    assert done.exit_code == 143
+    assert done.stderr.splitlines()[-1] == "stopped; the same command goes on"
+    assert [path.parent.name for path in (folder / "runs").glob("*/result.json")] == ["000"]
+
+
 def test_runs_that_are_there_make_a_table(folder: Path) -> None:
     for seed in (0, 1):
         done = compare("digits.yaml", "--methods", "ce,kd", "--seeds", str(seed), "--out", f"part_{seed}")

@@ -136,3 +136,19 @@ def test_vid_is_built_for_the_maps_it_compares() -> None:
     assert loss(students, teachers).isfinite()
     with pytest.raises(KDError, match="student has 1 layers and teacher 2"):
         loss(students[:1], teachers)
+
+
+def test_fsp_adds_up_the_lengths_of_the_columns_where_asked() -> None:
+    """torchdistill's FSPLoss, on maps that need pooling; the gradient of equal matrices is 0."""
+    torch.manual_seed(0)
+    student, teacher = ([torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)] for _ in range(2))
+
+    def matrix(maps: list[Tensor]) -> Tensor:
+        first = torch.nn.functional.adaptive_max_pool2d(maps[0], 4).flatten(2)
+        return first @ maps[1].flatten(2).mT / 16
+
+    expected = (matrix(student) - matrix(teacher)).norm(dim=1).sum() / 2
+    assert fsp(student, teacher, pooling="max", distance="norm") == pytest.approx(expected.item(), rel=1e-6)
+    same = [maps.requires_grad_() for maps in student]
+    fsp(same, [maps.detach() for maps in same], distance="norm").backward()
+    assert all(torch.isfinite(maps.grad).all() for maps in same if maps.grad is not None)

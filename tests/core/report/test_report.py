@@ -241,3 +241,20 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     few = thinned(points)
     assert len(few) <= POINTS + 1
     assert (few[0], few[-1]) == (points[0], points[-1])
+
+
+def test_the_folder_of_a_study_stands_for_its_runs(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "study.json").write_text("{}")
+    with pytest.raises(KDError, match=r"no run of the study .* has begun"):
+        report([study], tmp_path / "report.html")
+    for number in range(2):
+        make_run(study / f"{number:03d}", seed=number)
+    (study / "002").mkdir()
+    assert "2 seeds</h1>" in text_of(tmp_path, study)
+    make_run(study / "003", weight=0.5)
+    columns = [{"method": "kd"}, {"method": "kd"}, {}, {"method": "crd", "lr": 0.1}]
+    (study / "study.json").write_text(json_text({"runs": [{"columns": values} for values in columns]}))
+    assert [History.read(study / name).title for name in ("000", "003")] == ["kd", "method crd, lr 0.1"]
+    assert '<td class="text">method crd, lr 0.1</td>' in text_of(tmp_path, study)

@@ -70,3 +70,14 @@ def test_a_stopped_command_exits_with_the_signals_code_and_one_line(number: sign
         process.send_signal(number)
         assert process.stderr.read().splitlines()[-1] == "saved; `kd-x resume runs/x` goes on"
         assert process.wait() == code
+
+
+def test_a_request_within_another_passes_on_what_it_is_asked() -> None:
+    with StopRequest() as outer:
+        with StopRequest() as inner:
+            signal.raise_signal(signal.SIGTERM)
+            assert inner.number == outer.number == signal.SIGTERM
+        with StopRequest() as later:
+            assert later
+    with StopRequest() as other:
+        assert not other

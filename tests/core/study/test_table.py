@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from kd_core.config import loads
 from kd_core.errors import KDError
-from kd_core.study.figures import Figures, figures_of, gather
+from kd_core.study.figures import Figures, figures_of, flattened, gather
 from kd_core.study.picture import axis, picture
 from kd_core.study.statistics import difference, spread, t_quantile
 from kd_core.study.study import Metric
@@ -211,3 +212,15 @@ def test_a_run_that_has_not_ended_has_no_figures(tmp_path: Path) -> None:
     assert figures_of({}, 0, tmp_path).state == "missing"
     (tmp_path / "config.yaml").touch()
     assert figures_of({}, 0, tmp_path).state == "unfinished"
+
+
+def test_a_config_is_flattened_to_the_arguments_of_its_calls() -> None:
+    document = loads("a: {b: 1, c: [2, x]}\nd: !call:torch.optim.SGD {lr: 0.1}\ne: {}\nf: !call:torch.nn.ReLU {}\n")
+    assert dict(flattened(document.data)) == {
+        "a.b": "1",
+        "a.c": "[2, x]",
+        "d": "torch.optim.SGD",
+        "d.lr": "0.1",
+        "e": "{}",
+        "f": "torch.nn.ReLU",
+    }

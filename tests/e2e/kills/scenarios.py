@@ -149,6 +149,12 @@ SCENARIOS = {
     "cache": Scenario(
         HEAD.replace("weights: null", "weights: null, cache: true").replace("augment: shift", "augment: none") + PLAIN
     ),
+    "views": Scenario(
+        HEAD.replace("weights: null", "weights: null, cache: true").replace(
+            "augment: shift", "augment: shift, augmented_views: 2"
+        )
+        + PLAIN
+    ),
     "fast": Scenario(HEAD + "runtime: fast\n" + PLAIN),
     "glue": Scenario(GLUE, ("kd_glue.task", "transformers.models.bert.modeling_bert")),
     "seg": Scenario(SEG, ("kd_seg.task",)),

@@ -140,15 +140,18 @@ class Schedule:
         return chance.choice(kinds[chance.choice(sorted(kinds))])
 
 
+TIMES = ("seconds", "samples_per_second")
+
+
 def contents(run: Path) -> dict[str, Any]:
     """What must be the same in two runs: the student's bytes, the metrics and the result without their times."""
     parts: dict[str, Any] = {
         str(path.relative_to(run)): path.read_bytes() for path in sorted((run / "student").rglob("*")) if path.is_file()
     }
-    for name in ("metrics.jsonl", "gradients.jsonl"):
+    for name in ("metrics.jsonl", "steps.jsonl", "gradients.jsonl"):
         if (run / name).exists():
             lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
-            parts[name] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+            parts[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
     result = json.loads((run / "result.json").read_text())
     parts["result.json"] = {key: value for key, value in result.items() if key != "time"}
     parts["left over"] = [str(path.relative_to(run)) for path in run.rglob(".tmp-*")]

@@ -103,6 +103,7 @@ class Events:
 def install(events: Events) -> None:
     """Count the events of this process from now on."""
     from kd_core.observers import Observer
+    from kd_core.train import output_store
     from kd_core.train import run as runs
 
     class Watcher(Observer):
@@ -124,8 +125,18 @@ def install(events: Events) -> None:
     built = runs.built_observers
     patches = ExitStack()
     replaced = {"kd_core.files.os.fsync": events.fsync}
-    for module in ("runs.run_folder", "runs.progress", "train.observers"):
+    for module in ("runs.metrics_log", "runs.progress", "train.observers", "train.step_log"):
         replaced[f"kd_core.{module}.append"] = events.append
+    write = output_store._View.write
+
+    def write_records(view: output_store._View, rows: Any, contents: Any) -> None:
+        half = len(rows) // 2
+        write(view, rows[:half], contents[:half])
+        events.tick("half of some records")
+        write(view, rows[half:], contents[half:])
+        events.tick("records")
+
+    replaced["kd_core.train.output_store._View.write"] = write_records
     for name, function in replaced.items():
         patches.enter_context(patch(name, function))
     patches.enter_context(patch.object(runs, "built_observers", lambda named: [Watcher(), *built(named), Watcher()]))

@@ -12,10 +12,10 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
+from kd_core.deploy.push import push
 from kd_core.errors import KDError
 from kd_core.runs.run_folder import RunFolder
 from kd_glue.hub.models import TransformersHub
-from kd_glue.hub.push import push
 
 from .hub_server import FakeHub, serving
 from .tiny_models import logits, save, save_tokenizer
@@ -43,7 +43,7 @@ def finished(folder: Path, config: str) -> RunFolder:
         made.write_config(config)
         made.write_manifest("kd-glue train x.yaml")
         made.export_student(model.state_dict(), "hub: .\n", lambda at: TransformersHub().save(model, at))
-        made.finish({**RESULT, "split": "validation", "samples": 408})
+        made.finish({**RESULT, "split": "validation", "samples": 408}, "text-classification")
     return made
 
 
@@ -60,7 +60,7 @@ def front(text: bytes) -> dict[str, Any]:
 
 def test_a_student_is_uploaded_with_its_card(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(FakeHub({}), monkeypatch) as hub:
-        assert push(run.path, "me/tiny-mrpc", private=True) == f"{hub.url}/me/tiny-mrpc"
+        assert push(run.path, "me/tiny-mrpc", private=True).address == f"{hub.url}/me/tiny-mrpc"
     [made] = hub.created
     assert (made["name"], made["organization"], made["visibility"]) == ("tiny-mrpc", "me", "private")
     [files] = hub.commits
@@ -84,7 +84,7 @@ def test_the_card_tells_the_hub_what_it_is(run: RunFolder, monkeypatch: pytest.M
     assert (facts["library_name"], facts["pipeline_tag"]) == ("transformers", "text-classification")
     assert facts["base_model"] == "bert-base-uncased"
     assert facts["datasets"] == ["nyu-mll/glue"]
-    assert "knowledge-distillation" in facts["tags"]
+    assert facts["model-index"][0]["name"] == "me/tiny-mrpc"
     [index] = facts["model-index"]
     [result] = index["results"]
     assert result["dataset"] == {"name": "GLUE", "type": "nyu-mll/glue", "config": "mrpc", "split": "validation"}
@@ -99,16 +99,27 @@ def test_ones_own_data_and_random_weights_are_no_facts_of_the_hub(
     with serving(FakeHub({}), monkeypatch) as hub:
         push(finished(tmp_path, config).path, "me/mine")
     facts = front(hub.commits[0]["README.md"])
-    assert facts == {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": ["kd-glue"],
-    }
+    assert (facts["library_name"], facts["pipeline_tag"]) == ("transformers", "text-classification")
+    assert not facts.keys() & {"base_model", "datasets", "language"}
+    [result] = facts["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "own data"
+
+
+def test_a_student_that_transformers_cannot_load_is_loaded_by_kd_core(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.student / "config.json").unlink()
+    with serving(FakeHub({}), monkeypatch) as hub:
+        push(run.path, "me/x")
+    text = hub.commits[0]["README.md"]
+    assert front(text)["library_name"] == "kd-core"
+    assert b'kd_core.load(snapshot_download("me/x"))' in text
+    assert b"pipeline(" not in text
 
 
 def test_a_run_without_a_student(tmp_path: Path, run: RunFolder) -> None:
-    (run.student / "config.json").unlink()
-    with pytest.raises(KDError, match="no finished student that transformers could load"):
+    (run.student / "model.safetensors").unlink()
+    with pytest.raises(KDError, match="no finished student"):
         push(run.path, "me/x")
     with pytest.raises(KDError, match="nowhere"):
         push(tmp_path / "nowhere", "me/x")

@@ -6,7 +6,6 @@ The plan that :mod:`kd_core.plan` makes is what a config means; this measures on
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -245,6 +245,10 @@ class Measurement:
         """Bytes at the peak, of the GPU since the stage began, else of the process since its own beginning."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "win32":
+            return int(psutil.Process().memory_info().peak_wset)
+        import resource  # which Windows does not have
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 

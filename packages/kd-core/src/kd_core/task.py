@@ -207,6 +207,21 @@ class Task:
         :meth:`effective_input` names them as they lie there: ``.``, or ``./NAME``.
         """
 
+    def hub_facts(self, config: Mapping[str, Any], student: Path) -> dict[str, Any]:
+        """What the front matter of a student's card on the hub has in place of the run's own (``kd_core.runs.card``).
+
+        ``dataset`` are keys of the data set that the metrics are of: its ``type`` is its name on the hub.
+        """
+        return {}
+
+    def hub_usage(self, student: Path, name: str) -> str:
+        """Python that loads a student from the hub in the library that knows its kind; empty where none does."""
+        return ""
+
+    def hub_source(self, student: Path, name: str) -> str:
+        """How a config names a student on the hub; empty where only its downloaded folder can be named."""
+        return ""
+
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> Callable[[Any], Any]:
         """What makes raw samples into the inputs that evaluation gives the model, bit for bit.
 

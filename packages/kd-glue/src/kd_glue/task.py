@@ -20,12 +20,14 @@ from kd_core.data.summary import DataSummary, summarize
 from kd_core.errors import KDError, Unverified
 from kd_core.files import user_path
 from kd_core.models.hub import Hub
+from kd_core.repository import CONFIG
 from kd_core.task import TASKS, Metrics, Task, logits_of
 from kd_glue.data.encoding import Encoder, Encoding, cache_folder, load_tokenizer, make_encoder
 from kd_glue.data.info import CLASS_VALUES, TextInfo
 from kd_glue.data.spec import DataSpec, InputSpec, read_unlabelled
 from kd_glue.data.splits import TextSplit
 from kd_glue.data.texts import Texts
+from kd_glue.hub.card import card_facts, pipeline_usage
 from kd_glue.hub.models import TransformersHub
 from kd_glue.padding import check_kind, check_padding
 from kd_glue.preprocessing import TextPreprocessor
@@ -138,6 +140,18 @@ class TextClassification(Task):
         tokenizer = encoder.tokenizer
         tokenizer.padding_side = encoder.side  # as in training, which the tokenizer may not name
         tokenizer.save_pretrained(folder)
+
+    def hub_facts(self, config: Mapping[str, Any], student: Path) -> dict[str, Any]:
+        """GLUE's data set and its metrics, the library that loads the student, and what it began as."""
+        return card_facts(config, student)
+
+    def hub_usage(self, student: Path, name: str) -> str:
+        """A pipeline of transformers, where it can load the student."""
+        return pipeline_usage(student, name)
+
+    def hub_source(self, student: Path, name: str) -> str:
+        """The key ``hub``, of students that transformers can load."""
+        return f"{{hub: {name}}}" if (student / CONFIG).is_file() else ""
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> TextPreprocessor:
         """What makes texts, or pairs of them, into the mapping that a model takes as keywords."""

@@ -104,19 +104,6 @@ def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, a
     echo(table(("file", "rows", "from"), rows) + f"\n{archive}")
 
 
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("name")
-@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
-def push(run: Path, name: str, private: bool) -> None:
-    """Upload the student of a finished RUN to the Hugging Face hub."""
-    with quiet_stdout():
-        from kd_glue.hub.push import push
-
-        address = push(run, name, private=private)
-    echo(address)
-
-
 def with_upload(train: click.Command) -> click.Command:
     """The verb ``train`` with an option that uploads the student at the end; the run stays whatever the hub answers."""
 
@@ -125,10 +112,10 @@ def with_upload(train: click.Command) -> click.Command:
         result = ctx.invoke(train, **arguments)
         if push_to_hub is not None and os.environ.get("RANK", "0") == "0":
             with quiet_stdout():
-                from kd_glue.hub.push import push
+                from kd_core.deploy.push import push
 
-                address = push(result.run, push_to_hub)
-            echo(f"uploaded to {address}", err=True)
+                uploaded = push(result.run, push_to_hub)
+            echo(f"uploaded to {uploaded.address}", err=True)
 
     option = click.Option(["--push-to-hub"], metavar="NAME", help="Upload the student as this model of the hub.")
     return click.Command(train.name, params=[*train.params, option], callback=trained, help=train.help)

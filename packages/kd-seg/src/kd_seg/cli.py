@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kd_core.cli.group import make_cli
 from kd_core.cli.listing import Models
+from kd_core.cli.new import new_command
 from kd_core.cli.pictures import with_report
 from kd_seg.verbs import REPORT, predict
 
@@ -17,3 +18,4 @@ main = make_cli(
 )
 for verb in (with_report(main.commands["eval"], "kd_seg.results.report", REPORT), predict):
     main.add_command(verb)
+main.add_command(new_command("kd_seg.starter:starter"))

@@ -75,7 +75,7 @@ def mixup_or_cutmix(
 
 def drawn(alpha: float) -> float:
     """A number in [0, 1] of the distribution Beta(alpha, alpha)."""
-    return float(Beta(alpha, alpha).sample())  # type: ignore[no-untyped-call]
+    return float(Beta(alpha, alpha).sample())
 
 
 def mixed(batch: Batch, num_classes: int, share: float, mix: Mix) -> Batch:

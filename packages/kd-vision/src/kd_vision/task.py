@@ -83,7 +83,9 @@ class ImageClassification(Task):
             return as_split(subset, augmentation, data, source) if subset else None
 
         classes = parts.classes or ()
-        info = ImageInfo.of(len(classes), classes=classes, samples=len(train.images), targets=train.target_of_rows())
+        info = ImageInfo.of(
+            len(classes) or None, classes=classes, samples=len(train.images), targets=train.target_of_rows()
+        )
         train_split = as_split(train, augmentation, data, source)
         return Splits(train_split, readable(parts.val), readable(parts.test), info, parts)
 

@@ -115,7 +115,7 @@ class TimmHub(Hub):
             made = structure(model, values)
             for module in made.modules():
                 if attn_implementation is not None and hasattr(module, "fused_attn"):
-                    module.fused_attn = attn_implementation == "sdpa"
+                    setattr(module, "fused_attn", attn_implementation == "sdpa")  # noqa: B010
             if request.weights and not request.offline:
                 check_head(model, request, values["num_classes"])
                 self._load(made, model, request, values, revision)

@@ -264,7 +264,7 @@ def fit_classes(
         request.log(Note.warning("classes by their order: nothing says which output is which class"))
     elif request.new_head:
         request.log(Note("new head: its classes are not those of the data, and the classifier begins at random"))
-        reinitialize(layer, getattr(model.config, "initializer_range", 0.02))  # type: ignore[union-attr]
+        reinitialize(layer, getattr(model.config, "initializer_range", 0.02))
     else:
         raise label_mismatch_error(request.name, trained, classes)
 

@@ -12,7 +12,7 @@ from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
 from kd_core.adapters.importance import confidence, valuable_region
-from kd_core.adapters.logits import learned_number, pooled_classifier, region_pool
+from kd_core.adapters.logits import hard_labels, learned_number, pooled_classifier, region_pool
 from kd_core.adapters.margin import margin_relu
 from kd_core.adapters.masked import generation
 from kd_core.adapters.orthogonal import orthogonal_projector, standardize
@@ -20,12 +20,14 @@ from kd_core.adapters.projector import projector
 from kd_core.adapters.registry import ADAPTERS, Adapter, shaped, validate_adapter
 from kd_core.adapters.review import fusion, review
 from kd_core.adapters.statistics import matched_statistics
+from kd_core.adapters.tokens import TokenMap, token_map
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
     "FeatureExpansion",
     "SimKDProjector",
+    "TokenMap",
     "anchor_rows",
     "boxes_on_maps",
     "byot_branch",
@@ -41,6 +43,7 @@ __all__ = [
     "gate",
     "generation",
     "global_context",
+    "hard_labels",
     "learned_number",
     "margin_relu",
     "matched_anchors",
@@ -58,6 +61,7 @@ __all__ = [
     "simkd_projector",
     "standardize",
     "teacher_embeddings",
+    "token_map",
     "translator",
     "validate_adapter",
     "valuable_region",

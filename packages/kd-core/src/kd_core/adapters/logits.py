@@ -38,6 +38,28 @@ def learned_number(
     return LearnedNumber(start)
 
 
+class HardLabels(nn.Module):
+    """(B, C) or (B, C, ...) -> (B) or (B, ...): the likeliest class, the first of equal ones."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.argmax(1)
+
+
+@ADAPTERS("hard_labels")
+def hard_labels(inputs: list[Tensor], match: Tensor | None, out_features: PositiveInt | None) -> nn.Module:
+    """The classes that a model says: its logits (B, C, ...) as labels (B, ...), for a loss that takes labels.
+
+    With the teacher's and ``cross_entropy`` it is hard-label distillation. Touvron et al., DeiT, ICML 2021, eq. 3
+    (arXiv 2012.12877).
+    """
+    (logits,) = tensors("hard_labels", inputs, match)
+    if match is not None or out_features is not None:
+        raise KDError("hard_labels has one class for each sample: it takes neither match nor out_features")
+    if logits.ndim < 2:
+        raise KDError(f"hard_labels takes logits (B, C, ...), not {shape(logits)}")
+    return HardLabels()
+
+
 class RegionPool(nn.Module):
     """(B, C, H, W) -> (B, R, C): the means over the regions of each scale, those of the largest pooled further."""
 

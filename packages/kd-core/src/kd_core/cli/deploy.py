@@ -1,4 +1,4 @@
-"""The commands that take a student elsewhere: export, profile."""
+"""The commands that take a student elsewhere: export, profile, push."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kd_core.cli.options import config_options, json_option, run_argument
-from kd_core.cli.output import echo, quiet_stdout, table
+from kd_core.cli.output import bytes_text, echo, quiet_stdout, table
 from kd_core.files import json_text
 
 FORMATS = ("onnx", "torch-export", "executorch")
@@ -81,3 +81,29 @@ def profile(run: Path, as_json: bool, **options: Any) -> None:
         echo(json_text(asdict(done)))
         return
     echo("\n".join([table(HEADER, done.rows()), *done.notes]))
+
+
+@click.command()
+@run_argument
+@click.argument("name", metavar="ORG/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
+@click.option("--dry-run", is_flag=True, help="Only list the files; neither a token nor the hub is needed.")
+@json_option
+def push(run: Path, name: str, private: bool, dry_run: bool, as_json: bool) -> None:
+    """Upload the student of a finished RUN to the Hugging Face hub.
+
+    It becomes the model ORG/NAME, with a card that has its metrics, its lineage and how it is loaded.
+    """
+    with quiet_stdout():
+        from kd_core.deploy.push import push
+
+        done = push(run, name, private=private, dry_run=dry_run)
+    if as_json:
+        echo(json_text(asdict(done)))
+        return
+    if dry_run:
+        rows = [(bytes_text(size), file) for file, size in done.files.items()]
+        rows.append((bytes_text(sum(done.files.values())), f"to {done.address}; nothing was sent"))
+        echo("\n".join(f"{size:>9}  {file}" for size, file in rows))
+        return
+    echo(done.address)

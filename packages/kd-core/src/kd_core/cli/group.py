@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from kd_core.cli.cache import cache
-from kd_core.cli.deploy import export, profile
+from kd_core.cli.deploy import export, profile, push
 from kd_core.cli.evaluate import evaluate_command
 from kd_core.cli.inspect import check, show, taps
 from kd_core.cli.interrupt import INTERRUPTED, InterruptibleImports
@@ -50,8 +50,9 @@ def make_cli(
     the group it gets: ``@main.command()``, with :func:`config_options` and :func:`print_result`.
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
+    group.package = package.replace("-", "_")
     click.version_option(package_name=package, prog_name=name)(group)
-    others = (report, export, profile, prune, cache, migrate, schema)
+    others = (report, export, profile, push, prune, cache, migrate, schema)
     for verb in (train, evaluate_command(published), resume, sweep, compare, check, plan, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks, models))
@@ -59,7 +60,12 @@ def make_cli(
 
 
 class Commands(click.Group):
-    """A group of commands that turns a user's mistake, a full disk or a signal into one message and an exit code."""
+    """A group of commands that turns a user's mistake, a full disk or a signal into one message and an exit code.
+
+    ``package`` brings the configs that its commands take by name.
+    """
+
+    package = ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order they were added, as a user meets them."""

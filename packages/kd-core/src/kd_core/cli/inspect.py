@@ -11,6 +11,7 @@ import click
 
 from kd_core.cli.options import config_argument, config_options, json_option
 from kd_core.cli.output import CheckReport, echo, quiet_stdout
+from kd_core.cli.shipped import ConfigPath
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("configs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="CONFIG...")
+@click.argument("configs", type=ConfigPath(), nargs=-1, required=True, metavar="CONFIG...")
 @click.option("--strict", is_flag=True, help="What cannot be verified without data is an error.")
 @click.option("--data", is_flag=True, help="Read all data too, and name every file that cannot be read.")
 @config_options

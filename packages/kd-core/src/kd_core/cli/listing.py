@@ -14,6 +14,7 @@ import click
 
 from kd_core.cli.options import json_option
 from kd_core.cli.output import echo, first_line, quiet_stdout, table
+from kd_core.cli.shipped import about, shipped
 from kd_core.errors import KDError, did_you_mean
 from kd_core.files import json_text
 
@@ -32,6 +33,8 @@ REGISTRIES = {
 """What ``list`` lists: ``module:registry``."""
 WITH_INPUTS = ("losses", "adapters")
 """Kinds whose positional parameters a config names. Those of other kinds (a view's batch) come from the run."""
+CONFIGS = "configs"
+"""The kind that is no registry: the package's own configs."""
 PIPE = 100_000
 """The width where there is no terminal: each signature is one line, for `grep`."""
 SOLID = "\N{NO-BREAK SPACE}"
@@ -56,15 +59,19 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str], models: Mo
     """The command list for ``registries``, as ``{"losses": "module:registry"}``, after the plug-ins of ``tasks``."""
 
     @click.command("list")
-    @click.argument("kind", type=click.Choice(list(registries)))
+    @click.argument("kind", type=click.Choice([*registries, CONFIGS]))
     @click.argument("names", nargs=-1, metavar="[NAME]...")
     @json_option
-    def list_names(kind: str, names: tuple[str, ...], as_json: bool) -> None:
-        """List what configs can name, and the parameters of NAMES.
+    @click.pass_context
+    def list_names(ctx: click.Context, kind: str, names: tuple[str, ...], as_json: bool) -> None:
+        """List what configs can name, and the parameters of NAMES; or the configs that the package brings along.
 
         Of one that is named: every parameter with its type, range and default, the whole description, and the paper
         where there is one.
         """
+        if kind == CONFIGS:
+            _list_configs(getattr(ctx.find_root().command, "package", ""), names, as_json)
+            return
         with quiet_stdout():
             from kd_core.task import TASKS
 
@@ -83,6 +90,19 @@ def list_command(registries: Mapping[str, str], tasks: Sequence[str], models: Mo
             echo("\n".join(lines))
 
     return list_names
+
+
+def _list_configs(package: str, names: Sequence[str], as_json: bool) -> None:
+    """The configs that a package brings along, each with what it says of itself; of those named, the file."""
+    files = shipped(package)
+    _check_names(CONFIGS, names, files)
+    told = {name: {"file": str(files[name]), "summary": about(files[name])} for name in names or files}
+    if as_json:
+        echo(json_text({CONFIGS: told}))
+        return
+    for name, entry in told.items():
+        lines = [name, *(f"    {line}" for line in (entry["summary"], entry["file"] if names else "") if line)]
+        echo("\n".join(lines))
 
 
 def _items(place: str, models: Models | None) -> dict[str, Any]:

@@ -126,4 +126,4 @@ def _tell(reports: dict[str, dict[str, Any]], out: Path | None) -> None:
         kinds = Counter(kind for report in done for kind in {each["kind"] for each in report["differences"]})
         echo(f"{len(done)} of {len(reports)} files translated")
         for kind, times in kinds.most_common():
-            echo(f"    {kind}: {times} files")
+            echo(f"    {kind}: {times} file{'s' * (times != 1)}")

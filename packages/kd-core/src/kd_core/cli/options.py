@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from kd_core.cli.shipped import ConfigPath
+
 F = TypeVar("F", bound=Callable[..., Any])
 set_option = click.option(
     "--set", "overrides", metavar="a.b=VALUE", multiple=True, help="Replace a value of the config; repeatable."
@@ -18,7 +20,7 @@ trust_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object; all else goes to standard error."
 )
-config_argument = click.argument("config", type=click.Path(path_type=Path))
+config_argument = click.argument("config", type=ConfigPath())
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 

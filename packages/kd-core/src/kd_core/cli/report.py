@@ -16,7 +16,7 @@ from kd_core.cli.output import echo, quiet_stdout
 @click.option("--worst", type=click.IntRange(min=0), metavar="N", help="How many of the worst samples to show.  [12]")
 @trust_option
 def report(runs: tuple[Path, ...], out: Path, worst: int | None, trust: tuple[str, ...]) -> None:
-    """Write one HTML file on a run, or on several side by side.
+    """Write one HTML file on a run, or on several side by side: RUN may be the folder of a sweep or comparison.
 
     Curves, figures of each class, the samples that the student is worst at, data, lineage and config. Runs of one
     config with several seeds are drawn as their mean with a band.

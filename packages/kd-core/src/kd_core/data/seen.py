@@ -23,11 +23,17 @@ class NamedSamples(Protocol):
     """What is asked of a split (:class:`kd_core.data.batch.Split`)."""
 
     @property
-    def sample_classes(self) -> Tensor | None: ...
+    def sample_classes(self) -> Tensor | None:
+        """The class of each sample (N,), negative where it has none."""
+        ...
 
-    def contents(self) -> Mapping[int, int]: ...
+    def contents(self) -> Mapping[int, int]:
+        """Hashes of the contents of samples in memory, by position."""
+        ...
 
-    def sample_name(self, position: int) -> str: ...
+    def sample_name(self, position: int) -> str:
+        """What a line calls a sample."""
+        ...
 
 
 @dataclass

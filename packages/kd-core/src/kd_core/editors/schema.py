@@ -213,7 +213,7 @@ def _method() -> Json:
     """A method by its name, or with its parameters."""
     presets = {name: METHODS.get(name) for name in METHODS.names()}
     names = [{"const": name, "description": preset.__doc__} for name, preset in presets.items()]
-    own = {name: {key: {} for key in preset.options} for name, preset in presets.items()}
+    own: dict[str, Json] = {name: {key: {} for key in preset.options} for name, preset in presets.items()}
     common = {"properties": {"method": {"anyOf": [*names, {"type": "string"}]}}}
     return {"anyOf": [*names, {"type": "string", "pattern": r"[./]"}, _by_name("method", common, own)]}
 

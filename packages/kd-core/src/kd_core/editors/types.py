@@ -8,7 +8,7 @@ import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel
@@ -88,7 +88,8 @@ def _limits(part: Any, schema: Json) -> Json:
 def annotation_of(field: FieldInfo) -> Any:
     """A field's annotation with its bounds, which pydantic keeps apart."""
     annotation: Any = field.annotation
-    return Annotated[(annotation, *field.metadata)] if field.metadata else annotation
+    parts = (annotation, *field.metadata)
+    return cast(Any, Annotated)[parts] if field.metadata else annotation
 
 
 def takes_call(annotation: Any) -> bool:

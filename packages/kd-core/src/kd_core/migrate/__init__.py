@@ -1,7 +1,8 @@
 """torchdistill's YAML files -> configs of this project, for the command ``migrate``.
 
-The parts, in the order of a file: ``source`` reads it as inert data, ``data``, ``models``, ``wires``, ``criteria`` and
-``training`` translate what is in it, ``convert`` puts the parts together, ``methods`` names methods, ``write`` writes.
+The parts, in the order of a file: ``source`` reads it as inert data; ``data``, ``models``, ``wires``, ``criteria``
+(with ``terms`` and ``mid_level``) and ``training`` translate what is in it; ``convert`` puts the parts together,
+``methods`` names methods, ``write`` writes.
 """
 
 from __future__ import annotations

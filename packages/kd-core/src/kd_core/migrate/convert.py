@@ -6,11 +6,13 @@ from typing import Any
 
 from kd_core.errors import ConfigError
 from kd_core.migrate import data as datasets
-from kd_core.migrate.criteria import Terms, finish_review, translate_criterion
+from kd_core.migrate.criteria import translate_criterion
 from kd_core.migrate.draft import Draft, Options
 from kd_core.migrate.methods import as_method
+from kd_core.migrate.mid_level import finish_review
 from kd_core.migrate.models import translate_model
 from kd_core.migrate.source import Node, Source
+from kd_core.migrate.terms import Terms
 from kd_core.migrate.training import batches, optimizer, process_batch, read_model, scheduler, trained
 from kd_core.migrate.wires import Side, prepare
 

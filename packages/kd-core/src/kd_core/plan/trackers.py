@@ -35,7 +35,7 @@ def planned_trackers(validator: Validator, policy: Policy, value: Any) -> dict[s
         path: Path = ("trackers", name if isinstance(value, Mapping) else number)
         path = path if isinstance(value, (Mapping, list)) else ("trackers",)
         if name not in TRACKERS:
-            validator.report(path, f"there is no tracker {name!r}", did_you_mean(name, TRACKERS))
+            validator.report(path, f"there is no tracker {name!r}", did_you_mean(name, list(TRACKERS)))
         elif not isinstance(options or {}, Mapping):
             validator.report(path, f"must be a mapping of its options, not {show_value(options)}")
         else:

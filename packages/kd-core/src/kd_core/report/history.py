@@ -17,7 +17,7 @@ from kd_core.class_figures import ClassFigures
 from kd_core.config import Lazy, dump, load
 from kd_core.errors import KDError
 from kd_core.runs.manifest import flat_differences
-from kd_core.runs.run_folder import LINEAGE, RunFolder
+from kd_core.runs.run_folder import LINEAGE, STUDY, RunFolder
 from kd_core.train.facts import decisive
 
 Row = Mapping[str, Any]
@@ -71,11 +71,17 @@ class History:
             faults,
         )
 
-    @property
+    @cached_property
     def title(self) -> str:
-        """The run's name in its config, or that of its folder, or of the one above where that is called by the time."""
-        above = self.path.resolve().parent.name
-        return str(self.config.get("name") or (above if re.fullmatch(r"\d{8}-\d{6}-[\d-]+", self.name) else self.name))
+        """What the run is called: in its study, in its config, or as its folder.
+
+        A folder that is called by the time is called as the one above.
+        """
+        above = self.path.resolve().parent
+        if (label := study_label(above, self.name)) is not None:
+            return label or above.name
+        timed = re.fullmatch(r"\d{8}-\d{6}-[\d-]+", self.name)
+        return str(self.config.get("name") or (above.name if timed else self.name))
 
     @property
     def seed(self) -> int:
@@ -174,6 +180,17 @@ def grouped(runs: Sequence[History]) -> list[Group]:
     return [Group(name, group) for name, group in zip(names, groups, strict=True)]
 
 
+def study_label(study: Path, name: str) -> str | None:
+    """The values that tell the run in the folder ``name`` from the others of a study; None where it is of none."""
+    try:
+        note = json.loads((study / STUDY).read_text(encoding="utf-8"))
+        columns = dict(note["runs"][int(name)]["columns"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    values = [value if isinstance(value, str) else json.dumps(value) for value in columns.values()]
+    return ", ".join(values if len(values) == 1 else map(" ".join, zip(map(str, columns), values, strict=True)))
+
+
 def group_title(titles: Sequence[str]) -> str:
     """What several runs are called together: what their names begin with."""
     common = os.path.commonprefix(titles)  # noqa: RUF071 (of texts)
@@ -248,7 +265,8 @@ def _lines(file: Path, faults: list[str]) -> list[Row]:
     """The JSON objects of a file, one a line; damaged lines are counted among the faults."""
     if not file.exists():
         return []
-    rows, damaged = [], 0
+    rows: list[Row] = []
+    damaged = 0
     text = file.read_text(encoding="utf-8", errors="replace")
     for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
         row = None

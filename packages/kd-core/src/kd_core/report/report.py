@@ -15,11 +15,14 @@ from kd_core.report.history import Group, History, differences, grouped, mean_an
 from kd_core.report.page import details, escape, figures, number, page, table
 from kd_core.report.samples import samples_section, worst_samples
 from kd_core.runs.progress import Reporter
+from kd_core.runs.run_folder import STUDY
 
 WORST = 12
 """Samples that are shown unless a number is given."""
 ALIKE = 4
 """Groups of runs of which the worst samples are shown at most."""
+SHOWN = 12
+"""Values that differ between configs that are shown at once; more are opened."""
 METRICS = 16
 """Metrics of the validation split that have a chart at most."""
 
@@ -27,19 +30,30 @@ METRICS = 16
 def report(runs: Sequence[Path], out: Path, *, worst: int = WORST, trust: Sequence[str] = ()) -> Path:
     """Write a page on one run, or on several that it compares, to the file ``out``; returns it.
 
-    Runs of one config with different seeds are drawn as their mean with a band of one standard deviation. With
-    ``worst`` above 0, the student of the first run of each config is run on its validation split, whose samples with
-    the highest loss are shown; where that cannot be done, the page says why. KDError where a folder is not a run's.
+    The folder of a study stands for its runs. Runs of one config with different seeds are drawn as their mean with a
+    band of one standard deviation. With ``worst`` above 0, the student of the first run of each config is run on its
+    validation split, whose samples with the highest loss are shown; where that cannot be done, the page says why.
+    KDError where a folder is not a run's.
     """
     if out.is_dir():
         raise KDError(f"{out} is a folder", hint=f"name a file: --out {out / 'report.html'}")
-    histories = [History.read(path) for path in dict.fromkeys(runs)]
+    histories = [History.read(path) for path in dict.fromkeys(run for path in runs for run in runs_in(path))]
     groups = grouped(histories)
     content = page(title_of(groups), sections(groups, worst, trust), script=True)
     if is_main():
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, content)
     return out
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The runs of a study's folder that have begun, or else the folder itself."""
+    if not (path / STUDY).is_file():
+        return [path]
+    runs = sorted(config.parent for config in path.glob("*/config.yaml"))
+    if not runs:
+        raise KDError(f"no run of the study {path} has begun")
+    return runs
 
 
 def title_of(groups: Sequence[Group]) -> str:
@@ -173,19 +187,21 @@ def compared_results(groups: Sequence[Group]) -> Iterator[str]:
     yield table(["config", "runs", *names, "training"], rows)
     varied = differences(groups)
     if varied:
-        yield "<h3>What differs between the configs</h3>"
-        names_of = [group.name for group in groups]
-        if len(groups) > len(varied):
-            columns = zip(names_of, *varied.values(), strict=True)
-            yield table(["config", *varied], list(columns), texts=len(varied) + 1)
-        else:
-            yield table(["", *names_of], [[path, *row] for path, row in varied.items()], texts=len(groups) + 1)
+        content = varied_table([group.name for group in groups], varied)
+        yield details("What differs between the configs", content, shown=len(varied) <= SHOWN)
     every = [
         [str(run.path), run.seed, *(number(final_scores(run).get(name)) for name in names), number(run.throughput)]
         for group in groups
         for run in group.runs
     ]
     yield details("Every run", table(["run", "seed", *names, "samples per second"], every))
+
+
+def varied_table(names: Sequence[str], varied: Mapping[str, Sequence[str]]) -> str:
+    """The values that differ: a row for each group where there are more of them, else a row for each value."""
+    if len(names) > len(varied):
+        return table(["config", *varied], list(zip(names, *varied.values(), strict=True)), texts=len(varied) + 1)
+    return table(["", *names], [[path, *row] for path, row in varied.items()], texts=len(names) + 1)
 
 
 def spread_text(values: Sequence[float | None]) -> str:

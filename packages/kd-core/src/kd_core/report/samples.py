@@ -166,8 +166,8 @@ def probabilities(logits: Tensor, info: DatasetInfo, target: int) -> dict[str, s
 def samples_section(worst: WorstSamples) -> str:
     """The worst samples as cards."""
     cards = "".join(card(loss, view, worst.viewer) for loss, view in worst.views)
-    wide = " wide" if worst.viewer.wide else ""
-    return f'<div class="samples{wide}">{cards}</div>'
+    texts = any(view.text for _, view in worst.views)
+    return f'<div class="samples{" wide" if worst.viewer.wide else " texts" if texts else ""}">{cards}</div>'
 
 
 def card(loss: float, view: SampleView, viewer: SampleViewer) -> str:

@@ -29,7 +29,8 @@ class StopRequest:
                     save()
                     raise Stopped(f"stopped; `resume {run}` goes on", stop.number)
 
-    Only the main thread may handle signals: entered in another one it never fires.
+    Only the main thread may handle signals: entered in another one it never fires. Inside another request it begins
+    as that one is, and passes on what it is asked: a request that comes too late for a run stops what has many.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -37,6 +38,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[signal.Signals, Any] = {}
+        self._outer: StopRequest | None = None
 
     def __bool__(self) -> bool:
         return self.number != 0
@@ -44,6 +46,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+            outer = getattr(self._before[signal.SIGINT], "__self__", None)
+            if isinstance(outer, StopRequest):
+                self._outer, self.number = outer, outer.number
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -54,5 +59,8 @@ class StopRequest:
         if self.number:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.number = number
+        outer = self._outer
+        while outer is not None:
+            outer.number, outer = number, outer._outer
         # os.write, because a signal may arrive in the middle of a print
         os.write(2, b"\nstopping after this step; a second signal stops at once\n")

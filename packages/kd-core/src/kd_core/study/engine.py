@@ -16,7 +16,7 @@ from kd_core.files import write_text
 from kd_core.observers import Observer
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
-from kd_core.runs.stop import Stopped
+from kd_core.runs.stop import Stopped, StopRequest
 from kd_core.study.figures import Figures, figures_of
 from kd_core.study.study import FAILED, Job, Request, load
 from kd_core.train.run import Result
@@ -60,16 +60,18 @@ class Queue:
         self.failures = Failures(out)
         self.claimed: RunFolder | None = None
         """The folder of the run that was taken, which this process holds."""
+        self.stop = StopRequest()
+        """Asked by signals; after it no run is taken."""
         self.jobs = list(jobs)
         self._left = {job.number: job for job in jobs}
 
     def take(self) -> Job | None:
         """A run that is neither finished nor failed and that nobody holds; those of others are waited for.
 
-        None once all have ended.
+        None once all have ended, or it is to stop.
         """
         told = False
-        while True:
+        while not self.stop:
             for job in list(self._left.values()):
                 if self._ended(job):
                     del self._left[job.number]
@@ -82,6 +84,7 @@ class Queue:
                 self.reporter.info(f"waiting for runs that other processes train: {names}")
                 told = True
             time.sleep(POLL)
+        return None
 
     def _ended(self, job: Job) -> bool:
         return RunFolder(job.folder).finished or self.failures.path(job).exists()
@@ -122,18 +125,24 @@ class Queue:
 
 
 def work(queue: Queue, request: Request) -> None:
-    """Train the runs that a queue gives, one after another; one that fails is noted, and the others go on."""
-    while (job := run_on_rank_zero(queue.take)) is not None:
-        run_on_rank_zero(partial(queue.begins, job))
-        try:
-            result = _train(job, queue, request)
-            run_on_rank_zero(partial(queue.finished, job, result))
-        except Stopped:
-            raise
-        except Exception as error:
-            run_on_rank_zero(partial(queue.failed, job, error))
-        finally:
-            queue.release()
+    """Train the runs that a queue gives, one after another; one that fails is noted, and the others go on.
+
+    Stopped where a signal asks for it, in a run or between two.
+    """
+    with StopRequest() as queue.stop:
+        while (job := run_on_rank_zero(queue.take)) is not None:
+            run_on_rank_zero(partial(queue.begins, job))
+            try:
+                result = _train(job, queue, request)
+                run_on_rank_zero(partial(queue.finished, job, result))
+            except Stopped:
+                raise
+            except Exception as error:
+                run_on_rank_zero(partial(queue.failed, job, error))
+            finally:
+                queue.release()
+        if queue.stop:
+            raise Stopped("stopped; the same command goes on", queue.stop.number)
 
 
 def _train(job: Job, queue: Queue, request: Request) -> Result:

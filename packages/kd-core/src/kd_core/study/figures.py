@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kd_core.config import dump
+from kd_core.config import Call, dump
 from kd_core.config import load as load_config
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
@@ -168,9 +168,12 @@ def _name(run: Path) -> str:
 
 
 def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every value in a config as YAML, by its dotted path."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
+    """Every value in a config as YAML, by its dotted path; of a call its name, and its arguments below it."""
+    if isinstance(value, Call):
+        yield path, value.target
+    parts = value.parts() if isinstance(value, Call) else value
+    if isinstance(parts, Mapping) and (parts or parts is not value):
+        for key, item in parts.items():
             yield from flattened(item, f"{path}.{key}" if path else str(key))
     else:
         yield path, " ".join(dump(value).removesuffix("...\n").split())

@@ -104,9 +104,10 @@ class TrialQueue(Queue):
         return self._open[0]
 
     def take(self) -> Job | None:
-        """A trial that no process holds; None where enough were begun and none of this folder is running."""
+        """A trial that no process holds; None where enough were begun and none of this folder is running, or it is to
+        stop."""
         told = False
-        while True:
+        while not self.stop:
             with writing(self.out):
                 job = self._left_behind() or self._new()
                 held = [] if job else [trial for trial in self._running() if trial.number not in self._tried]
@@ -116,6 +117,7 @@ class TrialQueue(Queue):
                 self.reporter.info(f"waiting for trials of other processes: {[trial.number for trial in held]}")
                 told = True
             time.sleep(POLL)
+        return None
 
     def _running(self) -> Iterator[FrozenTrial]:
         """The trials of this folder that have not ended, and those that no folder has."""

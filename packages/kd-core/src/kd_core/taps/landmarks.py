@@ -114,8 +114,10 @@ def cut_off(model: nn.Module, is_gone: Callable[[str], bool]) -> None:
     features = tuple(tap for tap in landmarks.features if not is_gone(tap.path))
     preactivations, norms = landmarks.preactivations[: len(features)], landmarks.norms[: len(features)]
     complete = not any(is_gone(tap.path) for tap in preactivations), not any(map(is_gone, norms))
-    left = {name: tuple(tap for tap in getattr(landmarks, name) if not is_gone(tap.path)) for name in ATTENTION}
     norms = norms if complete[1] else ()
+    left: dict[str, Any] = {
+        name: tuple(tap for tap in getattr(landmarks, name) if not is_gone(tap.path)) for name in ATTENTION
+    }
     keep(model, Landmarks(features, preactivations if complete[0] else (), norms=norms, **left))
 
 

@@ -13,13 +13,14 @@ from kd_core.errors import KDError
 from kd_glue.data.own_tables import MULTI, Labels, Name, TextColumns, classes_of, problem_of
 from kd_glue.data.rows import Cells, Rows
 from kd_glue.data.sources import SOURCES, TextSource
-from kd_glue.data.tables import as_list, is_missing, texts_of_rows
-from kd_glue.data.targets import Columns
+from kd_glue.data.tables import as_list, texts_of_rows
+from kd_glue.data.targets import Columns, is_missing
 from kd_glue.data.tasks import ProblemType
 from kd_glue.data.texts import Texts
 
 TEXTS = ("text", "sentence", "content", "review", "question")
 LABELS = ("label", "labels", "class", "target", "score")
+SEVERAL: ProblemType = "multi_label_classification"
 GO_EMOTIONS = "google-research-datasets/go_emotions"
 
 
@@ -157,7 +158,9 @@ SOURCES("hub")(
 
 def read_go_emotions(*, revision: Name | None = None) -> Parts[Texts]:
     """GoEmotions (Demszky et al., ACL 2020, arXiv 2005.00547) as it is cut into 43,410, 5,426 and 5,427 comments."""
-    return read_hub(hub=GO_EMOTIONS, subset="simplified", revision=revision, text="text", label="labels", problem=MULTI)
+    return read_hub(
+        hub=GO_EMOTIONS, subset="simplified", revision=revision, text="text", label="labels", problem=SEVERAL
+    )
 
 
 SOURCES("go_emotions")(
@@ -165,7 +168,7 @@ SOURCES("go_emotions")(
         "GoEmotions: 54,263 comments with one or more of 28 emotions; from the hub",
         read_go_emotions,
         splits=("train", "val", "test"),
-        problem=MULTI,
+        problem=SEVERAL,
         unlabelled=None,
     )
 )

@@ -25,6 +25,8 @@ from kd_core.models.registry import MODELS, ZOOS, WeightCard
 from kd_core.models.versions import VersionedZoo, version_of
 from kd_core.models.weights import read_state
 from kd_core.ranges import PositiveInt
+from kd_seg.models.timm_backbones import PREFIX as TIMM
+from kd_seg.models.timm_backbones import TimmMaps, timm_maps
 
 PREFIX = "torchvision."
 AUX = ("aux_classifier.",)
@@ -43,18 +45,27 @@ class Features:
     aux: tuple[str, int]
     low: tuple[str, int]
 
-    def getter(self, **names: str) -> IntermediateLayerGetter:
+    listed: bool = False
+    """Whether the net gives a list of maps, whose numbers are the names."""
+
+    def getter(self, **names: str) -> nn.Module:
         """A module that returns those maps: layer name -> key."""
+        if self.listed:
+            return TimmMaps(self.net, {int(number): key for number, key in names.items()})
         return IntermediateLayerGetter(self.net, return_layers=names)
 
 
 def features(backbone: str, weights: str | None, output_stride: Stride | None) -> Features:
-    """torchvision's classifier ``backbone`` without its head; KDError for one that has no such stages.
+    """torchvision's classifier ``backbone``, or one of timm (``timm.NAME``), without its head; KDError for one that
+    has no such stages.
 
     ``weights`` are torchvision's, by name (``IMAGENET1K_V1``). ``output_stride`` is how much smaller than the image the
     last map is: by default 8 for ResNets and 16 for MobileNets, as torchvision has them; dilation takes the place of
     the strides left out.
     """
+    if backbone.startswith(TIMM):
+        net, maps, low = timm_maps(backbone, weights, output_stride or 8)
+        return Features(net, maps[-1], maps[-2], maps[low], listed=True)
     if backbone not in torchvision_models.list_models(module=torchvision_models):
         names = torchvision_models.list_models(module=torchvision_models, include=["*resne*", "mobilenet_v3*"])
         raise KDError(f"torchvision has no backbone {backbone!r}", hint=did_you_mean(backbone, names))

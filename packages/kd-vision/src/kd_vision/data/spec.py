@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 import kd_vision.data.cifar
 import kd_vision.data.folders
 import kd_vision.data.hub_images
+import kd_vision.data.image_files
 import kd_vision.data.tables
 import kd_vision.data.torch_datasets  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel

@@ -18,6 +18,10 @@ def split(parts: Parts[LabelledSubset], data: DataSpec, seed: int) -> Parts[Labe
     A pure function of the data set, the config and the seed; every class keeps its share.
     """
     parts = with_classes(parts, data).with_origins()
+    if parts.train is not None and not (parts.train.target >= 0).any():
+        if data.val:
+            raise KDError("holds out images to validate, and these have no labels", path="data.val")
+        data = data.model_copy(update={"val": 0})
     if data.classes:
         parts = keep_classes(parts, data.classes)
     assert parts.train is not None

@@ -11,7 +11,15 @@ from typing import Any
 
 from kd_core.config.syntax.document import Document
 
-FILES = ("data.root", "data.cache", "data.unlabelled", "data.files.*", "models.*.run", "models.*.weights")
+FILES = (
+    "data.root",
+    "data.cache",
+    "data.unlabelled",
+    "data.images",
+    "data.files.*",
+    "models.*.run",
+    "models.*.weights",
+)
 """Keys of files and folders, in the top level's and in a stage's ``data:`` and in models."""
 NAMES = ("data.tokenizer", "data.hub", "models.*.hub", "models.*.timm", "models.*.input.tokenizer")
 """Keys of names on a hub, or folders."""
