@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from kd_core.errors import ConfigProblem
     from kd_core.migrate import Draft, Options
 
+PIPE = 100_000
+"""The width where there is no terminal: each difference is one line, for `grep`."""
 ENDINGS = (".yaml", ".yml")
 
 
@@ -113,6 +117,7 @@ def _differences(draft: Draft) -> list[dict[str, str]]:
 
 def _tell(reports: dict[str, dict[str, Any]], out: Path | None) -> None:
     """Print the configs, what differs, and a line on all files together."""
+    width = shutil.get_terminal_size((PIPE, 24)).columns
     for file, report in reports.items():
         if report["problems"]:
             echo("\n".join(map(str, report["problems"])), err=True)
@@ -120,7 +125,8 @@ def _tell(reports: dict[str, dict[str, Any]], out: Path | None) -> None:
         echo(f"{file} -> {report['config']}" if out else report["text"], nl=out is not None)
         for difference in report["differences"]:
             where = f"{difference['path']}: " if difference["path"] else ""
-            echo(f"    {difference['kind']}: {where}{difference['text']}", err=out is None)
+            told = f"{difference['kind']}: {where}{difference['text']}"
+            echo(textwrap.fill(told, width, initial_indent="    ", subsequent_indent="        "), err=out is None)
     done = [report for report in reports.values() if not report["problems"]]
     if len(reports) > 1:
         kinds = Counter(kind for report in done for kind in {each["kind"] for each in report["differences"]})
