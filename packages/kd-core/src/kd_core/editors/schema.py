@@ -165,7 +165,7 @@ def _model(tasks: Iterable[Any]) -> Json:
             before = schema["properties"].get(key)
             own = _value(value, RUN_NAMES)
             schema["properties"][key] = own if before is None or before == own else any_of(_bare(before), _bare(own))
-    classes = [{"type": "integer", "minimum": 0}, {"enum": [*RUN_NAMES, "num_classes"]}]
+    classes: list[Json] = [{"type": "integer", "minimum": 0}, {"enum": [*RUN_NAMES, "num_classes"]}]
     schema["properties"]["num_classes"] = any_of(*classes)  # timm's feature extractors have none
     return any_of(schema, {"type": "array"})
 

@@ -15,8 +15,8 @@ from kd_core.files import append, json_text, write_bytes
 from kd_core.observers import Observer, RunEvent, StepEvent, ValidationEvent
 
 Row = dict[str, Any]
-BLOCK = 256
-"""Steps whose values are put together on the device: so many small tensors are kept at most."""
+BLOCK = 64
+"""Steps for whose values there is room on the device at first; it doubles where lines are further apart."""
 
 
 class StepLog(Observer):
@@ -31,9 +31,10 @@ class StepLog(Observer):
 
     def __init__(self, file: Path, log_every: int, readers: Sequence[Callable[[Row], None]] = ()) -> None:
         self.file, self.log_every, self.readers = file, log_every, readers
-        self._blocks: list[Tensor] = []
+        self._rows: Tensor | None = None
+        """Values of the steps since the last line, and in a last column their norms where there are norms."""
+        self._count, self._has_norms = 0, False
         self._weights: list[list[float]] = []
-        self._norms: list[Tensor] = []
         self._before: tuple[list[list[float]], list[float]] = ([], [])
         """Values and norms of steps before the run was resumed."""
         self._samples, self._seconds = 0, 0.0
@@ -49,16 +50,25 @@ class StepLog(Observer):
         """Keep the step's values on the device, and write a line where one is due."""
         if not self._writes:
             return
-        self._blocks.append(event.values[None])
+        self._keep(event.values, event.grad_norm)
         self._weights.append(list(event.weights))
-        if event.grad_norm is not None:
-            self._norms.append(event.grad_norm.detach().reshape(1))
-        if len(self._blocks) >= BLOCK:
-            self._blocks, self._norms = ([torch.cat(parts)] if parts else [] for parts in (self._blocks, self._norms))
         self._samples, self._seconds = self._samples + event.samples, self._seconds + event.seconds
         self._last = event
         if event.step % self.log_every == 0 or event.step == event.steps:
             self._write(event)
+
+    def _keep(self, values: Tensor, norm: Tensor | None) -> None:
+        """Add a step's row on the device; no tensor of a step outlives it."""
+        self._has_norms = norm is not None
+        if self._rows is None:
+            self._rows = values.new_empty(BLOCK, len(values) + self._has_norms)
+        elif self._count == len(self._rows):
+            self._rows = torch.cat([self._rows, torch.empty_like(self._rows)])
+        row = self._rows[self._count]
+        row[: len(values)] = values
+        if norm is not None:
+            row[-1] = norm.detach()
+        self._count += 1
 
     def after_validation(self, event: ValidationEvent) -> None:
         """Write the line of the last steps of a stage that ends early."""
@@ -86,7 +96,7 @@ class StepLog(Observer):
             **({"grad_norm": mean(norms)} if norms else {}),
             "samples_per_second": round(self._samples / self._seconds, 1) if self._seconds else None,
         }
-        self._blocks, self._weights, self._norms, self._before = [], [], [], ([], [])
+        self._rows, self._count, self._weights, self._before = None, 0, [], ([], [])
         self._samples, self._seconds = 0, 0.0
         append(self.file, json_text(line) + "\n")
         for reader in self.readers:
@@ -94,9 +104,9 @@ class StepLog(Observer):
 
     def _read(self) -> tuple[list[list[float]], list[float]]:
         """The values of each step since the last line, (N, T + 1), and their norms; it waits for the device."""
-        values: list[list[float]] = torch.cat(self._blocks).tolist() if self._blocks else []
-        norms: list[float] = torch.cat(self._norms).tolist() if self._norms else []
-        return self._before[0] + values, self._before[1] + norms
+        rows: list[list[float]] = [] if self._rows is None else self._rows[: self._count].tolist()
+        norms = [row.pop() for row in rows] if self._has_norms else []
+        return self._before[0] + rows, self._before[1] + norms
 
     def state_dict(self) -> dict[str, Any]:
         """The steps since the last line."""
