@@ -60,8 +60,9 @@ class StepLog(Observer):
     def _keep(self, values: Tensor, norm: Tensor | None) -> None:
         """Add a step's row on the device; no tensor of a step outlives it."""
         self._has_norms = norm is not None
-        if self._rows is None:
-            self._rows = values.new_empty(BLOCK, len(values) + self._has_norms)
+        width = len(values) + self._has_norms
+        if self._rows is None or self._rows.shape[1] != width:  # of another stage
+            self._rows = values.new_empty(BLOCK, width)
         elif self._count == len(self._rows):
             self._rows = torch.cat([self._rows, torch.empty_like(self._rows)])
         row = self._rows[self._count]
@@ -96,7 +97,7 @@ class StepLog(Observer):
             **({"grad_norm": mean(norms)} if norms else {}),
             "samples_per_second": round(self._samples / self._seconds, 1) if self._seconds else None,
         }
-        self._rows, self._count, self._weights, self._before = None, 0, [], ([], [])
+        self._count, self._weights, self._before = 0, [], ([], [])
         self._samples, self._seconds = 0, 0.0
         append(self.file, json_text(line) + "\n")
         for reader in self.readers:
