@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +26,7 @@ from kd_seg.data.sources import VOID, MaskSource, PairSubset
 from kd_seg.data.spec import DataSpec, InputSpec, classes_of, source_of
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Crop, Whole
+from kd_seg.mask_style import style_of
 from kd_seg.metrics import SegmentationMetrics
 from kd_seg.preprocessing import Images, Normalization, PhotoPreprocessor, normalize
 from kd_zoo.transformers_hub import ImageHub
@@ -127,6 +130,13 @@ class SemanticSegmentation(Task):
         where the config gives it."""
         white = data.options.get("white")
         return {"eval_size": data.eval_size, **({} if white is None else {"white": white})}
+
+    def save_inputs(self, wants: InputSpec, data: DataSpec, folder: Path) -> None:
+        """Write how the masks are written that the student learned from, where that is more than the ids of classes."""
+        with suppress(KDError, OSError):  # data that are gone by now: predicted masks have the usual palette
+            train = data.read().train
+            if isinstance(train, PairSubset) and (style := style_of(train.pairs)) is not None:
+                style.save(folder)
 
     def preprocessor(self, student: StudentSpec, model: nn.Module, device: torch.device) -> PhotoPreprocessor:
         """What makes photos in files, of PIL or arrays into a batch (B, 3, h, w)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from kd_core.data.screening import Readable
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.evaluation import LoadedStudent, load_student
+from kd_core.models.factory import student_folder
 from kd_core.notes import Note
 from kd_core.pictures import save
 from kd_core.prediction import TEACHER, FailedImage, check_split_name, free_names, named_images, split_of, teacher_of
@@ -28,6 +29,7 @@ from kd_seg.data.sources import VOID, PairSubset
 from kd_seg.data.spec import DataSpec
 from kd_seg.data.splits import SegSplit
 from kd_seg.data.transforms import Mask, Pixels, Whole
+from kd_seg.mask_style import MaskStyle, read_style
 from kd_seg.metrics import confusion, figures_of, pairs, predicted
 from kd_seg.results.pictures import MADE_BY, Panel, palette_mask, side_by_side
 from kd_seg.task import SemanticSegmentation
@@ -76,6 +78,8 @@ class ImageSet:
     info: DatasetInfo
     sources: Mapping[int, Path] = field(default_factory=dict)
     labelled: bool = True
+    style: MaskStyle | None = None
+    """How masks are written, None for values with VOC's palette."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ def predict(
             yield from failed
             if not image_set.names:
                 return
+        if student.run is not None:
+            image_set = replace(image_set, style=read_style(student_folder(student.run)))
         model, runtime = student.build(image_set.info)
         other = teacher_of(student, teacher, image_set.info, runtime)
         models = {STUDENT: model} if other is None else {TEACHER: other, STUDENT: model}
@@ -265,7 +271,9 @@ def save_pictures(image: PredictedImage, image_set: ImageSet, out: Path) -> Save
     scores = {model: score for model, score in scores.items() if not np.isnan(score)}
     truth = image.truth if image_set.labelled else None
     save(side_by_side(panels_of(image.image, truth, image.masks, scores), classes), picture, MADE_BY)
-    save(palette_mask(student), mask_file, MADE_BY)
+    style = image_set.style
+    fits = style is not None and len(style.values) >= len(classes)
+    save(style.picture(student) if style is not None and fits else palette_mask(student), mask_file, MADE_BY)
     pixels = np.bincount(student.ravel(), minlength=len(classes))
     share = {classes[kind]: 100 * int(pixels[kind]) / student.size for kind in np.argsort(-pixels) if pixels[kind]}
     height, width = student.shape
