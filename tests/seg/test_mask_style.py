@@ -85,8 +85,8 @@ def test_a_style_is_kept_and_a_damaged_one_is_told(tmp_path: Path) -> None:
         '{"values": [1]}',
     ):
         (tmp_path / FILE).write_text(damaged)
-        with pytest.raises(KDError, match="masks.json is damaged"):
+        with pytest.raises(KDError, match=r"masks.json is damaged"):
             read_style(tmp_path)
     (tmp_path / FILE).write_text('{"values": [1], "palette": [[1, 2]]}')
-    with pytest.raises(KDError, match="masks.json is damaged"):
+    with pytest.raises(KDError, match=r"masks.json is damaged"):
         read_style(tmp_path)
