@@ -210,8 +210,8 @@ OWN = {
     "glue": "example_alone example_kd example_teacher sst2_distilbert sst2_minilm sst2_pkd sst2_tinybert",
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_methods digits_teacher cifar10_at_resnet20_resnet56 "
-    "cifar10_ft_resnet20_resnet56 cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_methods cifar10_mutual_resnet20_resnet20 "
-    "cifar10_multi_teacher_resnet20_resnet56_resnet110 cifar10_one_resnet20 cifar10_subset_methods "
-    "unlabelled_dinov2_resnet18",
+    "cifar10_ft_resnet20_resnet56 cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_methods "
+    "cifar10_mutual_resnet20_resnet20 cifar10_multi_teacher_resnet20_resnet56_resnet110 cifar10_one_resnet20 "
+    "cifar10_subset_methods unlabelled_dinov2_resnet18",
 }
 """Recipes of this repository's own: of made-up data, or of a method on data or models that its authors do not have."""
