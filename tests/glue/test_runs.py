@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from kd_core.experiment import Experiment
+from kd_core.train import output_store
 from kd_glue.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +100,8 @@ def test_a_teacher_may_be_run_once(teacher: Path, tmp_path: Path, monkeypatch: p
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["train"]["kd"] for row in rows if "train" in row])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    (kept,) = (tmp_path / "cache" / "outputs").iterdir()
-    assert load_file(kept)["output/logits"].shape == (200, 2)
+    (kept,) = output_store.kept(verify=True)
+    assert (kept.facts["wire"], kept.records, kept.damaged) == ("teacher.output/logits", 200, 0)
 
 
 def test_a_student_begins_as_some_layers_of_its_teacher(teacher: Path, tmp_path: Path) -> None:

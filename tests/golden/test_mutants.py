@@ -26,6 +26,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "cirkd_minibatch": {".sum(-1).mean(0)": "a mean of means over equal numbers"},
     "dkd": {"sign turned: t - s": TEACHER, "sign turned: -t": TEACHER},
     "factor_transfer": {"student - teacher": NO_REFERENCE},
+    "fsp": {"ours - theirs": "torchdistill's lengths of columns: compared in tests/golden/test_boxes.py and by hand"},
     "hidden_mse": {"reduction='none').mean(-1)": NO_REFERENCE},
     "ifvd": {"+ COUNT_EPSILON": ROUNDED},
     "kdsvd": {"k + MORE": "less than none takes all but a few, the nearest among them"},

@@ -178,10 +178,18 @@ def test_options_are_listed() -> None:
     assert listed["npz_images"] == {
         "signature": "(column: str, labels: str = 'labels', scale: float > 0 = 1.0)",
         "summary": "images in an archive",
+        "description": "images in an archive",
+        "parameters": {
+            "column": {"type": "str"},
+            "labels": {"type": "str", "default": "'labels'"},
+            "scale": {"type": "float > 0", "default": "1.0"},
+        },
     }
     assert listed["digits"] == {
         "signature": "",
         "summary": "1,797 handwritten digits of 8x8 pixels, 10 classes; comes with scikit-learn",
+        "description": "1,797 handwritten digits of 8x8 pixels, 10 classes; comes with scikit-learn",
+        "parameters": {},
     }
 
 

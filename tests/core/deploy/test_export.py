@@ -118,7 +118,6 @@ def test_what_is_missing_is_one_error(run: Path, tmp_path: Path, monkeypatch: py
 
 def test_a_student_alone_is_profiled_on_samples_that_are_named(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "moved")
-    shutil.rmtree(tmp_path / "moved" / "checkpoints")
     Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
     sample = ["--sample", str(tmp_path / "photo.png"), "--mode", "eager", "--batch", "2", "--seconds", "0", "--json"]
     done = CliRunner().invoke(main, ["profile", str(tmp_path / "moved" / "student"), "--against", str(run), *sample])

@@ -156,8 +156,8 @@ def test_an_unfinished_run_and_a_missing_folder(root: Path, cola: Path, tmp_path
 
 
 def test_what_cannot_be_written_is_told_before_anything_is_read(cola: Path, tmp_path: Path) -> None:
-    with pytest.raises(KDError, match=r"is not named as a \.tsv or \.jsonl file"):
-        predict(cola, out=tmp_path / "a.csv", root=tmp_path / "nothing")
+    with pytest.raises(KDError, match=r"is not named as a \.tsv or \.csv or \.jsonl file"):
+        predict(cola, out=tmp_path / "a.txt", root=tmp_path / "nothing")
     with pytest.raises(KDError, match="there is no folder"):
         predict(cola, out=tmp_path / "b" / "a.tsv", root=tmp_path / "nothing")
 

@@ -211,7 +211,7 @@ def test_images_of_odd_sizes_and_modes(runs: Path, tmp_path: Path) -> None:
         (["--out", "out"], "name a run folder or a config"),
         (["RUN", "--out", "out"], "name images, or a split with --split"),
         (["RUN", "missing.jpg", "--out", "out"], "there is no file missing.jpg"),
-        (["RUN", "missing.jpg", "--out", "out"], "1 of 1 images could not be read: missing.jpg"),
+        (["RUN", "missing.jpg", "--out", "out"], "1 of 1 images failed: missing.jpg"),
         (["RUN", "broken.jpg", "--out", "out"], "broken.jpg: is not a readable image"),
         (["RUN", "empty", "--out", "out"], "empty: contains no image"),
         (["RUN", "images", "--split", "val", "--out", "out"], "name images, or a split"),
@@ -242,7 +242,7 @@ def test_a_broken_file_is_named_last_and_the_others_are_done(runs: Path, shots: 
     gone = shots / "gone.png"
     done = kd_seg("predict", runs / "teacher", shots / "images", gone, "--out", shots / "out", "--json")
     assert done.exit_code == 2
-    assert done.stderr.endswith(f"2 of 4 images could not be read; the others are done: {broken}, {gone}\n")
+    assert done.stderr.endswith(f"2 of 4 images failed; the others are done: {broken}, {gone}\n")
     told = json.loads(done.stdout)
     assert [image["name"] for image in told["images"]] == ["scene0", "scene2"]
     assert [image["name"] for image in told["failed"]] == ["scene1", "gone"]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -247,9 +248,8 @@ class Measurement:
             return torch.cuda.max_memory_allocated(self.device)
         if sys.platform == "win32":
             return int(psutil.Process().memory_info().peak_wset)
-        import resource  # which Windows does not have
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        resource: Any = import_module("resource")  # which Windows does not have
+        peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return peak if sys.platform == "darwin" else peak * 1024
 
     def _scoring(self, runner: StageRunner, split: Split) -> float:

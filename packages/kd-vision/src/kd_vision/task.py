@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -112,9 +112,10 @@ class ImageClassification(Task):
         return Batch({SHARED: images}, index % (info.num_classes or 1), index)
 
     def call(self, model: nn.Module, inputs: Tensor) -> Any:
-        """``model(images)``; the logits of a mapping that has them, as models of transformers give it."""
+        """``model(images)``; of what models of transformers give, a dataclass that is a mapping, the logits."""
         output = model(inputs)
-        return output["logits"] if isinstance(output, Mapping) and "logits" in output else output
+        wrapped = is_dataclass(output) and isinstance(output, Mapping) and "logits" in output
+        return output["logits"] if wrapped else output
 
     def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
         """The input with the mean and the standard deviation that the data give where it has none."""

@@ -91,7 +91,7 @@ class Failures:
             names = ", ".join(str(image.source or image.name) for image in self.images)
             total = done + len(self.images)
             rest = "; the others are done" if done else ""
-            raise KDError(f"{len(self.images)} of {total} images could not be read{rest}: {names}")
+            raise KDError(f"{len(self.images)} of {total} images failed{rest}: {names}")
 
 
 def image_summary(image: Any) -> dict[str, Any]:
