@@ -157,7 +157,9 @@ def _differences(rows: Sequence[Row], gaps: dict[str, Difference], baseline: str
     ends = [min(max(end, low), high) for gap in gaps.values() for end in (gap.low, gap.high) if end is not None]
     scale = axis([0.0, *means, *ends], left)
     digits = decimals_of(means)
-    drawn = _frame(scale, len(rows), f"difference from {_label(baseline)}", "by seed, with its 95 % interval")
+    cut = any(end is not None and not low <= end <= high for gap in gaps.values() for end in (gap.low, gap.high))
+    note = f"by seed, with its 95 % interval{'; wide ones are cut' if cut else ''}"
+    drawn = _frame(scale, len(rows), f"difference from {_label(baseline)}", note)
     drawn.append(_line(scale.at(0), TOP, scale.at(0), TOP + ROW * len(rows), INK, 1.5))
     for number, row in enumerate(rows):
         if (gap := gaps.get(row.name)) is None:

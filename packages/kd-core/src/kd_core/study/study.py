@@ -106,8 +106,9 @@ class Study:
     def check(self) -> None:
         """Check all configs; ConfigError with what is wrong in the first one that is."""
         for index, point in enumerate(self.points):
+            experiment = self.experiment(index)
             with errors_with(point):
-                self.experiment(index).check()
+                experiment.check()
 
     @cached_property
     def metric(self) -> Metric:
