@@ -247,7 +247,7 @@ def listing(monkeypatch: pytest.MonkeyPatch) -> click.Group:
 
 
 def test_list(listing: click.Group) -> None:
-    done = CliRunner().invoke(listing, ["list", "things"])
+    done = CliRunner().invoke(listing, ["list", "things"], env={"COLUMNS": "200"})
     assert (
         done.stdout == "anvil\n"
         "    Stands in for ``kd_core.experiment`` and ``kd_core.evaluation``, and notes its calls.\n"
