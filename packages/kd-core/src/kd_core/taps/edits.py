@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from kd_core.errors import ConfigError, KDError, Unverified, did_you_mean, nearest
+from kd_core.taps.hooks import hook_output
 from kd_core.taps.landmarks import cut_off, known, places
 from kd_core.taps.paths import module_at, resolve_path, unwrap_model, walk
 from kd_core.taps.wires import Tap, config_error, parse_tap, parse_wire
-from kd_core.taps.wrappers import hook_output
 
 Build = Callable[[Any], nn.Module]
 _CLASS = "class:"

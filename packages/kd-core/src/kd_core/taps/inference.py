@@ -12,11 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from kd_core.taps.hooks import hook_output
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import tensors
 from kd_core.taps.paths import unwrap_model, walk
 from kd_core.taps.wires import Form, Side, Tap
-from kd_core.taps.wrappers import hook_output
 
 HALVED = 4
 """The most positions that a stride of 2 makes one of."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from kd_core.taps.hooks import hook_output
 from kd_core.taps.nested import tensors
 from kd_core.taps.paths import unwrap_model, walk
 from kd_core.taps.wires import Inputs, describe_shapes
-from kd_core.taps.wrappers import hook_output
 
 
 @dataclass(frozen=True)

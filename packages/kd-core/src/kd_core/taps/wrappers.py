@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +13,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from kd_core.errors import ConfigError
+from kd_core.taps.hooks import Mode, Pass, Place, Stop, hooked, random_states
 from kd_core.taps.landmarks import places
 from kd_core.taps.nested import mapped, tensors
 from kd_core.taps.paths import ModelWrapper, module_at, unwrap_model
-from kd_core.taps.wires import ALL, Inputs, Tap, config_error, describe_shapes
+from kd_core.taps.wires import ALL, Tap, config_error, describe_shapes
 
 OUTPUT = Tap("")
-Mode = tuple[bool, bool, bool]
-"""Training, gradients, inference mode: what may decide whether a model changes values in place."""
 
 
 @dataclass(frozen=True)
@@ -36,91 +35,6 @@ def is_compiled(model: nn.Module) -> bool:
     return any(
         submodule._compiled_call_impl is not None or "_orig_mod" in submodule._modules for submodule in model.modules()
     )
-
-
-class _Stop(BaseException):
-    """Every tap has what it needs. Not an Exception, so that no model's ``except Exception`` keeps it."""
-
-
-@dataclass(eq=False)
-class _Pass:
-    """The forward pass of one wrapper, as its hooks see it."""
-
-    on: bool = False
-    pending: int = 0  # places that must still fire before the pass stops early; 0 where it must not stop
-    drawn: list[Tensor] | None = None  # the generators' states at the last tap, where a pass looks at them
-
-
-def _random_states() -> list[Tensor]:
-    """The states of the generators that a forward pass draws from."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *devices]
-
-
-@dataclass(eq=False)
-class _Place:
-    """One side of one module: its hook, and what the pass under way has put there."""
-
-    now: _Pass
-    needed: int = 1  # calls, before a pass may stop
-    calls: list[Any] = field(default_factory=list)
-    copies: dict[int, Any] = field(default_factory=dict)  # of ``calls``, in the probe
-    versions: list[tuple[Tensor, int]] = field(default_factory=list)
-    clones: bool | None = None  # whether values are changed in place after they passed; None in the probe
-    learned: dict[Mode, bool] = field(default_factory=dict)
-
-    def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The forward pre-hook."""
-        if self.now.on:
-            self.take(args[0] if len(args) == 1 and not kwargs else Inputs(args, kwargs))
-
-    def leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """The forward hook."""
-        if self.now.on:
-            self.take(output)
-
-    def take(self, value: Any) -> None:
-        """Keep ``value`` as it is now: itself, or a clone where something changes it later.
-
-        The first pass in a mode, the probe, keeps both and decides at its end. It needs no second run, and its graph is
-        that of all later passes. A compiled graph cannot watch for changes: there, a capture is always a clone.
-        """
-        if torch.compiler.is_compiling():
-            self.calls.append(mapped(torch.clone, value))
-            return
-        if self.clones:
-            value = mapped(torch.clone, value)
-        else:
-            for tensor in (value,) if type(value) is Tensor else tensors(value):
-                if not tensor.is_inference():
-                    self.versions.append((tensor, tensor._version))
-            if self.clones is None:
-                self.copies[len(self.calls)] = mapped(torch.clone, value)
-        self.calls.append(value)
-        if self.now.drawn is not None:
-            self.now.drawn = _random_states()
-        if self.now.pending and len(self.calls) == self.needed:
-            self.now.pending -= 1
-            if not self.now.pending:
-                raise _Stop
-
-    def settle(self, mode: Mode) -> bool:
-        """End a pass; False where a value was lost to a change that the probe had not seen."""
-        changed = False
-        for tensor, version in self.versions:
-            changed |= tensor._version != version
-        if self.clones is not None:
-            return not changed
-        if self.calls and not self.copies:  # a compiled pass, which keeps clones and tells nothing of others
-            return True
-        self.learned[mode] = changed or torch.is_inference_mode_enabled()  # inference tensors have no versions
-        if self.learned[mode]:
-            self.calls = [self.copies.get(index, value) for index, value in enumerate(self.calls)]
-        return True
-
-    def clear(self) -> None:
-        """Let go of what the pass put here."""
-        self.calls, self.copies, self.versions = [], {}, []
 
 
 class ForwardWrapper(ModelWrapper):
@@ -152,12 +66,12 @@ class ForwardWrapper(ModelWrapper):
         self._spare = spare
         self._ends_idle: dict[Mode, bool] = {}
         self._call = call
-        self._now = _Pass()
+        self._now = Pass()
         self._taps: tuple[Tap, ...] = ()
         self._landmarks: dict[Tap, Tap | list[Tap]] = {}
         self._parameter_taps: dict[Tap, tuple[nn.Module, str]] = {}
-        self._wired: dict[Tap, _Place] = {}
-        self._places: list[_Place] = []
+        self._wired: dict[Tap, Place] = {}
+        self._places: list[Place] = []
         self._asks_output = not early_stop
         self._stops = False
         self._handles: list[RemovableHandle] = []
@@ -183,7 +97,7 @@ class ForwardWrapper(ModelWrapper):
             if not isinstance(getattr(module, name, None), Tensor):
                 raise config_error(f"{tap}: {type(module).__name__} has no {name}")
         modules = {tap: module for tap, module in modules.items() if tap not in parameters}
-        points = {(module, tap.side): _Place(self._now) for tap, module in modules.items()}
+        points = {(module, tap.side): Place(self._now) for tap, module in modules.items()}
         for handle in self._handles:
             handle.remove()
         self._taps, self._landmarks, self._parameter_taps = taps, landmarks, parameters
@@ -197,7 +111,7 @@ class ForwardWrapper(ModelWrapper):
         )
         self._wired = {tap: points[module, tap.side] for tap, module in modules.items()}
         self._places = list(points.values())
-        self._handles = [_hook(module, side, point) for (module, side), point in points.items()]
+        self._handles = [hooked(module, side, point) for (module, side), point in points.items()]
         for tap, point in self._wired.items():
             point.needed = max(point.needed, 1 if tap.call == ALL else int(tap.call or 0) + 1)
         if points and is_compiled(self.module):
@@ -237,14 +151,14 @@ class ForwardWrapper(ModelWrapper):
         try:
             with self._watched(mode) if stops and self._spare and probing else nullcontext():
                 return module(inputs) if self._call is None else self._call(module, inputs)
-        except _Stop:
+        except Stop:
             return None
 
     @contextmanager
     def _watched(self, mode: Mode) -> Iterator[None]:
         """See in a full pass whether a module that may move begins, or numbers are drawn, after the deepest tap."""
         idle = True
-        self._now.drawn = _random_states()
+        self._now.drawn = random_states()
 
         def beginning(module: nn.Module, args: Any) -> None:
             nonlocal idle
@@ -254,7 +168,7 @@ class ForwardWrapper(ModelWrapper):
         handle = register_module_forward_pre_hook(beginning)
         try:
             yield
-            self._ends_idle[mode] = idle and all(map(torch.equal, self._now.drawn, _random_states()))
+            self._ends_idle[mode] = idle and all(map(torch.equal, self._now.drawn, random_states()))
         finally:
             self._now.drawn = None
             handle.remove()
@@ -393,17 +307,3 @@ class Teacher(ForwardWrapper):
 def _detached(value: Any) -> Any:
     # an input that needs gradients, tapped or handed through, keeps its graph under no_grad
     return mapped(Tensor.detach, value) if any(tensor.requires_grad for tensor in tensors(value)) else value
-
-
-def _hook(module: nn.Module, side: str, point: _Place) -> RemovableHandle:
-    if side == "in":
-        return module.register_forward_pre_hook(point.entering, with_kwargs=True)
-    return hook_output(module, point.leaving)
-
-
-def hook_output(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
-    """Register a forward hook that runs after all others but those that end the pass (``ends_pass``)."""
-    handle = module.register_forward_hook(hook)
-    for key in [key for key, hook in module._forward_hooks.items() if hasattr(hook, "ends_pass")]:
-        module._forward_hooks[key] = module._forward_hooks.pop(key)
-    return handle
