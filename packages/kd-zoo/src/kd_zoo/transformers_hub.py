@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -26,7 +25,7 @@ from kd_core.models.labels import (
     permute,
     reinitialize,
 )
-from kd_core.models.reports import quiet, readable
+from kd_core.models.reports import pretrained, readable, unfit, unfit_error
 from kd_core.models.trained_on import only_numbers
 from kd_core.notes import Note
 from kd_core.repository import PREPROCESSOR, commit_of, model_folder
@@ -211,26 +210,9 @@ def adapt(config: Any, request: HubModelRequest, num_classes: int | None) -> Non
     config.problem_type = None
 
 
-def pretrained(kind: Any, folder: Path, config: Any) -> tuple[Any, Mapping[str, Any]]:
-    """A model with its weights, and what the library says of these."""
-    with quiet():
-        model, told = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            weights_only=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    return model, told
-
-
 def check_loaded(model: nn.Module, told: Mapping[str, Any], request: HubModelRequest, *, headless: bool) -> bool:
     """Whether the classifier begins at random; KDError where anything else has no weights, or weights fit nothing."""
-    other = {key: f"has shape {tuple(saved)}, not {tuple(ours)}" for key, saved, ours in told["mismatched_keys"]}
-    wrong = {**dict.fromkeys(told["missing_keys"], "is missing"), **other}
+    wrong = unfit(told)
     heads = [] if headless else [key for key in wrong if not in_base(model, key)]
     spare = [key for key in wrong if ".pooler." in f".{key}" or "mask_token" in key]
     lines = [f"{key} {reason}" for key, reason in sorted(wrong.items()) if key not in (*heads, *spare)]
@@ -240,9 +222,8 @@ def check_loaded(model: nn.Module, told: Mapping[str, Any], request: HubModelReq
         unknown = [key for key in told["unexpected_keys"] if in_base(model, key)]
         lines += [f"{key} is not in the model" for key in sorted(unknown) if "mask_token" not in key]
     if lines:
-        shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
         hint = "`new_head: true` begins with a random classifier, `num_classes: 0` leaves it out" if random else None
-        raise KDError(f"the weights of {request.name} do not fit {type(model).__name__}: {shown}", hint=hint)
+        raise unfit_error(request.name, model, lines, hint)
     return bool(heads)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from kd_core.errors import KDError
 from kd_core.repository import first_line
@@ -35,6 +39,35 @@ def quiet() -> Iterator[None]:
         logger.removeFilter(is_error)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+def pretrained(kind: Any, folder: Path, config: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """A model of one of transformers' classes with the weights in a folder, and what the library says of these."""
+    with quiet():
+        model, told = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    return model, told
+
+
+def unfit(told: Mapping[str, Any]) -> dict[str, str]:
+    """By the names of a model's parameters, what is wrong with the weights that were loaded for them."""
+    other = {key: f"has shape {tuple(saved)}, not {tuple(ours)}" for key, saved, ours in told["mismatched_keys"]}
+    return {**dict.fromkeys(told["missing_keys"], "is missing"), **other}
+
+
+def unfit_error(name: str, model: object, lines: Sequence[str], hint: str | None) -> KDError:
+    """The error of a model of the hub whose weights do not fit, which shows the first of what is wrong."""
+    shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+    return KDError(f"the weights of {name} do not fit {type(model).__name__}: {shown}", hint=hint)
 
 
 def is_error(record: logging.LogRecord) -> bool:

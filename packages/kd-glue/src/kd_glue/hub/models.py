@@ -27,7 +27,7 @@ from kd_core.models.labels import (
     permute,
     reinitialize,
 )
-from kd_core.models.reports import quiet, readable
+from kd_core.models.reports import pretrained, readable, unfit, unfit_error
 from kd_core.models.trained_on import only_numbers
 from kd_core.notes import Note
 from kd_core.repository import COMMIT, commit_of, first_line, model_folder
@@ -306,18 +306,7 @@ def from_weights(
     """A model with its weights; KDError where some are missing or left over."""
     from transformers import AutoModelForSequenceClassification
 
-    with quiet():
-        model, loading_info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            weights_only=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **attention,
-        )
+    model, loading_info = pretrained(AutoModelForSequenceClassification, folder, config, **attention)
     trained = check_loaded(model, loading_info, request)
     if note := head.note(request.info.classes, trained):
         request.log(note)
@@ -333,20 +322,15 @@ def from_weights(
 
 def check_loaded(model: nn.Module, loading_info: Mapping[str, Any], request: HubModelRequest) -> bool:
     """Whether the classifier is a trained one; KDError where anything else has no weights, or weights fit nothing."""
-    other = {
-        key: f"has shape {tuple(saved)}, not {tuple(expected)}"
-        for key, saved, expected in loading_info["mismatched_keys"]
-    }
-    wrong = {**dict.fromkeys(loading_info["missing_keys"], "is missing"), **other}
+    wrong = unfit(loading_info)
     classifies = [key for key in wrong if not in_base(model, key) or ".pooler." in key]
     lines = [
         f"{key} {reason}" for key, reason in sorted(wrong.items()) if key not in classifies or not request.new_head
     ]
     lines += [f"{key} is not in the model" for key in sorted(loading_info["unexpected_keys"]) if not harmless(key)]
     if lines:
-        shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
         hint = "`new_head: true` begins with a random classifier" if len(classifies) == len(lines) else None
-        raise KDError(f"the weights of {request.name} do not fit {type(model).__name__}: {shown}", hint=hint)
+        raise unfit_error(request.name, model, lines, hint)
     return not classifies
 
 
