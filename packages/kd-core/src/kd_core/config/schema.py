@@ -169,6 +169,11 @@ class AdapterSpec(ExtraModel):
     list. Wires that carry one tensor give it to all."""
     fresh: bool = False
     """Make a model's module anew, with random weights of its own, instead of sharing it."""
+    taps: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    """Of a whole model that the adapter runs: the places that its output has, by names of your own, such as
+    `{logits: "@logits", features: "@penultimate"}`. A place is what follows `MODEL.` in a wire."""
+    detach: bool = False
+    """Let no gradient through the adapter to what it reads."""
 
 
 class CacheSpec(StrictModel):

@@ -53,6 +53,27 @@ class StagePlanner:
                 self.validator.report((*adapter.path, "inputs"), f"adapters.{name} depends on itself (cycle)")
         return plans
 
+    def same_inputs(self, adapters: Mapping[str, AdapterPlan], inputs: Mapping[str, Any]) -> None:
+        """Report models that are run on what one adapter gives, and take their inputs in different forms."""
+        readers: dict[str, AdapterPlan] = {}
+        for plan in adapters.values():
+            sources = [wire.path for wire in flat(plan.wired) if wire.root == "adapters"]
+            for model, source in ((model, source) for model in plan.runs for source in sources):
+                first = readers.setdefault(source, plan)
+                other = first.runs[0]
+                if model in inputs and other in inputs and inputs[model] != inputs[other]:
+                    message = f"adapters.{source} is given to {other} and to {model}, whose inputs differ"
+                    hint = f"give both the same `input`: {self._difference(inputs[other], inputs[model])}"
+                    self.validator.report((*plan.path, "inputs"), message, hint)
+
+    @staticmethod
+    def _difference(first: Any, second: Any) -> str:
+        """Where two inputs differ, as text."""
+        others = dict(second)
+        return ", ".join(
+            f"{key} is {value} and {others[key]}" for key, value in dict(first).items() if value != others[key]
+        )
+
     def stages(self, specs: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
         """The stages that are right, in order; each takes what it leaves out from the one before."""
         plans: list[StagePlan] = []

@@ -214,6 +214,7 @@ class Stage:
         self.stepper.zero_grad()
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
+        self.components.adapters.release(self.plan.adapters)
         for cached in self.cached.values():
             cached.release()
         self.runtime.release()
