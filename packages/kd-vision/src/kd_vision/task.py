@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+import kd_vision.data.strong
 import kd_vision.mixing
-import kd_vision.rotations  # noqa: F401  which register views
+import kd_vision.rotations  # noqa: F401  which register an augmentation and views
 from kd_core.config import has_call
 from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
@@ -50,6 +51,7 @@ class ImageClassification(Task):
     pipeline_tag = "image-classification"
     viewer = "kd_vision.results.views:ImageViewer"
     tried = ("augment",)
+    strong = True
     hubs: ClassVar[Mapping[str, Hub]] = {
         "hub": ImageHub("kd-vision", "image_classification"),
         "timm": TimmHub("kd-vision"),

@@ -300,9 +300,10 @@ with warnings.catch_warnings():
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
         """Several views of each training batch: a registered view by name, or a mapping with its values."""
-        partners: Literal["class"] | None = None
-        """Draw for each sample of a batch another one of its class, of which `batch.partner` is what the student
-        takes."""
+        partners: Literal["class", "sample", "strong"] | None = None
+        """Show beside each sample of a batch another one of its `class`, or the `sample` itself once more, augmented by
+        draws of its own; `strong`: once more, with strong augmentation on top. `batch.partner` is what the student
+        takes of it."""
         losses: dict[str, Any] = {}
         """The terms of the objective by name."""
         train: list[str] | None = None
