@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.distributions import Beta
-from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
 from kd_core.data.views import VIEWS
@@ -96,5 +95,5 @@ def mixed(batch: Batch, num_classes: int, share: float, mix: Mix) -> Batch:
     if most >= num_classes:
         message = f"the batch has the class {most}, and num_classes is {num_classes}"
         raise KDError(message, path="num_classes")
-    own = F.one_hot(target, num_classes).float()
+    own = torch.zeros(len(target), num_classes, device=target.device).scatter_(1, target.unsqueeze(1), 1.0)
     return replace(batch, inputs=inputs, target=own.lerp(own.roll(1, 0), 1 - share))
