@@ -97,7 +97,8 @@ def set_arithmetic(spec: RuntimeSpec) -> None:
     if spec.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
     torch.backends.cudnn.deterministic = spec.deterministic
-    torch.use_deterministic_algorithms(spec.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != spec.deterministic:  # setting it imports inductor, seconds
+        torch.use_deterministic_algorithms(spec.deterministic)
 
 
 @contextmanager
