@@ -19,6 +19,10 @@ OURS = sorted(project.parent.name for project in ROOT.glob("packages/*/pyproject
 os.environ[PLUGINS] = ",".join(OURS)
 
 
+if os.environ.get("KD_TEST_DEVICE") == "cpu":  # else the runs of tests take a GPU where there is one
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     default = Path(os.environ.get("KD_TEST_DATA", ROOT.parent / "shared" / "data"))
     parser.addoption("--data", type=Path, default=default, help="folder of real data sets, for `realdata`")

@@ -18,7 +18,9 @@ from kd_core.errors import KDError
 def _switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", torch._C._set_deterministic_algorithms)  # imports nothing
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", torch._C._set_deterministic_algorithms
+    )  # imports nothing
     yield
     set_arithmetic(RuntimeSpec())
 
@@ -65,6 +67,11 @@ def test_cuda_graphs_are_refused_where_there_are_none(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(KDError, match=message):
         Runtime(RuntimeSpec.model_validate({"cuda_graphs": True, **values}))
+
+
+def test_fp16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(KDError, match="runtime.precision: fp16 needs a GPU"):
+        Runtime(RuntimeSpec(device="cpu", precision="fp16"))
 
 
 class Compiled(torch.nn.Module):

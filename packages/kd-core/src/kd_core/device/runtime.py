@@ -131,6 +131,8 @@ class Runtime:
             mixed_precision=PRECISIONS[spec.precision],
         )
         self.device = self._accelerator.device
+        if self.device.type == "cpu" and spec.precision == "fp16":  # of which accelerate makes float32 without a word
+            raise KDError("fp16 needs a GPU", path="runtime.precision", hint="write `bf16`, or `fp32`")
         if self.sharded and not self._accelerator.is_fsdp2:
             raise KDError("parameters are sharded by FSDP2 only", hint="accelerate launch --fsdp_version 2")
         self._graphs = False
