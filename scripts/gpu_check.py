@@ -72,7 +72,8 @@ def versions(pip: Sequence[str], target: Sequence[str]) -> list[str]:
         command = [*pip, *report, *target, "pydantic", "datasets"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = {
-        item["metadata"]["name"].lower(): item["metadata"]["version"] for item in json.loads(done.stdout)["install"]
+        item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
+        for item in json.loads(done.stdout)["install"]
     }
     return [f"{name}=={found[name]}" if name in found else name for name in NEEDED]
 

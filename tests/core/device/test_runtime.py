@@ -70,7 +70,7 @@ def test_cuda_graphs_are_refused_where_there_are_none(
 
 
 def test_fp16_is_refused_on_a_cpu() -> None:
-    with pytest.raises(KDError, match="runtime.precision: fp16 needs a GPU"):
+    with pytest.raises(KDError, match="fp16 needs a GPU"):
         Runtime(RuntimeSpec(device="cpu", precision="fp16"))
 
 
