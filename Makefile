@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # A test gains nothing from threads, and the worker beside it has the other cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format docs bench compare goldens deviations clean
+.PHONY: help demo test coverage check format docs bench gpu gpu-wheels compare goldens deviations clean
 
 help: ## the targets of this file
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 # The packages, editable, as a user has them.
 $(VENV)/.packages: $(addsuffix /pyproject.toml,$(PACKAGES))
@@ -51,6 +51,12 @@ docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
 bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
 	$(BIN)/python -m pytest tests/bench --benchmark-only
 	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
+
+gpu: $(VENV)/.dev ## whether all is right and fast on the GPU of this machine: a table, in at most 8 minutes
+	$(BIN)/python scripts/gpu_check.py
+
+gpu-wheels: $(VENV)/.packages ## what a GPU machine without a network needs for scripts/gpu_check.py: INTO=DIR [VERSION=3.12]
+	$(BIN)/python scripts/gpu_check.py --collect $(INTO) --python $(or $(VERSION),3.12)
 
 compare: $(VENV)/.packages ## methods on CIFAR-10, three seeds each, and their tables: DATA=DIR with all images, SUBSET=DIR with some, JOBS=N processes; hours, it resumes
 	$(BIN)/kd-vision compare configs/vision/compare_cifar10_subset_methods.yaml --out runs/compare_subset --jobs $(JOBS) --set data.root=$(SUBSET)

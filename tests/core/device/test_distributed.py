@@ -62,3 +62,15 @@ def test_every_process_scores_its_share(monkeypatch: pytest.MonkeyPatch, batch_s
         scored.append([row for batch, shard in shares if shard.rows[rank] for row in batch.index.tolist()])
     assert sorted(row for rows in scored for row in rows) == list(range(10))
     assert max(map(len, scored)) - min(map(len, scored)) <= 2
+
+
+@pytest.mark.parametrize(("backend", "devices"), [("nccl", [3]), ("gloo", None)])
+def test_processes_that_meet_on_gpus_say_which(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[int] | None
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda device_ids: told.append(device_ids))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    distributed.barrier()
+    assert told == [devices]

@@ -55,6 +55,15 @@ class RuntimeSpec(StrictModel):
     models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
+    cuda_graphs: bool = False
+    """Record the compiled models as CUDA graphs, which are launched as a whole. Stages with micro-batches and runs of
+    several processes do without; needs `compile`."""
+    tf32: bool | None = None
+    """On a GPU: whether float32 products may be computed in TensorFloat-32, whose mantissa has 10 bits. Without a value
+    as PyTorch does it: in convolutions but not in matrix products."""
+    deterministic: bool = False
+    """Use algorithms that give the same bits in every run only; a run with an operation that has none is refused. On a
+    GPU a resumed run ends bit for bit like an uninterrupted one only with it."""
 
 
 class CheckpointSpec(StrictModel):

@@ -15,7 +15,9 @@ from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
+from kd_core.device.runtime import reproducible_errors
 from kd_core.device.seeding import derive, permutation
+from kd_core.device.transfer import on_device
 from kd_core.errors import error_path
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
@@ -66,9 +68,9 @@ class StageRunner:
         while self.progress.batch or self._steps_left():
             started = time.monotonic()
             self._step_began = time.monotonic()
-            for batch, shards in self._batches():
-                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
-                    self._step(batch, shards)
+            for (raw, batch), shards in self._batches():
+                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size), reproducible_errors():
+                    self._step(raw, batch, shards)
                 self.validation.after_step()
                 self.checkpointing.after_step()
                 self._step_began = time.monotonic()
@@ -85,10 +87,10 @@ class StageRunner:
         """
         while self._steps_left():
             asked = time.monotonic()
-            for batch, shards in self._batches():
+            for (raw, batch), shards in self._batches():
                 waited = time.monotonic() - asked
-                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
-                    self._step(batch, shards)
+                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size), reproducible_errors():
+                    self._step(raw, batch, shards)
                 yield waited
                 asked = time.monotonic()
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
@@ -104,8 +106,11 @@ class StageRunner:
         """Steps until the end of the stage; 0 where early stopping ended it."""
         return 0 if self.progress.stopped else self.stage.total_steps - self.progress.step
 
-    def _batches(self) -> Iterator[tuple[Batch, list[MicroBatchShard]]]:
-        """The rest of the epoch, this process's rows. Modes are set here: a validation may have come between."""
+    def _batches(self) -> Iterator[tuple[tuple[Batch, Batch], list[MicroBatchShard]]]:
+        """The rest of the epoch, this process's rows, each batch as it was read and on the device.
+
+        Modes are set here: a validation may have come between.
+        """
         self.stage.set_modes()
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
@@ -117,7 +122,7 @@ class StageRunner:
         batches = self._shown(rows, "augment")
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
-        yield from zip(batches, (shards for _, shards in divided), strict=True)
+        yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in divided), strict=True)
 
     def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
         """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
@@ -136,17 +141,21 @@ class StageRunner:
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 
-    def _step(self, raw: Batch, shards: list[MicroBatchShard]) -> None:
-        """One optimiser step on one batch, in ``accumulation_steps`` micro-batches."""
+    def _step(self, raw: Batch, batch: Batch, shards: list[MicroBatchShard]) -> None:
+        """One optimiser step on one batch, ``raw`` as it was read, in ``accumulation_steps`` micro-batches.
+
+        On a GPU the host waits for nothing here, but where an optimiser, a loss or a model of its own reads a number.
+        """
+        self.runtime.begin_step()
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
         losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
         stage.stepper.zero_grad()
         indices = raw.index.split([shard.local_rows for shard in shards])
-        for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = stage.teacher_outputs(batch, indices[position])
+        for position, (part, shard, shares) in enumerate(self._micro_batches(batch, shards)):
+            frozen = stage.teacher_outputs(part, indices[position])
             sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
             with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
-                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
+                loss, terms = stage.step_module(part, frozen, info, shard, shares)
                 if gradients is not None:
                     gradients.add(stage.objective.weighted)
                 stage.backward(loss)
@@ -174,13 +183,13 @@ class StageRunner:
         return TermGradients(self.stage.objective.names, self.stage.parameters) if with_gradients else None
 
     def _micro_batches(
-        self, raw: Batch, shards: list[MicroBatchShard]
+        self, batch: Batch, shards: list[MicroBatchShard]
     ) -> Iterator[tuple[Batch, MicroBatchShard, Mapping[str, Tensor]]]:
         """Each micro-batch as the models take it, and what it counts in the batch.
 
         All are prepared first where a loss divides by something that must be counted in the whole batch.
         """
-        micro_batches = raw.to(self.runtime.device).split([shard.local_rows for shard in shards])
+        micro_batches = batch.split([shard.local_rows for shard in shards])
         batches: Iterable[Batch] = map(self._prepared, micro_batches)
         shares: list[dict[str, Tensor]] = [{} for _ in shards]
         if self.stage.objective.counts:

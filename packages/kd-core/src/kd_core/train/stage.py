@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.config import Builder
 from kd_core.data.batch import STUDENT, Batch, Split
@@ -22,6 +21,7 @@ from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
 from kd_core.task import Metrics, eval_batch_size
+from kd_core.train.average import MovingAverage
 from kd_core.train.components import Components
 from kd_core.train.dot import DOT, SeparateGradients, check_dot
 from kd_core.train.evaluate import measured
@@ -64,11 +64,11 @@ class Stage:
             }
         self._build_optimizer(builder)
 
-    def _average(self) -> AveragedModel | None:
+    def _average(self) -> MovingAverage | None:
         if not self.trains_student:
             return None
         assert self.spec.ema is not None
-        return AveragedModel(self.components.models[STUDENT], multi_avg_fn=get_ema_multi_avg_fn(self.spec.ema))
+        return MovingAverage(self.components.models[STUDENT], self.spec.ema)
 
     def _build_optimizer(self, builder: Builder) -> None:
         assert self.spec.optimizer is not None
@@ -178,7 +178,7 @@ class Stage:
         """Add the student as it is now to its moving average, where there is one."""
         if self.ema is not None:
             with unsharded(self.step_module):
-                self.ema.update_parameters(self.components.models[STUDENT])
+                self.ema.update(self.components.models[STUDENT])
 
     def schedule(self, interval: str, value: float | None = None) -> None:
         """Step the scheduler where its interval is this one; a plateau scheduler follows the monitored ``value``."""
