@@ -36,6 +36,7 @@ stages:
     epochs: 2
     batch_size: 32
     eval_batch_size: 7
+    sampler: {name: repeated_augmentation, repeats: 2}
     losses:
       ce: {loss: cross_entropy, class_weights: [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]}
       nll: {loss: !call:torch.nn.CrossEntropyLoss {label_smoothing: 0.1}, input: student.output, target: batch.target}

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_core.data.batch import STUDENT, Batch
+from kd_core.data.batch import STUDENT, Batch, Split
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.sampling import epoch_order, positions_of
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
@@ -109,7 +110,7 @@ class StageRunner:
         self.stage.set_modes()
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
-        order = permutation(len(train), seed, "order", self.plan.index, self.progress.epoch)
+        order = self._order(seed, train)
         positions = train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
         divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
@@ -118,6 +119,16 @@ class StageRunner:
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
         yield from zip(batches, (shards for _, shards in divided), strict=True)
+
+    def _order(self, seed: int, train: Split) -> Tensor:
+        """The positions of this epoch, in the order in which they are shown."""
+        names = (seed, "order", self.plan.index, self.progress.epoch)
+        if self.spec.sampler is None:
+            return permutation(len(train), *names)
+        with error_path(*self.plan.path("sampler")):
+            order = epoch_order(self.spec.sampler, train, *names)
+        shared = augmented_views(self.stage.data) is not None  # of which an epoch shows one of each sample
+        return order if train.marks and not shared else positions_of(order)
 
     def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
         """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
@@ -132,7 +143,7 @@ class StageRunner:
         seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
         with error_path(*self.plan.path("partners")):
             drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
-        beside = self._shown((drawn[row] for row in rows), "augment partners")
+        beside = self._shown((drawn[positions_of(row)] for row in rows), "augment partners")
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 
