@@ -105,7 +105,7 @@ class Split:
     """True where a training sample is the same in every epoch, so that a teacher's outputs can be cached."""
     marks: bool = False
     """True where :meth:`batches` takes positions that are marked as further showings of a sample in an epoch, and
-    augments each by draws of its own: see :mod:`kd_core.data.sampling`."""
+    augments each by draws of its own: see :mod:`kd_core.data.showings`."""
 
     @property
     def fingerprint(self) -> str:

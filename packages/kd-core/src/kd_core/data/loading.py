@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd_core.data.rng import derive_key
+from kd_core.data.showings import AGAIN
 from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError, RunInterrupted
 
@@ -20,8 +21,6 @@ T = TypeVar("T")
 """A sample, as it is read."""
 B = TypeVar("B")
 """A batch, as it is handed over from process to process."""
-AGAIN = 2**40
-"""What is added to the position of a sample for each further time that an epoch shows it."""
 DYING = 2.0
 """Seconds that a killed process may take to end after its connection broke."""
 

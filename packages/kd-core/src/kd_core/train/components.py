@@ -15,7 +15,6 @@ from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.partners import with_partners
-from kd_core.data.sampling import check_views, epoch_length
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
@@ -33,6 +32,7 @@ from kd_core.train.candidates import unfit
 from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import PROBE, probe, probe_model
+from kd_core.train.sampling import check_views, epoch_length
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
 from kd_core.train.values import Adapters, WireResolver
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd_core.data.batch import STUDENT, Batch, Split
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
-from kd_core.data.sampling import epoch_order, positions_of
+from kd_core.data.showings import positions_of
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.seeding import derive, permutation
@@ -26,6 +26,7 @@ from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
 from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
+from kd_core.train.sampling import epoch_order
 from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation

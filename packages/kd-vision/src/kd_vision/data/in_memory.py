@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from kd_core.data.batch import SHARED, Batch, Split
-from kd_core.data.sampling import marked, positions_of
+from kd_core.data.showings import marked, positions_of
 from kd_vision.data.augment import Augmentation
 from kd_vision.data.labelled_subset import LabelledSubset
 

@@ -18,8 +18,8 @@ from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.images import Brightness, eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
-from kd_core.data.sampling import marked
 from kd_core.data.screening import Readable
+from kd_core.data.showings import marked
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.notes import Note
 from kd_vision.data.augment import Augmentation

@@ -17,9 +17,9 @@ from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.images import Brightness
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
-from kd_core.data.sampling import positions_of
 from kd_core.data.screening import Readable
 from kd_core.data.shapes import pixels_of
+from kd_core.data.showings import positions_of
 from kd_core.errors import KDError
 from kd_core.notes import Note
 from kd_vision.detection.data.geometry import Sample, mirror_of

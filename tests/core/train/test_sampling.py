@@ -10,20 +10,19 @@ import torch
 from torch import Tensor
 
 from kd_core.config import Policy, loads
-from kd_core.config.schema import SamplerSpec
+from kd_core.config.sampler import SamplerSpec
 from kd_core.data.batch import Batch, Split
-from kd_core.data.sampling import (
-    AGAIN,
-    effective_weights,
-    epoch_length,
-    epoch_order,
-    positions_of,
-    repeat_factors,
-    rounded,
-)
+from kd_core.data.showings import AGAIN, positions_of
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 from kd_core.train.objective import Objective
+from kd_core.train.sampling import (
+    effective_weights,
+    epoch_length,
+    epoch_order,
+    repeat_factors,
+    rounded,
+)
 
 CLASSES = torch.tensor([0] * 90 + [1] * 9 + [2])
 REPEATED = SamplerSpec(name="repeated_augmentation", repeats=3)

@@ -1,7 +1,7 @@
 """Samplers: which training samples an epoch shows, how often and in which order.
 
-An order is a pure function of the data, the sampler and a seed. Positions of samples that are shown again are marked:
-``position + k * AGAIN`` is the k-th further showing of a sample in the epoch, which is augmented by draws of its own.
+An order is a pure function of the data, the sampler and a seed. Positions of samples that are shown again are marked,
+see :mod:`kd_core.data.showings`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_core.config.schema import SamplerSpec
+from kd_core.config.sampler import SamplerSpec
 from kd_core.data.batch import Split
-from kd_core.data.loading import AGAIN
 from kd_core.data.partners import classes_of
+from kd_core.data.showings import AGAIN
 from kd_core.device.seeding import derive, permutation
 from kd_core.errors import KDError
-
-
-def positions_of(order: Tensor) -> Tensor:
-    """The positions of samples in an order, without the marks of further showings."""
-    return order % AGAIN
-
-
-def marked(index: Tensor, order: Tensor) -> Tensor:
-    """Rows ``index`` (B,) with the marks of ``order`` (B,), so that random numbers differ between showings."""
-    return index + order // AGAIN * AGAIN
 
 
 def epoch_length(spec: SamplerSpec, split: Split) -> int:
