@@ -74,9 +74,10 @@ def rows(run: Path) -> list[dict[str, dict[str, float]]]:
 
 SGD = "!call:torch.optim.SGD {lr: 0.05, momentum: 0.9}"
 DOT = "!call:kd_core.train.dot.DOT {lr: 0.05, task: [ce, nll]}"
+SAM = "!call:kd_core.train.sam.SAM {base_optimizer: !get:torch.optim.SGD , lr: 0.05}"
 
 
-@pytest.mark.parametrize("optimizer", [SGD, pytest.param(DOT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", [SGD, *(pytest.param(each, marks=pytest.mark.slow) for each in (DOT, SAM))])
 def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path: Path, optimizer: str) -> None:
     path = config(CONFIG.replace(SGD, optimizer))
     alone = Experiment.load(path).train(tmp_path / "one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
 from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
+from kd_core.train.reevaluation import MicroBatch, Reevaluation
+from kd_core.train.sam import needs_closure
 from kd_core.train.sampling import epoch_order
 from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
@@ -151,22 +154,14 @@ class StageRunner:
     def _step(self, raw: Batch, shards: list[MicroBatchShard]) -> None:
         """One optimiser step on one batch, in ``accumulation_steps`` micro-batches."""
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
-        losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
-        stage.stepper.zero_grad()
-        indices = raw.index.split([shard.local_rows for shard in shards])
-        for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = stage.teacher_outputs(batch, indices[position])
-            sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
-            with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
-                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
-                if gradients is not None:
-                    gradients.add(stage.objective.weighted)
-                stage.backward(loss)
-            losses += torch.cat([terms, loss.detach().unsqueeze(0)])
-        norm = self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        gradients = self._term_gradients(info.step)
+        again = Reevaluation(stage.step_module) if needs_closure(stage.optimizer) else None
+        micro_batches = self._with_teachers(raw, shards)
+        losses, norm = self._evaluate(micro_batches if again is None else again.kept(micro_batches), info, gradients)
+        closure = None if again is None else again.closure(losses[-1], partial(self._evaluate, info=info))
         rates = stage.learning_rates
         with self._unfit_errors():
-            stage.step()
+            stage.step(closure)
             stage.update_average()
             stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
@@ -178,6 +173,32 @@ class StageRunner:
             grad_norm=norm,
             gradients={} if gradients is None else gradients.mean(),
         )
+
+    def _evaluate(
+        self, micro_batches: Iterable[MicroBatch], info: StepInfo, gradients: TermGradients | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The losses of a batch and their gradients, clipped, which take the place of those before; their norm."""
+        stage, losses = self.stage, self.meter.zeros()
+        stage.stepper.zero_grad()
+        for batch, frozen, shard, shares, last in micro_batches:
+            sync = last and stage.separate is None
+            with (
+                batch_norm_errors(shard.local_rows, self.plan.name),
+                self.runtime.no_sync(stage.step_module, sync=sync),
+            ):
+                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
+                if gradients is not None:
+                    gradients.add(stage.objective.weighted)
+                stage.backward(loss)
+            losses += torch.cat([terms, loss.detach().unsqueeze(0)])
+        return losses, self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+
+    def _with_teachers(self, raw: Batch, shards: list[MicroBatchShard]) -> Iterator[MicroBatch]:
+        """Each micro-batch with what the frozen models give for it."""
+        indices = raw.index.split([shard.local_rows for shard in shards])
+        for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
+            frozen = self.stage.teacher_outputs(batch, indices[position])
+            yield MicroBatch(batch, frozen, shard, shares, position == len(shards) - 1)
 
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""
