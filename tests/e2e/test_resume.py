@@ -51,6 +51,7 @@ stages:
     scheduler: {call: !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: !run steps}, interval: step}
   distill:
     epochs: 2
+    sampler: class_balanced
     losses:
       ce: {loss: cross_entropy, weight: {schedule: linear, start: 0.5, end: 1.0}}
       kd: {loss: kd, temperature: {schedule: cosine, start: 8.0, end: 2.0}}

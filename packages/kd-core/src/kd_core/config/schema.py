@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kd_core.config import Lazy
+from kd_core.config.sampler import SamplerName, SamplerSpec
 from kd_core.errors import KDError, nearest
 from kd_core.synonyms import SYNONYMS, listed
 
@@ -300,6 +301,9 @@ with warnings.catch_warnings():
         """Samples of one batch in validation and evaluation. By default `batch_size`; in segmentation 1."""
         drop_last: bool = False
         """Leave out the last batch of an epoch where it is incomplete."""
+        sampler: SamplerName | SamplerSpec | None = None
+        """Which training samples an epoch shows, how often and in which order: a [sampler](#the-sampler) by its name,
+        or a mapping with its values. By default each sample once, in a random order."""
         data: dict[str, Any] | None = None
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
@@ -336,6 +340,11 @@ with warnings.catch_warnings():
         """How often the validation split is scored."""
         monitor: MonitorSpec | None = None
         """The metric that chooses the best student. By default the task's own metric."""
+
+        @field_validator("sampler")
+        @classmethod
+        def _whole(cls, sampler: Any) -> Any:
+            return SamplerSpec(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
 
 
 class ExperimentSpec(StrictModel):

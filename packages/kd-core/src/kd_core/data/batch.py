@@ -107,6 +107,9 @@ class Split:
 
     fixed: bool = False
     """True where a training sample is the same in every epoch, so that a teacher's outputs can be cached."""
+    marks: bool = False
+    """True where :meth:`batches` takes positions that are marked as further showings of a sample in an epoch, and
+    augments each by draws of its own: see :mod:`kd_core.data.showings`."""
 
     @property
     def fingerprint(self) -> str:
@@ -144,6 +147,20 @@ class Split:
     @property
     def sample_classes(self) -> Tensor | None:
         """The class of each sample (N,), -100 where it has none; None of data without classes of whole samples."""
+        return None
+
+    @property
+    def class_pairs(self) -> Tensor | None:
+        """(2, P) int64: positions and the classes that those samples hold; None where only reading would tell."""
+        classes = self.sample_classes
+        if classes is None or classes.ndim != 1 or classes.is_floating_point():
+            return None
+        positions = (classes >= 0).nonzero().flatten()
+        return torch.stack([positions, classes[positions]])
+
+    @property
+    def sample_weights(self) -> Tensor | None:
+        """The weight of each sample (N,), for the sampler ``weighted``; None where the data give none."""
         return None
 
     class_counts: Mapping[str, int] | None = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kd_core.data.batch import STUDENT, Batch
+from kd_core.data.batch import STUDENT, Batch, Split
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.showings import positions_of
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
 from kd_core.device.runtime import reproducible_errors
@@ -27,6 +29,9 @@ from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
 from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
+from kd_core.train.reevaluation import MicroBatch, Reevaluation
+from kd_core.train.sam import needs_closure
+from kd_core.train.sampling import epoch_order
 from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation
@@ -114,7 +119,7 @@ class StageRunner:
         self.stage.set_modes()
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
-        order = permutation(len(train), seed, "order", self.plan.index, self.progress.epoch)
+        order = self._order(seed, train)
         positions = train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
         divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
@@ -123,6 +128,16 @@ class StageRunner:
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
         yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in divided), strict=True)
+
+    def _order(self, seed: int, train: Split) -> Tensor:
+        """The positions of this epoch, in the order in which they are shown."""
+        names = (seed, "order", self.plan.index, self.progress.epoch)
+        if self.spec.sampler is None:
+            return permutation(len(train), *names)
+        with error_path(*self.plan.path("sampler")):
+            order = epoch_order(self.spec.sampler, train, *names)
+        shared = augmented_views(self.stage.data) is not None  # of which an epoch shows one of each sample
+        return order if train.marks and not shared else positions_of(order)
 
     def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
         """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
@@ -137,7 +152,7 @@ class StageRunner:
         seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
         with error_path(*self.plan.path("partners")):
             drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
-        beside = self._shown((drawn[row] for row in rows), "augment partners")
+        beside = self._shown((drawn[positions_of(row)] for row in rows), "augment partners")
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 
@@ -148,22 +163,14 @@ class StageRunner:
         """
         self.runtime.begin_step()
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
-        losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
-        stage.stepper.zero_grad()
-        indices = raw.index.split([shard.local_rows for shard in shards])
-        for position, (part, shard, shares) in enumerate(self._micro_batches(batch, shards)):
-            frozen = stage.teacher_outputs(part, indices[position])
-            sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
-            with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
-                loss, terms = stage.step_module(part, frozen, info, shard, shares)
-                if gradients is not None:
-                    gradients.add(stage.objective.weighted)
-                stage.backward(loss)
-            losses += torch.cat([terms, loss.detach().unsqueeze(0)])
-        norm = self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        gradients = self._term_gradients(info.step)
+        again = Reevaluation(stage.step_module) if needs_closure(stage.optimizer) else None
+        micro_batches = self._with_teachers(raw, batch, shards)
+        losses, norm = self._evaluate(micro_batches if again is None else again.kept(micro_batches), info, gradients)
+        closure = None if again is None else again.closure(losses[-1], partial(self._evaluate, info=info))
         rates = stage.learning_rates
         with self._unfit_errors():
-            stage.step()
+            stage.step(closure)
             stage.update_average()
             stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
@@ -175,6 +182,32 @@ class StageRunner:
             grad_norm=norm,
             gradients={} if gradients is None else gradients.mean(),
         )
+
+    def _evaluate(
+        self, micro_batches: Iterable[MicroBatch], info: StepInfo, gradients: TermGradients | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The losses of a batch and their gradients, clipped, which take the place of those before; their norm."""
+        stage, losses = self.stage, self.meter.zeros()
+        stage.stepper.zero_grad()
+        for batch, frozen, shard, shares, last in micro_batches:
+            sync = last and stage.separate is None
+            with (
+                batch_norm_errors(shard.local_rows, self.plan.name),
+                self.runtime.no_sync(stage.step_module, sync=sync),
+            ):
+                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
+                if gradients is not None:
+                    gradients.add(stage.objective.weighted)
+                stage.backward(loss)
+            losses += torch.cat([terms, loss.detach().unsqueeze(0)])
+        return losses, self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+
+    def _with_teachers(self, raw: Batch, batch: Batch, shards: list[MicroBatchShard]) -> Iterator[MicroBatch]:
+        """Each micro-batch with what the frozen models give for it."""
+        indices = raw.index.split([shard.local_rows for shard in shards])
+        for position, (part, shard, shares) in enumerate(self._micro_batches(batch, shards)):
+            frozen = self.stage.teacher_outputs(part, indices[position])
+            yield MicroBatch(part, frozen, shard, shares, position == len(shards) - 1)
 
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""

@@ -28,6 +28,7 @@ from kd_core.train.evaluate import measured
 from kd_core.train.objective import Objective, Step, StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
 from kd_core.train.probe import MORE, PROBE, TooFewSamples, batch_norm_errors, restored
+from kd_core.train.sam import Closure, check_closure
 from kd_core.train.teacher_cache import CachedTeacher, cached_names, cached_teacher
 from kd_core.train.trainable import select, set_modes, wrap
 from kd_core.train.values import Adapters
@@ -82,7 +83,9 @@ class Stage:
         unused = world_size() > 1 and not self.runtime.sharded and self._has_unused_parameters(step)
         self.step_module, self.stepper = self.runtime.prepare(step, self.optimizer, unused=unused)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        check_dot(self.optimizer, self.plan, fp16=bool(self.runtime.scaler_state()), sharded=self.runtime.sharded)
+        scaled = bool(self.runtime.scaler_state())
+        check_dot(self.optimizer, self.plan, fp16=scaled, sharded=self.runtime.sharded)
+        check_closure(self.optimizer, self.plan, fp16=scaled, sharded=self.runtime.sharded)
         self.separate: SeparateGradients | None = None
         if isinstance(self.optimizer, DOT):
             self.separate = SeparateGradients(self.optimizer, self.objective.names, self.parameters)
@@ -166,12 +169,12 @@ class Stage:
         else:
             self.separate.add(self.objective.weighted)
 
-    def step(self) -> None:
-        """One step of the optimiser, which adapters that count steps are told of."""
+    def step(self, closure: Closure | None = None) -> None:
+        """One step of the optimiser, with a ``closure`` if it takes one; adapters that count steps are told."""
         if self.separate is not None:
             self.separate.give()
         with foreign_errors(f"a step of {type(self.optimizer).__name__}", *self.plan.path("optimizer")):
-            self.stepper.step()
+            self.stepper.step(*([] if closure is None else [closure]))  # type: ignore[arg-type]
         self.components.adapters.after_step(self.plan.adapters)
 
     def update_average(self) -> None:
