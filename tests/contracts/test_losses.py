@@ -89,6 +89,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "dist_spatial": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "dkd": LABELLED,
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "feature_activation": {"input": (3, 4)},
     "fgd": {"student": (3, 4, 5), "teacher": (3, 4, 5), "boxes": two_boxes},
     "fsp": {
         "student/0": (3, 4, 4),
@@ -104,6 +105,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "ickd": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ickd_imagenet": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
+    "information_entropy": {"input": (7,)},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
     "kdsvd": {"student/0": (4, 3, 3), "teacher/0": (4, 5, 5), "student/1": (5, 3, 3), "teacher/1": (5, 2, 2)},

@@ -179,6 +179,11 @@ class AdapterSpec(ExtraModel):
     list. Wires that carry one tensor give it to all."""
     fresh: bool = False
     """Make a model's module anew, with random weights of its own, instead of sharing it."""
+    taps: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    """Of a whole model that the adapter runs: the places that its output has, by names of your own, such as
+    `{logits: "@logits", features: "@penultimate"}`. A place is what follows `MODEL.` in a wire."""
+    detach: bool = False
+    """Let no gradient through the adapter to what it reads."""
 
 
 class CacheSpec(StrictModel):
@@ -308,9 +313,10 @@ with warnings.catch_warnings():
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
         """Several views of each training batch: a registered view by name, or a mapping with its values."""
-        partners: Literal["class"] | None = None
-        """Draw for each sample of a batch another one of its class, of which `batch.partner` is what the student
-        takes."""
+        partners: Literal["class", "sample", "strong"] | None = None
+        """Show beside each sample of a batch another one of its `class`, or the `sample` itself once more, augmented by
+        draws of its own; `strong`: once more, with strong augmentation on top. `batch.partner` is what the student
+        takes of it."""
         losses: dict[str, Any] = {}
         """The terms of the objective by name."""
         train: list[str] | None = None

@@ -128,6 +128,10 @@ class Split:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def strong(self) -> Split:
+        """The same samples, whose augmentation is followed by a strong one; KDError where there is none for them."""
+        raise KDError("these data have no strong augmentation", hint="`partners: sample` shows each sample twice")
+
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """One batch for each tensor of positions in ``order``.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kd_core.data.batch import STUDENT, Batch, Split
-from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.partners import partner_rows, prepared, with_partners
 from kd_core.data.showings import positions_of
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, divide
@@ -124,7 +124,7 @@ class StageRunner:
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
         divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
         rows = (torch.cat(parts) for parts, _ in divided)
-        batches = self._shown(rows, "augment")
+        batches = self._shown(train, rows, "augment")
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
         yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in divided), strict=True)
@@ -139,20 +139,23 @@ class StageRunner:
         shared = augmented_views(self.stage.data) is not None  # of which an epoch shows one of each sample
         return order if train.marks and not shared else positions_of(order)
 
-    def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
+    def _shown(self, split: Split, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
         """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
         seed, epoch, views = self.context.components.plan.seed, self.progress.epoch, augmented_views(self.stage.data)
-        view, drawn = (epoch, derive(seed, purpose, self.plan.index)) if views is None else (epoch % views, SHARED_SEED)
-        if views is not None and not self.stage.splits.train.fixed:
+        view, drawn = epoch, derive(seed, purpose, self.plan.index)
+        if views is not None:
+            view, drawn = epoch % views, SHARED_SEED if purpose == "augment" else derive(SHARED_SEED, purpose)
+        if views is not None and not split.fixed:
             self.stage.show_view(view)
-        return self.stage.splits.train.batches(rows, epoch=view, seed=drawn, augment=True)
+        return split.batches(rows, epoch=view, seed=drawn, augment=True)
 
     def _partnered(self, batches: Iterator[Batch], rows: Iterable[Tensor]) -> Iterator[Batch]:
-        """The batches with samples of the same classes beside theirs, which are augmented by draws of their own."""
-        seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
+        """The batches with the partners of their samples beside them, which are augmented by draws of their own."""
+        seed, epoch, kind = self.context.components.plan.seed, self.progress.epoch, self.spec.partners
+        assert kind is not None
         with error_path(*self.plan.path("partners")):
-            drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
-        beside = self._shown((drawn[positions_of(row)] for row in rows), "augment partners")
+            drawn = partner_rows(kind, self.stage.splits.train, derive(seed, "partners", self.plan.index, epoch))
+        beside = self._shown(self.stage.partners, (drawn[positions_of(row)] for row in rows), "augment partners")
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 

@@ -13,10 +13,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kd_core.config import Builder
 from kd_core.data.batch import STUDENT, Batch, Split
+from kd_core.data.partners import partner_split
 from kd_core.device.distributed import MicroBatchShard, all_gather_object, world_size
 from kd_core.device.fsdp import full_state_dict, unsharded
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError, foreign_errors
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
@@ -41,6 +42,8 @@ class Stage:
         self.components, self.plan, self.spec = components, plan, plan.spec
         self.runtime = components.runtime
         self.data, self.splits = components.data.get(plan.data)
+        with error_path(*plan.path("partners")):
+            self.partners = partner_split(self.spec.partners, self.splits.train)
         self.steps_per_epoch, self.total_steps = components.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         numbers = {
@@ -217,6 +220,9 @@ class Stage:
         self.stepper.zero_grad()
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
+        self.components.adapters.release(self.plan.adapters)
+        if self.partners is not self.splits.train:
+            self.partners.close()
         for cached in self.cached.values():
             cached.release()
         self.runtime.release()
