@@ -74,7 +74,7 @@ release: $(VENV)/.dev ## build the packages and try each alone in an environment
 	$(BIN)/python scripts/release.py $(ARGS)
 
 site: $(VENV)/.site ## build the documentation's site into site/; a link that leads nowhere is an error
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) dist site .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache

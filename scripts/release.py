@@ -50,7 +50,7 @@ TRIALS: dict[str, list[str]] = {
     "kd-glue": [
         "kd-glue list models",
         "kd-glue check example_kd",
-        "kd-glue train example_alone --set data.limit=32 --set stages.train.steps=1 --set runtime.device=cpu --out run",
+        "kd-glue train example_alone --set data.limit=9 --set stages.train.epochs=1 --set runtime.device=cpu --out run",
         "kd-glue eval run",
     ],
     "kd-seg": [
