@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # A test gains nothing from threads, and the worker beside it has the other cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format docs bench gpu gpu-wheels compare goldens deviations clean
+.PHONY: help demo test coverage check format docs bench gpu gpu-wheels compare goldens deviations licences release site clean
 
 help: ## the targets of this file
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ $(VENV)/.packages: $(addsuffix /pyproject.toml,$(PACKAGES))
 # ... and what the suite and the checks need: the group `dev` of pyproject.toml.
 $(VENV)/.dev: $(VENV)/.packages pyproject.toml
 	@$(PIP) install --group dev
+	@touch $@
+
+# ... and what the site needs: the group `docs`.
+$(VENV)/.site: $(VENV)/.packages pyproject.toml
+	@$(PIP) install --group docs
 	@touch $@
 
 demo: $(VENV)/.packages ## distil a small student on embedded data, over several seeds, and print the table
@@ -68,5 +73,14 @@ goldens: $(VENV)/.dev ## values of the authors' code again, all or one: REPO=DIR
 deviations: $(VENV)/.dev ## how far the losses are from their authors' code: the columns of docs/losses.md [NAME=kd]
 	$(BIN)/python tests/golden/deviations.py $(NAME)
 
+licences: $(VENV)/.dev ## write docs/licences.md, from the licences of what is installed
+	$(BIN)/python scripts/make_licences.py
+
+release: $(VENV)/.dev ## build the packages and try each alone in an environment of its own; uploads nothing [ARGS=--whole]
+	$(BIN)/python scripts/release.py $(ARGS)
+
+site: $(VENV)/.site ## build the documentation's site into site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove the environment and the caches, not the runs
-	rm -rf $(VENV) .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache
