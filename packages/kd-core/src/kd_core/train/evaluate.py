@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import tee
 from typing import Any
 
 import torch
 from torch import nn
 
 from kd_core.data.batch import Batch, DatasetInfo, Split
-from kd_core.device.distributed import MicroBatchShard, Processes, divide, gather, rank, world_size
+from kd_core.device.distributed import MicroBatchShard, Processes, epoch_batches, gather, rank, world_size
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError, foreign_errors
 from kd_core.taps.wires import describe_shapes
@@ -69,8 +70,8 @@ def _own_batches(split: Split, batch_size: int) -> Iterator[tuple[Batch, MicroBa
     A batch smaller than the number of processes is made as large, so that each process has a row of it.
     """
     order = split.arrange(torch.arange(len(split)), batch_size)
-    divided = [divide(positions, 1) for positions in order.split(max(batch_size, world_size()))]
-    batches = split.batches((positions for (positions,), _ in divided), epoch=0, seed=0, augment=False)
+    rows, divided = tee(epoch_batches(order, max(batch_size, world_size())))
+    batches = split.batches((positions for (positions,), _ in rows), epoch=0, seed=0, augment=False)
     yield from zip(batches, (shard for _, (shard,) in divided), strict=True)
 
 

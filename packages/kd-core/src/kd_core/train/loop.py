@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from kd_core.data.batch import STUDENT, Batch
 from kd_core.data.partners import classes_of, partners, prepared, with_partners
 from kd_core.data.spec import augmented_views
-from kd_core.device.distributed import MicroBatchShard, divide
+from kd_core.device.distributed import MicroBatchShard, epoch_batches
 from kd_core.device.seeding import derive, permutation
 from kd_core.errors import error_path
 from kd_core.observers import EpochEvent, StepEvent
@@ -110,13 +111,22 @@ class StageRunner:
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
         order = permutation(len(train), seed, "order", self.plan.index, self.progress.epoch)
-        positions = train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
-        divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
-        rows = (torch.cat(parts) for parts, _ in divided)
-        batches = self._shown(rows, "augment")
+        # Batches are read ahead of those that train: each reader has an iterator of its own.
+        divided, rows, beside = tee(
+            epoch_batches(
+                train.arrange(order, self.spec.batch_size),
+                self.spec.batch_size,
+                accumulate=self.spec.accumulation_steps,
+                first=self.progress.batch,
+                stop=end,
+            ),
+            3,
+        )
+        batches = self._shown((torch.cat(parts) for parts, _ in rows), "augment")
         if self.spec.partners is not None:
-            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
+            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in beside))
+        del beside  # an iterator that nobody asks would keep the whole epoch
         yield from zip(batches, (shards for _, shards in divided), strict=True)
 
     def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
