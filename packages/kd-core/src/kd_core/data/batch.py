@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_core.data.screening import MANY, WHOLE, Readable, refuse
+from kd_core.data.screening import MANY, Readable, few_bytes, refuse
 from kd_core.data.seen import SeenSamples
 from kd_core.data.sources import SPLITS, Origin, Parts
 from kd_core.data.summary import DataSummary, SplitSummary, summarize
@@ -261,7 +261,7 @@ class Splits:
         none. Splits note what they see (:meth:`Split.look`).
         """
         readable = self._readable()
-        whole = whole or sum(files.size() for files in readable.values()) <= WHOLE
+        whole = whole or few_bytes(readable.values())
         if not whole and sum(len(files.positions) for files in readable.values()) > MANY:
             return
         refuse(

@@ -79,6 +79,18 @@ def divide(positions: Tensor, accumulate: int) -> tuple[list[Tensor], list[Micro
     return local, shards
 
 
+def epoch_batches(
+    order: Tensor, batch_size: int, *, accumulate: int = 1, first: int = 0, stop: int | None = None
+) -> Iterator[tuple[list[Tensor], list[MicroBatchShard]]]:
+    """What :func:`divide` gives for each batch of an ``order`` (N,), from batch ``first`` to before ``stop``.
+
+    Batches are cut when they are asked for: an epoch of ten million samples begins as fast as one of a thousand.
+    """
+    end = len(order) if stop is None else min(stop * batch_size, len(order))
+    for start in range(first * batch_size, end, batch_size):
+        yield divide(order[start : start + batch_size], accumulate)
+
+
 class _Gather(torch.autograd.Function):
     """The rows of all processes in order; the gradient of a row comes from every process's use of it."""
 

@@ -57,6 +57,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def restarts() -> bool:
+    """Whether torchrun starts all processes anew where one of them is lost (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def on_cpu(device: str) -> bool:
     """Whether a ``device:`` resolves to the CPU here; accelerate joins processes only where it is told so."""
     return device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())

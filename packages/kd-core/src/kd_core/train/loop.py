@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kd_core.data.batch import STUDENT, Batch, Split
 from kd_core.data.partners import partner_rows, prepared, with_partners
 from kd_core.data.showings import positions_of
 from kd_core.data.spec import augmented_views
-from kd_core.device.distributed import MicroBatchShard, divide
+from kd_core.device.distributed import MicroBatchShard, epoch_batches
 from kd_core.device.runtime import reproducible_errors
 from kd_core.device.seeding import derive, permutation
 from kd_core.device.transfer import on_device
@@ -119,14 +120,22 @@ class StageRunner:
         self.stage.set_modes()
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
-        order = self._order(seed, train)
-        positions = train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
-        divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
-        rows = (torch.cat(parts) for parts, _ in divided)
-        batches = self._shown(train, rows, "augment")
+        # Batches are read ahead of those that train: each reader has an iterator of its own.
+        divided, rows, beside = tee(
+            epoch_batches(
+                train.arrange(self._order(seed, train), self.spec.batch_size),
+                self.spec.batch_size,
+                accumulate=self.spec.accumulation_steps,
+                first=self.progress.batch,
+                stop=end,
+            ),
+            3,
+        )
+        batches = self._shown(train, (torch.cat(parts) for parts, _ in rows), "augment")
         if self.spec.partners is not None:
-            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
+            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in beside))
+        del beside  # an iterator that nobody asks would keep the whole epoch
         yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in divided), strict=True)
 
     def _order(self, seed: int, train: Split) -> Tensor:

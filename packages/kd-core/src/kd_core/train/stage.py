@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -196,16 +196,12 @@ class Stage:
             elif value is not None:
                 self.scheduler.step(value)
 
-    def score(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """The metrics of a model in the student's place."""
-        return self.measured(model, split).compute()
-
-    def measured(self, model: nn.Module, split: Split) -> Metrics:
-        """The same, ready to be computed."""
+    def measured(self, models: Mapping[str, nn.Module], split: Split) -> dict[str, Metrics]:
+        """The metrics of models in the student's place, ready to be computed; samples are read once for all."""
         plan = self.components.plan
         return measured(
             plan.task,
-            model,
+            models,
             STUDENT,
             split,
             spec=plan.inputs[STUDENT],
