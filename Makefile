@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # A test gains nothing from threads, and the worker beside it has the other cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help demo test coverage check format docs bench compare goldens deviations clean
+.PHONY: help demo test coverage check format docs bench compare goldens deviations notebooks clean
 
 help: ## the targets of this file
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ goldens: $(VENV)/.dev ## values of the authors' code again, all or one: REPO=DIR
 
 deviations: $(VENV)/.dev ## how far the losses are from their authors' code: the columns of docs/losses.md [NAME=kd]
 	$(BIN)/python tests/golden/deviations.py $(NAME)
+
+notebooks: $(VENV)/.dev ## run the notebooks from top to bottom on small data
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/e2e/test_notebooks.py
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache
