@@ -39,6 +39,9 @@ def load(reference: Reference, repos: Any) -> Any:
     for initial in ("constant_init", "kaiming_init"):
         names[initial] = lambda *_, **__: None
     names["fp16_clamp"] = torch.clamp
+    names["force_fp32"] = lambda **_: lambda method: method
+    names["AssignResult"] = lambda number, indices, overlaps, labels: indices
+    names |= dict.fromkeys(("AnchorHead", "GFLHead"), object)
     return load_part(reference, repos, keep=("weighted_loss",), **names)
 
 

@@ -1,6 +1,7 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
 from kd_core.adapters.anchors import anchor_rows, decoded_boxes, matched_anchors
+from kd_core.adapters.atss import atss_anchors
 from kd_core.adapters.boxes import boxes_on_maps
 from kd_core.adapters.branches import byot_branch, ofa_branch
 from kd_core.adapters.class_maps import class_maps
@@ -29,6 +30,7 @@ __all__ = [
     "SimKDProjector",
     "TokenMap",
     "anchor_rows",
+    "atss_anchors",
     "boxes_on_maps",
     "byot_branch",
     "channel_embedding",

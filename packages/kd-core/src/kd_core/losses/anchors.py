@@ -66,7 +66,7 @@ def crosskd_boxes(
         rule = f"boxes are (B, A, 4), logits (B, A, K), and student is {shape(student)}"
         raise KDError(f"logits {shape(logits)} does not fit: {rule}", path="logits")
     student, teacher, logits = hidden(counts, student, teacher, as_float32(logits), dim=-1)
-    weighed = logits.amax(2).sigmoid() * (1 - _generalised_iou(student, teacher))
+    weighed = logits.amax(2).sigmoid() * (1 - generalised_iou(student, teacher))
     return weighed.masked_fill(~counts, 0.0).sum() / positives(positive, mask)
 
 
@@ -80,13 +80,25 @@ def _rows(student: Tensor, **masks: Tensor | None) -> Tensor:
     return torch.ones(student.shape[:2], dtype=torch.bool, device=student.device) if mask is None else mask != 0
 
 
-def _generalised_iou(first: Tensor, second: Tensor) -> Tensor:
+def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     """Of each two boxes (..., 4): from -1, far apart, to 1, equal."""
-    overlap = _area(torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:]))
+    overlap, union = _overlap_and_union(first, second)
     around = _area(torch.minimum(first[..., :2], second[..., :2]), torch.maximum(first[..., 2:], second[..., 2:]))
-    areas = _area(first[..., :2], first[..., 2:]) + _area(second[..., :2], second[..., 2:])
-    union, enclosing = (areas - overlap).clamp(min=SMALL), around.clamp(min=SMALL)
+    enclosing = around.clamp(min=SMALL)
     return overlap / union - (enclosing - union) / enclosing
+
+
+def overlap_of_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """The IoU of each two boxes (..., 4)."""
+    overlap, union = _overlap_and_union(first, second)
+    return overlap / union
+
+
+def _overlap_and_union(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The areas (...,) that each two boxes (..., 4) share and cover."""
+    overlap = _area(torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:]))
+    areas = _area(first[..., :2], first[..., 2:]) + _area(second[..., :2], second[..., 2:])
+    return overlap, (areas - overlap).clamp(min=SMALL)
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:
