@@ -136,11 +136,12 @@ DETECTION = {
     **{f"coco2017_{name}": [Recipe(26, 16, 0.02, 1e-4, TWICE, [1.0])] for name in BACKBONES.split()},
     **{
         f"coco2017_{name}": [Recipe(26, 16, 0.01, 1e-4, TWICE, [1.0])]
-        for name in ("retinanet_resnet50", "fcos_resnet50", "retinanet_resnet101")
+        for name in ("retinanet_resnet50", "fcos_resnet50", "retinanet_resnet101", "fcos_resnet101")
     },
     "coco2017_gfl_resnet50": [Recipe(12, 16, 0.01, 1e-4, ([8, 11], 0.1), [1.0])],
     "coco2017_gfl_resnet101": [Recipe(24, 16, 0.01, 1e-4, TWICE, [1.0])],
     "coco2017_ld_gfl_resnet50_resnet101": [Recipe(12, 16, 0.01, 1e-4, ([8, 11], 0.1), [1.0, 0.25, 0.0625, 0.125])],
+    "coco2017_crosskd_fcos_resnet50_resnet101": [Recipe(26, 16, 0.01, 1e-4, TWICE, [1.0, 0.4, 0.75])],
     "coco2017_crosskd_gfl_resnet50_resnet101": [Recipe(12, 16, 0.01, 1e-4, ([8, 11], 0.1), [1.0, 1.0, 4.0])],
     "coco2017_keypointrcnn_resnet50": [Recipe(46, 16, 0.02, 1e-4, ([36, 43], 0.1), [1.0])],
     "coco2017_ssd300_vgg16": [Recipe(120, 32, 0.002, 5e-4, ([80, 110], 0.1), [1.0])],

@@ -72,7 +72,7 @@ REFUSED = {
 """Methods that need maps of equal channels or sizes, several teachers, or a last stage that is one module before the
 classifier, with a part of what is said where that is not there."""
 DETECTORS = [name for name in METHODS.names() if METHODS.get(name).about.get("task") == "object_detection"]
-HEADS = {"crosskd": "retinanet", "crosskd_gfl": "gfl", "ld": "gfl"}
+HEADS = {"crosskd": "retinanet", "crosskd_fcos": "fcos", "crosskd_gfl": "gfl", "ld": "gfl"}
 """Methods that read a detector's head, and whose it is."""
 every_method = pytest.mark.parametrize("name", METHODS.names())
 every_classifying_method = pytest.mark.parametrize("name", sorted({*METHODS.names()} - {*DETECTORS}))

@@ -4,6 +4,7 @@ from kd_core.adapters.anchors import anchor_rows, decoded_boxes, matched_anchors
 from kd_core.adapters.atss import atss_anchors
 from kd_core.adapters.boxes import boxes_on_maps
 from kd_core.adapters.branches import byot_branch, ofa_branch
+from kd_core.adapters.centred import centred_anchors
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.context import global_context
@@ -33,6 +34,7 @@ __all__ = [
     "atss_anchors",
     "boxes_on_maps",
     "byot_branch",
+    "centred_anchors",
     "channel_embedding",
     "class_maps",
     "confidence",
