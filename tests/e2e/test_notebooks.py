@@ -235,7 +235,7 @@ def test_intermediate_representations(folder: Path) -> None:
 @pytest.mark.slow
 def test_object_detection(folder: Path) -> None:
     shown = execute("object_detection", folder)
-    assert score(folder / "runs/distilled", "map50") > 0
+    assert score(folder / "runs/distilled", "ap50") > 0
     assert len(list((folder / "pictures").glob("*.png"))) == 3
     assert shown.count("image/png") == 3
 
@@ -243,6 +243,6 @@ def test_object_detection(folder: Path) -> None:
 @pytest.mark.slow
 def test_own_data(folder: Path) -> None:
     shown = execute("own_data", folder)
-    assert score(folder / "runs/distilled", "top1") > 60
+    assert score(folder / "runs/distilled", "top1") > 50
     assert (folder / "student.pt2").stat().st_size > 1000
     assert shown.count("image/png") == 2

@@ -159,7 +159,7 @@ class Experiment:
         return dump(self.document.data)
 
     def train(
-        self, out: Path | RunFolder | None = None, command: str = "", observers: Sequence[Observer] = ()
+        self, out: str | Path | RunFolder | None = None, command: str = "", observers: Sequence[Observer] = ()
     ) -> Result:
         """Run all stages in a new run folder and score the student on the test split.
 
@@ -170,7 +170,9 @@ class Experiment:
         join(self.plan.runtime.device)
 
         def locked() -> RunFolder:
-            return out if isinstance(out, RunFolder) else RunFolder.create(self.plan.name, self.plan.seed, out)
+            if isinstance(out, RunFolder):
+                return out
+            return RunFolder.create(self.plan.name, self.plan.seed, None if out is None else Path(out))
 
         with shared(locked) as folder:
             pinned = self.pinned()
@@ -221,7 +223,7 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
 
 
 def resume(
-    path: Path | RunFolder,
+    path: str | Path | RunFolder,
     *,
     trust: Sequence[str] = (),
     command: str = "",
@@ -232,7 +234,7 @@ def resume(
 
     ``path`` may be a folder that this process has claimed. ``observers`` watch beside those of the config.
     """
-    folder = path if isinstance(path, RunFolder) else RunFolder.open(path)
+    folder = path if isinstance(path, RunFolder) else RunFolder.open(Path(path))
     if folder.finished:
         result = folder.result()
         return Result(
@@ -259,7 +261,7 @@ class Taps(NamedTuple):
     landmarks: list[LandmarkRow]
 
 
-def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
+def taps(path: str | Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
     """The modules of a config's model with the shapes of what goes through them, and its landmarks."""
     experiment = Experiment.load(path, overrides=overrides, trust=trust)
     modules = model_taps(experiment.plan, experiment.policy, model)
