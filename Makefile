@@ -48,9 +48,8 @@ format: $(VENV)/.dev ## auto-format and fix lint
 docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
 	$(BIN)/python scripts/make_docs.py
 
-bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
-	$(BIN)/python -m pytest tests/bench --benchmark-only
-	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
+bench: $(VENV)/.dev ## one table of ratios beside those of tests/bench/baseline.json, minutes; fails where one is 5 % worse: BENCH=--update writes it
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench.py $(BENCH)
 
 compare: $(VENV)/.packages ## methods on CIFAR-10, three seeds each, and their tables: DATA=DIR with all images, SUBSET=DIR with some, JOBS=N processes; hours, it resumes
 	$(BIN)/kd-vision compare configs/vision/compare_cifar10_subset_methods.yaml --out runs/compare_subset --jobs $(JOBS) --set data.root=$(SUBSET)
