@@ -88,6 +88,7 @@ def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(output_store.kept()) == 1
 
 
+@pytest.mark.slow
 def test_other_weights_or_samples_are_other_outputs() -> None:
     for number, change in enumerate(("seed=1", "data.limit=200", "models.teacher.width=16")):
         train(f"run{number}", change)
@@ -191,6 +192,7 @@ def test_a_sample_in_a_view_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert student("more") != student("kept")
 
 
+@pytest.mark.slow
 def test_features_and_parameters_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     hint = "stages.distill.losses.hint={loss: mse, student: student.layers.1, teacher: teacher.layers.1}"
     same = (*VIEWS, hint, "models.student.width=8")
@@ -204,6 +206,7 @@ def test_features_and_parameters_are_kept_too(monkeypatch: pytest.MonkeyPatch) -
     assert not counts
 
 
+@pytest.mark.slow
 def test_the_largest_are_kept_and_the_rest_is_smooth() -> None:
     train("live", *VIEWS, cache=False)
     train("kept", *VIEWS, "models.teacher.cache={top_k: 9}")

@@ -21,7 +21,7 @@ main = make_cli(
     tasks=("text_classification",),
     help="Fine-tune and distil text classifiers from a YAML file.",
     registries={"data": "kd_glue.data.sources:SOURCES"},
-    published="hub",
+    published=("hub",),
     models=Models((), MODELS),
 )
 for verb in (with_upload(main.commands["train"]), predict, leaderboard):

@@ -40,14 +40,15 @@ def make_cli(
     tasks: Sequence[str],
     help: str,
     registries: Mapping[str, str],
-    published: str = "zoo",
+    published: Sequence[str] = ("zoo",),
     models: Models | None = None,
 ) -> click.Group:
     """The command ``name`` of the distribution ``package``, which runs configs of ``tasks``.
 
-    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``; ``published`` is
-    the source of published models that ``eval`` has an option for, ``zoo`` or ``hub``; ``models`` says which models its
-    tasks can use, all without it. A package adds its own verbs to
+    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``; ``published``
+    are
+    the sources of published models that ``eval`` has an option for: ``zoo``, ``timm``, ``hub``; ``models`` says which
+    models its tasks can use, all without it. A package adds its own verbs to
     the group it gets: ``@main.command()``, with :func:`config_options` and :func:`print_result`.
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})

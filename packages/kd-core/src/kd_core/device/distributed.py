@@ -252,12 +252,18 @@ def lost_peer_errors() -> Iterator[None]:
 def main_first() -> Iterator[None]:
     """The first process does it before the others begin: what it downloads is there for them."""
     if world_size() > 1 and rank():
-        dist.barrier()
+        barrier()
     try:
         yield
     finally:
         if world_size() > 1 and not rank():
-            dist.barrier()
+            barrier()
+
+
+def barrier() -> None:
+    """Wait for all processes. NCCL, which meets on a GPU, is told which: it would guess one by the rank."""
+    nccl = dist.get_backend() == "nccl"
+    dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
 
 
 def run_on_rank_zero(function: Callable[[], T]) -> T:

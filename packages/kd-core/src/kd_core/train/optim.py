@@ -66,9 +66,6 @@ def optimizer_of(
     optimizer = builder.build(call, {"params": parameters, **extra}, where)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
-    if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
-        message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
-        raise ConfigError(ConfigProblem(message, path))
     _check_options(optimizer, groups_of(spec), path)
     return optimizer
 

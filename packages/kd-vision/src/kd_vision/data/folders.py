@@ -6,6 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -198,7 +199,10 @@ def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[Not
         return subset, []
     kept = [row for position, row in enumerate(subset.index.tolist()) if position not in errors]
     paths, labels = [images.paths[row] for row in kept], [int(images.targets[row]) for row in kept]
-    return files_subset(subset.fingerprint.root, paths, labels, images.white), skipped(errors.values(), len(subset))
+    whole = files_subset(subset.fingerprint.root, paths, labels, images.white)
+    read = torch.tensor([position for position in range(len(subset)) if position not in errors])
+    weights = None if subset.weights is None else subset.weights[read]
+    return replace(whole, weights=weights), skipped(errors.values(), len(subset))
 
 
 def skip_unreadable(parts: Parts[LabelledSubset]) -> Parts[LabelledSubset]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -181,6 +182,11 @@ class BoxSubset(RowSubset["tuple[Image, Annotated]"]):
     def with_objects(self) -> BoxSubset:
         """The images that have anything to train on."""
         return replace(self, objects_only=True)
+
+    @property
+    def class_pairs(self) -> Tensor:
+        """(2, P) positions and labels of all objects; crowds do not count."""
+        return torch.from_numpy(np.stack(self.boxes.objects(self.rows)).astype(np.int64))
 
     @cached_property
     def class_counts(self) -> dict[str, int]:
