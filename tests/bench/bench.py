@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
-from kd_core.losses.channels import cwd
+from kd_core.losses.dense import cwd
 from kd_core.losses.contrastive import CRD
 from kd_core.losses.logits import kd
 from kd_core.taps.wrappers import ForwardWrapper
