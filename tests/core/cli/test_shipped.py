@@ -45,6 +45,13 @@ def test_a_command_takes_a_name(package: str) -> None:
     assert "a_kd.yaml" in run("show", "a_kd").output
 
 
+@pytest.mark.parametrize("verb", ["compare", "sweep"])
+def test_a_study_takes_a_name(package: str, verb: str) -> None:
+    result = run(verb, "a_kd")
+    assert "a_kd.yaml" in str(result.output or result.exception)
+    assert "no such file" not in str(result.output or result.exception)
+
+
 def test_a_file_comes_before_a_name(package: str) -> None:
     Path("a_kd").write_text("seed: x", encoding="utf-8")
     assert str(Path("a_kd")) + ":1:7" in run("show", "a_kd").output

@@ -64,6 +64,18 @@ def test_every_process_scores_its_share(monkeypatch: pytest.MonkeyPatch, batch_s
     assert max(map(len, scored)) - min(map(len, scored)) <= 2
 
 
+@pytest.mark.parametrize(("backend", "devices"), [("nccl", [3]), ("gloo", None)])
+def test_processes_that_meet_on_gpus_say_which(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[int] | None
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda device_ids: told.append(device_ids))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    distributed.barrier()
+    assert told == [devices]
+
+
 def test_the_batches_of_an_epoch_are_cut_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[int] = []
     monkeypatch.setattr(distributed, "divide", lambda rows, parts: cut.append(len(rows)) or rows)
@@ -75,15 +87,3 @@ def test_the_batches_of_an_epoch_are_cut_when_they_are_asked_for(monkeypatch: py
     rows = [torch.cat(parts).tolist() for parts, _ in epoch_batches(torch.arange(10), 4, accumulate=2, first=1)]
     assert rows == [[4, 5, 6, 7], [8, 9]]
     assert len(list(epoch_batches(torch.arange(10), 4, stop=2))) == 2
-
-
-@pytest.mark.parametrize(("backend", "devices"), [("nccl", [3]), ("gloo", None)])
-def test_processes_that_meet_on_gpus_say_which(
-    monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[int] | None
-) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
-    monkeypatch.setattr(torch.distributed, "barrier", lambda device_ids: told.append(device_ids))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    distributed.barrier()
-    assert told == [devices]

@@ -165,7 +165,14 @@ SMALL = {"backbone": "cnn", "width": 4, "norm": "group"}
 
 @pytest.mark.parametrize(
     "arch",
-    ["faster_rcnn", "retinanet", "fcos", "torchvision.ssd300_vgg16", "torchvision.ssdlite320_mobilenet_v3_large"],
+    [
+        "faster_rcnn",
+        "retinanet",
+        "fcos",
+        "gfl",
+        "torchvision.ssd300_vgg16",
+        "torchvision.ssdlite320_mobilenet_v3_large",
+    ],
 )
 def test_a_student_has_the_classes_of_the_data(arch: str) -> None:
     with torch.device("meta"):

@@ -120,11 +120,18 @@ class StageRunner:
         self.stage.set_modes()
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
-        order = train.arrange(self._order(seed, train), self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
-        cut = partial(epoch_batches, accumulate=self.spec.accumulation_steps, first=self.progress.batch, stop=end)
         # Batches are read ahead of those that train: each reader has an iterator of its own.
-        divided, rows, beside = tee(cut(order, self.spec.batch_size), 3)
+        divided, rows, beside = tee(
+            epoch_batches(
+                train.arrange(self._order(seed, train), self.spec.batch_size),
+                self.spec.batch_size,
+                accumulate=self.spec.accumulation_steps,
+                first=self.progress.batch,
+                stop=end,
+            ),
+            3,
+        )
         batches = self._shown(train, (torch.cat(parts) for parts, _ in rows), "augment")
         if self.spec.partners is not None:
             batches = self._partnered(batches, (torch.cat(parts) for parts, _ in beside))
