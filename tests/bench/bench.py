@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
-from kd_core.losses.dense import cwd
 from kd_core.losses.contrastive import CRD
+from kd_core.losses.dense import cwd
 from kd_core.losses.logits import kd
 from kd_core.taps.wrappers import ForwardWrapper
 from kd_core.train.output_store import Layout, OutputStore
