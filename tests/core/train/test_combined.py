@@ -97,9 +97,16 @@ def test_what_is_refused(planner: Callable[..., Planner], old: str, new: str, pa
     assert message in problem.message
 
 
-def test_dot_is_not_combined(planned: Callable[..., Plan]) -> None:
-    dot = OPTIMIZER.replace("torch.optim.Adam {lr: 0.01}", "kd_core.train.dot.DOT {lr: 0.01, task: [ce]}")
-    (problem,) = verify(planned(dot), Policy())[0]
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kd_core.train.dot.DOT {lr: 0.01, task: [ce]}",
+        "kd_core.train.sam.SAM {lr: 0.01, base_optimizer: !get:torch.optim.SGD }",
+    ],
+)
+def test_what_steps_all_that_learns_is_not_combined(planned: Callable[..., Plan], call: str) -> None:
+    plan = planned(OPTIMIZER.replace("torch.optim.Adam {lr: 0.01}", call))
+    (problem,) = verify(plan, Policy())[0]
     assert "is not combined with another" in problem.message
 
 

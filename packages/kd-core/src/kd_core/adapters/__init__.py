@@ -1,8 +1,10 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
 from kd_core.adapters.anchors import anchor_rows, decoded_boxes, matched_anchors
+from kd_core.adapters.atss import atss_anchors
 from kd_core.adapters.boxes import boxes_on_maps
 from kd_core.adapters.branches import byot_branch, ofa_branch
+from kd_core.adapters.centred import centred_anchors
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.context import global_context
@@ -30,8 +32,10 @@ __all__ = [
     "SimKDProjector",
     "TokenMap",
     "anchor_rows",
+    "atss_anchors",
     "boxes_on_maps",
     "byot_branch",
+    "centred_anchors",
     "channel_embedding",
     "class_maps",
     "confidence",

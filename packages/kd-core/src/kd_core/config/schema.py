@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kd_core.config import Lazy
+from kd_core.config.sampler import SamplerName, SamplerSpec
 from kd_core.errors import KDError, nearest
 from kd_core.synonyms import SYNONYMS, listed
 
@@ -55,6 +56,15 @@ class RuntimeSpec(StrictModel):
     models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
+    cuda_graphs: bool = False
+    """Record the compiled models as CUDA graphs, which are launched as a whole. Stages with micro-batches and runs of
+    several processes do without; needs `compile`."""
+    tf32: bool | None = None
+    """On a GPU: whether float32 products may be computed in TensorFloat-32, whose mantissa has 10 bits. Without a value
+    as PyTorch does it: in convolutions but not in matrix products."""
+    deterministic: bool = False
+    """Use algorithms that give the same bits in every run only; a run with an operation that has none is refused. On a
+    GPU a resumed run ends bit for bit like an uninterrupted one only with it."""
 
 
 class CheckpointSpec(StrictModel):
@@ -308,6 +318,9 @@ with warnings.catch_warnings():
         """Samples of one batch in validation and evaluation. By default `batch_size`; in segmentation 1."""
         drop_last: bool = False
         """Leave out the last batch of an epoch where it is incomplete."""
+        sampler: SamplerName | SamplerSpec | None = None
+        """Which training samples an epoch shows, how often and in which order: a [sampler](#the-sampler) by its name,
+        or a mapping with its values. By default each sample once, in a random order."""
         data: dict[str, Any] | None = None
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
@@ -345,6 +358,11 @@ with warnings.catch_warnings():
         """How often the validation split is scored."""
         monitor: MonitorSpec | None = None
         """The metric that chooses the best student. By default the task's own metric."""
+
+        @field_validator("sampler")
+        @classmethod
+        def _whole(cls, sampler: Any) -> Any:
+            return SamplerSpec(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
 
 
 class ExperimentSpec(StrictModel):

@@ -29,13 +29,13 @@ def partners(targets: Tensor, seed: int) -> Tensor:
     return order[starts[inverse] + within]
 
 
-def classes_of(split: Split) -> Tensor:
-    """The class of each sample of a split; KDError where one has none."""
+def classes_of(split: Split, needed: str = "partners are of one class") -> Tensor:
+    """The class of each sample of a split; KDError, which says what they are ``needed`` for, where one has none."""
     targets = split.sample_classes
     if targets is None or targets.is_floating_point() or targets.ndim != 1:
-        raise KDError("partners are of one class, and these data have no class for each sample")
+        raise KDError(f"{needed}, and these data have no class for each sample")
     if (unlabelled := int((targets < 0).sum())) > 0:
-        raise KDError(f"partners are of one class, and {unlabelled} training samples have no label")
+        raise KDError(f"{needed}, and {unlabelled} training samples have no label")
     return targets
 
 

@@ -82,9 +82,6 @@ def _one(call: Lazy, parameters: Sequence[Any], builder: Builder, path: str, *, 
     optimizer = builder.build(call, {"params": parameters, **extra}, path)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
-    if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
-        message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
-        raise ConfigError(ConfigProblem(message, path))
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
             raise ConfigError(

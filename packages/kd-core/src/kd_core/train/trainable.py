@@ -199,7 +199,7 @@ def wrap(
             cheap = components.runtime.optimize_for_inference(model, taps) if taps and stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
     still = {name: teacher for name, teacher in frozen.items() if not teacher.train_mode}
-    components.runtime.compile({**learning, **still})
+    components.runtime.compile({**learning, **still}, micro_batches=stage.spec.accumulation_steps)
     return learning, frozen
 
 

@@ -11,6 +11,7 @@ import kd_vision.data.folders
 import kd_vision.data.hub_images
 import kd_vision.data.image_files
 import kd_vision.data.tables
+import kd_vision.data.tar_shards
 import kd_vision.data.torch_datasets  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegativeInt, Size
