@@ -50,12 +50,11 @@ format: $(VENV)/.dev ## auto-format and fix lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
+docs: $(VENV)/.dev ## write what comes from the code: tables of docs/, and the schemas beside the configs
 	$(BIN)/python scripts/make_docs.py
 
-bench: $(VENV)/.dev ## the benchmarks: functions, then whole runs against a hand-written loop, alternating
-	$(BIN)/python -m pytest tests/bench --benchmark-only
-	set -e; for name in overhead speed seg memory; do $(BIN)/python tests/bench/bench_$$name.py; done
+bench: $(VENV)/.dev ## one table of ratios beside those of tests/bench/baseline.json, minutes; fails where one is 5 % worse: BENCH=--update writes it
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench.py $(BENCH)
 
 gpu: $(VENV)/.dev ## whether all is right and fast on the GPU of this machine: a table, in at most 8 minutes
 	$(BIN)/python scripts/gpu_check.py
