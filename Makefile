@@ -50,7 +50,7 @@ format: $(VENV)/.dev ## auto-format and fix lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev ## write the tables of docs/ that come from the code
+docs: $(VENV)/.dev ## write what comes from the code: tables of docs/, and the schemas beside the configs
 	$(BIN)/python scripts/make_docs.py
 
 bench: $(VENV)/.dev ## one table of ratios beside those of tests/bench/baseline.json, minutes; fails where one is 5 % worse: BENCH=--update writes it

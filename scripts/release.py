@@ -43,7 +43,7 @@ TRIALS: dict[str, list[str]] = {
         "kd-vision list configs",
         "kd-vision check cifar10_kd_resnet20_resnet56",
         "kd-vision check coco2017_fasterrcnn_resnet50",
-        "kd-vision train digits_teacher --set stages.train.steps=1 --set runtime.device=cpu --out runs/teacher",
+        "kd-vision train digits_teacher --set stages.train.epochs=1 --set runtime.device=cpu --out runs/teacher",
         "kd-vision train digits_kd --set stages.distill.steps=1 --set runtime.device=cpu --out run",
         "kd-vision eval run",
     ],

@@ -198,8 +198,12 @@ stages:
   distill:
     method: {method: dafl, latent: 8}
     epochs: 2
-    batch_size: 32"""
-    + REST,
+    batch_size: 32
+    optimizer:
+      call: !call:torch.optim.SGD {lr: 0.02, momentum: 0.9}
+      groups: [{params: adapters.dafl_images, call: !call:torch.optim.Adam {lr: 0.01}}]
+    scheduler: !call:torch.optim.lr_scheduler.StepLR {step_size: 1}
+""",
 }
 TEACHERS = METHODS["confident teachers"]
 SLOW = {"data-free"}

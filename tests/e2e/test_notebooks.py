@@ -12,12 +12,14 @@ import subprocess
 import sys
 import zipfile
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kd_core.cli.shipped import shipped
+from kd_core.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -101,6 +103,39 @@ def test_every_command_and_config_exists(name: str) -> None:
         assert {argument for argument in arguments if argument.startswith("--")} <= options
         if verb in ("train", "show", "check", "taps") and not arguments[0].startswith("{"):
             assert arguments[0] in shipped(package) or arguments[0] in MADE
+
+
+def trainings(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[str]]]:
+    """The shipped configs that a notebook trains as its user runs it, with the values that are replaced."""
+    monkeypatch.delenv("KD_NOTEBOOKS_SMALL", raising=False)
+    names: dict[str, Any] = {}
+    exec("".join(code_cells(NOTEBOOKS[name])[1]["source"]), names)
+    for line in re.findall(r"^OPTIONS \+?= .*$", "\n".join(sources(name, "code")), re.M):
+        exec(line, names)
+    names["task"] = names.get("TASKS", [""])[0]
+    found = []
+    for line in commands(name):
+        words = shlex.split(eval(f"rf{line!r}", names)) if re.match(r"kd-\w+ train ", line) else []
+        configs = shipped(words[0].replace("-", "_")) if words else {}
+        if words and words[2] in configs:
+            values = [value for option, value in pairwise(words) if option == "--set"]
+            found.append((configs[words[2]], values))
+    return found
+
+
+@pytest.mark.parametrize("name", ["cifar_training", "cifar_distillation", "glue_finetuning", "glue_distillation"])
+def test_the_real_trainings_are_experiments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = trainings(name, monkeypatch)
+    assert found
+    for config, values in found:
+        assert Experiment.load(config, overrides=values).trains
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar_training", "cifar_distillation", "object_detection"])
+def test_the_real_trainings_pass_their_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for config, values in trainings(name, monkeypatch):
+        Experiment.load(config, overrides=values).check()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -200,7 +235,7 @@ def test_intermediate_representations(folder: Path) -> None:
 @pytest.mark.slow
 def test_object_detection(folder: Path) -> None:
     shown = execute("object_detection", folder)
-    assert score(folder / "runs/distilled", "map50") > 0
+    assert score(folder / "runs/distilled", "ap50") > 0
     assert len(list((folder / "pictures").glob("*.png"))) == 3
     assert shown.count("image/png") == 3
 
@@ -208,6 +243,6 @@ def test_object_detection(folder: Path) -> None:
 @pytest.mark.slow
 def test_own_data(folder: Path) -> None:
     shown = execute("own_data", folder)
-    assert score(folder / "runs/distilled", "top1") > 60
+    assert score(folder / "runs/distilled", "top1") > 50
     assert (folder / "student.pt2").stat().st_size > 1000
     assert shown.count("image/png") == 2

@@ -17,7 +17,7 @@ from kd_core.config import Policy
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
 from kd_core.evaluation import evaluate
-from kd_core.experiment import Experiment
+from kd_core.experiment import Experiment, resume
 from kd_core.models.registry import MODELS
 from kd_core.observers import Observer, RunEvent, StepEvent
 from kd_core.runs.progress import Reporter
@@ -99,8 +99,9 @@ def test_same_seed_same_student_another_seed_another(train: Train) -> None:
 def test_the_resolved_config_reruns_the_run(train: Train, tmp_path: Path) -> None:
     first = train(DIGITS, "stages.distill.optimizer.lr=0.02", "seed=3", out="a")
     assert first.run is not None
-    again = Experiment.load(first.run / "config.yaml").train(tmp_path / "b")
+    again = Experiment.load(first.run / "config.yaml").train(str(tmp_path / "b"))
     assert student_bytes(first.run) == student_bytes(again.run)
+    assert resume(str(tmp_path / "b")).metrics == again.metrics
 
 
 class Teachers(Observer):

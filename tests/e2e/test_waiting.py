@@ -5,8 +5,11 @@ There need not be a GPU to tell: what depends on the batch or on a parameter is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +23,10 @@ from kd_core.data.batch import Batch
 from kd_core.experiment import Experiment
 from kd_core.taps.nested import tensors
 from kd_core.train.loop import StageRunner
+from kd_seg.preprocessing import constants
+from kd_vision.inputs import constant
 
+from .fake_gpu import Ended, steps_on_a_gpu
 from .test_resume import DEMANDING
 
 READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "item", "unique_dim", "_unique2"}
@@ -88,3 +94,48 @@ def test_mixing_images_waits_for_nothing(followed: None, tmp_path: Path, view: s
     chosen = f"stages.distill.views={{view: {view}, num_classes: 10}}"
     stages = ("stages.hint=null", "stages.distill.epochs=1", "stages.distill.batch_size=32")
     shortened(tmp_path, DEMANDING, *stages, chosen).train(tmp_path / "run")
+
+
+@pytest.fixture
+def nothing_cached() -> Iterator[None]:
+    """No constant of images stays that is on a GPU that is not there."""
+    yield
+    constant.cache_clear()
+    constants.cache_clear()
+
+
+def cases() -> ModuleType:
+    """The runs of scripts/gpu_check.py."""
+    path = Path(__file__).parents[2] / "scripts" / "gpu" / "cases.py"
+    spec = spec_from_file_location("cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["cases"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GPU_CASES = {case.name: case for case in cases().CASES if case.name != "detection"}
+"""torchvision's detectors look at how many boxes there are."""
+
+
+@pytest.mark.parametrize(
+    "name", ["crd", *(pytest.param(name, marks=pytest.mark.slow) for name in GPU_CASES if name != "crd")]
+)
+def test_all_of_a_step_is_on_one_device_and_nothing_is_copied_to_it(
+    nothing_cached: None, tmp_path: Path, name: str
+) -> None:
+    case, copies = GPU_CASES[name], list[str]()
+    experiment = Experiment.load(case.path(tmp_path), overrides=[*case.overrides, "runtime={device: cpu}"])
+    with steps_on_a_gpu(copies), pytest.raises(Ended):
+        experiment.train(tmp_path / "run")
+    assert not copies
+
+
+@pytest.mark.slow
+def test_a_tensor_elsewhere_is_found(nothing_cached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = torch.ones(1)
+    monkeypatch.setattr(torch.nn.AdaptiveAvgPool2d, "forward", lambda self, x: x.mean((2, 3), keepdim=True) * there)
+    experiment = Experiment.load(GPU_CASES["ce"].path(tmp_path), overrides=["runtime={device: cpu}"])
+    with steps_on_a_gpu([]), pytest.raises(RuntimeError, match="two devices, cuda:0 and cpu"):
+        experiment.train(tmp_path / "run")

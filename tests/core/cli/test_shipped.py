@@ -12,7 +12,12 @@ from click.testing import CliRunner, Result
 from kd_core.cli.group import make_cli
 from kd_core.cli.shipped import about, shipped
 
-CONFIG = "# kd-mine train a_kd.yaml\n# Soft targets, as usual. More of it.\nextends: _base.yaml\nseed: 1\n"
+CONFIG = """# kd-mine train a_kd.yaml
+# yaml-language-server: $schema=schema.json
+# Soft targets, as usual. More of it.
+extends: _base.yaml
+seed: 1
+"""
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ class Experiment:
 
     def train(
         self,
-        out: Path | RunFolder | None = None,
+        out: str | Path | RunFolder | None = None,
         command: str = "",
         observers: Sequence[Observer] = (),
         *,
@@ -177,20 +177,23 @@ class Experiment:
         self.check()
         self._ready()
         join(self.plan.runtime.device)
+        folder = Path(out) if isinstance(out, str) else out
         resumes = resumes or restarts()
-        if resumes and out is None:
+        if resumes and folder is None:
             hint = "name it with --out"
             raise KDError("a run that may be started again needs a folder that it finds again", hint=hint)
-        if resumes and isinstance(out, Path) and run_on_rank_zero(lambda: self._has_begun(out)):
-            return resume(out, trust=self.policy.trust, command=command, observers=observers)
+        if resumes and isinstance(folder, Path) and run_on_rank_zero(lambda: self._has_begun(folder)):
+            return resume(folder, trust=self.policy.trust, command=command, observers=observers)
 
         def locked() -> RunFolder:
-            return out if isinstance(out, RunFolder) else RunFolder.create(self.plan.name, self.plan.seed, out)
+            if isinstance(folder, RunFolder):
+                return folder
+            return RunFolder.create(self.plan.name, self.plan.seed, folder)
 
-        with shared(locked) as folder:
+        with shared(locked) as new:
             pinned = self.pinned()
-            run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
-            return run(pinned.plan, pinned.policy, folder, command, resumed=False, observers=observers)
+            run_on_rank_zero(lambda: new.write_config(pinned.resolved()))
+            return run(pinned.plan, pinned.policy, new, command, resumed=False, observers=observers)
 
     def _has_begun(self, out: Path) -> bool:
         """Whether a run of this experiment has begun in a folder; KDError where that is a run of another one.
@@ -257,7 +260,7 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
 
 
 def resume(
-    path: Path | RunFolder,
+    path: str | Path | RunFolder,
     *,
     trust: Sequence[str] = (),
     command: str = "",
@@ -268,7 +271,7 @@ def resume(
 
     ``path`` may be a folder that this process has claimed. ``observers`` watch beside those of the config.
     """
-    folder = path if isinstance(path, RunFolder) else RunFolder.open(path)
+    folder = path if isinstance(path, RunFolder) else RunFolder.open(Path(path))
     if folder.finished:
         result = folder.result()
         return Result(
@@ -295,7 +298,7 @@ class Taps(NamedTuple):
     landmarks: list[LandmarkRow]
 
 
-def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
+def taps(path: str | Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
     """The modules of a config's model with the shapes of what goes through them, and its landmarks."""
     experiment = Experiment.load(path, overrides=overrides, trust=trust)
     modules = model_taps(experiment.plan, experiment.policy, model)

@@ -117,10 +117,22 @@ class EarlyStoppingSpec(StrictModel):
 
 
 class GroupSpec(ExtraModel):
-    """A parameter group: patterns of what it holds, and its own optimiser options."""
+    """A parameter group: patterns of what it holds, and its own optimiser options, or an optimiser of its own."""
 
     params: StrOrList
     """Patterns of the parameters of this group. All further keys are options of the optimizer, such as `lr`."""
+    call: Lazy | None = None
+    """Another optimizer for this group, a `!call` without its parameters, which has its options. The scheduler leaves
+    its learning rate as it is."""
+
+    @model_validator(mode="after")
+    def _options_in_the_call(self) -> GroupSpec:
+        if self.call is not None and self.extra:
+            key = next(iter(self.extra))
+            raise ValueError(
+                KDError("is an option of the group's own optimizer", hint="write it into `call`", path=key)
+            )
+        return self
 
 
 class OptimizerSpec(StrictModel):

@@ -140,8 +140,16 @@ class StagePlanner:
             self.validator.report(
                 (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulation_steps} micro-batches"
             )
+        self._calls(stage_spec, path)
+        return lacks
+
+    def _calls(self, stage_spec: StageSpec, path: Path) -> None:
+        """Locate and bind the calls of the optimizer and the scheduler."""
         for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
             value, where = getattr(stage_spec, key), (*path, key)
+            for position, group in enumerate(value.groups if isinstance(value, OptimizerSpec) else ()):
+                if group.call is not None:
+                    self.binder.calls(group.call, (*where, "groups", position, "call"), (supplied,), kind=kind)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):
                 value, where = value.call, (*where, "call")
             if value is not None:
@@ -149,7 +157,6 @@ class StagePlanner:
                 self.binder.calls(call, where, (supplied,), kind=kind)
                 for position, part in enumerate(inner):
                     self.binder.calls(part, (*where, "schedulers", position), (supplied,), kind=kind)
-        return lacks
 
     def _candidates(self, stage: StageSpec, path: Path) -> tuple[str, ...]:
         """The models that may take the student's place, groups written out."""

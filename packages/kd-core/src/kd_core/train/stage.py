@@ -23,6 +23,7 @@ from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
 from kd_core.task import Metrics, eval_batch_size
 from kd_core.train.average import MovingAverage
+from kd_core.train.combined import CombinedOptimizer
 from kd_core.train.components import Components
 from kd_core.train.dot import DOT, SeparateGradients, check_dot
 from kd_core.train.evaluate import measured
@@ -80,6 +81,10 @@ class Stage:
         self.optimizer = build_optimizer(self.spec.optimizer, self.root, builder, where, fused=fused)
         where = dotted(self.plan.path("scheduler"))
         self.scheduler, self.interval = build_scheduler(self.spec.scheduler, self.optimizer, builder, where)
+        if self.runtime.sharded and isinstance(self.optimizer, CombinedOptimizer):
+            raise KDError("parameters are sharded (FSDP) for one optimizer, and a group has its own").at(
+                *self.plan.path("optimizer")
+            )
         if self.runtime.sharded and len(self.components.plan.stages) > 1:
             raise KDError("parameters are sharded (FSDP) for a whole run: it must have one stage")
         step = Step(self.learning, self.objective)
