@@ -93,7 +93,14 @@ def test_a_dinov2_on_the_disk_teaches_and_a_killed_run_ends_in_the_same_bytes(
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
     transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(tmp_path / "dinov2")
-    more = ["models.teacher={hub: dinov2}", "checkpoint={every_steps: 1}", "observers={killer: {}}"]
+    pooled = "teacher.output/pooler_output"
+    wires = [f"adapters.student_image.match={pooled}", f"stages.features.losses.image.teacher={pooled}"]
+    more = [
+        *wires,
+        "models.teacher={hub: dinov2, num_classes: 0}",
+        "checkpoint={every_steps: 1}",
+        "observers={killer: {}}",
+    ]
 
     def trained(run: str) -> bytes:
         Experiment.load(RECIPE, overrides=[*SMALL, *more]).train(tmp_path / run)
