@@ -136,8 +136,13 @@ DETECTION = {
     **{f"coco2017_{name}": [Recipe(26, 16, 0.02, 1e-4, TWICE, [1.0])] for name in BACKBONES.split()},
     **{
         f"coco2017_{name}": [Recipe(26, 16, 0.01, 1e-4, TWICE, [1.0])]
-        for name in ("retinanet_resnet50", "fcos_resnet50", "retinanet_resnet101")
+        for name in ("retinanet_resnet50", "fcos_resnet50", "retinanet_resnet101", "fcos_resnet101")
     },
+    "coco2017_gfl_resnet50": [Recipe(12, 16, 0.01, 1e-4, ([8, 11], 0.1), [1.0])],
+    "coco2017_gfl_resnet101": [Recipe(24, 16, 0.01, 1e-4, TWICE, [1.0])],
+    "coco2017_ld_gfl_resnet50_resnet101": [Recipe(12, 16, 0.01, 1e-4, ([8, 11], 0.1), [1.0, 0.25, 0.0625, 0.125])],
+    "coco2017_crosskd_fcos_resnet50_resnet101": [Recipe(26, 16, 0.01, 1e-4, TWICE, [1.0, 0.4, 0.75])],
+    "coco2017_crosskd_gfl_resnet50_resnet101": [Recipe(12, 16, 0.01, 1e-4, ([8, 11], 0.1), [1.0, 1.0, 4.0])],
     "coco2017_keypointrcnn_resnet50": [Recipe(46, 16, 0.02, 1e-4, ([36, 43], 0.1), [1.0])],
     "coco2017_ssd300_vgg16": [Recipe(120, 32, 0.002, 5e-4, ([80, 110], 0.1), [1.0])],
     "coco2017_ssdlite320_mobilenetv3": [Recipe(660, 192, 0.15, 4e-5, "cosine", [1.0])],
@@ -206,7 +211,8 @@ OWN = {
     "coco2017_fgd_retinanet_resnet50_resnet101 coco2017_hint_faster_rcnn_mobilenetv3_resnet50 "
     "coco2017_mgd_retinanet_resnet50_resnet101 coco2017_pkd_faster_rcnn_mobilenetv3_resnet50 "
     "coco2017_pkd_faster_rcnn_resnet50_resnet101 coco2017_pkd_retinanet_resnet50_resnet101 scenes_alone "
-    "scenes_crosskd scenes_cwd scenes_fgd scenes_fitnet scenes_kd scenes_mgd scenes_pkd scenes_teacher",
+    "scenes_crosskd scenes_crosskd_gfl scenes_cwd scenes_fgd scenes_fitnet scenes_gfl scenes_gfl_teacher scenes_kd "
+    "scenes_ld scenes_mgd scenes_pkd scenes_teacher",
     "glue": "example_alone example_kd example_teacher sst2_distilbert sst2_minilm sst2_pkd sst2_tinybert",
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
     "vision": "digits_alone digits_kd digits_methods digits_teacher cifar10_at_resnet20_resnet56 "

@@ -72,6 +72,8 @@ REFUSED = {
 """Methods that need maps of equal channels or sizes, several teachers, or a last stage that is one module before the
 classifier, with a part of what is said where that is not there."""
 DETECTORS = [name for name in METHODS.names() if METHODS.get(name).about.get("task") == "object_detection"]
+HEADS = {"crosskd": "retinanet", "crosskd_fcos": "fcos", "crosskd_gfl": "gfl", "ld": "gfl"}
+"""Methods that read a detector's head, and whose it is."""
 every_method = pytest.mark.parametrize("name", METHODS.names())
 every_classifying_method = pytest.mark.parametrize("name", sorted({*METHODS.names()} - {*DETECTORS}))
 
@@ -162,13 +164,13 @@ def detection(method: str, arch: str, width: int) -> Experiment:
 @pytest.mark.parametrize("arch", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_method_fits_detectors(name: str, arch: str) -> None:
-    if name == "crosskd" and arch != "retinanet":
-        pytest.skip("its head is RetinaNet's")
-    assert detection(name, arch, 12).check(strict=True) == []
+    if name in HEADS and arch != "retinanet":
+        pytest.skip("it reads a head of another kind")
+    assert detection(name, HEADS.get(name, arch), 12).check(strict=True) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_method_trains_a_detector(name: str, tmp_path: Path) -> None:
-    result = detection(name, "retinanet", 8 if name == "crosskd" else 12).train(tmp_path / "run")
+    result = detection(name, HEADS.get(name, "retinanet"), 8 if name in HEADS else 12).train(tmp_path / "run")
     assert 0 <= result.metrics["ap"] <= 100

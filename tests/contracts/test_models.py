@@ -54,7 +54,7 @@ ONE_OF_EACH = SMALL | {
     )
 }
 DETECTORS = {
-    *("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "ssdlite"),
+    *("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "gfl", "ssdlite"),
     *(TORCHVISION + name for name in kd_vision.detection.models.NAMES),
 }
 """They give no logits: see tests/vision/detection/test_builders.py."""

@@ -43,7 +43,7 @@ def schedule_of(stage: StagePlan) -> Any:
     assert interval == "step"
     if kind.startswith("WarmUp"):
         assert str(values.pop("steps_per_epoch").name) == "steps_per_epoch"
-        assert not values.keys() - {"milestones", "epochs"}
+        assert not values.keys() - {"milestones", "epochs", "warm_up"}
         return (values["milestones"], 0.1) if kind == "WarmUpMultiStepLR" else "cosine"
     assert str(values["total_iters"].name) == "steps"
     if kind == "LinearLR":

@@ -192,6 +192,7 @@ def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[.
     assert (run / "student" / "model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_sharding_two_stages_is_refused(config: Callable[..., Path], tmp_path: Path) -> None:
     both = launch("train", config(CONFIG + "  tune:\n    epochs: 1\n"), "--out", tmp_path / "run", program=SHARDED)
     _, errors = both.communicate(timeout=240)

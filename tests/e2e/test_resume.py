@@ -196,7 +196,9 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return student_bytes(Experiment.load(folder / "experiment.yaml", overrides=MORE).train(folder / "run").run)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_and_resume_through_the_command(
     config: Callable[..., Path], longer: bytes, tmp_path: Path, number: int, code: int
 ) -> None:

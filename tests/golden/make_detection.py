@@ -39,6 +39,9 @@ def load(reference: Reference, repos: Any) -> Any:
     for initial in ("constant_init", "kaiming_init"):
         names[initial] = lambda *_, **__: None
     names["fp16_clamp"] = torch.clamp
+    names["force_fp32"] = lambda **_: lambda method: method
+    names["AssignResult"] = lambda number, indices, overlaps, labels: indices
+    names |= dict.fromkeys(("AnchorHead", "GFLHead"), object)
     return load_part(reference, repos, keep=("weighted_loss",), **names)
 
 
@@ -67,6 +70,8 @@ def crosskd(which: int) -> Any:
 
     def call(code: Any, given: Tensors, values: dict[str, Any]) -> Tensor:
         around = code.pred_mimicking_loss_single.__globals__
+        beta = {name: value for name, value in values.items() if name == "beta"}
+        regression = "IoULoss" if values.get("distance") == "log_iou" else "GIoULoss"
         boxes, (count, anchors) = which == 1, given["positive"].shape
         classes = given["logits"].detach() if boxes else given["student"]
         pair = [
@@ -78,7 +83,7 @@ def crosskd(which: int) -> Any:
             cls_out_channels=kinds, bbox_coder=SimpleNamespace(encode_size=4, decode=lambda anchors, deltas: deltas)
         )
         detector = SimpleNamespace(
-            bbox_head=head, loss_cls_kd=around["KDQualityFocalLoss"](**values), loss_reg_kd=around["GIoULoss"]()
+            bbox_head=head, loss_cls_kd=around["KDQualityFocalLoss"](**beta), loss_reg_kd=around[regression]()
         )
         maps = [each.transpose(1, 2).reshape(count, -1, anchors, 1) for each in (*scores, *pair)]
         weights = given.get("mask", torch.ones(count, anchors)).double().clone()
@@ -132,7 +137,7 @@ RETINANET = Reference(
         *WEIGHTED,
         *((name, f"{LOSSES}/kd_loss.py") for name in ("kd_quality_focal_loss", "KDQualityFocalLoss")),
         ("bbox_overlaps", "mmdet/structures/bbox/bbox_overlaps.py"),
-        *((name, f"{LOSSES}/iou_loss.py") for name in ("giou_loss", "GIoULoss")),
+        *((name, f"{LOSSES}/iou_loss.py") for name in ("iou_loss", "giou_loss", "IoULoss", "GIoULoss")),
     ),
 )
 DIVERGENCE = tuple(
@@ -193,13 +198,14 @@ CASES: dict[str, list[Case]] = {
         Case(
             "crosskd_boxes",
             {**corners(2, 3, seeds=seeds), "logits": Input((2, 3, 4), 1242), **more},
-            {},
+            values,
             ("student", "teacher"),
         )
-        for seeds, more in (
-            ((114, 6834), {"positive": some(2, 3, seed=1243)}),
-            ((20807, 30463), {"positive": some(2, 3, seed=1244), "mask": some(2, 3, seed=1245)}),
-            ((30858, 30877), {"positive": Input((2, 3), 1246, low=0.0, high=0.9, whole=True)}),
+        for seeds, more, values in (
+            ((114, 6834), {"positive": some(2, 3, seed=1243)}, {}),
+            ((20807, 30463), {"positive": some(2, 3, seed=1244), "mask": some(2, 3, seed=1245)}, {}),
+            ((30858, 30877), {"positive": Input((2, 3), 1246, low=0.0, high=0.9, whole=True)}, {}),
+            ((114, 6834), {"positive": Input((2, 3), 1247, low=0.0, high=3.0)}, {"distance": "log_iou"}),
         )
     ],
     "crosskd_distances": [

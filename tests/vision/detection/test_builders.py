@@ -27,9 +27,10 @@ CASES: dict[str, dict[str, Any]] = {
     "keypoint_rcnn": {**BOXES, "keypoint_channels": 4, "keypoint_layers": 1, "num_keypoints": 2},
     "retinanet": PYRAMID,
     "fcos": {**PYRAMID, "head_layers": 1},
+    "gfl": PYRAMID,
     "ssdlite": {**SMALL, "size": 64},
 }
-STRIDES = {"retinanet": (8, 16, 32, 64, 128), "fcos": (8, 16, 32, 64, 128), "ssdlite": (16, 32, 64, 128, 256, 512)}
+STRIDES = {**dict.fromkeys(("retinanet", "fcos", "gfl"), (8, 16, 32, 64, 128)), "ssdlite": (16, 32, 64, 128, 256, 512)}
 IMAGES = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 
 

@@ -25,6 +25,7 @@ CNN: dict[str, Any] = {**SIZE, "backbone": "cnn", "width": 4, "pyramid_channels"
 MODELS_OF = {
     "retinanet": CNN,
     "fcos": CNN,
+    "gfl": CNN,
     "ssdlite": {"backbone": "mobilenet_v3_small", "num_classes": 4, "size": 96},
 }
 

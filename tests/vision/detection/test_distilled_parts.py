@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models.detection import _utils, retinanet
+from torchvision.models.detection import _utils, fcos, retinanet
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
-from kd_core.adapters import anchor_rows, boxes_on_maps, decoded_boxes, matched_anchors
+from kd_core.adapters import anchor_rows, boxes_on_maps, centred_anchors, decoded_boxes, matched_anchors
+from kd_core.errors import KDError
 
 
 def transformed(training: bool = True) -> tuple[object, list[dict[str, Tensor]]]:
@@ -89,3 +93,40 @@ def test_boxes_are_decoded_as_torchvision_decodes_them() -> None:
     coder = _utils.BoxCoder((1.0, 1.0, 1.0, 1.0))
     for image in range(2):
         torch.testing.assert_close(found[image], coder.decode_single(offsets[image], anchors[image]))
+
+
+def test_distances_are_decoded_as_torchvision_decodes_them() -> None:
+    anchors = [boxes(6, 0), boxes(6, 1)]
+    distances = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    found = decoded_boxes([distances, anchors], None, None, form="distances")(distances, anchors)
+    coder = _utils.BoxLinearCoder(normalize_by_size=True)
+    torch.testing.assert_close(found, coder.decode(distances.relu(), torch.stack(anchors)))
+
+
+def test_centred_positions_are_those_that_torchvisions_fcos_learns_from() -> None:
+    places = [torch.stack(torch.meshgrid(*[torch.arange(0.0, 64, stride)] * 2, indexing="xy"), 2) for stride in (4, 8)]
+    halves = [torch.full((part.shape[0] ** 2, 2), stride / 2) for part, stride in zip(places, (4, 8), strict=True)]
+    centres, halves = torch.cat([part.view(-1, 2) for part in places]), torch.cat(halves)
+    anchors = torch.cat((centres - halves, centres + halves), 1)
+    truth = torch.tensor(
+        [[[4.0, 5.0, 20.0, 22.0], [10.0, 3.0, 60.0, 50.0]], [[30.0, 30.0, 45.0, 41.0], [0, 0, -1, -1]]]
+    )
+    labels = torch.tensor([[3, 4], [5, 0]])
+    given = [truth, labels, [anchors] * 2, [torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 8, 8)]]
+    found = centred_anchors(given, None, None)(*given)
+    learned: list[Any] = []
+    head = SimpleNamespace(compute_loss=lambda targets, outputs, anchors, matched: learned.extend(matched))
+    targets = [{"boxes": truth[0]}, {"boxes": truth[1, :1]}]
+    model: Any = SimpleNamespace(center_sampling_radius=1.5, head=head)
+    fcos.FCOS.compute_loss(model, targets, {}, [anchors] * 2, [256, 64])  # type: ignore[arg-type]
+    for image, matched in enumerate(learned):
+        assert (matched >= 0).sum() > 3
+        assert torch.equal(found["positive"][image], matched >= 0)
+        wanted = labels[image][matched.clamp(min=0)].where(matched >= 0, torch.tensor(-100))
+        assert torch.equal(found["target"][image], wanted)
+    assert found["centerness"].max() > 0.8
+    assert torch.equal(found["centerness"] > 0, found["positive"])
+    empty = [torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), *given[2:]]
+    assert not centred_anchors(empty, None, None)(*empty)["centerness"].any()
+    with pytest.raises(KDError, match="centred_anchors takes boxes, labels, anchors and the levels' maps"):
+        centred_anchors(given[:3], None, None)

@@ -96,7 +96,7 @@ class LoadedStudent:
         model, runtime = self.build(splits.info)
         measures = measured(
             self.plan.task,
-            model,
+            {STUDENT: model},
             STUDENT,
             split,
             spec=self.plan.inputs[STUDENT],
@@ -104,7 +104,7 @@ class LoadedStudent:
             info=splits.info,
             batch_size=self.batch_size,
             runtime=runtime,
-        )
+        )[STUDENT]
         metrics, classes = measures.compute(), measures.by_class()
         if card is None:
             return Result(metrics, run=self.run, samples=len(split), split=name, classes=classes)

@@ -1,8 +1,10 @@
 """Small trainable modules between a tap and a loss, their widths read off a probe batch. One file per family."""
 
 from kd_core.adapters.anchors import anchor_rows, decoded_boxes, matched_anchors
+from kd_core.adapters.atss import atss_anchors
 from kd_core.adapters.boxes import boxes_on_maps
 from kd_core.adapters.branches import byot_branch, ofa_branch
+from kd_core.adapters.centred import centred_anchors
 from kd_core.adapters.class_maps import class_maps
 from kd_core.adapters.connectors import channel_embedding, connector
 from kd_core.adapters.context import global_context
@@ -10,6 +12,7 @@ from kd_core.adapters.diffusion import denoiser
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
+from kd_core.adapters.generator import image_generator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
 from kd_core.adapters.importance import confidence, valuable_region
 from kd_core.adapters.logits import hard_labels, learned_number, pooled_classifier, region_pool
@@ -29,8 +32,10 @@ __all__ = [
     "SimKDProjector",
     "TokenMap",
     "anchor_rows",
+    "atss_anchors",
     "boxes_on_maps",
     "byot_branch",
+    "centred_anchors",
     "channel_embedding",
     "class_maps",
     "confidence",
@@ -44,6 +49,7 @@ __all__ = [
     "generation",
     "global_context",
     "hard_labels",
+    "image_generator",
     "learned_number",
     "margin_relu",
     "matched_anchors",

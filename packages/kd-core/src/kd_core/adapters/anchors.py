@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +126,17 @@ def matched_anchors(
     return MatchedAnchors(foreground, background, low_quality)
 
 
+class DistantBoxes(nn.Module):
+    """Distances (B, A, 4) of the sides in units of B anchors (A, 4) -> boxes (B, A, 4); none is below 0."""
+
+    def forward(self, distances: Tensor, anchors: Sequence[Tensor]) -> Tensor:
+        boxes = torch.stack(list(anchors))
+        sides = boxes[..., 2:] - boxes[..., :2]
+        centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+        away = distances.clamp(min=0) * torch.cat((sides, sides), dim=-1)
+        return torch.cat((centres - away[..., :2], centres + away[..., 2:]), dim=-1)
+
+
 class DecodedBoxes(nn.Module):
     """Offsets (B, A, 4) and B anchors (A, 4) -> boxes (B, A, 4)."""
 
@@ -138,14 +149,20 @@ class DecodedBoxes(nn.Module):
 
 
 @ADAPTERS("decoded_boxes")
-def decoded_boxes(inputs: list[Any], match: Tensor | None, out_features: int | None) -> nn.Module:
-    """The boxes that a RetinaNet's head means: its offsets, applied to the anchors.
+def decoded_boxes(
+    inputs: list[Any],
+    match: Tensor | None,
+    out_features: int | None,
+    *,
+    form: Literal["offsets", "distances"] = "offsets",
+) -> nn.Module:
+    """The boxes that a RetinaNet's head means, its offsets applied to the anchors; or, from ``distances``, an FCOS's.
 
     Inputs: offsets (B, A, 4), and the wire ``student.anchor_generator``, B tensors (A, 4) -> boxes (B, A, 4), x1 y1 x2
     y2 in pixels of the padded batch. KDError where the inputs are something else. As torchvision's ``BoxCoder`` with
-    its four weights at 1.
+    its four weights at 1, or its ``BoxLinearCoder``, whose distances below 0 are 0.
     """
     if not isinstance(inputs, list) or len(inputs) != 2 or match is not None or out_features is not None:
         hint = "write `inputs: [teacher.head.regression_head, student.anchor_generator]`"
         raise KDError("decoded_boxes takes offsets and anchors, and no width", hint=hint)
-    return DecodedBoxes()
+    return DecodedBoxes() if form == "offsets" else DistantBoxes()

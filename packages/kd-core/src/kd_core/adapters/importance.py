@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_core.adapters.anchors import each_level, iou
+from kd_core.adapters.anchors import iou
+from kd_core.adapters.atss import distances, level_sizes, nearest_anchors, thresholds
 from kd_core.adapters.registry import ADAPTERS
 from kd_core.errors import KDError
 from kd_core.ranges import Fraction, PositiveInt
@@ -50,11 +51,7 @@ class ValuableRegion(nn.Module):
         self.nearest, self.low = nearest, low
 
     def forward(self, boxes: Tensor, anchors: Sequence[Tensor], maps: Any) -> Tensor:
-        places = [level.shape[-2] * level.shape[-1] for level in each_level(maps)]
-        each, rest = divmod(len(anchors[0]), sum(places))
-        if rest:
-            raise KDError(f"{len(anchors[0])} anchors are no multiple of the {sum(places)} positions of the maps")
-        sizes = [each * count for count in places]
+        sizes = level_sizes(anchors[0], maps)
         return torch.stack([self._image(*image, sizes) for image in zip(boxes, anchors, strict=True)])
 
     def _image(self, boxes: Tensor, anchors: Tensor, sizes: list[int]) -> Tensor:
@@ -62,26 +59,10 @@ class ValuableRegion(nn.Module):
         if not len(boxes):
             return anchors.new_zeros(len(anchors))
         overlaps, nearness = iou(boxes, anchors), _nearness(boxes, anchors)
-        threshold = self._threshold(overlaps, _distances(boxes, anchors), sizes)
+        threshold = thresholds(overlaps, nearest_anchors(distances(boxes, anchors), sizes, self.nearest))
         real = ((boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1]))[:, None]
         region = (nearness >= self.low * threshold) & (nearness < threshold) & real
         return torch.where(region, overlaps, 0.0).amax(0)
-
-    def _threshold(self, overlaps: Tensor, distances: Tensor, sizes: list[int]) -> Tensor:
-        """(M, 1): mean and standard deviation, added up, of the IoUs of the anchors nearest a box on each level."""
-        chosen = [
-            level.gather(1, away.topk(min(self.nearest, size), dim=1, largest=False).indices)
-            for level, away, size in zip(overlaps.split(sizes, 1), distances.split(sizes, 1), sizes, strict=True)
-        ]
-        near = torch.cat(chosen, dim=1)
-        spread = near.std(1, keepdim=True) if near.shape[1] > 1 else torch.zeros_like(near)
-        return near.mean(1, keepdim=True) + spread
-
-
-def _distances(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """(M, A): squared distances of the centres."""
-    centres = [(corners[:, :2] + corners[:, 2:]) / 2 for corners in (boxes, anchors)]
-    return (centres[0][:, None] - centres[1]).square().sum(2)
 
 
 def _nearness(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -94,7 +75,7 @@ def _nearness(boxes: Tensor, anchors: Tensor) -> Tensor:
     area = ((anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])).clamp(min=SMALL)
     low, high = torch.minimum(boxes[:, None, :2], anchors[:, :2]), torch.maximum(boxes[:, None, 2:], anchors[:, 2:])
     diagonal = (high - low).clamp(min=0).square().sum(2).clamp(min=SMALL)
-    return sides[..., 0] * sides[..., 1] / area - _distances(boxes, anchors) / diagonal
+    return sides[..., 0] * sides[..., 1] / area - distances(boxes, anchors) / diagonal
 
 
 @ADAPTERS("valuable_region")

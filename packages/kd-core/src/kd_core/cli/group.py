@@ -26,6 +26,7 @@ from kd_core.cli.prune import prune
 from kd_core.cli.report import report
 from kd_core.cli.schema import schema
 from kd_core.cli.study import compare, sweep
+from kd_core.cli.submit import submit
 from kd_core.cli.train import resume, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
 from kd_core.escapes import for_terminal
@@ -54,7 +55,7 @@ def make_cli(
     group.package = package.replace("-", "_")
     click.version_option(package_name=package, prog_name=name)(group)
     others = (report, export, profile, push, prune, cache, migrate, schema)
-    for verb in (train, evaluate_command(published), resume, sweep, compare, check, plan, show, taps, *others):
+    for verb in (train, evaluate_command(published), resume, submit, sweep, compare, check, plan, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks, models))
     return group

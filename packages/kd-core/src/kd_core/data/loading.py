@@ -139,7 +139,7 @@ class SampleLoader(Generic[B]):
             collate_fn=_same,
             num_workers=self.workers,
             worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_initialized(),  # a run on the CPU leaves a GPU alone
             generator=torch.Generator(),  # else it draws from the global one
             persistent_workers=persistent,
         )

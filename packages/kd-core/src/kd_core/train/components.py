@@ -213,7 +213,7 @@ class Components:
             data, splits = self.data.get(stage.data)
             for name, spec in self.plan.models.items():
                 path = f"models.{name}"
-                if name == STUDENT or OUTPUT in self.plan.taps(stage).get(name, ()):
+                if name == STUDENT or name in self.plan.outputs_read(stage):
                     warnings[check_class_names(spec, splits.info, path)] = None
                 warnings[preprocessing_warning(spec, self.plan.task.preprocessing(data), path)] = None
         for warning in filter(None, warnings):

@@ -143,6 +143,9 @@ def _probed(
             know_landmarks(models[name].eval(), plan.task.call, batch.for_model(name))
     for name, taps in plan.taps(stage).items():
         set_mode(name)
+        if not taps:  # only adapters run it
+            captures[name] = Capture(None, {})
+            continue
         shapes = describe_shapes(batch.for_model(name))
         with foreign_errors(f"the forward pass on training samples of shape {shapes}", "models", name):
             captures[name] = forward(name, models[name], taps, plan, batch)

@@ -88,6 +88,9 @@ def needs_closure(optimizer: Optimizer) -> bool:
 
 def check_closure(optimizer: Optimizer, stage: StagePlan, *, fp16: bool = False, sharded: bool = False) -> None:
     """KDError where an optimiser evaluates a batch several times, and the run cannot let it."""
+    for part in filter(needs_closure, getattr(optimizer, "parts", ())):
+        message = f"{type(part).__name__} steps all that learns, and is not combined with another"
+        raise KDError(message).at(*stage.path("optimizer"))
     if needs_closure(optimizer) and (fp16 or sharded):
         what = "parameters are sharded (FSDP)" if sharded else "gradients are scaled (fp16)"
         message = (

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.config import Builder
 from kd_core.data.batch import STUDENT, Batch, Split
+from kd_core.data.partners import partner_split
 from kd_core.device.distributed import MicroBatchShard, all_gather_object, world_size
 from kd_core.device.fsdp import full_state_dict, unsharded
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError, foreign_errors
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
 from kd_core.task import Metrics, eval_batch_size
+from kd_core.train.average import MovingAverage
+from kd_core.train.combined import CombinedOptimizer
 from kd_core.train.components import Components
 from kd_core.train.dot import DOT, SeparateGradients, check_dot
 from kd_core.train.evaluate import measured
@@ -41,6 +43,8 @@ class Stage:
         self.components, self.plan, self.spec = components, plan, plan.spec
         self.runtime = components.runtime
         self.data, self.splits = components.data.get(plan.data)
+        with error_path(*plan.path("partners")):
+            self.partners = partner_split(self.spec.partners, self.splits.train)
         self.steps_per_epoch, self.total_steps = components.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         numbers = {
@@ -65,11 +69,11 @@ class Stage:
             }
         self._build_optimizer(builder)
 
-    def _average(self) -> AveragedModel | None:
+    def _average(self) -> MovingAverage | None:
         if not self.trains_student:
             return None
         assert self.spec.ema is not None
-        return AveragedModel(self.components.models[STUDENT], multi_avg_fn=get_ema_multi_avg_fn(self.spec.ema))
+        return MovingAverage(self.components.models[STUDENT], self.spec.ema)
 
     def _build_optimizer(self, builder: Builder) -> None:
         assert self.spec.optimizer is not None
@@ -77,6 +81,10 @@ class Stage:
         self.optimizer = build_optimizer(self.spec.optimizer, self.root, builder, where, fused=fused)
         where = dotted(self.plan.path("scheduler"))
         self.scheduler, self.interval = build_scheduler(self.spec.scheduler, self.optimizer, builder, where)
+        if self.runtime.sharded and isinstance(self.optimizer, CombinedOptimizer):
+            raise KDError("parameters are sharded (FSDP) for one optimizer, and a group has its own").at(
+                *self.plan.path("optimizer")
+            )
         if self.runtime.sharded and len(self.components.plan.stages) > 1:
             raise KDError("parameters are sharded (FSDP) for a whole run: it must have one stage")
         step = Step(self.learning, self.objective)
@@ -181,7 +189,7 @@ class Stage:
         """Add the student as it is now to its moving average, where there is one."""
         if self.ema is not None:
             with unsharded(self.step_module):
-                self.ema.update_parameters(self.components.models[STUDENT])
+                self.ema.update(self.components.models[STUDENT])
 
     def schedule(self, interval: str, value: float | None = None) -> None:
         """Step the scheduler where its interval is this one; a plateau scheduler follows the monitored ``value``."""
@@ -193,16 +201,12 @@ class Stage:
             elif value is not None:
                 self.scheduler.step(value)
 
-    def score(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """The metrics of a model in the student's place."""
-        return self.measured(model, split).compute()
-
-    def measured(self, model: nn.Module, split: Split) -> Metrics:
-        """The same, ready to be computed."""
+    def measured(self, models: Mapping[str, nn.Module], split: Split) -> dict[str, Metrics]:
+        """The metrics of models in the student's place, ready to be computed; samples are read once for all."""
         plan = self.components.plan
         return measured(
             plan.task,
-            model,
+            models,
             STUDENT,
             split,
             spec=plan.inputs[STUDENT],
@@ -217,6 +221,9 @@ class Stage:
         self.stepper.zero_grad()
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
+        self.components.adapters.release(self.plan.adapters)
+        if self.partners is not self.splits.train:
+            self.partners.close()
         for cached in self.cached.values():
             cached.release()
         self.runtime.release()

@@ -20,7 +20,7 @@ from kd_core.plan.plan import StagePlan
 from kd_core.train.dot import check_dot
 from kd_core.train.doubts import without_validation
 from kd_core.train.optim import build_scheduler, groups_of, optimizer_of
-from kd_core.train.sam import needs_closure
+from kd_core.train.sam import check_closure, needs_closure
 
 OPTIMIZER_STEPS = 3
 SCHEDULER_STEPS = 1000
@@ -58,6 +58,7 @@ def try_training(
     assert spec.optimizer is not None
     optimizer = optimizer_of(spec.optimizer, groups, builder, dotted(stage.path("optimizer")))
     check_dot(optimizer, stage)
+    check_closure(optimizer, stage)
     scheduler, interval = build_scheduler(spec.scheduler, optimizer, builder, where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

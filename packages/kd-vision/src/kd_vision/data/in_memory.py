@@ -46,6 +46,10 @@ class ArraySplit(Split):
     def __len__(self) -> int:
         return len(self.subset)
 
+    def strong(self) -> ArraySplit:
+        """The same images, whose augmentation ends with RandAugment."""
+        return ArraySplit(self.subset, self.augmentation.stronger())
+
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """Batches of uint8 images (B, C, H, W)."""
         for marked_positions in order:

@@ -95,6 +95,19 @@ class SampleSplit(Split):
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=marked(index, marked_positions))
             yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)
 
+    def strong(self) -> SampleSplit:
+        """The same images, whose augmentation ends with RandAugment, read by processes of their own."""
+        reader = self.reader
+        return SampleSplit(
+            self.subset,
+            self.augmentation.stronger(),
+            size=reader.size,
+            workers=self.loader.workers,
+            any_values=reader.any_values,
+            eval_crop=reader.eval_crop,
+            interpolation=reader.interpolation,
+        )
+
     def files(self) -> Readable | None:
         """The images that are read from files."""
         return readable(self.subset)

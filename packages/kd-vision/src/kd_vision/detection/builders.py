@@ -1,8 +1,8 @@
 """Detectors on any backbone with a pyramid of any width: students for configs, small enough for two cores.
 
-``faster_rcnn``, ``mask_rcnn``, ``keypoint_rcnn``, ``retinanet`` and ``fcos`` take the stages of a backbone through a
-feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144). With ``backbone: resnet50`` and all else left out, the keys
-and shapes of their state dicts are those of torchvision's models.
+``faster_rcnn``, ``mask_rcnn``, ``keypoint_rcnn``, ``retinanet``, ``fcos`` and ``gfl`` take the stages of a backbone
+through a feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144). With ``backbone: resnet50`` and all else left out,
+the keys and shapes of the state dicts of all but ``gfl`` are those of torchvision's models.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kd_core.errors import KDError
 from kd_core.models.registry import MODELS
 from kd_core.ranges import NonNegativeInt, PositiveInt
 from kd_vision.detection.backbones import Backbone, backbone_of
+from kd_vision.detection.gfl import GFL
 from kd_vision.detection.parts import Classes, Norm, finished, group_norm, with_options
 
 Sizes = Sequence[float] | Sequence[Sequence[float]]
@@ -211,6 +212,21 @@ def fcos(pyramid: Pyramid, *, num_classes: Classes = 91, head_layers: PositiveIn
     anchors = AnchorGenerator(tuple((stride,) for stride in pyramid.strides), ((1.0,),) * len(pyramid.strides))
     head = _fcos_head(pyramid.channels, num_classes, head_layers)
     return finished(FCOS(pyramid.backbone, num_classes, anchor_generator=anchors, head=head, **options))
+
+
+@MODELS("gfl")
+@with_options(GFL, dense_pyramid)
+def gfl(
+    pyramid: Pyramid,
+    *,
+    num_classes: Classes = 91,
+    anchor_scale: PositiveInt = 8,
+    reg_max: PositiveInt = 16,
+    **options: Any,
+) -> nn.Module:
+    """GFL (Li et al., NeurIPS 2020, arXiv 2006.04388): a distribution over its distance for each side of a box."""
+    values = {"strides": pyramid.strides, "anchor_scale": anchor_scale, "reg_max": reg_max}
+    return finished(GFL(pyramid.backbone, num_classes, **values, **options))
 
 
 def _fcos_head(channels: int, num_classes: int, layers: int) -> FCOSHead:

@@ -62,12 +62,13 @@ _DENSE = {
     "topk_candidates": PositiveInt,
 }
 _RCNN = {**_SIZES, **_PIXELS, **_PROPOSALS, **_BOXES}
+DENSE_OPTIONS: dict[str, Any] = {**_SIZES, **_PIXELS, **_DENSE}
 OPTIONS: dict[type[nn.Module], dict[str, Any]] = {
     FasterRCNN: _RCNN,
     MaskRCNN: _RCNN,
     KeypointRCNN: {**_RCNN, "num_keypoints": PositiveInt},
-    RetinaNet: {**_SIZES, **_PIXELS, **_DENSE, "fg_iou_thresh": Probability, "bg_iou_thresh": Probability},
-    FCOS: {**_SIZES, **_PIXELS, **_DENSE, "center_sampling_radius": PositiveFloat},
+    RetinaNet: {**DENSE_OPTIONS, "fg_iou_thresh": Probability, "bg_iou_thresh": Probability},
+    FCOS: {**DENSE_OPTIONS, "center_sampling_radius": PositiveFloat},
     SSD: {**_PIXELS, **_DENSE, "iou_thresh": Probability, "positive_fraction": Fraction},
 }
 """The parameters of torchvision's classes that a config may give, with their ranges; None is torchvision's value."""

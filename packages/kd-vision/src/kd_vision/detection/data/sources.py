@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.data.rows import RowReader, RowSubset
-from kd_core.data.screening import MANY, SKIP, WHOLE, listed, refuse
+from kd_core.data.screening import MANY, SKIP, few_bytes, listed, refuse
 from kd_core.data.shapes import Shape
 from kd_core.data.sources import PLACE, Parts, Source, check_source
 from kd_core.data.summary import counts_text
@@ -233,7 +233,7 @@ def checked(parts: Parts[BoxSubset], *, skip: bool) -> Parts[BoxSubset]:
 def _unreadable(parts: Parts[BoxSubset]) -> list[ConfigProblem]:
     """What is wrong with image files: few are read whole, of many both ends are looked at, of very many none is."""
     files = [files for part in parts.items().values() if (files := part.files()) is not None]
-    whole = sum(each.size() for each in files) <= WHOLE
+    whole = few_bytes(files)
     if not whole and sum(len(each.positions) for each in files) > MANY:
         return []
     try:
