@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,9 @@ class DetectorHub(ImageHub):
         not fit, or its classes are not those of the data and its heads may not begin at random.
         """
         library(self.package)
+        if find_spec("scipy") is None:
+            hint = f"pip install '{self.package}[transformers]'"
+            raise KDError("the losses of transformers' detectors need the package scipy", hint=hint)
         load = request.weights and not request.offline
         folder = model_folder(request.name, revision, "weights" if load else "structure", offline=request.offline)
         config = read_config(folder, request.name)
