@@ -2,7 +2,7 @@
 
 A table stands between ``<!-- generated: module:Class -->`` and ``<!-- end -->`` and is made from a pydantic schema:
 the types are its annotations, the meanings are the docstrings below its fields. ``python scripts/make_docs.py --check``
-writes nothing and exits with 1 where a page is not current.
+writes nothing and exits with 1 where a page is not current. Without it the schemas of editors are written as well.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import itertools
 import os
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,8 @@ def main() -> int:
             print("\n".join(diff))
         else:
             page.write_text(new, encoding="utf-8")
+    if not check:
+        subprocess.run([sys.executable, str(Path(__file__).with_name("make_schemas.py"))], check=True)
     if check and stale:
         print("Some pages are not current: run python scripts/make_docs.py")
     return int(check and stale > 0)

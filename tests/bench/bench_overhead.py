@@ -124,10 +124,8 @@ def report(name: str, ours: Sequence[float], baseline: Sequence[float]) -> None:
     print(f"           ratio round by round: median {middle:.4f}, middle half {low:.4f} to {high:.4f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
+def raced(rounds: int) -> tuple[list[Clock], list[Clock]]:
+    """The times of so many steps of the framework, and of as many by hand."""
     SOURCES("noise")(ImageSource("noise", read_noise, num_classes=10, shape=(3, 32, 32), augment="crop_flip"))
     overrides = [
         f"data={{name: noise, val: 0, images: {(rounds + WARM_UP + 1) * BATCH}}}",
@@ -142,7 +140,13 @@ def main() -> None:
     race.rival = rival(experiment)
     with tempfile.TemporaryDirectory() as folder:
         experiment.train(Path(folder))
-    framework, hand = race.framework[WARM_UP:], race.hand[WARM_UP + 1 :]
+    return race.framework[WARM_UP:], race.hand[WARM_UP + 1 :]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60)
+    framework, hand = raced(parser.parse_args().rounds)
     print(f"resnet20 from resnet56, batch {BATCH}, {torch.get_num_threads()} threads, {len(framework)} rounds")
     for column, name in enumerate(("wall time", "CPU time ")):
         report(name, [times[column] for times in framework], [times[column] for times in hand])

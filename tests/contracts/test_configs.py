@@ -110,4 +110,5 @@ def test_it_passes_the_strict_check(config: Path) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_it_is_short(config: Path) -> None:
-    assert len(config.read_text(encoding="utf-8").splitlines()) <= LONGEST
+    """Without the line that names its schema."""
+    assert len(config.read_text(encoding="utf-8").splitlines()) - 1 <= LONGEST

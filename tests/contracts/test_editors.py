@@ -1,8 +1,12 @@
-"""The JSON Schema for editors: every shipped config keeps it, and mistakes do not."""
+"""The JSON Schema for editors: every shipped config names one that lies beside it and keeps it, and mistakes do not."""
 
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,15 +16,12 @@ import pytest
 import yaml
 
 from kd_core.editors import config_schema, custom_tags
-from kd_core.study.spec import StudySpec
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-TASKS = {
-    "vision": ("image_classification", "object_detection"),
-    "detection": ("image_classification", "object_detection"),
-    "glue": ("text_classification",),
-    "seg": ("semantic_segmentation",),
-}
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+FOLDERS = {"vision": "vision", "detection": "vision", "glue": "glue", "seg": "seg"}
+"""The folders of configs, and those where their schemas are."""
+LINE = "# yaml-language-server: $schema="
 
 
 class Editor(yaml.SafeLoader):
@@ -37,23 +38,59 @@ Editor.add_multi_constructor("!", _behind)
 
 
 @cache
-def validator(tasks: tuple[str, ...]) -> jsonschema.Draft7Validator:
-    schema = config_schema(tasks, StudySpec)
-    jsonschema.Draft7Validator.check_schema(schema)
+def validator(folder: str) -> jsonschema.Draft7Validator:
+    """Of the schema that a folder's configs name."""
+    schema = json.loads((CONFIGS / FOLDERS[folder] / "schema.json").read_text(encoding="utf-8"))
     return jsonschema.Draft7Validator(schema)
 
 
-@pytest.mark.parametrize("folder", TASKS)
-def test_every_shipped_config_keeps_the_schema(folder: str) -> None:
-    valid = validator(TASKS[folder])
+@cache
+def configs(folder: str) -> dict[str, Any]:
+    """A folder's configs by name, as an editor sees them."""
     files = sorted((CONFIGS / folder).glob("*.yaml"))
-    assert files
+    return {file.name: yaml.load(file.read_text(encoding="utf-8"), Editor) for file in files}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_shipped_config_keeps_the_schema(folder: str) -> None:
+    assert configs(folder)
     wrong = [
-        f"{file.name}: {error.json_path} {error.message[:200]}"
-        for file in files
-        for error in valid.iter_errors(yaml.load(file.read_text(encoding="utf-8"), Editor))
+        f"{name}: {error.json_path} {error.message[:200]}"
+        for name, config in configs(folder).items()
+        for error in validator(folder).iter_errors(config)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_shipped_config_names_the_schema_behind_its_command(folder: str) -> None:
+    """From the config's own folder, so that it is found in a clone and in an installed package."""
+    for file in sorted((CONFIGS / folder).glob("*.yaml")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        line = lines[1 if lines[0].startswith("# kd-") else 0]
+        assert line.startswith(LINE), f"{file.name} does not name its schema: python scripts/make_schemas.py"
+        assert (file.parent / line.removeprefix(LINE)).resolve() == CONFIGS / FOLDERS[folder] / "schema.json"
+
+
+def test_a_schema_beside_the_configs_is_the_one_of_the_command() -> None:
+    """But for the parameters of torch's and torchvision's classes, which depend on their versions."""
+    made = json.loads(json.dumps(config_schema(("image_classification", "object_detection"))))
+    beside = json.loads((CONFIGS / "vision" / "schema.json").read_text(encoding="utf-8"))
+    for part in ("wires", "term", "adapter", "method"):
+        assert made["definitions"][part] == beside["definitions"][part], "python scripts/make_schemas.py"
+    assert made["properties"]["checkpoint"] == beside["else"]["properties"]["checkpoint"]
+
+
+@pytest.mark.slow
+def test_the_schemas_are_current() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "make_schemas.py"), "--check"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("folder", ["vision", "glue", "seg"])
+def test_a_schema_is_one(folder: str) -> None:
+    jsonschema.Draft7Validator.check_schema(validator(folder).schema)
 
 
 GOOD = """
@@ -129,7 +166,7 @@ BROKEN: list[tuple[str, Any]] = [
 
 
 def test_what_is_right_keeps_the_schema() -> None:
-    assert list(validator(TASKS["vision"]).iter_errors(yaml.load(GOOD, Editor))) == []
+    assert list(validator("vision").iter_errors(yaml.load(GOOD, Editor))) == []
 
 
 @pytest.mark.parametrize(("path", "value"), BROKEN)
@@ -140,13 +177,79 @@ def test_a_mistake_does_not(path: str, value: object) -> None:
     for key in above:
         place = place[key]
     place[last] = value
-    errors = list(validator(TASKS["vision"]).iter_errors(config))
+    errors = list(validator("vision").iter_errors(config))
     assert errors
     assert all(above[: len(error.absolute_path)] == list(error.absolute_path)[: len(above)] for error in errors)
 
 
+STRICT = ("data", "runtime", "checkpoint")
+"""Mappings of which every key is known."""
+WRONG: dict[str, Any] = {
+    "epochs": -1,
+    "steps": "many",
+    "batch_size": 0.5,
+    "max_grad_norm": "x",
+    "ema": 2,
+    "temperature": -4,
+    "weight": [],
+    "val": "half",
+    "arch": 7,
+    "zoo": 7,
+    "train": 3,
+    "freeze": "student",
+}
+"""Values that their keys cannot have."""
+
+
+def mutants(folder: str) -> Iterator[tuple[str, Any]]:
+    """Every shipped config with one mistake: a key misspelt, or a value that cannot be."""
+    for name, config in configs(folder).items():
+        for path in known_places(config):
+            for change in ("misspelt", "value"):
+                broken = copy.deepcopy(config)
+                place = broken
+                for key in path[:-1]:
+                    place = place[key]
+                if change == "misspelt":
+                    place[f"{path[-1]}z"] = place.pop(path[-1])
+                elif path[-1] in WRONG:
+                    place[path[-1]] = WRONG[path[-1]]
+                else:
+                    continue
+                yield f"{name}: {'.'.join(path)} {change}", broken
+
+
+def known_places(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The paths of keys that the schema knows all of: not those behind calls, and not names that a user chooses."""
+    if "grid" in config or "config" in config:
+        return
+    yield from ((key,) for key in config)
+    for section in STRICT:
+        if isinstance(config.get(section), dict):
+            yield from ((section, key) for key in config[section])
+    for stage, keys in (config.get("stages") or {}).items():
+        yield from (("stages", stage, key) for key in keys or ())
+        for term, values in ((keys or {}).get("losses") or {}).items():
+            if isinstance(values, dict) and isinstance(values.get("loss"), str):
+                yield from (("stages", stage, "losses", term, key) for key in values if key != "loss")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_shipped_configs_with_a_mistake_do_not_keep_it(folder: str) -> None:
+    """Some of them, in all 200 and more; the others are tried with the slow tests."""
+    broken = list(mutants(folder))[::7]
+    assert len(broken) >= 30
+    assert [name for name, config in broken if validator(folder).is_valid(config)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_shipped_configs_with_any_mistake_do_not_keep_it(folder: str) -> None:
+    assert [name for name, config in mutants(folder) if validator(folder).is_valid(config)] == []
+
+
 def test_losses_and_methods_bring_their_docs() -> None:
-    terms = config_schema(("image_classification",))["definitions"]["term"]["anyOf"][0]["properties"]["loss"]
+    terms = validator("vision").schema["definitions"]["term"]["anyOf"][0]["properties"]["loss"]
     (kd,) = [choice for choice in terms["anyOf"] if choice.get("const") == "kd"]
     assert kd["description"].startswith("KL divergence of the student's softened outputs")
 

@@ -6,7 +6,9 @@ A new loss adds one line to EXAMPLES: the shape of each tensor it takes, without
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "dist_spatial": {"student": (3, 4, 4), "teacher": (5, 4, 4)},
     "dkd": LABELLED,
     "factor_transfer": {"student": (3, 4, 4), "teacher": (3, 4, 4)},
+    "feature_activation": {"input": (3, 4)},
     "fgd": {"student": (3, 4, 5), "teacher": (3, 4, 5), "boxes": two_boxes},
     "fsp": {
         "student/0": (3, 4, 4),
@@ -102,6 +105,7 @@ EXAMPLES: dict[str, dict[str, Input]] = {
     "ickd": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ickd_imagenet": {"student": (3, 4, 4), "teacher": (3, 2, 2)},
     "ifvd": {"student": (3, 4, 4), "teacher": (5, 4, 4), "target": void_and_classes},
+    "information_entropy": {"input": (7,)},
     "jensen_shannon": {"student": (7,), "teacher": (7,)},
     "kd": {"student": (7,), "teacher": (7,)},
     "kdsvd": {"student/0": (4, 3, 3), "teacher/0": (4, 5, 5), "student/1": (5, 3, 3), "teacher/1": (5, 2, 2)},
@@ -187,6 +191,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "skd_pairwise": {"norm_gradient": True},
     **{name: {"keep": 1.0} for name in KEEPS},
 }
+DEVICE = os.environ.get("KD_TEST_DEVICE", "cpu")
+"""Where losses are tested: scripts/gpu_check.py asks for a GPU."""
 every_loss = pytest.mark.parametrize("name", LOSSES.names())
 
 
@@ -194,13 +200,22 @@ every_loss = pytest.mark.parametrize("name", LOSSES.names())
 def case(name: str) -> LossCase:
     assert name in EXAMPLES, f"add the shapes that {name!r} takes to EXAMPLES"
     unused = ROWS // 2 if name in SECOND_HALF else 0
-    return LossCase(name, EXAMPLES[name], SMALL.get(name, {}), FROM_RUN, unused_rows=unused, holds=name in HOLDS)
+    small = SMALL.get(name, {})
+    return LossCase(name, EXAMPLES[name], small, FROM_RUN, unused_rows=unused, holds=name in HOLDS, device=DEVICE)
 
 
 @every_loss
 @pytest.mark.parametrize("check", LOSS_CHECKS, ids=lambda check: check.__name__)
 def test_keeps_the_contract(name: str, check: Callable[[LossCase], None]) -> None:
     check(case(name))
+
+
+if DEVICE != "cpu":
+
+    @every_loss
+    def test_is_on_a_device_what_it_is_on_the_cpu(name: str) -> None:
+        there, here = case(name), replace(case(name), device="cpu")
+        torch.testing.assert_close(there(there.tensors()).cpu(), here(here.tensors()), rtol=1e-4, atol=1e-6)
 
 
 LABELS = ("dkd", "nkd", "rld", "sdd_dkd", "sdd_kd", "tf_kd", "uskd", "wsld")

@@ -144,7 +144,7 @@ def test_the_tree_of_the_readme_names_every_folder() -> None:
     core = ROOT / "packages" / "kd-core" / "src" / "kd_core"
     folders = {path.parent.name for path in core.glob("*/__init__.py")}
     packages = {path.parent.name for path in ROOT.glob("packages/*/pyproject.toml")}
-    assert folders | packages | {"configs", "docs", "packages", "scripts", "tests"} == named
+    assert folders | packages | {"configs", "docs", "notebooks", "packages", "scripts", "tests"} == named
 
 
 def test_a_stage_merges_as_the_page_on_configs_says(tmp_path: Path) -> None:

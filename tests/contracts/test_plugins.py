@@ -44,6 +44,7 @@ def losses(site: Path, plugins: str | None) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_this_suite_ignores_other_plugins(site: Path) -> None:
     assert set(os.environ[PLUGINS].split(",")) == {"kd-core", "kd-glue", "kd-seg", "kd-vision", "kd-zoo"}
     found = losses(site, os.environ[PLUGINS])
@@ -51,6 +52,9 @@ def test_this_suite_ignores_other_plugins(site: Path) -> None:
     assert "outside" not in found
 
 
-@pytest.mark.parametrize("plugins", [None, "kd-core, outside_losses"], ids=["all", "listed"])
+@pytest.mark.parametrize(
+    "plugins",
+    [pytest.param(None, marks=pytest.mark.slow, id="all"), pytest.param("kd-core, outside_losses", id="listed")],
+)
 def test_users_have_them(site: Path, plugins: str | None) -> None:
     assert {"kd", "outside"} <= losses(site, plugins)

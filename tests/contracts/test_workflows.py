@@ -55,7 +55,7 @@ def test_the_changelog_has_a_section_for_what_is_not_released() -> None:
 
 def test_only_publishing_may_identify_itself_to_the_package_index() -> None:
     permissions = {name: job.get("permissions") for name, job in WORKFLOWS["release"]["jobs"].items()}
-    assert permissions == {"build": None, "publish": {"id-token": "write"}}
+    assert permissions == {"build": None, "publish": {"id-token": "write"}, "notes": {"contents": "write"}}
     assert WORKFLOWS["release"]["jobs"]["publish"]["environment"] == "release"
     assert WORKFLOWS["release"]["permissions"] == WORKFLOWS["ci"]["permissions"] == {"contents": "read"}
 

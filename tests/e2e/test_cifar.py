@@ -24,6 +24,9 @@ KD = FOLDER / "cifar10_kd_resnet20_resnet56.yaml"
 CONFIGS = sorted({KD, *FOLDER.glob("cifar10_*resnet20.yaml"), *FOLDER.glob("cifar10_*resnet20_resnet*.yaml")})
 """Those of the small student: the wide and dense networks take minutes on a CPU."""
 
+OFTEN = [KD, *(FOLDER / f"cifar10_{name}_resnet20_resnet56.yaml" for name in ("sskd", "simkd", "ft"))]
+"""Those that the default suite trains: plain, with views, with an edit, of two stages."""
+
 pytestmark = pytest.mark.realdata
 
 
@@ -65,7 +68,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], dict[str, torc
     return states
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(path, id=path.stem, marks=[] if path in OFTEN else pytest.mark.slow) for path in CONFIGS],
+)
 def test_it_trains_its_student_and_no_teacher(
     config: Path, real_data: Path, tmp_path: Path, seen: list[tuple[set[str], dict[str, torch.Tensor]]]
 ) -> None:

@@ -85,6 +85,7 @@ def test_methods_of_one_config_are_compared_over_seeds(folder: Path) -> None:
     assert "fewer than 5 seeds is too narrow" in told["notes"][0]
 
 
+@pytest.mark.slow
 def test_the_file_of_a_comparison_names_rows(folder: Path) -> None:
     text = "config: digits.yaml\nrows:\n  warm: {}\n  cold: {set: {stages.distill.method: ce}}\nbaseline: cold\n"
     (folder / "rows.yaml").write_text(text)

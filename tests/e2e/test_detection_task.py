@@ -68,6 +68,7 @@ def weights(run: Path | None) -> dict[str, torch.Tensor]:
     return load_file(run / "student" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_check_runs_the_student_in_training_mode_and_the_teacher_in_evaluation_mode(config: Path) -> None:
     assert Experiment.load(config, trust=TRUST).check() == []
     wrong = ["stages.distill.losses.classes.value=student.output/classificatio"]
@@ -75,6 +76,7 @@ def test_check_runs_the_student_in_training_mode_and_the_teacher_in_evaluation_m
         Experiment.load(config, overrides=wrong, trust=TRUST).check()
 
 
+@pytest.mark.slow
 def test_a_detector_is_trained_and_scored(detect: Detect) -> None:
     result = detect()
     [losses] = rows(result.run, "train")
@@ -179,6 +181,7 @@ def test_two_processes_train_what_one_does(config: Path, detect: Detect, tmp_pat
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_images_of_coco(detect: Detect, real_data: Path) -> None:
     result = detect("data.name=coco", f"data.root={real_data / 'coco2017_subset'}", "data.images=3")
     assert rows(result.run, "train")[0]["classes"] > 0

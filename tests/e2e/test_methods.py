@@ -192,9 +192,24 @@ stages:
     epochs: 2
     batch_size: 32"""
     + REST,
+    "data-free": HEAD.replace("limit: 180, augment: shift", "generated: 192, val: 18")
+    + """
+stages:
+  distill:
+    method: {method: dafl, latent: 8}
+    epochs: 2
+    batch_size: 32
+    optimizer:
+      call: !call:torch.optim.SGD {lr: 0.02, momentum: 0.9}
+      groups: [{params: adapters.dafl_images, call: !call:torch.optim.Adam {lr: 0.01}}]
+    scheduler: !call:torch.optim.lr_scheduler.StepLR {step_size: 1}
+""",
 }
 TEACHERS = METHODS["confident teachers"]
-every_method = pytest.mark.parametrize("method", METHODS)
+SLOW = {"data-free"}
+every_method = pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in METHODS]
+)
 Config = Callable[..., Path]
 Train = Callable[..., Result]
 
@@ -256,6 +271,7 @@ def test_what_learns_changes_and_nothing_else(method: str, train: Train, monkeyp
         "variational": [{"student", "losses"}],
         "mutual learning": [{"student", "peers_1", "peers_2"}],
         "confident teachers": [{"student", "adapters.ca_mkd_embedding"}],
+        "data-free": [{"student", "adapters.dafl_images"}],
         "native ensemble": [
             {
                 "student",

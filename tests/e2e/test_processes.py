@@ -36,6 +36,7 @@ stages:
     epochs: 2
     batch_size: 32
     eval_batch_size: 7
+    sampler: {name: repeated_augmentation, repeats: 2}
     losses:
       ce: {loss: cross_entropy, class_weights: [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]}
       nll: {loss: !call:torch.nn.CrossEntropyLoss {label_smoothing: 0.1}, input: student.output, target: batch.target}
@@ -73,9 +74,10 @@ def rows(run: Path) -> list[dict[str, dict[str, float]]]:
 
 SGD = "!call:torch.optim.SGD {lr: 0.05, momentum: 0.9}"
 DOT = "!call:kd_core.train.dot.DOT {lr: 0.05, task: [ce, nll]}"
+SAM = "!call:kd_core.train.sam.SAM {base_optimizer: !get:torch.optim.SGD , lr: 0.05}"
 
 
-@pytest.mark.parametrize("optimizer", [SGD, pytest.param(DOT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", [SGD, *(pytest.param(each, marks=pytest.mark.slow) for each in (DOT, SAM))])
 def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path: Path, optimizer: str) -> None:
     path = config(CONFIG.replace(SGD, optimizer))
     alone = Experiment.load(path).train(tmp_path / "one")
@@ -190,6 +192,7 @@ def test_sharded_parameters_train_and_resume_as_whole_ones_do(config: Callable[.
     assert (run / "student" / "model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_sharding_two_stages_is_refused(config: Callable[..., Path], tmp_path: Path) -> None:
     both = launch("train", config(CONFIG + "  tune:\n    epochs: 1\n"), "--out", tmp_path / "run", program=SHARDED)
     _, errors = both.communicate(timeout=240)

@@ -51,6 +51,7 @@ stages:
     scheduler: {call: !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: !run steps}, interval: step}
   distill:
     epochs: 2
+    sampler: class_balanced
     losses:
       ce: {loss: cross_entropy, weight: {schedule: linear, start: 0.5, end: 1.0}}
       kd: {loss: kd, temperature: {schedule: cosine, start: 8.0, end: 2.0}}
@@ -195,7 +196,9 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return student_bytes(Experiment.load(folder / "experiment.yaml", overrides=MORE).train(folder / "run").run)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_and_resume_through_the_command(
     config: Callable[..., Path], longer: bytes, tmp_path: Path, number: int, code: int
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_sampler_draws_values_and_the_best_run_stands_first(folder: Path) -> N
     assert sorted(Path(row["run"]).name for row in more)[-1] == "003"
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_taken_up_again_and_the_result_is_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_another_search_space_is_another_study(folder: Path) -> None:
     assert "--storage is for studies with a sampler" in sweep(grid, "--storage", "x", out="grid").stderr
 
 
+@pytest.mark.slow
 def test_two_folders_share_a_storage(folder: Path) -> None:
     """As two machines do: the second begins the trials that are left, and ranks those of both."""
     first = rows(sweep(SEARCH.replace("trials: 3", "trials: 2"), "--storage", "sqlite:///trials.db", "--json"))

@@ -26,7 +26,12 @@ OF = {
     COCO: [*(f"stages.{name}.batch_size=2" for name in ("translation", "adaptation")), "stages.adaptation.epochs=1"],
 }
 MEMORY = ["stages.distill.losses.memory.pixel_memory=64", "stages.distill.losses.memory.region_memory=8"]
-NAMES = [*(path.stem for path in sorted(CONFIGS.glob("voc2012_*_resnet18_resnet101.yaml"))), KTAAD]
+OFTEN = {"voc2012_cirkd_resnet18_resnet101", KTAAD}
+"""Those that the default suite trains: one with a memory, one of two stages."""
+NAMES = [
+    name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow)
+    for name in (*(path.stem for path in sorted(CONFIGS.glob("voc2012_*_resnet18_resnet101.yaml"))), KTAAD)
+]
 
 
 def overrides(name: str, real_data: Path) -> list[str]:
@@ -47,7 +52,9 @@ def test_it_trains(name: str, real_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(("name", "kill_at"), [("voc2012_cirkd_resnet18_resnet101", 2), (KTAAD, 5)])
+@pytest.mark.parametrize(
+    ("name", "kill_at"), [pytest.param("voc2012_cirkd_resnet18_resnet101", 2, marks=pytest.mark.slow), (KTAAD, 5)]
+)
 def test_a_killed_run_ends_the_same(
     name: str, kill_at: int, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_config_that_was_edited_meanwhile_is_another_sweep(
     assert "holds another study: the config of 000 or its overrides were others" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_may_grow(sweep: Callable[..., Result], tmp_path: Path) -> None:
     """Runs that are new have numbers after those that are there."""
     first = SWEEP.replace("[1, 2]", "[1]")

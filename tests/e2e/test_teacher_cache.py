@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,7 @@ def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(output_store.kept()) == 1
 
 
+@pytest.mark.slow
 def test_other_weights_or_samples_are_other_outputs() -> None:
     for number, change in enumerate(("seed=1", "data.limit=200", "models.teacher.width=16")):
         train(f"run{number}", change)
@@ -188,6 +192,7 @@ def test_a_sample_in_a_view_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert student("more") != student("kept")
 
 
+@pytest.mark.slow
 def test_features_and_parameters_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     hint = "stages.distill.losses.hint={loss: mse, student: student.layers.1, teacher: teacher.layers.1}"
     same = (*VIEWS, hint, "models.student.width=8")
@@ -201,6 +206,7 @@ def test_features_and_parameters_are_kept_too(monkeypatch: pytest.MonkeyPatch) -
     assert not counts
 
 
+@pytest.mark.slow
 def test_the_largest_are_kept_and_the_rest_is_smooth() -> None:
     train("live", *VIEWS, cache=False)
     train("kept", *VIEWS, "models.teacher.cache={top_k: 9}")
@@ -292,3 +298,36 @@ def test_what_cannot_be_kept_is_told_by_a_check(change: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Experiment.load(written(), overrides=[change]).check()
     assert says in str(caught.value)
+
+
+def test_a_folder_that_another_run_is_about_to_describe_stays() -> None:
+    folder = Path("cache/outputs/made-up")
+    folder.mkdir(parents=True)
+    store = output_store.OutputStore(folder, {})
+    assert store.fault is None
+    layout = output_store.Layout((output_store.Part("float32", (2,)),), 0)
+    output_store.OutputStore(folder, {}).write(0, torch.tensor([3]), layout, [torch.ones(1, 2)])
+    [read], there = store.read(0, torch.tensor([3, 4]))
+    assert there.tolist() == [True, False]
+    assert read[0].tolist() == [1.0, 1.0]
+    (folder / output_store.DESCRIPTION).unlink()
+    assert output_store.OutputStore(folder, {}).fault is not None
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_students_that_train_at_once_fill_one_cache_and_share_it() -> None:
+    Experiment.load(written(False)).train(Path("teacher"))
+    values = (*VIEWS, "models.teacher={run: teacher, cache: true}")
+    settings = [option for value in values for option in ("--set", value)]
+    command = [sys.executable, "-m", "kd_vision", "train", str(written())]
+    students = [
+        subprocess.Popen([*command, "--out", f"shared {seed}", "--seed", str(seed), *settings], env=os.environ)
+        for seed in (1, 2)
+    ]
+    assert [each.wait(timeout=300) for each in students] == [0, 0]
+    [kept] = output_store.kept(verify=True)
+    assert (kept.records, kept.damaged, kept.views) == (2 * 288, 0, 2)
+    for seed in (1, 2):
+        train(f"alone {seed}", *VIEWS, "models.teacher={run: teacher}", f"seed={seed}", cache=False)
+        assert student(f"shared {seed}") == student(f"alone {seed}")

@@ -17,7 +17,7 @@ from kd_core.config import Policy
 from kd_core.device.seeding import derive, permutation, seeded
 from kd_core.errors import KDError
 from kd_core.evaluation import evaluate
-from kd_core.experiment import Experiment
+from kd_core.experiment import Experiment, resume
 from kd_core.models.registry import MODELS
 from kd_core.observers import Observer, RunEvent, StepEvent
 from kd_core.runs.progress import Reporter
@@ -64,17 +64,18 @@ def test_first_losses_equal_a_hand_written_loop(
     experiment = Experiment.load(config(), overrides=["data.augment=shift", "stages.distill.epochs=3"])
     experiment.train(tmp_path / "run")
 
+    there = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    student = MODELS.get("cnn")(width=4, depth=2)
+    student = MODELS.get("cnn")(width=4, depth=2).to(there)
     with seeded(derive(0, "model", "teacher")):
-        teacher = MODELS.get("cnn")(width=8, depth=2).eval()
+        teacher = MODELS.get("cnn")(width=8, depth=2).eval().to(there)
     data, splits = Data(experiment.plan, Policy(), Reporter(silent=True)).get(experiment.plan.data)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for epoch in range(3):
         order = permutation(len(splits.train), 0, "order", 0, epoch).split(32)
         for raw in splits.train.batches(order, epoch=epoch, seed=derive(0, "augment", 0), augment=True):
-            batch = experiment.plan.task.prepare(raw, experiment.plan.inputs, data, training=True)
+            batch = experiment.plan.task.prepare(raw.to(there), experiment.plan.inputs, data, training=True)
             images = batch.for_model("student")
             with torch.no_grad():
                 soft = F.softmax(teacher(images) / 4, 1)
@@ -98,8 +99,9 @@ def test_same_seed_same_student_another_seed_another(train: Train) -> None:
 def test_the_resolved_config_reruns_the_run(train: Train, tmp_path: Path) -> None:
     first = train(DIGITS, "stages.distill.optimizer.lr=0.02", "seed=3", out="a")
     assert first.run is not None
-    again = Experiment.load(first.run / "config.yaml").train(tmp_path / "b")
+    again = Experiment.load(first.run / "config.yaml").train(str(tmp_path / "b"))
     assert student_bytes(first.run) == student_bytes(again.run)
+    assert resume(str(tmp_path / "b")).metrics == again.metrics
 
 
 class Teachers(Observer):

@@ -157,6 +157,7 @@ def test_a_killed_run_ends_in_the_same_bytes(teacher: Path, tmp_path: Path) -> N
     assert (run / "metrics.jsonl").read_text().count("\n") == (whole / "metrics.jsonl").read_text().count("\n")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(teacher: Path, tmp_path: Path) -> None:
     still = ("--set", "models.student.dropout=0.0", "--set", "data.max_length=16")
     given = ("train", CONFIGS / "example_kd.yaml", "--set", f"models.teacher={{run: {teacher}}}", *SHORT, *still)
@@ -210,6 +211,7 @@ def test_what_a_stage_looks_at_is_not_compiled_and_precision_is_told(teacher: Pa
     assert "compile []" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_works_from_any_folder(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = kd_glue(

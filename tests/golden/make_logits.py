@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from make_methods import Adapter, adapter_record, uncalled
-from recipes import Case, Golden, Input, Reference, Tensors, command, load_part, pair
+from recipes import Case, Golden, Input, Reference, Tensors, command, digits, load_part, pair
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -464,7 +466,38 @@ ADAPTERS = [
     )
     for i, (shape, scales) in enumerate((((2, 3, 5, 6), [1, 2, 4]), ((1, 2, 8, 8), [1, 2]), ((3, 2, 4, 4), [1])))
 ]
+
+
+def mlkd_record(seed: int, batch: int, classes: int, repos: Any) -> dict[str, Any]:
+    """The whole loss of MLKD's step, for logits of a weak and of a strong view of both models."""
+    losses = tuple((name, MULTILEVEL[2]) for name in ("kd_loss", "cc_loss", "bc_loss"))
+    reference = Reference(*MULTILEVEL, "KD_ours", uncalled, needs=losses)
+    module = load_part(reference, repos, Distiller=nn.Module, np=np)
+    views = [f"{model}_{view}" for model in ("student", "teacher") for view in ("weak", "strong")]
+    inputs = {name: Input((batch, classes), seed + number, -4.0, 4.0) for number, name in enumerate(views)}
+    given = {name: each.tensor().requires_grad_(name.startswith("student")) for name, each in inputs.items()}
+    distiller = SimpleNamespace(
+        student=lambda view: (given[f"student_{view}"], None), teacher=lambda view: (given[f"teacher_{view}"], None),
+        temperature=4.0, ce_loss_weight=0.1, kd_loss_weight=0.9,
+    )  # fmt: skip
+    target = [(3 * row) % classes for row in range(batch)]
+    _, terms = module.forward_train(distiller, "weak", "strong", torch.tensor(target))
+    loss = sum(terms.values())
+    loss.backward()
+    return {
+        "repository": reference.repo,
+        "commit": reference.commit,
+        "file": reference.file,
+        "symbol": reference.symbol,
+        "inputs": {name: asdict(each) for name, each in inputs.items()},
+        "target": target,
+        "value": loss.item(),
+        "gradients": {name: digits(each.grad) for name, each in given.items() if each.requires_grad},
+    }
+
+
 GOLDENS: dict[str, Golden] = {
+    "methods/mlkd": lambda repos: [mlkd_record(1400, 6, 8, repos), mlkd_record(1410, 2, 4, repos)],
     "methods/logits": lambda repos: [adapter_record(each, repos, load) for each in ADAPTERS],
 }
 

@@ -308,6 +308,28 @@ def dot_record(seed: int, delta: float, repos: Path, **options: float) -> dict[s
     }
 
 
+DAVDA54 = ("davda54/sam", "3c3afdbd71cff2462ec91c734b3d1170bd0f3707")
+
+
+def sam_loss(parameters: list[Tensor]) -> Tensor:
+    """A loss of two parameters; the third one gets no gradient."""
+    return (parameters[0] ** 4).sum() + (3 * parameters[0] * parameters[1]).sin().sum()
+
+
+def sam_record(seed: int, repos: Path, **values: Any) -> dict[str, Any]:
+    """Four steps of SAM on three parameters."""
+    reference = Reference(*DAVDA54, "sam.py", "SAM", uncalled)
+    parameters = [Input((3,), seed + n).tensor().requires_grad_() for n in range(3)]
+    optimizer = load_part(reference, repos)(parameters, torch.optim.SGD, **values)
+    after = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        sam_loss(parameters).backward()
+        optimizer.step(lambda: sam_loss(parameters).backward())
+        after.append([digits(each) for each in parameters])
+    return {**where(reference), "seed": seed, "values": values, "after": after}
+
+
 GOLDENS: dict[str, Golden] = {
     "methods/newer": lambda repos: [adapter_record(each, repos, load) for each in ADAPTERS],
     "methods/expansion": lambda repos: [expansion_record(760, 3, 2, 4, repos), expansion_record(762, 2, 5, 2, repos)],
@@ -315,6 +337,10 @@ GOLDENS: dict[str, Golden] = {
         dot_record(800, 0.075, repos, lr=0.1, momentum=0.9, weight_decay=0.05),
         dot_record(860, 0.2, repos, lr=0.3, momentum=0.5, weight_decay=0.1, dampening=0.25),
         dot_record(920, 0.05, repos, lr=0.05, momentum=0.8),
+    ],
+    "methods/sam": lambda repos: [
+        sam_record(1000, repos, lr=0.1, momentum=0.9),
+        sam_record(1010, repos, lr=0.05, rho=0.5, adaptive=True, momentum=0.9, weight_decay=0.1),
     ],
     "methods/vkd": lambda repos: [
         vkd_record(770, (3, 4, 5), (3, 7, 2, 2), repos),

@@ -13,6 +13,7 @@ from torch import Tensor
 from kd_core.adapters import FeatureExpansion, orthogonal_projector, standardize
 from kd_core.losses import smooth_l1
 from kd_core.train.dot import DOT
+from kd_core.train.sam import SAM
 
 
 @pytest.mark.parametrize("golden", goldens("methods/newer"))
@@ -62,5 +63,22 @@ def test_dot_equals_its_reference(golden: dict[str, Any]) -> None:
         optimizer.distillation = {parameters[0]: first, parameters[2]: second}
         parameters[0].grad, parameters[1].grad = third, fourth
         optimizer.step()
+        for parameter, values in zip(parameters, after, strict=True):
+            near(parameter, values)
+
+
+@pytest.mark.parametrize("golden", goldens("methods/sam"))
+def test_sam_equals_its_reference(golden: dict[str, Any]) -> None:
+    parameters = [torch.nn.Parameter(Input((3,), golden["seed"] + number).tensor()) for number in range(3)]
+    optimizer = SAM(parameters, torch.optim.SGD, **golden["values"])
+
+    def evaluate() -> Tensor:
+        optimizer.zero_grad()
+        loss = (parameters[0] ** 4).sum() + (3 * parameters[0] * parameters[1]).sin().sum()
+        loss.backward()
+        return loss
+
+    for after in golden["after"]:
+        optimizer.step(evaluate)
         for parameter, values in zip(parameters, after, strict=True):
             near(parameter, values)

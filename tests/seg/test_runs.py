@@ -60,6 +60,7 @@ def student(run: str) -> bytes:
     return (Path(run) / "student" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_again_as_it_ended() -> None:
     done = kd_seg("train", "config.yaml", "--out", "run")
     assert done.exit_code == 0, done.stderr
@@ -91,6 +92,7 @@ def test_a_killed_run_ends_in_the_same_bytes() -> None:
     assert metrics_of("killed") == metrics_of("whole")
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_score_what_one_does() -> None:
     """A model without batch statistics, a loss over all pixels, 40 images in batches of 6, and 9 images to score."""
     flat = "models.student={call: !call:torch.nn.Conv2d {in_channels: 3, out_channels: 6, kernel_size: 5, padding: 2}}"

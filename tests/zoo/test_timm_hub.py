@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import json
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -21,6 +23,7 @@ from kd_core.errors import KDError, Unverified
 from kd_core.experiment import Experiment
 from kd_core.models.hub import HubModelRequest
 from kd_core.notes import Note
+from kd_vision.cli import main
 from kd_zoo.timm_hub import TimmHub
 
 timm = pytest.importorskip("timm")
@@ -226,13 +229,18 @@ def test_pretrained_is_a_word_for_weights(tmp_path: Path) -> None:
             Experiment.load(tmp_path / "a.yaml", overrides=[f"models.student={wrong}", OTHER])
 
 
-def test_images_are_evaluated_as_timm_evaluates_them(tmp_path: Path) -> None:
+def images(folder: Path, classes: Sequence[str] = ("a", "b")) -> None:
+    """An image of each class in each split."""
     torch.manual_seed(0)
-    for name in ("a", "b"):
+    for name in classes:
         for split in ("train", "val", "test"):
-            (tmp_path / "images" / split / name).mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             pixels = torch.randint(0, 256, (200, 300, 3), dtype=torch.uint8).numpy()
-            Image.fromarray(pixels).save(tmp_path / "images" / split / name / "1.png")
+            Image.fromarray(pixels).save(folder / split / name / "1.png")
+
+
+def test_images_are_evaluated_as_timm_evaluates_them(tmp_path: Path) -> None:
+    images(tmp_path / "images")
     config = CONFIG.replace("name: digits, limit: 40, val: 0", f"name: image_folder, root: {tmp_path / 'images'}")
     config = config.replace(", input: {size: 32}", "").replace("MINE", "test_vit, weights: null")
     (tmp_path / "a.yaml").write_text(config.replace("test_resnet", "test_vit", 1))
@@ -248,3 +256,23 @@ def test_images_are_evaluated_as_timm_evaluates_them(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, torch.stack(theirs))
     chosen = Experiment.load(tmp_path / "a.yaml", overrides=["data.size=96", "data.interpolation=bilinear"]).plan.data
     assert (chosen.size, chosen.interpolation) == (96, "bilinear")
+
+
+def evaluated(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["eval", *map(str, arguments), "--json"])
+
+
+def test_a_model_of_timm_is_scored_without_a_config(tmp_path: Path) -> None:
+    images(tmp_path / "images", "abc")
+    model = save(tmp_path / "mine", num_classes=3)
+    done = evaluated("--timm", tmp_path / "mine", "--data", "image_folder", "--root", tmp_path / "images")
+    assert done.exit_code == 0, done.stderr
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    theirs = torch.stack([transform(Image.open(tmp_path / "images" / "test" / name / "1.png")) for name in "abc"])
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model.eval()(theirs), torch.arange(3))
+    assert json.loads(done.stdout)["metrics"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    done = evaluated("--timm", tmp_path / "mine")
+    assert done.exit_code == 2
+    assert "does not say on which data it is to be scored" in done.stderr
+    assert "--zoo and --timm name two models" in evaluated("--timm", "a", "--zoo", "b").stderr

@@ -159,7 +159,6 @@ OPTIMISERS = [
     sgd(f"«!call:{STEP_LR} {{step_size: 1}}", "", "is not a torch.optim.Optimizer"),
     sgd("!call:torch.optim.SGD {«params: [], lr: 0.1}", ".params", "supplied to torch.optim.SGD already"),
     sgd("«!get:torch.optim.SGD", "", "!get:torch.optim.SGD is not a torch.optim.Optimizer", "write !call"),
-    sgd("«!call:torch.optim.LBFGS {lr: 0.1}", "", "LBFGS evaluates the loss several times a step"),
     sgd("«{groups: []}", "", "missing required key 'call'"),
     sgd(f"{{call: !call:torch.optim.SGD {{lr: «{SYSTEM}}}}}", ".call.lr", "os.system is blocked", "--trust os"),
     sgd("{call: !call:torch.optim.SGD {lr: 0.1}, «grups: []}", ".grups", "unknown key 'grups'", "'groups'"),

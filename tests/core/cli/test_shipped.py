@@ -12,7 +12,12 @@ from click.testing import CliRunner, Result
 from kd_core.cli.group import make_cli
 from kd_core.cli.shipped import about, shipped
 
-CONFIG = "# kd-mine train a_kd.yaml\n# Soft targets, as usual. More of it.\nextends: _base.yaml\nseed: 1\n"
+CONFIG = """# kd-mine train a_kd.yaml
+# yaml-language-server: $schema=schema.json
+# Soft targets, as usual. More of it.
+extends: _base.yaml
+seed: 1
+"""
 
 
 @pytest.fixture
@@ -43,6 +48,13 @@ def test_configs_are_found_without_importing_the_package(package: str) -> None:
 
 def test_a_command_takes_a_name(package: str) -> None:
     assert "a_kd.yaml" in run("show", "a_kd").output
+
+
+@pytest.mark.parametrize("verb", ["compare", "sweep"])
+def test_a_study_takes_a_name(package: str, verb: str) -> None:
+    result = run(verb, "a_kd")
+    assert "a_kd.yaml" in str(result.output or result.exception)
+    assert "no such file" not in str(result.output or result.exception)
 
 
 def test_a_file_comes_before_a_name(package: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd_core.config import Policy, loads
 from kd_core.data.batch import Batch, Split
-from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.partners import classes_of, partner_rows, partner_split, partners, prepared, with_partners
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
 from kd_core.train.objective import Objective
@@ -75,6 +75,26 @@ def test_partners_are_prepared_as_the_students_samples() -> None:
     assert both.inputs["student"].tolist() == [10.0, 20.0]
 
 
+class Augmented(Labelled):
+    """Samples whose strong augmentation is known by its split."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def strong(self) -> Split:
+        return Labelled(None)
+
+
+def test_the_partner_of_a_sample_may_be_the_sample_itself() -> None:
+    split = Augmented(torch.tensor([1, 1, -100]))
+    for kind in ("sample", "strong"):
+        assert partner_rows(kind, split, 0).tolist() == [0, 1, 2]
+    assert partner_split("sample", split) is split
+    assert partner_split("strong", split) is not split
+    with pytest.raises(KDError, match="no strong augmentation"):
+        partner_split("strong", Labelled(None))
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_run_sees_partners_of_the_same_class(
     accumulation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,5 +122,6 @@ def test_a_run_sees_partners_of_the_same_class(
 
 def test_partners_are_of_a_class() -> None:
     text = CONFIG.replace("ACCUMULATION", "1").replace("method: cs_kd", "method: cs_kd\n    partners: pairs")
-    with pytest.raises(KDError, match=r"stages\.distill\.partners: must be one of 'class', not 'pairs'"):
+    says = r"stages\.distill\.partners: must be one of 'class', 'sample' or 'strong', not 'pairs'"
+    with pytest.raises(KDError, match=says):
         Experiment.planned(loads(text), Policy())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_core.data import batch
+from kd_core.data import batch, screening
 from kd_core.data.batch import Split, Splits
 from kd_core.data.images import check_ends, read_image
-from kd_core.data.screening import Readable, refuse, skipped
+from kd_core.data.screening import Readable, few_bytes, refuse, skipped
 from kd_core.errors import KDError
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
@@ -56,7 +56,7 @@ def test_few_files_are_read_whole(split: Files) -> None:
 
 
 def test_of_many_files_both_ends_are_looked_at(split: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "WHOLE", 10)
+    monkeypatch.setattr(screening, "WHOLE", 10)
     with pytest.raises(KDError, match=r"cut\.jpg: is not a readable image.*\n +hint: .* leaves it out"):
         Splits(split, None, split).screen()
     assert split.seen == []
@@ -65,7 +65,7 @@ def test_of_many_files_both_ends_are_looked_at(split: Files, monkeypatch: pytest
 
 
 def test_of_very_many_none_is(split: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "WHOLE", 10)
+    monkeypatch.setattr(screening, "WHOLE", 10)
     monkeypatch.setattr(batch, "MANY", 5)
     Splits(split, None, None).screen()
 
@@ -106,3 +106,13 @@ def test_long_lists_are_shortened() -> None:
     assert skipped(errors, 40)[0].text.startswith("30 of 40 samples cannot be read and are left out:\n    0: is")
     assert skipped([], 40) == []
     refuse([])
+
+
+def test_of_a_large_collection_few_files_are_asked_for_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(screening, "WHOLE", 10)
+    monkeypatch.setattr(screening, "size_of", lambda path: asked.append(path) or 4)
+    files = Readable(lambda _: None, lambda position: (Path(f"{position}"),), range(10**7))
+    assert not few_bytes([files])
+    assert len(asked) == 3
+    assert few_bytes([Readable(files.read, files.paths, range(2))])

@@ -9,7 +9,7 @@ import torch
 
 from kd_core.data.batch import Batch, Split
 from kd_core.device import distributed
-from kd_core.device.distributed import padded_to_largest
+from kd_core.device.distributed import epoch_batches, padded_to_largest
 from kd_core.errors import KDError
 from kd_core.train import evaluate
 
@@ -62,3 +62,28 @@ def test_every_process_scores_its_share(monkeypatch: pytest.MonkeyPatch, batch_s
         scored.append([row for batch, shard in shares if shard.rows[rank] for row in batch.index.tolist()])
     assert sorted(row for rows in scored for row in rows) == list(range(10))
     assert max(map(len, scored)) - min(map(len, scored)) <= 2
+
+
+@pytest.mark.parametrize(("backend", "devices"), [("nccl", [3]), ("gloo", None)])
+def test_processes_that_meet_on_gpus_say_which(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[int] | None
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda device_ids: told.append(device_ids))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    distributed.barrier()
+    assert told == [devices]
+
+
+def test_the_batches_of_an_epoch_are_cut_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[int] = []
+    monkeypatch.setattr(distributed, "divide", lambda rows, parts: cut.append(len(rows)) or rows)
+    batches = epoch_batches(torch.arange(10**6), 4, first=2)
+    assert not cut
+    assert next(batches).tolist() == [8, 9, 10, 11]
+    assert cut == [4]
+    monkeypatch.undo()
+    rows = [torch.cat(parts).tolist() for parts, _ in epoch_batches(torch.arange(10), 4, accumulate=2, first=1)]
+    assert rows == [[4, 5, 6, 7], [8, 9]]
+    assert len(list(epoch_batches(torch.arange(10), 4, stop=2))) == 2

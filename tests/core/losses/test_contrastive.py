@@ -122,3 +122,15 @@ def test_both_ways_to_score_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
         loss = make()
         results.append(torch.stack([step(loss, seed) for seed in range(3)]))
     torch.testing.assert_close(*results)
+
+
+def test_of_a_sample_that_is_there_twice_the_last_embedding_is_remembered() -> None:
+    torch.manual_seed(0)
+    student, teacher, index = torch.rand(3, 4), torch.rand(3, 4), torch.tensor([2, 5, 2])
+    memories = []
+    for order in ([0, 1, 2], [1, 2]):
+        loss = CRD(num_samples=10, negatives=4, dim=4)
+        loss.student_memory.fill_(1.0)
+        loss.remember(index[order], student[order], teacher[order])
+        memories.append(loss.student_memory)
+    assert torch.equal(*memories)

@@ -262,3 +262,10 @@ def test_a_plan_with_problems_is_an_error_with_all_of_them(points: Any) -> None:
     assert [problem.path for problem in caught.value.problems] == ["data.samples", "models"]
     with pytest.raises(ConfigError, match="data"):
         plan(loads("task: points\n"), Policy())
+
+
+def test_strong_augmentation_is_refused_where_a_task_has_none(planner: Callable[..., Planner]) -> None:
+    made = planner("stages.distill.partners=strong")
+    made.plan()
+    (problem,) = made.problems
+    assert (problem.path, problem.message) == ("stages.distill.partners", "points has no strong augmentation")

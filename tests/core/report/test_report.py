@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kd_core
 from kd_core.class_figures import ClassFigures
 from kd_core.errors import KDError
 from kd_core.files import json_text
@@ -258,3 +259,26 @@ def test_the_folder_of_a_study_stands_for_its_runs(tmp_path: Path) -> None:
     (study / "study.json").write_text(json_text({"runs": [{"columns": values} for values in columns]}))
     assert [History.read(study / name).title for name in ("000", "003")] == ["kd", "method crd, lr 0.1"]
     assert '<td class="text">method crd, lr 0.1</td>' in text_of(tmp_path, study)
+
+
+def test_a_notebook_shows_the_curves_of_runs_in_a_frame(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", weight=2.0)]
+    shown = kd_core.curves(*runs, height=300)._repr_html_()
+    [(tag, attributes)] = Tags(shown).tags
+    assert tag == "iframe"
+    assert "height: 300px" in str(attributes["style"])
+    inside = str(attributes["srcdoc"])
+    assert "validation: top1" in inside
+    assert "<h2>" not in inside, "the report has further sections, this has curves alone"
+    assert Tags(inside).tags
+    assert HOSTILE not in inside
+
+
+def test_a_notebook_shows_a_report_in_a_frame(tmp_path: Path) -> None:
+    out = report([make_run(tmp_path / "a")], tmp_path / "report.html", worst=0)
+    [(_, attributes)] = Tags(kd_core.frame(out)._repr_html_()).tags
+    assert attributes["srcdoc"] == out.read_text()
+    with pytest.raises(KDError, match=r"no\.html is not a page that can be read"):
+        kd_core.frame(tmp_path / "no.html")
+    with pytest.raises(KDError, match="name at least one"):
+        kd_core.curves()

@@ -53,6 +53,30 @@ def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     assert without_stamps(tmp_path / "log.txt") == ["stage distill", "epoch 1/2: top1 0.5", "saved"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("JPY_PARENT_PID", "1"), ("MPLBACKEND", "module://matplotlib_inline.backend_inline")],
+)
+def test_the_terminal_of_a_notebook_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    stream = Stream(terminal=True)
+    train(Reporter(stream=stream))
+    assert stream.getvalue() == "stage distill\nepoch 1/2: top1 0.5\nsaved\n"
+
+
+def test_inside_a_kernel_lines_are_no_warnings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Reporter().info("one")
+    stream = type("OutStream", (Stream,), {"__module__": "ipykernel.iostream"})(terminal=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    Reporter().info("two")
+    assert capsys.readouterr().err == "one\n"
+    assert stream.getvalue() == "two\n"
+
+
 def test_a_note_is_in_the_log_alone(tmp_path: Path) -> None:
     stream = Stream(terminal=False)
     Reporter(tmp_path / "log.txt", stream=stream).debug("built stages.0.optimizer")

@@ -13,7 +13,7 @@ import pytest
 from kd_core.runs.stop import Stopped, StopRequest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
 def test_the_first_signal_sets_a_flag(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
@@ -23,6 +23,8 @@ def test_the_first_signal_sets_a_flag(number: signal.Signals, capfd: pytest.Capt
         assert Stopped("saved", stop.number).exit_code == 128 + number
     assert signal.getsignal(number) is before
     assert "a second signal" in capfd.readouterr().err
+    assert {"SIGINT", "SIGTERM"} <= {signal.Signals(each).name for each in StopRequest.SIGNALS}
+    assert not hasattr(signal, "SIGUSR2") or signal.SIGUSR2 in StopRequest.SIGNALS
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

@@ -224,3 +224,48 @@ def test_a_config_is_flattened_to_the_arguments_of_its_calls() -> None:
         "e": "{}",
         "f": "torch.nn.ReLU",
     }
+
+
+RUN = """\
+task: image_classification
+data: {name: digits}
+models: {student: {arch: cnn, width: 4}}
+seed: SEED
+stages:
+  train:
+    epochs: 1
+    batch_size: 8
+    losses: {ce: {loss: cross_entropy}LOSS}
+    optimizer: !call:torch.optim.SGD {lr: RATE}
+"""
+
+
+def loose(folder: Path, *, seed: int = 0, loss: str = "", rate: float = 0.1) -> Path:
+    """A run that no study made."""
+    folder.parent.mkdir(exist_ok=True)
+    result(folder, 50.0)
+    text = RUN.replace("SEED", str(seed)).replace("LOSS", loss).replace("RATE", str(rate))
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
+def test_runs_that_differ_in_a_value_are_told_apart_by_it(tmp_path: Path) -> None:
+    gathered = gather([loose(tmp_path / "a", rate=0.1), loose(tmp_path / "b", rate=0.2)])
+    assert [run.columns for run in gathered.figures] == [
+        {"stages.train.optimizer.lr": "0.1"},
+        {"stages.train.optimizer.lr": "0.2"},
+    ]
+
+
+def test_runs_of_which_one_lacks_a_term_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    other = ", own: {loss: mse, student: student.output, teacher: student.output}"
+    runs = [
+        *(loose(tmp_path / name, seed=seed) for seed, name in enumerate(("alone", "alone_again"))),
+        loose(tmp_path / "with" / "20261129-010203-0", loss=other),
+        loose(tmp_path / "x" / "same", loss=other, rate=0.2),
+        loose(tmp_path / "y" / "same", loss=other, rate=0.3),
+    ]
+    names = [run.columns["run"] for run in gather(runs).figures]
+    assert names[:3] == ["alone", "alone", "with"]
+    assert [name.partition(" ")[0] for name in names[3:]] == ["same", "same"]
+    assert names[3] != names[4]

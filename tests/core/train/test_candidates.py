@@ -17,6 +17,7 @@ from kd_core.errors import ConfigError
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.runs.run_folder import RunFolder
+from kd_core.train import evaluate
 from kd_core.train.components import Components
 from kd_core.train.run import Result, run
 
@@ -58,9 +59,13 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Components]:
 
 
 def test_the_best_of_all_in_validation_is_the_student(
-    planned: Planned, tmp_path: Path, built: list[Components]
+    planned: Planned, tmp_path: Path, built: list[Components], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    passes: list[int] = []
+    read = evaluate._own_batches
+    monkeypatch.setattr(evaluate, "_own_batches", lambda split, size: passes.append(len(split)) or read(split, size))
     result, folder = train(planned(*LAZY_STUDENT), tmp_path / "run")
+    assert len(passes) == 2  # validation, in which three models are scored, and the test
     assert result.best is not None
     assert result.best["model"] == "peers_1"
     scores = result.best["metrics"]

@@ -279,7 +279,7 @@ def test_a_copy_serves_where_nothing_answers(hub: tuple[Hub, str], tmp_path: Pat
     assert ask(tmp_path, NOWHERE, "load('sst2')", "resolve(None)") == [first, NEW]
 
 
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {}])
+@pytest.mark.parametrize("environment", [pytest.param({"HF_HUB_OFFLINE": "1"}, marks=pytest.mark.slow), {}])
 def test_without_a_network_and_a_copy(tmp_path: Path, environment: dict[str, str]) -> None:
     found, commit, attempts = ask(tmp_path, NOWHERE, "load('sst2')", "resolve('main')", "len(attempts)", **environment)
     assert found == (
@@ -290,6 +290,7 @@ def test_without_a_network_and_a_copy(tmp_path: Path, environment: dict[str, str
     assert attempts == (0 if environment else 2)  # the library alone tries again and again
 
 
+@pytest.mark.slow
 def test_a_hub_without_the_data_set(hub: tuple[Hub, str], tmp_path: Path) -> None:
     [found] = ask(tmp_path, f"{hub[1]}/elsewhere", "load('sst2')")
     assert found.startswith(f"data: the hub has no data set {REPOSITORY}\n")

@@ -314,7 +314,7 @@ def told(*arguments: object) -> Result:
     """What the command says."""
     main = make_cli("kd-glue", package="kd-glue", tasks=("text_classification",), help="", registries={})
     main.add_command(verb)
-    return CliRunner().invoke(main, ["submit", *map(str, arguments)])
+    return CliRunner().invoke(main, ["leaderboard", *map(str, arguments)])
 
 
 @pytest.mark.usefixtures("small")

@@ -14,6 +14,7 @@ from PIL import Image as Pictures
 from kd_core.data.hub_data import data_pins
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
+from kd_vision.data.folders import without_unreadable
 from kd_vision.data.spec import DataSpec
 
 datasets = pytest.importorskip("datasets")
@@ -155,10 +156,26 @@ def test_tables_of_files_and_classes(tmp_path: Path) -> None:
         ("image,label\nphotos/1.png,cat", r"data\.label: .*has fewer than two classes"),
         ("image,label", "holds no row"),
         ("image,label\n,cat", "row 2 has no image or no label cell"),
+        (
+            "image,label,w\nphotos/1.png,a,1\nphotos/2.png,b,-1",
+            r"data\.weight: .*row 3: '-1' is not a number",
+        ),
+        ("image,label,v\nphotos/1.png,a,1\nphotos/2.png,b,1", r"data\.weight: .*there is no column 'w'"),
     ],
 )
 def test_tables_that_are_wrong(tmp_path: Path, content: str, told: str) -> None:
     files(tmp_path)
     (tmp_path / "train.csv").write_text(content)
     with pytest.raises(KDError, match=told):
-        DataSpec(root=str(tmp_path), files={"train": "train.csv"}).read()
+        DataSpec(root=str(tmp_path), files={"train": "train.csv"}, weight="w" if "label," in content else None).read()
+
+
+def test_weights_of_samples_stay_with_them(tmp_path: Path) -> None:
+    files(tmp_path)
+    rows = [f"photos/{row}.png,{'ab'[row % 2]},{row / 2}" for row in range(6)]
+    (tmp_path / "train.csv").write_text("\n".join(["image,label,w", *rows]))
+    train = DataSpec(root=str(tmp_path), files={"train": "train.csv"}, weight="w").read().train
+    assert train.weights.tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+    (tmp_path / "photos" / "1.png").write_bytes(b"no image")
+    kept, _ = without_unreadable(train)
+    assert kept.take(torch.tensor([4, 1])).weights.tolist() == [2.5, 1]

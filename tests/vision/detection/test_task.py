@@ -59,6 +59,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_a_check_knows_keypoints_that_only_the_data_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(CHECKED.replace("{root}", "none"))
@@ -81,9 +82,12 @@ def annotated(folder: Path, *, box: list[float], images: int = 1) -> None:
 @pytest.mark.parametrize(
     ("box", "student", "messages"),
     [
-        ([5, 5, 30, 30], "", []),
+        pytest.param([5, 5, 30, 30], "", [], marks=pytest.mark.slow),
         ([5, 5, 0, 30], "", ["c.yaml:2:7: data: ", "annotation 1 has a 'bbox' without an area: [5, 5, 0, 30]"]),
-        ([5, 5, 30, 30], ", num_keypoints: 5", ["KeypointRCNN has num_keypoints 5, and of the data it is 2"]),
+        pytest.param(
+            *([5, 5, 30, 30], ", num_keypoints: 5", ["KeypointRCNN has num_keypoints 5, and of the data it is 2"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_check_reads_annotations_that_are_here(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from kd_core.losses import LOSSES
     from kd_core.models.registry import MODELS
     from kd_core.registry import Registry
+    from kd_core.report.frames import curves, frame
     from kd_core.student import load
+    from kd_core.taps.direct import capture, overview
     from kd_core.task import TASKS
 
     __version__: str
@@ -28,8 +30,12 @@ __all__ = [
     "KDError",
     "Registry",
     "__version__",
+    "capture",
+    "curves",
     "evaluate",
+    "frame",
     "load",
+    "overview",
     "resume",
 ]
 
@@ -42,8 +48,12 @@ _HOMES = {
     "Experiment": "kd_core.experiment",
     "KDError": "kd_core.errors",
     "Registry": "kd_core.registry",
+    "capture": "kd_core.taps.direct",
+    "curves": "kd_core.report.frames",
     "evaluate": "kd_core.evaluation",
+    "frame": "kd_core.report.frames",
     "load": "kd_core.student",
+    "overview": "kd_core.taps.direct",
     "resume": "kd_core.experiment",
 }
 

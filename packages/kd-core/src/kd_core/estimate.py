@@ -256,11 +256,12 @@ class Measurement:
         """Seconds to score a split, from its first samples where it is large."""
         stage, plan = runner.stage, self.components.plan
         size = eval_batch_size(plan.task, runner.spec.eval_batch_size, runner.spec.batch_size)
-        model = stage.averaged
-        stage.score(model, First(split, min(size, len(split))))
+        models = stage.candidates
+        stage.measured(models, First(split, min(size, len(split))))
         samples = min(len(split), WARM_UP * size)
         started = time.monotonic()
-        stage.score(model, First(split, samples))
+        for metrics in stage.measured(models, First(split, samples)).values():
+            metrics.compute()
         self._synchronize()
         return (time.monotonic() - started) * len(split) / samples
 

@@ -96,7 +96,7 @@ class LoadedStudent:
         model, runtime = self.build(splits.info)
         measures = measured(
             self.plan.task,
-            model,
+            {STUDENT: model},
             STUDENT,
             split,
             spec=self.plan.inputs[STUDENT],
@@ -104,7 +104,7 @@ class LoadedStudent:
             info=splits.info,
             batch_size=self.batch_size,
             runtime=runtime,
-        )
+        )[STUDENT]
         metrics, classes = measures.compute(), measures.by_class()
         if card is None:
             return Result(metrics, run=self.run, samples=len(split), split=name, classes=classes)
@@ -168,7 +168,12 @@ def _published_document(model: Mapping[str, Any], data: str | None, task: str, o
         card = find_card(model["zoo"], data)[1]
         builder_of(card)
         data, task = data or card.dataset, card.task or task
-    text = f"task: {task}\ndata: {json.dumps({'name': data})}\nmodels: {{student: {json.dumps(model)}}}\n"
+    elif data is None and not any(override.startswith("data.") for override in overrides):
+        ((source, name),) = model.items()
+        hint = f"--{source} {name} --data NAME --root FOLDER, --set data.hub=NAME, or the config of a run"
+        raise KDError(f"{source}: {name} does not say on which data it is to be scored", hint=hint)
+    named = {} if data is None else {"name": data}
+    text = f"task: {task}\ndata: {json.dumps(named)}\nmodels: {{student: {json.dumps(model)}}}\n"
     return loads(text, " ".join(f"--{key} {value}" for key, value in model.items()), overrides)
 
 

@@ -18,17 +18,19 @@ from kd_core.data.batch import STUDENT
 from kd_core.data.spec import DataSpec
 from kd_core.data.summary import DataSummary
 from kd_core.device.distributed import run_on_rank_zero
-from kd_core.device.runtime import join
+from kd_core.device.runtime import join, restarts
 from kd_core.errors import ConfigError, ConfigProblem, KDError, in_order
 from kd_core.models.factory import WEIGHTS, has_weights, missing_files
 from kd_core.observers import Observer
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.runs.checkpoint import CheckpointStore
+from kd_core.runs.manifest import flat_differences
 from kd_core.runs.progress import Reporter
 from kd_core.runs.run_folder import RunFolder
 from kd_core.taps.table import TapRow
 from kd_core.train.components import Data
+from kd_core.train.facts import decisive
 from kd_core.train.run import Result, run
 
 NOTHING_TO_TRAIN = "there is nothing to train: write at least one stage"
@@ -159,23 +161,60 @@ class Experiment:
         return dump(self.document.data)
 
     def train(
-        self, out: Path | RunFolder | None = None, command: str = "", observers: Sequence[Observer] = ()
+        self,
+        out: str | Path | RunFolder | None = None,
+        command: str = "",
+        observers: Sequence[Observer] = (),
+        *,
+        resumes: bool = False,
     ) -> Result:
         """Run all stages in a new run folder and score the student on the test split.
 
-        ``out`` may be a folder that this process has claimed. ``observers`` watch beside those of the config.
+        ``out`` may be a folder that this process has claimed. ``observers`` watch beside those of the config. With
+        ``resumes``, and where torchrun may start the processes anew, a run of this experiment that has begun in ``out``
+        is gone on with; KDError where it is a run of another one.
         """
         self.check()
         self._ready()
         join(self.plan.runtime.device)
+        folder = Path(out) if isinstance(out, str) else out
+        resumes = resumes or restarts()
+        if resumes and folder is None:
+            hint = "name it with --out"
+            raise KDError("a run that may be started again needs a folder that it finds again", hint=hint)
+        if resumes and isinstance(folder, Path) and run_on_rank_zero(lambda: self._has_begun(folder)):
+            return resume(folder, trust=self.policy.trust, command=command, observers=observers)
 
         def locked() -> RunFolder:
-            return out if isinstance(out, RunFolder) else RunFolder.create(self.plan.name, self.plan.seed, out)
+            if isinstance(folder, RunFolder):
+                return folder
+            return RunFolder.create(self.plan.name, self.plan.seed, folder)
 
-        with shared(locked) as folder:
+        with shared(locked) as new:
             pinned = self.pinned()
-            run_on_rank_zero(lambda: folder.write_config(pinned.resolved()))
-            return run(pinned.plan, pinned.policy, folder, command, resumed=False, observers=observers)
+            run_on_rank_zero(lambda: new.write_config(pinned.resolved()))
+            return run(pinned.plan, pinned.policy, new, command, resumed=False, observers=observers)
+
+    def _has_begun(self, out: Path) -> bool:
+        """Whether a run of this experiment has begun in a folder; KDError where that is a run of another one.
+
+        What a run itself writes into its config may differ: the revisions of a hub's models, and what ``fast`` is.
+        """
+        folder = RunFolder(out)
+        if not folder.config.is_file():
+            return False
+        own = decisive(with_absolute_paths(self.document, self._default_roots()).data)
+        theirs = decisive(load(folder.config).data)
+        kept = {"runtime"} if self.plan.fast else set()
+        differences = [
+            path
+            for path, (mine, _) in flat_differences(own, theirs).items()
+            if path.split(".")[0] not in kept and not (path.endswith("revision") and mine is None)
+        ]
+        if differences:
+            message = f"{out} holds a run of another config, which differs in {', '.join(differences[:5])}"
+            raise KDError(message, hint=f"`resume {out}` goes on with it; name another folder for this one")
+        return True
 
     def _ready(self) -> None:
         """ConfigError for what training needs and a check does not ask for."""
@@ -221,7 +260,7 @@ def shared(make: Callable[[], RunFolder]) -> Iterator[RunFolder]:
 
 
 def resume(
-    path: Path | RunFolder,
+    path: str | Path | RunFolder,
     *,
     trust: Sequence[str] = (),
     command: str = "",
@@ -232,7 +271,7 @@ def resume(
 
     ``path`` may be a folder that this process has claimed. ``observers`` watch beside those of the config.
     """
-    folder = path if isinstance(path, RunFolder) else RunFolder.open(path)
+    folder = path if isinstance(path, RunFolder) else RunFolder.open(Path(path))
     if folder.finished:
         result = folder.result()
         return Result(
@@ -259,7 +298,7 @@ class Taps(NamedTuple):
     landmarks: list[LandmarkRow]
 
 
-def taps(path: Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
+def taps(path: str | Path, model: str, *, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Taps:
     """The modules of a config's model with the shapes of what goes through them, and its landmarks."""
     experiment = Experiment.load(path, overrides=overrides, trust=trust)
     modules = model_taps(experiment.plan, experiment.policy, model)

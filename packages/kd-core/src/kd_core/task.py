@@ -104,6 +104,8 @@ class Task:
     """The field of a model's output that losses take where a config names none; empty for all of it."""
     mask: ClassVar[str] = ""
     """The wire of what counts in models' outputs, which losses that compare these take where a config names none."""
+    strong: ClassVar[bool] = False
+    """Whether splits have a strong augmentation beside their own (:meth:`Split.strong`), for ``partners: strong``."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
     scores_copies: ClassVar[bool] = False

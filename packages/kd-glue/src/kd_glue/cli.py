@@ -5,7 +5,7 @@ from __future__ import annotations
 from kd_core.cli.group import make_cli
 from kd_core.cli.listing import Models
 from kd_core.cli.new import new_command
-from kd_glue.verbs import predict, submit, with_upload
+from kd_glue.verbs import leaderboard, predict, with_upload
 
 MODELS = """\
 hub: NAME
@@ -21,9 +21,9 @@ main = make_cli(
     tasks=("text_classification",),
     help="Fine-tune and distil text classifiers from a YAML file.",
     registries={"data": "kd_glue.data.sources:SOURCES"},
-    published="hub",
+    published=("hub",),
     models=Models((), MODELS),
 )
-for verb in (with_upload(main.commands["train"]), predict, submit):
+for verb in (with_upload(main.commands["train"]), predict, leaderboard):
     main.add_command(verb)
 main.add_command(new_command("kd_glue.starter:starter"))

@@ -77,7 +77,9 @@ def predict(
 @root_option
 @config_options
 @json_option
-def submit(runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, as_json: bool, **options: Any) -> None:
+def leaderboard(
+    runs: tuple[Path, ...], out: Path, fill: bool, verify: Path | None, as_json: bool, **options: Any
+) -> None:
     """Write the archive for GLUE's leaderboard.
 
     The predictions are those of the students of finished runs, one a task. A run of MNLI predicts both of its test

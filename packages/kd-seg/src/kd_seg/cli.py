@@ -15,6 +15,7 @@ main = make_cli(
     help="Train and distil models of semantic segmentation from a YAML file.",
     registries={"data": "kd_seg.data.sources:SOURCES"},
     models=Models(("kd_seg",)),
+    published=("zoo", "hub"),
 )
 for verb in (with_report(main.commands["eval"], "kd_seg.results.report", REPORT), predict):
     main.add_command(verb)

@@ -11,6 +11,7 @@ from kd_vision.detection.verbs import REPORT, predict
 main = make_cli(
     "kd-vision",
     models=Models(("kd_vision", "kd_zoo")),
+    published=("zoo", "timm", "hub"),
     package="kd-vision",
     tasks=("image_classification", "object_detection"),
     help="Train and distil image classifiers and object detectors from a YAML file.",

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.distributions import Beta
-from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
 from kd_core.data.views import VIEWS
@@ -86,14 +85,15 @@ def mixed(batch: Batch, num_classes: int, share: float, mix: Mix) -> Batch:
     target: Tensor = batch.target
     if target.is_floating_point() or target.ndim != 1:
         raise KDError("mixing takes images of one class each")
-    labelled = target >= 0
+    known = target if batch.known_target is None else batch.known_target  # reading a GPU's would wait for it
     inputs = map_tensors(mix, batch.inputs)
-    if not labelled.any():
+    least, most = int(known.min()), int(known.max())
+    if most < 0:
         return replace(batch, inputs=inputs)
-    if not labelled.all():
+    if least < 0:
         raise KDError("mixing images with labels and images without gives targets that are neither")
-    if int(target.max()) >= num_classes:
-        message = f"the batch has the class {int(target.max())}, and num_classes is {num_classes}"
+    if most >= num_classes:
+        message = f"the batch has the class {most}, and num_classes is {num_classes}"
         raise KDError(message, path="num_classes")
-    own = F.one_hot(target, num_classes).float()
+    own = torch.zeros(len(target), num_classes, device=target.device).scatter_(1, target.unsqueeze(1), 1.0)
     return replace(batch, inputs=inputs, target=own.lerp(own.roll(1, 0), 1 - share))

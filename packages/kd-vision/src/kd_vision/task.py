@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+import kd_vision.data.strong
 import kd_vision.mixing
-import kd_vision.rotations  # noqa: F401  which register views
+import kd_vision.rotations  # noqa: F401  which register an augmentation and views
 from kd_core.config import has_call
 from kd_core.config.schema import StudentSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split, Splits
@@ -22,6 +23,7 @@ from kd_core.models.hub import Hub
 from kd_core.task import TASKS, Task
 from kd_vision.data.augment import Augmentation, parse
 from kd_vision.data.folders import skip_unreadable
+from kd_vision.data.generated import with_generated
 from kd_vision.data.in_memory import ArraySplit
 from kd_vision.data.info import CLASS_VALUES, ImageInfo
 from kd_vision.data.labelled_subset import LabelledSubset
@@ -49,6 +51,7 @@ class ImageClassification(Task):
     pipeline_tag = "image-classification"
     viewer = "kd_vision.results.views:ImageViewer"
     tried = ("augment",)
+    strong = True
     hubs: ClassVar[Mapping[str, Hub]] = {
         "hub": ImageHub("kd-vision", "image_classification"),
         "timm": TimmHub("kd-vision"),
@@ -78,6 +81,12 @@ class ImageClassification(Task):
         if not train:
             raise KDError("no training image is left", path="data")
         augmentation = parse(source.augment if data.augment is None else data.augment)
+        if data.generated is not None:
+            in_memory = isinstance(train.images, Tensor)
+            shape = tuple(train.images.shape[1:]) if in_memory else self.info(data).input_shape
+            parts, augmentation = with_generated(parts, data.generated, shape), Augmentation()
+            train = parts.train
+            assert train is not None
 
         def readable(subset: LabelledSubset | None) -> Split | None:
             return as_split(subset, augmentation, data, source) if subset else None

@@ -12,6 +12,7 @@ from kd_core.adapters.diffusion import denoiser
 from kd_core.adapters.ensembles import gate, teacher_embeddings
 from kd_core.adapters.expansion import FeatureExpansion, feature_expansion
 from kd_core.adapters.factors import paraphraser, translator
+from kd_core.adapters.generator import image_generator
 from kd_core.adapters.heads import SimKDProjector, embedding, pool, projection_head, simkd_projector
 from kd_core.adapters.importance import confidence, valuable_region
 from kd_core.adapters.logits import hard_labels, learned_number, pooled_classifier, region_pool
@@ -48,6 +49,7 @@ __all__ = [
     "generation",
     "global_context",
     "hard_labels",
+    "image_generator",
     "learned_number",
     "margin_relu",
     "matched_anchors",

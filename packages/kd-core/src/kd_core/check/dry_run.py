@@ -110,6 +110,14 @@ def written(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
             yield (*adapter.path, "match"), wire
 
 
+def tapped(plan: Plan, stage: StagePlan) -> Iterator[tuple[Path, Wire]]:
+    """Every place of a model that an adapter of a stage reads where it runs it, with the place it is written in."""
+    for name in stage.adapters:
+        adapter = plan.adapters[name]
+        for key, wire in adapter.taps.items():
+            yield (*adapter.path, "taps", key), wire
+
+
 def field_hint(plan: TermPlan, stand: DummyValues) -> str | None:
     """A hint where a wire of a loss leads to named tensors, of which one was meant."""
     for key, wired in plan.wires.items():

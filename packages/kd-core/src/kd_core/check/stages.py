@@ -17,6 +17,7 @@ from kd_core.check.dry_run import (
     dummy_like,
     field_hint,
     needs_values,
+    tapped,
     to_meta,
     trusted_only,
     written,
@@ -128,7 +129,7 @@ class StageCheck:
     def _places(self) -> Iterator[tuple[str, Placed]]:
         """For each model, its wires with the places they are written in."""
         wires: dict[str, Placed] = {}
-        for path, wire in written(self.plan, self.stage):
+        for path, wire in (*written(self.plan, self.stage), *tapped(self.plan, self.stage)):
             wires.setdefault(wire.root, []).append((path, wire))
         yield from wires.items()
 
@@ -165,6 +166,8 @@ class StageCheck:
     ) -> Capture | None:
         if not self._modules(self.models[name], wires_by_model.get(name, [])):
             return None
+        if not taps:  # only adapters run it
+            return Capture(None, {})
         try:
             return self.dry.forward(name, taps, batch)
         except TooFewSamples as error:

@@ -26,6 +26,7 @@ from kd_core.cli.prune import prune
 from kd_core.cli.report import report
 from kd_core.cli.schema import schema
 from kd_core.cli.study import compare, sweep
+from kd_core.cli.submit import submit
 from kd_core.cli.train import resume, train
 from kd_core.errors import KDError, RunInterrupted, did_you_mean
 from kd_core.escapes import for_terminal
@@ -39,21 +40,22 @@ def make_cli(
     tasks: Sequence[str],
     help: str,
     registries: Mapping[str, str],
-    published: str = "zoo",
+    published: Sequence[str] = ("zoo",),
     models: Models | None = None,
 ) -> click.Group:
     """The command ``name`` of the distribution ``package``, which runs configs of ``tasks``.
 
-    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``; ``published`` is
-    the source of published models that ``eval`` has an option for, ``zoo`` or ``hub``; ``models`` says which models its
-    tasks can use, all without it. A package adds its own verbs to
+    ``registries`` are further things ``list`` can list, as ``{"data": "my_package.sources:SOURCES"}``; ``published``
+    are
+    the sources of published models that ``eval`` has an option for: ``zoo``, ``timm``, ``hub``; ``models`` says which
+    models its tasks can use, all without it. A package adds its own verbs to
     the group it gets: ``@main.command()``, with :func:`config_options` and :func:`print_result`.
     """
     group = Commands(name, help=help, context_settings={"help_option_names": ["-h", "--help"], "obj": tasks})
     group.package = package.replace("-", "_")
     click.version_option(package_name=package, prog_name=name)(group)
     others = (report, export, profile, push, prune, cache, migrate, schema)
-    for verb in (train, evaluate_command(published), resume, sweep, compare, check, plan, show, taps, *others):
+    for verb in (train, evaluate_command(published), resume, submit, sweep, compare, check, plan, show, taps, *others):
         group.add_command(verb)
     group.add_command(list_command({**REGISTRIES, **registries}, tasks, models))
     return group

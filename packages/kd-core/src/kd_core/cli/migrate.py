@@ -13,6 +13,7 @@ import click
 
 from kd_core.cli.options import json_option
 from kd_core.cli.output import echo, problem_as_json, quiet_stdout
+from kd_core.cli.schema import with_schema
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
@@ -92,7 +93,7 @@ def _migrated(file: Path, top: Path, out: Path | None, options: Options, force: 
         if target is None:
             report["text"] = text
         else:
-            _write(target, text, force)
+            _write(target, with_schema(text, target), force)
             report["config"] = str(target)
         report["differences"] = _differences(draft)
     except KDError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kd_core.cli.output import echo, quiet_stdout
+from kd_core.cli.schema import with_schema
 from kd_core.errors import KDError
 
 
@@ -33,7 +34,7 @@ def new_command(place: str) -> click.Command:
 
             module, _, function = place.partition(":")
             starter = getattr(importlib.import_module(module), function)(path)
-            text = starter.text(ctx.find_root().info_name or "kd", str(target))
+            text = with_schema(starter.text(ctx.find_root().info_name or "kd", str(target)), target)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, text)
             unverified = Experiment.load(target).check()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kd_core.cli.evaluate import MEANT, published_model
 from kd_core.cli.options import config_options, json_option
 from kd_core.cli.output import echo, print_result, quiet_stdout
 from kd_core.errors import KDError
@@ -113,12 +114,12 @@ def with_report(evaluate: click.Command, module: str, help: str) -> click.Comman
                 raise click.UsageError("--worst is for --report")
             ctx.invoke(evaluate, **arguments)
             return
-        if arguments["target"] is None and arguments["name"] is None:
-            raise click.UsageError("name a config or a run folder, or a published model with --zoo")
-        name, as_json, per_class = (arguments.pop(key) for key in ("name", "as_json", "per_class"))
+        sources = [option.name for option in evaluate.params if option.name in MEANT]
+        model = published_model(arguments["target"], arguments, [source for source in sources if source is not None])
+        as_json, per_class = (arguments.pop(key) for key in ("as_json", "per_class"))
         with quiet_stdout():
             reports = import_module(module)
-            number, model = reports.WORST if worst is None else worst, None if name is None else {"zoo": name}
+            number = reports.WORST if worst is None else worst
             target = arguments.pop("target")
             result = reports.report(target, report, worst=number, model=model, task=ctx.obj[0], **arguments)
         print_result(result, as_json, per_class=per_class)

@@ -23,7 +23,7 @@ def shipped(package: str) -> dict[str, Path]:
 
 
 def about(file: Path) -> str:
-    """What the comment at the beginning of a config says, without its command: the first sentence."""
+    """What the comment at the beginning of a config says, without its command and schema: the first sentence."""
     lines = file.read_text(encoding="utf-8").splitlines()
     comment = []
     for line in lines:
@@ -32,6 +32,7 @@ def about(file: Path) -> str:
         comment.append(line.lstrip("# "))
     if comment and comment[0].startswith("kd-"):
         del comment[0]
+    comment = [line for line in comment if not line.startswith("yaml-language-server:")]
     return " ".join(comment).partition(". ")[0].rstrip(".")
 
 

@@ -18,6 +18,7 @@ from kd_core.cli.output import (
     shutdown_distributed,
     table,
 )
+from kd_core.cli.shipped import ConfigPath
 from kd_core.errors import KDError
 from kd_core.files import json_text
 
@@ -40,7 +41,7 @@ def _seeds(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 
 
 @click.command()
-@click.argument("file", metavar="SWEEP", type=click.Path(path_type=Path))
+@click.argument("file", metavar="SWEEP", type=ConfigPath())
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs. [runs/NAME OF THE FILE]")
 @jobs_option
 @click.option(
@@ -91,7 +92,7 @@ def _score(row: Any) -> str:
 
 
 @click.command()
-@click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CONFIG|RUNS...")
+@click.argument("targets", nargs=-1, required=True, type=ConfigPath(), metavar="CONFIG|RUNS...")
 @click.option("--methods", callback=_listed, metavar="A,B", help="Methods for the last stage.")
 @click.option("--seeds", callback=_seeds, metavar="0,1,2", help="Random seeds.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the runs and the tables. [runs/NAME]")

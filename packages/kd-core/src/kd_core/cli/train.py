@@ -15,9 +15,10 @@ from kd_core.cli.output import command_line, print_result, quiet_stdout, shutdow
 @config_argument
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder, new or empty. [runs/NAME/TIME-SEED]")
 @click.option("--seed", type=click.IntRange(min=0), help="Replaces the config's seed.")
+@click.option("--resume", "resumes", is_flag=True, help="Where a run of CONFIG has begun in --out, go on with it.")
 @config_options
 @json_option
-def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **options: Any) -> Any:
+def train(config: Path, out: Path | None, seed: int | None, resumes: bool, as_json: bool, **options: Any) -> Any:
     """Train the student of CONFIG.
 
     The run folder is the last line printed; the student lies in its student/.
@@ -25,7 +26,8 @@ def train(config: Path, out: Path | None, seed: int | None, as_json: bool, **opt
     with quiet_stdout():
         from kd_core.experiment import Experiment
 
-        result = Experiment.load(config, seed=seed, **options).train(out, command=command_line())
+        experiment = Experiment.load(config, seed=seed, **options)
+        result = experiment.train(out, command=command_line(), resumes=resumes)
     print_result(result, as_json)
     shutdown_distributed()
     return result

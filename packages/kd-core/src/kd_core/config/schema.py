@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kd_core.config import Lazy
+from kd_core.config.sampler import SamplerName, SamplerSpec
 from kd_core.errors import KDError, nearest
 from kd_core.synonyms import SYNONYMS, listed
 
@@ -55,6 +56,15 @@ class RuntimeSpec(StrictModel):
     models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
+    cuda_graphs: bool = False
+    """Record the compiled models as CUDA graphs, which are launched as a whole. Stages with micro-batches and runs of
+    several processes do without; needs `compile`."""
+    tf32: bool | None = None
+    """On a GPU: whether float32 products may be computed in TensorFloat-32, whose mantissa has 10 bits. Without a value
+    as PyTorch does it: in convolutions but not in matrix products."""
+    deterministic: bool = False
+    """Use algorithms that give the same bits in every run only; a run with an operation that has none is refused. On a
+    GPU a resumed run ends bit for bit like an uninterrupted one only with it."""
 
 
 class CheckpointSpec(StrictModel):
@@ -104,10 +114,22 @@ class EarlyStoppingSpec(StrictModel):
 
 
 class GroupSpec(ExtraModel):
-    """A parameter group: patterns of what it holds, and its own optimiser options."""
+    """A parameter group: patterns of what it holds, and its own optimiser options, or an optimiser of its own."""
 
     params: StrOrList
     """Patterns of the parameters of this group. All further keys are options of the optimizer, such as `lr`."""
+    call: Lazy | None = None
+    """Another optimizer for this group, a `!call` without its parameters, which has its options. The scheduler leaves
+    its learning rate as it is."""
+
+    @model_validator(mode="after")
+    def _options_in_the_call(self) -> GroupSpec:
+        if self.call is not None and self.extra:
+            key = next(iter(self.extra))
+            raise ValueError(
+                KDError("is an option of the group's own optimizer", hint="write it into `call`", path=key)
+            )
+        return self
 
 
 class OptimizerSpec(StrictModel):
@@ -169,6 +191,11 @@ class AdapterSpec(ExtraModel):
     list. Wires that carry one tensor give it to all."""
     fresh: bool = False
     """Make a model's module anew, with random weights of its own, instead of sharing it."""
+    taps: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    """Of a whole model that the adapter runs: the places that its output has, by names of your own, such as
+    `{logits: "@logits", features: "@penultimate"}`. A place is what follows `MODEL.` in a wire."""
+    detach: bool = False
+    """Let no gradient through the adapter to what it reads."""
 
 
 class CacheSpec(StrictModel):
@@ -291,13 +318,17 @@ with warnings.catch_warnings():
         """Samples of one batch in validation and evaluation. By default `batch_size`; in segmentation 1."""
         drop_last: bool = False
         """Leave out the last batch of an epoch where it is incomplete."""
+        sampler: SamplerName | SamplerSpec | None = None
+        """Which training samples an epoch shows, how often and in which order: a [sampler](#the-sampler) by its name,
+        or a mapping with its values. By default each sample once, in a random order."""
         data: dict[str, Any] | None = None
         """The data of this stage, instead of the top level's."""
         views: str | ViewSpec | None = None
         """Several views of each training batch: a registered view by name, or a mapping with its values."""
-        partners: Literal["class"] | None = None
-        """Draw for each sample of a batch another one of its class, of which `batch.partner` is what the student
-        takes."""
+        partners: Literal["class", "sample", "strong"] | None = None
+        """Show beside each sample of a batch another one of its `class`, or the `sample` itself once more, augmented by
+        draws of its own; `strong`: once more, with strong augmentation on top. `batch.partner` is what the student
+        takes of it."""
         losses: dict[str, Any] = {}
         """The terms of the objective by name."""
         train: list[str] | None = None
@@ -327,6 +358,11 @@ with warnings.catch_warnings():
         """How often the validation split is scored."""
         monitor: MonitorSpec | None = None
         """The metric that chooses the best student. By default the task's own metric."""
+
+        @field_validator("sampler")
+        @classmethod
+        def _whole(cls, sampler: Any) -> Any:
+            return SamplerSpec(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
 
 
 class ExperimentSpec(StrictModel):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_core.data.screening import MANY, WHOLE, Readable, refuse
+from kd_core.data.screening import MANY, Readable, few_bytes, refuse
 from kd_core.data.seen import SeenSamples
 from kd_core.data.sources import SPLITS, Origin, Parts
 from kd_core.data.summary import DataSummary, SplitSummary, summarize
@@ -41,6 +41,8 @@ class Batch:
     target: Any
     index: Tensor
     extra: Mapping[str, Any] = field(default_factory=dict)
+    known_target: Any = None
+    """The target on the CPU where :attr:`target` is on another device: reading that would wait for the device."""
 
     def for_model(self, name: str) -> Any:
         """The inputs of one model."""
@@ -50,8 +52,8 @@ class Batch:
         return len(self.index)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with every tensor on ``device``."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch with every tensor on ``device``; what the target is stays known on the CPU."""
+        return replace(self.map(lambda tensor: tensor.to(device, non_blocking=True)), known_target=self.target)
 
     def split(self, sizes: Sequence[int]) -> list[Batch]:
         """The batch cut into consecutive micro-batches of ``sizes`` samples."""
@@ -71,12 +73,14 @@ class Batch:
         chosen = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
         by = rows if isinstance(rows, slice) else torch.as_tensor(chosen, device=self.index.device)
         parts = (self.inputs, self.target, self.index, self.extra)
-        return Batch(*(_taken(part, len(self), chosen, by) for part in parts))
+        known = _taken(self.known_target, len(self), chosen, by if isinstance(rows, slice) else torch.tensor(chosen))
+        return Batch(*(_taken(part, len(self), chosen, by) for part in parts), known_target=known)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with ``function`` applied to every tensor in it."""
         return replace(
             self,
+            known_target=None,
             inputs=map_tensors(function, self.inputs),
             target=map_tensors(function, self.target),
             index=function(self.index),
@@ -103,6 +107,9 @@ class Split:
 
     fixed: bool = False
     """True where a training sample is the same in every epoch, so that a teacher's outputs can be cached."""
+    marks: bool = False
+    """True where :meth:`batches` takes positions that are marked as further showings of a sample in an epoch, and
+    augments each by draws of its own: see :mod:`kd_core.data.showings`."""
 
     @property
     def fingerprint(self) -> str:
@@ -120,6 +127,10 @@ class Split:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def strong(self) -> Split:
+        """The same samples, whose augmentation is followed by a strong one; KDError where there is none for them."""
+        raise KDError("these data have no strong augmentation", hint="`partners: sample` shows each sample twice")
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """One batch for each tensor of positions in ``order``.
@@ -140,6 +151,20 @@ class Split:
     @property
     def sample_classes(self) -> Tensor | None:
         """The class of each sample (N,), -100 where it has none; None of data without classes of whole samples."""
+        return None
+
+    @property
+    def class_pairs(self) -> Tensor | None:
+        """(2, P) int64: positions and the classes that those samples hold; None where only reading would tell."""
+        classes = self.sample_classes
+        if classes is None or classes.ndim != 1 or classes.is_floating_point():
+            return None
+        positions = (classes >= 0).nonzero().flatten()
+        return torch.stack([positions, classes[positions]])
+
+    @property
+    def sample_weights(self) -> Tensor | None:
+        """The weight of each sample (N,), for the sampler ``weighted``; None where the data give none."""
         return None
 
     class_counts: Mapping[str, int] | None = None
@@ -236,7 +261,7 @@ class Splits:
         none. Splits note what they see (:meth:`Split.look`).
         """
         readable = self._readable()
-        whole = whole or sum(files.size() for files in readable.values()) <= WHOLE
+        whole = whole or few_bytes(readable.values())
         if not whole and sum(len(files.positions) for files in readable.values()) > MANY:
             return
         refuse(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from kd_core.data.file_paths import FilePaths
 from kd_core.errors import KDError
 
 WHOLE = 1 << 30
@@ -34,21 +36,32 @@ class FileContents:
     @cached_property
     def _digest(self) -> str:
         try:
-            sizes = [path.stat().st_size for path in self.paths]
+            sizes = array("q", (os.stat(text).st_size for text in self._texts()))  # noqa: PTH116  as below
             step = 1 if sum(sizes) <= WHOLE else -(-len(sizes) // SAMPLED)
             state = hashlib.sha256()
-            for number, (path, size) in enumerate(zip(self.paths, sizes, strict=True)):
-                state.update(os.fsencode(f"{os.path.relpath(path, self.root)}\0{size}\n"))
+            root = f"{self.root}{os.sep}"
+            for number, (text, size) in enumerate(zip(self._texts(), sizes, strict=True)):
+                state.update(os.fsencode(f"{_below(text, root)}\0{size}\n"))
                 if number % step == 0:
-                    state.update(_digest(path))
+                    state.update(_digest(text))
         except OSError as error:
             raise KDError(f"{error.filename}: cannot be read: {error.strerror}") from error
         return state.hexdigest()
 
+    def _texts(self) -> Iterator[str]:
+        return self.paths.texts() if isinstance(self.paths, FilePaths) else map(os.fspath, self.paths)
 
-def _digest(path: Path) -> bytes:
+
+def _below(text: str, root: str) -> str:
+    """``text`` relative to the folder ``root``, which ends in a separator."""
+    below = text[len(root) :]
+    plain = text.startswith(root) and not below.startswith(".") and f"{os.sep}." not in below
+    return below if plain else os.path.relpath(text, root)
+
+
+def _digest(path: str) -> bytes:
     state = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123  a Path for each of many files
         while block := file.read(1 << 20):
             state.update(block)
     return state.digest()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,42 +277,54 @@ def image_files(folder: Path) -> tuple[list[Path], dict[str, int]]:
     Folders behind symbolic links are followed, each once. Names that begin with a dot are no data, nor is what desktops
     leave behind (``Thumbs.db``). The files passed over are counted by ending.
     """
-    images: list[Path] = []
     others: dict[str, int] = {}
-    for path in sorted(_files_below(folder, set())):
-        ending = path.suffix.lower() or "no ending"
+    return [folder / name for name in image_names(folder, others)], others
+
+
+def image_names(folder: Path, others: dict[str, int]) -> Iterator[str]:
+    """The same files one after another, by their names below the folder; ``others`` counts those that are passed over.
+
+    Nothing is kept of what was given, for there may be millions.
+    """
+    for name in _names_below(str(folder), "", frozenset()):
+        ending = ending_of(name)
         if ending in SUFFIXES or (ending == AVIF and reads_avif()):
-            images.append(path)
+            yield name
         else:
             ending += " (this Pillow was built without AVIF)" if ending == AVIF else ""
             others[ending] = others.get(ending, 0) + 1
-    return images, others
 
 
-def is_hidden(path: Path) -> bool:
+def ending_of(name: str) -> str:
+    """The ending of a file's name in lower case, as ``Path.suffix`` has it; "no ending" where it has none."""
+    last = name.rpartition("/")[2]
+    dot = last.rfind(".")
+    return last[dot:].lower() if 0 < dot < len(last) - 1 else "no ending"
+
+
+def is_hidden(name: str) -> bool:
     """Whether a file or folder is no data: its name begins with a dot, or it is what a desktop leaves behind."""
-    return path.name.startswith(".") or path.name.lower() in {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
+    return name.startswith(".") or name.lower() in {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 
 
-def _files_below(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Every file below a folder that is not hidden; ``seen`` are the folders that are open already."""
+def _names_below(folder: str, prefix: str, seen: frozenset[str]) -> Iterator[str]:
+    """Every file below a folder that is not hidden, in the order of names; ``seen`` are the folders that are open."""
     real = os.path.realpath(folder)
     if real in seen:  # a link to a folder above
         return
     try:
-        entries = list(os.scandir(folder))
+        entries = sorted(os.scandir(folder), key=attrgetter("name"))
     except FileNotFoundError:
         return
     except OSError as error:
         raise KDError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in entries:
-        path = folder / entry.name
-        if is_hidden(path):
+        if is_hidden(entry.name):
             continue
         if entry.is_dir():
-            yield from _files_below(path, seen | {real})
+            yield from _names_below(f"{folder}/{entry.name}", f"{prefix}{entry.name}/", seen | {real})
         else:
-            yield path
+            yield prefix + entry.name
 
 
 def passed_over(others: dict[str, int], folder: Path) -> list[Note]:

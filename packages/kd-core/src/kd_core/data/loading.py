@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kd_core.data.rng import derive_key
+from kd_core.data.showings import AGAIN
 from kd_core.data.workers import available_cores, start_worker
 from kd_core.errors import KDError, RunInterrupted
 
@@ -41,7 +43,7 @@ class SampleReader(Generic[T, B]):
 
 @dataclass(frozen=True)
 class Request:
-    """The samples of one batch, and what is to be done to them."""
+    """The samples of one batch, which may be marked as shown again, and what is to be done to them."""
 
     positions: list[int]
     seed: int
@@ -61,9 +63,11 @@ class _Requested(Dataset[Any]):
         except KDError as error:
             return error
 
-    def _sample(self, position: int, request: Request) -> Any:
+    def _sample(self, marked: int, request: Request) -> Any:
+        again, position = divmod(marked, AGAIN)
+        seed = derive_key("again", request.seed, again) if again else request.seed
         try:
-            return self.reader.sample(position, seed=request.seed, epoch=request.epoch, augment=request.augment)
+            return self.reader.sample(position, seed=seed, epoch=request.epoch, augment=request.augment)
         except OSError as error:
             raise KDError(f"{self.reader.name(position)}: {error}") from error
         except StopIteration as error:  # which would end the epoch without a word
@@ -135,7 +139,7 @@ class SampleLoader(Generic[B]):
             collate_fn=_same,
             num_workers=self.workers,
             worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_initialized(),  # a run on the CPU leaves a GPU alone
             generator=torch.Generator(),  # else it draws from the global one
             persistent_workers=persistent,
         )

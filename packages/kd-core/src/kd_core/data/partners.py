@@ -1,4 +1,4 @@
-"""Partners: for each sample of a batch another one of its class, which a stage with ``partners: class`` draws."""
+"""Partners: for each sample of a batch another one of its class, or the sample in another augmentation."""
 
 from __future__ import annotations
 
@@ -29,14 +29,27 @@ def partners(targets: Tensor, seed: int) -> Tensor:
     return order[starts[inverse] + within]
 
 
-def classes_of(split: Split) -> Tensor:
-    """The class of each sample of a split; KDError where one has none."""
+def classes_of(split: Split, needed: str = "partners are of one class") -> Tensor:
+    """The class of each sample of a split; KDError, which says what they are ``needed`` for, where one has none."""
     targets = split.sample_classes
     if targets is None or targets.is_floating_point() or targets.ndim != 1:
-        raise KDError("partners are of one class, and these data have no class for each sample")
+        raise KDError(f"{needed}, and these data have no class for each sample")
     if (unlabelled := int((targets < 0).sum())) > 0:
-        raise KDError(f"partners are of one class, and {unlabelled} training samples have no label")
+        raise KDError(f"{needed}, and {unlabelled} training samples have no label")
     return targets
+
+
+def partner_rows(kind: str, split: Split, seed: int) -> Tensor:
+    """For each sample of a split the position of its partner, (N,): one of its ``class``, else its own.
+
+    KDError where partners are of one class and a sample has none.
+    """
+    return partners(classes_of(split), seed) if kind == "class" else torch.arange(len(split))
+
+
+def partner_split(kind: str | None, split: Split) -> Split:
+    """The split that partners are read from: with strong augmentation where it is asked for."""
+    return split.strong() if kind == "strong" else split
 
 
 def with_partners(batch: Batch, inputs: Any) -> Batch:

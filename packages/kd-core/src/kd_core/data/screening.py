@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,6 @@ class Readable:
     read: Callable[[int], Any]
     paths: Callable[[int], Sequence[Path]]
     positions: Sequence[int]
-
-    def size(self) -> int:
-        """Bytes of all files; those that are not there count as none."""
-        return sum(size_of(path) for position in self.positions for path in self.paths(position))
 
     def errors(self, *, whole: bool, look: Callable[[int, Any], None] | None = None) -> dict[int, KDError]:
         """The positions that cannot be read, with their errors: after reading them ``whole``, or both ends of files.
@@ -71,6 +68,12 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def few_bytes(readable: Iterable[Readable]) -> bool:
+    """Whether all files together are no more than :data:`WHOLE`; of larger collections few are asked for their size."""
+    sizes = (size_of(path) for files in readable for position in files.positions for path in files.paths(position))
+    return all(total <= WHOLE for total in accumulate(sizes))
 
 
 def refuse(errors: Iterable[KDError]) -> None:

@@ -39,7 +39,7 @@ class SplitSummary:
             text += f"of {self.origin.samples:,} {split_name} samples"
         text += f" in {self.origin.place}" if self.origin.place is not None and not self.origin.held_out else ""
         notes = [f"{held_out:,} more are held out to validate"] if held_out else []
-        notes += [counts_text(self.counts)] if self.counts else []
+        notes += [counts_text(self.counts)] if self.counts and self.unlabelled < self.samples else []
         notes += [f"{self.unlabelled:,} without a label"] if self.unlabelled else []
         return "; ".join([text, *notes])
 
@@ -65,7 +65,7 @@ class DataSummary:
     def missing(self) -> list[str]:
         """The classes without a training sample."""
         train = next((split for split in self.splits if split.role == "train"), None)
-        if train is None or not train.counts:
+        if train is None or not train.counts or train.unlabelled == train.samples:
             return []
         return [name for name, count in train.counts.items() if count == 0]
 

@@ -79,6 +79,18 @@ def divide(positions: Tensor, accumulate: int) -> tuple[list[Tensor], list[Micro
     return local, shards
 
 
+def epoch_batches(
+    order: Tensor, batch_size: int, *, accumulate: int = 1, first: int = 0, stop: int | None = None
+) -> Iterator[tuple[list[Tensor], list[MicroBatchShard]]]:
+    """What :func:`divide` gives for each batch of an ``order`` (N,), from batch ``first`` to before ``stop``.
+
+    Batches are cut when they are asked for: an epoch of ten million samples begins as fast as one of a thousand.
+    """
+    end = len(order) if stop is None else min(stop * batch_size, len(order))
+    for start in range(first * batch_size, end, batch_size):
+        yield divide(order[start : start + batch_size], accumulate)
+
+
 class _Gather(torch.autograd.Function):
     """The rows of all processes in order; the gradient of a row comes from every process's use of it."""
 
@@ -240,12 +252,18 @@ def lost_peer_errors() -> Iterator[None]:
 def main_first() -> Iterator[None]:
     """The first process does it before the others begin: what it downloads is there for them."""
     if world_size() > 1 and rank():
-        dist.barrier()
+        barrier()
     try:
         yield
     finally:
         if world_size() > 1 and not rank():
-            dist.barrier()
+            barrier()
+
+
+def barrier() -> None:
+    """Wait for all processes. NCCL, which meets on a GPU, is told which: it would guess one by the rank."""
+    nccl = dist.get_backend() == "nccl"
+    dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
 
 
 def run_on_rank_zero(function: Callable[[], T]) -> T:

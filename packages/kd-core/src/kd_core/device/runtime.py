@@ -6,8 +6,8 @@ import ctypes
 import os
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -31,6 +31,8 @@ COMPILE_FROM = 1000
 """Planned steps from which compiling, a minute or two, pays."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's ``mallopt``: how much free memory goes back, and how many tensors may have pages of their own."""
+CUBLAS_WORKSPACE = ":4096:8"
+"""The workspace with which cuBLAS gives the same bits in every run (PyTorch's notes on reproducibility)."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -44,12 +46,20 @@ def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
     half = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
     compiled = list(models) if planned_steps >= COMPILE_FROM else []
     precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
-    return RuntimeSpec(precision=precision, channels_last=True, fused_optimizer=True, fuse_bn=True, compile=compiled)
+    tf32 = True if cuda else None
+    return RuntimeSpec(
+        precision=precision, channels_last=True, fused_optimizer=True, fuse_bn=True, compile=compiled, tf32=tf32
+    )
 
 
 def is_main() -> bool:
     """Whether this process, of those a launcher started, is the one that writes."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def restarts() -> bool:
+    """Whether torchrun starts all processes anew where one of them is lost (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def on_cpu(device: str) -> bool:
@@ -82,6 +92,33 @@ def keep_memory() -> None:
             mallopt(option, size)
 
 
+def set_arithmetic(spec: RuntimeSpec) -> None:
+    """Set PyTorch's switches of this process for TF32 and for reproducible algorithms, to its defaults where not asked.
+
+    cuBLAS reads its own switch for reproducible products from the environment, when it is first used.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = bool(spec.tf32)
+    torch.backends.cudnn.allow_tf32 = spec.tf32 is not False
+    if spec.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    torch.backends.cudnn.deterministic = spec.deterministic
+    if torch.are_deterministic_algorithms_enabled() != spec.deterministic:  # setting it imports inductor, seconds
+        torch.use_deterministic_algorithms(spec.deterministic)
+
+
+@contextmanager
+def reproducible_errors() -> Iterator[None]:
+    """KDError where PyTorch refuses an operation because it is not reproducible on this device."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not torch.are_deterministic_algorithms_enabled() or "deterministic" not in str(error):
+            raise
+        what = str(error).split(" does not have", 1)[0]
+        hint = "write `deterministic: false`: a resumed run may then differ in the last bits"
+        raise KDError(f"{what} is not reproducible here", path="runtime.deterministic", hint=hint) from error
+
+
 class Runtime:
     """Where and how a run computes."""
 
@@ -89,18 +126,27 @@ class Runtime:
         self.spec = spec
         if spec.device not in ("auto", "cpu") and not getattr(torch, spec.device).is_available():
             raise KDError(f"there is no {spec.device} device here", path="runtime.device")
+        if spec.cuda_graphs and (not spec.compile or spec.device == "cpu" or not torch.cuda.is_available()):
+            missing = "a CUDA device" if spec.compile else "compiled models: `compile` names none"
+            raise KDError(f"CUDA graphs need {missing}", path="runtime.cuda_graphs")
+        set_arithmetic(spec)
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self._accelerator = Accelerator(
             cpu=on_cpu(spec.device),
             mixed_precision=PRECISIONS[spec.precision],
         )
         self.device = self._accelerator.device
+        if self.device.type == "cpu" and spec.precision == "fp16":  # of which accelerate makes float32 without a word
+            raise KDError("fp16 needs a GPU", path="runtime.precision", hint="write `bf16`, or `fp32`")
         if self.sharded and not self._accelerator.is_fsdp2:
             raise KDError("parameters are sharded by FSDP2 only", hint="accelerate launch --fsdp_version 2")
+        self._graphs = False
         self.keeps_graphs = False
         """Whether the graph of a step is walked more than once, as for the gradients of single terms."""
         if self.device.type == "cpu":
             keep_memory()
+        if self.device.type == "cuda":
+            torch.cuda.init()  # what reads samples sees from it that their memory is to be pinned
 
     @property
     def sharded(self) -> bool:
@@ -124,11 +170,14 @@ class Runtime:
             halve(cheap)
         return self.place(cheap)
 
-    def compile(self, wrapped: Mapping[str, ForwardWrapper]) -> None:
+    def compile(self, wrapped: Mapping[str, ForwardWrapper], *, micro_batches: int = 1) -> None:
         """Compile those models of a stage that the spec names, in place.
 
-        Code of the stage before is dropped: it may hold, as constants, weights that have been trained since.
+        Code of the stage before is dropped: it may hold, as constants, weights that have been trained since. A CUDA
+        graph writes what it gives to the same memory each time: not where a step has several passes, which all stay.
         """
+        alone = micro_batches == 1 and not self.keeps_graphs and self._accelerator.num_processes == 1
+        self._graphs = self.spec.cuda_graphs and alone
         named = [wrapped[name] for name in self.spec.compile if name in wrapped]
         if named:
             torch._dynamo.reset()
@@ -142,7 +191,12 @@ class Runtime:
             if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
                 torch._dynamo.disallow_in_graph(nn.functional.interpolate)
         for target in named:
-            target.module.compile(dynamic=False)
+            target.module.compile(dynamic=False, **({"mode": "reduce-overhead"} if self._graphs else {}))
+
+    def begin_step(self) -> None:
+        """What CUDA graphs gave in the step before is not needed any more."""
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def inference(self) -> AbstractContextManager[Any]:
         """For the passes of frozen models: their weights become constants of compiled code, laid out for it."""

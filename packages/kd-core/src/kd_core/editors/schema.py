@@ -39,8 +39,12 @@ from kd_core.task import TASKS
 DRAFT = "http://json-schema.org/draft-07/schema#"
 WIRE: Json = {"type": "string", "pattern": r"^[A-Za-z_]\w*(\.\S+)?$"}
 """``MODEL.path`` and its like. A wire that is a model's name alone is an adapter's whole output or a list of models."""
-WIRES = any_of(WIRE, {"type": "array", "items": any_of(WIRE, {"type": "array", "items": WIRE})}, {"type": "null"})
 ROOTS = ("student.output", "teacher.output", "student.@features", "teacher.@features", "batch.target", "batch.mask")
+WIRES: Json = {
+    **any_of(WIRE, {"type": "array", "items": any_of(WIRE, {"type": "array", "items": WIRE})}, {"type": "null"}),
+    "examples": [*ROOTS],
+}
+A_WIRE: Json = {"$ref": "#/definitions/wires"}
 PATTERNS: Json = {"type": "array", "items": {"type": "string"}}
 
 
@@ -49,11 +53,13 @@ def config_schema(tasks: Sequence[str], study: type[BaseModel] | None = None) ->
     known = [TASKS.get(name) for name in tasks]
     run_values = sorted({*RUN_NAMES, *(name for task in known for name in task.run_values)})
     definitions = {
-        "term": _term(run_values),
-        "adapter": _adapter(run_values),
+        "wires": WIRES,
+        "run_value": {"enum": run_values, "description": "!run NAME"},
+        "term": _term(),
+        "adapter": _adapter(),
         "model": _model(known),
         "method": _method(),
-        "stage": _stage(known, run_values),
+        "stage": _stage(known),
     }
     model = {"$ref": "#/definitions/model"}
     root = model_schema(ExperimentSpec)
@@ -65,7 +71,7 @@ def config_schema(tasks: Sequence[str], study: type[BaseModel] | None = None) ->
         "stages": _named(any_of({"$ref": "#/definitions/stage"}, {"type": "null"})),
         "data": _data(known),
         "runtime": any_of({"enum": ["default", "fast"]}, model_schema(RuntimeSpec)),
-        "observers": _registered_mapping(OBSERVERS, run_values),
+        "observers": _registered_mapping(OBSERVERS),
     }
     whole: Json = {"$schema": DRAFT, "title": "A config of knowledge distillation", "definitions": definitions}
     if study is None:
@@ -87,14 +93,14 @@ def _named(values: Json) -> Json:
     return {"type": "object", "additionalProperties": values}
 
 
-def _value(parameter: inspect.Parameter, run_values: Sequence[str], *, scheduled: bool = False) -> Json:
+def _value(parameter: inspect.Parameter, *, scheduled: bool = False) -> Json:
     """A hyperparameter: as its annotation says, or a value of the run; a number of a loss may follow a schedule."""
     schema = schema_of(parameter.annotation)
     if not schema:
         return {}
     others: list[Json] = []
     if "string" not in str(schema):
-        others.append({"enum": [*run_values], "description": "!run NAME"})
+        others.append({"$ref": "#/definitions/run_value"})
     if scheduled and "number" in str(schema):
         others.append({"type": "object", "required": ["schedule"]})
     without = parameter.default is parameter.empty or parameter.default is None
@@ -127,27 +133,26 @@ def _by_name(key: str, common: Json, own: Mapping[str, Json]) -> Json:
     return {"type": "object", "properties": common["properties"], "allOf": [*cases, nameless_case]}
 
 
-def _term(run_values: Sequence[str]) -> Json:
+def _term() -> Json:
     """An entry of a stage's ``losses``."""
     common = model_schema(TermSpec)
     common["properties"]["loss"] = described(_choice(LOSSES), "A registered loss, or a !call of one of torch.")
     own = {}
     for name in LOSSES.names():
         loss = LOSSES.get(name)
-        wires = {wire: {**WIRES, "examples": [*ROOTS]} for wire in loss_signature(loss).wires}
-        values = {key: _value(value, run_values, scheduled=True) for key, value in values_of(loss).items()}
+        wires = dict.fromkeys(loss_signature(loss).wires, A_WIRE)
+        values = {key: _value(value, scheduled=True) for key, value in values_of(loss).items()}
         own[name] = {**wires, **values}
     return any_of(_by_name("loss", common, own), {"type": "null"})
 
 
-def _adapter(run_values: Sequence[str]) -> Json:
+def _adapter() -> Json:
     common = model_schema(AdapterSpec)
     common["properties"]["module"] = described(_choice(ADAPTERS), "A registered adapter, a !call, or a model's module.")
-    common["properties"]["inputs"] = any_of(WIRES, {"type": "object", "additionalProperties": WIRES})
-    common["properties"]["match"] = WIRES
+    common["properties"]["inputs"] = any_of(A_WIRE, {"type": "object", "additionalProperties": A_WIRE})
+    common["properties"]["match"] = A_WIRE
     own = {
-        name: {key: _value(value, run_values) for key, value in values_of(ADAPTERS.get(name)).items()}
-        for name in ADAPTERS.names()
+        name: {key: _value(value) for key, value in values_of(ADAPTERS.get(name)).items()} for name in ADAPTERS.names()
     }
     return _by_name("module", common, own)
 
@@ -163,7 +168,7 @@ def _model(tasks: Iterable[Any]) -> Json:
     for name in MODELS.names():
         for key, value in values_of(MODELS.get(name)).items():
             before = schema["properties"].get(key)
-            own = _value(value, RUN_NAMES)
+            own = _value(value)
             schema["properties"][key] = own if before is None or before == own else any_of(_bare(before), _bare(own))
     classes: list[Json] = [{"type": "integer", "minimum": 0}, {"enum": [*RUN_NAMES, "num_classes"]}]
     schema["properties"]["num_classes"] = any_of(*classes)  # timm's feature extractors have none
@@ -185,7 +190,7 @@ def _zoo() -> list[str]:
     return found
 
 
-def _stage(tasks: Sequence[Any], run_values: Sequence[str]) -> Json:
+def _stage(tasks: Sequence[Any]) -> Json:
     schema = model_schema(StageSpec)
     method = {"$ref": "#/definitions/method"}
     schema["properties"] |= {
@@ -197,7 +202,7 @@ def _stage(tasks: Sequence[Any], run_values: Sequence[str]) -> Json:
         "optimizer": described(_optimizer(), "The optimizer, a !call, or a mapping with parameter groups."),
         "scheduler": described(_scheduler(), "The scheduler, a !call, or a mapping."),
         "data": any_of(_data(tasks), {"type": "null"}),
-        "views": any_of(_registered("view", VIEWS, run_values), {"type": "string"}, {"type": "null"}),
+        "views": any_of(_registered("view", VIEWS), {"type": "string"}, {"type": "null"}),
     }
     return _nullable(schema)
 
@@ -220,19 +225,19 @@ def _method() -> Json:
     return {"anyOf": [*names, {"type": "string", "pattern": r"[./]"}, _by_name("method", common, own)]}
 
 
-def _registered(key: str, registry: Registry[Any], run_values: Sequence[str]) -> Json:
+def _registered(key: str, registry: Registry[Any]) -> Json:
     own = {
-        name: {value: _value(parameter, run_values) for value, parameter in values_of(registry.get(name)).items()}
+        name: {value: _value(parameter) for value, parameter in values_of(registry.get(name)).items()}
         for name in registry.names()
     }
     return _by_name(key, {"properties": {key: _choice(registry)}}, own)
 
 
-def _registered_mapping(registry: Registry[Any], run_values: Sequence[str]) -> Json:
+def _registered_mapping(registry: Registry[Any]) -> Json:
     """``{NAME: {its values}}``."""
     properties = {}
     for name in registry.names():
-        values = {key: _value(value, run_values) for key, value in values_of(registry.get(name)).items()}
+        values = {key: _value(value) for key, value in values_of(registry.get(name)).items()}
         one = {"type": ["object", "null"], "properties": values, "description": _first_line(registry.get(name))}
         properties[name] = one
     return {"type": "object", "properties": properties}

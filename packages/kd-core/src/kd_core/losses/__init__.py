@@ -12,6 +12,7 @@ from kd_core.losses.contrastive import CRD
 from kd_core.losses.correlation import dist, dist_channel, dist_spatial
 from kd_core.losses.crossimage import cirkd_minibatch
 from kd_core.losses.curriculum import ctkd
+from kd_core.losses.data_free import feature_activation, information_entropy
 from kd_core.losses.decoupled import dkd, nkd, rld, wsld
 from kd_core.losses.dense import cwd, skd_pairwise
 from kd_core.losses.direction import streamlined_direction
@@ -92,6 +93,7 @@ __all__ = [
     "ensemble_kd",
     "entropy_weighted_kd",
     "factor_transfer",
+    "feature_activation",
     "fgd",
     "fsp",
     "hidden_mse",
@@ -101,6 +103,7 @@ __all__ = [
     "ickd_imagenet",
     "identity",
     "ifvd",
+    "information_entropy",
     "jensen_shannon",
     "kd",
     "kdsvd",

@@ -121,7 +121,17 @@ class CRD(nn.Module):
 
     @torch.no_grad()
     def remember(self, index: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Move the memory rows ``index`` (B,), each given once, towards the embeddings (B, dim) of their samples."""
+        """Move the memory rows ``index`` (B,) towards the embeddings (B, dim) of their samples.
+
+        Of a sample that is there several times, the last embedding counts.
+        """
+        last = last_of_same(index)
         for memory, rows in ((self.student_memory, student), (self.teacher_memory, teacher)):
-            moved = self.momentum * memory[index] + (1 - self.momentum) * rows.to(memory.dtype)
+            moved = self.momentum * memory[index] + (1 - self.momentum) * rows[last].to(memory.dtype)
             memory.index_copy_(0, index, F.normalize(moved))
+
+
+def last_of_same(index: Tensor) -> Tensor:
+    """For each of the rows ``index`` (B,) the last place that has the same one, (B,): most often its own."""
+    places = torch.arange(len(index), device=index.device)
+    return (places * (index[:, None] == index)).amax(1)

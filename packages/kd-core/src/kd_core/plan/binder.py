@@ -304,7 +304,24 @@ class WireBinder:
         wire = self.wires if spec.each else self.wire
         match = wire(spec.match, (*path, "match")) if spec.match else None
         inputs = self._inputs(spec, (*path, "inputs"))
-        return AdapterPlan(name, path, spec, builder, borrowed, inputs, match, spec.extra)
+        taps = self._taps(spec, (*path, "taps"))
+        return AdapterPlan(name, path, spec, builder, borrowed, inputs, match, spec.extra, taps)
+
+    def _taps(self, spec: AdapterSpec, path: Path) -> dict[str, Wire]:
+        """The places of the model that an adapter runs, which its output has."""
+        if spec.taps is None:
+            return {}
+        if spec.module not in self.models or spec.each or spec.fresh:
+            message = "only of one whole model that the adapter shares can places be read"
+            self.validator.report(path, message, "`module: teacher` without `each` and `fresh`", key=True)
+            return {}
+        wires: dict[str, Wire] = {}
+        for name, place in spec.taps.items():
+            if "/" in name or not name:
+                self.validator.report((*path, name), f"{name!r} cannot name a tap: write it without '/'", key=True)
+            elif (wire := self.wire(f"{spec.module}.{place}", (*path, name))) is not None:
+                wires[name] = wire
+        return wires
 
     def _inputs(self, spec: AdapterSpec, path: Path) -> list[Wired] | dict[str, Wired]:
         """What an adapter is fed: wires in order, or a wire or a list of wires by name."""

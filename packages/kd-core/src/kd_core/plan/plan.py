@@ -57,6 +57,8 @@ class AdapterPlan:
     """What the module is called with: one by one, or by names."""
     match: Wired | None
     values: Mapping[str, Any]
+    taps: Mapping[str, Wire] = field(default_factory=dict)
+    """The places that its output has of the model that it runs, by name; without any it is the model's own output."""
 
     def all_wires(self) -> Iterator[Wire]:
         """Every wire it reads, in building and in running."""
@@ -72,6 +74,11 @@ class AdapterPlan:
     def shared(self) -> list[Wire]:
         """The wires of the modules that it borrows."""
         return [] if self.borrowed is None else list(flat([self.borrowed]))
+
+    @property
+    def runs(self) -> list[str]:
+        """The models that it runs as a whole."""
+        return [] if self.spec.fresh else [wire.root for wire in self.shared if wire.tap == Tap("")]
 
     @property
     def wired(self) -> list[Wired]:
@@ -143,21 +150,35 @@ class Plan:
         return dataset_of(self.document)
 
     def taps(self, stage: StagePlan) -> dict[str, list[Tap]]:
-        """The places a stage looks at, by model; a model that nothing looks at is not in it."""
+        """The places a stage looks at, by model; a model that the stage does not use is not in it.
+
+        One without a place does not see the batch: only adapters run it, or a part of it.
+        """
         by_model: dict[str, dict[Tap, None]] = {}
-        plans: list[TermPlan | AdapterPlan] = [*stage.terms.values(), *(self.adapters[name] for name in stage.adapters)]
+        adapters = [self.adapters[name] for name in stage.adapters]
+        plans: list[TermPlan | AdapterPlan] = [*stage.terms.values(), *adapters]
         for plan in plans:
             for wire in plan.all_wires():
                 if wire.tap is not None:
                     by_model.setdefault(wire.root, {})[wire.tap] = None
+        for adapter in adapters:
+            for wire in () if adapter.spec.fresh else adapter.shared:
+                by_model.setdefault(wire.root, {})
         return {model: list(taps) for model, taps in by_model.items()}
+
+    def outputs_read(self, stage: StagePlan) -> set[str]:
+        """The models whose own output a stage reads, for the batch or for what an adapter runs them on."""
+        named = {name for name, taps in self.taps(stage).items() if Tap("") in taps}
+        adapters = [self.adapters[name] for name in stage.adapters]
+        whole = (tap.tap == Tap("") for adapter in adapters for tap in adapter.taps.values())
+        return named | {name for adapter in adapters for name in adapter.runs if not adapter.taps or any(whole)}
 
     def by_landmark(self, stage: StagePlan) -> list[str]:
         """The models of which a stage names places by their landmarks."""
         adapters = [self.adapters[name] for name in stage.adapters]
         plans: list[TermPlan | AdapterPlan] = [*stage.terms.values(), *adapters]
         wires = [wire for plan in plans for wire in plan.all_wires()]
-        wires += [wire for adapter in adapters for wire in adapter.shared]
+        wires += [wire for adapter in adapters for wire in (*adapter.shared, *adapter.taps.values())]
         named = {wire.root for wire in wires if wire.tap is not None and wire.tap.is_landmark}
         patterns = [*(stage.spec.train or ()), *stage.spec.freeze]
         named |= {root for root, _, path in (pattern.partition(".") for pattern in patterns) if path.startswith("@")}

@@ -67,6 +67,10 @@ class Planner:
         inputs = model_planner.inputs(models)
         adapters = stage_planner.adapters(spec.adapters)
         stages = stage_planner.stages(spec.stages, adapters, data)
+        if task is not None and data is not None:
+            stage_planner.same_inputs(
+                adapters, {name: task.effective_input(spec, data) for name, spec in inputs.items()}
+            )
         evaluation = model_planner.evaluation(models)
         runtime = self._runtime(spec.runtime)
         return Plan(

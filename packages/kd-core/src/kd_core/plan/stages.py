@@ -24,12 +24,16 @@ from kd_core.config.schema import (
     inherit,
 )
 from kd_core.data.batch import STUDENT, Batch
+from kd_core.data.partners import PARTNER
 from kd_core.data.views import VIEWS, identity
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses.reduction import Count, count_of, relates_samples
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan, flat
 from kd_core.task import Task
+
+TAKEN_BY_STUDENT = ("input", PARTNER)
+"""Entries of a batch that are in the form of the student's input."""
 
 
 class StagePlanner:
@@ -52,6 +56,26 @@ class StagePlanner:
             if name in reach(name, plans):
                 self.validator.report((*adapter.path, "inputs"), f"adapters.{name} depends on itself (cycle)")
         return plans
+
+    def same_inputs(self, adapters: Mapping[str, AdapterPlan], inputs: Mapping[str, Any]) -> None:
+        """Report models that are run on one wire, and take their inputs in different forms."""
+        readers: dict[str, str] = {}
+        for plan in adapters.values():
+            wires = [wire for wire in flat(plan.wired) if wire.root == "adapters" or wire.path in TAKEN_BY_STUDENT]
+            for model, source in ((model, str(wire)) for model in plan.runs for wire in wires):
+                other = STUDENT if source.startswith("batch.") else readers.setdefault(source, model)
+                if model in inputs and other in inputs and inputs[model] != inputs[other]:
+                    message = f"{source} is given to {other} and to {model}, whose inputs differ"
+                    hint = f"give both the same `input`: {self._difference(inputs[other], inputs[model])}"
+                    self.validator.report((*plan.path, "inputs"), message, hint)
+
+    @staticmethod
+    def _difference(first: Any, second: Any) -> str:
+        """Where two inputs differ, as text."""
+        others = dict(second)
+        return ", ".join(
+            f"{key} is {value} and {others[key]}" for key, value in dict(first).items() if value != others[key]
+        )
 
     def stages(self, specs: Mapping[str, Any], adapters: Mapping[str, AdapterPlan], data: Any) -> list[StagePlan]:
         """The stages that are right, in order; each takes what it leaves out from the one before."""
@@ -84,6 +108,9 @@ class StagePlanner:
             views = self._views(whole.views, paths.get("views", path))
             candidates = self._candidates(whole, paths.get("candidates", path))
             plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views, candidates)
+            if whole.partners == "strong" and self.task is not None and not self.task.strong:
+                hint = "`partners: sample` shows each sample twice"
+                self.validator.report(paths["partners"], f"{self.task.name} has no strong augmentation", hint)
             self._accumulation(plan, adapters)
             plans.append(plan)
             previous = whole
@@ -113,8 +140,16 @@ class StagePlanner:
             self.validator.report(
                 (*path, key), f"cannot cut a batch of {stage.batch_size} into {stage.accumulation_steps} micro-batches"
             )
+        self._calls(stage_spec, path)
+        return lacks
+
+    def _calls(self, stage_spec: StageSpec, path: Path) -> None:
+        """Locate and bind the calls of the optimizer and the scheduler."""
         for key, supplied, kind in (("optimizer", "params", Optimizer), ("scheduler", "optimizer", LRScheduler)):
             value, where = getattr(stage_spec, key), (*path, key)
+            for position, group in enumerate(value.groups if isinstance(value, OptimizerSpec) else ()):
+                if group.call is not None:
+                    self.binder.calls(group.call, (*where, "groups", position, "call"), (supplied,), kind=kind)
             if isinstance(value, (OptimizerSpec, SchedulerSpec)):
                 value, where = value.call, (*where, "call")
             if value is not None:
@@ -122,7 +157,6 @@ class StagePlanner:
                 self.binder.calls(call, where, (supplied,), kind=kind)
                 for position, part in enumerate(inner):
                     self.binder.calls(part, (*where, "schedulers", position), (supplied,), kind=kind)
-        return lacks
 
     def _candidates(self, stage: StageSpec, path: Path) -> tuple[str, ...]:
         """The models that may take the student's place, groups written out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from kd_core.class_figures import ClassFigures
 from kd_core.config import Lazy, dump, load
 from kd_core.errors import KDError
 from kd_core.runs.manifest import flat_differences
-from kd_core.runs.run_folder import LINEAGE, STUDY, RunFolder
+from kd_core.runs.run_folder import LINEAGE, STUDY, RunFolder, run_name
 from kd_core.train.facts import decisive
 
 Row = Mapping[str, Any]
@@ -80,8 +79,7 @@ class History:
         above = self.path.resolve().parent
         if (label := study_label(above, self.name)) is not None:
             return label or above.name
-        timed = re.fullmatch(r"\d{8}-\d{6}-[\d-]+", self.name)
-        return str(self.config.get("name") or (above.name if timed else self.name))
+        return run_name(self.path, self.config)
 
     @property
     def seed(self) -> int:

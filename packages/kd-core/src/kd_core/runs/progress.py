@@ -1,4 +1,4 @@
-"""What a run tells the person who started it: a bar on a terminal, plain lines in a pipe, all lines in its log."""
+"""What a run tells whoever started it: a bar on a terminal, plain lines in a pipe or notebook, all lines in its log."""
 
 from __future__ import annotations
 
@@ -23,8 +23,21 @@ REFRESH = 0.5
 """Seconds between two looks at the values shown on a bar."""
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel started this process, by a ``!``: on a terminal of which each step of a bar is kept.
+
+    Jupyter says so to its kernels by the first of these variables, and the kernel of IPython sets the other one.
+    """
+    return "JPY_PARENT_PID" in os.environ or "matplotlib_inline" in os.environ.get("MPLBACKEND", "")
+
+
+def told_to() -> TextIO:
+    """Standard error; inside a notebook's kernel standard output, because a notebook shows the other as a warning."""
+    return sys.stdout if type(sys.stdout).__module__.startswith("ipykernel.") else sys.stderr
+
+
 class Reporter:
-    """Writes to ``stream``, standard error unless told otherwise, and through to the file ``log``.
+    """Writes to ``stream``, unless told otherwise :func:`told_to`, and through to the file ``log``.
 
     With ``silent`` (every process but the main one) it writes nothing. A stream that goes away, as a closed
     terminal does, ends no run: the log goes on.
@@ -32,9 +45,9 @@ class Reporter:
 
     def __init__(self, log: Path | None = None, *, stream: TextIO | None = None, silent: bool = False) -> None:
         self._log = None if silent else log
-        self._stream = stream or sys.stderr
+        self._stream = stream or told_to()
         self.silent = silent or self._stream is None  # as it is in a process whose standard error is closed
-        self._terminal = not self.silent and self._stream.isatty()
+        self._terminal = not self.silent and self._stream.isatty() and not in_notebook()
 
     def info(self, text: str) -> None:
         """One line (or several) of text."""

@@ -354,6 +354,13 @@ def local_folders(config: Path) -> list[str]:
     return [str(config.parent.resolve()), made_from or here, here]
 
 
+def run_name(folder: Path, config: Mapping[str, Any]) -> str:
+    """What a run is called: in its config, or as its folder, or as the one above where that is called by the time."""
+    path = folder.resolve()
+    timed = re.fullmatch(r"\d{8}-\d{6}-[\d-]+", path.name)
+    return str(config.get("name") or (path.parent.name if timed else path.name))
+
+
 def _new_folder(root: Path, name: str, seed: int) -> Path:
     """A folder that did not exist, named by the time and the seed; KDError where ``name`` leads out of ``root``."""
     if not re.fullmatch(r"\w[^/\\\0]*", name):

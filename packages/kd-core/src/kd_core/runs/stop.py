@@ -18,7 +18,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While entered, SIGTERM and SIGINT set :attr:`number` instead of ending the process; a second one ends it.
+    """While entered, signals set :attr:`number` instead of ending the process; a second one ends it.
+
+    These are SIGINT, SIGTERM and, where the system has them, SIGUSR1 and SIGUSR2, by which a scheduler such as SLURM
+    tells that the time is nearly up.
 
     ::
 
@@ -33,7 +36,9 @@ class StopRequest:
     as that one is, and passes on what it is asked: a request that comes too late for a run stops what has many.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = tuple(
+        signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.number = 0

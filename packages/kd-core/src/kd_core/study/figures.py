@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,12 +15,12 @@ from kd_core.config import Call, dump
 from kd_core.config import load as load_config
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
-from kd_core.runs.run_folder import RunFolder
+from kd_core.runs.run_folder import RunFolder, run_name
 from kd_core.study.study import Metric, metric_of, read_note
 from kd_core.train.facts import decisive
 
 SHORT = 3
-"""Values by which rows of runs that no study made are told apart; with more of them they have their configs' names."""
+"""Values by which rows of runs that no study made are told apart; with more of them they have the runs' names."""
 ABSENT = "-"
 
 
@@ -152,19 +153,21 @@ def _told_apart(runs: Sequence[Path], trust: Sequence[str]) -> Iterator[tuple[Pa
         config.pop("seed", None)
     keys = dict.fromkeys(chain.from_iterable(flat))
     varying = [key for key in keys if len({config.get(key, ABSENT) for config in flat}) > 1]
-    for run, experiment, config in zip(runs, experiments, flat, strict=True):
-        if len(varying) <= SHORT:
-            columns = {key: config.get(key, ABSENT) for key in varying}
-        else:
-            digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:6]
-            columns = {"run": f"{_name(run)} {digest}"}
+    plain = len(varying) <= SHORT and all(key in config for key in varying for config in flat)
+    names = [] if plain else _names(runs, [json.dumps(config, sort_keys=True) for config in flat])
+    for number, (run, experiment, config) in enumerate(zip(runs, experiments, flat, strict=True)):
+        columns = {key: config[key] for key in varying} if plain else {"run": names[number]}
         yield run, columns, experiment.plan.seed, metric_of(experiment.plan)
 
 
-def _name(run: Path) -> str:
-    """What the config of a run was called: the folder above it, as `train` makes it, or its own."""
-    named = load_config(run / "config.yaml").data.get("name")
-    return str(named or run.resolve().parent.name)
+def _names(runs: Sequence[Path], configs: Sequence[str]) -> list[str]:
+    """What each run's row is called: as the first run of its config; with a digest where two configs have one name."""
+    first = dict[str, str]()
+    for config, run in zip(configs, runs, strict=True):
+        first.setdefault(config, run_name(run, load_config(run / "config.yaml").data))
+    twice = {name for name, count in Counter(first.values()).items() if count > 1}
+    digests = {config: hashlib.sha256(config.encode()).hexdigest()[:6] for config in first}
+    return [f"{first[config]} {digests[config]}" if first[config] in twice else first[config] for config in configs]
 
 
 def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ class Pass:
 
 def random_states() -> list[Tensor]:
     """The states of the generators that a forward pass draws from."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *devices]
 
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +47,7 @@ class LossCase:
     long. ``from_run`` are those that only a run knows and that need no default (``num_samples``, ``num_classes``).
     ``unused_rows`` is how many of the first rows of :data:`ROWS` the loss does not depend on. ``holds`` is true of a
     loss that by its definition holds a part of itself constant, a weight by the student's own error for one: its
-    gradient is then not that of its value.
+    gradient is then not that of its value. ``device`` is where it is tested.
     """
 
     loss: Loss | str
@@ -56,6 +56,7 @@ class LossCase:
     from_run: Mapping[str, Any] = field(default_factory=dict)
     unused_rows: int = 0
     holds: bool = False
+    device: str = "cpu"
 
     @cached_property
     def function(self) -> Loss:
@@ -73,12 +74,12 @@ class LossCase:
         return loss_signature(self.function)
 
     def tensors(self, dtype: torch.dtype = torch.float32, rows: int = ROWS, seed: int = 0) -> dict[str, Tensor]:
-        """A batch of ``rows`` samples; a function of the arguments."""
+        """A batch of ``rows`` samples on the device; a function of the arguments."""
         random = torch.Generator().manual_seed(seed)
         return {
-            wire: kind(rows)
+            wire: kind(rows).to(self.device)
             if callable(kind)
-            else torch.randn(rows, *kind, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
+            else torch.randn(rows, *kind, generator=random, dtype=torch.float64).to(self.device, dtype).requires_grad_()
             for wire, kind in self.inputs.items()
         }
 
@@ -98,7 +99,7 @@ class LossCase:
     def _module(self) -> nn.Module:
         """The module of a stateful loss after a pass over another batch, so that its memories are filled."""
         needed = {key: value for key, value in self.from_run.items() if key in self.signature.values}
-        wires = _lists(self.tensors(seed=1))
+        wires = _lists(replace(self, device="cpu").tensors(seed=1))
         build = getattr(self.function, FROM_INPUTS, None)
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -331,6 +332,7 @@ def check_loss(
     from_run: Mapping[str, Any] | None = None,
     unused_rows: int = 0,
     holds: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Run :data:`LOSS_CHECKS` on a loss, a function or an ``nn.Module`` class, or the registered one of that name.
 
@@ -338,4 +340,4 @@ def check_loss(
 
         check_loss(charbonnier, {"student": (7,), "teacher": (7,)}, values={"epsilon": 0.01})
     """
-    run_all(LOSS_CHECKS, LossCase(loss, inputs, values or {}, from_run or {}, unused_rows, holds))
+    run_all(LOSS_CHECKS, LossCase(loss, inputs, values or {}, from_run or {}, unused_rows, holds, device))

@@ -15,6 +15,7 @@ from kd_core.config import Builder, Call, Policy, has_call
 from kd_core.config.schema import ModelSpec
 from kd_core.data.batch import STUDENT, Batch, DatasetInfo, Splits
 from kd_core.data.partners import with_partners
+from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import divide, main_first, run_on_rank_zero
 from kd_core.device.runtime import Runtime
 from kd_core.device.seeding import derive, seeded
@@ -31,6 +32,7 @@ from kd_core.train.candidates import unfit
 from kd_core.train.domain import check_domain
 from kd_core.train.evaluate import check_gatherable
 from kd_core.train.probe import PROBE, probe, probe_model
+from kd_core.train.sampling import check_views, epoch_length
 from kd_core.train.trainable import FrozenWhenBuilt, set_stage_mode
 from kd_core.train.values import Adapters, WireResolver
 
@@ -84,11 +86,20 @@ class Data:
 
     def steps(self, stage: StagePlan) -> tuple[int, int]:
         """Steps per epoch and in all of a stage."""
-        return stage.steps(len(self.get(stage.data)[1].train))
+        return stage.steps(self.samples(stage))
+
+    def samples(self, stage: StagePlan) -> int:
+        """How many samples an epoch of a stage shows; KDError where its sampler does not go with the data."""
+        data, splits = self.get(stage.data)
+        if stage.spec.sampler is None:
+            return len(splits.train)
+        with error_path(*stage.path("sampler")):
+            check_views(stage.spec.sampler, augmented_views(data))
+            return epoch_length(stage.spec.sampler, splits.train)
 
     def micro_batches(self, stage: StagePlan) -> set[int]:
         """How many samples this process's micro-batches of a stage have."""
-        size, samples = stage.spec.batch_size, len(self.get(stage.data)[1].train)
+        size, samples = stage.spec.batch_size, self.samples(stage)
         per_epoch, steps = self.steps(stage)
         assert size is not None
         sizes = {min(size, samples)}
@@ -202,7 +213,7 @@ class Components:
             data, splits = self.data.get(stage.data)
             for name, spec in self.plan.models.items():
                 path = f"models.{name}"
-                if name == STUDENT or OUTPUT in self.plan.taps(stage).get(name, ()):
+                if name == STUDENT or name in self.plan.outputs_read(stage):
                     warnings[check_class_names(spec, splits.info, path)] = None
                 warnings[preprocessing_warning(spec, self.plan.task.preprocessing(data), path)] = None
         for warning in filter(None, warnings):

@@ -83,6 +83,8 @@ def _averaged(state: dict[str, Any], name: str, gradient: Tensor, momentum: floa
 
 def check_dot(optimizer: Optimizer, stage: StagePlan, *, fp16: bool = False, sharded: bool = False) -> None:
     """KDError where ``optimizer`` is DOT and its terms, or what it is combined with, do not go with the stage."""
+    if any(isinstance(part, DOT) for part in getattr(optimizer, "parts", ())):
+        raise KDError("DOT steps all that learns, and is not combined with another").at(*stage.path("optimizer"))
     if not isinstance(optimizer, DOT):
         return
     for name in optimizer.task:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import tee
 from typing import Any
 
 import torch
 from torch import nn
 
 from kd_core.data.batch import Batch, DatasetInfo, Split
-from kd_core.device.distributed import MicroBatchShard, Processes, divide, gather, rank, world_size
+from kd_core.device.distributed import MicroBatchShard, Processes, epoch_batches, gather, rank, world_size
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError, foreign_errors
 from kd_core.taps.wires import describe_shapes
@@ -21,7 +22,7 @@ from kd_core.train.probe import restored
 
 def measured(
     task: Task,
-    model: nn.Module,
+    models: Mapping[str, nn.Module],
     name: str,
     split: Split,
     *,
@@ -30,37 +31,46 @@ def measured(
     info: DatasetInfo,
     batch_size: int,
     runtime: Runtime,
-) -> Metrics:
-    """The task's metrics of ``model`` (called ``name`` in the config) on a whole split, in eval mode, to be computed.
+) -> dict[str, Metrics]:
+    """The task's metrics of each of the ``models`` on a whole split, in eval mode, to be computed.
 
-    Of several processes each scores its own rows: outputs are gathered, or what the metrics counted is added up.
-    The model's mode and every random state are as before afterwards.
+    All take what the model called ``name`` in the config takes: samples are read and prepared once for all. Of several
+    processes each scores its own rows: outputs are gathered, or what the metrics counted is added up. The models' modes
+    and every random state are as before afterwards.
     """
     if len(split) == 0:
         raise KDError("the split to score is empty")
-    metrics = task.metrics(info)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    metrics = {label: task.metrics(info) for label in models}
+    modes = {module: module.training for model in models.values() for module in model.modules()}
+    for model in models.values():
+        model.eval()
     copied = task.scores_copies and not runtime.sharded
-    running = runtime.optimize_for_inference(model, ()) if copied else model
+    running = {label: runtime.optimize_for_inference(model, ()) if copied else model for label, model in models.items()}
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             for raw, shard in _own_batches(split, batch_size):
                 batch = runtime.format(task.prepare(raw.to(runtime.device), {name: spec}, data, training=False))
-                shapes = describe_shapes(batch.for_model(name))
-                with foreign_errors(f"the forward pass on samples of shape {shapes}", "models", name):
-                    output = task.call(running, batch.for_model(name))
-                if not metrics.reduces:
-                    truth = without_inputs(batch).map(partial(gather, sizes=shard.rows))
-                    metrics.update(gather(output, shard.rows), truth)
-                elif shard.rows[rank()]:
-                    metrics.update(output, batch)
+                for label, model in running.items():
+                    _score(task, model, name, batch, shard, metrics[label])
     finally:
         for module, training in modes.items():
             module.training = training
-    if metrics.reduces:
-        metrics.reduce(Processes())
+    for measure in metrics.values():
+        if measure.reduces:
+            measure.reduce(Processes())
     return metrics
+
+
+def _score(task: Task, model: nn.Module, name: str, batch: Batch, shard: MicroBatchShard, metrics: Metrics) -> None:
+    """Add what a model gives for this process's rows of a batch to its metrics."""
+    shapes = describe_shapes(batch.for_model(name))
+    with foreign_errors(f"the forward pass on samples of shape {shapes}", "models", name):
+        output = task.call(model, batch.for_model(name))
+    if not metrics.reduces:
+        truth = without_inputs(batch).map(partial(gather, sizes=shard.rows))
+        metrics.update(gather(output, shard.rows), truth)
+    elif shard.rows[rank()]:
+        metrics.update(output, batch)
 
 
 def _own_batches(split: Split, batch_size: int) -> Iterator[tuple[Batch, MicroBatchShard]]:
@@ -69,8 +79,8 @@ def _own_batches(split: Split, batch_size: int) -> Iterator[tuple[Batch, MicroBa
     A batch smaller than the number of processes is made as large, so that each process has a row of it.
     """
     order = split.arrange(torch.arange(len(split)), batch_size)
-    divided = [divide(positions, 1) for positions in order.split(max(batch_size, world_size()))]
-    batches = split.batches((positions for (positions,), _ in divided), epoch=0, seed=0, augment=False)
+    rows, divided = tee(epoch_batches(order, max(batch_size, world_size())))
+    batches = split.batches((positions for (positions,), _ in rows), epoch=0, seed=0, augment=False)
     yield from zip(batches, (shard for _, (shard,) in divided), strict=True)
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kd_core.data.batch import STUDENT, Batch
-from kd_core.data.partners import classes_of, partners, prepared, with_partners
+from kd_core.data.batch import STUDENT, Batch, Split
+from kd_core.data.partners import partner_rows, prepared, with_partners
+from kd_core.data.showings import positions_of
 from kd_core.data.spec import augmented_views
-from kd_core.device.distributed import MicroBatchShard, divide
+from kd_core.device.distributed import MicroBatchShard, epoch_batches
+from kd_core.device.runtime import reproducible_errors
 from kd_core.device.seeding import derive, permutation
+from kd_core.device.transfer import on_device
 from kd_core.errors import error_path
 from kd_core.observers import EpochEvent, StepEvent
 from kd_core.plan.plan import StagePlan
@@ -25,6 +30,9 @@ from kd_core.train.objective import Objective, StepInfo
 from kd_core.train.observers import TermGradients
 from kd_core.train.probe import batch_norm_errors
 from kd_core.train.progress import RunContext
+from kd_core.train.reevaluation import MicroBatch, Reevaluation
+from kd_core.train.sam import needs_closure
+from kd_core.train.sampling import epoch_order
 from kd_core.train.stage import Stage
 from kd_core.train.state import Checkpointing, load_stage_state, unfit_checkpoint_errors
 from kd_core.train.validation import Validation
@@ -66,9 +74,9 @@ class StageRunner:
         while self.progress.batch or self._steps_left():
             started = time.monotonic()
             self._step_began = time.monotonic()
-            for batch, shards in self._batches():
-                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
-                    self._step(batch, shards)
+            for (raw, batch), shards in self._batches():
+                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size), reproducible_errors():
+                    self._step(raw, batch, shards)
                 self.validation.after_step()
                 self.checkpointing.after_step()
                 self._step_began = time.monotonic()
@@ -85,10 +93,10 @@ class StageRunner:
         """
         while self._steps_left():
             asked = time.monotonic()
-            for batch, shards in self._batches():
+            for (raw, batch), shards in self._batches():
                 waited = time.monotonic() - asked
-                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size):
-                    self._step(batch, shards)
+                with self.runtime.compiled(usual=shards[0].total == self.spec.batch_size), reproducible_errors():
+                    self._step(raw, batch, shards)
                 yield waited
                 asked = time.monotonic()
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
@@ -104,57 +112,77 @@ class StageRunner:
         """Steps until the end of the stage; 0 where early stopping ended it."""
         return 0 if self.progress.stopped else self.stage.total_steps - self.progress.step
 
-    def _batches(self) -> Iterator[tuple[Batch, list[MicroBatchShard]]]:
-        """The rest of the epoch, this process's rows. Modes are set here: a validation may have come between."""
+    def _batches(self) -> Iterator[tuple[tuple[Batch, Batch], list[MicroBatchShard]]]:
+        """The rest of the epoch, this process's rows, each batch as it was read and on the device.
+
+        Modes are set here: a validation may have come between.
+        """
         self.stage.set_modes()
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
-        order = permutation(len(train), seed, "order", self.plan.index, self.progress.epoch)
-        positions = train.arrange(order, self.spec.batch_size).split(self.spec.batch_size)
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
-        divided = [divide(batch, self.spec.accumulation_steps) for batch in positions[self.progress.batch : end]]
-        rows = (torch.cat(parts) for parts, _ in divided)
-        batches = self._shown(rows, "augment")
+        # Batches are read ahead of those that train: each reader has an iterator of its own.
+        divided, rows, beside = tee(
+            epoch_batches(
+                train.arrange(self._order(seed, train), self.spec.batch_size),
+                self.spec.batch_size,
+                accumulate=self.spec.accumulation_steps,
+                first=self.progress.batch,
+                stop=end,
+            ),
+            3,
+        )
+        batches = self._shown(train, (torch.cat(parts) for parts, _ in rows), "augment")
         if self.spec.partners is not None:
-            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in divided))
-        yield from zip(batches, (shards for _, shards in divided), strict=True)
+            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in beside))
+        del beside  # an iterator that nobody asks would keep the whole epoch
+        yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in divided), strict=True)
 
-    def _shown(self, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
+    def _order(self, seed: int, train: Split) -> Tensor:
+        """The positions of this epoch, in the order in which they are shown."""
+        names = (seed, "order", self.plan.index, self.progress.epoch)
+        if self.spec.sampler is None:
+            return permutation(len(train), *names)
+        with error_path(*self.plan.path("sampler")):
+            order = epoch_order(self.spec.sampler, train, *names)
+        shared = augmented_views(self.stage.data) is not None  # of which an epoch shows one of each sample
+        return order if train.marks and not shared else positions_of(order)
+
+    def _shown(self, split: Split, rows: Iterable[Tensor], purpose: str) -> Iterator[Batch]:
         """The samples as this epoch shows them: augmented anew, or in one of the views that all runs share."""
         seed, epoch, views = self.context.components.plan.seed, self.progress.epoch, augmented_views(self.stage.data)
-        view, drawn = (epoch, derive(seed, purpose, self.plan.index)) if views is None else (epoch % views, SHARED_SEED)
-        if views is not None and not self.stage.splits.train.fixed:
+        view, drawn = epoch, derive(seed, purpose, self.plan.index)
+        if views is not None:
+            view, drawn = epoch % views, SHARED_SEED if purpose == "augment" else derive(SHARED_SEED, purpose)
+        if views is not None and not split.fixed:
             self.stage.show_view(view)
-        return self.stage.splits.train.batches(rows, epoch=view, seed=drawn, augment=True)
+        return split.batches(rows, epoch=view, seed=drawn, augment=True)
 
     def _partnered(self, batches: Iterator[Batch], rows: Iterable[Tensor]) -> Iterator[Batch]:
-        """The batches with samples of the same classes beside theirs, which are augmented by draws of their own."""
-        seed, epoch, train = self.context.components.plan.seed, self.progress.epoch, self.stage.splits.train
+        """The batches with the partners of their samples beside them, which are augmented by draws of their own."""
+        seed, epoch, kind = self.context.components.plan.seed, self.progress.epoch, self.spec.partners
+        assert kind is not None
         with error_path(*self.plan.path("partners")):
-            drawn = partners(classes_of(train), derive(seed, "partners", self.plan.index, epoch))
-        beside = self._shown((drawn[row] for row in rows), "augment partners")
+            drawn = partner_rows(kind, self.stage.splits.train, derive(seed, "partners", self.plan.index, epoch))
+        beside = self._shown(self.stage.partners, (drawn[positions_of(row)] for row in rows), "augment partners")
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 
-    def _step(self, raw: Batch, shards: list[MicroBatchShard]) -> None:
-        """One optimiser step on one batch, in ``accumulation_steps`` micro-batches."""
+    def _step(self, raw: Batch, batch: Batch, shards: list[MicroBatchShard]) -> None:
+        """One optimiser step on one batch, ``raw`` as it was read, in ``accumulation_steps`` micro-batches.
+
+        On a GPU the host waits for nothing here, but where an optimiser, a loss or a model of its own reads a number.
+        """
+        self.runtime.begin_step()
         stage, info = self.stage, StepInfo(self.progress.step, self.stage.total_steps, self.stage.steps_per_epoch)
-        losses, gradients = self.meter.zeros(), self._term_gradients(info.step)
-        stage.stepper.zero_grad()
-        indices = raw.index.split([shard.local_rows for shard in shards])
-        for position, (batch, shard, shares) in enumerate(self._micro_batches(raw, shards)):
-            frozen = stage.teacher_outputs(batch, indices[position])
-            sync, rows = position == len(shards) - 1 and stage.separate is None, shard.local_rows
-            with batch_norm_errors(rows, self.plan.name), self.runtime.no_sync(stage.step_module, sync=sync):
-                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
-                if gradients is not None:
-                    gradients.add(stage.objective.weighted)
-                stage.backward(loss)
-            losses += torch.cat([terms, loss.detach().unsqueeze(0)])
-        norm = self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+        gradients = self._term_gradients(info.step)
+        again = Reevaluation(stage.step_module) if needs_closure(stage.optimizer) else None
+        micro_batches = self._with_teachers(raw, batch, shards)
+        losses, norm = self._evaluate(micro_batches if again is None else again.kept(micro_batches), info, gradients)
+        closure = None if again is None else again.closure(losses[-1], partial(self._evaluate, info=info))
         rates = stage.learning_rates
         with self._unfit_errors():
-            stage.step()
+            stage.step(closure)
             stage.update_average()
             stage.schedule("step")
         losses = self.meter.add(info.step, losses, raw.index, shards[0].total)
@@ -167,6 +195,32 @@ class StageRunner:
             gradients={} if gradients is None else gradients.mean(),
         )
 
+    def _evaluate(
+        self, micro_batches: Iterable[MicroBatch], info: StepInfo, gradients: TermGradients | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The losses of a batch and their gradients, clipped, which take the place of those before; their norm."""
+        stage, losses = self.stage, self.meter.zeros()
+        stage.stepper.zero_grad()
+        for batch, frozen, shard, shares, last in micro_batches:
+            sync = last and stage.separate is None
+            with (
+                batch_norm_errors(shard.local_rows, self.plan.name),
+                self.runtime.no_sync(stage.step_module, sync=sync),
+            ):
+                loss, terms = stage.step_module(batch, frozen, info, shard, shares)
+                if gradients is not None:
+                    gradients.add(stage.objective.weighted)
+                stage.backward(loss)
+            losses += torch.cat([terms, loss.detach().unsqueeze(0)])
+        return losses, self.runtime.clip(stage.parameters, self.spec.max_grad_norm, self.spec.max_grad_value)
+
+    def _with_teachers(self, raw: Batch, batch: Batch, shards: list[MicroBatchShard]) -> Iterator[MicroBatch]:
+        """Each micro-batch with what the frozen models give for it."""
+        indices = raw.index.split([shard.local_rows for shard in shards])
+        for position, (part, shard, shares) in enumerate(self._micro_batches(batch, shards)):
+            frozen = self.stage.teacher_outputs(part, indices[position])
+            yield MicroBatch(part, frozen, shard, shares, position == len(shards) - 1)
+
     def _term_gradients(self, step: int) -> TermGradients | None:
         """Where the gradients of single terms are kept, None where no observer wants those of this step."""
         with_gradients = self.observers.wants_gradients(step)
@@ -174,13 +228,13 @@ class StageRunner:
         return TermGradients(self.stage.objective.names, self.stage.parameters) if with_gradients else None
 
     def _micro_batches(
-        self, raw: Batch, shards: list[MicroBatchShard]
+        self, batch: Batch, shards: list[MicroBatchShard]
     ) -> Iterator[tuple[Batch, MicroBatchShard, Mapping[str, Tensor]]]:
         """Each micro-batch as the models take it, and what it counts in the batch.
 
         All are prepared first where a loss divides by something that must be counted in the whole batch.
         """
-        micro_batches = raw.to(self.runtime.device).split([shard.local_rows for shard in shards])
+        micro_batches = batch.split([shard.local_rows for shard in shards])
         batches: Iterable[Batch] = map(self._prepared, micro_batches)
         shares: list[dict[str, Tensor]] = [{} for _ in shards]
         if self.stage.objective.counts:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kd_core.device.distributed import all_gather_object, all_reduce_sum_, world_size
+from kd_core.device.transfer import Arrival
 from kd_core.errors import KDError
 
 TOTAL = "the weighted sum"
@@ -29,7 +30,7 @@ class LossMeter:
         wide = torch.float64 if device.type != "mps" else torch.float32  # mps has no float64
         self._sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)
         self._samples = 0
-        self._pending: tuple[int, Tensor, Tensor] | None = None
+        self._pending: tuple[int, Tensor, Arrival] | None = None
         self._first = torch.zeros((), device=device, dtype=wide)
         self._varies = torch.zeros((), device=device, dtype=torch.bool)
         self._steps = 0
@@ -49,15 +50,16 @@ class LossMeter:
         self._first = losses[-1].clone() if self._steps == 0 else self._first
         self._varies |= losses[-1] != self._first
         self._steps += 1
+        sent = Arrival(losses)
         self.check_finite()
-        self._pending = (step, index, losses)
+        self._pending = (step, index, sent)
         return losses
 
     def check_finite(self) -> None:
         """KDError where the last unchecked step had a loss that is not a number or infinite."""
         if self._pending is None:
             return
-        step, index, losses = self._pending
+        step, index, losses = self._pending[0], self._pending[1], self._pending[2].get()
         self._pending = None
         if bool(torch.isfinite(losses).all()):
             return

@@ -17,6 +17,7 @@ from kd_core.config.chains import chained
 from kd_core.config.schema import GroupSpec, OptimizerSpec, SchedulerSpec, StageSpec, as_list
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean
 from kd_core.taps.edits import matching
+from kd_core.train.combined import CombinedOptimizer
 
 
 def trained(root: nn.Module) -> dict[str, nn.Parameter]:
@@ -61,29 +62,42 @@ def optimizer_of(
 ) -> Optimizer:
     """The optimiser of these groups of parameters; KDError for one that no stage can step."""
     call, where = (spec.call, f"{path}.call") if isinstance(spec, OptimizerSpec) else (spec, path)
+    named = groups_of(spec)
+    own = [(number, group.call) for number, group in enumerate(named, len(groups) - len(named)) if group.call]
+    rest = [group for number, group in enumerate(groups) if number not in dict(own)]
+    parameters = rest[0]["params"] if len(rest) == 1 and not named else rest
+    if not rest:
+        raise ConfigError(ConfigProblem("no parameter is left for it: all groups have optimizers of their own", where))
+    parts = [_one(call, parameters, builder, where, fused=fused)]
+    _check_options(parts[0], named, path)
+    for number, other in own:
+        where = f"{path}.groups.{number - len(groups) + len(named)}.call"
+        parts.append(_one(other, [groups[number]], builder, where, fused=fused))
+    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+
+
+def _one(call: Lazy, parameters: Sequence[Any], builder: Builder, path: str, *, fused: bool) -> Optimizer:
+    """An optimiser of one call."""
     extra = {"fused": True} if fused and has_fused(call, builder) else {}
-    parameters = groups[0]["params"] if len(groups) == 1 and not groups_of(spec) else list(groups)
-    optimizer = builder.build(call, {"params": parameters, **extra}, where)
+    optimizer = builder.build(call, {"params": parameters, **extra}, path)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(ConfigProblem(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", path))
-    if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
-        message = f"{type(optimizer).__name__} evaluates the loss several times a step, which no stage does"
-        raise ConfigError(ConfigProblem(message, path))
-    _check_options(optimizer, groups_of(spec), path)
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
+            raise ConfigError(
+                ConfigProblem(f"{group['lr']!r} is not a valid learning rate", path.removesuffix(".call"))
+            )
     return optimizer
 
 
 def _check_options(optimizer: Optimizer, groups: Sequence[GroupSpec], path: str) -> None:
-    """ConfigError for what PyTorch would take without a word."""
+    """ConfigError for options of groups that PyTorch would take without a word."""
     defaults = list(optimizer.defaults)
     for position, spec in enumerate(groups):
         for key in spec.extra:
             if key not in defaults:
                 message, hint = f"{type(optimizer).__name__} has no parameter {key!r}", did_you_mean(key, defaults)
                 raise KDError(message, path=f"{path}.groups.{position}.{key}", hint=hint, at_key=True)
-    for group in optimizer.param_groups:
-        if not isinstance(group["lr"], (int, float, Tensor)) or not math.isfinite(group["lr"]):
-            raise ConfigError(ConfigProblem(f"{group['lr']!r} is not a valid learning rate", path))
 
 
 def has_fused(call: Lazy, builder: Builder) -> bool:
@@ -128,7 +142,11 @@ def check_plateau(scheduler: LRScheduler | None, stage: StageSpec, best: str, pa
 def build_scheduler(
     spec: Lazy | SchedulerSpec | None, optimizer: Optimizer, builder: Builder, path: str
 ) -> tuple[LRScheduler | None, str]:
-    """The scheduler and whether it steps per ``step`` or per ``epoch``."""
+    """The scheduler and whether it steps per ``step`` or per ``epoch``.
+
+    Of several optimisers it follows the first, which no group has for itself.
+    """
+    optimizer = optimizer.parts[0] if isinstance(optimizer, CombinedOptimizer) else optimizer
     if spec is None:
         return None, "epoch"
     call, interval = (spec.call, spec.interval) if isinstance(spec, SchedulerSpec) else (spec, "epoch")

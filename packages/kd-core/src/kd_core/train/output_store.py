@@ -104,6 +104,8 @@ class OutputStore:
         if not self.folder.exists():
             return
         description = read_description(self.folder)
+        if description is None and not any(self.folder.glob(f"*{SUFFIX}")):
+            return  # another process is about to write it
         if description is None:
             self.fault = f"{self.folder / DESCRIPTION} is missing or damaged"
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -46,30 +46,42 @@ def batch_norm_errors(samples: int, stage: str | None = None) -> Iterator[None]:
         raise TooFewSamples(message, hint=hint, path=f"stages.{stage}" if stage else "") from error
 
 
+class Snapshot:
+    """The modes, buffers and extra states of modules and all random states, as they are now."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        parts = list({part: None for module in modules for part in module.modules()})
+        self._modes = [(part, part.training) for part in parts]
+        self._buffers = [
+            (part, name, buffer, buffer.clone())
+            for part in parts
+            for name, buffer in part._buffers.items()
+            if buffer is not None and not is_lazy(buffer)
+        ]
+        counted = [part for part in parts if type(part).get_extra_state is not nn.Module.get_extra_state]
+        self._states = [(part, deepcopy(part.get_extra_state())) for part in counted]
+        self._random = rng_state()
+
+    def restore(self) -> None:
+        """Put everything back."""
+        set_rng_state(self._random)
+        for part, mode in self._modes:
+            part.training = mode
+        for part, state in self._states:
+            part.set_extra_state(deepcopy(state))
+        with torch.no_grad():
+            for part, name, buffer, saved in self._buffers:
+                part._buffers[name] = buffer.copy_(saved)
+
+
 @contextmanager
 def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, modules may run; afterwards their modes, buffers and extra states and all random states are as before."""
-    parts = list({part: None for module in modules for part in module.modules()})
-    modes = [part.training for part in parts]
-    buffers = [
-        (part, name, buffer, buffer.clone())
-        for part in parts
-        for name, buffer in part._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
-    ]
-    counted = [part for part in parts if type(part).get_extra_state is not nn.Module.get_extra_state]
-    states, random = [deepcopy(part.get_extra_state()) for part in counted], rng_state()
+    snapshot = Snapshot(modules)
     try:
         yield
     finally:
-        set_rng_state(random)
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
-        for part, state in zip(counted, states, strict=True):
-            part.set_extra_state(state)
-        with torch.no_grad():
-            for part, name, buffer, saved in buffers:
-                part._buffers[name] = buffer.copy_(saved)
+        snapshot.restore()
 
 
 def forward(name: str, model: nn.Module, taps: Iterable[Tap], plan: Plan, batch: Batch) -> Capture:
@@ -131,6 +143,9 @@ def _probed(
             know_landmarks(models[name].eval(), plan.task.call, batch.for_model(name))
     for name, taps in plan.taps(stage).items():
         set_mode(name)
+        if not taps:  # only adapters run it
+            captures[name] = Capture(None, {})
+            continue
         shapes = describe_shapes(batch.for_model(name))
         with foreign_errors(f"the forward pass on training samples of shape {shapes}", "models", name):
             captures[name] = forward(name, models[name], taps, plan, batch)

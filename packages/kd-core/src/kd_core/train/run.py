@@ -219,7 +219,7 @@ def _score_final(context: RunContext, runner: StageRunner, best: dict[str, Any] 
         context.warn("there is neither a test nor a validation split: the student was not scored")
         return Result({}, best, path, warnings=context.progress.warnings)
     name, split = stage.splits.final
-    measured = stage.measured(context.components.models[STUDENT], split)
+    measured = stage.measured({STUDENT: context.components.models[STUDENT]}, split)[STUDENT]
     metrics = measured.compute()
     context.reporter.info(f"{name}: {format_metrics(metrics)}")
     broken = [key for key, value in metrics.items() if "/" not in key and not math.isfinite(value)]

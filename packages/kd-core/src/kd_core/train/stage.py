@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd_core.config import Builder
 from kd_core.data.batch import STUDENT, Batch, Split
+from kd_core.data.partners import partner_split
 from kd_core.device.distributed import MicroBatchShard, all_gather_object, world_size
 from kd_core.device.fsdp import full_state_dict, unsharded
 from kd_core.device.seeding import derive, seeded
-from kd_core.errors import KDError, foreign_errors
+from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
 from kd_core.taps.wrappers import Capture
 from kd_core.task import Metrics, eval_batch_size
+from kd_core.train.average import MovingAverage
+from kd_core.train.combined import CombinedOptimizer
 from kd_core.train.components import Components
 from kd_core.train.dot import DOT, SeparateGradients, check_dot
 from kd_core.train.evaluate import measured
 from kd_core.train.objective import Objective, Step, StepInfo, Term
 from kd_core.train.optim import build_optimizer, build_scheduler
 from kd_core.train.probe import MORE, PROBE, TooFewSamples, batch_norm_errors, restored
+from kd_core.train.sam import Closure, check_closure
 from kd_core.train.teacher_cache import CachedTeacher, cached_names, cached_teacher
 from kd_core.train.trainable import select, set_modes, wrap
 from kd_core.train.values import Adapters
@@ -40,6 +43,8 @@ class Stage:
         self.components, self.plan, self.spec = components, plan, plan.spec
         self.runtime = components.runtime
         self.data, self.splits = components.data.get(plan.data)
+        with error_path(*plan.path("partners")):
+            self.partners = partner_split(self.spec.partners, self.splits.train)
         self.steps_per_epoch, self.total_steps = components.data.steps(plan)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         numbers = {
@@ -64,11 +69,11 @@ class Stage:
             }
         self._build_optimizer(builder)
 
-    def _average(self) -> AveragedModel | None:
+    def _average(self) -> MovingAverage | None:
         if not self.trains_student:
             return None
         assert self.spec.ema is not None
-        return AveragedModel(self.components.models[STUDENT], multi_avg_fn=get_ema_multi_avg_fn(self.spec.ema))
+        return MovingAverage(self.components.models[STUDENT], self.spec.ema)
 
     def _build_optimizer(self, builder: Builder) -> None:
         assert self.spec.optimizer is not None
@@ -76,13 +81,19 @@ class Stage:
         self.optimizer = build_optimizer(self.spec.optimizer, self.root, builder, where, fused=fused)
         where = dotted(self.plan.path("scheduler"))
         self.scheduler, self.interval = build_scheduler(self.spec.scheduler, self.optimizer, builder, where)
+        if self.runtime.sharded and isinstance(self.optimizer, CombinedOptimizer):
+            raise KDError("parameters are sharded (FSDP) for one optimizer, and a group has its own").at(
+                *self.plan.path("optimizer")
+            )
         if self.runtime.sharded and len(self.components.plan.stages) > 1:
             raise KDError("parameters are sharded (FSDP) for a whole run: it must have one stage")
         step = Step(self.learning, self.objective)
         unused = world_size() > 1 and not self.runtime.sharded and self._has_unused_parameters(step)
         self.step_module, self.stepper = self.runtime.prepare(step, self.optimizer, unused=unused)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        check_dot(self.optimizer, self.plan, fp16=bool(self.runtime.scaler_state()), sharded=self.runtime.sharded)
+        scaled = bool(self.runtime.scaler_state())
+        check_dot(self.optimizer, self.plan, fp16=scaled, sharded=self.runtime.sharded)
+        check_closure(self.optimizer, self.plan, fp16=scaled, sharded=self.runtime.sharded)
         self.separate: SeparateGradients | None = None
         if isinstance(self.optimizer, DOT):
             self.separate = SeparateGradients(self.optimizer, self.objective.names, self.parameters)
@@ -166,19 +177,19 @@ class Stage:
         else:
             self.separate.add(self.objective.weighted)
 
-    def step(self) -> None:
-        """One step of the optimiser, which adapters that count steps are told of."""
+    def step(self, closure: Closure | None = None) -> None:
+        """One step of the optimiser, with a ``closure`` if it takes one; adapters that count steps are told."""
         if self.separate is not None:
             self.separate.give()
         with foreign_errors(f"a step of {type(self.optimizer).__name__}", *self.plan.path("optimizer")):
-            self.stepper.step()
+            self.stepper.step(*([] if closure is None else [closure]))  # type: ignore[arg-type]
         self.components.adapters.after_step(self.plan.adapters)
 
     def update_average(self) -> None:
         """Add the student as it is now to its moving average, where there is one."""
         if self.ema is not None:
             with unsharded(self.step_module):
-                self.ema.update_parameters(self.components.models[STUDENT])
+                self.ema.update(self.components.models[STUDENT])
 
     def schedule(self, interval: str, value: float | None = None) -> None:
         """Step the scheduler where its interval is this one; a plateau scheduler follows the monitored ``value``."""
@@ -190,16 +201,12 @@ class Stage:
             elif value is not None:
                 self.scheduler.step(value)
 
-    def score(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """The metrics of a model in the student's place."""
-        return self.measured(model, split).compute()
-
-    def measured(self, model: nn.Module, split: Split) -> Metrics:
-        """The same, ready to be computed."""
+    def measured(self, models: Mapping[str, nn.Module], split: Split) -> dict[str, Metrics]:
+        """The metrics of models in the student's place, ready to be computed; samples are read once for all."""
         plan = self.components.plan
         return measured(
             plan.task,
-            model,
+            models,
             STUDENT,
             split,
             spec=plan.inputs[STUDENT],
@@ -214,6 +221,9 @@ class Stage:
         self.stepper.zero_grad()
         for wrapper in (*self.learning.values(), *self.frozen.values()):
             wrapper.release()
+        self.components.adapters.release(self.plan.adapters)
+        if self.partners is not self.splits.train:
+            self.partners.close()
         for cached in self.cached.values():
             cached.release()
         self.runtime.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from kd_core.device.distributed import (
     world_size,
 )
 from kd_core.device.fsdp import full_state_dict, load_full_optimizer_state, load_full_state_dict
+from kd_core.device.seeding import derive, seed_everything
 from kd_core.errors import KDError
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.runs.stop import Stopped
@@ -147,4 +148,15 @@ def load_stage_state(state: Mapping[str, Any], context: RunContext, stage: Stage
     meter.load(state["meter"])
     context.observers.load_state_dict(state["observers"])
     context.best = state["best"]
-    set_rng_state(state["rng"][rank() % len(state["rng"])])
+    restore_rng(state["rng"], rank(), (components.plan.seed, "resumed", context.progress.total))
+
+
+def restore_rng(states: Sequence[Mapping[str, Any]], number: int, names: tuple[str | int, ...]) -> None:
+    """Go on with the random states of the process of that number; one that a checkpoint does not know gets its own.
+
+    What such a process draws depends on ``names`` and its number alone, so that no two draw the same.
+    """
+    if number < len(states):
+        set_rng_state(states[number])
+    else:
+        seed_everything(derive(*names, number))

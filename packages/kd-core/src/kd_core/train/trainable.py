@@ -183,23 +183,23 @@ def _matched(root: nn.Module, pattern: str, stage: StagePlan, key: str, position
 def wrap(
     components: RunnableComponents, stage: StagePlan, trained: set[str]
 ) -> tuple[dict[str, ForwardWrapper], dict[str, Teacher]]:
-    """The models a stage runs: those that learn, and those it only looks at; both stop at their deepest tap.
+    """The models a stage uses: those that learn, and those it only looks at; both stop at their deepest tap.
 
-    One that learns does so where nothing after that tap is in training mode.
+    One that learns does so where nothing after that tap is in training mode. One without a tap is not run.
     """
     learning: dict[str, ForwardWrapper] = {}
     frozen: dict[str, Teacher] = {}
     for name, taps in components.plan.taps(stage).items():
         model, call = components.models[name], components.plan.task.call
-        stops = name not in components.runtime.spec.compile
+        stops = name not in components.runtime.spec.compile or not taps
         if name in trained:
             learning[name] = ForwardWrapper(model, taps, name=name, call=call, early_stop=stops, spare=True)
         else:
             moves = components.plan.models[name].mode == "train"
-            cheap = components.runtime.optimize_for_inference(model, taps) if stops and not moves else model
+            cheap = components.runtime.optimize_for_inference(model, taps) if taps and stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
     still = {name: teacher for name, teacher in frozen.items() if not teacher.train_mode}
-    components.runtime.compile({**learning, **still})
+    components.runtime.compile({**learning, **still}, micro_batches=stage.spec.accumulation_steps)
     return learning, frozen
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -20,6 +20,7 @@ from kd_core.plan.plan import StagePlan
 from kd_core.train.dot import check_dot
 from kd_core.train.doubts import without_validation
 from kd_core.train.optim import build_scheduler, groups_of, optimizer_of
+from kd_core.train.sam import check_closure, needs_closure
 
 OPTIMIZER_STEPS = 3
 SCHEDULER_STEPS = 1000
@@ -57,6 +58,7 @@ def try_training(
     assert spec.optimizer is not None
     optimizer = optimizer_of(spec.optimizer, groups, builder, dotted(stage.path("optimizer")))
     check_dot(optimizer, stage)
+    check_closure(optimizer, stage)
     scheduler, interval = build_scheduler(spec.scheduler, optimizer, builder, where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -69,11 +71,15 @@ def try_training(
 
 
 def _step(optimizer: Optimizer) -> None:
-    for _ in range(OPTIMIZER_STEPS):
+    def gradients() -> Tensor:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.full_like(parameter, 0.1)
-        optimizer.step()
+        return torch.ones(())
+
+    for _ in range(OPTIMIZER_STEPS):
+        gradients()
+        optimizer.step(*([gradients] if needs_closure(optimizer) else []))  # type: ignore[arg-type]
 
 
 def _try_scheduler(scheduler: LRScheduler, steps: int, stage: StagePlan) -> None:

@@ -73,7 +73,8 @@ class Validation:
 
     def _scored(self, split: Split) -> tuple[str, dict[str, float]]:
         """The best of the student and its candidates, and its metrics: beside them each one's monitored value."""
-        scores = {name: self.stage.score(model, split) for name, model in self.stage.candidates.items()}
+        measured = self.stage.measured(self.stage.candidates, split)
+        scores = {name: metrics.compute() for name, metrics in measured.items()}
         if len(scores) == 1:
             return STUDENT, scores[STUDENT]
         monitor, maximise = self._monitor(scores[STUDENT])

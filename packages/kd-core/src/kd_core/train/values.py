@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from kd_core.adapters.registry import CountsSteps
 from kd_core.config import Builder, Lazy
-from kd_core.data.batch import Batch
+from kd_core.data.batch import STUDENT, Batch
 from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Wired
 from kd_core.taps.landmarks import keep_those_of
-from kd_core.taps.nested import map_tensors
+from kd_core.taps.nested import map_tensors, mapped
 from kd_core.taps.paths import module_at
 from kd_core.taps.wires import Wire, pick
-from kd_core.taps.wrappers import Capture
+from kd_core.taps.wrappers import Capture, ForwardWrapper
 from kd_core.train.lazy import has_lazy, materialize
 
 
@@ -81,10 +81,11 @@ class WireResolver:
     def _from_batch(self, name: str) -> Any:
         if name in ("target", "index"):
             return getattr(self._batch, name)
+        if name == "input":
+            return self._batch.for_model(STUDENT)
         if name not in self._batch.extra:
-            raise KDError(
-                f"the batch has no {name!r}; it has: target, index{''.join(', ' + key for key in self._batch.extra)}"
-            )
+            names = ", ".join(("target", "index", "input", *self._batch.extra))
+            raise KDError(f"the batch has no {name!r}; it has: {names}")
         return self._batch.extra[name]
 
 
@@ -140,7 +141,7 @@ class Adapters(nn.Module):
         if name in self._modules or name in self._borrowed:
             return
         if plan.borrowed is not None:
-            modules = [self._of_model(wire, models[wire.root], fresh=plan.spec.fresh) for wire in plan.shared]
+            modules = [self._of_model(plan, wire, models[wire.root]) for wire in plan.shared]
             together = Each(modules) if isinstance(plan.borrowed, list) else modules[0]
             if plan.spec.each and not isinstance(together, Each):
                 together = OnEach(together)
@@ -155,10 +156,18 @@ class Adapters(nn.Module):
             materialize(module, *inputs[0], **inputs[1])
         self.add_module(name, module)
 
-    def _of_model(self, wire: Wire, model: nn.Module, *, fresh: bool) -> nn.Module:
+    def release(self, names: Iterable[str]) -> None:
+        """Take the hooks of these adapters off the models that they run; the next pass puts them on again."""
+        for name in names:
+            if isinstance(module := self._borrowed.get(name), TappedModel):
+                module.release()
+
+    def _of_model(self, plan: AdapterPlan, wire: Wire, model: nn.Module) -> nn.Module:
         """The module that a wire names, of the model or of a new one like it."""
         assert wire.tap is not None
-        if fresh:
+        if plan.taps:
+            return TappedModel(model, wire.root, plan.taps, self._call)
+        if plan.spec.fresh:
             assert self._make is not None
             twin = self._make(wire.root)
             keep_those_of(twin, model)
@@ -199,6 +208,31 @@ class Whole(nn.Module):
     def forward(self, inputs: Any) -> Any:
         """The model's output."""
         return self._call(self.model, inputs)
+
+
+class TappedModel(nn.Module):
+    """A model that an adapter runs, as the task runs it, for the values at some of its places, by name.
+
+    Gradients flow through it to its input, whether its parameters learn or not.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, taps: Mapping[str, Wire], call: Callable[[nn.Module, Any], Any] | None
+    ) -> None:
+        super().__init__()
+        self.model, self._wires = model, dict(taps)
+        self._taps = [wire.tap for wire in taps.values() if wire.tap is not None]
+        self._wrapper = ForwardWrapper(model, name=name, call=call, early_stop=True, spare=True)
+
+    def forward(self, inputs: Any) -> dict[str, Any]:
+        """What the model gives at each place."""
+        self._wrapper.retap(self._taps)
+        at = self._wrapper(inputs).at
+        return {name: pick(at[wire.tap], wire.fields) for name, wire in self._wires.items() if wire.tap is not None}
+
+    def release(self) -> None:
+        """Take the hooks off the model."""
+        self._wrapper.release()
 
 
 class Each(nn.ModuleList):
@@ -274,9 +308,15 @@ def unzipped(inputs: Mapping[Any, Any]) -> list[dict[Any, Any]]:
 
 def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:
     """What an adapter is called with: its positional arguments and those by name."""
+    read = detached(get) if plan.spec.detach else get
     if isinstance(plan.inputs, Mapping):
-        return [], {name: get(wired) for name, wired in plan.inputs.items()}
-    return [get(wired) for wired in plan.inputs], {}
+        return [], {name: read(wired) for name, wired in plan.inputs.items()}
+    return [read(wired) for wired in plan.inputs], {}
+
+
+def detached(get: Callable[[Wired], Any]) -> Callable[[Wired], Any]:
+    """``get``, whose values have no graph."""
+    return lambda wired: mapped(Tensor.detach, get(wired))
 
 
 def called(module: nn.Module, inputs: tuple[list[Any], dict[str, Any]]) -> Any:

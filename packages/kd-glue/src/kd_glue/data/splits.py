@@ -46,6 +46,14 @@ class TextSplit(Split):
         """The class of each text; None where a text has several, or a number."""
         return self.texts.labels
 
+    @property
+    def class_pairs(self) -> Tensor | None:
+        """(2, P) positions and the classes that those texts have, one or several."""
+        target = self.texts.target
+        if target.ndim != 2 or target.shape[1] == 1:
+            return super().class_pairs
+        return torch.from_numpy(np.stack(np.nonzero(target > 0)))
+
     def __len__(self) -> int:
         return len(self.texts)
 

@@ -33,6 +33,8 @@ Collated = tuple[list[Tensor], list[Tensor], Tensor]
 class SegSplit(Split):
     """Images and masks as ``transform`` makes them, read by ``workers`` processes or, with 0, by this one."""
 
+    marks = True
+
     def __init__(
         self, part: PairSubset, transform: PairTransform, *, workers: int | None, classes: Sequence[str] = ()
     ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -83,6 +83,10 @@ class Augmentation:
     transforms: tuple[Callable[[Any], Any], ...] = ()
     per_image: bool = False
     """Whether the preset :data:`PER_IMAGE` is asked for, which needs the data's size."""
+
+    def stronger(self) -> Augmentation:
+        """The same, followed by RandAugment."""
+        return replace(self, operations=(*self.operations, AUGMENTATIONS.get("rand_augment")))
 
     def __call__(self, images: Tensor, *, seed: int, epoch: int, index: Tensor) -> Tensor:
         """uint8 (B, C, H, W) and rows (B,) -> uint8 (B, C, H, W)."""

@@ -6,17 +6,20 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
+from kd_core.data.file_paths import FileNames, FilePaths
 from kd_core.data.fingerprint import FileContents
-from kd_core.data.images import image_files, is_hidden, passed_over, read_image
-from kd_core.data.packed import Packed
+from kd_core.data.images import image_names, is_hidden, passed_over, read_image
 from kd_core.data.screening import Readable, skipped
 from kd_core.data.sources import SPLITS, Parts
 from kd_core.errors import KDError
@@ -57,36 +60,52 @@ def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
             f"{root}: contains no folder 'train'; data.root is the folder that holds train/CLASS and val/CLASS"
         )
     folders = {name: _class_folders(root / name) for name in SPLITS if (root / name).is_dir()}
-    classes = class_order([name for name, (files, _) in folders["train"].items() if files])
+    classes = class_order([name for name, found in folders["train"].items() if len(found.names)])
     if not classes:
         raise KDError(f"{root / 'train'}: contains no images in folders of classes")
     subsets, notes = {}, [*numbers_note(classes), *_not_read(root, classes)]
+    known = set(classes)
     unknown = [
         f"{root / split}: {name!r} is not a class of the training images"
         for split, content in folders.items()
-        for name in sorted(name for name, (files, _) in content.items() if files and name not in classes)
+        for name in sorted(name for name, found in content.items() if len(found.names) and name not in known)
     ]
     if unknown:
         raise KDError("\n".join(unknown))
     for split, content in folders.items():
-        files = [(path, number) for number, name in enumerate(classes) for path in content.get(name, ([], {}))[0]]
-        if files:
-            paths, labels = zip(*files, strict=True)
-            subsets[split] = files_subset(root / split, list(paths), list(labels), white)
+        numbers = [number for number, name in enumerate(classes) if name in content]
+        found = [content[classes[number]] for number in numbers]
+        paths = FilePaths({part.folder: part.names for part in found})
+        if len(paths):
+            labels = np.repeat(numbers, [len(part.names) for part in found])
+            subsets[split] = files_subset(root / split, paths, labels, white)
         notes += _folder_notes(root / split, content)
     places = {split: str(root / split) for split in subsets}
     return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, places, notes=tuple(notes))
 
 
-def _class_folders(folder: Path) -> dict[str, tuple[list[Path], dict[str, int]]]:
-    """What :func:`image_files` finds in each folder of a split, by its name, hidden folders left out."""
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
-    return {unicodedata.normalize("NFC", path.name): image_files(path) for path in subfolders}
+class _ClassFolder(NamedTuple):
+    """The images of one class in a split, and what else lies there, counted by ending."""
+
+    folder: Path
+    names: FileNames
+    others: dict[str, int]
+
+
+def _class_folders(folder: Path) -> dict[str, _ClassFolder]:
+    """What lies in each folder of a split, by its name, hidden folders left out."""
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    content = {}
+    for path in subfolders:
+        others: dict[str, int] = {}
+        names = FileNames(image_names(path, others))
+        content[unicodedata.normalize("NFC", path.name)] = _ClassFolder(path, names, others)
+    return content
 
 
 def _not_read(root: Path, classes: Sequence[str]) -> list[Note]:
     """Folders of classes beside ``train`` whose names are like those of a split, and are not."""
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path))
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
     return [
         Note.warning(f"{root / name} is not read: the folders of a data set are train, val and test")
         for name in names
@@ -96,13 +115,13 @@ def _not_read(root: Path, classes: Sequence[str]) -> list[Note]:
     ]
 
 
-def _folder_notes(folder: Path, content: dict[str, tuple[list[Path], dict[str, int]]]) -> list[Note]:
+def _folder_notes(folder: Path, content: dict[str, _ClassFolder]) -> list[Note]:
     """What was passed over in a split: folders without an image, and files that are no images of a class."""
-    empty = [name for name, (files, _) in content.items() if not files]
-    outside = sum(1 for path in folder.iterdir() if not path.is_dir() and not is_hidden(path))
+    empty = [name for name, found in content.items() if not len(found.names)]
+    outside = sum(1 for path in folder.iterdir() if not path.is_dir() and not is_hidden(path.name))
     others: dict[str, int] = {}
-    for _, endings in content.values():
-        for ending, count in endings.items():
+    for found in content.values():
+        for ending, count in found.others.items():
             others[ending] = others.get(ending, 0) + count
     notes = [Note.warning(f"{folder / name} holds no image and is not a class") for name in empty]
     files = "1 file in" if outside == 1 else f"{outside:,} files in"
@@ -126,12 +145,13 @@ def numbers_note(classes: Sequence[str]) -> list[Note]:
     return [Note(f"{text} {classes[2]!r}, ...; torchvision's ImageFolder sorts them as text")]
 
 
-def files_subset(folder: Path, paths: list[Path], labels: list[int], white: float | None = None) -> LabelledSubset:
+def files_subset(folder: Path, paths: Sequence[Path], labels: ArrayLike, white: float | None = None) -> LabelledSubset:
     """A subset of image files, told apart by their names below ``folder`` and their contents."""
-    target = torch.tensor(labels, dtype=torch.int64)
-    positions = torch.arange(len(paths))
-    packed = Packed(paths)
-    return LabelledSubset(ImageFiles(packed, target, white), target, positions, FileContents(folder, packed))
+    target = torch.from_numpy(np.asarray(labels, np.int64))
+    files = paths if isinstance(paths, FilePaths) else FilePaths.of(folder, paths)
+    return LabelledSubset(
+        ImageFiles(files, target, white), target, torch.arange(len(files)), FileContents(folder, files)
+    )
 
 
 def path_of(images: Any, row: int) -> Path | None:
@@ -147,12 +167,26 @@ def path_of(images: Any, row: int) -> Path | None:
 
 def readable(subset: LabelledSubset) -> Readable | None:
     """The images of a subset that are read from files, None where there are none."""
-    if not isinstance(subset.images, (ImageFiles, ConcatDataset)):
-        return None
-    paths = {position: path_of(subset.images, row) for position, row in enumerate(subset.index.tolist())}
-    files = {position: (path,) for position, path in paths.items() if path is not None}
     images, rows = subset.images, subset.index
-    return Readable(lambda position: images[int(rows[position])], files.__getitem__, list(files)) if files else None
+    if isinstance(images, ImageFiles):
+        positions: Sequence[int] = range(len(rows))
+    elif isinstance(images, ConcatDataset):
+        positions = _are_files(images)[rows.numpy()].nonzero()[0].tolist()
+    else:
+        return None
+
+    def paths(position: int) -> tuple[Path, ...]:
+        path = path_of(images, int(rows[position]))
+        return () if path is None else (path,)
+
+    return Readable(lambda position: images[int(rows[position])], paths, positions) if len(positions) else None
+
+
+def _are_files(images: Any) -> NDArray[np.bool_]:
+    """Of each row of a data set, (rows,), whether it is read from an image file."""
+    if isinstance(images, ConcatDataset):
+        return np.concatenate([_are_files(part) for part in images.datasets])
+    return np.full(len(images), isinstance(images, ImageFiles))
 
 
 def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[Note]]:
@@ -165,7 +199,10 @@ def without_unreadable(subset: LabelledSubset) -> tuple[LabelledSubset, list[Not
         return subset, []
     kept = [row for position, row in enumerate(subset.index.tolist()) if position not in errors]
     paths, labels = [images.paths[row] for row in kept], [int(images.targets[row]) for row in kept]
-    return files_subset(subset.fingerprint.root, paths, labels, images.white), skipped(errors.values(), len(subset))
+    whole = files_subset(subset.fingerprint.root, paths, labels, images.white)
+    read = torch.tensor([position for position in range(len(subset)) if position not in errors])
+    weights = None if subset.weights is None else subset.weights[read]
+    return replace(whole, weights=weights), skipped(errors.values(), len(subset))
 
 
 def skip_unreadable(parts: Parts[LabelledSubset]) -> Parts[LabelledSubset]:

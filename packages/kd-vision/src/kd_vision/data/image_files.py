@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
-from kd_core.data.images import image_files, passed_over
+from kd_core.data.file_paths import FileNames, FilePaths
+from kd_core.data.images import image_names, passed_over
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
 from kd_core.files import user_path
@@ -24,10 +26,11 @@ def read_images(
     folder = root / named if (root / named).is_dir() else named
     if not folder.is_dir():
         raise KDError(f"there is no folder {images}", path="images")
-    paths, others = image_files(folder)
-    if not paths:
+    others: dict[str, int] = {}
+    paths = FilePaths({folder: FileNames(image_names(folder, others))})
+    if not len(paths):
         raise KDError(f"there are no images in {folder}", path="images")
-    train = files_subset(folder, paths, [UNLABELLED] * len(paths), white)
+    train = files_subset(folder, paths, np.full(len(paths), UNLABELLED), white)
     return Parts(train, None, None, None, {"train": str(folder)}, notes=tuple(passed_over(others, folder)))
 
 

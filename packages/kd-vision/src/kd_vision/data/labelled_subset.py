@@ -28,6 +28,8 @@ class LabelledSubset:
     target: Tensor
     index: Tensor
     fingerprint: object
+    weights: Tensor | None = None
+    """(N,) a weight of each image, from 0 on, for the sampler ``weighted``."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -39,7 +41,8 @@ class LabelledSubset:
 
     def take(self, positions: Tensor) -> LabelledSubset:
         """The subset of these positions, in this order."""
-        return replace(self, target=self.target[positions], index=self.index[positions])
+        weights = None if self.weights is None else self.weights[positions]
+        return replace(self, target=self.target[positions], index=self.index[positions], weights=weights)
 
     def hide_labels(self, keep: Tensor) -> LabelledSubset:
         """The same images with labels at the positions ``keep`` only."""
@@ -56,7 +59,7 @@ class LabelledSubset:
     def digest(self) -> str:
         """A hash of content, choice and labels."""
         state = hashlib.sha256(str(self.fingerprint).encode())
-        for tensor in (self.index, self.target):
+        for tensor in (self.index, self.target, *([] if self.weights is None else [self.weights])):
             state.update(tensor.numpy().tobytes())
         return state.hexdigest()[:16]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import tee
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from kd_core.data.images import Brightness, eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
 from kd_core.data.screening import Readable
+from kd_core.data.showings import marked
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.notes import Note
 from kd_vision.data.augment import Augmentation
@@ -37,6 +39,8 @@ Transform = Callable[[Any], Any]
 
 class SampleSplit(Split):
     """Part of a data set whose images are read one by one, by ``workers`` processes or, with 0, by this one."""
+
+    marks = True
 
     def __init__(
         self,
@@ -70,17 +74,37 @@ class SampleSplit(Split):
         """The class of each sample."""
         return self.subset.target
 
+    @property
+    def sample_weights(self) -> Tensor | None:
+        """The weight of each sample, where the data have any."""
+        return self.subset.weights
+
     def __len__(self) -> int:
         return len(self.subset)
 
     def batches(self, order: Iterable[Tensor], *, epoch: int, seed: int, augment: bool) -> Iterator[Batch]:
         """Batches of images (B, C, H, W). With workers, ``order`` is read ahead of what is yielded."""
         self.reader.transforms(augment)  # whose error is told here, not by a process
-        for images, positions in self.loader.batches(order, epoch=epoch, seed=seed, augment=augment):
+        asked, order = tee(order)
+        batches = self.loader.batches(order, epoch=epoch, seed=seed, augment=augment)
+        for (images, positions), marked_positions in zip(batches, asked, strict=False):
             index = self.subset.index.index_select(0, positions)
             if augment:
-                images = self.augmentation(images, seed=seed, epoch=epoch, index=index)
+                images = self.augmentation(images, seed=seed, epoch=epoch, index=marked(index, marked_positions))
             yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)
+
+    def strong(self) -> SampleSplit:
+        """The same images, whose augmentation ends with RandAugment, read by processes of their own."""
+        reader = self.reader
+        return SampleSplit(
+            self.subset,
+            self.augmentation.stronger(),
+            size=reader.size,
+            workers=self.loader.workers,
+            any_values=reader.any_values,
+            eval_crop=reader.eval_crop,
+            interpolation=reader.interpolation,
+        )
 
     def files(self) -> Readable | None:
         """The images that are read from files."""

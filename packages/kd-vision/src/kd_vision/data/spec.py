@@ -11,6 +11,7 @@ import kd_vision.data.folders
 import kd_vision.data.hub_images
 import kd_vision.data.image_files
 import kd_vision.data.tables
+import kd_vision.data.tar_shards
 import kd_vision.data.torch_datasets  # noqa: F401  what they register: data sets
 from kd_core.config.schema import PositiveInt, StrictModel
 from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegativeInt, Size
@@ -28,6 +29,9 @@ class DataSpec(ImageDataSpec):
 
     unlabelled: str | None = None
     """A folder, whose images and those in folders below join the training images without labels."""
+    generated: PositiveInt | None = None
+    """Use no training image: so many samples an epoch, without pixels and labels, for a method that makes images
+    itself, such as `dafl`."""
     num_classes: PositiveInt | None = None
     """Number of classes, so that a config can be checked where the images are not."""
     classes: Annotated[list[str | int], Field(min_length=2)] | None = None
@@ -76,6 +80,10 @@ class DataSpec(ImageDataSpec):
             )
         keys = [key for key in ("fraction", "per_class") if getattr(self, key) is not None]
         keys += ["limit"] if self.limits.train is not None else []
+        if self.generated is not None:
+            others = [key for key in ("augment", "labelled", "unlabelled", "augmented_views") if getattr(self, key)]
+            if others := [*others, *keys]:
+                raise ValueError(f"'generated' leaves no training image, and {others[0]!r} says something of them")
         if len(keys) > 1:
             raise ValueError(f"{' and '.join(repr(key) for key in keys)} both choose the training images: give one")
         return self

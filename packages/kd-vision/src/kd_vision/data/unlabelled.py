@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from kd_core.data.images import image_files, passed_over
+from kd_core.data.file_paths import FileNames, FilePaths
+from kd_core.data.images import image_names, passed_over
 from kd_core.data.screening import refuse
 from kd_core.data.sources import Parts
 from kd_core.errors import KDError
@@ -23,10 +25,11 @@ from kd_vision.data.loading import CentreCrop, as_tensor
 def with_unlabelled(parts: Parts[LabelledSubset], folder: Path, *, skip: bool = False) -> Parts[LabelledSubset]:
     """All images in ``folder`` and below among those that train; with ``skip``, those that can be read."""
     assert parts.train is not None
-    paths, others = image_files(folder)
-    if not paths:
+    others: dict[str, int] = {}
+    paths = FilePaths({folder: FileNames(image_names(folder, others))})
+    if not len(paths):
         raise KDError(f"there are no images in {folder}", path="data.unlabelled")
-    extra, notes = files_subset(folder, paths, [UNLABELLED] * len(paths)), passed_over(others, folder)
+    extra, notes = files_subset(folder, paths, np.full(len(paths), UNLABELLED)), passed_over(others, folder)
     if skip:
         extra, skipped = without_unreadable(extra)
         notes += skipped

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _PACKAGES = {
     *("kd_core", "kd_zoo", "kd_vision", "kd_seg", "kd_glue", "torch.nn", "torch.optim", "torch.utils.data"),
-    *("torchvision.datasets", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *("torchvision.datasets", "torchvision.models", "torchvision.ops", "torchvision.transforms", "timm.optim"),
 }
 """Where classes of the right kind (:func:`is_kind`) may be called; those of torch and torchvision stand in
 :data:`TABLE`, too."""

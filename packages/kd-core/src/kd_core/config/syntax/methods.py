@@ -27,7 +27,7 @@ from kd_core.registry import plugins
 GROUP = "kd.methods"
 OWN = Path(__file__).parents[2] / "methods"
 PARTS = ("about", "parameters", "models", "adapters", "before", "stage")
-SHARED = ("batch_size", "eval_batch_size", "optimizer", "data", "drop_last", "accumulation_steps")
+SHARED = ("batch_size", "eval_batch_size", "optimizer", "data", "drop_last", "sampler", "accumulation_steps")
 """Keys that a stage which a method puts before takes from the stage that names the method."""
 RESETS: Mapping[str, Any] = {"accumulation_steps": 1, "drop_last": False, "freeze": [], "losses": {}}
 """What a key means that no stage has written, where that is not null."""

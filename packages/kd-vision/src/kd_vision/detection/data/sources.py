@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_core.data.rows import RowReader, RowSubset
-from kd_core.data.screening import MANY, SKIP, WHOLE, listed, refuse
+from kd_core.data.screening import MANY, SKIP, few_bytes, listed, refuse
 from kd_core.data.shapes import Shape
 from kd_core.data.sources import PLACE, Parts, Source, check_source
 from kd_core.data.summary import counts_text
@@ -182,6 +183,11 @@ class BoxSubset(RowSubset["tuple[Image, Annotated]"]):
         """The images that have anything to train on."""
         return replace(self, objects_only=True)
 
+    @property
+    def class_pairs(self) -> Tensor:
+        """(2, P) positions and labels of all objects; crowds do not count."""
+        return torch.from_numpy(np.stack(self.boxes.objects(self.rows)).astype(np.int64))
+
     @cached_property
     def class_counts(self) -> dict[str, int]:
         """How many images hold each class, by its name; crowds do not count."""
@@ -227,7 +233,7 @@ def checked(parts: Parts[BoxSubset], *, skip: bool) -> Parts[BoxSubset]:
 def _unreadable(parts: Parts[BoxSubset]) -> list[ConfigProblem]:
     """What is wrong with image files: few are read whole, of many both ends are looked at, of very many none is."""
     files = [files for part in parts.items().values() if (files := part.files()) is not None]
-    whole = sum(each.size() for each in files) <= WHOLE
+    whole = few_bytes(files)
     if not whole and sum(len(each.positions) for each in files) > MANY:
         return []
     try:

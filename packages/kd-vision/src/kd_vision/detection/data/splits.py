@@ -19,6 +19,7 @@ from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
 from kd_core.data.screening import Readable
 from kd_core.data.shapes import pixels_of
+from kd_core.data.showings import positions_of
 from kd_core.errors import KDError
 from kd_core.notes import Note
 from kd_vision.detection.data.geometry import Sample, mirror_of
@@ -45,6 +46,8 @@ class DetectionSplit(Split):
     ``--aspect-ratio-group-factor``: batches are made of images of like shape, of 2 ``groups`` + 2 ranges of height
     over width; None: they are not.
     """
+
+    marks = True
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class DetectionSplit(Split):
         """
         if self.groups is None or len(order) <= batch_size:
             return order
-        groups = self._group_of[order.numpy()]
+        groups = self._group_of[positions_of(order).numpy()]
         batches: list[NDArray[np.int64]] = []
         rest: list[NDArray[np.int64]] = []
         for group in np.unique(groups):
@@ -142,6 +145,11 @@ class DetectionSplit(Split):
     def notes(self) -> list[Note]:
         """What there is to say of the images and their annotations."""
         return [*self.part.notes(), *self.brightness.notes()]
+
+    @property
+    def class_pairs(self) -> Tensor:
+        """(2, P) positions and the classes of objects in them, each object by itself."""
+        return self.part.class_pairs
 
     @property
     def class_counts(self) -> Mapping[str, int]:  # type: ignore[override]
