@@ -12,6 +12,7 @@ from kd_core.check.verifier import verify
 from kd_core.config import Policy
 from kd_core.device.distributed import SINGLE_PROCESS
 from kd_core.device.runtime import Runtime
+from kd_core.errors import KDError
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.runs.progress import Reporter
@@ -97,6 +98,11 @@ def test_no_hook_is_left_when_the_stage_is_over(planned: Callable[..., Plan]) ->
     assert any(module._forward_hooks for module in modules)
     stage.close()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def test_nothing_of_a_model_is_kept_that_only_adapters_run(planned: Callable[..., Plan]) -> None:
+    with pytest.raises(KDError, match="only adapters run teacher, and nothing"):
+        staged(planned(*BOTH, "models.teacher.cache=true"))
 
 
 def test_a_check_follows_them(planned: Callable[..., Plan]) -> None:

@@ -206,6 +206,11 @@ def cached_names(components: Components, stage: StagePlan, trained: set[str]) ->
     """The models of a stage with ``cache``; ConfigError where what they give cannot be kept."""
     names = [name for name in components.plan.taps(stage) if components.plan.models[name].cache]
     for name in names:
+        if not any(components.plan.taps(other).get(name) for other in components.plan.stages):
+            message = f"only adapters run {name}, and nothing that it gives can be kept"
+            raise ConfigError(ConfigProblem(message, f"models.{name}.cache", hint="leave `cache` out"))
+    names = [name for name in names if components.plan.taps(stage)[name]]
+    for name in names:
         path = f"models.{name}.cache"
         data, splits = components.data.get(stage.data)
         if name in trained:
