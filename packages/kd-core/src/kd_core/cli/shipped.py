@@ -56,7 +56,7 @@ class ConfigPath(click.Path):
         configs = shipped(getattr(ctx.find_root().command, "package", ""))
         if bare.suffix == ENDING and bare.stem in configs:
             hint = f"a config of that name is installed: write {bare.stem} in place of the path"
-            raise KDError(f"{path}: no such file", hint=hint)
+            raise KDError(f"{bare}: no such file", hint=hint)
         if bare.suffix or bare.name != str(path) or not configs:
             return path
         if bare.name not in configs:

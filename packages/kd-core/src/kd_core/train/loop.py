@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +120,19 @@ class StageRunner:
         seed, train = self.context.components.plan.seed, self.stage.splits.train
         assert self.spec.batch_size is not None
         end = min(self.stage.steps_per_epoch, self.progress.batch + self._steps_left())
-        # Batches are read ahead of those that train: each reader has an iterator of its own.
-        divided, rows, beside = tee(
-            epoch_batches(
-                train.arrange(self._order(seed, train), self.spec.batch_size),
-                self.spec.batch_size,
-                accumulate=self.spec.accumulation_steps,
-                first=self.progress.batch,
-                stop=end,
-            ),
-            3,
+        cut = partial(
+            epoch_batches,
+            train.arrange(self._order(seed, train), self.spec.batch_size),
+            self.spec.batch_size,
+            accumulate=self.spec.accumulation_steps,
+            first=self.progress.batch,
+            stop=end,
         )
-        batches = self._shown(train, (torch.cat(parts) for parts, _ in rows), "augment")
+        # Batches are read ahead of those that train: each reader cuts them itself, for `tee` would hold 57 of them.
+        batches = self._shown(train, (torch.cat(parts) for parts, _ in cut()), "augment")
         if self.spec.partners is not None:
-            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in beside))
-        del beside  # an iterator that nobody asks would keep the whole epoch
-        yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in divided), strict=True)
+            batches = self._partnered(batches, (torch.cat(parts) for parts, _ in cut()))
+        yield from zip(on_device(batches, self.runtime.device), (shards for _, shards in cut()), strict=True)
 
     def _order(self, seed: int, train: Split) -> Tensor:
         """The positions of this epoch, in the order in which they are shown."""
