@@ -24,7 +24,7 @@ from kd_core.experiment import Experiment
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FILES}
-MADE = {"experiment.yaml", "methods.yaml", "student.yaml", "teacher.yaml"}
+MADE = {"experiment.yaml", "student.yaml", "teacher.yaml"}
 """Configs that cells write."""
 CHECKED = """\
 shell = get_ipython()
