@@ -158,7 +158,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "KD_NOTEBOOKS_SMALL": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ours = {"KD_NOTEBOOKS_SMALL": "1", "KD_CACHE": "kd-cache", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **ours, "PATH": path}
 
 
 @pytest.fixture
