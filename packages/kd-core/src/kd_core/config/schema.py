@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kd_core.config import Lazy
 from kd_core.config.sampler import SamplerName, SamplerSpec
@@ -74,6 +74,9 @@ class CheckpointSpec(StrictModel):
     """Save a checkpoint every N optimizer steps, in addition to the one after each epoch."""
     every_minutes: PositiveFloat = 10.0
     """Save a checkpoint every N minutes, in addition to the one after each epoch."""
+    sharded: bool = False
+    """Where parameters are spread over processes (FSDP2), have each process write its own part of weights, optimizer
+    and moving average, instead of making them whole."""
     keep_last: PositiveInt = 3
     """Number of checkpoints to keep while the run trains; older ones are deleted."""
     keep_finished: Annotated[int, Field(ge=0)] = 0
@@ -359,10 +362,10 @@ with warnings.catch_warnings():
         monitor: MonitorSpec | None = None
         """The metric that chooses the best student. By default the task's own metric."""
 
-        @field_validator("sampler")
-        @classmethod
-        def _whole(cls, sampler: Any) -> Any:
-            return SamplerSpec(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
+        @property
+        def sampling(self) -> SamplerSpec | None:
+            """The sampler with its values."""
+            return SamplerSpec(name=self.sampler) if isinstance(self.sampler, str) else self.sampler
 
 
 class ExperimentSpec(StrictModel):
