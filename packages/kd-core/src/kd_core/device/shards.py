@@ -84,6 +84,7 @@ def read(folder: Path, places: list[str], like: Callable[[str], Tensor]) -> dict
         """A reader of what the pickled description was found to be: descriptions alone."""
 
         def read_metadata(self, *args: Any, **options: Any) -> Any:
+            """The description that was read above."""
             return metadata
 
     tensors = {place: torch.empty_like(like(place)) for place in places}
