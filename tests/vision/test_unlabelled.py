@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from kd_core.errors import KDError
-from kd_core.experiment import Experiment
+from kd_core.experiment import Experiment, resume
+from kd_core.observers import OBSERVERS, Observer, StepEvent
 from kd_vision.data.spec import DataSpec
 
 pytest.importorskip("timm")
@@ -64,3 +65,52 @@ def test_a_folder_without_labels(tmp_path: Path) -> None:
     for name, told in (("empty", "there are no images in"), ("nowhere", "there is no folder")):
         with pytest.raises(KDError, match=rf"data\.images: {told}"):
             DataSpec(images=str(tmp_path / name)).read()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code catches it."""
+
+
+class Killer(Observer):
+    at = 0
+
+    def after_step(self, event: StepEvent) -> None:
+        if event.total == self.at:
+            raise Killed
+
+
+@pytest.mark.slow
+def test_a_dinov2_on_the_disk_teaches_and_a_killed_run_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(OBSERVERS._items, "killer", Killer)
+    draw(tmp_path / "unlabelled" / "deep", 8)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            draw(tmp_path / "labelled" / split / name, 3)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(tmp_path / "dinov2")
+    pooled = "teacher.output/pooler_output"
+    wires = [f"adapters.student_image.match={pooled}", f"stages.features.losses.image.teacher={pooled}"]
+    more = [
+        *wires,
+        "models.teacher={hub: dinov2, num_classes: 0}",
+        "checkpoint={every_steps: 1}",
+        "observers={killer: {}}",
+    ]
+
+    def trained(run: str) -> bytes:
+        Experiment.load(RECIPE, overrides=[*SMALL, *more]).train(tmp_path / run)
+        return (tmp_path / run / "student" / "model.safetensors").read_bytes()
+
+    whole = trained("whole")
+    for number in (3, 5):  # in the stage of features, and in that of classes
+        monkeypatch.setattr(Killer, "at", number)
+        with pytest.raises(Killed):
+            trained(f"cut{number}")
+        monkeypatch.setattr(Killer, "at", 0)
+        resume(tmp_path / f"cut{number}")
+        assert (tmp_path / f"cut{number}" / "student" / "model.safetensors").read_bytes() == whole

@@ -218,7 +218,7 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
             return ArraySplit(subset, augmentation)
         height, width = subset.images.shape[-2:]
         one_by_one = replace(subset, images=TensorDataset(subset.images))
-        return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers)
+        return SampleSplit(one_by_one, augmentation, size=(height, width), workers=data.workers, decoder=data.decoder)
     plain = data.mean is not None and data.std is not None and not any(data.mean) and set(data.std) == {1}
     size, crop = size_of_images(data, source), data.eval_crop
     return SampleSplit(
@@ -229,4 +229,5 @@ def as_split(subset: LabelledSubset, augmentation: Augmentation, data: DataSpec,
         any_values=plain,
         eval_crop=crop,
         interpolation=data.interpolation,
+        decoder=data.decoder,
     )

@@ -62,8 +62,8 @@ def check_stages(
             continue
         values, summary = plan.task.dummy_info(stage.data).run_values, summary_of(stage.data)
         samples = None if summary is None else summary.samples("train")
-        if stage.spec.sampler is not None:
-            samples = stage.spec.sampler.epoch_length(samples)
+        if (sampler := stage.spec.sampling) is not None:
+            samples = sampler.epoch_length(samples)
         if summary is not None and samples is not None:
             try:
                 validates = summary.samples("val") is not None

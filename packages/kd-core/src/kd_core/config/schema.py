@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kd_core.config import Lazy
 from kd_core.config.sampler import SamplerName, SamplerSpec
@@ -362,10 +362,10 @@ with warnings.catch_warnings():
         monitor: MonitorSpec | None = None
         """The metric that chooses the best student. By default the task's own metric."""
 
-        @field_validator("sampler")
-        @classmethod
-        def _whole(cls, sampler: Any) -> Any:
-            return SamplerSpec(name=sampler) if isinstance(sampler, str) else sampler  # type: ignore[arg-type]
+        @property
+        def sampling(self) -> SamplerSpec | None:
+            """The sampler with its values."""
+            return SamplerSpec(name=self.sampler) if isinstance(self.sampler, str) else self.sampler
 
 
 class ExperimentSpec(StrictModel):

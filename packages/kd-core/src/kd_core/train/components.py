@@ -91,11 +91,12 @@ class Data:
     def samples(self, stage: StagePlan) -> int:
         """How many samples an epoch of a stage shows; KDError where its sampler does not go with the data."""
         data, splits = self.get(stage.data)
-        if stage.spec.sampler is None:
+        sampler = stage.spec.sampling
+        if sampler is None:
             return len(splits.train)
         with error_path(*stage.path("sampler")):
-            check_views(stage.spec.sampler, augmented_views(data))
-            return epoch_length(stage.spec.sampler, splits.train)
+            check_views(sampler, augmented_views(data))
+            return epoch_length(sampler, splits.train)
 
     def micro_batches(self, stage: StagePlan) -> set[int]:
         """How many samples this process's micro-batches of a stage have."""

@@ -141,10 +141,11 @@ class StageRunner:
     def _order(self, seed: int, train: Split) -> Tensor:
         """The positions of this epoch, in the order in which they are shown."""
         names = (seed, "order", self.plan.index, self.progress.epoch)
-        if self.spec.sampler is None:
+        sampler = self.spec.sampling
+        if sampler is None:
             return permutation(len(train), *names)
         with error_path(*self.plan.path("sampler")):
-            order = epoch_order(self.spec.sampler, train, *names)
+            order = epoch_order(sampler, train, *names)
         shared = augmented_views(self.stage.data) is not None  # of which an epoch shows one of each sample
         return order if train.marks and not shared else positions_of(order)
 

@@ -49,6 +49,10 @@ class ImageFiles(Dataset[tuple[Any, int]]):
     def __getitem__(self, row: int) -> tuple[Any, int]:
         return read_image(self.paths[row], white=self.white), int(self.targets[row])
 
+    def encoded(self, row: int) -> bytes:
+        """The bytes of a file."""
+        return self.paths[row].read_bytes()
+
 
 def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
     """``root/train/CLASS/*``, with ``root/val`` and ``root/test`` where they are there.

@@ -36,6 +36,11 @@ class HubImages(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self.targets)
 
+    def encoded(self, row: int) -> bytes | None:
+        """The bytes of an image's file; None where they are not in the table."""
+        cell = self.table[row][self.column]
+        return None if cell is None else cell["bytes"]
+
     def __getitem__(self, row: int) -> tuple[Any, int]:
         cell, name = self.table[row][self.column], f"{self.title}: row {row}"
         if cell is None:

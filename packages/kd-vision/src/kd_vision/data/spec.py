@@ -18,6 +18,7 @@ from kd_core.data.spec import ChannelMeans, ChannelStds, ImageDataSpec, NonNegat
 from kd_core.errors import KDError
 from kd_core.registry import Registry
 from kd_vision.data.augment import parse
+from kd_vision.data.decoding import Decoder
 from kd_vision.data.loading import EVALUATION_CROP, Interpolation
 from kd_vision.data.sources import SOURCES, ImageSource
 
@@ -52,6 +53,8 @@ class DataSpec(ImageDataSpec):
     """Share of the resized image that the centre crop of evaluation keeps. With 1 the shorter side becomes `size`."""
     interpolation: Interpolation = "bilinear"
     """How images in folders are resized."""
+    decoder: Decoder = "pillow"
+    """What decodes JPEG files of training images. With `torchvision` transforms get tensors instead of PIL images."""
     mean: ChannelMeans | None = None
     """Means of the channels, in [0, 1], for models whose `input` has none."""
     std: ChannelStds | None = None

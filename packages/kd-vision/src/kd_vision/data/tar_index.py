@@ -117,7 +117,7 @@ def members(path: Path, file: BinaryIO) -> Iterator[Member]:
                 stem, _, kind = name.partition(".")
                 if entry.isfile() and stem and kind:
                     yield Member(f"{folder}/{stem}" if folder else stem, kind, entry.offset_data, entry.size)
-                archive.members = []  # which tarfile keeps, all of them
+                archive.members = []  # type: ignore[attr-defined]  # which tarfile keeps, all of them
             end = archive.offset
     except (tarfile.TarError, EOFError, OSError) as error:
         hint = "a compressed tar file has no random access: unpack it (gunzip)" if is_compressed(file) else None

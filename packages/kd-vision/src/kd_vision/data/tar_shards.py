@@ -61,13 +61,15 @@ class TarImages(Dataset[tuple[Any, int]]):
         path = self.paths[int(self.shards[row])]
         return f"{path}: {member_name(path, int(self.offsets[row]))}"
 
-    def __getitem__(self, row: int) -> tuple[Any, int]:
-        path = self.paths[int(self.shards[row])]
-        with path.open("rb") as file:
+    def encoded(self, row: int) -> bytes:
+        """The bytes of an image's file."""
+        with self.paths[int(self.shards[row])].open("rb") as file:
             file.seek(int(self.offsets[row]))
-            content = file.read(int(self.sizes[row]))
+            return file.read(int(self.sizes[row]))
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
         try:
-            return image_in(content, "", white=self.white), int(self.targets[row])
+            return image_in(self.encoded(row), "", white=self.white), int(self.targets[row])
         except KDError as error:
             problem = error.problems[0]
             raise KDError(f"{self.name(row)}{problem.message}", hint=problem.hint) from error
