@@ -22,7 +22,7 @@ from kd_core.errors import KDError
 from kd_glue.results import submission
 from kd_glue.results.predict import Predictions, predict
 from kd_glue.results.submission import SHEETS, submit, verify_submission
-from kd_glue.verbs import submit as verb
+from kd_glue.verbs import leaderboard as verb
 
 from .small_runs import tiny_bert, trained, write_cola, write_pairs, write_tsv
 

@@ -119,6 +119,7 @@ def script(job: Job, resources: Resources, folder: Path) -> str:
     class Anywhere(submitit.SlurmExecutor):  # type: ignore[name-defined]
         @classmethod
         def affinity(cls) -> int:
+            """Say that there is a SLURM: none is asked for anything."""
             return 2
 
     executor = Anywhere(folder)

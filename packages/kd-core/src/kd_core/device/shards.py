@@ -64,9 +64,9 @@ def put(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write each process's part of the tensors into a folder. Every process must call it."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    dcp.save(dict(tensors), checkpoint_id=str(folder))
+    save(dict(tensors), checkpoint_id=str(folder))
 
 
 def read(folder: Path, places: list[str], like: Callable[[str], Tensor]) -> dict[str, Tensor]:
@@ -74,22 +74,24 @@ def read(folder: Path, places: list[str], like: Callable[[str], Tensor]) -> dict
 
     KDError where the description is none of shards; LookupError, ValueError or RuntimeError where they do not fit.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     with (folder / ".metadata").open("rb") as file:
         metadata = _Unpickler(file).load()
     metadata.storage_meta = None
 
-    class Reader(dcp.FileSystemReader):
+    class Reader(FileSystemReader):
         """A reader of what the pickled description was found to be: descriptions alone."""
 
         def read_metadata(self, *args: Any, **options: Any) -> Any:
+            """The description that was read above."""
             return metadata
 
     tensors = {place: torch.empty_like(like(place)) for place in places}
     with warnings.catch_warnings():  # that one process reads what several wrote
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        dcp.load(dict(tensors), storage_reader=Reader(str(folder)), no_dist=world_size() == 1)
+        load(dict(tensors), storage_reader=Reader(str(folder)), no_dist=world_size() == 1)
     return tensors
 
 
