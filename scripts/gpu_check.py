@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,14 +133,16 @@ def last_line(text: str) -> str:
 
 def started(command: Sequence[str], seconds: float) -> tuple[list[str], str]:
     """What a process of this check printed, and what became of it in ``seconds``, empty where it ended well."""
-    command = [sys.executable, *command]
+    command, pipe = [sys.executable, *command], subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=max(seconds, 1))
-    except subprocess.TimeoutExpired as late:
-        printed = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
-        return printed.splitlines(), f"failed: not done after {seconds:.0f} s"
-    ended = "" if not done.returncode else f"failed: {last_line(done.stderr)}"
-    return done.stdout.splitlines(), ended
+        printed, said = process.communicate(timeout=max(seconds, 1))
+        ended = "" if not process.returncode else f"failed: {last_line(said)}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what it started would go on beside the step times
+        printed, said = process.communicate()
+        ended = f"failed: not done after {seconds:.0f} s"
+    return printed.splitlines(), ended
 
 
 def section(name: str, device: str, seconds: float) -> list[Row]:

@@ -339,6 +339,32 @@ def test_a_class_that_both_models_mask_leaves_all_finite(name: str) -> None:
         assert not gradient.masked_select(column).any()
 
 
+SEVERAL = ("ensemble_kd", "entropy_weighted_kd", "confidence_weighted_kd", "adaptive_ensemble_kd", "mutual")
+LOGITS = ("student", "teacher", "weak", "logits", "input")
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [
+        *((name, 1) for name in (*SEVERAL, "confidence_weighted_mse", "uskd", "wasserstein_logits")),
+        *((name, 1) for name in ("streamlined_direction", "information_entropy")),
+        *((name, 2) for name in ("crosskd_classes", "ld", "sdd_kd", "sdd_dkd")),
+    ],
+)
+def test_a_class_that_all_models_mask_leaves_all_finite(name: str, dim: int) -> None:
+    """Of lists of models, of anchors and of regions, too."""
+    tensors = case(name).tensors()
+    keys = [key for key, value in tensors.items() if key.split("/")[0] in LOGITS and value.ndim > dim]
+    if name == "confidence_weighted_mse":
+        keys = [key for key in keys if key.startswith("logits")]
+    masked = {
+        key: tensors[key].detach().index_fill(dim, torch.tensor([2]), -torch.inf).requires_grad_() for key in keys
+    }
+    loss = case(name)({**tensors, **masked})
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in case(name).gradients(loss, masked).values())
+
+
 def test_what_one_model_alone_masks_is_as_far_as_it_is() -> None:
     student, teacher = torch.randn(4, 5), torch.randn(4, 5).masked_fill(torch.arange(5) == 2, -torch.inf)
     student.requires_grad_()

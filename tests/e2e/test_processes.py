@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kd_core import experiment
 from kd_core.device.distributed import MicroBatchShard, divide, even_slices
 from kd_core.experiment import Experiment
 
@@ -198,3 +200,29 @@ def test_sharding_two_stages_is_refused(config: Callable[..., Path], tmp_path: P
     _, errors = both.communicate(timeout=240)
     assert both.returncode != 0
     assert "parameters are sharded (FSDP) for a whole run: it must have one stage" in errors
+
+
+@pytest.mark.slow
+def test_each_process_writes_its_part_of_a_checkpoint(config: Callable[..., Path], tmp_path: Path) -> None:
+    path, run = config(CONFIG), tmp_path / "two"
+    settings = ["stages.distill.ema=0.9", "checkpoint.sharded=true", "checkpoint.keep_finished=2"]
+    Experiment.load(path, overrides=settings).train(tmp_path / "one")
+    options = [option for value in settings for option in ("--set", value)]
+    both = launch("train", path, "--out", run, *options, program=SHARDED)
+    _, errors = both.communicate(timeout=400)
+    assert both.returncode == 0, errors
+    assert "Warning" not in errors
+    weights = [load_file(tmp_path / each / "student" / "model.safetensors") for each in ("one", "two")]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+    whole = (run / "student" / "model.safetensors").read_bytes()
+    assert [len(list(folder.glob("*.distcp"))) for folder in (run / "checkpoints").glob("*.shards")] == [2, 2]
+    (run / "result.json").unlink()
+    max((run / "checkpoints").glob("step-*.pt")).unlink()  # go back to the end of the first epoch
+    shutil.copytree(run, tmp_path / "alone")
+    _, errors = (again := launch("resume", run, program=SHARDED)).communicate(timeout=400)
+    assert again.returncode == 0, errors
+    assert "resuming from" in errors
+    assert (run / "student" / "model.safetensors").read_bytes() == whole
+    experiment.resume(tmp_path / "alone")
+    alone = load_file(tmp_path / "alone" / "student" / "model.safetensors")
+    assert all(torch.allclose(alone[key], weights[1][key], atol=1e-6) for key in alone)

@@ -67,8 +67,11 @@ def test_ratios_are_to_the_first_side_that_was_measured(script: ModuleType) -> N
 def test_a_process_that_fails_or_takes_too_long_says_so_and_keeps_its_rows(script: ModuleType) -> None:
     lines, ended = script.started(["-c", "print('{}'); raise ValueError('no card')"], 30)
     assert (lines, ended) == (["{}"], "failed: ValueError: no card")
-    _, ended = script.started(["-c", "import time; time.sleep(30)"], 0)
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(99)'])"
+    began = time.monotonic()
+    _, ended = script.started(["-c", child], 0)
     assert ended == "failed: not done after 0 s"
+    assert time.monotonic() - began < 90  # what it started holds the pipe open until it ends too
 
 
 def test_a_machine_without_a_gpu_is_one_failed_row(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

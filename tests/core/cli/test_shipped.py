@@ -69,6 +69,12 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(package: str) -> None:
     assert "'a_kd'" in str(result.output or result.exception)
 
 
+def test_a_path_in_a_clone_that_is_not_there_has_the_name_as_its_hint(package: str) -> None:
+    said = run("show", "configs/mine/a_kd.yaml").output
+    assert "a_kd.yaml: no such file" in said
+    assert "write a_kd in place of the path" in said
+
+
 def test_they_are_listed(package: str) -> None:
     assert run("list", "configs").stdout == "a_kd\n    Soft targets, as usual\n"
     assert json.loads(run("list", "configs", "--json").stdout)["configs"]["a_kd"]["summary"] == "Soft targets, as usual"

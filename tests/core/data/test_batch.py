@@ -64,3 +64,10 @@ def test_views_need_labels_in_lists_too(batch: Batch) -> None:
     masks = Batch(batch.inputs, [item["boxes"] for item in batch.target], batch.index)
     with pytest.raises(KDError, match="needs class labels"):
         views_of(masks, [masks.inputs, masks.inputs])
+
+
+def test_on_a_device_the_target_is_known_on_the_cpu_in_every_part(batch: Batch) -> None:
+    labelled = Batch(batch.inputs, torch.tensor([3, 1, 2]), batch.index).to(torch.device("meta"))
+    assert labelled.target.is_meta
+    assert [part.known_target.tolist() for part in labelled.split([1, 2])] == [[3], [1, 2]]
+    assert labelled.map(torch.zeros_like).known_target is None

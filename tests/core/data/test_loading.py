@@ -198,3 +198,12 @@ def test_a_reader_that_raises_stop_iteration_does_not_end_the_epoch(workers: int
     with pytest.raises(RuntimeError, match="number 4: the reader raised StopIteration"):
         read(loader)
     loader.close()
+
+
+@pytest.mark.parametrize("initialized", [False, True])
+def test_memory_is_pinned_where_the_run_uses_a_gpu(monkeypatch: pytest.MonkeyPatch, initialized: bool) -> None:
+    """Pinning makes a process use a GPU, which a run on the CPU leaves alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
+    loader = SampleLoader(Numbers(), 0)
+    assert loader._made(loader._queue, persistent=False).pin_memory is initialized

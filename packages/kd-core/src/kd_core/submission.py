@@ -116,7 +116,7 @@ def script(job: Job, resources: Resources, folder: Path) -> str:
     """The text that ``sbatch`` would get; nothing is written, and no SLURM is needed."""
     submitit = _submitit()
 
-    class Anywhere(submitit.SlurmExecutor):  # type: ignore[misc, name-defined]
+    class Anywhere(submitit.SlurmExecutor):  # type: ignore[name-defined]
         @classmethod
         def affinity(cls) -> int:
             return 2

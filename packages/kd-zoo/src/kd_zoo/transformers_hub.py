@@ -34,14 +34,19 @@ Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
-Purpose = Literal["image_classification", "semantic_segmentation"]
+Purpose = Literal["image_classification", "semantic_segmentation", "object_detection"]
 
 MAPPINGS = {
     "image_classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
     "semantic_segmentation": "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING",
+    "object_detection": "MODEL_FOR_OBJECT_DETECTION_MAPPING",
 }
 """transformers' tables from configs to classes."""
-DOES = {"image_classification": "classifies images", "semantic_segmentation": "segments images"}
+DOES = {
+    "image_classification": "classifies images",
+    "semantic_segmentation": "segments images",
+    "object_detection": "finds objects in images",
+}
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of ways to resize, by their names."""
 SPARE = ("lm_head.", "mask_token", "decoder.", "embeddings.mask_token", "head.", "cls.")

@@ -45,13 +45,19 @@ class ConfigPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path of the file; KDError for a bare name that is neither a file nor a config of the package."""
+        """The path of the file; KDError where there is none, and no config of the package either.
+
+        Of a path that ends in the name of one of the package's configs, the hint is that name.
+        """
         path = super().convert(value, param, ctx)
         bare = Path(str(path))
-        if bare.suffix or bare.name != str(path) or bare.exists() or ctx is None:
+        if bare.exists() or ctx is None:
             return path
         configs = shipped(getattr(ctx.find_root().command, "package", ""))
-        if not configs:
+        if bare.suffix == ENDING and bare.stem in configs:
+            hint = f"a config of that name is installed: write {bare.stem} in place of the path"
+            raise KDError(f"{path}: no such file", hint=hint)
+        if bare.suffix or bare.name != str(path) or not configs:
             return path
         if bare.name not in configs:
             hint = did_you_mean(bare.name, list(configs))

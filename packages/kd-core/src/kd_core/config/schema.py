@@ -74,6 +74,9 @@ class CheckpointSpec(StrictModel):
     """Save a checkpoint every N optimizer steps, in addition to the one after each epoch."""
     every_minutes: PositiveFloat = 10.0
     """Save a checkpoint every N minutes, in addition to the one after each epoch."""
+    sharded: bool = False
+    """Where parameters are spread over processes (FSDP2), have each process write its own part of weights, optimizer
+    and moving average, instead of making them whole."""
     keep_last: PositiveInt = 3
     """Number of checkpoints to keep while the run trains; older ones are deleted."""
     keep_finished: Annotated[int, Field(ge=0)] = 0

@@ -73,8 +73,9 @@ class Batch:
         chosen = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
         by = rows if isinstance(rows, slice) else torch.as_tensor(chosen, device=self.index.device)
         parts = (self.inputs, self.target, self.index, self.extra)
+        inputs, target, index, extra = (_taken(part, len(self), chosen, by) for part in parts)
         known = _taken(self.known_target, len(self), chosen, by if isinstance(rows, slice) else torch.tensor(chosen))
-        return Batch(*(_taken(part, len(self), chosen, by) for part in parts), known_target=known)
+        return Batch(inputs, target, index, extra, known)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with ``function`` applied to every tensor in it."""

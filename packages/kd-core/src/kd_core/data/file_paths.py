@@ -41,7 +41,7 @@ class FilePaths(Sequence[Path]):
         sizes = [len(part.bytes) for part in names.values()]
         self._ends_of_folders = np.cumsum(counts, dtype=np.int64)
         self._bytes = np.concatenate([np.empty(0, np.uint8), *(part.bytes for part in names.values())])
-        shifts = np.repeat(np.cumsum([0, *sizes])[:-1], counts)
+        shifts: NDArray[np.int64] = np.repeat(np.cumsum([0, *sizes])[:-1], counts)
         self._ends = np.concatenate([np.empty(0, np.int64), *(part.ends for part in names.values())]) + shifts
 
     @classmethod

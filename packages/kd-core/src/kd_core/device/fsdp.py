@@ -69,6 +69,8 @@ def shard_like(value: Any, like: Any) -> Any:
     """A whole tensor, sharded as ``like`` of the same shape is; anything else as it is."""
     if not is_sharded(like, "tensor", "DTensor") or not isinstance(value, torch.Tensor) or value.shape != like.shape:
         return value
+    if is_sharded(value, "tensor", "DTensor"):
+        return value
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kd_core.errors import KDError
 from kd_core.losses.reduction import mean_over
 from kd_core.losses.registry import LOSSES
-from kd_core.losses.tensors import as_float32, hidden, same_shape, shape
+from kd_core.losses.tensors import as_float32, hidden, masked_alike, same_shape, shape
 from kd_core.ranges import NormOrder
 
 SMALL = 1e-6
@@ -43,7 +43,7 @@ def crosskd_classes(
     """
     student, teacher = same_shape(student, teacher, dim=2)
     counts = _rows(student, positive=positive, mask=mask)
-    student, teacher = hidden(counts, student, teacher, dim=-1)
+    student, teacher = masked_alike(*hidden(counts, student, teacher, dim=-1))
     target = teacher.sigmoid()
     entropies = F.binary_cross_entropy_with_logits(student, target, reduction="none")
     weighed = entropies * (student.sigmoid() - target).abs().pow(beta)

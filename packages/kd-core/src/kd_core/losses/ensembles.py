@@ -64,7 +64,8 @@ def entropy_weighted_kd(student: Tensor, teacher: list[Tensor], *, temperature: 
     Kwon et al., ICASSP 2020; checked against ``EBKD`` of Rorozhl/CA-MKD: its authors published no code.
     """
     learner, teachers = _outputs("entropy_weighted_kd", student, teacher, least=2)
-    entropies = torch.special.entr(teachers.softmax(2)).sum(2)
+    log_teachers = teachers.log_softmax(2).clamp(min=LOW)  # of minus infinity the gradient would be NaN
+    entropies = -(log_teachers.exp() * log_teachers).sum(2)
     total = entropies.sum(0)
     shares = torch.where(total > 0, entropies / total.where(total > 0, 1.0), 1 / len(teachers))
     return ((1 - shares) * _divergences(learner, teachers, temperature)).mean()
@@ -109,6 +110,7 @@ def confidence_weighted_mse(
         _same(f"student/{number}", ours, f"teacher/{number}", theirs)
         _same("logits/0", logits[0], f"logits/{number}", logits[number])
     outputs = torch.stack([as_float32(one) for one in logits])
+    outputs = outputs.masked_fill(outputs.isneginf().all(0), LOW)  # a label of such a class says nothing of any teacher
     errors = [(as_float32(ours) - as_float32(theirs)).square().flatten(1).mean(1) for ours, theirs in pairs]
     return (confidences(outputs, target) * torch.stack(errors)).mean()
 

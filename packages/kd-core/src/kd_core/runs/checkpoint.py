@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,9 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from kd_core.errors import KDError, RunInterrupted
-from kd_core.files import disk_error, remove_leftovers, write_whole
+from kd_core.files import disk_error, remove_leftovers, write_errors, write_whole
 
+SHARDS = ".shards"
 NAME = re.compile(r"(step|best)-(\d{8,})-([0-9a-f]{16})\.pt")
 
 
@@ -57,6 +60,22 @@ class Checkpoint:
         return state
 
 
+def shards_fault(folder: Path, state: Mapping[str, Any]) -> str | None:
+    """What is wrong with the shards of a checkpoint in ``folder``, None where all are there and whole."""
+    told = state.get("shards")
+    if told is None:
+        return None
+    place = folder / str(told["folder"])
+    if place.parent != folder or not place.is_dir():
+        return f"has lost its shards {place.name}"
+    damaged = [name for name, digest in told["files"].items() if not _is_whole(place / name, digest)]
+    return f"has damaged shards: {place.name}/{damaged[0]}" if damaged else None
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.is_file() and _sha256(path) == digest
+
+
 class CheckpointStore:
     """The checkpoints in one folder: the newest ``keep`` and the best one.
 
@@ -85,7 +104,24 @@ class CheckpointStore:
             for checkpoint in self._found("step")
             if checkpoint.path != path and checkpoint not in recent
         )
+        self._remove_shards({checkpoint.step for checkpoint in recent}, state.get("shards", {}).get("folder"))
         return path
+
+    def shards_folder(self, step: int) -> Path:
+        """A new folder for the parts of a checkpoint that each process writes itself."""
+        with write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(SHARDS, f"step-{step:08d}-", self.folder))
+
+    def forget_shards(self) -> None:
+        """Remove the shards of checkpoints that are gone."""
+        self._remove_shards({checkpoint.step for checkpoint in self._found("step")})
+
+    def _remove_shards(self, steps: Collection[int], own: str | None = None) -> None:
+        """Remove the folders of shards but those of some steps' checkpoints and the one called ``own``."""
+        for folder in self.folder.glob(f"step-*{SHARDS}"):
+            if folder.name != own and int(folder.name.split("-")[1]) not in steps:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def save_best(self, state: Mapping[str, Any], step: int) -> Path:
         """Write ``state`` as the best one, in place of the one before."""
@@ -107,6 +143,7 @@ class CheckpointStore:
         """
         with suppress(OSError):
             self._remove(self.surplus(keep))
+            self.forget_shards()
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
@@ -123,7 +160,10 @@ class CheckpointStore:
         for checkpoint in self._found("step"):
             fault = checkpoint.corruption()
             if fault is None:
-                return checkpoint.load(), checkpoint.path
+                state = checkpoint.load()
+                fault = shards_fault(self.folder, state)
+            if fault is None:
+                return state, checkpoint.path
             self._broken.add(checkpoint.path)
             faults.append(f"checkpoint {checkpoint.path} {fault}")
             log(f"warning: {faults[-1]}; trying the one before")
@@ -166,11 +206,15 @@ class CheckpointStore:
 
 
 def _digest(path: Path) -> str:
+    return _sha256(path)[:16]
+
+
+def _sha256(path: Path) -> str:
     sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             sha256.update(block)
-    return sha256.hexdigest()[:16]
+    return sha256.hexdigest()
 
 
 def rng_state() -> dict[str, Any]:

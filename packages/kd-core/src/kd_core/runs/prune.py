@@ -125,6 +125,7 @@ def _without(surplus: Surplus) -> Surplus:
         gone = {path: size for path, size in surplus.files.items() if not os.path.lexists(path)}
         return replace(surplus, files=gone, error=reason)
     checkpoints = surplus.folder / "checkpoints"
+    CheckpointStore(checkpoints).forget_shards()
     if checkpoints.is_dir() and not any(checkpoints.iterdir()):
         checkpoints.rmdir()
     return surplus

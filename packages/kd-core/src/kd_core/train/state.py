@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_core.device import shards
 from kd_core.device.distributed import (
     all_gather_object,
     broadcast_buffers,
@@ -24,6 +25,7 @@ from kd_core.device.seeding import derive, seed_everything
 from kd_core.errors import KDError
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.runs.stop import Stopped
+from kd_core.train.components import Components
 from kd_core.train.meter import LossMeter
 from kd_core.train.progress import Progress, RunContext
 from kd_core.train.stage import Stage
@@ -67,13 +69,25 @@ class Checkpointing:
         self.meter.check_finite()
         components = self.context.components
         broadcast_buffers(components.models[name] for name in components.changing())
-        state = stage_state(self.context, self.stage, self.meter)
-        run_on_rank_zero(lambda: self.context.store.save(state, self.context.progress.total))
+        store, step = self.context.store, self.context.progress.total
+        if components.plan.checkpoint.sharded:
+            tensors: dict[str, Tensor] = {}
+            state = shards.taken(stage_state(self.context, self.stage, self.meter, whole=False), tensors)
+            if tensors:
+                folder = run_on_rank_zero(lambda: store.shards_folder(step))
+                shards.write(folder, tensors)
+                state["shards"] = run_on_rank_zero(lambda: {"folder": folder.name, "files": shards.digests(folder)})
+        else:
+            state = stage_state(self.context, self.stage, self.meter)
+        run_on_rank_zero(lambda: store.save(state, step))
         self._saved = time.monotonic()
 
 
-def stage_state(context: RunContext, stage: Stage, meter: LossMeter) -> dict[str, Any]:
-    """Everything needed to go on bit for bit. Every process must ask."""
+def stage_state(context: RunContext, stage: Stage, meter: LossMeter, *, whole: bool = True) -> dict[str, Any]:
+    """Everything needed to go on bit for bit; ``whole``: without a tensor of which a process has a part only.
+
+    Every process must ask.
+    """
     components = context.components
     state = {
         "progress": asdict(context.progress),
@@ -91,8 +105,25 @@ def stage_state(context: RunContext, stage: Stage, meter: LossMeter) -> dict[str
         "observers": context.observers.state_dict(),
         "run": context.identity,
     }
-    whole: dict[str, Any] = full_state_dict(state)
-    return whole
+    return dict(full_state_dict(state)) if whole else state
+
+
+def _like(stage: Stage, components: Components, place: str) -> Tensor:
+    """The tensor of this stage that is spread as the one at a place of a checkpoint is; LookupError without one."""
+    part, name = place.removeprefix("/").split("/", 1)
+    if part == "optimizer":
+        number = int(name.split("/")[1])
+        parameters = [parameter for group in stage.optimizer.param_groups for parameter in group["params"]]
+        like: Tensor = parameters[number].detach()
+        return like
+    if part == "models":
+        model, name = name.split("/", 1)
+        return components.models[model].state_dict()[name]
+    modules = {"adapters": components.adapters, "losses": stage.objective.losses, "ema": stage.ema}
+    found = modules[part]
+    if found is None:
+        raise KeyError(part)
+    return found.state_dict()[name]
 
 
 @contextmanager
@@ -135,6 +166,10 @@ def checked_progress(state: Mapping[str, Any], stages: int) -> Progress:
 def load_stage_state(state: Mapping[str, Any], context: RunContext, stage: Stage, meter: LossMeter) -> None:
     """Go on where :func:`stage_state` was taken."""
     components = context.components
+    if "shards" in state:
+        folder = context.store.folder / state["shards"]["folder"]
+        tensors = shards.read(folder, shards.marks(state), lambda place: _like(stage, components, place))
+        state = shards.put(state, tensors)
     for name, weights in state["models"].items():
         load_full_state_dict(components.models[name], weights)
     load_full_state_dict(components.adapters, state["adapters"])

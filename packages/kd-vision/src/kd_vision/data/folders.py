@@ -81,7 +81,7 @@ def read_folders(root: Path, *, white: White = None) -> Parts[LabelledSubset]:
         found = [content[classes[number]] for number in numbers]
         paths = FilePaths({part.folder: part.names for part in found})
         if len(paths):
-            labels = np.repeat(numbers, [len(part.names) for part in found])
+            labels: NDArray[np.int64] = np.repeat(numbers, [len(part.names) for part in found])
             subsets[split] = files_subset(root / split, paths, labels, white)
         notes += _folder_notes(root / split, content)
     places = {split: str(root / split) for split in subsets}

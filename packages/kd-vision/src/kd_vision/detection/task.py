@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,15 @@ from kd_core.data.batch import SHARED, Batch, DatasetInfo, Splits
 from kd_core.data.rows import skip_unreadable
 from kd_core.data.subset import split
 from kd_core.errors import KDError
+from kd_core.models.hub import Hub
+from kd_core.taps.paths import unwrap_model
 from kd_core.task import TASKS, Task
 from kd_vision.detection.data.info import DETECTION_VALUES, DetectionInfo
 from kd_vision.detection.data.sources import BoxSubset
 from kd_vision.detection.data.spec import DataSpec, info_of, with_objects
 from kd_vision.detection.data.splits import DetectionSplit
 from kd_vision.detection.deploy import boxes_and_scores, facts, network_input
+from kd_vision.detection.hub import DetectorHub
 from kd_vision.detection.metrics import DetectionMetrics, check_list, check_shapes
 from kd_vision.detection.precision import fast_on_cpu, in_float32
 from kd_vision.detection.preprocessing import images_in_range, in_range
@@ -59,6 +62,7 @@ class ObjectDetection(Task):
     Input = InputSpec
     pipeline_tag = "object-detection"
     viewer = "kd_vision.detection.results.views:DetectionViewer"
+    hubs: ClassVar[Mapping[str, Hub]] = {"hub": DetectorHub("kd-vision")}
 
     def info(self, data: DataSpec) -> DetectionInfo:
         """The facts that the data set's name and the config tell."""
@@ -109,6 +113,9 @@ class ObjectDetection(Task):
         """``model(images, targets)`` in training mode, the sum of its losses added; else ``model(images)``."""
         images = inputs["images"]
         device = images[0].device.type
+        if (detection := getattr(unwrap_model(model), "detection", None)) is not None:
+            with torch.autocast(device, enabled=False):
+                return detection(model, images, inputs.get("targets"))
         with ExitStack() as stack:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(in_float32(model))
