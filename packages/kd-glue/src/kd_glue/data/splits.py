@@ -52,7 +52,7 @@ class TextSplit(Split):
         target = self.texts.target
         if target.ndim != 2 or target.shape[1] == 1:
             return super().class_pairs
-        return torch.from_numpy(np.stack(np.nonzero(target > 0)))
+        return torch.from_numpy(np.stack(np.nonzero(target.astype(np.float64) > 0)))
 
     def __len__(self) -> int:
         return len(self.texts)
