@@ -225,8 +225,8 @@ def gfl(
     **options: Any,
 ) -> nn.Module:
     """GFL (Li et al., NeurIPS 2020, arXiv 2006.04388): a distribution over its distance for each side of a box."""
-    values = {"strides": pyramid.strides, "anchor_scale": anchor_scale, "reg_max": reg_max}
-    return finished(GFL(pyramid.backbone, num_classes, **values, **options))
+    parts = {"anchor_scale": anchor_scale, "reg_max": reg_max, **options}
+    return finished(GFL(pyramid.backbone, num_classes, strides=pyramid.strides, **parts))
 
 
 def _fcos_head(channels: int, num_classes: int, layers: int) -> FCOSHead:
