@@ -48,6 +48,7 @@ def _sbatch(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) 
 @click.pass_context
 def submit(
     ctx: click.Context,
+    /,
     config: Path,
     out: Path,
     seed: int | None,

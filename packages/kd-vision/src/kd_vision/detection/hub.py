@@ -52,7 +52,7 @@ class Detection:
         """A mapping of losses with their weighted sum ``loss`` in training mode, else detections of each image."""
         pixels, mask = self.padded([self.scaled(image) for image in images])
         given = {"pixel_values": pixels, **({"pixel_mask": mask} if self.masked else {})}
-        sizes = [image.shape[-2:] for image in images]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if not model.training:
             return self.detections(model(**given), sizes)
         found = model(**given, labels=[self.truth(*pair) for pair in zip(targets, sizes, strict=True)])
@@ -202,7 +202,7 @@ class DetectorHub(ImageHub):
 def wanted_of(info: Any) -> list[tuple[int, str]]:
     """The labels of the data that are classes, with their names: numbers where only reading would tell the names."""
     names = info.classes or tuple(map(str, range(info.model_parameters.get("num_classes", 2))))
-    ignored = getattr(info, "ignored", frozenset())
+    ignored: frozenset[int] = getattr(info, "ignored", frozenset())
     labels = [(label, name) for label, name in enumerate(names) if label and label not in ignored]
     return [(label, name) for label, name in labels if name.casefold() != UNUSED]
 
