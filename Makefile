@@ -72,7 +72,6 @@ goldens: $(VENV)/.dev ## values of the authors' code again, all or one: REPO=DIR
 deviations: $(VENV)/.dev ## how far the losses are from their authors' code: the columns of docs/losses.md [NAME=kd]
 	$(BIN)/python tests/golden/deviations.py $(NAME)
 
-<<<<<<< HEAD
 licences: $(VENV)/.dev ## write docs/licences.md, from the licences of what is installed
 	$(BIN)/python scripts/make_licences.py
 
@@ -81,10 +80,9 @@ release: $(VENV)/.dev ## build the packages and try each alone in an environment
 
 site: $(VENV)/.site ## build the documentation's site into site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-=======
+
 notebooks: $(VENV)/.dev ## run the notebooks from top to bottom on small data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/e2e/test_notebooks.py
->>>>>>> notebooks
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) dist site .coverage* coverage.xml .hypothesis .mypy_cache .pytest_cache .ruff_cache
