@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import sleep
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -82,12 +82,13 @@ def stored_files(paths: Iterable[str]) -> list[StoredFile]:
 
 def _described(repository: str, revision: str, names: list[str]) -> list[StoredFile]:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
     head = f"hf://datasets/{repository}@{revision}/"
     facts = persistently(
         head, lambda: HfApi().get_paths_info(repository, names, revision=revision, repo_type="dataset")
     )
-    return [StoredFile(head + fact.path, fact.size, fact.blob_id) for fact in facts if hasattr(fact, "size")]
+    return [StoredFile(head + fact.path, fact.size, fact.blob_id) for fact in facts if isinstance(fact, RepoFile)]
 
 
 def persistently(path: str, attempt: Callable[[], T]) -> T:
@@ -111,7 +112,7 @@ def persistently(path: str, attempt: Callable[[], T]) -> T:
                     f"{path}: cannot be read over the network in {tried} ({type(error).__name__}: {first_line(error)})"
                 )
                 raise RunInterrupted(message, hint="the network may be down, or the hub busy") from error
-            time.sleep(pause)
+            sleep(pause)
     raise AssertionError
 
 
@@ -124,7 +125,7 @@ def _url_of(match: re.Match[str]) -> str:
 
 def _requested(url: str, start: int, end: int) -> bytes:
     """A part of what lies at ``url``; any error of the network's libraries, and ConnectionError for a short answer."""
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
     headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     response: Any = get_session().get(url, headers=headers, timeout=TIMEOUT)

@@ -65,7 +65,7 @@ class RowGroups:
         largest = int(max((index.sizes.max() for index in indices if len(index.sizes)), default=0))
         need = 2 * streaming.window * largest / GIGABYTE
         if need > streaming.cache:
-            hint = f"`streaming: {{cache: {need:.2g}}}`, or a smaller window"
+            hint = f"`streaming: {{cache: {1.1 * need:.2g}}}`, or a smaller window"
             message = f"is {streaming.cache:g} GB, and twice {streaming.window} row groups have {need:.2g} GB"
             raise KDError(message, hint=hint, path="streaming.cache")
 
