@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image as Pictures
+from pyarrow import parquet
 
 from kd_core.data import file_ranges, hub_data
 from kd_core.data.parquet_index import stream_folder
@@ -85,6 +87,20 @@ def test_samples_are_those_of_the_whole_data(folder: Path) -> None:
     assert streamed.train.images.encoded(30) == whole.train.images.encoded(30)
     assert streamed.train.digest() == read(folder).train.digest() != streamed.val.digest()
     assert streamed.places == whole.places
+
+
+def test_cells_without_an_image_are_named(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    cells = [{"bytes": b"no image", "path": "a.jpg"}, None, {"bytes": None, "path": "b.jpg"}]
+    (tmp_path / "d").mkdir()
+    table = pa.table({"image": cells, "label": [0, 1, 0]}, schema=features.arrow_schema)
+    parquet.write_table(table, tmp_path / "d" / "train.parquet")
+    images = read(tmp_path / "d").train.images
+    with pytest.raises(KDError, match=r"train\.parquet: row 0: is not a readable image"):
+        images[0]
+    for row in (1, 2):
+        with pytest.raises(KDError, match=rf"train\.parquet: row {row} has no image"):
+            images[row]
 
 
 def splits(folder: Any, **options: Any) -> Any:

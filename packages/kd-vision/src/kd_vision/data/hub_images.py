@@ -75,7 +75,11 @@ class StreamedImages(Dataset[tuple[Any, int]]):
         content = self.encoded(row)
         if content is None:
             raise KDError(f"{self.rows.name(row)} has no image")
-        return image_in(content, self.rows.name(row), white=self.white), int(self.targets[row])
+        try:
+            return image_in(content, "", white=self.white), int(self.targets[row])
+        except KDError as error:
+            problem = error.problems[0]
+            raise KDError(f"{self.rows.name(row)}{problem.message}", hint=problem.hint) from error
 
 
 def read_hub(
