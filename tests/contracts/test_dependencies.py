@@ -38,6 +38,7 @@ UNIMPORTED = {
     ("kd-core", "onnxscript"): "deploy/formats.py",
     ("kd-core", "tensorboard"): "train/trackers.py",
     ("kd-vision", "scikit-learn"): "data/sources.py",
+    ("kd-vision", "scipy"): "detection/hub.py",
 }
 """What is used and not imported, with the file that asks for it by name: torch or accelerate imports it, or a file of
 it is read."""

@@ -89,8 +89,8 @@ class Backend:
             def resolved(self) -> str:
                 return "task: x\n"
 
-            def train(self, out: Path | None, command: str) -> Scores:
-                backend.note("train", out, command)
+            def train(self, out: Path | None, command: str, resumes: bool) -> Scores:
+                backend.note("train", out, command, *(["resumes"] if resumes else []))
                 return backend.scores
 
         def evaluate(target: str | None, **options: Any) -> Scores:
@@ -143,6 +143,8 @@ def test_train_hands_on_its_options(run: Run, backend: Backend) -> None:
     load, train = backend.calls
     assert load == ("load", "c.yaml", options)
     assert train[1] == Path("o")
+    assert run("train", "c.yaml", "--out", "o", "--resume").exit_code == 0
+    assert backend.calls[-1][-1] == "resumes"
 
 
 def test_the_run_folder_is_the_last_line_and_libraries_print_elsewhere(run: Run) -> None:
