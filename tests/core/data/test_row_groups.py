@@ -46,7 +46,7 @@ def opened(paths: list[str], **streaming: Any) -> RowGroups:
 
 def numbers(groups: RowGroups, rows: Any) -> list[int]:
     """The rows that cells say they are of."""
-    return [int.from_bytes(groups.row(int(row))["image"]["bytes"][:2], "big") for row in rows]
+    return [int.from_bytes(groups[int(row)]["image"]["bytes"][:2], "big") for row in rows]
 
 
 def test_rows_are_those_of_the_files(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_rows_are_those_of_the_files(tmp_path: Path) -> None:
     groups = opened(paths)
     assert len(groups) == 17
     assert numbers(groups, range(17)) == list(range(17))
-    assert groups.row(16) == {"image": {"bytes": (16).to_bytes(2, "big") * 25, "path": "16.png"}}
+    assert groups[16] == {"image": {"bytes": (16).to_bytes(2, "big") * 25, "path": "16.png"}}
     assert groups.name(12) == f"{paths[1]}: row 2"
     labels = labels_of(parquet_indices(stored_files(paths), ["image"], "label"))
     assert labels.to_pylist() == [row % 5 for row in range(17)]
@@ -143,7 +143,7 @@ def test_files_that_are_damaged(tmp_path: Path) -> None:
         file.seek(int(start))
         file.write(b"\xff" * 40)
     with pytest.raises(KDError, match=r"train-0\.parquet: row group 0 is damaged"):
-        groups.row(0)
+        groups[0]
 
 
 def test_rows_in_the_order_of_their_classes(tmp_path: Path) -> None:

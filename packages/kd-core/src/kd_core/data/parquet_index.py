@@ -72,11 +72,11 @@ class Pieces(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
         end = self.length if size < 0 else self.place + size
-        for start, content in self.pieces.items():
-            if start <= self.place < start + len(content):
-                part = content[self.place - start : end - start]
-                self.place += len(part)
-                return part
+        start = max((start for start in self.pieces if start <= self.place), default=self.place)
+        part = self.pieces.get(start, b"")[self.place - start : end - start]
+        if part or end == self.place:
+            self.place += len(part)
+            return part
         raise OSError(f"it asks for bytes {self.place:,} to {end:,}, which are of no column")
 
 

@@ -41,7 +41,9 @@ class Streaming(StrictModel):
 
 
 class RowGroups:
-    """The rows of some Parquet files, in their order. ``row(i)`` maps each of ``columns`` to the cell of row i.
+    """The rows of some Parquet files, in their order. Row i maps each of ``columns`` to a cell.
+
+    ``fingerprint`` is a hash of the files' names and footers: nothing else is read for it.
 
     The row group of a row is fetched when it is first asked for, unpacked into ``streams`` in ``$KD_CACHE``, and read
     from there by every process: it is fetched once for all processes of a machine, for as long as the cache keeps it.
@@ -61,6 +63,7 @@ class RowGroups:
         self.number = np.concatenate([np.arange(count) for count in groups])
         self.ranges = np.concatenate([index.ranges for index in indices])
         self.ends = np.cumsum(np.concatenate([index.rows for index in indices]))
+        self.fingerprint = _digest(files, indices)
         self._open: OrderedDict[int, Any] = OrderedDict()
         largest = int(max((index.sizes.max() for index in indices if len(index.sizes)), default=0))
         need = 2 * streaming.window * largest / GIGABYTE
@@ -85,7 +88,7 @@ class RowGroups:
         first = int(np.flatnonzero(self.file == self.file[group])[0])
         return f"{self.files[int(self.file[group])].path}: row {row - (int(self.ends[first - 1]) if first else 0)}"
 
-    def row(self, row: int) -> dict[str, Any]:
+    def __getitem__(self, row: int) -> dict[str, Any]:
         """The cells of a row, images as a mapping of ``bytes`` and ``path``. KDError where it cannot be read."""
         group = int(self.group_of(np.array([row]))[0])
         table = self._open.get(group)
@@ -166,6 +169,13 @@ class RowGroups:
             column = table.column(name).combine_chunks()
             table = table.set_column(place, name, Image(decode=False).cast_storage(column))
         return table
+
+
+def _digest(files: Sequence[StoredFile], indices: Sequence[ParquetIndex]) -> str:
+    state = hashlib.sha256()
+    for file, index in zip(files, indices, strict=True):
+        state.update(f"{file.name}\0{file.size}\0".encode("utf-8", "surrogateescape") + index.footer.tobytes())
+    return state.hexdigest()
 
 
 def make_room(folder: Path, limit: int) -> None:

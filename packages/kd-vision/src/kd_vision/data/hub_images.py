@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kd_core.data.file_ranges import StoredFile, stored_files
+from kd_core.data.file_ranges import stored_files
 from kd_core.data.hub_data import ParquetParts, column_of, load_parts, parquet_parts
 from kd_core.data.images import image_in, read_image
 from kd_core.data.parquet_index import features_of, labels_of, parquet_indices
@@ -68,7 +68,7 @@ class StreamedImages(Dataset[tuple[Any, int]]):
 
     def encoded(self, row: int) -> bytes | None:
         """The bytes of an image's file; None where they are not in the table."""
-        [cell] = self.rows.row(row).values()
+        [cell] = self.rows[row].values()
         return None if cell is None else cell["bytes"]
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
@@ -127,16 +127,14 @@ def read_streamed(
         places[split] = f"{hub}, {parts.splits[split]}"
         target = targets_of(labels[split].to_pylist(), classes, names is not None, places[split])
         rows = RowGroups(files, indices[split], [image], label, streaming)
-        subsets[split] = streamed_subset(StreamedImages(rows, target, white), files, indices[split])
+        subsets[split] = streamed_subset(StreamedImages(rows, target, white))
     notes = tuple(subsets["train"].images.rows.sorted_note(subsets["train"].target.numpy()))
     return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, places, notes=notes)
 
 
-def streamed_subset(images: StreamedImages, files: Sequence[StoredFile], indices: Sequence[Any]) -> LabelledSubset:
-    """All rows of some files, told apart by the files' names, footers and labels: no image is read for that."""
-    state = hashlib.sha256(images.targets.numpy().tobytes())
-    for file, index in zip(files, indices, strict=True):
-        state.update(f"{file.name}\0{file.size}\0".encode("utf-8", "surrogateescape") + index.footer.tobytes())
+def streamed_subset(images: StreamedImages) -> LabelledSubset:
+    """All rows of some files, told apart by these and the labels: no image is read for that."""
+    state = hashlib.sha256(images.rows.fingerprint.encode() + images.targets.numpy().tobytes())
     return LabelledSubset(images, images.targets, torch.arange(len(images)), state.hexdigest())
 
 
