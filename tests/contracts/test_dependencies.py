@@ -29,7 +29,7 @@ DESIGN = {
 }
 """The design's dependencies, and a module that a command reaches where each is used."""
 LENT = {
-    "kd-core": {"datasets", "transformers", "pycocotools"},
+    "kd-core": {"datasets", "pyarrow", "transformers", "pycocotools"},
     "kd-zoo": {"timm", "transformers"},
 }
 """What a package imports on behalf of those that build on it: each of these declares what it makes use of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,14 @@ def test_a_group_is_fetched_once_and_the_cache_is_bounded(tmp_path: Path, monkey
     )
     newest.write_bytes(b"damaged")
     assert numbers(pickle.loads(pickle.dumps(groups)), [16]) == [16]
+    old, new = stream_folder() / "old.part", stream_folder() / "new.part"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
     make_room(stream_folder(), 0)
     assert not kept_files()
+    assert not old.exists()
+    assert new.exists()  # another process writes it now
 
 
 def kept_files() -> list[Path]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,8 @@ VERSION = 1
 GIGABYTE = 10**9
 LOOKED = 20
 """Windows that tell whether the rows lie in the order of classes."""
+LEFT_BEHIND = 3600
+"""Seconds after which a half-written file is one of a process that was killed."""
 LOCKS = 64
 """Row groups are locked by so many files: two that share one are read one after the other."""
 
@@ -182,12 +186,11 @@ def make_room(folder: Path, limit: int) -> None:
     """Remove the row groups that were not used for longest, until those in ``folder`` have at most ``limit`` bytes."""
     found = []
     for entry in os.scandir(folder):
-        if entry.name.endswith((".arrow", ".part")):
-            try:
-                status = entry.stat()
-            except OSError:  # another process has removed it
-                continue
-            found.append((status.st_mtime_ns, status.st_size, entry.path))
+        with suppress(OSError):  # another process has removed it
+            status = entry.stat()
+            left_behind = entry.name.endswith(".part") and time.time() - status.st_mtime > LEFT_BEHIND
+            if entry.name.endswith(".arrow") or left_behind:
+                found.append((status.st_mtime_ns, status.st_size, entry.path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= limit:
