@@ -15,7 +15,7 @@ from kd_core.experiment import resume
 from kd_core.observers import OBSERVERS, Observer, StepEvent
 from kd_core.runs.stop import Stopped
 from kd_core.train.loop import StageRunner
-from kd_core.train.sam import SAM, check_closure
+from kd_core.train.sam import SAM, check_closure, needs_closure
 
 
 def sam(**values: object) -> str:
@@ -82,6 +82,16 @@ def test_an_evaluation_sees_the_same_noise_and_leaves_no_trace(tmp_path: Path, m
 
 def test_l_bfgs_trains(tmp_path: Path) -> None:
     trained(tmp_path, "run", "!call:torch.optim.LBFGS {lr: 0.5, max_iter: 3}")
+
+
+def test_an_optimiser_whose_step_takes_nothing_evaluates_once() -> None:
+    class Plain(torch.optim.SGD):
+        def step(self) -> None:  # type: ignore[override]
+            super().step()
+
+    parameters = [nn.Parameter(torch.zeros(1))]
+    assert not needs_closure(Plain(parameters))
+    assert needs_closure(torch.optim.LBFGS(parameters))
 
 
 def test_what_cannot_evaluate_again_is_refused(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class SAM(Optimizer):
 
 def needs_closure(optimizer: Optimizer) -> bool:
     """Whether an optimiser evaluates a batch several times in a step, by the closure that its ``step`` takes."""
-    return inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty
+    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def check_closure(optimizer: Optimizer, stage: StagePlan, *, fp16: bool = False, sharded: bool = False) -> None:
