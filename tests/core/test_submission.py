@@ -43,6 +43,11 @@ def test_the_script_asks_for_what_is_wanted_and_writes_nothing(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_in_the_script_is_one_line_of_a_comment(tmp_path: Path) -> None:
+    text = script(Job("kd_vision", ("train", "a.yaml", "--set", "name=a b\nrm")), Resources(60), tmp_path / "run.jobs")
+    assert "each process runs python -m kd_vision train a.yaml --set 'name=a b rm'\n" in text
+
+
 @dataclass
 class Environment:
     """Stands in for submitit's, of the process of that number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import runpy
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,7 @@ def script(job: Job, resources: Resources, folder: Path) -> str:
     executor = Anywhere(folder)
     executor.update_parameters(**resources.parameters(folder.stem))
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-    command = " ".join(["python -m", job.package, *job.arguments])
+    command = shlex.join(["python", "-m", job.package, *job.arguments]).replace("\n", " ")
     return text.replace("# command\n", f"# command: each process runs {command}\n")
 
 
