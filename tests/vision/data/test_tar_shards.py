@@ -92,6 +92,20 @@ def test_labels_may_be_names_or_entries_of_json(tmp_path: Path) -> None:
     assert parts.train.target.tolist() == [4, -100]
 
 
+def test_a_negative_label_is_none_and_labels_begin_at_0(tmp_path: Path) -> None:
+    def labelled(*labels: str) -> Any:
+        pairs = [((f"{row}.png", png(row)), (f"{row}.cls", label.encode())) for row, label in enumerate(labels)]
+        pack(tmp_path / "a.tar", [member for pair in pairs for member in pair])
+        return read(tmp_path, "a.tar")
+
+    parts = labelled("-1", "0", "2")
+    assert (parts.classes, parts.train.target.tolist()) == (None, [-100, 0, 2])
+    with pytest.raises(KDError, match=r"data\.label: the labels run from 1 to 2, and .* must be 0"):
+        labelled("1", "2", "-1")
+    with pytest.raises(KDError, match=r"a\.tar: '99999999999999999999' is not the number of a class"):
+        labelled("0", "99999999999999999999")
+
+
 def damage(path: Path, kind: str) -> None:
     content = bytearray(path.read_bytes())
     if kind == "header":
@@ -131,6 +145,7 @@ def test_what_else_is_wrong_is_told(tmp_path: Path) -> None:
     told([("1.cls", b"0")], r"a\.tar: the sample 1 has 0 images among cls")
     told([("1.jpg", png(0)), ("1.png", png(0))], r"has 2 images among jpg, png\n.*`image: KIND`")
     told([("1.jpg", png(0)), ("1.json", b"{")], r"1\.json is not readable", label="json.id")
+    told([("1.jpg", png(0)), ("1.json", b'{"id": [1]}')], r"has \[1\] at 'id', and a label is", label="json.id")
     told([], "there are no samples in")
     with pytest.raises(KDError, match=r"data\.shards\.train: there is no file .*b\.tar"):
         read(tmp_path, "b.tar")

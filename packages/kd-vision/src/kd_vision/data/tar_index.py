@@ -146,6 +146,9 @@ def label_of(path: Path, file: BinaryIO, sample: list[Member], label: str) -> st
         value = json.loads(text).get(entry) if entry else text
     except (ValueError, AttributeError) as error:
         raise KDError(f"{path}: {member.key}.{kind} is not readable ({error})") from error
+    if not isinstance(value, (str, int, type(None))) or isinstance(value, bool):
+        message = f"{path}: {member.key}.{kind} has {value!r} at {entry!r}, and a label is a whole number or a name"
+        raise KDError(message)
     return "" if value is None else str(value).strip()
 
 
