@@ -149,6 +149,7 @@ stages:
   distill:
     epochs: 1
     batch_size: 18
+    partners: sample
     sampler: {name: repeated_augmentation, repeats: 3}
     losses: {ce: {loss: cross_entropy}}
     optimizer: !call:torch.optim.SGD {lr: 0.1}
@@ -169,8 +170,9 @@ def test_a_run_sees_each_sample_in_several_augmentations(tmp_path: Path, monkeyp
     for batch in seen:
         rows = batch.index.view(-1, 3)
         assert (rows == rows[:, :1]).all()
-        images = batch.for_model("student").flatten(1).view(6, 3, -1)
-        assert not torch.equal(images[:, 0], images[:, 1])
+        for views in (batch.for_model("student"), batch.extra["partner"]):
+            images = views.flatten(1).view(6, 3, -1)
+            assert not torch.equal(images[:, 0], images[:, 1])
 
 
 @pytest.mark.parametrize(
