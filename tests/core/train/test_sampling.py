@@ -98,6 +98,11 @@ def test_samples_are_shown_by_their_weights() -> None:
     torch.testing.assert_close(counts[10:12], torch.tensor([20, 1]).double() * 1000 / 109, atol=1, rtol=0)
 
 
+def test_weights_may_be_very_large() -> None:
+    weights = torch.full((100,), 1e308, dtype=torch.float64)
+    assert epoch_order(SamplerSpec(name="weighted"), Given(weights=weights), 0).sort().values.tolist() == [*range(100)]
+
+
 def test_expected_numbers_are_rounded_down_or_up() -> None:
     expected = torch.rand(1000, generator=torch.Generator().manual_seed(0)).double() * 3
     counts = rounded(expected, 1500, 5)
