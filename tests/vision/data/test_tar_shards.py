@@ -108,8 +108,8 @@ def test_a_negative_label_is_none_and_labels_begin_at_0(tmp_path: Path) -> None:
 
 def damage(path: Path, kind: str) -> None:
     content = bytearray(path.read_bytes())
-    if kind == "header":
-        content[2048:2560] = b"\xff" * 512
+    if kind in ("header", "zeros"):
+        content[2048:2560] = (b"\xff" if kind == "header" else b"\0") * 512
     elif kind == "gzip":
         content = bytearray(gzip.compress(bytes(content)))
     elif kind == "image":
@@ -123,6 +123,7 @@ def damage(path: Path, kind: str) -> None:
     ("kind", "told"),
     [
         ("header", r"a\.tar: is not a whole tar file \(it is damaged or cut off at byte 2,048\)"),
+        ("zeros", r"a\.tar: is not a whole tar file \(it is damaged or cut off at byte 2,048\)"),
         ("middle", r"a\.tar: is not a whole tar file"),
         ("boundary", r"a\.tar: is not a whole tar file \(it is damaged or cut off at byte 2,048\)"),
         ("empty", r"a\.tar: is not a whole tar file"),
@@ -146,7 +147,12 @@ def test_what_else_is_wrong_is_told(tmp_path: Path) -> None:
     told([("1.jpg", png(0)), ("1.png", png(0))], r"has 2 images among jpg, png\n.*`image: KIND`")
     told([("1.jpg", png(0)), ("1.json", b"{")], r"1\.json is not readable", label="json.id")
     told([("1.jpg", png(0)), ("1.json", b'{"id": [1]}')], r"has \[1\] at 'id', and a label is", label="json.id")
+    told([("1.jpg", png(0)), ("1.json", b"{}")], r"label: no training sample has .* 'json\.is'", label="json.is")
+    told([("1.jpg", png(0)), ("1.json", b"{}")], r"label: a json member has many entries", label="json")
     told([], "there are no samples in")
+    for name, match in {"{3..1}": "a range that counts down", "{0..9999}{0..9999}": "more than 1,000,000"}.items():
+        with pytest.raises(KDError, match=match):
+            read(tmp_path, f"{name}.tar")
     with pytest.raises(KDError, match=r"data\.shards\.train: there is no file .*b\.tar"):
         read(tmp_path, "b.tar")
     pack(tmp_path / "val.tar", [("1.png", png(0)), ("1.cls", b"x")])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import re
 from collections.abc import Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,9 +87,13 @@ def read_shards(
 
     KDError for files that are not there, all damaged ones together, and labels that are not of a training image.
     """
+    if label == "json":
+        raise KDError("a json member has many entries", hint="`label: json.KEY` names one", path="label")
     paths = {split: files_of(root, names, f"shards.{split}") for split, names in shards if names is not None}
     indices = {split: indices_of(files, image, label) for split, files in paths.items()}
     texts = {str(text) for index in indices["train"] for text in index.labels if text}
+    if label != "cls" and not texts:
+        raise KDError(f"no training sample has the label {label!r}", path="label")
     numbered = all(NUMBER.fullmatch(text) for text in texts)
     classes = () if numbered else class_order(sorted(texts))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -122,15 +128,19 @@ def files_of(root: Path, names: str | Sequence[str], where: str) -> list[Path]:
 
 
 def expanded(name: str) -> list[str]:
-    """A name with its ranges written out: ``a-{08..10}`` is ``a-08``, ``a-09``, ``a-10``."""
-    match = RANGE.search(name)
-    if match is None:
-        return [name]
-    first, last = match.groups()
-    if int(last) - int(first) >= MOST:
+    """A name with its ranges written out: ``a-{08..10}`` is ``a-08``, ``a-09``, ``a-10``.
+
+    KDError for a range that counts down, and for ranges that make too many names.
+    """
+    ranges = [range(int(first), int(last) + 1) for first, last in RANGE.findall(name)]
+    if not all(ranges):
+        raise KDError(f"{name} has a range that counts down", path="shards")
+    if math.prod(map(len, ranges)) > MOST:
         raise KDError(f"{name} names more than {MOST:,} files", path="shards")
-    numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [rest for number in numbers for rest in expanded(f"{name[: match.start()]}{number}{name[match.end() :]}")]
+    parts = RANGE.split(name)
+    widths = map(len, parts[1::3])
+    numbers = [[str(number).zfill(width) for number in each] for each, width in zip(ranges, widths, strict=True)]
+    return ["".join(chain(*zip(parts[::3], (*chosen, ""), strict=True))) for chosen in product(*numbers)]
 
 
 def indices_of(files: Sequence[Path], image: str | None, label: str) -> list[TarIndex]:
