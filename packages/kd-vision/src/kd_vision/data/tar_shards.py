@@ -135,7 +135,7 @@ def expanded(name: str) -> list[str]:
     ranges = [range(int(first), int(last) + 1) for first, last in RANGE.findall(name)]
     if not all(ranges):
         raise KDError(f"{name} has a range that counts down", path="shards")
-    if math.prod(map(len, ranges)) > MOST:
+    if math.prod(each.stop - each.start for each in ranges) > MOST:
         raise KDError(f"{name} names more than {MOST:,} files", path="shards")
     parts = RANGE.split(name)
     widths = map(len, parts[1::3])
