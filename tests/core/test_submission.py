@@ -26,7 +26,7 @@ def test_times_are_those_of_sbatch(text: str, expected: int) -> None:
     assert minutes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "1:30", "1:2:3:4"])
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1:30", "1:2:3:4", "0", "0:00:00", "1-", "1_0-0"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         minutes(text)
