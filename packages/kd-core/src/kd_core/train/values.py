@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kd_core.adapters.registry import CountsSteps
 from kd_core.config import Builder, Lazy
 from kd_core.data.batch import STUDENT, Batch
+from kd_core.data.partners import PARTNER
 from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Wired
@@ -85,7 +86,8 @@ class WireResolver:
             return self._batch.for_model(STUDENT)
         if name not in self._batch.extra:
             names = ", ".join(("target", "index", "input", *self._batch.extra))
-            raise KDError(f"the batch has no {name!r}; it has: {names}")
+            hint = "a stage's `partners:` gives them" if name == PARTNER else None
+            raise KDError(f"the batch has no {name!r}; it has: {names}", hint=hint)
         return self._batch.extra[name]
 
 
