@@ -26,7 +26,7 @@ def test_times_are_those_of_sbatch(text: str, expected: int) -> None:
     assert minutes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "1:30", "1:2:3:4"])
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1:30", "1:2:3:4", "0", "0:00:00", "1-", "1_0-0"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         minutes(text)
@@ -41,6 +41,11 @@ def test_the_script_asks_for_what_is_wanted_and_writes_nothing(tmp_path: Path) -
     assert "\nmodule load cuda\n" in text
     assert "each process runs python -m kd_vision train a.yaml --resume\n" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_in_the_script_is_one_line_of_a_comment(tmp_path: Path) -> None:
+    text = script(Job("kd_vision", ("train", "a.yaml", "--set", "name=a b\nrm")), Resources(60), tmp_path / "run.jobs")
+    assert "each process runs python -m kd_vision train a.yaml --set 'name=a b rm'\n" in text
 
 
 @dataclass

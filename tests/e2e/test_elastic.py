@@ -75,7 +75,16 @@ def test_submitting_checks_the_config_and_prints_the_script(config: Callable[...
     wrong = CliRunner().invoke(main, ["submit", str(path), "--out", str(out), "--set", "stages.distill.epoch=1"])
     assert wrong.exit_code == 2
     assert "epochs" in wrong.output
-    assert CliRunner().invoke(main, ["submit", str(path), "--out", str(out), "--time", "soon"]).exit_code == 2
+    refused = {
+        "is not a time": ["--out", str(out), "--time", "soon"],
+        "is not a key of sbatch": ["--out", str(out), "--sbatch", "=5"],
+        "on this machine alone": ["--out", str(out), "--here", "--nodes", "2"],
+        f"the run folder {tmp_path} is not empty": ["--out", str(tmp_path)],
+        "the run folder / is not empty": ["--out", "/"],
+    }
+    for said, wrong_options in refused.items():
+        result = CliRunner().invoke(main, ["submit", str(path), *wrong_options, "--dry-run"])
+        assert (result.exit_code, said in result.output) == (2, True), result.output
 
 
 def launched(*arguments: str | Path, processes: int = 2, restarts: int = 0) -> subprocess.Popen[str]:

@@ -111,6 +111,7 @@ TERMS = [
     term("{loss: cross_entropy, student: «3}", ".student", "a wire or a list of wires, not 3"),
     term("{loss: cross_entropy, student: «[]}", ".student", "a wire or a list of wires, not a list of 0"),
     term("{loss: cross_entropy, target: «batch.targt}", ".target", "the batch has no 'targt'"),
+    term("{loss: cross_entropy, target: «batch.partner}", ".target", "no 'partner'", "`partners:` gives them"),
     term("{loss: cross_entropy, «mask: batch.mask}", ".mask", "has no parameter 'mask'"),
     term("{loss: cross_entropy, detach: «targt}", ".detach", "has no input 'targt'", "did you mean 'target'?"),
     term(f"{{loss: cross_entropy, label_smoothing: «{SYSTEM}}}", ".label_smoothing", "os.system is blocked"),

@@ -14,8 +14,9 @@ from kd_core.errors import KDError
 from kd_core.experiment import resume
 from kd_core.observers import OBSERVERS, Observer, StepEvent
 from kd_core.runs.stop import Stopped
+from kd_core.train.dot import DOT
 from kd_core.train.loop import StageRunner
-from kd_core.train.sam import SAM, check_closure
+from kd_core.train.sam import SAM, check_closure, needs_closure
 
 
 def sam(**values: object) -> str:
@@ -84,6 +85,16 @@ def test_l_bfgs_trains(tmp_path: Path) -> None:
     trained(tmp_path, "run", "!call:torch.optim.LBFGS {lr: 0.5, max_iter: 3}")
 
 
+def test_an_optimiser_whose_step_takes_nothing_evaluates_once() -> None:
+    class Plain(torch.optim.SGD):
+        def step(self) -> None:  # type: ignore[override]
+            super().step()
+
+    parameters = [nn.Parameter(torch.zeros(1))]
+    assert not needs_closure(Plain(parameters))
+    assert needs_closure(torch.optim.LBFGS(parameters))
+
+
 def test_what_cannot_evaluate_again_is_refused(tmp_path: Path) -> None:
     stage = config(tmp_path, sam()).plan.stages[0]
     optimizer = SAM([nn.Parameter(torch.zeros(1))], torch.optim.SGD, lr=0.1)
@@ -92,6 +103,20 @@ def test_what_cannot_evaluate_again_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KDError, match=r"parameters are sharded"):
         check_closure(optimizer, stage, sharded=True)
     check_closure(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), stage, fp16=True)
+
+
+@pytest.mark.parametrize(
+    ("base", "values", "said"),
+    [
+        (DOT, {"task": ["ce"]}, "DOT has steps of its own kind"),
+        (torch.optim.LBFGS, {}, "LBFGS has steps of its own kind"),
+        ("torch.optim.SGD", {}, "base_optimizer must be the class of an optimizer, not 'torch.optim.SGD'"),
+        (nn.ReLU, {}, "must be the class of an optimizer"),
+    ],
+)
+def test_optimisers_around_which_it_cannot_stand(base: Any, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(KDError, match=said):
+        SAM([nn.Parameter(torch.zeros(1))], base, lr=0.1, **values)
 
 
 @pytest.mark.parametrize(("values", "said"), [({"rho": -1}, "rho must be"), ({"nesterof": "true"}, "'nesterof'")])

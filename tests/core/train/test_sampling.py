@@ -98,6 +98,11 @@ def test_samples_are_shown_by_their_weights() -> None:
     torch.testing.assert_close(counts[10:12], torch.tensor([20, 1]).double() * 1000 / 109, atol=1, rtol=0)
 
 
+def test_weights_may_be_very_large() -> None:
+    weights = torch.full((100,), 1e308, dtype=torch.float64)
+    assert epoch_order(SamplerSpec(name="weighted"), Given(weights=weights), 0).sort().values.tolist() == [*range(100)]
+
+
 def test_expected_numbers_are_rounded_down_or_up() -> None:
     expected = torch.rand(1000, generator=torch.Generator().manual_seed(0)).double() * 3
     counts = rounded(expected, 1500, 5)
@@ -149,6 +154,7 @@ stages:
   distill:
     epochs: 1
     batch_size: 18
+    partners: sample
     sampler: {name: repeated_augmentation, repeats: 3}
     losses: {ce: {loss: cross_entropy}}
     optimizer: !call:torch.optim.SGD {lr: 0.1}
@@ -169,8 +175,9 @@ def test_a_run_sees_each_sample_in_several_augmentations(tmp_path: Path, monkeyp
     for batch in seen:
         rows = batch.index.view(-1, 3)
         assert (rows == rows[:, :1]).all()
-        images = batch.for_model("student").flatten(1).view(6, 3, -1)
-        assert not torch.equal(images[:, 0], images[:, 1])
+        for views in (batch.for_model("student"), batch.extra["partner"]):
+            images = views.flatten(1).view(6, 3, -1)
+            assert not torch.equal(images[:, 0], images[:, 1])
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,8 @@ def test_a_check_follows_them(planned: Callable[..., Plan]) -> None:
         (TEACHER.replace("taps", "fresh: true, taps"), "adapters.seen.taps", "only of one whole model"),
         (TEACHER.replace("hidden:", "a/b:"), "adapters.seen.taps.a/b", "cannot name a tap"),
         (TEACHER.replace("@logits", "@logit"), "adapters.seen.taps.logits", "no landmark @logit"),
+        (TEACHER.split("{logits")[0] + "{}}", "adapters.seen.taps", "a mapping of at least 1, not an empty mapping"),
+        (TEACHER.replace("teacher,", "teachr,"), "adapters.seen.module", "did you mean 'teacher'?"),
     ],
 )
 def test_what_is_refused(planner: Callable[..., Planner], override: str, path: str, message: str) -> None:
@@ -131,7 +133,7 @@ def test_what_is_refused(planner: Callable[..., Planner], override: str, path: s
     made.plan()
     (problem,) = made.problems
     assert problem.path == path
-    assert message in problem.message
+    assert message in f"{problem.message}, {problem.hint}"
 
 
 def test_models_that_see_the_same_take_the_same(planner: Callable[..., Planner]) -> None:

@@ -79,6 +79,7 @@ def test_training_images_are_decoded_so_and_evaluated_ones_are_not(
         for decoder, split in splits.items()
     }
     assert 0 < (images["pillow"].int() - images["torchvision"].int()).abs().max() <= 1  # by resizing
+    assert splits["torchvision"].train.strong().reader.decoder == "torchvision"
     (one, other) = (
         next(split.test.batches([torch.arange(4)], epoch=0, seed=1, augment=False)).inputs[""]
         for split in splits.values()

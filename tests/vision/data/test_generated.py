@@ -10,6 +10,7 @@ from PIL import Image
 
 from kd_core.data.batch import SHARED, Splits
 from kd_core.errors import ConfigError, KDError
+from kd_core.experiment import Experiment
 from kd_vision.data.spec import DataSpec
 from kd_vision.task import ImageClassification
 
@@ -53,3 +54,21 @@ def test_images_in_folders_have_a_size_that_the_config_tells(tmp_path: Path) -> 
 def test_what_is_said_of_training_images_is_refused(other: dict[str, object]) -> None:
     with pytest.raises((ConfigError, ValueError), match="'generated' leaves no training image"):
         DataSpec(name="digits", generated=5, **other)
+
+
+def test_a_stage_that_reads_the_images_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("""
+task: image_classification
+data: {name: digits, generated: 64, val: 0}
+models: {student: {arch: cnn, width: 4}, teacher: {arch: cnn, width: 4, weights: null}}
+stages:
+  distill:
+    epochs: 1
+    batch_size: 16
+    method: dafl
+    optimizer: !call:torch.optim.SGD {lr: 0.1}
+""")
+    Experiment.load(path)
+    with pytest.raises(KDError, match=r":3:.*data\.generated: the samples are empty, and .* runs student on them"):
+        Experiment.load(path, overrides=["stages.distill.losses={ce: {loss: cross_entropy}}"])

@@ -92,10 +92,24 @@ def test_labels_may_be_names_or_entries_of_json(tmp_path: Path) -> None:
     assert parts.train.target.tolist() == [4, -100]
 
 
+def test_a_negative_label_is_none_and_labels_begin_at_0(tmp_path: Path) -> None:
+    def labelled(*labels: str) -> Any:
+        pairs = [((f"{row}.png", png(row)), (f"{row}.cls", label.encode())) for row, label in enumerate(labels)]
+        pack(tmp_path / "a.tar", [member for pair in pairs for member in pair])
+        return read(tmp_path, "a.tar")
+
+    parts = labelled("-1", "0", "2")
+    assert (parts.classes, parts.train.target.tolist()) == (None, [-100, 0, 2])
+    with pytest.raises(KDError, match=r"data\.label: the labels run from 1 to 2, and .* must be 0"):
+        labelled("1", "2", "-1")
+    with pytest.raises(KDError, match=r"a\.tar: '99999999999999999999' is not the number of a class"):
+        labelled("0", "99999999999999999999")
+
+
 def damage(path: Path, kind: str) -> None:
     content = bytearray(path.read_bytes())
-    if kind == "header":
-        content[2048:2560] = b"\xff" * 512
+    if kind in ("header", "zeros"):
+        content[2048:2560] = (b"\xff" if kind == "header" else b"\0") * 512
     elif kind == "gzip":
         content = bytearray(gzip.compress(bytes(content)))
     elif kind == "image":
@@ -109,6 +123,7 @@ def damage(path: Path, kind: str) -> None:
     ("kind", "told"),
     [
         ("header", r"a\.tar: is not a whole tar file \(it is damaged or cut off at byte 2,048\)"),
+        ("zeros", r"a\.tar: is not a whole tar file \(it is damaged or cut off at byte 2,048\)"),
         ("middle", r"a\.tar: is not a whole tar file"),
         ("boundary", r"a\.tar: is not a whole tar file \(it is damaged or cut off at byte 2,048\)"),
         ("empty", r"a\.tar: is not a whole tar file"),
@@ -131,7 +146,14 @@ def test_what_else_is_wrong_is_told(tmp_path: Path) -> None:
     told([("1.cls", b"0")], r"a\.tar: the sample 1 has 0 images among cls")
     told([("1.jpg", png(0)), ("1.png", png(0))], r"has 2 images among jpg, png\n.*`image: KIND`")
     told([("1.jpg", png(0)), ("1.json", b"{")], r"1\.json is not readable", label="json.id")
+    told([("1.jpg", png(0)), ("1.json", b'{"id": [1]}')], r"has \[1\] at 'id', and a label is", label="json.id")
+    told([("1.jpg", png(0)), ("1.json", b"{}")], r"label: no training sample has .* 'json\.is'", label="json.is")
+    told([("1.jpg", png(0)), ("1.json", b"{}")], r"label: a json member has many entries", label="json")
     told([], "there are no samples in")
+    many = "names more than 1,000,000"
+    for name, match in {"{3..1}": "counts down", "{0..9999}{0..9999}": many, f"{{0..{10**20}}}": many}.items():
+        with pytest.raises(KDError, match=match):
+            read(tmp_path, f"{name}.tar")
     with pytest.raises(KDError, match=r"data\.shards\.train: there is no file .*b\.tar"):
         read(tmp_path, "b.tar")
     pack(tmp_path / "val.tar", [("1.png", png(0)), ("1.cls", b"x")])

@@ -195,6 +195,11 @@ class Experiment:
             run_on_rank_zero(lambda: new.write_config(pinned.resolved()))
             return run(pinned.plan, pinned.policy, new, command, resumed=False, observers=observers)
 
+    def check_folder(self, out: Path) -> None:
+        """KDError where a folder is neither new, nor empty, nor that of a run of this experiment."""
+        if not self._has_begun(out) and out.exists():
+            RunFolder(out).refuse_content()
+
     def _has_begun(self, out: Path) -> bool:
         """Whether a run of this experiment has begun in a folder; KDError where that is a run of another one.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import runpy
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 WARNING = 120
 """Seconds before its time is up at which a job is told."""
+TIME = re.compile(r"(?:[0-9]+-)?[0-9]+(?::[0-9]+){0,2}")
 PORTS = range(20_000, 60_000)
 """Where the processes of a job meet."""
 TIME_IS_UP = {128 + int(getattr(signal, name)) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)}
@@ -125,7 +128,7 @@ def script(job: Job, resources: Resources, folder: Path) -> str:
     executor = Anywhere(folder)
     executor.update_parameters(**resources.parameters(folder.stem))
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-    command = " ".join(["python -m", job.package, *job.arguments])
+    command = shlex.join(["python", "-m", job.package, *job.arguments]).replace("\n", " ")
     return text.replace("# command\n", f"# command: each process runs {command}\n")
 
 
@@ -168,13 +171,13 @@ def _submitit() -> Any:
 def minutes(text: str) -> int:
     """A time as ``sbatch`` takes it, ``MINUTES``, ``H:MM:SS``, ``D-H`` or ``D-H:MM:SS``, in minutes, rounded up.
 
-    ValueError for anything else.
+    ValueError for anything else, and for no time at all, which SLURM takes for one without an end.
     """
     days, dash, rest = text.rpartition("-")
-    parts: Sequence[int] = [int(part) for part in rest.split(":")]
-    if any(part < 0 for part in parts) or len(parts) > 3 or (not dash and len(parts) == 2):
+    if not TIME.fullmatch(text) or not text.strip("0:-") or (not dash and text.count(":") == 1):
         raise ValueError(text)
+    parts: Sequence[int] = [int(part) for part in rest.split(":")]
     if not dash and len(parts) == 1:
         return parts[0]
     hours, minute, second = [*parts, 0, 0][:3]
-    return (int(days) if dash else 0) * 1440 + hours * 60 + minute + (second > 0)
+    return int(days or 0) * 1440 + hours * 60 + minute + (second > 0)

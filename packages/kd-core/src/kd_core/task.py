@@ -191,6 +191,10 @@ class Task:
         """New metrics for data of which ``info`` is known."""
         raise NotImplementedError
 
+    def without_content(self, data: Any) -> str | None:
+        """The key of ``data`` by which training samples are empty: only what adapters make of them counts then."""
+        return None
+
     def effective_input(self, wants: Any, data: Any) -> Any:
         """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
         return wants

@@ -126,6 +126,10 @@ class ImageClassification(Task):
         wrapped = is_dataclass(output) and isinstance(output, Mapping) and "logits" in output
         return output["logits"] if wrapped else output
 
+    def without_content(self, data: DataSpec) -> str | None:
+        """``generated``, where it is given: the images are black."""
+        return None if data.generated is None else "generated"
+
     def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
         """The input with the mean and the standard deviation that the data give where it has none."""
         mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import click
 from kd_core.cli.options import config_argument, config_options
 from kd_core.cli.output import echo, quiet_stdout
 from kd_core.errors import KDError
+
+KEY = re.compile("[a-z][a-z-]*")
+"""A key of sbatch."""
 
 
 def _minutes(ctx: click.Context, param: click.Parameter, text: str) -> int:
@@ -25,8 +29,11 @@ def _minutes(ctx: click.Context, param: click.Parameter, text: str) -> int:
 
 def _sbatch(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str | bool]:
     """Further keys of sbatch by name; true for one without a value."""
-    pairs = (text.partition("=") for text in texts)
-    return {key.lstrip("-"): value if equals else True for key, equals, value in pairs}
+    pairs = [text.lstrip("-").partition("=") for text in texts]
+    wrong = next((text for text, (key, _, _) in zip(texts, pairs, strict=True) if not KEY.fullmatch(key)), None)
+    if wrong is not None:
+        raise click.BadParameter(f"{wrong!r} is not a key of sbatch: write KEY=VALUE", ctx, param)
+    return {key: value if equals else True for key, equals, value in pairs}
 
 
 @click.command()
@@ -63,12 +70,16 @@ def submit(
 
     A job that is preempted, or whose time is nearly up, saves, waits in the queue again and goes on.
     """
+    if here and resources["nodes"] > 1:
+        raise click.UsageError("--here runs a job on this machine alone: leave --nodes out")
+    out = out.absolute()
     with quiet_stdout():
         from kd_core.experiment import Experiment
         from kd_core.submission import Job, Resources, script, submit
 
-        Experiment.load(config, overrides=overrides, trust=trust, seed=seed).check()
-        out = out.absolute()
+        experiment = Experiment.load(config, overrides=overrides, trust=trust, seed=seed)
+        experiment.check()
+        experiment.check_folder(out)
         options = [("--seed", str(seed))] if seed is not None else []
         options += [("--set", override) for override in overrides] + [("--trust", prefix) for prefix in trust]
         arguments = ("train", str(config.absolute()), "--out", str(out), "--resume", *sum(options, ()))

@@ -211,7 +211,8 @@ def _wanted(item: Any) -> str:
         return f"{words} {int(bound) if bound == int(bound) else bound}"
     if kind in ("too_short", "too_long"):
         words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
-        return f"a list of {words} {context[key]}"
+        what = "mapping" if context.get("field_type") == "Dictionary" else "list"
+        return f"a {what} of {words} {context[key]}"
     if kind == "literal_error":
         return f"one of {context['expected']}"
     return _TYPES.get(kind) or item["msg"].removeprefix("Input should be ").rstrip(".")
@@ -220,7 +221,7 @@ def _wanted(item: Any) -> str:
 def show_value(value: Any) -> str:
     """A value in a message: short, and as YAML writes it."""
     if isinstance(value, Mapping):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}"
     odd = value is None or isinstance(value, (bool, Lazy)) or (isinstance(value, float) and not math.isfinite(value))

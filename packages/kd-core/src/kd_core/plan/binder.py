@@ -19,7 +19,7 @@ from kd_core.config.schedules import Ramp, Schedule, Staircase, parse_schedule
 from kd_core.config.schema import AdapterSpec, Path, TermSpec, as_list
 from kd_core.config.validation import Validator, show_value, wanted_of
 from kd_core.data.batch import STUDENT
-from kd_core.errors import KDError, did_you_mean
+from kd_core.errors import KDError, did_you_mean, nearest
 from kd_core.losses import LOSSES, LossSignature, loss_signature
 from kd_core.plan.groups import groups_of
 from kd_core.plan.plan import RESERVED, AdapterPlan, TermPlan, Wired, flat
@@ -355,7 +355,8 @@ class WireBinder:
             builder = ADAPTERS.get(spec.module)
         except KDError as error:
             (problem,) = error.problems
-            hint = did_you_mean(spec.module.split(".")[0], self.models) if "." in spec.module else problem.hint
+            root, dot, _ = spec.module.partition(".")
+            hint = did_you_mean(root, self.models) if dot or nearest(root, self.models) else problem.hint
             self.validator.report((*path, "module"), problem.message, hint)
             return None
         self.parameters(builder, spec.module, spec.extra, path, list(AdapterSpec.model_fields))

@@ -106,10 +106,9 @@ class StagePlanner:
             views = self._views(whole.views, paths.get("views", path))
             candidates = self._candidates(whole, paths.get("candidates", path))
             plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views, candidates)
-            if whole.partners == "strong" and self.task is not None and not self.task.strong:
-                hint = "`partners: sample` shows each sample twice"
-                self.validator.report(paths["partners"], f"{self.task.name} has no strong augmentation", hint)
+            self._partners(plan)
             self._accumulation(plan, adapters)
+            self._content(plan, adapters)
             plans.append(plan)
             previous = whole
         return plans
@@ -168,6 +167,12 @@ class StagePlanner:
         named = (member for name in stage.candidates for member in self.binder.groups.get(name, (name,)))
         return tuple(dict.fromkeys(named))
 
+    def _partners(self, stage: StagePlan) -> None:
+        """Report strong partners of a task that has none."""
+        if stage.spec.partners == "strong" and self.task is not None and not self.task.strong:
+            hint = "`partners: sample` shows each sample twice"
+            self.validator.report(stage.path("partners"), f"{self.task.name} has no strong augmentation", hint)
+
     def _accumulation(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
         """Report what would see the samples of one micro-batch, and relates those of a whole one."""
         if stage.spec.accumulation_steps == 1:
@@ -180,6 +185,17 @@ class StagePlanner:
                 relating.append(f"the adapter {name!r}")
         for title in relating:
             self.validator.add_error(stage.path("accumulation_steps"), accumulation_error(title))
+
+    def _content(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
+        """Report models that run on the batch where its samples are empty."""
+        key = None if self.task is None or stage.data is None else self.task.without_content(stage.data)
+        wires = [wire for term in stage.terms.values() for wire in term.all_wires()]
+        wires += [wire for name in stage.adapters for wire in flat(adapters[name].wired)]
+        running = sorted({wire.root for wire in wires if wire.tap is not None and not wire.tap.is_parameter})
+        if key is not None and running:
+            message = f"the samples are empty, and stage {stage.name!r} runs {', '.join(running)} on them"
+            hint = "it is for a method that makes samples and reads no other, such as `method: dafl`"
+            self.validator.report((*stage.paths.get("data", ("data",)), key), message, hint)
 
     def _relates_samples(self, term: TermPlan) -> bool:
         """Whether a loss must see a whole batch, as far as it is known before it is built."""

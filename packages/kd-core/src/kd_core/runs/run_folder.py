@@ -82,7 +82,7 @@ class RunFolder:
             run = cls(_new_folder(root, name, seed) if out is None else out)
             run._made = out is None or not out.exists()
             run.path.mkdir(parents=True, exist_ok=True)
-            run._refuse_content()
+            run.refuse_content()
             try:
                 return run.lock()
             except RunInterrupted:  # no room for its files
@@ -106,7 +106,7 @@ class RunFolder:
             raise KDError(f"cannot lock {path}: {error.strerror}") from error
         try:
             if not run.config.exists():
-                run._refuse_content()
+                run.refuse_content()
             write_text(run._pid, str(os.getpid()))
             remove_leftovers(path)
         except BaseException:
@@ -114,7 +114,7 @@ class RunFolder:
             raise
         return run
 
-    def _refuse_content(self) -> None:
+    def refuse_content(self) -> None:
         """KDError where the folder of a run that has not begun holds anything."""
         if any(entry.name not in LOCKS and not is_leftover(entry) for entry in self.path.iterdir()):
             hint = "name a new one" + (f", or go on with its run: resume {self.path}" if self.config.exists() else "")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd_core.data.batch import STUDENT, Batch, Split
 from kd_core.data.partners import partner_rows, prepared, with_partners
-from kd_core.data.showings import positions_of
+from kd_core.data.showings import marked, positions_of
 from kd_core.data.spec import augmented_views
 from kd_core.device.distributed import MicroBatchShard, epoch_batches
 from kd_core.device.runtime import reproducible_errors
@@ -161,7 +161,9 @@ class StageRunner:
         assert kind is not None
         with error_path(*self.plan.path("partners")):
             drawn = partner_rows(kind, self.stage.splits.train, derive(seed, "partners", self.plan.index, epoch))
-        beside = self._shown(self.stage.partners, (drawn[positions_of(row)] for row in rows), "augment partners")
+        beside = self._shown(
+            self.stage.partners, (marked(drawn[positions_of(row)], row) for row in rows), "augment partners"
+        )
         for batch, others in zip(batches, beside, strict=True):
             yield with_partners(batch, others.inputs)
 

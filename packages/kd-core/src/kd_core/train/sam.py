@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from kd_core.errors import KDError
 from kd_core.plan.plan import StagePlan
 from kd_core.ranges import NonNegativeFloat, checked
+from kd_core.train.dot import DOT
 
 Closure = Callable[[], Tensor]
 """Computes the gradients of a batch at the weights as they are, and gives the loss."""
@@ -42,8 +43,13 @@ class SAM(Optimizer):
         adaptive: bool = False,
         **values: Any,
     ) -> None:
+        if not (inspect.isclass(base_optimizer) and issubclass(base_optimizer, Optimizer)):
+            message = f"base_optimizer must be the class of an optimizer, not {base_optimizer!r}"
+            raise KDError(message, hint="write `base_optimizer: !get:torch.optim.SGD `")
         super().__init__(params, {"rho": rho, "adaptive": adaptive, **values})
         self.base = base_optimizer(self.param_groups, **values)
+        if isinstance(self.base, DOT) or needs_closure(self.base):
+            raise KDError(f"{type(self.base).__name__} has steps of its own kind, and SAM cannot stand around it")
         self.defaults.update(self.base.defaults)
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
@@ -83,7 +89,8 @@ class SAM(Optimizer):
 
 def needs_closure(optimizer: Optimizer) -> bool:
     """Whether an optimiser evaluates a batch several times in a step, by the closure that its ``step`` takes."""
-    return inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty
+    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def check_closure(optimizer: Optimizer, stage: StagePlan, *, fp16: bool = False, sharded: bool = False) -> None:

@@ -119,4 +119,4 @@ def _given_weights(split: Split) -> Tensor:
         raise KDError("the sampler 'weighted' needs a weight for each sample, and these data have none", hint=hint)
     if not bool((weights.isfinite() & (weights >= 0)).all()) or not float(weights.sum()):
         raise KDError("weights of samples are numbers from 0 on, of which one at least is larger")
-    return weights.double()
+    return weights.double() / weights.max()  # whose sum is finite

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kd_core.adapters.registry import CountsSteps
 from kd_core.config import Builder, Lazy
-from kd_core.data.batch import STUDENT, TAKEN, Batch
+from kd_core.data.batch import PARTNER, STUDENT, Batch
 from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Wired
@@ -63,8 +63,10 @@ class WireResolver:
         [model] = names
 
         def get(wired: Wired) -> Any:
-            taken = isinstance(wired, Wire) and wired.root == "batch" and not wired.fields
-            return self._batch.taken(wired.path, model) if taken and wired.path in TAKEN else self.get(wired)
+            if isinstance(wired, Wire) and wired.root == "batch" and not wired.fields:
+                if wired.path == "input" or (wired.path == PARTNER and PARTNER in self._batch.extra):
+                    return self._batch.taken(wired.path, model)
+            return self.get(wired)
 
         return get
 
@@ -98,7 +100,8 @@ class WireResolver:
             return self._batch.taken(name, STUDENT)
         if name not in self._batch.extra:
             names = ", ".join(("target", "index", "input", *self._batch.extra))
-            raise KDError(f"the batch has no {name!r}; it has: {names}")
+            hint = "a stage's `partners:` gives them" if name == PARTNER else None
+            raise KDError(f"the batch has no {name!r}; it has: {names}", hint=hint)
         return self._batch.extra[name]
 
 

@@ -111,6 +111,7 @@ class SampleSplit(Split):
             any_values=reader.any_values,
             eval_crop=reader.eval_crop,
             interpolation=reader.interpolation,
+            decoder=reader.decoder,
         )
 
     def files(self) -> Readable | None:

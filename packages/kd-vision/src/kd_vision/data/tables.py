@@ -106,7 +106,7 @@ def weights_of(path: Path, table: Table, column: str) -> Tensor:
         except ValueError:
             weights.append(math.nan)
         if not 0 <= weights[-1] < math.inf:
-            raise KDError(f"{path}: row {number}: {row[column]!r} is not a number from 0 on", path="weight")
+            raise KDError(f"{path}: row {number}: {row[column] or ''!r} is not a number from 0 on", path="weight")
     return torch.tensor(weights, dtype=torch.float64)
 
 

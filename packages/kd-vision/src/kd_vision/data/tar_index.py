@@ -12,6 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,7 +24,7 @@ from kd_core.data.images import AVIF, SUFFIXES
 from kd_core.errors import KDError
 from kd_core.files import user_path, write_whole
 
-VERSION = 1
+VERSION = 2
 """Of the index, raised with every change of what it holds."""
 BLOCK = 512
 """Bytes of a header."""
@@ -122,10 +123,16 @@ def members(path: Path, file: BinaryIO) -> Iterator[Member]:
     except (tarfile.TarError, EOFError, OSError) as error:
         hint = "a compressed tar file has no random access: unpack it (gunzip)" if is_compressed(file) else None
         raise KDError(f"{path}: is not a whole tar file ({error})", hint=hint) from error
-    file.seek(end)
-    mark = file.read(BLOCK)
-    if not mark or mark.strip(b"\0"):
+    if not ends(file, end):
         raise KDError(f"{path}: is not a whole tar file (it is damaged or cut off at byte {end:,})")
+
+
+def ends(file: BinaryIO, end: int) -> bool:
+    """Whether a tar file ends at a byte: something is behind it, and nothing but zeros."""
+    file.seek(end)
+    blocks = iter(partial(file.read, 128 * BLOCK), b"")
+    first = next(blocks, None)
+    return first is not None and not first.strip(b"\0") and not any(block.strip(b"\0") for block in blocks)
 
 
 def is_compressed(file: BinaryIO) -> bool:
@@ -146,6 +153,9 @@ def label_of(path: Path, file: BinaryIO, sample: list[Member], label: str) -> st
         value = json.loads(text).get(entry) if entry else text
     except (ValueError, AttributeError) as error:
         raise KDError(f"{path}: {member.key}.{kind} is not readable ({error})") from error
+    if not isinstance(value, (str, int, type(None))) or isinstance(value, bool):
+        message = f"{path}: {member.key}.{kind} has {value!r} at {entry!r}, and a label is a whole number or a name"
+        raise KDError(message)
     return "" if value is None else str(value).strip()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import re
 from collections.abc import Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,13 +28,16 @@ from kd_vision.data.labelled_subset import UNLABELLED, LabelledSubset
 from kd_vision.data.sample_contents import SampleContents
 from kd_vision.data.sources import SOURCES, ImageSource
 from kd_vision.data.tar_index import TarIndex, member_name, tar_index
+from kd_vision.data.torch_datasets import check_labels
 
 Name = Annotated[str, Field(min_length=1)]
 Names = Name | Annotated[list[Name], Field(min_length=1)]
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """A range of numbers in a name, as shells and webdataset write it."""
 MOST = 1_000_000
-"""More files no pattern names."""
+"""More files no pattern names, and more classes no data set has."""
+NUMBER = re.compile("-?[0-9]+")
+"""The label that is a class's number; a negative one stands for no label."""
 
 
 class Shards(StrictModel):
@@ -82,16 +87,21 @@ def read_shards(
 
     KDError for files that are not there, all damaged ones together, and labels that are not of a training image.
     """
+    if label == "json":
+        raise KDError("a json member has many entries", hint="`label: json.KEY` names one", path="label")
     paths = {split: files_of(root, names, f"shards.{split}") for split, names in shards if names is not None}
     indices = {split: indices_of(files, image, label) for split, files in paths.items()}
     texts = {str(text) for index in indices["train"] for text in index.labels if text}
-    numbered = all(text.isascii() and text.isdigit() for text in texts)
+    if label != "cls" and not texts:
+        raise KDError(f"no training sample has the label {label!r}", path="label")
+    numbered = all(NUMBER.fullmatch(text) for text in texts)
     classes = () if numbered else class_order(sorted(texts))
     numbers = {name: number for number, name in enumerate(classes)}
     subsets = {}
     for split, files in paths.items():
         targets = [targets_of(path, index, numbers) for path, index in zip(files, indices[split], strict=True)]
         subsets[split] = shards_subset(files, indices[split], torch.cat(targets), white)
+    check_labels(torch.cat([subset.target for subset in subsets.values()]), classes, "label", "take 1 off each")
     places = {split: f"{len(files)} tar files, {files[0]} ..." for split, files in paths.items()}
     return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes or None, places)
 
@@ -118,15 +128,19 @@ def files_of(root: Path, names: str | Sequence[str], where: str) -> list[Path]:
 
 
 def expanded(name: str) -> list[str]:
-    """A name with its ranges written out: ``a-{08..10}`` is ``a-08``, ``a-09``, ``a-10``."""
-    match = RANGE.search(name)
-    if match is None:
-        return [name]
-    first, last = match.groups()
-    if int(last) - int(first) >= MOST:
+    """A name with its ranges written out: ``a-{08..10}`` is ``a-08``, ``a-09``, ``a-10``.
+
+    KDError for a range that counts down, and for ranges that make too many names.
+    """
+    ranges = [range(int(first), int(last) + 1) for first, last in RANGE.findall(name)]
+    if not all(ranges):
+        raise KDError(f"{name} has a range that counts down", path="shards")
+    if math.prod(each.stop - each.start for each in ranges) > MOST:
         raise KDError(f"{name} names more than {MOST:,} files", path="shards")
-    numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [rest for number in numbers for rest in expanded(f"{name[: match.start()]}{number}{name[match.end() :]}")]
+    parts = RANGE.split(name)
+    widths = map(len, parts[1::3])
+    numbers = [[str(number).zfill(width) for number in each] for each, width in zip(ranges, widths, strict=True)]
+    return ["".join(chain(*zip(parts[::3], (*chosen, ""), strict=True))) for chosen in product(*numbers)]
 
 
 def indices_of(files: Sequence[Path], image: str | None, label: str) -> list[TarIndex]:
@@ -148,9 +162,11 @@ def targets_of(path: Path, index: TarIndex, numbers: dict[str, int]) -> Tensor:
     """(N,) the class of each sample, -100 where it has no label; ``numbers`` are empty where labels are numbers."""
     values = []
     for text in map(str, index.labels):
-        if text and (text not in numbers if numbers else not (text.isascii() and text.isdigit())):
-            raise KDError(f"{path}: {text!r} is not a class of the training images", path="label")
-        values.append((numbers[text] if numbers else int(text)) if text else UNLABELLED)
+        number = numbers.get(text) if numbers else int(text) if NUMBER.fullmatch(text) else None
+        if text and (number is None or number >= MOST):
+            what = "the number of a class" if number else "a class of the training images"
+            raise KDError(f"{path}: {text!r} is not {what}", path="label")
+        values.append(UNLABELLED if number is None or number < 0 else number)
     return torch.tensor(values, dtype=torch.int64)[torch.from_numpy(index.codes)]
 
 

@@ -48,18 +48,19 @@ def read_torch_datasets(*, dataset: Annotated[dict[str, Any], AfterValidator(che
     subsets = {key: dataset_subset(value, f"dataset.{key}") for key, value in datasets.items()}
     names = getattr(datasets["train"], "classes", None)
     count = max(int(subset.target.max()) + 1 for subset in subsets.values())
-    check_labels(torch.cat([subset.target for subset in subsets.values()]), names)
+    hint = "take 1 off, in the list of labels and in the samples"
+    check_labels(torch.cat([subset.target for subset in subsets.values()]), names, "dataset.train", hint)
     classes = tuple(map(str, names)) if isinstance(names, (list, tuple)) and len(names) >= count else None
     places = {key: type(value).__name__ for key, value in datasets.items()}
     return Parts(subsets["train"], subsets.get("val"), subsets.get("test"), classes, places)
 
 
-def check_labels(target: Tensor, names: Any) -> None:
-    """KDError where labels begin at 1: there would be a class 0 that nothing has."""
+def check_labels(target: Tensor, names: Any, path: str, hint: str) -> None:
+    """KDError, at the key ``path``, where labels begin at 1: there would be a class 0 that nothing has."""
     labels = target[target >= 0]
     if len(labels) and int(labels.min()) == 1 and not (names and len(names) > int(labels.max())):
         message = f"the labels run from 1 to {int(labels.max())}, and those of the first class must be 0"
-        raise KDError(message, hint="take 1 off, in the list of labels and in the samples", path="dataset.train")
+        raise KDError(message, hint=hint, path=path)
 
 
 SOURCES("dataset")(

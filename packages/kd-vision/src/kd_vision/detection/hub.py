@@ -82,7 +82,7 @@ class Detection:
         """Images of one batch (B, 3, H, W), filled up on the right and below, and where they are none (B, H, W)."""
         height, width = (max(image.shape[side] for image in images) for side in (1, 2))
         if not self.masked and any(image.shape[1:] != (height, width) for image in images):
-            hint = "`data: {batch_size: 1}` pads nothing"
+            hint = "a stage's `batch_size: 1` and `eval_batch_size: 1` pad nothing"
             raise KDError("this model is not told where images are padded, and these have several sizes", hint=hint)
         fill = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
         pixels = torch.stack([F.pad(image, sides) for image, sides in zip(images, fill, strict=True)])
