@@ -62,11 +62,12 @@ class WireResolver:
             return self.get
         [model] = names
 
+        there = {"input", PARTNER} if PARTNER in self._batch.extra else {"input"}
+
         def get(wired: Wired) -> Any:
-            if isinstance(wired, Wire) and wired.root == "batch" and not wired.fields:
-                if wired.path == "input" or (wired.path == PARTNER and PARTNER in self._batch.extra):
-                    return self._batch.taken(wired.path, model)
-            return self.get(wired)
+            if not isinstance(wired, Wire) or wired.root != "batch" or wired.fields or wired.path not in there:
+                return self.get(wired)
+            return self._batch.taken(wired.path, model)
 
         return get
 
