@@ -43,6 +43,8 @@ CIFAR = {
 METHODS = {
     "cifar10_crd_kd_resnet20_resnet56": [Recipe(240, 64, 0.05, 5e-4, RATES, [1.0, 1.0, 0.8])],
     "cifar10_crd_resnet20_resnet56": [Recipe(240, 64, 0.05, 5e-4, RATES, [1.0, 0.8])],
+    # huawei-noah/Data-Efficient-Model-Compression at 5e8f4e4, DAFL/DAFL-train.py and DAFL/README.md
+    "cifar10_dafl_resnet18_resnet34": [Recipe(2000, 1024, 0.1, 5e-4, ([800, 1600], 0.1), [0.05, 5.0, 0.01, 1.0])],
     "cifar10_simkd_resnet20_resnet56": [Recipe(240, 64, 0.05, 5e-4, RATES, [1.0])],
     "cifar10_kr_resnet20_resnet56": [Recipe(240, 128, 0.1, 5e-4, RATES, None)],
     "cifar10_sskd_resnet20_resnet56": [
@@ -215,7 +217,7 @@ OWN = {
     "scenes_ld scenes_mgd scenes_pkd scenes_teacher",
     "glue": "example_alone example_kd example_teacher sst2_distilbert sst2_minilm sst2_pkd sst2_tinybert",
     "seg": "scenes_alone scenes_cwd scenes_kd scenes_teacher voc2012_small voc2012_small_cwd voc2012_small_kd",
-    "vision": "digits_alone digits_kd digits_methods digits_teacher cifar10_at_resnet20_resnet56 "
+    "vision": "digits_alone digits_dafl digits_kd digits_methods digits_teacher cifar10_at_resnet20_resnet56 "
     "cifar10_ft_resnet20_resnet56 cifar10_hint_resnet20_resnet56 cifar10_kd_resnet20_resnet56 cifar10_methods "
     "cifar10_mutual_resnet20_resnet20 cifar10_multi_teacher_resnet20_resnet56_resnet110 cifar10_one_resnet20 "
     "cifar10_subset_methods unlabelled_dinov2_resnet18",

@@ -29,7 +29,7 @@ DESIGN = {
 }
 """The design's dependencies, and a module that a command reaches where each is used."""
 LENT = {
-    "kd-core": {"datasets", "transformers", "pycocotools"},
+    "kd-core": {"datasets", "pyarrow", "transformers", "pycocotools"},
     "kd-zoo": {"timm", "transformers"},
 }
 """What a package imports on behalf of those that build on it: each of these declares what it makes use of."""
@@ -38,6 +38,7 @@ UNIMPORTED = {
     ("kd-core", "onnxscript"): "deploy/formats.py",
     ("kd-core", "tensorboard"): "train/trackers.py",
     ("kd-vision", "scikit-learn"): "data/sources.py",
+    ("kd-vision", "scipy"): "detection/hub.py",
 }
 """What is used and not imported, with the file that asks for it by name: torch or accelerate imports it, or a file of
 it is read."""

@@ -26,8 +26,8 @@ stages:
     METHOD
     optimizer: !call:torch.optim.SGD {lr: 0.05}
 """
-REFUSED = {"crd": "num_samples", "crd_kd": "num_samples"}
-"""Methods that need what masks of pixels do not have: a class of each sample."""
+REFUSED = {"crd": "num_samples", "crd_kd": "num_samples", "mlkd": "no strong augmentation"}
+"""Methods that need what masks of pixels do not have: a class of each sample, a strong augmentation."""
 
 
 def planned(method: str) -> Plan:

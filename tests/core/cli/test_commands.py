@@ -89,8 +89,8 @@ class Backend:
             def resolved(self) -> str:
                 return "task: x\n"
 
-            def train(self, out: Path | None, command: str) -> Scores:
-                backend.note("train", out, command)
+            def train(self, out: Path | None, command: str, resumes: bool) -> Scores:
+                backend.note("train", out, command, *(["resumes"] if resumes else []))
                 return backend.scores
 
         def evaluate(target: str | None, **options: Any) -> Scores:
@@ -117,6 +117,8 @@ class Backend:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    for name in ("estimate", "prediction", "study.study", "study.figures", "report.samples", "deploy.inputs"):
+        importlib.import_module(f"kd_core.{name}")  # else they would keep what stands in here for other tests
     backend = Backend()
     for module in backend.modules():
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -143,6 +145,8 @@ def test_train_hands_on_its_options(run: Run, backend: Backend) -> None:
     load, train = backend.calls
     assert load == ("load", "c.yaml", options)
     assert train[1] == Path("o")
+    assert run("train", "c.yaml", "--out", "o", "--resume").exit_code == 0
+    assert backend.calls[-1][-1] == "resumes"
 
 
 def test_the_run_folder_is_the_last_line_and_libraries_print_elsewhere(run: Run) -> None:

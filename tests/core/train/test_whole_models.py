@@ -10,15 +10,18 @@ from torch import nn
 
 from kd_core.check.verifier import verify
 from kd_core.config import Policy
+from kd_core.data.batch import Batch
 from kd_core.device.distributed import SINGLE_PROCESS
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner
 from kd_core.runs.progress import Reporter
+from kd_core.taps.wires import Wire
 from kd_core.train.components import Components, Data
 from kd_core.train.objective import StepInfo
 from kd_core.train.stage import Stage
+from kd_core.train.values import Adapters, WireResolver
 
 DEEP = "models.teacher={call: !call:torch.nn.Sequential [!call:torch.nn.Linear [3, 5], !call:torch.nn.Linear [5, 2]]}"
 MADE = "adapters.made={module: projector, inputs: batch.input, out_features: 3}"
@@ -141,3 +144,12 @@ def test_models_that_see_the_same_take_the_same(planner: Callable[..., Planner])
     assert problem.message == "adapters.made is given to teacher and to student, whose inputs differ"
     assert problem.hint is not None
     assert "scale is 2.0 and 1.0" in problem.hint
+
+
+def test_what_runs_a_model_sees_a_batch_as_that_model_takes_it() -> None:
+    given = {"student": torch.zeros(2), "teacher": torch.ones(2)}
+    batch = Batch(given, None, torch.arange(2), {"partner": torch.zeros(2), "partners": given})
+    values = WireResolver({}, batch, Adapters({}))
+    for wire in (Wire("batch", "input"), Wire("batch", "partner")):
+        assert values.get(wire).tolist() == values.taken_by(["student"])(wire).tolist() == [0, 0]
+        assert values.taken_by(["teacher"])(wire).tolist() == [1, 1]

@@ -92,7 +92,18 @@ def test_mlkd_shows_each_image_twice(reading: str, tmp_path: Path, monkeypatch: 
     assert same.double().mean() > 0.2  # most changes leave the black around a digit
 
 
-def test_views_in_different_forms_are_refused() -> None:
-    text = CONFIG.replace("AUGMENT", "none").replace("weights: null", "weights: null, input: {mean: [0.1]}")
-    with pytest.raises(KDError, match=r"batch\.partner is given to student and to teacher, whose inputs differ"):
-        Experiment.planned(loads(text.replace("WORKERS", "0")), Policy())
+def test_a_model_sees_the_second_view_in_its_own_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Batch] = []
+    forward: Callable[..., Any] = Objective.forward
+    monkeypatch.setattr(
+        Objective,
+        "forward",
+        lambda self, captures, batch, *rest: seen.append(batch) or forward(self, captures, batch, *rest),
+    )
+    text = CONFIG.replace("AUGMENT", "none").replace("weights: null", "weights: null, input: {mean: [0.1], std: [0.5]}")
+    Experiment.planned(loads(text.replace("WORKERS", "0")), Policy()).train(tmp_path / "run")
+    student, teacher = seen[0].for_model("student"), seen[0].for_model("teacher")
+    slope = (teacher.max() - teacher.min()) / (student.max() - student.min())
+    expected = (seen[0].taken("partner", "student") - student.min()) * slope + teacher.min()
+    assert torch.allclose(seen[0].taken("partner", "teacher"), expected, atol=1e-5)
+    assert not torch.equal(seen[0].taken("partner", "teacher"), seen[0].taken("partner", "student"))

@@ -120,7 +120,7 @@ class StageCheck:
         try:
             batch = self.plan.task.prepare(raw, self.plan.inputs, self.stage.data, training=True)
             if self.stage.spec.partners is not None and STUDENT in self.plan.inputs:
-                batch = with_partners(batch, batch.for_model(STUDENT))
+                batch = with_partners(batch, batch.for_model(STUDENT), batch.inputs)
             return self.stage.views(batch)
         except KDError as error:
             self.findings.report(self.stage.path("views"), error)

@@ -21,7 +21,7 @@ DAY = 86400.0
 
 @click.group()
 def cache() -> None:
-    """List, verify or remove the outputs kept of teachers with `cache`."""
+    """List, verify or remove the kept outputs of teachers."""
 
 
 @cache.command("list")

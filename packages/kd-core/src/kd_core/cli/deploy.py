@@ -36,7 +36,7 @@ root_option = click.option("--root", type=click.Path(path_type=Path), help="The 
 @config_options
 @json_option
 def export(run: Path, as_json: bool, **options: Any) -> None:
-    """Write the student of RUN for ONNX, torch.export or ExecuTorch.
+    """Write RUN's student for ONNX, torch.export or ExecuTorch.
 
     The file is run by its own runtime and compared with the student on validation samples.
     """

@@ -92,7 +92,7 @@ def show(config: Path, as_json: bool, **options: Any) -> None:
 @config_options
 @json_option
 def taps(config: Path, model: str, as_json: bool, **options: Any) -> None:
-    """List the module paths of a model, with shapes, and its landmarks.
+    """List a model's module paths with shapes, and its landmarks.
 
     MODEL is the student unless another one is named. Long lines are wrapped to the width of the terminal, or to 100
     columns. Beside each landmark stand those of the other models, with the adapter that brings one to the shape of the

@@ -25,7 +25,7 @@ MINUTE, HOUR = 60.0, 3600.0
 @config_options
 @json_option
 def plan(config: Path, as_json: bool, **options: Any) -> None:
-    """Measure a few steps of CONFIG: how long it takes, memory, disk.
+    """Measure a few steps of CONFIG: time, memory and disk.
 
     Also what `runtime: fast` chooses on this machine, and what it gains. Nothing is kept of what is trained.
     """

@@ -36,6 +36,12 @@ def about(file: Path) -> str:
     return " ".join(comment).partition(". ")[0].rstrip(".")
 
 
+def configs_of(ctx: click.Context) -> dict[str, Path]:
+    """The configs that the package of a command brings along."""
+    package = getattr(ctx.find_root().command, "package", "")
+    return shipped(package) if package else {}
+
+
 class ConfigPath(click.Path):
     """A config: a file, or the name of one that the command's package brings along."""
 
@@ -53,7 +59,7 @@ class ConfigPath(click.Path):
         bare = Path(str(path))
         if bare.exists() or ctx is None:
             return path
-        configs = shipped(getattr(ctx.find_root().command, "package", ""))
+        configs = configs_of(ctx)
         if bare.suffix == ENDING and bare.stem in configs:
             hint = f"a config of that name is installed: write {bare.stem} in place of the path"
             raise KDError(f"{bare}: no such file", hint=hint)
@@ -66,6 +72,6 @@ class ConfigPath(click.Path):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         """Files, and the names of the package's configs."""
-        names = shipped(getattr(ctx.find_root().command, "package", ""))
+        names = configs_of(ctx)
         fitting = [click.shell_completion.CompletionItem(name) for name in names if name.startswith(incomplete)]
         return [*fitting, *super().shell_complete(ctx, param, incomplete)]

@@ -23,6 +23,10 @@ STUDENT = "student"
 """The name of the model that a run trains and exports."""
 SHARED = ""
 """The key of :attr:`Batch.inputs` that serves every model without an entry of its own."""
+PARTNER, PARTNERS = "partner", "partners"
+"""The names in :attr:`Batch.extra` of the samples' partners: as the student takes them, and as other models do."""
+TAKEN = ("input", PARTNER)
+"""What a batch has for each model that takes it in its own way."""
 ABSENT = -1
 """In a task's run value ``targets``: the row does not train."""
 
@@ -47,6 +51,13 @@ class Batch:
     def for_model(self, name: str) -> Any:
         """The inputs of one model."""
         return self.inputs[name] if name in self.inputs else self.inputs[SHARED]
+
+    def taken(self, what: str, model: str) -> Any:
+        """The ``input`` of a model, or the samples' ``partner`` as that model takes it."""
+        if what == PARTNER:
+            others = self.extra.get(PARTNERS, {})
+            return others[model] if model in others else self.extra[PARTNER]
+        return self.for_model(model)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kd_core.errors import KDError
 from kd_core.files import user_path
@@ -27,12 +27,21 @@ def load_parts(name: str, subset: str | None, revision: str | None, *, extra: st
     installs the library. KDError where there is no such data set, it has no training split, or the hub cannot be
     reached and the cache holds no copy.
     """
+    _need_datasets(extra)
+    folder = user_path(name)
+    parts = _of_folder(folder, subset) if folder.is_dir() else load_hub(name, subset, revision, hint=HINT, path="hub")
+    return _by_role(name, parts)
+
+
+def _need_datasets(extra: str) -> None:
     try:
         import datasets  # noqa: F401
     except ImportError as error:
         raise KDError("`hub:` data need the package datasets", hint=f"pip install '{extra}'", path="hub") from error
-    folder = user_path(name)
-    parts = _of_folder(folder, subset) if folder.is_dir() else load_hub(name, subset, revision, hint=HINT, path="hub")
+
+
+def _by_role(name: str, parts: Mapping[Any, Any]) -> dict[str, Any]:
+    """The splits by our names for them."""
     names = {ours: next((each for each in theirs if each in parts), None) for ours, theirs in SPLIT_NAMES.items()}
     if names["train"] is None:
         raise KDError(f"{name} has no training split; it has {', '.join(map(str, parts))}", path="hub")
@@ -53,6 +62,49 @@ def _of_folder(folder: Path, subset: str | None) -> Mapping[str, Any]:
     except Exception as error:  # what is missing or broken in such a folder can raise nearly anything
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise KDError(f"{folder} is not a folder of data that datasets reads ({reason})", path="hub") from error
+
+
+class ParquetParts(NamedTuple):
+    """The Parquet files of a data set: nothing of them has been read."""
+
+    files: dict[str, list[str]]
+    """The paths for ``train``, ``val`` and ``test``, as far as there are any; ``hf://`` ones of the hub."""
+    splits: dict[str, str]
+    """What the data set calls them."""
+    features: Any
+    """What the columns are; None where only the files say so."""
+
+
+def parquet_parts(name: str, subset: str | None, revision: str | None, *, download: bool, extra: str) -> ParquetParts:
+    """Where the rows of a data set lie that is not to be downloaded; arguments as of :func:`load_parts`.
+
+    KDError where it has no Parquet files, there is no such data set, the hub does not answer, or ``download`` is false
+    and it is no folder.
+    """
+    _need_datasets(extra)
+    from datasets import load_dataset_builder
+
+    folder = user_path(name)
+    local = folder.is_dir()
+    if local and any((folder / file).is_file() for file in SAVED):
+        hint = "its Arrow files are read without copies: leave `streaming` out"
+        raise KDError(f"{folder} is no folder of Parquet files", hint=hint, path="streaming")
+    if not local and not download:
+        raise KDError(f"{name} would be read over the network, and data.download is false", path="hub")
+    if not local and resolve_revision(name, revision, hint=HINT) is None:
+        raise KDError(f"the hub does not answer, and no copy of streamed data is kept: {name}", hint=HINT, path="hub")
+    try:
+        builder = load_dataset_builder(str(folder) if local else name, subset, revision=None if local else revision)
+    except Exception as error:  # of the network, and of what is missing or broken in the files
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise KDError(f"cannot find the files of {name} ({reason})", hint=HINT, path="hub") from error
+    files = {str(split): [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
+    if not files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
+        hint = "`revision: refs/convert/parquet` reads the hub's own conversion, where it has made one"
+        raise KDError(f"reads Parquet files, and {name} has others", hint=hint, path="streaming")
+    parts = _by_role(name, {split: (split, paths) for split, paths in files.items()})
+    splits = {ours: split for ours, (split, _) in parts.items()}
+    return ParquetParts({ours: paths for ours, (_, paths) in parts.items()}, splits, builder.info.features)
 
 
 def load_hub(name: str, subset: str | None, revision: str | None, *, hint: str, path: str) -> Any:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kd_core.data.batch import Batch, Split
+from kd_core.data.batch import PARTNER, PARTNERS, SHARED, Batch, Split
 from kd_core.errors import KDError
-
-PARTNER = "partner"
-"""The name of the partners in a batch: ``batch.partner``."""
 
 
 def partners(targets: Tensor, seed: int) -> Tensor:
@@ -52,15 +49,17 @@ def partner_split(kind: str | None, split: Split) -> Split:
     return split.strong() if kind == "strong" else split
 
 
-def with_partners(batch: Batch, inputs: Any) -> Batch:
-    """The batch with the ``inputs`` of its samples' partners, in their order."""
-    return replace(batch, extra={**batch.extra, PARTNER: inputs})
+def with_partners(batch: Batch, inputs: Any, others: Mapping[str, Any] | None = None) -> Batch:
+    """The batch with the ``inputs`` of its samples' partners, in their order, and as ``others`` take them."""
+    return replace(batch, extra={**batch.extra, PARTNER: inputs, **({PARTNERS: others} if others else {})})
 
 
 def prepared(raw: Batch, prepare: Callable[[Batch], Batch], model: str) -> Batch:
-    """A batch as models take it, with its partners as one of them does, where it has partners."""
+    """A batch as models take it, where it has partners with those: as ``model`` takes them and as the others do."""
     if PARTNER not in raw.extra:
         return prepare(raw)
     extra = {key: value for key, value in raw.extra.items() if key != PARTNER}
     plain = replace(raw, extra=extra)
-    return with_partners(prepare(plain), prepare(replace(plain, inputs=raw.extra[PARTNER])).for_model(model))
+    beside = prepare(replace(plain, inputs=raw.extra[PARTNER]))
+    others = {name: inputs for name, inputs in beside.inputs.items() if name not in (model, SHARED)}
+    return with_partners(prepare(plain), beside.for_model(model), others)

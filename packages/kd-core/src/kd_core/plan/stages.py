@@ -23,17 +23,13 @@ from kd_core.config.schema import (
     ViewSpec,
     inherit,
 )
-from kd_core.data.batch import STUDENT, Batch
-from kd_core.data.partners import PARTNER
+from kd_core.data.batch import STUDENT, TAKEN, Batch
 from kd_core.data.views import VIEWS, identity
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses.reduction import Count, count_of, relates_samples
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan, flat
 from kd_core.task import Task
-
-TAKEN_BY_STUDENT = ("input", PARTNER)
-"""Entries of a batch that are in the form of the student's input."""
 
 
 class StagePlanner:
@@ -61,7 +57,9 @@ class StagePlanner:
         """Report models that are run on one wire, and take their inputs in different forms."""
         readers: dict[str, str] = {}
         for plan in adapters.values():
-            wires = [wire for wire in flat(plan.wired) if wire.root == "adapters" or wire.path in TAKEN_BY_STUDENT]
+            wires = [wire for wire in flat(plan.wired) if wire.root == "adapters"]
+            if len(set(plan.runs)) > 1:
+                wires += [wire for wire in flat(plan.wired) if wire.root == "batch" and wire.path in TAKEN]
             for model, source in ((model, str(wire)) for model in plan.runs for wire in wires):
                 other = STUDENT if source.startswith("batch.") else readers.setdefault(source, model)
                 if model in inputs and other in inputs and inputs[model] != inputs[other]:

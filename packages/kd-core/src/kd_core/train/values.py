@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from kd_core.adapters.registry import CountsSteps
 from kd_core.config import Builder, Lazy
-from kd_core.data.batch import STUDENT, Batch
-from kd_core.data.partners import PARTNER
+from kd_core.data.batch import PARTNER, STUDENT, Batch
 from kd_core.device.distributed import MicroBatchShard, gather, gather_samples, own_rows
 from kd_core.errors import KDError
 from kd_core.plan.plan import AdapterPlan, Wired
@@ -56,6 +55,21 @@ class WireResolver:
         """The value of a wire, or of each wire of a list."""
         return [self._one(wire) for wire in wired] if isinstance(wired, list) else self._one(wired)
 
+    def taken_by(self, models: Collection[str]) -> Callable[[Wired], Any]:
+        """:meth:`get` for what runs ``models`` as a whole: what the batch gives to models is what that one takes."""
+        names = set(models)
+        if len(names) != 1:
+            return self.get
+        [model] = names
+
+        def get(wired: Wired) -> Any:
+            if isinstance(wired, Wire) and wired.root == "batch" and not wired.fields:
+                if wired.path == "input" or (wired.path == PARTNER and PARTNER in self._batch.extra):
+                    return self._batch.taken(wired.path, model)
+            return self.get(wired)
+
+        return get
+
     def _one(self, wire: Wire) -> Any:
         if wire.root == "adapters":
             value = self._adapted(wire.path)
@@ -83,7 +97,7 @@ class WireResolver:
         if name in ("target", "index"):
             return getattr(self._batch, name)
         if name == "input":
-            return self._batch.for_model(STUDENT)
+            return self._batch.taken(name, STUDENT)
         if name not in self._batch.extra:
             names = ", ".join(("target", "index", "input", *self._batch.extra))
             hint = "a stage's `partners:` gives them" if name == PARTNER else None
@@ -112,8 +126,9 @@ class Adapters(nn.Module):
         """The output of one adapter for the inputs of this step, for the rows of this process."""
         module, plan = self._module(name), self._plans[name]
         if shard is None or not self.over_batch(name):
-            return called(module, inputs_of(plan, values.get))
-        inputs = inputs_of(plan, lambda wired: gathered(wired, values.get(wired), shard))
+            return called(module, inputs_of(plan, getter(values, plan)))
+        get = getter(values, plan)
+        inputs = inputs_of(plan, lambda wired: gathered(wired, get(wired), shard))
         return own_rows(called(module, inputs), shard.rows)
 
     def over_batch(self, name: str) -> bool:
@@ -130,7 +145,7 @@ class Adapters(nn.Module):
         """Keep in ``values`` what an adapter gives for a probe batch; nothing that the pass changes in it stays."""
         module, plan = self._module(name), self._plans[name]
         trial = module if name in self._borrowed else copy.deepcopy(module)
-        values.put(name, called(trial, inputs_of(plan, values.get)))
+        values.put(name, called(trial, inputs_of(plan, getter(values, plan))))
 
     def _module(self, name: str) -> nn.Module:
         module = self._borrowed[name] if name in self._borrowed else self._modules[name]
@@ -306,6 +321,11 @@ def unzipped(inputs: Mapping[Any, Any]) -> list[dict[Any, Any]]:
     return [
         {name: value[index] if name in lengths else value for name, value in inputs.items()} for index in range(length)
     ]
+
+
+def getter(values: Values, plan: AdapterPlan) -> Callable[[Wired], Any]:
+    """What gives an adapter the values of its wires: one that runs a model sees a batch as that model takes it."""
+    return values.taken_by(plan.runs) if isinstance(values, WireResolver) else values.get
 
 
 def inputs_of(plan: AdapterPlan, get: Callable[[Wired], Any]) -> tuple[list[Any], dict[str, Any]]:

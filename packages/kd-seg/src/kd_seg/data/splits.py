@@ -18,7 +18,9 @@ from kd_core.data.batch import SHARED, Batch, Split
 from kd_core.data.images import Brightness
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import CounterRNG
+from kd_core.data.row_groups import RowGroups
 from kd_core.data.screening import Readable
+from kd_core.data.showings import positions_of
 from kd_core.data.summary import shortened
 from kd_core.notes import Note
 from kd_seg.data.sources import VOID, PairSubset
@@ -79,6 +81,13 @@ class SegSplit(Split):
             else:
                 parts = [[sample[0] for sample in samples] for samples in (images, masks)]
                 yield Batch({SHARED: parts[0]}, [mask.long() for mask in parts[1]], index)
+
+    def arrange(self, order: Tensor, batch_size: int) -> Tensor:
+        """The order in which samples are read: as it is, or of those that are streamed, few row groups at a time."""
+        rows = getattr(self.part.pairs, "table", None)
+        if not isinstance(rows, RowGroups):
+            return order
+        return order[torch.from_numpy(rows.arranged(self.part.rows[positions_of(order).numpy()]))]
 
     def files(self) -> Readable | None:
         """Images and masks in files."""

@@ -19,7 +19,7 @@ from kd_core.data.images import Brightness, eight_bits, to_rgb
 from kd_core.data.loading import SampleLoader, SampleReader
 from kd_core.data.rng import derive_key
 from kd_core.data.screening import Readable
-from kd_core.data.showings import marked
+from kd_core.data.showings import marked, positions_of
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.notes import Note
 from kd_vision.data.augment import Augmentation
@@ -94,6 +94,11 @@ class SampleSplit(Split):
             if augment:
                 images = self.augmentation(images, seed=seed, epoch=epoch, index=marked(index, marked_positions))
             yield Batch({SHARED: images}, self.subset.target.index_select(0, positions), index)
+
+    def arrange(self, order: Tensor, batch_size: int) -> Tensor:
+        """The order in which images are read: as it is, or of those that are streamed, few row groups at a time."""
+        arranged = getattr(self.subset.images, "arranged", None)
+        return order if arranged is None else order[arranged(self.subset.index[positions_of(order)])]
 
     def strong(self) -> SampleSplit:
         """The same images, whose augmentation ends with RandAugment, read by processes of their own."""

@@ -81,6 +81,10 @@ class DataSpec(ImageDataSpec):
             raise ValueError(
                 f"{self.name} has {source.num_classes} classes, not {self.num_classes}: leave num_classes out"
             )
+        if self.unlabelled is not None and self.options.get("streaming"):
+            raise ValueError(
+                "'unlabelled' adds a folder to images on this machine, and 'streaming' leaves them where they are"
+            )
         keys = [key for key in ("fraction", "per_class") if getattr(self, key) is not None]
         keys += ["limit"] if self.limits.train is not None else []
         if self.generated is not None:
