@@ -62,10 +62,11 @@ class WireResolver:
             return self.get
         [model] = names
 
+        given = {"input", *({PARTNER} & self._batch.extra.keys())}
+
         def get(wired: Wired) -> Any:
-            if isinstance(wired, Wire) and wired.root == "batch" and not wired.fields:
-                if wired.path == "input" or (wired.path == PARTNER and PARTNER in self._batch.extra):
-                    return self._batch.taken(wired.path, model)
+            if isinstance(wired, Wire) and wired.root == "batch" and not wired.fields and wired.path in given:
+                return self._batch.taken(wired.path, model)
             return self.get(wired)
 
         return get
