@@ -51,6 +51,13 @@ def test_a_tenth_validates_unless_something_else_is_said() -> None:
     assert len(choose(val=0).train) == 100
 
 
+def test_a_test_split_without_a_label_is_left_out() -> None:
+    given = replace(parts(), test=pool([5, 3, 2]).hide_labels(torch.tensor([], dtype=torch.int64)))
+    made = choose(given=given)
+    assert made.test is None
+    assert [note.text for note in made.notes] == ["none of the 10 test images has a label: they are left out"]
+
+
 def test_choices_are_a_function_of_the_seed() -> None:
     assert rows(choose(seed=1).val) == rows(choose(seed=1).val)
     assert rows(choose(seed=1).val) != rows(choose(seed=2).val)

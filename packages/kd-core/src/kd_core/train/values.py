@@ -62,12 +62,12 @@ class WireResolver:
             return self.get
         [model] = names
 
-        there = {"input", PARTNER} if PARTNER in self._batch.extra else {"input"}
+        given = {"input", *({PARTNER} & self._batch.extra.keys())}
 
         def get(wired: Wired) -> Any:
-            if not isinstance(wired, Wire) or wired.root != "batch" or wired.fields or wired.path not in there:
-                return self.get(wired)
-            return self._batch.taken(wired.path, model)
+            if isinstance(wired, Wire) and wired.root == "batch" and not wired.fields and wired.path in given:
+                return self._batch.taken(wired.path, model)
+            return self.get(wired)
 
         return get
 

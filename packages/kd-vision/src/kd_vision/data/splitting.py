@@ -8,6 +8,7 @@ from kd_core.data.sources import Parts
 from kd_core.data.subset import LABELLED, balanced, stratified
 from kd_core.data.subset import split as split_parts
 from kd_core.errors import KDError, did_you_mean
+from kd_core.notes import Note
 from kd_vision.data.labelled_subset import LabelledSubset, only_classes
 from kd_vision.data.spec import DataSpec
 
@@ -17,7 +18,7 @@ def split(parts: Parts[LabelledSubset], data: DataSpec, seed: int) -> Parts[Labe
 
     A pure function of the data set, the config and the seed; every class keeps its share.
     """
-    parts = with_classes(parts, data).with_origins()
+    parts = with_classes(scorable(parts), data).with_origins()
     if parts.train is not None and not (parts.train.target >= 0).any():
         if data.val:
             raise KDError("holds out images to validate, and these have no labels", path="data.val")
@@ -28,6 +29,14 @@ def split(parts: Parts[LabelledSubset], data: DataSpec, seed: int) -> Parts[Labe
     parts = split_parts(replace(parts, train=choose_train(parts.train, data, data.seed_or(seed))), data, seed)
     assert parts.train is not None
     return replace(parts, train=keep_labels(parts.train, data, data.seed_or(seed)))
+
+
+def scorable(parts: Parts[LabelledSubset]) -> Parts[LabelledSubset]:
+    """The data set without a test split of which no image has a label: nothing could be scored on it."""
+    if parts.test is None or not len(parts.test) or (parts.test.target >= 0).any():
+        return parts
+    note = Note.warning(f"none of the {len(parts.test):,} test images has a label: they are left out")
+    return replace(parts, test=None, notes=(*parts.notes, note))
 
 
 def with_classes(parts: Parts[LabelledSubset], data: DataSpec) -> Parts[LabelledSubset]:
