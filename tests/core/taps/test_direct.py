@@ -81,3 +81,5 @@ def test_what_is_not_there_is_said(images: nn.Sequential, places: list[str], mes
 def test_one_place_alone_is_a_mistake(images: nn.Sequential) -> None:
     with pytest.raises(KDError, match="places must be a list, not 'output'"):
         kd_core.capture(images, torch.randn(2, 1, 8, 8), "output")
+    with pytest.raises(KDError, match="a place must be a string, not 3"):
+        kd_core.capture(images, torch.randn(2, 1, 8, 8), [3])  # type: ignore[list-item]

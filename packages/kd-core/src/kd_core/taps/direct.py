@@ -45,6 +45,8 @@ def overview(model: nn.Module, inputs: Any, width: int = 100) -> str:
 
 
 def _wire(place: str) -> Wire:
+    if not isinstance(place, str):
+        raise KDError(f"a place must be a string, not {place!r}")
     return parse_wire(place if place.startswith(f"{MODEL}.") else f"{MODEL}.{place}", [MODEL])
 
 
