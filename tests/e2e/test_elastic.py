@@ -21,16 +21,12 @@ from kd_core.errors import KDError
 from kd_core.experiment import Experiment, resume
 from kd_vision.cli import main
 
+from .plain_models import MODELS
+
 CONFIG = """
 task: image_classification
 data: {name: digits, limit: 205, labelled: 61, augment: shift}
-models:
-  student: !call:torch.nn.Sequential
-    - !call:torch.nn.Flatten {}
-    - !call:torch.nn.Linear [64, 32]
-    - !call:torch.nn.Tanh {}
-    - !call:torch.nn.Linear [32, 10]
-  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
+MODELS
 stages:
   distill:
     epochs: 12
@@ -40,7 +36,7 @@ stages:
       kd: {loss: kd, temperature: 4.0}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
 checkpoint: {every_steps: 4}
-"""
+""".replace("MODELS\n", MODELS)
 TANH = "    - !call:torch.nn.Tanh {}\n"
 SHARES = CONFIG.replace(TANH, f"{TANH}    - !call:torch.nn.BatchNorm1d [32]\n    - !call:torch.nn.Dropout [0.2]\n")
 """With what depends on the number of processes."""

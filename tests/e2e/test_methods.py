@@ -19,6 +19,7 @@ from kd_core.experiment import Experiment, Result, resume
 from kd_core.train.loop import StageRunner
 
 from .conftest import student_bytes
+from .plain_models import MODELS
 from .test_processes import launch, rows
 from .test_resume import train_until
 
@@ -325,15 +326,8 @@ PLAIN = """
 task: image_classification
 data: {name: digits, limit: 205, augment: shift}
 checkpoint: {keep_finished: 1}
-models:
-  student: !call:torch.nn.Sequential
-    - !call:torch.nn.Flatten {}
-    - !call:torch.nn.Linear [64, 32]
-    - !call:torch.nn.Tanh {}
-    - !call:torch.nn.Linear [32, 10]
-  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
-"""
-"""Without batch statistics and dropout, which differ between one process and two."""
+MODELS
+""".replace("MODELS\n", MODELS)
 
 
 @pytest.mark.parametrize("method", ["crd", pytest.param("sskd", marks=pytest.mark.slow)])

@@ -21,16 +21,12 @@ from kd_core import experiment
 from kd_core.device.distributed import MicroBatchShard, divide, even_slices
 from kd_core.experiment import Experiment
 
+from .plain_models import MODELS
+
 CONFIG = """
 task: image_classification
 data: {name: digits, limit: 205, labelled: 61, augment: shift}
-models:
-  student: !call:torch.nn.Sequential
-    - !call:torch.nn.Flatten {}
-    - !call:torch.nn.Linear [64, 32]
-    - !call:torch.nn.Tanh {}
-    - !call:torch.nn.Linear [32, 10]
-  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
+MODELS
 adapters:
   proj: {module: projector, inputs: student.1, out_features: 16}
 stages:
@@ -46,7 +42,7 @@ stages:
       sp: {loss: similarity_preserving, student: student.1, teacher: teacher.avgpool, weight: 100.0}
       rkd: {loss: rkd_distance, student: adapters.proj, teacher: teacher.output, weight: 0.1}
     optimizer: !call:torch.optim.SGD {lr: 0.05, momentum: 0.9}
-"""
+""".replace("MODELS\n", MODELS)
 
 
 def test_slices_cover_a_batch() -> None:
@@ -104,13 +100,7 @@ def test_two_processes_train_what_one_does(config: Callable[..., Path], tmp_path
 FEATURES = """
 task: image_classification
 data: {name: digits, limit: 205, augment: shift}
-models:
-  student: !call:torch.nn.Sequential
-    - !call:torch.nn.Flatten {}
-    - !call:torch.nn.Linear [64, 32]
-    - !call:torch.nn.Tanh {}
-    - !call:torch.nn.Linear [32, 10]
-  teacher: {arch: cnn, width: 8, depth: 2, weights: null}
+MODELS
 adapters:
   proj: {module: projector, inputs: student.1, out_features: 10}
 stages:
@@ -129,7 +119,7 @@ stages:
     epochs: 1
     train: [student]
     losses: {ce: {loss: cross_entropy}}
-"""
+""".replace("MODELS\n", MODELS)
 
 
 @pytest.mark.slow

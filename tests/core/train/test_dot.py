@@ -63,7 +63,9 @@ def test_micro_batches_add_up_for_both_kinds_of_terms() -> None:
     assert not optimizer.distillation
 
 
-def test_a_run_that_is_resumed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """Assert that a run that is stopped and resumed ends in the same weights."""
+
     class Stopper(Observer):
         def after_step(self, event: StepEvent) -> None:
             if event.total == stops_at:
@@ -71,13 +73,17 @@ def test_a_run_that_is_resumed_ends_in_the_same_bytes(tmp_path: Path, monkeypatc
 
     stops_at = 3
     monkeypatch.setitem(OBSERVERS._items, "stopper", Stopper)
-    whole = trained(tmp_path, "whole", dot())
+    whole = trained(tmp_path, "whole", optimizer)
     with pytest.raises(Stopped):
-        config(tmp_path, dot(), "observers={stopper: {}}").train(tmp_path / "cut")
+        config(tmp_path, optimizer, "observers={stopper: {}}").train(tmp_path / "cut")
     stops_at = 0
     resume(tmp_path / "cut")
     for key, value in weights(tmp_path / "cut").items():
         assert torch.equal(value, whole[key])
+
+
+def test_a_run_that_is_resumed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_the_same(tmp_path, monkeypatch, dot())
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.train.test_dot import SGD, config, trained, weights
+from tests.core.train.test_dot import SGD, config, ends_the_same, trained
 from torch import nn
 
 from kd_core.errors import KDError
-from kd_core.experiment import resume
-from kd_core.observers import OBSERVERS, Observer, StepEvent
-from kd_core.runs.stop import Stopped
 from kd_core.train.dot import DOT
 from kd_core.train.loop import StageRunner
 from kd_core.train.sam import SAM, check_closure, needs_closure
@@ -47,20 +44,7 @@ def test_micro_batches_of_a_batch_climb_together(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_resumed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopper(Observer):
-        def after_step(self, event: StepEvent) -> None:
-            if event.total == stops_at:
-                raise Stopped("here", 15)
-
-    stops_at = 3
-    monkeypatch.setitem(OBSERVERS._items, "stopper", Stopper)
-    whole = trained(tmp_path, "whole", sam())
-    with pytest.raises(Stopped):
-        config(tmp_path, sam(), "observers={stopper: {}}").train(tmp_path / "cut")
-    stops_at = 0
-    resume(tmp_path / "cut")
-    for key, value in weights(tmp_path / "cut").items():
-        assert torch.equal(value, whole[key])
+    ends_the_same(tmp_path, monkeypatch, sam())
 
 
 def test_an_evaluation_sees_the_same_noise_and_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

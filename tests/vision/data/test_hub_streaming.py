@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image as Pictures
 from pyarrow import parquet
+from tests.e2e.conftest import student_bytes, watched
+from tests.e2e.test_resume import train_until
 
 from kd_core.data import file_ranges, hub_data
 from kd_core.data.parquet_index import stream_folder
 from kd_core.errors import KDError, RunInterrupted
 from kd_core.experiment import Experiment, resume
-from kd_core.observers import OBSERVERS, Observer, StepEvent
-from kd_core.runs.stop import Stopped
+from kd_core.observers import Observer, StepEvent
 from kd_vision.data.spec import DataSpec
 from kd_vision.task import ImageClassification
 
@@ -185,61 +186,37 @@ checkpoint: {every_steps: 1}
 """
 
 
-class Seen(Observer):
-    stops_at = 0
-
-    def after_step(self, event: StepEvent) -> None:
-        if event.total == self.stops_at:
-            raise Stopped("here", 15)
-
-
-def config(folder: Path, hub: Any, workers: int) -> Experiment:
+def config(folder: Path, hub: Any, workers: int) -> Path:
     path = folder / f"{workers}.yaml"
     path.write_text(CONFIG.replace("HUB", str(hub)).replace("WORKERS", str(workers)))
-    return Experiment.load(path, overrides=["observers={seen: {}}"])
-
-
-def student(run: Path) -> bytes:
-    return (run / "student" / "model.safetensors").read_bytes()
+    return path
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_resumes_at_the_sample(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setitem(OBSERVERS._items, "seen", Seen)
-    config(tmp_path, folder, 0).train(tmp_path / "whole")
-    monkeypatch.setattr(Seen, "stops_at", 7)
-    with pytest.raises(Stopped):
-        config(tmp_path, folder, workers).train(tmp_path / "cut")
-    monkeypatch.setattr(Seen, "stops_at", 0)
+    whole = Experiment.load(config(tmp_path, folder, 0)).train(tmp_path / "whole")
+    train_until(7, config(tmp_path, folder, workers), tmp_path / "cut", [], monkeypatch)
     for path in stream_folder().glob("*.arrow"):
         path.unlink()
-    resume(tmp_path / "cut")
-    assert student(tmp_path / "cut") == student(tmp_path / "whole")
+    assert student_bytes(resume(tmp_path / "cut").run) == student_bytes(whole.run)
 
 
 @pytest.mark.slow
-def test_a_run_over_a_network_that_breaks(
-    tmp_path: Path, folder: Path, hub: ParquetHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(OBSERVERS._items, "seen", Seen)
-
-    class Breaks(Seen):
+def test_a_run_over_a_network_that_breaks(tmp_path: Path, folder: Path, hub: ParquetHub) -> None:
+    class Breaks(Observer):
         def after_step(self, event: StepEvent) -> None:
             hub.breaks = 1_000 if event.total == 2 else 0
 
-    config(tmp_path, REPOSITORY, 2).train(tmp_path / "whole")
+    whole = Experiment.load(config(tmp_path, REPOSITORY, 2)).train(tmp_path / "whole")
     assert (
         len(hub.sent) == len(set(hub.sent)) + 1
     )  # two workers fetch nothing twice; the first footer tells the columns
     for path in stream_folder().glob("*.arrow"):
         path.unlink()
-    monkeypatch.setitem(OBSERVERS._items, "seen", Breaks)
-    run = config(tmp_path, REPOSITORY, 0)
-    with pytest.raises(KDError, match=r"cannot be read over the network.*\n.*go on with `resume"):
+    run = Experiment.load(config(tmp_path, REPOSITORY, 0))
+    with watched(Breaks()), pytest.raises(KDError, match=r"cannot be read over the network.*\n.*go on with `resume"):
         run.train(tmp_path / "cut")
-    monkeypatch.setitem(OBSERVERS._items, "seen", Seen)
     hub.breaks = 0
-    resume(tmp_path / "cut")
-    assert student(tmp_path / "cut") == student(tmp_path / "whole")
+    assert student_bytes(resume(tmp_path / "cut").run) == student_bytes(whole.run)

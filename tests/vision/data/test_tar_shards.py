@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Pictures
+from tests.e2e.conftest import student_bytes
+from tests.e2e.test_resume import train_until
 
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment, resume
-from kd_core.observers import OBSERVERS, Observer, StepEvent
-from kd_core.runs.stop import Stopped
 from kd_vision.data import tar_index
 from kd_vision.data.spec import DataSpec
 
@@ -179,29 +179,11 @@ checkpoint: {every_steps: 1}
 """
 
 
-class Seen(Observer):
-    stops_at = 0
-
-    def after_step(self, event: StepEvent) -> None:
-        if event.total == self.stops_at:
-            raise Stopped("here", 15)
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_resumes_at_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     shards(tmp_path)
-    monkeypatch.setitem(OBSERVERS._items, "seen", Seen)
-
-    def config(readers: int) -> Experiment:
-        path = tmp_path / f"{readers}.yaml"
-        path.write_text(CONFIG.replace("ROOT", str(tmp_path)).replace("WORKERS", str(readers)))
-        return Experiment.load(path, overrides=["observers={seen: {}}"])
-
-    config(0).train(tmp_path / "whole")
-    monkeypatch.setattr(Seen, "stops_at", 3)
-    with pytest.raises(Stopped):
-        config(workers).train(tmp_path / "cut")
-    monkeypatch.setattr(Seen, "stops_at", 0)
-    resume(tmp_path / "cut")
-    first, second = (tmp_path / run / "student" / "model.safetensors" for run in ("whole", "cut"))
-    assert first.read_bytes() == second.read_bytes()
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.replace("ROOT", str(tmp_path)).replace("WORKERS", "0"))
+    whole = Experiment.load(path).train(tmp_path / "whole")
+    train_until(3, path, tmp_path / "cut", [f"data.workers={workers}"], monkeypatch)
+    assert student_bytes(resume(tmp_path / "cut").run) == student_bytes(whole.run)

@@ -6,15 +6,14 @@ Pieces of a file (each model, adapter, stage and term) are shaped by themselves:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kd_core.config import Lazy
+from kd_core.config.model_sources import MODEL_SOURCES, check_one_source, without_pretrained
 from kd_core.config.sampler import SamplerName, SamplerSpec
-from kd_core.errors import KDError, nearest
-from kd_core.synonyms import SYNONYMS, listed
+from kd_core.errors import KDError
 
 Path = tuple[str | int, ...]
 PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
@@ -258,36 +257,17 @@ class ModelSpec(ExtraModel):
     @model_validator(mode="before")
     @classmethod
     def _pretrained(cls, values: Any) -> Any:
-        """timm's ``pretrained: false`` is ``weights: null``, and ``pretrained: true`` the default."""
-        if not isinstance(values, Mapping) or "timm" not in values or "pretrained" not in values:
-            return values
-        if not isinstance(values["pretrained"], bool):
-            raise ValueError(KDError("must be true or false", path="pretrained"))
-        if "weights" in values:
-            raise ValueError(KDError("'weights' says it already", hint="give one of the two", path="pretrained"))
-        others = {key: value for key, value in values.items() if key != "pretrained"}
-        return others if values["pretrained"] else {**others, "weights": None}
+        return without_pretrained(values)
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        sources = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
-        if len(sources) != 1:
-            but = f", not {' and '.join(sources)}" if sources else ""
-            words = ((key, listed(SYNONYMS["models.*"], key) or nearest(key, MODEL_SOURCES)) for key in self.extra)
-            near = next(
-                (f"is {key!r} meant to be {source!r}?" for key, source in words if source in MODEL_SOURCES), None
-            )
-            hint = None if sources else near
-            raise ValueError(KDError(f"give exactly one of {', '.join(MODEL_SOURCES)}, or a !call{but}", hint=hint))
+        check_one_source([key for key in MODEL_SOURCES if getattr(self, key) is not None], self.extra)
         return self
 
     @property
     def source(self) -> str:
         """Which of :data:`MODEL_SOURCES` it is."""
         return next(key for key in MODEL_SOURCES if getattr(self, key) is not None)
-
-
-MODEL_SOURCES = ("arch", "zoo", "timm", "hub", "run", "init_from", "call")
 
 
 class StudentSpec(ModelSpec):
@@ -404,17 +384,6 @@ class ExperimentSpec(StrictModel):
     options, see [reports.md](reports.md#trackers)."""
     observers: dict[str, Any] = {}
     """Observers of the run by name, each with its values: `{gradient_norms: {every_steps: 50}}`."""
-
-
-def inherit(previous: StageSpec | None, stage: StageSpec) -> StageSpec:
-    """The stage with every key it leaves out taken from the stage before; ``epochs`` and ``steps`` are one key."""
-    if previous is None:
-        return stage
-    fields_set = stage.model_fields_set
-    taken = {key: getattr(previous, key) for key in previous.model_fields_set if key not in fields_set}
-    if fields_set & {"epochs", "steps"}:
-        taken = {key: value for key, value in taken.items() if key not in ("epochs", "steps")}
-    return StageSpec.model_construct(fields_set | set(taken), **{**dict(stage), **taken})
 
 
 def as_list(value: str | list[str]) -> list[str]:

@@ -21,7 +21,6 @@ from kd_core.config.schema import (
     StageSpec,
     TermSpec,
     ViewSpec,
-    inherit,
 )
 from kd_core.data.batch import STUDENT, TAKEN, Batch
 from kd_core.data.views import VIEWS, identity
@@ -294,3 +293,14 @@ def needed(terms: Mapping[str, TermPlan], adapters: Mapping[str, AdapterPlan]) -
         if wire.root == "adapters":
             visit(wire.path)
     return tuple(ordered)
+
+
+def inherit(previous: StageSpec | None, stage: StageSpec) -> StageSpec:
+    """The stage with every key it leaves out taken from the stage before; ``epochs`` and ``steps`` are one key."""
+    if previous is None:
+        return stage
+    fields_set = stage.model_fields_set
+    taken = {key: getattr(previous, key) for key in previous.model_fields_set if key not in fields_set}
+    if fields_set & {"epochs", "steps"}:
+        taken = {key: value for key, value in taken.items() if key not in ("epochs", "steps")}
+    return StageSpec.model_construct(fields_set | set(taken), **{**dict(stage), **taken})
