@@ -55,6 +55,10 @@ class RuntimeSpec(StrictModel):
     models are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
+    cpu_kernels: list[str] = []
+    """Names of models that, on a CPU with Linux, are trained with kernels of this package where they have such layers:
+    BatchNorm2d with the sum and the ReLU that follow it and, in bf16 with AMX, weights of 3 x 3 convolutions. A C++
+    compiler builds them at their first use."""
     cuda_graphs: bool = False
     """Record the compiled models as CUDA graphs, which are launched as a whole. Stages with micro-batches and runs of
     several processes do without; needs `compile`."""

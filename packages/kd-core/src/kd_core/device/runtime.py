@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve
 from kd_core.device.fsdp import full_state_dict
+from kd_core.device.kernels.library import can_build, library
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
@@ -39,7 +41,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
     """The settings of ``runtime: fast`` on this machine, from device, models and planned steps, never from a timing.
 
-    ``models``, those that may be, are compiled where the run is long enough.
+    ``models``, those that may be, are compiled where the run is long enough, and on a CPU learn with kernels of ours.
     """
     cuda = torch.cuda.is_available()
     # A CPU without such instructions emulates bfloat16, which is slower than float32.
@@ -48,7 +50,13 @@ def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
     precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
     tf32 = True if cuda else None
     return RuntimeSpec(
-        precision=precision, channels_last=True, fused_optimizer=True, fuse_bn=True, compile=compiled, tf32=tf32
+        precision=precision,
+        channels_last=True,
+        fused_optimizer=True,
+        fuse_bn=True,
+        compile=compiled,
+        cpu_kernels=list(models) if can_build() and not cuda else [],
+        tf32=tf32,
     )
 
 
@@ -129,6 +137,9 @@ class Runtime:
         if spec.cuda_graphs and (not spec.compile or spec.device == "cpu" or not torch.cuda.is_available()):
             missing = "a CUDA device" if spec.compile else "compiled models: `compile` names none"
             raise KDError(f"CUDA graphs need {missing}", path="runtime.cuda_graphs")
+        if spec.cpu_kernels and on_cpu(spec.device) and not can_build():
+            hint = "install g++ on a Linux (the variable CXX may name another compiler), or leave the key out"
+            raise KDError("there is no C++ compiler here", path="runtime.cpu_kernels", hint=hint)
         set_arithmetic(spec)
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self._accelerator = Accelerator(
@@ -170,15 +181,27 @@ class Runtime:
             halve(cheap)
         return self.place(cheap)
 
-    def compile(self, wrapped: Mapping[str, ForwardWrapper], *, micro_batches: int = 1) -> None:
-        """Compile those models of a stage that the spec names, in place.
+    def traces(self, name: str, model: nn.Module, *, learns: bool) -> bool:
+        """Whether torch.compile takes a graph of a model: to compile it, or to put kernels for a CPU into it."""
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        kernels = name in self.spec.cpu_kernels and learns and norms and self.device.type == "cpu"
+        return kernels or name in self.spec.compile
+
+    def compile(
+        self, wrapped: Mapping[str, ForwardWrapper], learning: Collection[str] = (), *, micro_batches: int = 1
+    ) -> None:
+        """Compile those models of a stage that the spec names, in place; some of them are ``learning``.
 
         Code of the stage before is dropped: it may hold, as constants, weights that have been trained since. A CUDA
         graph writes what it gives to the same memory each time: not where a step has several passes, which all stay.
         """
         alone = micro_batches == 1 and not self.keeps_graphs and self._accelerator.num_processes == 1
         self._graphs = self.spec.cuda_graphs and alone
-        named = [wrapped[name] for name in self.spec.compile if name in wrapped]
+        named = {
+            name: target.module
+            for name, target in wrapped.items()
+            if self.traces(name, target.module, learns=name in learning)
+        }
         if named:
             torch._dynamo.reset()
             if self.keeps_graphs:
@@ -190,8 +213,19 @@ class Runtime:
                 functorch.donated_buffer = functorch.enable_autograd_cache = inductor.fx_graph_cache = False
             if self.device.type == "cpu":  # compiled, its backward pass takes ten times as long
                 torch._dynamo.disallow_in_graph(nn.functional.interpolate)
-        for target in named:
-            target.module.compile(dynamic=False, **({"mode": "reduce-overhead"} if self._graphs else {}))
+        for name, module in named.items():
+            module.compile(dynamic=False, **self._how(name, learns=name in learning))
+
+    def _how(self, name: str, *, learns: bool) -> dict[str, Any]:
+        """torch.compile's options for a model."""
+        if self._graphs:
+            return {"mode": "reduce-overhead"}
+        if self.device.type != "cpu" or not learns or name not in self.spec.cpu_kernels:
+            return {}
+        from kd_core.device.kernels.graphs import backend
+
+        library("norm")  # built now: an error of the compiler belongs to the beginning of a run
+        return {"backend": partial(backend, inductor=name in self.spec.compile)}
 
     def begin_step(self) -> None:
         """What CUDA graphs gave in the step before is not needed any more."""
@@ -208,7 +242,8 @@ class Runtime:
 
     def compiled(self, *, usual: bool) -> AbstractContextManager[Any]:
         """With compiled code for batches of the usual size; others are not worth compiling for."""
-        return torch.compiler.set_stance("default" if usual else "force_eager") if self.spec.compile else nullcontext()
+        traced = self.spec.compile or (self.spec.cpu_kernels and self.device.type == "cpu")
+        return torch.compiler.set_stance("default" if usual else "force_eager") if traced else nullcontext()
 
     def format(self, batch: Batch) -> Batch:
         """A prepared batch with its images in the runtime's memory format."""

@@ -25,6 +25,9 @@ from kd_core.plan.trackers import planned_trackers
 from kd_core.runs.run_folder import local_folders
 from kd_core.task import TASKS, Task
 
+MODEL_LISTS = ("compile", "cpu_kernels")
+"""The keys of ``runtime:`` whose values are names of models."""
+
 
 def plan(document: Document, policy: Policy) -> Plan:
     """Shape and check a document; ConfigError with all its problems."""
@@ -123,17 +126,17 @@ class Planner:
         if isinstance(value, str):
             return RuntimeSpec()
         spec = self.validator.validate(RuntimeSpec, value, ("runtime",))
-        for position, name in enumerate(spec.compile if spec else ()):
-            if name not in self.binder.models:
-                self.validator.report(
-                    ("runtime", "compile", position),
-                    f"there is no model {name!r}",
-                    did_you_mean(name, self.binder.models),
-                )
         if spec is None:
             return None
-        named = [member for name in spec.compile for member in self.binder.groups.get(name, (name,))]
-        return spec.model_copy(update={"compile": named})
+        return spec.model_copy(update={key: self._models_of(key, getattr(spec, key)) for key in MODEL_LISTS})
+
+    def _models_of(self, key: str, names: list[str]) -> list[str]:
+        """The models that a key of ``runtime:`` names, those of a group one by one."""
+        for position, name in enumerate(names):
+            if name not in self.binder.models:
+                hint = did_you_mean(name, self.binder.models)
+                self.validator.report(("runtime", key, position), f"there is no model {name!r}", hint)
+        return [member for name in names for member in self.binder.groups.get(name, (name,))]
 
     def _observers(self, specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The hyperparameters of each observer that is named."""

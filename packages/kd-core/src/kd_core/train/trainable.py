@@ -191,7 +191,7 @@ def wrap(
     frozen: dict[str, Teacher] = {}
     for name, taps in components.plan.taps(stage).items():
         model, call = components.models[name], components.plan.task.call
-        stops = name not in components.runtime.spec.compile or not taps
+        stops = not components.runtime.traces(name, model, learns=name in trained) or not taps
         if name in trained:
             learning[name] = ForwardWrapper(model, taps, name=name, call=call, early_stop=stops, spare=True)
         else:
@@ -199,7 +199,7 @@ def wrap(
             cheap = components.runtime.optimize_for_inference(model, taps) if taps and stops and not moves else model
             frozen[name] = Teacher(cheap, taps, name=name, call=call, train_mode=moves, early_stop=stops)
     still = {name: teacher for name, teacher in frozen.items() if not teacher.train_mode}
-    components.runtime.compile({**learning, **still}, micro_batches=stage.spec.accumulation_steps)
+    components.runtime.compile({**learning, **still}, set(learning), micro_batches=stage.spec.accumulation_steps)
     return learning, frozen
 
 

@@ -1,0 +1,45 @@
+"""The C++ of this folder, compiled for this machine by the compiler that torch.compile uses, and kept by its cache."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+from functools import cache
+from importlib import resources
+
+from torch import Tensor
+
+from kd_core.errors import KDError
+
+FLAGS = ("-ffp-contract=fast",)
+"""A product and a sum may be one instruction, which inductor's own flags forbid."""
+
+
+def can_build() -> bool:
+    """Whether this is a system whose C++ compiler the kernels are written for, and the compiler is there."""
+    return sys.platform == "linux" and shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+@cache
+def library(name: str) -> ctypes.CDLL:
+    """The compiled functions of ``name``.cpp; its first use on a machine takes some seconds.
+
+    Raises:
+        KDError: The compiler is missing, or cannot build it.
+    """
+    from torch._inductor.codecache import CppCodeCache
+
+    try:
+        code = resources.files(__package__).joinpath(f"{name}.cpp").read_text(encoding="utf-8")
+        return CppCodeCache.load(code, "cpu", extra_flags=FLAGS)
+    except (RuntimeError, OSError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if "error" in line.lower()), str(error))
+        hint = "install g++ (the environment variable CXX may name it), or write `cpu_kernels: []`"
+        raise KDError(f"{name}.cpp cannot be compiled here: {reason}", path="runtime.cpu_kernels", hint=hint) from error
+
+
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor's numbers begin, NULL for none."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -1,0 +1,105 @@
+"""Batch normalisation in training, with the sum and the ReLU that follow it (``norm.cpp``)."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from kd_core.device.kernels.library import address, library
+
+
+def batch_norm(
+    maps: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    momentum: float,
+    eps: float,
+    added: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """``relu(batch_norm(maps) + added)`` with the statistics of the batch, which move the running ones.
+
+    ``maps`` and ``added`` are (B, C, H, W), the others (C,). In one kernel where the maps are channels-last, on the
+    CPU and of one type, float32 or bfloat16; the sum is then rounded once instead of twice. Elsewhere by PyTorch.
+    """
+    if _fits(maps, weight, bias, running_mean) and (added is None or _alike(maps, added)):
+        return _BatchNorm.apply(maps, running_mean, running_var, weight, bias, momentum, eps, added, relu)
+    out = F.batch_norm(maps, running_mean, running_var, weight, bias, True, momentum, eps)
+    out = out if added is None else out + added
+    return F.relu(out) if relu else out
+
+
+def _fits(maps: Tensor, *parameters: Tensor | None) -> bool:
+    return (
+        maps.device.type == "cpu"
+        and maps.dim() == 4
+        and maps.dtype in (torch.float32, torch.bfloat16)
+        and maps.is_contiguous(memory_format=torch.channels_last)
+        and maps.numel() > maps.shape[1]
+        and all(values is None or values.dtype == torch.float32 for values in parameters)
+        and library("norm").norm_fits(*_size(maps)) == 1
+    )
+
+
+def _alike(maps: Tensor, added: Tensor) -> bool:
+    return added.dtype == maps.dtype and added.shape == maps.shape and added.device == maps.device
+
+
+def _size(maps: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
+    return ctypes.c_int64(maps.numel() // maps.shape[1]), ctypes.c_int64(maps.shape[1])
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        momentum: float,
+        eps: float,
+        added: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        if added is not None:
+            added = added.contiguous(memory_format=torch.channels_last)
+        out = torch.empty_like(maps)
+        mean = maps[0, :, 0, 0].to(torch.float32, copy=True)  # sums are taken about the first pixel
+        rstd = torch.empty_like(mean)
+        library("norm").norm_forward(
+            *map(address, (maps, added, out, weight, bias, mean, rstd, running_mean, running_var)),
+            *_size(maps),
+            ctypes.c_float(momentum),
+            ctypes.c_float(eps),
+            int(relu),
+            int(maps.dtype == torch.bfloat16),
+        )
+        ctx.save_for_backward(maps, weight, bias, mean, rstd, out if relu and added is not None else None)
+        ctx.adds, ctx.relu = added is not None, relu
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the maps, weight, bias and what is added; None for the rest."""
+        maps, weight, bias, mean, rstd, out = ctx.saved_tensors
+        gradient = gradient.to(maps.dtype).contiguous(memory_format=torch.channels_last)
+        by_maps, by_weight, by_bias = torch.empty_like(maps), torch.empty_like(weight), torch.empty_like(weight)
+        by_added = None if not ctx.adds else torch.empty_like(maps) if ctx.relu else gradient
+        library("norm").norm_backward(
+            *map(address, (gradient, maps, out, by_maps, by_added if ctx.relu else None)),
+            *map(address, (weight, bias, mean, rstd, by_weight, by_bias)),
+            *_size(maps),
+            int(ctx.relu),
+            int(maps.dtype == torch.bfloat16),
+        )
+        return by_maps, None, None, by_weight, by_bias, None, None, by_added, None

@@ -1,0 +1,104 @@
+"""Batch normalisation with the sum and the ReLU behind it, beside PyTorch's in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_core.device.kernels import norm
+from kd_core.device.kernels.library import can_build
+from kd_core.device.kernels.norm import batch_norm
+
+pytestmark = pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
+MOMENTUM, EPS = 0.1, 1e-5
+
+
+def maps(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2 + 3
+    return drawn.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def outcome(images: Tensor, added: Tensor | None, relu: bool, *, plain: bool) -> list[Tensor]:
+    """Output, gradients and running statistics: of the kernel, or of PyTorch in double."""
+    kind = torch.float64 if plain else images.dtype
+    channels = images.shape[1]
+    parameters = [torch.linspace(0.5, 1.5, channels), torch.linspace(-1, 1, channels)]
+    inputs = [images, *parameters, *([] if added is None else [added])]
+    inputs = [each.detach().clone(memory_format=torch.preserve_format).requires_grad_() for each in inputs]
+    running = [torch.zeros(channels), torch.ones(channels)]
+    if plain:
+        running = [each.double() for each in running]
+        used = [each.to(kind) for each in inputs]
+        out = F.batch_norm(used[0], *running, used[1], used[2], True, MOMENTUM, EPS)
+        out = out + used[3] if added is not None else out
+        out = F.relu(out) if relu else out
+    else:
+        out = batch_norm(
+            inputs[0], *running, inputs[1], inputs[2], MOMENTUM, EPS, inputs[3] if added is not None else None, relu
+        )
+    gradients = torch.autograd.grad(out, inputs, maps(*images.shape, seed=9).to(out.dtype))
+    return [out.detach(), *gradients, *running]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("relu", "adds"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("channels", [3, 16, 24, 64, 80])
+def test_output_gradients_and_statistics_are_pytorchs(
+    channels: int, relu: bool, adds: bool, dtype: torch.dtype
+) -> None:
+    images = maps(8, channels, 8, 4, dtype=dtype)
+    added = maps(*images.shape, dtype=dtype, seed=1) - 4 if adds else None
+    added = added.contiguous(memory_format=torch.channels_last) if added is not None else None
+    assert norm._fits(images)
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    for got, wanted in zip(
+        outcome(images, added, relu, plain=False), outcome(images, added, relu, plain=True), strict=True
+    ):
+        assert float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max()) < tolerance
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    images = (maps(8, 16, 8, 8) + 1e4).contiguous(memory_format=torch.channels_last)
+    got, wanted = (outcome(images, None, False, plain=plain)[0].double() for plain in (False, True))
+    assert (got - wanted).abs().max() < 5e-3  # the numbers themselves have steps of 1e-3
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        maps(8, 16, 8, 8).contiguous(),
+        maps(1, 16, 3, 1),
+        maps(8, 16, 8, 8).double().contiguous(memory_format=torch.channels_last),
+    ],
+    ids=["channels first", "no whole strip", "double"],
+)
+def test_other_maps_are_left_to_pytorch(images: Tensor) -> None:
+    assert not norm._fits(images)
+    if images.dtype is torch.float32:
+        for got, wanted in zip(
+            outcome(images, images * 0.5, True, plain=False),
+            outcome(images, images * 0.5, True, plain=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_one_value_a_channel_is_pytorchs_error() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        outcome(maps(1, 64, 1, 1), None, False, plain=False)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    images = maps(4, 16, 4, 4)
+    images[1, 3, 0, 0] = torch.nan
+    out = outcome(images, None, True, plain=False)[0]
+    assert out[:, 3].isnan().all()
+    assert out[:, :3].isfinite().all()
+
+
+def test_the_bits_are_the_same_every_time() -> None:
+    images = maps(8, 16, 8, 8, dtype=torch.bfloat16)
+    first, again = (outcome(images, None, True, plain=False) for _ in range(2))
+    assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
