@@ -23,7 +23,7 @@ from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve
 from kd_core.device.fsdp import full_state_dict
-from kd_core.device.kernels.library import can_build, library
+from kd_core.device.kernels.library import can_build, gains, library
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
@@ -183,8 +183,7 @@ class Runtime:
 
     def traces(self, name: str, model: nn.Module, *, learns: bool) -> bool:
         """Whether torch.compile takes a graph of a model: to compile it, or to put kernels for a CPU into it."""
-        norms = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        kernels = name in self.spec.cpu_kernels and learns and norms and self.device.type == "cpu"
+        kernels = name in self.spec.cpu_kernels and learns and self.device.type == "cpu" and gains(model)
         return kernels or name in self.spec.compile
 
     def compile(
