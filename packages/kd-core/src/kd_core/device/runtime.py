@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from kd_core.config.schema import RuntimeSpec
 from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
-from kd_core.device.folding import folded, halve
+from kd_core.device.folding import folded, halve, has_norms
 from kd_core.device.fsdp import full_state_dict
 from kd_core.device.kernels.library import can_build, gains, library
 from kd_core.errors import KDError
@@ -180,6 +180,10 @@ class Runtime:
         if self.spec.precision == "bf16":
             halve(cheap)
         return self.place(cheap)
+
+    def scored(self, model: nn.Module) -> nn.Module:
+        """A model as its outputs are scored: itself, or with ``fuse_bn`` a copy whose norms are folded."""
+        return self.optimize_for_inference(model, ()) if has_norms(model) and not self.sharded else model
 
     def traces(self, name: str, model: nn.Module, *, learns: bool) -> bool:
         """Whether torch.compile takes a graph of a model: to compile it, or to put kernels for a CPU into it."""
