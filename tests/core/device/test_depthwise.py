@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from kd_core.config.schema import RuntimeSpec
 from kd_core.device.depthwise import DepthwiseConv2d, patch_depthwise_convs
 from kd_core.device.folding import folded
+from kd_core.device.kernels import depthwise as kernel
+from kd_core.device.kernels.library import can_build
 from kd_core.device.runtime import Runtime
 
+with_compiler = pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
 CHANNELS = 6
 GEOMETRIES: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},
@@ -55,16 +58,17 @@ def images() -> Tensor:
     return torch.randn(3, CHANNELS, 9, 11, generator=torch.Generator().manual_seed(1)).bfloat16().float()
 
 
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=with_compiler)])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_gradients_are_those_of_double_precision(
-    geometry: dict[str, Any], layout: torch.memory_format, compiled: bool, images: Tensor
+    geometry: dict[str, Any], layout: torch.memory_format, compiled: bool, kernels: bool, images: Tensor
 ) -> None:
     plain = convolution(**geometry)
     output, _ = gradients(plain, images)
     _, expected = gradients(copy.deepcopy(plain).double(), images.double(), half=False)
-    patch_depthwise_convs(plain)
+    patch_depthwise_convs(plain, kernels=kernels)
     assert type(plain) is DepthwiseConv2d
     if compiled:
         torch._dynamo.reset()
@@ -75,6 +79,34 @@ def test_gradients_are_those_of_double_precision(
     for name, value in found.items():
         assert value.dtype == torch.float32, name
         torch.testing.assert_close(value.double(), expected[name], rtol=2**-6, atol=2**-6, msg=name)
+
+
+@with_compiler
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (40, 2)])
+def test_a_kernel_has_whole_and_part_vectors(channels: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    compute = kernel._gradients
+    monkeypatch.setattr(kernel, "_gradients", lambda *given: called.append(1) or compute(*given))
+    images = torch.randn(4, channels, 12, 10).bfloat16().float().contiguous(memory_format=torch.channels_last)
+    found = {}
+    for kernels in (False, True):
+        torch.manual_seed(0)
+        made = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels).to(memory_format=torch.channels_last)
+        patch_depthwise_convs(made, kernels=kernels)
+        found[kernels] = gradients(made, images)[1]
+    assert called
+    for name, value in found[True].items():
+        torch.testing.assert_close(value, found[False][name], rtol=2**-6, atol=2**-6, msg=name)
+
+
+@with_compiler
+def test_a_frozen_input_gets_no_gradient(images: Tensor) -> None:
+    made = convolution(kernel_size=3, padding=1).to(memory_format=torch.channels_last)
+    patch_depthwise_convs(made, kernels=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        made(images.contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert made.weight.grad is not None
+    assert images.grad is None
 
 
 def test_it_is_pytorchs_without_autocast(images: Tensor) -> None:

@@ -167,7 +167,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """A model on the device, in the runtime's memory format; its depthwise convolutions as the precision wants."""
         if self.device.type == "cpu" and self.spec.precision == "bf16":
-            patch_depthwise_convs(model)
+            patch_depthwise_convs(model, kernels=bool(self.spec.cpu_kernels))
         if self.spec.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
