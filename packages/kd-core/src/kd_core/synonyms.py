@@ -136,6 +136,7 @@ SYNONYMS: dict[str, dict[str, str]] = {
 """For each place the keys, as a path below it where they are deeper, and the words that others have for them."""
 
 ELSEWHERE: dict[str, dict[str, str]] = {
+    "data": {f"{STAGE}.sampler": "sampler", f"{STAGE}.batch_size": "batch_size bs", f"{STAGE}.partners": "partners"},
     STAGE: {
         "runtime.precision": "fp16 bf16 amp precision mixed_precision",
         "runtime.device": "device",
@@ -217,10 +218,22 @@ SHAPES: dict[str, str] = {
     "stages.*.validate": "write `validate: {every_epochs: 1}` or `validate: {every_steps: 100}`",
     "checkpoint": "write `checkpoint: {every_steps: 100}`",
     "observers": "observers are named: `observers: {gradient_norms: {every_steps: 100}}`",
+    "stages.*.sampler": "write `sampler: class_balanced`, or a mapping such as `sampler: {name: class_balanced}`",
     "runtime": "write `runtime: fast`, or a mapping such as `runtime: {precision: bf16}`",
 }
 """What to write where a value is of another kind (a list for a mapping, say)."""
 
+VALUES: dict[str, dict[str, str]] = {
+    "runtime.device": {"cuda": "gpu nvidia cuda:0", "mps": "metal apple"},
+    "runtime.precision": {
+        "fp32": "float32 float full 32 32-true",
+        "bf16": "bfloat16 amp mixed bf16-mixed",
+        "fp16": "float16 half 16 16-mixed",
+    },
+    "stages.*.sampler": {"class_balanced": "balanced", "weighted": "weighted_random weighted_random_sampler"},
+    "data.decoder": {"pillow": "pil"},
+}
+"""For each place of a choice the words that others have for its values."""
 
 NAMES: dict[str, dict[str, str]] = {
     "loss": {
