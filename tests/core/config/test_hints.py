@@ -97,8 +97,9 @@ def test_remarks_and_shapes_are_of_places_and_words_that_are_known() -> None:
     known = {(place, word) for place, _, word in entries()}
     assert set(REMARKS) <= known
     assert not set(NO_KEY) & known
-    assert {place for place, _ in NO_KEY} <= set(SCHEMAS)
-    assert set(SHAPES) <= {*SCHEMAS, "stages", "stages.*.losses", "models", "adapters", "data", "observers"}
+    assert {place for place, _ in NO_KEY} <= {*SCHEMAS, "data"}
+    tables = {"stages", "stages.*.losses", "models", "adapters", "data", "data.files", "data.shards", "observers"}
+    assert set(SHAPES) <= {*SCHEMAS, *tables}
 
 
 def test_words_for_values_stand_for_values_that_may_be_chosen() -> None:

@@ -112,7 +112,8 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
                 continue  # the unknown key is meant to be this one
             parent = _follow(value, where)
             near = _stands_for(name, parent, place_of((*piece.path, *where))) if isinstance(parent, Mapping) else None
-            hint = f"is {near!r} meant to be {name!r}?" if near else None
+            shape = SHAPES.get(place_of((*piece.path, *where)))
+            hint = f"is {near!r} meant to be {name!r}?" if near else shape
             faults.append(ValidationFault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
             reason = item["ctx"]["error"].args[0]
