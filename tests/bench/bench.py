@@ -31,6 +31,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
+from kd_core.device.kernels.conv3x3 import conv3x3
+from kd_core.device.kernels.library import can_build
+from kd_core.device.kernels.norm import batch_norm
 from kd_core.losses.contrastive import CRD
 from kd_core.losses.dense import cwd
 from kd_core.losses.logits import kd
@@ -127,6 +130,40 @@ def reading(rounds: int) -> list[float]:
         return in_turn(lambda: store.read(0, some), lambda: plain[some.numpy()].copy(), rounds)
 
 
+def norms(rounds: int) -> list[float]:
+    """A norm, a sum and a ReLU of maps 128 x 16 x 32 x 32 in bfloat16 as one kernel over PyTorch's, both passes."""
+    maps, added, gradient = (_maps(16, 32) for _ in range(3))
+    inputs, parameters = (maps.requires_grad_(), added.requires_grad_()), [torch.ones(16), torch.zeros(16)]
+    running = [torch.zeros(16), torch.ones(16)]
+
+    def ours() -> None:
+        out = batch_norm(maps, *running, *parameters, 0.1, 1e-5, added, True)
+        torch.autograd.grad(out, inputs, gradient)
+
+    def by_hand() -> None:
+        out = F.relu(F.batch_norm(maps, *running, *parameters, True) + added, inplace=True)
+        torch.autograd.grad(out, inputs, gradient)
+
+    return in_turn(ours, by_hand, rounds)
+
+
+def convolutions(rounds: int) -> list[float]:
+    """A 3 x 3 convolution of maps 128 x 32 x 16 x 16 in bfloat16 over PyTorch's, both passes."""
+    maps, gradient, weight = _maps(32, 16), _maps(32, 16), torch.randn(32, 32, 3, 3, requires_grad=True)
+
+    def passes(convolution: Callable[[Tensor, Tensor], Tensor]) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = convolution(maps, weight)
+        torch.autograd.grad(out, weight, gradient)
+
+    return in_turn(lambda: passes(conv3x3), lambda: passes(lambda x, w: F.conv2d(x, w, padding=1)), rounds)
+
+
+def _maps(channels: int, size: int) -> Tensor:
+    maps = torch.randn(128, channels, size, size).to(torch.bfloat16)
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
 def growth(part: str) -> Bench:
     """What a sample of 1,000,000 costs over one of 100,000."""
 
@@ -143,6 +180,7 @@ BENCHES: dict[str, Bench] = {
     "kd, by hand": soft_targets,
     "cwd, by hand": channels,
     "crd, its products": contrast,
+    **({"norm, sum and ReLU, PyTorch's": norms, "convolution 3 x 3, PyTorch's": convolutions} if can_build() else {}),
     "metrics, by hand": scoring,
     "a teacher's outputs, a plain file": reading,
     **{f"{part} of 1,000,000, of 100,000": growth(part) for part in GROWING},

@@ -10,6 +10,7 @@ import torch
 
 from kd_core.config.schema import RuntimeSpec
 from kd_core.device import runtime
+from kd_core.device.kernels.library import can_build
 from kd_core.device.runtime import Runtime, reproducible_errors, set_arithmetic
 from kd_core.errors import KDError
 
@@ -106,3 +107,34 @@ def test_fast_allows_tf32_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     chosen = runtime.fast([], 10)
     assert (chosen.tf32, chosen.precision, chosen.fused_optimizer) == (True, "bf16", True)
+
+
+def test_a_copy_with_folded_norms_is_scored() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    texts = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    assert Runtime(RuntimeSpec(device="cpu")).scored(model) is model
+    made = Runtime(RuntimeSpec(device="cpu", fuse_bn=True))
+    copied, images = made.scored(model), torch.randn(2, 3, 8, 8)
+    assert isinstance(model[1], torch.nn.BatchNorm2d)
+    assert isinstance(copied[1], torch.nn.Identity)  # type: ignore[index]
+    torch.testing.assert_close(copied(images), model(images))
+    assert made.scored(texts) is texts
+
+
+def test_kernels_need_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(KDError, match="there is no C\\+\\+ compiler here"):
+        Runtime(RuntimeSpec(device="cpu", cpu_kernels=["student"]))
+    assert runtime.fast(["student"], 10).cpu_kernels == []
+
+
+@pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
+def test_kernels_are_for_what_learns_on_a_cpu() -> None:
+    model = torch.nn.Module()
+    model.module = Compiled()
+    model.module.norm = torch.nn.BatchNorm2d(4)
+    made = Runtime(RuntimeSpec(device="cpu", cpu_kernels=["student", "teacher"]))
+    made.compile({"student": model, "teacher": model}, {"student"})  # type: ignore[dict-item]
+    assert model.module.options["backend"].keywords == {"inductor": False}
+    assert made.traces("student", model.module, learns=True)
+    assert not made.traces("teacher", model.module, learns=False)

@@ -155,7 +155,7 @@ SCENARIOS = {
         )
         + PLAIN
     ),
-    "fast": Scenario(HEAD + "runtime: fast\n" + PLAIN),
+    "fast": Scenario(HEAD.replace("width: 4", "width: 16") + "runtime: fast\n" + PLAIN),
     "glue": Scenario(GLUE, ("kd_glue.task", "transformers.models.bert.modeling_bert")),
     "seg": Scenario(SEG, ("kd_seg.task",)),
     "detection": Scenario(DETECTION, ("kd_vision.detection.task",), slow=True),

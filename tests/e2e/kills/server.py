@@ -145,6 +145,9 @@ def install(events: Events) -> None:
 
 def child(request: Request, rank: int, port: int) -> None:
     """One process of a run; it does not return."""
+    import torch
+
+    torch.set_num_threads(1)  # makes the forked pool anew, which the threads of autograd must not do at the same time
     log = os.open(f"{request.log}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -108,8 +108,6 @@ class Task:
     """Whether splits have a strong augmentation beside their own (:meth:`Split.strong`), for ``partners: strong``."""
     compiles: ClassVar[bool] = True
     """False where inputs change their shape from batch to batch, for which compiling does not pay."""
-    scores_copies: ClassVar[bool] = False
-    """True where so few samples are scored at once that a copy pays whose norms are folded, if the runtime folds."""
     dynamic_dims: ClassVar[tuple[int, ...]] = ()
     """Dimensions of the inputs, beside that of the samples, that differ from batch to batch in evaluation."""
     exports_classes: ClassVar[bool] = True

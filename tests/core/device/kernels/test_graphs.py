@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kd_core.device.kernels import graphs
 from kd_core.device.kernels.conv3x3 import conv3x3
 from kd_core.device.kernels.graphs import backend, use_kernels
-from kd_core.device.kernels.library import can_build
+from kd_core.device.kernels.library import can_build, gains
 from kd_core.device.kernels.norm import batch_norm
 
 pytestmark = pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
@@ -128,3 +128,9 @@ def test_inductor_gets_what_it_can_make_faster(
     torch.compile(model, backend=partial(backend, inductor=inductor))(images())
     assert bool(given) is compiles
     assert not any(calls(graph, batch_norm) for graph in given)
+
+
+def test_models_with_norms_and_relus_gain() -> None:
+    assert gains(Block())
+    assert not gains(Block(act=nn.SiLU))
+    assert not gains(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))

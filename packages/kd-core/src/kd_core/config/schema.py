@@ -51,8 +51,8 @@ class RuntimeSpec(StrictModel):
     fused_optimizer: bool = False
     """Use the optimizer's fused implementation where it has one."""
     fuse_bn: bool = False
-    """Fold the BatchNorm layers of frozen models, and of detectors that are scored, into their convolutions. Compiled
-    models are left as they are."""
+    """Fold the BatchNorm layers of frozen models, and of a copy of each model that is scored, into their convolutions.
+    Frozen models that are compiled are left as they are."""
     compile: list[str] = []
     """Names of the models to compile with `torch.compile`."""
     cpu_kernels: list[str] = []

@@ -44,6 +44,11 @@ def folded(model: nn.Module, taps: Collection[Tap]) -> nn.Module:
     return copied
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Whether a model has batch norms, which may be folded."""
+    return any(map(_is_norm, model.modules()))
+
+
 def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, NORMS) or type(module).__name__ == FROZEN
 

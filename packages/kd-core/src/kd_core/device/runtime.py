@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 from kd_core.config.schema import RuntimeSpec
 from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
-from kd_core.device.folding import folded, halve
+from kd_core.device.folding import folded, halve, has_norms
 from kd_core.device.fsdp import full_state_dict
-from kd_core.device.kernels.library import can_build, library
+from kd_core.device.kernels.library import can_build, gains, library
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
@@ -181,10 +181,13 @@ class Runtime:
             halve(cheap)
         return self.place(cheap)
 
+    def scored(self, model: nn.Module) -> nn.Module:
+        """A model as its outputs are scored: itself, or with ``fuse_bn`` a copy whose norms are folded."""
+        return self.optimize_for_inference(model, ()) if has_norms(model) and not self.sharded else model
+
     def traces(self, name: str, model: nn.Module, *, learns: bool) -> bool:
         """Whether torch.compile takes a graph of a model: to compile it, or to put kernels for a CPU into it."""
-        norms = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        kernels = name in self.spec.cpu_kernels and learns and norms and self.device.type == "cpu"
+        kernels = name in self.spec.cpu_kernels and learns and self.device.type == "cpu" and gains(model)
         return kernels or name in self.spec.compile
 
     def compile(

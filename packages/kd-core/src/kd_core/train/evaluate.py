@@ -44,8 +44,7 @@ def measured(
     modes = {module: module.training for model in models.values() for module in model.modules()}
     for model in models.values():
         model.eval()
-    copied = task.scores_copies and not runtime.sharded
-    running = {label: runtime.optimize_for_inference(model, ()) if copied else model for label, model in models.items()}
+    running = {label: runtime.scored(model) for label, model in models.items()}
     try:
         with torch.no_grad(), runtime.autocast(), runtime.compiled(usual=False):
             for raw, shard in _own_batches(split, batch_size):

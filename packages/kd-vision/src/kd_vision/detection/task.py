@@ -55,7 +55,6 @@ class ObjectDetection(Task):
     monitor = "ap"
     run_values = DETECTION_VALUES
     compiles = False
-    scores_copies = True
     dynamic_dims = (2, 3)
     exports_classes = False
     Data = DataSpec
