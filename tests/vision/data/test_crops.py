@@ -59,6 +59,7 @@ def test_decoded_files_are_cropped_as_their_copies(colour: str) -> None:
     Image.fromarray(pixels(90, 120)).convert(colour).save(content, "JPEG")
     image = decoded_jpeg(content.getvalue())
     assert image is not None
+    assert not image.is_contiguous()  # the whole image is not copied for the part that is cropped
     theirs = v2.Compose([v2.RandomResizedCrop(32), v2.RandomHorizontalFlip()])
     for seed in range(4):
         expected = drawn(theirs, image.contiguous(), seed)[0]
