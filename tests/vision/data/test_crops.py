@@ -28,8 +28,16 @@ def drawn(transform: Any, image: Any, seed: int) -> tuple[Tensor, float]:
         return as_tensor(transform(image)), torch.rand(1).item()
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-@pytest.mark.parametrize("shape", [(50, 71), (12, 12), (200, 9), (9, 200)])  # of the last two no crop fits
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    [
+        ((50, 71), "bilinear"),
+        ((12, 12), "bicubic"),
+        ((50, 71), "nearest"),
+        ((200, 9), "bilinear"),  # of these two no crop fits
+        ((9, 200), "bilinear"),
+    ],
+)
 def test_crops_are_those_of_torchvision(shape: tuple[int, int], mode: str) -> None:
     theirs = v2.Compose(
         [
@@ -39,7 +47,7 @@ def test_crops_are_those_of_torchvision(shape: tuple[int, int], mode: str) -> No
     )
     ours, array = ResizedCropFlip((24, 16), mode), pixels(*shape)
     picture, tensor = Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1)
-    for seed in range(4):
+    for seed in range(3):
         for image, other in (
             (picture, picture),
             (picture.convert("L"), picture.convert("L")),

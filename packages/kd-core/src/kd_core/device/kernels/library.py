@@ -46,7 +46,9 @@ def library(name: str) -> ctypes.CDLL:
         return CppCodeCache.load(code, "cpu", extra_flags=FLAGS)
     except (RuntimeError, OSError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if "error" in line.lower()), str(error))
-        hint = "install a C++ compiler with OpenMP (CXX may name it), or give `runtime` as a mapping without `cpu_kernels`"
+        hint = (
+            "install a C++ compiler with OpenMP (CXX may name it), or give `runtime` as a mapping without `cpu_kernels`"
+        )
         raise KDError(f"{name}.cpp cannot be compiled here: {reason}", path="runtime.cpu_kernels", hint=hint) from error
 
 
