@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_core.errors import KDError
 from kd_core.losses import LOSSES, loss_signature
+from kd_core.losses.teacher_free import tf_kd
 from kd_core.signatures import signature_text
 from kd_core.testing import LOSS_CHECKS, LossCase, class_labels
 from kd_core.testing.losses import ROWS, Input, micro_batches_add_up
@@ -346,7 +348,7 @@ LOGITS = ("student", "teacher", "weak", "logits", "input")
 @pytest.mark.parametrize(
     ("name", "dim"),
     [
-        *((name, 1) for name in (*SEVERAL, "confidence_weighted_mse", "uskd", "wasserstein_logits")),
+        *((name, 1) for name in (*SEVERAL, "confidence_weighted_mse", "uskd", "wasserstein_logits", "tf_kd")),
         *((name, 1) for name in ("streamlined_direction", "information_entropy")),
         *((name, 2) for name in ("crosskd_classes", "ld", "sdd_kd", "sdd_dkd")),
     ],
@@ -373,6 +375,44 @@ def test_what_one_model_alone_masks_is_as_far_as_it_is() -> None:
         loss = LOSSES.get(name)(student, teacher)
         assert loss.isfinite(), name
         assert torch.autograd.grad(loss, student)[0].isfinite().all(), name
+
+
+def column_masked(tensors: dict[str, Tensor], wires: set[str], dim: int) -> dict[str, Tensor]:
+    """Those of ``wires`` with minus infinity in one column of a dimension."""
+    keys = [key for key, value in tensors.items() if key.split("/")[0] in wires and value.requires_grad]
+    column = torch.tensor([1])
+    return {key: tensors[key].detach().index_fill(dim, column, -torch.inf).requires_grad_() for key in keys}
+
+
+@pytest.mark.parametrize("wires", [{"student"}, {"student", *LOGITS}], ids=["student", "all"])
+def test_no_finite_loss_hides_a_gradient_that_is_not(wires: set[str]) -> None:
+    """Of a masked column: a run refuses a loss that is not finite, and would not see such a gradient."""
+    for name in LOSSES.names():
+        for dim in (1, -1):
+            tensors = case(name).tensors()
+            masked = column_masked(tensors, wires, dim)
+            try:
+                loss = case(name)({**tensors, **masked})
+            except KDError:
+                continue
+            if loss.isfinite() and masked:
+                gradients = case(name).gradients(loss, masked).items()
+                assert all(gradient.isfinite().all() for _, gradient in gradients), (name, dim)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 2)])
+def test_the_virtual_teacher_knows_only_the_classes_that_the_student_has(shape: tuple[int, ...]) -> None:
+    logits = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    target = torch.zeros(shape[:1] + shape[2:], dtype=torch.long)
+    target[0] = -100
+    masked = logits.detach().index_fill(1, torch.tensor([2]), -torch.inf).requires_grad_()
+    loss, others = tf_kd(masked, target), tf_kd(logits[:, [0, 1, 3, 4]], target)
+    torch.testing.assert_close(loss, others)
+    gradient, expected = torch.autograd.grad(loss, masked)[0], torch.autograd.grad(others, logits)[0]
+    torch.testing.assert_close(gradient[:, [0, 1, 3, 4]], expected[:, [0, 1, 3, 4]])
+    assert not gradient[:, 2].any()
+    assert tf_kd(masked, torch.full_like(target, 2)).isposinf()
+    assert tf_kd(masked, target, temperature=1e-3).isfinite()
 
 
 @pytest.mark.parametrize("values", [{"label_smoothing": 0.1}, {"class_weights": WEIGHTS}, BOTH])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from kd_core.losses import LOSSES, loss_signature
 from kd_core.runs.run_folder import RunFolder
 from kd_core.signatures import values_of
 from kd_core.study.spec import StudySpec, read
-from kd_core.synonyms import ELSEWHERE, NAMES, NO_KEY, REMARKS, SHAPES, SYNONYMS
+from kd_core.synonyms import ELSEWHERE, NAMES, NO_KEY, REMARKS, SHAPES, SYNONYMS, VALUES
 from kd_core.task import TASKS
+from kd_vision.data.spec import DataSpec
 
 CONFIG = """\
 task: image_classification
@@ -95,8 +97,18 @@ def test_remarks_and_shapes_are_of_places_and_words_that_are_known() -> None:
     known = {(place, word) for place, _, word in entries()}
     assert set(REMARKS) <= known
     assert not set(NO_KEY) & known
-    assert {place for place, _ in NO_KEY} <= set(SCHEMAS)
-    assert set(SHAPES) <= {*SCHEMAS, "stages", "stages.*.losses", "models", "adapters", "data", "observers"}
+    assert {place for place, _ in NO_KEY} <= {*SCHEMAS, "data"}
+    tables = {"stages", "stages.*.losses", "models", "adapters", "data", "data.files", "data.shards", "observers"}
+    assert set(SHAPES) <= {*SCHEMAS, *tables}
+
+
+def test_words_for_values_stand_for_values_that_may_be_chosen() -> None:
+    for place, table in VALUES.items():
+        section, _, key = place.rpartition(".")
+        field = SCHEMAS[section].model_fields[key] if section in SCHEMAS else DataSpec.model_fields[key]
+        assert set(table) <= set(re.findall(r"\w+", str(field.annotation))), place
+        words = [word for each in table.values() for word in each.split()]
+        assert len(words) == len(set(words)), place
 
 
 def test_synonyms_of_names_lead_to_registered_names() -> None:

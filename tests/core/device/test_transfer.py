@@ -104,6 +104,9 @@ def test_losses_are_read_one_step_late_by_what_was_sent_then(monkeypatch: pytest
     with pytest.raises(KDError, match=r"step 1: not finite: ce, the weighted sum\s+the batch's indices: 4, 7"):
         meter.check_finite()
     assert said == ["send 1.0", "send nan", "get 1.0", "get nan"]
+    meter.add(2, torch.full((2,), torch.inf, dtype=torch.float64), torch.tensor([4, 7]), 2)
+    with pytest.raises(KDError, match="where the student masks a class"):
+        meter.check_finite()
 
 
 @pytest.mark.gpu

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kd_core.check.data import check_stages
 from kd_core.config import Policy, loads
 from kd_core.config.sampler import SamplerSpec
 from kd_core.data.batch import Batch, Split
 from kd_core.data.showings import AGAIN, positions_of
-from kd_core.errors import KDError
+from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
 from kd_core.train.objective import Objective
 from kd_core.train.sampling import (
@@ -150,13 +152,14 @@ CONFIG = """
 task: image_classification
 data: {name: digits, limit: 60, augment: shift, workers: 0}
 models: {student: {arch: cnn, width: 4}}
+adapters: {again: {module: student, inputs: batch.partner}}
 stages:
   distill:
     epochs: 1
     batch_size: 18
     partners: sample
     sampler: {name: repeated_augmentation, repeats: 3}
-    losses: {ce: {loss: cross_entropy}}
+    losses: {ce: {loss: cross_entropy}, twice: {loss: kd, weight: 0.0, teacher: adapters.again}}
     optimizer: !call:torch.optim.SGD {lr: 0.1}
 """
 
@@ -192,6 +195,70 @@ def test_samplers_that_a_config_cannot_have(sampler: str, told: str, tmp_path: P
     text = CONFIG.replace("{name: repeated_augmentation, repeats: 3}", sampler)
     with pytest.raises(KDError, match=told):
         Experiment.planned(loads(text), Policy()).train(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "data", "told"),
+    [
+        (
+            "{name: repeated_augmentation, samples: 200}",
+            "",
+            r"samples: 54 samples, each 3 times, are 162, and not 2",
+        ),
+        ("repeated_augmentation", ", augmented_views: 4", r"sampler: .*`data\.augmented_views` one"),
+        ("repeated_augmentation", ", augment: none", "and these samples have none"),
+        ("weighted", "", "these data have none"),
+        (
+            "{name: class_balanced, samples: 2000000000}",
+            "",
+            r"\.samples: .* takes 80.0 GB of memory, .* has 8.0",
+        ),
+    ],
+)
+def test_a_check_refuses_what_training_would(
+    sampler: str, data: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=8 * 10**9))
+    text = CONFIG.replace("{name: repeated_augmentation, repeats: 3}", sampler)
+    text = text.replace(", augment: shift" if "augment:" in data else "NONE", "").replace(
+        ", workers", f"{data}, workers"
+    )
+    with pytest.raises(KDError, match=told):
+        Experiment.planned(loads(text), Policy()).check_data()
+
+
+def test_the_memory_of_an_epoch_is_told_without_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=8 * 10**9))
+    text = CONFIG.replace("{name: repeated_augmentation, repeats: 3}", "{name: class_balanced, samples: 200000001}")
+    plan = Experiment.planned(loads(text), Policy()).plan
+    assert "at most 200,000,000;" in str(check_stages(plan, Policy(), lambda data: None)[0][0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (", twice: {loss: kd, weight: 0.0, teacher: adapters.again}", "", "shows partners, and no term or adapter"),
+        ("weight: 0.0, teacher: adapters.again", "teacher: adapters.agin", "agin"),
+    ],
+)
+def test_partners_that_nothing_reads_are_refused(old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        Experiment.planned(loads(CONFIG.replace(old, new)), Policy())
+    assert len(raised.value.problems) == 1
+    if not new:
+        assert raised.value.problems[0].path == "stages.distill.partners"
+
+
+def test_weights_that_no_sampler_reads_are_refused() -> None:
+    text = CONFIG.replace("name: digits", "files: {train: a.csv}, weight: w, size: 8").replace("shift", "none")
+    plain = text.replace("{name: repeated_augmentation, repeats: 3}", "class_balanced")
+    with pytest.raises(ConfigError, match=r"data\.weight: nothing reads these weights") as raised:
+        Experiment.planned(loads(plain), Policy())
+    assert raised.value.problems[0].hint == "write `sampler: weighted` in a stage, or leave `weight` out"
+    weighted = text.replace("{name: repeated_augmentation, repeats: 3}", "weighted")
+    Experiment.planned(loads(weighted), Policy())
+    later = f"{weighted}  later: {{sampler: null}}\n"
+    assert len(Experiment.planned(loads(later), Policy()).plan.stages) == 2
 
 
 def test_views_that_runs_share_are_one_an_epoch(tmp_path: Path) -> None:

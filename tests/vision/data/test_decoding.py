@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from kd_core.data.images import read_image
 from kd_core.errors import KDError
+from kd_vision.data.augment import Augmentation
 from kd_vision.data.decoding import decoded_jpeg
 from kd_vision.data.spec import DataSpec
 from kd_vision.task import ImageClassification
@@ -79,6 +83,20 @@ def test_training_images_are_decoded_so_and_evaluated_ones_are_not(
         for decoder, split in splits.items()
     }
     assert 0 < (images["pillow"].int() - images["torchvision"].int()).abs().max() <= 1  # by resizing
+    assert all(batch.is_contiguous() for batch in images.values())
+    reader = splits["torchvision"].train.reader
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    reader.sample(0, seed=0, epoch=0, augment=True)
+    assert (states[0], states[1]) == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
+    assert torch.equal(states[2], torch.get_rng_state())
+    given: list[bool] = []
+
+    def theirs(image: Any) -> Any:
+        given.append(image.is_contiguous())
+        return image
+
+    replace(reader, augmentation=Augmentation((), (theirs,))).sample(0, seed=0, epoch=0, augment=True)
+    assert given == [True]  # what a transform of the user's gets
     assert splits["torchvision"].train.strong().reader.decoder == "torchvision"
     (one, other) = (
         next(split.test.batches([torch.arange(4)], epoch=0, seed=1, augment=False)).inputs[""]

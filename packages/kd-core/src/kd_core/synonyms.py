@@ -136,6 +136,12 @@ SYNONYMS: dict[str, dict[str, str]] = {
 """For each place the keys, as a path below it where they are deeper, and the words that others have for them."""
 
 ELSEWHERE: dict[str, dict[str, str]] = {
+    "data": {f"{STAGE}.sampler": "sampler", f"{STAGE}.batch_size": "batch_size bs", f"{STAGE}.partners": "partners"},
+    "runtime": {
+        "data.workers": "workers num_workers dataloader_num_workers",
+        f"{STAGE}.batch_size": "batch_size bs",
+        f"{STAGE}.accumulation_steps": "accumulation_steps gradient_accumulation_steps",
+    },
     STAGE: {
         "runtime.precision": "fp16 bf16 amp precision mixed_precision",
         "runtime.device": "device",
@@ -186,6 +192,10 @@ NO_KEY: dict[tuple[str, str], str] = {
     ("models.*", "kwargs"): "write the model's parameters beside `arch`, as in {arch: resnet, depth: 20}",
     ("models.*", "forward_hook"): "losses name the tensors they need, as in `student: student.layer3`",
     ("models.*", "forward_proc"): "the task gives a model its inputs: there is nothing to write",
+    ("data", "shuffle"): "each epoch shows the training samples in a random order; `sampler` of a stage changes that",
+    ("runtime", "fast"): "write `runtime: fast`",
+    ("runtime", "num_threads"): "the environment variable OMP_NUM_THREADS says how many threads there are",
+    ("runtime", "threads"): "the environment variable OMP_NUM_THREADS says how many threads there are",
     (STAGE, "forward_hook"): "losses name the tensors they need, as in `student: student.layer3`",
     (STAGE, "forward_proc"): "the task gives a model its inputs: there is nothing to write",
     (STAGE, "teacher"): "a stage says which losses read the teacher; the model itself is models.teacher",
@@ -210,6 +220,8 @@ SHAPES: dict[str, str] = {
     "adapters": "adapters are named: `adapters: {NAME: {module: ..., inputs: ...}, ...}`",
     "adapters.*": "write `NAME: {module: ..., inputs: ...}`",
     "data": "write `data: {name: NAME}`",
+    "data.files": "write `files: {train: train.csv, val: val.csv}`",
+    "data.shards": "write `shards: {train: 'train-{0000..0099}.tar'}`",
     "stages.*.optimizer": "write `optimizer: !call:torch.optim.SGD {lr: 0.1}`",
     "stages.*.scheduler": "write `scheduler: !call:torch.optim.lr_scheduler.CosineAnnealingLR {T_max: 100}`",
     "stages.*.monitor": "write `monitor: {metric: NAME, mode: max}`",
@@ -217,10 +229,22 @@ SHAPES: dict[str, str] = {
     "stages.*.validate": "write `validate: {every_epochs: 1}` or `validate: {every_steps: 100}`",
     "checkpoint": "write `checkpoint: {every_steps: 100}`",
     "observers": "observers are named: `observers: {gradient_norms: {every_steps: 100}}`",
+    "stages.*.sampler": "write `sampler: class_balanced`, or a mapping such as `sampler: {name: class_balanced}`",
     "runtime": "write `runtime: fast`, or a mapping such as `runtime: {precision: bf16}`",
 }
 """What to write where a value is of another kind (a list for a mapping, say)."""
 
+VALUES: dict[str, dict[str, str]] = {
+    "runtime.device": {"cuda": "gpu nvidia cuda:0", "mps": "metal apple"},
+    "runtime.precision": {
+        "fp32": "float32 float full 32 32-true",
+        "bf16": "bfloat16 amp mixed bf16-mixed",
+        "fp16": "float16 half 16 16-mixed",
+    },
+    "stages.*.sampler": {"class_balanced": "balanced", "weighted": "weighted_random weighted_random_sampler"},
+    "data.decoder": {"pillow": "pil"},
+}
+"""For each place of a choice the words that others have for its values."""
 
 NAMES: dict[str, dict[str, str]] = {
     "loss": {

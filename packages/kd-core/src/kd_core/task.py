@@ -193,6 +193,10 @@ class Task:
         """The key of ``data`` by which training samples are empty: only what adapters make of them counts then."""
         return None
 
+    def weights_key(self, data: Any) -> str | None:
+        """The key of ``data`` by which training samples have weights: only the sampler ``weighted`` reads them."""
+        return None
+
     def effective_input(self, wants: Any, data: Any) -> Any:
         """``wants``, an ``Input``, with what the data fill in: what a run writes beside its student."""
         return wants

@@ -130,6 +130,11 @@ class ImageClassification(Task):
         """``generated``, where it is given: the images are black."""
         return None if data.generated is None else "generated"
 
+    def weights_key(self, data: DataSpec) -> str | None:
+        """``weight``, where tables of images name a column by it."""
+        tables = data.options.get("files") is not None and data.options.get("weight") is not None
+        return "weight" if tables else None
+
     def effective_input(self, wants: InputSpec, data: DataSpec) -> InputSpec:
         """The input with the mean and the standard deviation that the data give where it has none."""
         mean, std = wants.mean or data.mean or source_of(data).mean, wants.std or data.std or source_of(data).std

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from kd_core.check.dry_run import trusted_only
 from kd_core.check.verifier import counts_classes_by_reading, verify
 from kd_core.config import Policy
+from kd_core.config.sampler import SamplerSpec
 from kd_core.config.schema import StageSpec
 from kd_core.config.syntax.tree import dotted
+from kd_core.data.spec import augmented_views
 from kd_core.data.summary import DataSummary
 from kd_core.errors import ConfigProblem, FaultyData, KDError
 from kd_core.plan.plan import Plan, StagePlan
+from kd_core.train.sampling import check_length, check_views, epoch_length
 from kd_core.train.trial import check_steps
 
 MANY = 1_000_000
@@ -33,8 +37,8 @@ class Summaries:
 
         KDError for samples that the data do not have, and for annotations with faults.
         """
-        for known, seed, summary in self._known:
-            if seed == plan.seed and (known is data or known == data):
+        for described, seed, summary in self._known:
+            if seed == plan.seed and (described is data or described == data):
                 return summary
         summary = None
         try:
@@ -44,6 +48,8 @@ class Summaries:
         except KDError as error:  # that files are missing or broken is told by the run that reads them
             if any(problem.path in CHOICES for problem in error.problems):
                 raise
+        # one training split at a time is kept: a study may have many
+        self._known = [(other, seed, known and replace(known, train=None)) for other, seed, known in self._known]
         self._known.append((data, plan.seed, summary))
         return summary
 
@@ -62,8 +68,12 @@ def check_stages(
             continue
         values, summary = plan.task.dummy_info(stage.data).run_values, summary_of(stage.data)
         samples = None if summary is None else summary.samples("train")
-        if (sampler := stage.spec.sampling) is not None:
-            samples = sampler.epoch_length(samples)
+        if stage.spec.sampling is not None:
+            try:
+                samples = _sampled(stage.spec.sampling, stage.data, summary)
+            except KDError as error:
+                problems += error.at(*stage.path("sampler")).problems
+                continue
         if summary is not None and samples is not None:
             try:
                 validates = summary.samples("val") is not None
@@ -74,6 +84,17 @@ def check_stages(
             message = "only the data tell whether the scheduler lasts for the steps of the stage"
             unverified.append(ConfigProblem(message, dotted(stage.path("scheduler"))))
     return problems, unverified
+
+
+def _sampled(sampler: SamplerSpec, data: Any, summary: DataSummary | None) -> int | None:
+    """How many samples an epoch shows, as far as the data tell; KDError where the sampler does not go with them."""
+    check_views(sampler, augmented_views(data))
+    if summary is not None and summary.train is not None:
+        return epoch_length(sampler, summary.train)
+    samples = None if summary is None else summary.samples("train")
+    length = sampler.epoch_length(samples)
+    check_length(sampler, sampler.samples or 0 if samples is None else samples, length)
+    return length
 
 
 def _lasts(stage: StagePlan, policy: Policy, values: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from kd_core.config import schema
+from kd_core.config.sampler import SamplerSpec
 from kd_core.errors import did_you_mean, nearest, same_word
 from kd_core.synonyms import ELSEWHERE, NO_KEY, REMARKS, STAGE, SYNONYMS, TERM, listed
 
@@ -22,6 +23,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "stages.*.optimizer": schema.OptimizerSpec,
     "stages.*.optimizer.groups.*": schema.GroupSpec,
     "stages.*.scheduler": schema.SchedulerSpec,
+    "stages.*.sampler": SamplerSpec,
     "stages.*.monitor": schema.MonitorSpec,
     "stages.*.early_stopping": schema.EarlyStoppingSpec,
     "stages.*.validate": schema.ValidateSpec,

@@ -17,7 +17,7 @@ from kd_core.config import Document, Lazy, dump
 from kd_core.config.hints import key_hint, meant, place_of
 from kd_core.config.schema import Path
 from kd_core.errors import ConfigError, ConfigProblem, KDError, nearest
-from kd_core.synonyms import SHAPES
+from kd_core.synonyms import SHAPES, VALUES, listed
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -112,7 +112,8 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
                 continue  # the unknown key is meant to be this one
             parent = _follow(value, where)
             near = _stands_for(name, parent, place_of((*piece.path, *where))) if isinstance(parent, Mapping) else None
-            hint = f"is {near!r} meant to be {name!r}?" if near else None
+            shape = SHAPES.get(place_of((*piece.path, *where)))
+            hint = f"is {near!r} meant to be {name!r}?" if near else shape
             faults.append(ValidationFault(where, f"missing required key {name!r}", hint, fields=_top(where) or (name,)))
         elif item["type"] == "value_error":
             reason = item["ctx"]["error"].args[0]
@@ -129,16 +130,25 @@ def explain(error: ValidationError, schema: type[BaseModel], value: Any, piece: 
         if where not in told and not any(other[: len(where)] == where for other in {*told, *wants} - {where}):
             wrong = _follow(value, where)
             message = f"must be {_all_wanted(expectations)}, not {show_value(wrong)}"
-            hint = _near_word(wrong, expectations) or SHAPES.get(place_of((*piece.path, *where)))
+            place = place_of((*piece.path, *where))
+            hint = _word_meant(place, wrong, expectations) or SHAPES.get(place) or _in_a_list(wrong, expectations)
             faults.append(ValidationFault(where, message, hint, fields=_top(where)))
     return faults
 
 
-def _near_word(value: Any, items: Sequence[Any]) -> str | None:
-    """A hint where a misspelt word stands for one of those that are expected."""
+def _word_meant(place: str, value: Any, items: Sequence[Any]) -> str | None:
+    """A hint where a misspelt word, or one of other tools, stands for one of those that are expected."""
+    if isinstance(value, str) and (word := listed(VALUES.get(place, {}), value)):
+        return f"did you mean {word!r}?"
     expected = " ".join(item["ctx"]["expected"] for item in items if item["type"] == "literal_error")
     near = nearest(value, re.findall(r"'([^']*)'", expected)) if isinstance(value, str) else None
     return f"did you mean {near!r}?" if near else None
+
+
+def _in_a_list(value: Any, items: Sequence[Any]) -> str | None:
+    """A hint where one thing stands in place of a list of such."""
+    single = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return f"write `[{value}]`" if single and all(item["type"] == "list_type" for item in items) else None
 
 
 def _stands_for(name: str, keys: Iterable[Any], place: str) -> str | None:

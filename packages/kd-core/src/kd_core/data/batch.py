@@ -259,7 +259,7 @@ class Splits:
         splits = [replace(split, counts=split.counts or counts.get(split.role)) for split in summary.splits]
         notes = tuple(note.at(name) for name, split in self.items().items() for note in split.notes())
         notes = (*summary.notes, *notes, *self.seen.notes(self.items()))
-        return replace(summary, splits=tuple(splits), notes=notes, known=self.info)
+        return replace(summary, splits=tuple(splits), notes=notes, known=self.info, train=self.train)
 
     def _counted(self) -> DataSummary:
         return DataSummary(

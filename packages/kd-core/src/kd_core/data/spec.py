@@ -20,6 +20,8 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MAX_PIXELS = 2**15
 """Pixels of a side that scaling ends at."""
+MAX_WORKERS = 1024
+"""Processes that read samples: more would take a machine's memory and end it."""
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 Size = Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)]
 """Pixels: of a square, or [height, width]."""
@@ -148,7 +150,7 @@ class ImageDataSpec(DataSpec):
     augmented_views: PositiveInt | None = None
     """Number of different augmentations that each training sample has: epoch E shows number E modulo this, and all runs
     show the same ones. By default every epoch of every run shows new ones."""
-    workers: NonNegativeInt | None = None
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] | None = None
     """Number of processes that read samples. By default one for each core, at most 8; with 0 the run reads them."""
 
 

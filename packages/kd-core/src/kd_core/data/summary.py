@@ -49,13 +49,14 @@ class DataSummary:
     """All splits of a run, and what its source notes of them (:attr:`Parts.notes`).
 
     ``classes`` are the names of the classes, None where there are none; ``known`` is the ``DatasetInfo`` of what was
-    read.
+    read, and ``train`` the training split, where it was made.
     """
 
     splits: tuple[SplitSummary, ...] = ()
     classes: tuple[str, ...] | None = None
     notes: tuple[Note, ...] = ()
     known: Any = field(default=None, compare=False, repr=False)
+    train: Any = field(default=None, compare=False, repr=False)
 
     def samples(self, role: str) -> int | None:
         """How many samples a split has, None where there is none."""

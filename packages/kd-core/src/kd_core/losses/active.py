@@ -20,4 +20,4 @@ def active_features(student: Tensor, teacher: Tensor) -> Tensor:
     luanyunteng/pytorch-be-your-own-teacher, since its authors published another one, of their journal version.
     """
     student, teacher = same_shape(student, teacher)
-    return (student - teacher).square().masked_fill((student <= 0) & (teacher <= 0), 0.0).sum()
+    return (student - teacher).masked_fill((student <= 0) & (teacher <= 0), 0.0).square().sum()

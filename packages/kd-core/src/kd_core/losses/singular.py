@@ -88,7 +88,10 @@ class _RightVectors(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, count: int) -> Tensor:
         """(B, N, C) -> (B, C, count), or as many as there are."""
-        _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+        try:
+            _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise KDError("kdsvd: a feature map is not finite, or its singular values cannot be found") from error
         ctx.save_for_backward(rows, values, vectors.mT)
         return vectors.mT[..., :count].contiguous()
 

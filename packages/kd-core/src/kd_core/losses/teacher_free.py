@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -29,26 +27,32 @@ def tf_kd(
 
     student (B, C) or (B, C, ...) logits; target (B,) or (B, ...) labels, -100 for unlabelled -> scalar, the mean over
     the classes and over what is labelled, 0 where nothing is. As in the authors' code the teacher is the softmax of
-    probabilities over the ``temperature``, ``probability`` at the label, and the student is not softened. KDError where
-    shapes do not fit, a label is not below C, there is one class, or a hyperparameter is out of its range.
+    probabilities over the ``temperature``, ``probability`` at the label, and the student is not softened. Classes that
+    the student masks with minus infinity, which make the authors' loss infinite, are none: the teacher has the others
+    alone. It is infinite only where the label's is masked, as ``cross_entropy`` is. KDError where shapes do not fit, a
+    label is not below C, there is one class, or a hyperparameter is out of its range.
     Yuan et al., CVPR 2020 (arXiv 1909.11723); checked against yuanli2333/Teacher-free-Knowledge-Distillation.
     """
     enough_classes("tf_kd", student, 2, "one class has always the probability 1")
     rows, labels = flat_labels(as_float32(student), target)
     counts = labels != UNLABELLED
     (rows,) = hidden(counts, rows, dim=1)
-    own, other = _virtual(probability, temperature, rows.shape[1])
-    entropy = own * math.log(own) + (rows.shape[1] - 1) * other * math.log(other)
+    masked = rows.isneginf()
+    classes = (~masked).sum(1).to(rows.dtype)
+    own, other = _virtual(probability, temperature, classes)
+    entropy = own.xlogy(own) + (classes - 1) * other.xlogy(other)
     log_student = rows.log_softmax(1)
-    crossed = (own - other) * chosen(log_student, labels.where(counts, 0)) + other * log_student.sum(1)
-    return mean_of((entropy - crossed) / rows.shape[1], counts)
+    crossed = (own - other) * chosen(log_student, labels.where(counts, 0))
+    crossed = crossed + other * log_student.masked_fill(masked, 0.0).sum(1)
+    return mean_of((entropy - crossed) / classes, counts)
 
 
-def _virtual(probability: float, temperature: float, classes: int) -> tuple[float, float]:
-    """What the virtual teacher gives the label and each other class."""
-    own, other = (math.exp(each / temperature) for each in (probability, (1 - probability) / (classes - 1)))
-    total = own + (classes - 1) * other
-    return own / total, other / total
+def _virtual(probability: float, temperature: float, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """What the virtual teacher gives the label and each other one of so many classes, (N,) each."""
+    rest = (classes - 1).clamp(min=1)
+    ratio = ((1 - probability) / rest / temperature - probability / temperature).exp()  # of another class's to its own
+    own = 1 / (1 + (classes - 1) * ratio)
+    return own, own * ratio
 
 
 @LOSSES("uskd")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, cast
@@ -128,6 +128,8 @@ class Planner:
         spec = self.validator.validate(RuntimeSpec, value, ("runtime",))
         if spec is None:
             return None
+        for key, message, hint in runtime_faults(spec):
+            self.validator.report(("runtime", key), message, hint)
         return spec.model_copy(update={key: self._models_of(key, getattr(spec, key)) for key in MODEL_LISTS})
 
     def _models_of(self, key: str, names: list[str]) -> list[str]:
@@ -158,3 +160,15 @@ class Planner:
             self.binder.parameters(observer, name, values, path, [])
             plans[name] = values
         return plans
+
+
+def runtime_faults(spec: RuntimeSpec) -> Iterator[tuple[str, str, str | None]]:
+    """The keys of ``runtime:`` that go with no machine, for others contradict them; with a message and a hint each."""
+    if spec.cuda_graphs and not spec.compile:
+        yield "cuda_graphs", "CUDA graphs need compiled models: `compile` names none", "write `compile: [student]`"
+    if spec.cuda_graphs and spec.device not in ("auto", "cuda"):
+        yield "cuda_graphs", f"CUDA graphs need a CUDA device, and `device` is {spec.device}", "leave one of them out"
+    if spec.precision == "fp16" and spec.device == "cpu":
+        yield "precision", "fp16 needs a GPU, and `device` is cpu", "write `bf16`, or `fp32`"
+    if spec.cpu_kernels and spec.device not in ("auto", "cpu"):
+        yield "cpu_kernels", f"these kernels are for a CPU, and `device` is {spec.device}", "leave one of them out"

@@ -22,12 +22,13 @@ from kd_core.config.schema import (
     TermSpec,
     ViewSpec,
 )
-from kd_core.data.batch import STUDENT, TAKEN, Batch
+from kd_core.data.batch import PARTNER, STUDENT, TAKEN, Batch
 from kd_core.data.views import VIEWS, identity
 from kd_core.errors import KDError, did_you_mean
 from kd_core.losses.reduction import Count, count_of, relates_samples
 from kd_core.plan.binder import WireBinder
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan, flat
+from kd_core.taps.wires import Wire
 from kd_core.task import Task
 
 
@@ -105,11 +106,12 @@ class StagePlanner:
             views = self._views(whole.views, paths.get("views", path))
             candidates = self._candidates(whole, paths.get("candidates", path))
             plan = StagePlan(len(plans), name, whole, paths, data, terms, needed(terms, adapters), views, candidates)
-            self._partners(plan)
+            self._partners(plan, adapters)
             self._accumulation(plan, adapters)
             self._content(plan, adapters)
             plans.append(plan)
             previous = whole
+        self._weights(plans)
         return plans
 
     def _stage(self, stage: StageSpec, stage_spec: StageSpec, path: Path, wrong: Set[str]) -> set[str]:
@@ -166,11 +168,31 @@ class StagePlanner:
         named = (member for name in stage.candidates for member in self.binder.groups.get(name, (name,)))
         return tuple(dict.fromkeys(named))
 
-    def _partners(self, stage: StagePlan) -> None:
-        """Report strong partners of a task that has none."""
+    def _partners(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
+        """Report partners that nothing reads, and strong ones of a task that has none."""
+        if stage.spec.partners is None:
+            return
         if stage.spec.partners == "strong" and self.task is not None and not self.task.strong:
             hint = "`partners: sample` shows each sample twice"
             self.validator.report(stage.path("partners"), f"{self.task.name} has no strong augmentation", hint)
+        if self.validator.problems:
+            return  # a term or an adapter that is wrong may be what reads them
+        if not any(wire.root == "batch" and wire.path == PARTNER for wire in wires_of(stage, adapters)):
+            message = f"stage {stage.name!r} shows partners, and no term or adapter that it runs reads `batch.partner`"
+            hint = f"leave `partners` out, or write `partners: null` in stage {stage.name!r}"
+            self.validator.report(stage.path("partners"), message, hint, key=True)
+
+    def _weights(self, stages: list[StagePlan]) -> None:
+        """Report data that give their samples weights where no stage's sampler reads them."""
+        read: dict[Path, bool] = {}
+        for stage in stages:
+            key = None if self.task is None or stage.data is None else self.task.weights_key(stage.data)
+            if key is not None:
+                path, sampler = (*stage.paths.get("data", ("data",)), key), stage.spec.sampling
+                read[path] = read.get(path, False) or (sampler is not None and sampler.name == "weighted")
+        for path in (path for path, is_read in read.items() if not is_read):
+            hint = f"write `sampler: weighted` in a stage, or leave `{path[-1]}` out"
+            self.validator.report(path, "nothing reads these weights: only the sampler `weighted` does", hint, key=True)
 
     def _accumulation(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
         """Report what would see the samples of one micro-batch, and relates those of a whole one."""
@@ -188,9 +210,9 @@ class StagePlanner:
     def _content(self, stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> None:
         """Report models that run on the batch where its samples are empty."""
         key = None if self.task is None or stage.data is None else self.task.without_content(stage.data)
-        wires = [wire for term in stage.terms.values() for wire in term.all_wires()]
-        wires += [wire for name in stage.adapters for wire in flat(adapters[name].wired)]
-        running = sorted({wire.root for wire in wires if wire.tap is not None and not wire.tap.is_parameter})
+        running = sorted(
+            {wire.root for wire in wires_of(stage, adapters) if wire.tap is not None and not wire.tap.is_parameter}
+        )
         if key is not None and running:
             message = f"the samples are empty, and stage {stage.name!r} runs {', '.join(running)} on them"
             hint = "it is for a method that makes samples and reads no other, such as `method: dafl`"
@@ -228,6 +250,12 @@ class StagePlanner:
             if spec is not None and (plan := self.binder.term(name, spec, where)) is not None:
                 plans[name] = plan
         return plans
+
+
+def wires_of(stage: StagePlan, adapters: Mapping[str, AdapterPlan]) -> list[Wire]:
+    """The wires that a stage's terms read, and those that feed its adapters."""
+    wires = [wire for term in stage.terms.values() for wire in term.all_wires()]
+    return wires + [wire for name in stage.adapters for wire in flat(adapters[name].wired)]
 
 
 def counted_wires(count: Count | None, term: TermPlan) -> list[str] | None:

@@ -14,6 +14,8 @@ from kd_core.device.transfer import Arrival
 from kd_core.errors import KDError
 
 TOTAL = "the weighted sum"
+MASKED = "where the student masks a class (a logit of minus infinity), mask it in the teacher and the labels too"
+"""What an infinite loss often comes of: something has a share that the student cannot give it."""
 FEW = 3
 """Steps of which it means nothing that their losses are equal."""
 
@@ -63,11 +65,12 @@ class LossMeter:
         self._pending = None
         if bool(torch.isfinite(losses).all()):
             return
-        values = zip([*self.names, TOTAL], losses.tolist(), strict=True)
+        values = list(zip([*self.names, TOTAL], losses.tolist(), strict=True))
         names = [name for name, value in values if not math.isfinite(value)]
         rows = ", ".join(str(row) for part in all_gather_object(index.tolist()) for row in part)
         message = f"step {step}: not finite: {', '.join(names)}\n    the batch's indices: {rows}"
-        raise KDError(message, path=f"stages.{self.stage}")
+        hint = MASKED if any(math.isinf(value) for _, value in values) else None
+        raise KDError(message, path=f"stages.{self.stage}", hint=hint)
 
     def mean_loss(self) -> float:
         """The mean weighted sum of the epoch so far; it waits for the device."""

@@ -6,6 +6,7 @@ see :mod:`kd_core.data.showings`.
 
 from __future__ import annotations
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -16,18 +17,37 @@ from kd_core.data.showings import AGAIN
 from kd_core.device.seeding import derive, permutation
 from kd_core.errors import KDError
 
+BYTES = 40
+"""What the order of an epoch takes for each sample that it shows, measured: five tensors of int64 at a time."""
+
 
 def epoch_length(spec: SamplerSpec, split: Split) -> int:
-    """How many samples an epoch shows; KDError where the sampler does not go with the data."""
+    """How many samples an epoch shows; KDError where the sampler does not go with the data, or for want of memory."""
+    length = _length(spec, split)
+    check_length(spec, len(split), length)
+    return length
+
+
+def check_length(spec: SamplerSpec, samples: int, length: int | None) -> None:
+    """KDError where an epoch cannot show ``length`` samples of so many, or this machine not hold their order."""
+    most = samples * spec.of("repeats") if spec.name == "repeated_augmentation" else None
+    if most is not None and (spec.samples or 0) > most:
+        told = f"{samples} samples, each {spec.of('repeats')} times, are {most}, and not {spec.samples}"
+        raise KDError(told, path="samples", hint="leave `samples` out, or lower it")
+    needed, memory = (length or 0) * BYTES, psutil.virtual_memory().total
+    if needed > memory:
+        took = f"the order of {length:,} samples takes {needed / 1e9:,.1f} GB of memory"
+        hint = f"at most {memory // BYTES:,}; more epochs show as many samples"
+        raise KDError(f"{took}, and this machine has {memory / 1e9:,.1f} GB", path="samples", hint=hint)
+
+
+def _length(spec: SamplerSpec, split: Split) -> int:
     if spec.name == "repeated_augmentation":
-        most = len(split) * spec.of("repeats")
         if split.fixed:
             message = "repeated_augmentation shows samples in several augmentations, and these samples have none"
             raise KDError(message, path="name", hint="write `data.augment`, or leave the sampler out")
         if not split.marks:
             raise KDError("repeated_augmentation cannot be used with these data, whose samples differ by epoch only")
-        if (spec.samples or 0) > most:
-            raise KDError(f"{len(split)} samples, each {spec.of('repeats')} times, are {most}", path="samples")
         return spec.samples or len(split)
     expected = expected_showings(spec, split)
     if spec.name == "repeat_factor":

@@ -25,6 +25,7 @@ TAIL = 64
 def decoded(images: Any, row: int) -> Tensor | None:
     """A row of a data set's images, uint8 (3, H, W), upright, where it is a whole JPEG file of grey or YCbCr.
 
+    In memory its channels come last, and those of grey are one: to copy all of it takes a seventh of an image's time.
     None for all else, which the data set's own reader reads, or tells what is wrong with.
     """
     if isinstance(images, ConcatDataset):
@@ -53,4 +54,4 @@ def decoded_jpeg(content: bytes) -> Tensor | None:
         return None
     if image.shape[0] not in (1, 3):
         return None
-    return image.expand(3, -1, -1).contiguous()
+    return image.expand(3, -1, -1)
