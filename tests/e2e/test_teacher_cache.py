@@ -357,6 +357,24 @@ def test_pooled_maps_that_are_read_are_those_of_a_teacher_that_runs(monkeypatch:
     assert student("again") == student("kept")
 
 
+@pytest.mark.slow
+def test_pooled_records_are_shared_mended_and_apart_from_those_of_another_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole", *POOLED)
+    for view in Path("cache/outputs").glob("*/*.view"):
+        view.write_bytes(flipped(view.read_bytes(), view.stat().st_size - 1))
+    assert [kept.damaged for kept in output_store.kept(verify=True)] == [1, 1]
+    train("mended", *POOLED)
+    assert student("mended") == student("whole")
+    assert not any(kept.damaged for kept in output_store.kept(verify=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(Teacher, "forward", None)
+        train("deeper", *POOLED, "models.student.depth=3")
+    train("coarser", *POOLED, "models.teacher.cache={pool: 1, dtype: bfloat16}")
+    train("maps", *POOLED, "models.teacher.cache={dtype: bfloat16}")
+    assert len(output_store.kept()) == 6
+    assert len({student(run) for run in ("whole", "coarser", "maps")}) == 3
+
+
 def test_maps_that_pooling_does_not_fit_are_told() -> None:
     small = [*POOLED[:-1], "models.teacher.cache={pool: 99}"]
     with pytest.raises(ConfigError, match="smaller than 99 x 99 cells"):
