@@ -23,8 +23,8 @@ def pooled(capture: Capture, grid: int | None, name: str) -> Capture:
             return value
         if min(value.shape[2:]) < grid:
             message = f"a map {tuple(value.shape)} is smaller than {grid} x {grid} cells"
-            hint = f"`pool: {min(value.shape[2:])}` or less, or leave `pool` out"
-            raise KDError(message, hint=hint, path=f"models.{name}.cache.pool")
+            hint = f"`models.{name}.cache.pool: {min(value.shape[2:])}` or less, or leave `pool` out"
+            raise KDError(message, hint=hint)
         return F.adaptive_avg_pool2d(value, grid).contiguous()
 
     at = {tap: value if tap.is_parameter else mapped(averaged, value) for tap, value in capture.at.items()}
