@@ -61,6 +61,14 @@ def test_every_stage_is_measured_and_nothing_is_left(config: Path) -> None:
     assert [path.name for path in config.parent.iterdir()] == ["config.yaml"]
 
 
+def test_pooled_maps_are_measured_pooled(config: Path) -> None:
+    hint = "stages.distill.losses.hint={loss: mse, student: adapters.cells, teacher: teacher.layers.0}"
+    cells = "adapters.cells={module: pool, inputs: [student.layers.0], match: teacher.layers.0}"
+    overrides = [hint, cells, "models.student.width=8", "models.teacher.cache={pool: 2, dtype: bfloat16}"]
+    [cached] = estimate(config, overrides=overrides, seconds=0, faster=False)[0].cached
+    assert cached.bytes == 108 * (10 + 8 * 2 * 2) * 2
+
+
 def test_the_disk_is_what_a_run_takes(config: Path) -> None:
     found, _ = estimate(config, overrides=["checkpoint.keep_finished=2"], seconds=0, faster=False)
     run = Experiment.load(config, overrides=["checkpoint.keep_finished=2"]).train(config.parent / "run").run

@@ -331,3 +331,54 @@ def test_students_that_train_at_once_fill_one_cache_and_share_it() -> None:
     for seed in (1, 2):
         train(f"alone {seed}", *VIEWS, "models.teacher={run: teacher}", f"seed={seed}", cache=False)
         assert student(f"shared {seed}") == student(f"alone {seed}")
+
+
+POOLED = (
+    *VIEWS,
+    "stages.distill.losses.hint={loss: mse, student: student.layers.1, teacher: teacher.layers.1}",
+    "stages.distill.losses.hint.student=adapters.cells",
+    "adapters.cells={module: pool, inputs: [student.layers.1], match: teacher.layers.1}",
+    "models.student.width=8",
+    *("data.augmented_views=1", "data.limit=64", "stages.distill.epochs=2"),  # the second pass reads
+    "models.teacher.cache={pool: 2, dtype: bfloat16}",
+)
+
+
+def test_pooled_maps_that_are_read_are_those_of_a_teacher_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("kept", *POOLED)
+    assert len(output_store.kept()) == 2
+    with monkeypatch.context() as patch:
+        patch.setenv("KD_CACHE", "elsewhere")
+        patch.setenv("KD_CACHE_LIMIT", "1KB")  # nothing is kept, and the teacher runs in each epoch
+        train("live", *POOLED)
+    assert student("live") == student("kept")
+    monkeypatch.setattr(Teacher, "forward", None)
+    train("again", *POOLED)
+    assert student("again") == student("kept")
+
+
+@pytest.mark.slow
+def test_pooled_records_are_shared_mended_and_apart_from_those_of_another_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("whole", *POOLED)
+    for view in Path("cache/outputs").glob("*/*.view"):
+        view.write_bytes(flipped(view.read_bytes(), view.stat().st_size - 1))
+    assert [kept.damaged for kept in output_store.kept(verify=True)] == [1, 1]
+    train("mended", *POOLED)
+    assert student("mended") == student("whole")
+    assert not any(kept.damaged for kept in output_store.kept(verify=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(Teacher, "forward", None)
+        train("deeper", *POOLED, "models.student.depth=3")
+    train("coarser", *POOLED, "models.teacher.cache={pool: 1, dtype: bfloat16}")
+    train("maps", *POOLED, "models.teacher.cache={dtype: bfloat16}")
+    assert len(output_store.kept()) == 6
+    assert len({student(run) for run in ("whole", "coarser", "maps")}) == 3
+
+
+def test_maps_that_pooling_does_not_fit_are_told() -> None:
+    small = [*POOLED[:-1], "models.teacher.cache={pool: 99}"]
+    with pytest.raises(ConfigError, match="smaller than 99 x 99 cells"):
+        Experiment.load(written(), overrides=small).check()
+    misfit = [each for each in POOLED if "cells" not in each]
+    with pytest.raises(ConfigError, match=r"2, 2"):
+        Experiment.load(written(), overrides=misfit).check()

@@ -141,19 +141,18 @@ def estimate(
 def _measured(experiment: Experiment, seconds: float) -> Estimate:
     """Measure a planned config."""
     cached = [name for name, spec in experiment.plan.models.items() if spec.cache]
-    live = [f"models.{name}.cache=false" for name in cached]
-    whole = experiment if not live else _again(experiment, live)
-    plan, reporter = whole.plan, Reporter(silent=True)
+    plan, reporter = experiment.plan, Reporter(silent=True)
     with (
-        locate_errors(whole.document),
+        locate_errors(experiment.document),
         tempfile.TemporaryDirectory(prefix="kd-plan-") as folder,
-        closing(Data(plan, whole.policy, reporter)) as data,
+        closing(Data(plan, experiment.policy, reporter)) as data,
     ):
         spec = plan.runtime
         if plan.fast:
             spec = fast(plan.models if plan.task.compiles else (), sum(data.steps(stage)[1] for stage in plan.stages))
         runtime = Runtime(spec)
-        components = Components(plan, whole.policy, runtime, data, reporter)
+        components = Components(plan, experiment.policy, runtime, data, reporter)
+        components.caches = False
         run = RunFolder(Path(folder))
         store = CheckpointStore(run.checkpoints, plan.checkpoint.keep_last)
         context = RunContext(components, run, store, reporter, StopRequest(), Progress(), Observers([]))

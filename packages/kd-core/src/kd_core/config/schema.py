@@ -212,6 +212,9 @@ class CacheSpec(StrictModel):
     top_k: PositiveInt | None = None
     """Of the model's output keep the largest log-probabilities of each sample; the other classes share what is left of
     the probability evenly. For losses that take the softmax of a teacher's logits."""
+    pool: PositiveInt | None = None
+    """Average every map (B, C, H, W) that wires name over N x N cells, for losses and adapters too: they see (B, C, N,
+    N), from the first pass on. Values of other dimensions stay."""
 
 
 class ModelSpec(ExtraModel):
@@ -257,6 +260,11 @@ class ModelSpec(ExtraModel):
     """How its images were brought to a size in evaluation, as a run writes it beside its student."""
     edit: list[dict[str, Any]] = []
     """Changes to the model's modules, see [wires.md](wires.md)."""
+
+    @property
+    def pool(self) -> int | None:
+        """The grid over which maps of the model are averaged, where ``cache`` says so."""
+        return self.cache.pool if isinstance(self.cache, CacheSpec) else None
 
     @model_validator(mode="before")
     @classmethod

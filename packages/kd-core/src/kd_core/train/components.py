@@ -114,6 +114,9 @@ class Components:
     """The built experiment. Each model's initial weights depend on (seed, name) alone; the student's are those
     of ``torch.manual_seed(seed)`` followed by its constructor."""
 
+    caches = True
+    """Whether models with ``cache`` keep what they give; where not, they run, and give the same values."""
+
     def __init__(self, plan: Plan, policy: Policy, runtime: Runtime, data: Data, reporter: Reporter) -> None:
         self.plan, self.policy, self.runtime, self.data, self.log = plan, policy, runtime, data, reporter.debug
         spec, first = data.get(plan.data)

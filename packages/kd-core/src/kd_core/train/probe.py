@@ -18,6 +18,7 @@ from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import Plan, StagePlan
 from kd_core.runs.checkpoint import rng_state, set_rng_state
 from kd_core.taps.inference import know_landmarks
+from kd_core.taps.pooled import pooled
 from kd_core.taps.wires import Tap, describe_shapes
 from kd_core.taps.wrappers import Capture, ForwardWrapper
 from kd_core.train.values import Adapters, WireResolver
@@ -149,6 +150,7 @@ def _probed(
         shapes = describe_shapes(batch.for_model(name))
         with foreign_errors(f"the forward pass on training samples of shape {shapes}", "models", name):
             captures[name] = forward(name, models[name], taps, plan, batch)
+        captures[name] = pooled(captures[name], plan.models[name].pool, name)
     values = WireResolver(captures, batch, adapters)
     with torch.no_grad(), batch_norm_errors(len(batch)):
         for name in stage.adapters:

@@ -20,6 +20,7 @@ from kd_core.device.seeding import derive, seeded
 from kd_core.errors import KDError, error_path, foreign_errors
 from kd_core.plan.plan import StagePlan
 from kd_core.plan.stages import accumulation_error
+from kd_core.taps.pooled import pooled
 from kd_core.taps.wrappers import Capture
 from kd_core.task import Metrics, eval_batch_size
 from kd_core.train.average import MovingAverage
@@ -61,7 +62,7 @@ class Stage:
         components.frozen.remember(self.objective.losses)
         self.root, self.trained = select(components, plan, self.objective.losses)
         self.ema = self._average() if self.spec.ema else None
-        named = cached_names(components, plan, self.trained)
+        named = cached_names(components, plan, self.trained) if components.caches else []
         self.learning, self.frozen = wrap(components, plan, self.trained)
         with self.runtime.autocast(), self.runtime.inference():
             self.cached: dict[str, CachedTeacher] = {
@@ -105,7 +106,11 @@ class Stage:
         ``rows`` (B,) on the CPU are those of the samples in the data set; without them all models run.
         """
         with self.runtime.autocast(), self.runtime.inference():
-            given = {name: teacher(batch.for_model(name)) for name, teacher in self.frozen.items()}
+            specs = self.components.plan.models
+            given = {
+                name: pooled(teacher(batch.for_model(name)), specs[name].pool, name)
+                for name, teacher in self.frozen.items()
+            }
             for name, cached in self.cached.items():
                 given[name] = cached.live(batch) if rows is None else cached(batch, rows)
             return given

@@ -25,6 +25,7 @@ from kd_core.device.distributed import all_gather_object, rank, world_size
 from kd_core.errors import ConfigError, ConfigProblem, KDError, RunInterrupted
 from kd_core.models.weights import state_digest
 from kd_core.plan.plan import AdapterPlan, StagePlan, TermPlan
+from kd_core.taps.pooled import pooled
 from kd_core.taps.wires import Field, Tap, Wire, pick
 from kd_core.taps.wrappers import OUTPUT, Capture, Teacher
 from kd_core.train.components import Components
@@ -67,6 +68,7 @@ class CachedTeacher:
     ) -> None:
         self.teacher, self.keepers, self.group = teacher, keepers, group
         self.runtime, self._log = components.runtime, components.log
+        self.pool = components.plan.models[teacher.name].pool
         self.view = 0
         self.ran = 0
         """How many samples the model ran on."""
@@ -91,7 +93,7 @@ class CachedTeacher:
 
     def live(self, batch: Batch) -> Capture:
         """What the model gives for a batch of which nothing is kept."""
-        return self.teacher(batch.for_model(self.teacher.name))
+        return pooled(self.teacher(batch.for_model(self.teacher.name)), self.pool, self.teacher.name)
 
     def _placed(self, tensor: Tensor) -> Tensor:
         device = self.runtime.device
@@ -236,7 +238,8 @@ def cached_teacher(components: Components, stage: StagePlan, teacher: Teacher) -
     facts = _facts(components, stage, name, group)
     keepers = []
     for place in _places(components, stage, name):
-        key = hashlib.sha256(repr((facts, place, spec.dtype, spec.top_k if place.tap == OUTPUT else None)).encode())
+        how = (spec.dtype, spec.pool, spec.top_k if place.tap == OUTPUT else None)
+        key = hashlib.sha256(repr((facts, place, how)).encode())
         told = {"model": name, "wire": f"{name}.{place}", "samples": len(splits.train), **_told(components, stage)}
         store = OutputStore(cache_folder() / key.hexdigest()[:32], told)
         if store.fault:
