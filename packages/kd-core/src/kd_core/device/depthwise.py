@@ -52,6 +52,8 @@ class _Depthwise(torch.autograd.Function):
         """The gradients of images, weight and bias, each None where it is not needed; None for the geometry."""
         images, weight = ctx.saved_tensors
         wants_images, _, wants_bias, *_ = ctx.needs_input_grad
+        by_images: Tensor | None
+        by_weight: Tensor | None
         if ctx.kernels and fits(images, weight):
             by_images, by_weight = gradients(images, weight, gradient, ctx.geometry, images=wants_images)
             by_bias = gradient.float().sum((0, 2, 3)) if wants_bias else None
@@ -100,6 +102,6 @@ def patch_depthwise_convs(model: nn.Module, *, kernels: bool = False) -> None:
             and module.padding_mode == "zeros"
         ):
             module.__class__ = DepthwiseConv2d
-            module.kernels = kernels
+            module.kernels = kernels  # type: ignore[assignment]  # modules take attributes for submodules
             if kernels:
                 library("depthwise")
