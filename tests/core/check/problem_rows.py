@@ -131,7 +131,6 @@ TOP = [
     top("runtime: {cpu_kernels: «student}", "runtime.cpu_kernels", "a list, not 'student'", "write `[student]`"),
     top("runtime: {cpu_kernels: [«techer]}", "runtime.cpu_kernels.0", "no model 'techer'", "did you mean 'teacher'?"),
     top("runtime: {device: cuda, cpu_kernels: «[student]}", "runtime.cpu_kernels", "for a CPU, and `device` is cuda"),
-    top("runtime: {cpu_kernels: «[teacher]}", "runtime.cpu_kernels", "'teacher' learns in no stage", "leave it out"),
     top("runtime: {cuda_graphs: «true}", "runtime.cuda_graphs", "`compile` names none", "write `compile: [student]`"),
     top("runtime: {device: cpu, precision: «fp16}", "runtime.precision", "fp16 needs a GPU", "write `bf16`"),
     top("runtime: {device: mps, compile: [student], cuda_graphs: «true}", "runtime.cuda_graphs", "and `device` is mps"),

@@ -58,8 +58,6 @@ class StageCheck:
         self.components, self.stage, self.dry, self.builder = components, stage, models, builder
         self.plan, self.models, self.adapters = components.plan, components.models, components.adapters
         self.frozen, self.findings = components.frozen, models.findings
-        self.learning: set[str] | None = None
-        """The models that learn, None where that was not found out."""
 
     def run(self, size: int) -> None:
         """Run a stage's models in the modes they have in it, and all that is fed by them, on so many samples."""
@@ -326,7 +324,6 @@ class StageCheck:
         assert spec.optimizer is not None
         try:
             root, trained = select(self.components, self.stage, losses)
-            self.learning = trained
             groups = parameter_groups(spec.optimizer, root, dotted(self.stage.path("optimizer")))
             groups = [{**group, "params": small(group["params"])} for group in groups]
             scheduler = try_training(self.stage, groups, self.builder)

@@ -6,8 +6,6 @@ tells) is reported as unverified, not as right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from kd_core.check.dry_run import DryRunComponents
 from kd_core.check.findings import Findings
 from kd_core.check.models import DryModels
@@ -64,7 +62,6 @@ def _verified(
         frozen.remember(model)
     call = (plan.task or Task()).call  # of a config with errors the task may be unknown
     components = DryRunComponents(plan, models.built, Adapters(plan.adapters, models.fresh, call), frozen)
-    learning: list[set[str] | None] = []
     for stage in plan.stages:
         builder = Builder(policy, {**models.run_values, **dummy_steps(stage.spec)})
         check = StageCheck(components, stage, models, builder)
@@ -76,18 +73,7 @@ def _verified(
         if findings.too_few_samples:
             del findings.problems[problem_count:]
             check.run(MORE)
-        learning.append(check.learning)
-    _kernels(plan, learning, findings)
     return findings, list(models.widths)
-
-
-def _kernels(plan: Plan, learning: Sequence[set[str] | None], findings: Findings) -> None:
-    """Report models with kernels for learning that learn in no stage, where it is known which ones learn."""
-    known = [names for names in learning if names is not None]
-    for name in plan.runtime.cpu_kernels if known and len(known) == len(plan.stages) else ():
-        if not any(name in names for names in known):
-            message = f"the model {name!r} learns in no stage, and these kernels are for models that learn"
-            findings.report(("runtime", "cpu_kernels"), KDError(message, hint="leave it out of the list"))
 
 
 def model_taps(plan: Plan, policy: Policy, name: str) -> list[TapRow]:
