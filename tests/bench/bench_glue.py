@@ -1,7 +1,7 @@
 """Sequences a second of distilling a 3-layer MiniLM from the 6-layer one on SST-2: torchdistill's recipe against ours.
 
 Both sides train on the same sentences with batch 32, the same terms (cross-entropy 0.9, softened outputs 0.1,
-temperature 3) and AdamW, the teacher run in each step, in separate processes, in alternating rounds. Our last side reads
+temperature 3) and AdamW, the teacher run in each step, in separate processes, in alternating rounds. Our last reads
 what the teacher gave, which was kept before the first step. torchdistill's recipe is float32, random order, each batch
 padded to its longest sentence::
 
