@@ -94,6 +94,7 @@ data:
   labels: [negative, positive]
   max_length: 16
   limit: {{train: 48, val: 16}}
+runtime: fast
 checkpoint: {{every_steps: 2}}
 models:
   student: {{hub: EXAMPLE/tiny, weights: null}}

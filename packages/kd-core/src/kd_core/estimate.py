@@ -131,7 +131,7 @@ def estimate(
         return usual, None
     plan = experiment.plan
     total = sum(stage.steps for stage in usual.stages)
-    chosen = fast(plan.models if plan.task.compiles else (), total)
+    chosen = fast(plan.models, total, fixed_shapes=plan.task.compiles)
     if usual.runtime.model_copy(update={"device": chosen.device}) == chosen:
         return usual, None
     setting = json.dumps({**chosen.model_dump(), "device": usual.runtime.device})
@@ -149,8 +149,9 @@ def _measured(experiment: Experiment, seconds: float) -> Estimate:
     ):
         spec = plan.runtime
         if plan.fast:
-            spec = fast(plan.models if plan.task.compiles else (), sum(data.steps(stage)[1] for stage in plan.stages))
-        runtime = Runtime(spec)
+            steps = sum(data.steps(stage)[1] for stage in plan.stages)
+            spec = fast(plan.models, steps, fixed_shapes=plan.task.compiles)
+        runtime = Runtime(spec, fixed_shapes=plan.task.compiles)
         components = Components(plan, experiment.policy, runtime, data, reporter)
         components.caches = False
         run = RunFolder(Path(folder))

@@ -23,6 +23,8 @@ from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve, has_norms
 from kd_core.device.fsdp import full_state_dict
+from kd_core.device.kernels.attention import patch_attention
+from kd_core.device.kernels.dropout import patch_dropouts
 from kd_core.device.kernels.library import can_build, gains, library
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
@@ -38,15 +40,16 @@ CUBLAS_WORKSPACE = ":4096:8"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def fast(models: Iterable[str], planned_steps: int) -> RuntimeSpec:
+def fast(models: Iterable[str], planned_steps: int, *, fixed_shapes: bool = True) -> RuntimeSpec:
     """The settings of ``runtime: fast`` on this machine, from device, models and planned steps, never from a timing.
 
-    ``models``, those that may be, are compiled where the run is long enough, and on a CPU learn with kernels of ours.
+    ``models`` are compiled where the run is long enough and its batches have one shape, and on a CPU have kernels of
+    ours.
     """
     cuda = torch.cuda.is_available()
     # A CPU without such instructions emulates bfloat16, which is slower than float32.
     half = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
-    compiled = list(models) if planned_steps >= COMPILE_FROM else []
+    compiled = list(models) if fixed_shapes and planned_steps >= COMPILE_FROM else []
     precision: Literal["bf16", "fp32"] = "bf16" if half else "fp32"
     tf32 = True if cuda else None
     return RuntimeSpec(
@@ -130,8 +133,9 @@ def reproducible_errors() -> Iterator[None]:
 class Runtime:
     """Where and how a run computes."""
 
-    def __init__(self, spec: RuntimeSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: RuntimeSpec, *, fixed_shapes: bool = True) -> None:
+        """``fixed_shapes`` is whether most batches have the same shape: no graph is taken for others."""
+        self.spec, self._fixed_shapes = spec, fixed_shapes
         if spec.device not in ("auto", "cpu") and not getattr(torch, spec.device).is_available():
             raise KDError(f"there is no {spec.device} device here", path="runtime.device")
         if spec.cuda_graphs and (not spec.compile or spec.device == "cpu" or not torch.cuda.is_available()):
@@ -164,10 +168,14 @@ class Runtime:
         """Whether parameters are spread over processes, as ``accelerate launch --use_fsdp`` asks."""
         return self._accelerator.distributed_type == DistributedType.FSDP
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """A model on the device, in the runtime's memory format; its depthwise convolutions as the precision wants."""
+    def place(self, model: nn.Module, name: str | None = None) -> nn.Module:
+        """A model on the device, in the runtime's memory format, with the layers that its precision and name want."""
+        kernels = self.device.type == "cpu" and name in self.spec.cpu_kernels
         if self.device.type == "cpu" and self.spec.precision == "bf16":
-            patch_depthwise_convs(model, kernels=bool(self.spec.cpu_kernels))
+            patch_depthwise_convs(model, kernels=kernels)
+        if kernels:
+            patch_dropouts(model)
+            patch_attention(model)
         if self.spec.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
@@ -187,8 +195,8 @@ class Runtime:
 
     def traces(self, name: str, model: nn.Module, *, learns: bool) -> bool:
         """Whether torch.compile takes a graph of a model: to compile it, or to put kernels for a CPU into it."""
-        kernels = name in self.spec.cpu_kernels and learns and self.device.type == "cpu" and gains(model)
-        return kernels or name in self.spec.compile
+        named = name in self.spec.cpu_kernels and learns and self.device.type == "cpu"
+        return (named and self._fixed_shapes and gains(model)) or name in self.spec.compile
 
     def compile(
         self, wrapped: Mapping[str, ForwardWrapper], learning: Collection[str] = (), *, micro_batches: int = 1

@@ -132,7 +132,7 @@ class Components:
         check_student(plan.task, models[STUDENT], first.info, spec)
         if problems := [problem for stage in plan.stages for problem in unfit(plan, stage, models)]:
             raise ConfigError(problems)
-        self.models = {name: runtime.place(model) for name, model in models.items()}
+        self.models = {name: runtime.place(model, name) for name, model in models.items()}
         self._check_orders()
         self.frozen = FrozenWhenBuilt()
         for model in self.models.values():

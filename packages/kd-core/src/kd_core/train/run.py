@@ -129,11 +129,11 @@ def _runtime(plan: Plan, folder: RunFolder, data: Data, reporter: Reporter) -> R
     """The runtime; what ``fast`` chose is written into the run's config, so that a resume repeats it."""
     spec = plan.runtime
     if plan.fast:
-        compiled = plan.models if plan.task.compiles else ()
-        spec = fast(compiled, sum(data.steps(stage)[1] for stage in plan.stages))
+        steps = sum(data.steps(stage)[1] for stage in plan.stages)
+        spec = fast(plan.models, steps, fixed_shapes=plan.task.compiles)
         run_on_rank_zero(lambda: folder.write_config(dump({**plan.document.data, "runtime": spec.model_dump()})))
         reporter.info("runtime: fast is " + ", ".join(f"{key} {value}" for key, value in spec.model_dump().items()))
-    return Runtime(spec)
+    return Runtime(spec, fixed_shapes=plan.task.compiles)
 
 
 @contextmanager

@@ -2,12 +2,7 @@
 // It is a product of matrices whose long side are the pixels: of the gradients, transposed, and of the images, shifted
 // for each of the nine taps. With zeros between the rows of the images a shift is a distance in memory.
 #include <immintrin.h>
-#include <algorithm>
 #include <array>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 

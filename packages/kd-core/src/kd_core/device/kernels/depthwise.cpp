@@ -1,31 +1,6 @@
 // The gradients of depthwise convolutions of channels-last maps in bfloat16. Of one image 16 channels at a time are
-// widened to float, with the padding around them; all sums are in float. Written with the vector types of GCC and Clang.
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#include <omp.h>
-
+// widened to float, with the padding around them; all sums are in float.
 namespace {
-
-constexpr int64_t LANES = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-
-inline Floats widen(const uint16_t* place, int64_t lanes) {
-    Halves h = {};
-    if (lanes == LANES) std::memcpy(&h, place, sizeof h);
-    else std::memcpy(&h, place, lanes * 2);
-    return (Floats)(__builtin_convertvector(h, Words) << 16);
-}
-inline void narrow(uint16_t* place, Floats v, int64_t lanes) {  // to nearest, ties to even
-    Words bits = (Words)v;
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    Halves h = __builtin_convertvector(bits, Halves);
-    if (lanes == LANES) std::memcpy(place, &h, sizeof h);
-    else std::memcpy(place, &h, lanes * 2);
-}
 
 struct Geometry {
     int64_t images, channels, height, width, out_height, out_width, rows, columns;
@@ -38,14 +13,14 @@ template <int K> struct Task {
     std::vector<Floats> x = std::vector<Floats>(high * wide), dx = x, line = std::vector<Floats>(s.out_width + 2 * reach);
     std::vector<Floats> sums = std::vector<Floats>(s.rows * K), weights = sums;
 
-    void run(const uint16_t* maps, const uint16_t* grad, uint16_t* by_maps, int64_t lanes) {
+    void run(const Half* maps, const Half* grad, Half* by_maps, int64_t lanes) {
         const int64_t c = s.channels;
         for (int64_t h = 0; h < s.height; ++h)
             for (int64_t w = 0; w < s.width; ++w)
-                x[(h + s.pad_y) * wide + w + s.pad_x] = widen(maps + (h * s.width + w) * c, lanes);
+                x[(h + s.pad_y) * wide + w + s.pad_x] = load(maps + (h * s.width + w) * c, lanes);
         if (by_maps) std::fill(dx.begin(), dx.end(), Floats{});
         for (int64_t h = 0; h < s.out_height; ++h) {
-            for (int64_t w = 0; w < s.out_width; ++w) line[reach + w] = widen(grad + (h * s.out_width + w) * c, lanes);
+            for (int64_t w = 0; w < s.out_width; ++w) line[reach + w] = load(grad + (h * s.out_width + w) * c, lanes);
             for (int64_t row = 0; row < s.rows; ++row) {
                 const int64_t start = (h * s.stride_y + row * s.step_y) * wide;
                 add_weights(&x[start], &sums[row * K]);
@@ -56,7 +31,7 @@ template <int K> struct Task {
         if (by_maps)
             for (int64_t h = 0; h < s.height; ++h)
                 for (int64_t w = 0; w < s.width; ++w)
-                    narrow(by_maps + (h * s.width + w) * c, dx[(h + s.pad_y) * wide + w + s.pad_x], lanes);
+                    store(by_maps + (h * s.width + w) * c, dx[(h + s.pad_y) * wide + w + s.pad_x], lanes);
     }
     void add_weights(const Floats* from, Floats* to) const {
         Floats sum[K] = {};
@@ -78,7 +53,7 @@ template <int K> struct Task {
 };
 
 template <int K>
-void gradients(const uint16_t* maps, const uint16_t* grad, const float* weight, uint16_t* by_maps, float* by_weight,
+void gradients(const Half* maps, const Half* grad, const float* weight, Half* by_maps, float* by_weight,
                const Geometry& s) {
     const int64_t blocks = (s.channels + LANES - 1) / LANES, taps = s.rows * K, threads = omp_get_max_threads();
     std::vector<Floats> partial(threads * blocks * taps);
@@ -110,7 +85,7 @@ void gradients(const uint16_t* maps, const uint16_t* grad, const float* weight, 
 
 // maps, by_maps (may be null): images x height x width x channels; weight, by_weight: channels x rows x columns (float).
 // sizes are those of Geometry; its columns are 3, 5 or 7.
-extern "C" void depthwise_gradients(const uint16_t* maps, const uint16_t* grad, const float* weight, uint16_t* by_maps,
+extern "C" void depthwise_gradients(const Half* maps, const Half* grad, const float* weight, Half* by_maps,
                                    float* by_weight, const int64_t* sizes) {
     Geometry s;
     std::memcpy(&s, sizes, sizeof s);

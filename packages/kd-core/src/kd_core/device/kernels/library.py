@@ -16,6 +16,9 @@ from kd_core.errors import KDError
 FLAGS = ("-ffp-contract=fast",)
 """A product and a sum may be one instruction, which inductor's own flags forbid."""
 
+VECTORS = "vectors.h"
+"""What the kernels have in common."""
+
 
 def can_build() -> bool:
     """Whether this is a system whose C++ compiler the kernels are written for, and the compiler is there."""
@@ -42,7 +45,8 @@ def library(name: str) -> ctypes.CDLL:
     from torch._inductor.codecache import CppCodeCache
 
     try:
-        code = resources.files(__package__).joinpath(f"{name}.cpp").read_text(encoding="utf-8")
+        folder = resources.files(__package__)
+        code = "".join(folder.joinpath(file).read_text(encoding="utf-8") for file in (VECTORS, f"{name}.cpp"))
         return CppCodeCache.load(code, "cpu", extra_flags=FLAGS)
     except (RuntimeError, OSError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if "error" in line.lower()), str(error))

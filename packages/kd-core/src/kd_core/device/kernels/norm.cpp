@@ -1,38 +1,13 @@
 // Batch normalisation of a channels-last map in training, with a map added to it and a ReLU where they follow. Each
 // pass reads the maps twice, once for the sums over rows and once for the result; all arithmetic is in float, sums of
-// many numbers in double. Numbers are float or bfloat16 (Half). Written with the vector types of GCC and Clang.
-#include <algorithm>
+// many numbers in double.
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <numeric>
-#include <vector>
 #include <type_traits>
-#include <omp.h>
 
 namespace {
 
-constexpr int64_t LANES = 16, GROUP = 4, BLOCK = 128;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-struct Half { uint16_t bits; };
-
-inline Floats load(const float* place) { Floats v; std::memcpy(&v, place, sizeof v); return v; }
-inline void store(float* place, Floats v) { std::memcpy(place, &v, sizeof v); }
-inline Floats load(const Half* place) {
-    Halves h;
-    std::memcpy(&h, place, sizeof h);
-    return (Floats)(__builtin_convertvector(h, Words) << 16);
-}
-inline void store(Half* place, Floats v) {  // to nearest, ties to even
-    Words bits = (Words)v;
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    Halves h = __builtin_convertvector(bits, Halves);
-    std::memcpy(place, &h, sizeof h);
-}
-inline Floats where(Ints mask, Floats v) { return (Floats)(mask & (Ints)v); }
+constexpr int64_t GROUP = 4, BLOCK = 128;
 
 // A map of rows x channels in strips, each of one or more whole rows and of whole vectors.
 struct Map {
