@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.device.kernels import norm
 from kd_core.device.kernels.library import can_build
-from kd_core.device.kernels.norm import batch_norm
+from kd_core.device.kernels.norm import BatchNorm2d, batch_norm, patch_norms
+from kd_core.errors import KDError
 
 pytestmark = pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
 MOMENTUM, EPS = 0.1, 1e-5
@@ -102,3 +105,41 @@ def test_the_bits_are_the_same_every_time() -> None:
     images = maps(8, 16, 8, 8, dtype=torch.bfloat16)
     first, again = (outcome(images, None, True, plain=False) for _ in range(2))
     assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.3, "eps": 0.1}],
+)
+def test_a_patched_module_does_what_pytorchs_does(options: dict[str, Any]) -> None:
+    usual, ours = nn.BatchNorm2d(16, **options), nn.BatchNorm2d(16, **options)
+    patch_norms(ours)
+    assert type(ours) is BatchNorm2d
+    for seed in range(3):
+        images = maps(4, 16, 5, 5, seed=seed)
+        torch.testing.assert_close(ours(images), usual(images), rtol=1e-4, atol=1e-4)
+    for name, value in usual.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+    images = maps(4, 16, 5, 5)
+    torch.testing.assert_close(ours.eval()(images), usual.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+def test_what_derives_from_a_norm_is_left_alone_and_too_few_values_are_an_error() -> None:
+    class Own(nn.BatchNorm2d):
+        pass
+
+    model = nn.Sequential(Own(3), nn.BatchNorm2d(3), nn.BatchNorm1d(3))
+    patch_norms(model)
+    assert [type(module) for module in model] == [Own, BatchNorm2d, nn.BatchNorm1d]
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model[1](torch.ones(1, 3, 1, 1))
+    with pytest.raises(ValueError, match="4D input"):
+        model[1](torch.ones(2, 3))
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    images = maps(4, 16, 5, 5).requires_grad_()
+    out = batch_norm(images, None, None, torch.ones(16), torch.zeros(16), MOMENTUM, EPS)
+    (gradient,) = torch.autograd.grad(out.sum(), images, create_graph=True)
+    with pytest.raises(KDError, match="has no gradient itself"):
+        gradient.sum().backward()

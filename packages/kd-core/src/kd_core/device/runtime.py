@@ -26,6 +26,9 @@ from kd_core.device.fsdp import full_state_dict
 from kd_core.device.kernels.attention import patch_attention
 from kd_core.device.kernels.dropout import patch_dropouts
 from kd_core.device.kernels.library import can_build, gains, library
+from kd_core.device.kernels.library import use as use_kernels
+from kd_core.device.kernels.norm import patch_norms
+from kd_core.device.pooling import patch_pools
 from kd_core.errors import KDError
 from kd_core.taps.nested import map_tensors
 from kd_core.taps.wires import Tap
@@ -160,6 +163,7 @@ class Runtime:
         """Whether the graph of a step is walked more than once, as for the gradients of single terms."""
         if self.device.type == "cpu":
             keep_memory()
+        use_kernels(bool(spec.cpu_kernels) and self.device.type == "cpu")
         if self.device.type == "cuda":
             torch.cuda.init()  # what reads samples sees from it that their memory is to be pinned
 
@@ -174,6 +178,8 @@ class Runtime:
         if self.device.type == "cpu" and self.spec.precision == "bf16":
             patch_depthwise_convs(model, kernels=kernels)
         if kernels:
+            patch_norms(model)
+            patch_pools(model)
             patch_dropouts(model)
             patch_attention(model)
         if self.spec.channels_last:

@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kd_core.errors import KDError
+from kd_core.device.first_order import Gradients, first_order
 
-Gradients = tuple[Tensor | None, ...]
 LIMITS = {torch.float32: (2.0**-126, 2.0**96, 2.0**64), torch.float64: (2.0**-1022, 2.0**768, 2.0**512)}
 """By type what stands for a probability of 0 under a logarithm; for an infinite log(p / q), of which 0 times is 0; and
 what times makes a share of that infinite again."""
 SHORTEST = 1e-12
 """The length below which a vector is one of zeros."""
-
-
-def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Mark a backward pass of which there is no gradient: KDError where one is asked for, not a wrong number.
-
-    torch's ``once_differentiable`` lets that pass where the gradient that comes in, 1 for a loss, has no history.
-    """
-
-    @wraps(backward)
-    def once(ctx: Any, *gradients: Tensor) -> Gradients:
-        if not torch.is_grad_enabled():
-            return backward(ctx, *gradients)
-        with torch.no_grad():
-            found = backward(ctx, *gradients)
-        history = torch.zeros((), requires_grad=True)
-        return tuple(None if each is None else _Once.apply(each, history) for each in found)
-
-    return once
-
-
-class _Once(torch.autograd.Function):
-    """A gradient as it is, with a history that cannot be followed."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, history: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Gradients:
-        """KDError: there is none."""
-        raise KDError(
-            "a loss whose gradient is written out has no gradient of that gradient",
-            hint="give it inputs that a penalty on gradients does not reach, or take a loss of torch",
-        )
 
 
 def log_ratio(p: Tensor, log_q: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_core.losses.closed_form import LIMITS, Gradients, first_order, log_ratio
+from kd_core.device.first_order import Gradients, first_order
+from kd_core.losses.closed_form import LIMITS, log_ratio
 from kd_core.losses.labelled import Rows, against_rest, at, binary_divergence, chosen, enough_classes, labelled_rows
 from kd_core.losses.reduction import labelled, mean_over
 from kd_core.losses.registry import LOSSES

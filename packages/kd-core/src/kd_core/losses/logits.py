@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.device.kernels import cross_entropy as kernels
 from kd_core.errors import KDError
-from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, unmasked
+from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, takes_half, unmasked
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.softened import soft_divergence
 from kd_core.losses.tensors import (
@@ -25,6 +26,7 @@ from kd_core.ranges import PositiveFloat, Probability
 
 
 @LOSSES("cross_entropy")
+@takes_half
 @mean_over(labelled)
 def cross_entropy(
     student: Tensor, target: Tensor, *, label_smoothing: Probability = 0.0, class_weights: list[float] | None = None
@@ -36,7 +38,8 @@ def cross_entropy(
     (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit, there is one class,
     or a label is not below C.
     """
-    student = as_float32(student)
+    kernel = class_weights is None and not label_smoothing and kernels.fits(student, target)
+    student = student if kernel else as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else constant(class_weights, student)
     if weights is not None and len(weights) != classes:
@@ -57,6 +60,8 @@ def cross_entropy(
         rule = "integer labels have student's shape without its dimension 1, the classes"
         raise KDError(f"target {shape(target)} does not fit student {shape(student)}: {rule}", path="target")
     try:
+        if kernel:
+            return kernels.cross_entropy(student, target, UNLABELLED)
         return _labelled(student, target.long(), weights, label_smoothing)
     except IndexError as reason:
         raise KDError(

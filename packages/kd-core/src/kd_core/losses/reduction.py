@@ -27,6 +27,7 @@ __all__ = [
     "mean_over_samples",
     "over_batch",
     "refused_in_parts",
+    "takes_half",
     "unmasked",
 ]
 
@@ -74,6 +75,12 @@ def refused_in_parts(check: Callable[..., KDError | None]) -> Callable[[Marked],
 
 def samples() -> None:
     """The count of a mean in which each sample of a batch has the same weight."""
+
+
+def takes_half(loss: Marked) -> Marked:
+    """Mark a loss that is given half-precision inputs as they are; the inputs of others are converted to float32."""
+    loss.takes_half = True  # type: ignore[attr-defined]
+    return loss
 
 
 def mean_over_samples(loss: Marked) -> Marked:

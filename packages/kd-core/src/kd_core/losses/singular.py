@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_core.device.first_order import Gradients, first_order
 from kd_core.errors import KDError
-from kd_core.losses.closed_form import Gradients, first_order
 from kd_core.losses.reduction import mean_over_samples
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import as_float32, layer_pairs, shape

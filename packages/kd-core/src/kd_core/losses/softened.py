@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_core.device.first_order import first_order
 from kd_core.errors import KDError
-from kd_core.losses.closed_form import LIMITS, first_order, log_ratio
+from kd_core.losses.closed_form import LIMITS, log_ratio
 from kd_core.losses.tensors import hidden, masked_alike, same_shape, shape, valid_mask
 
 

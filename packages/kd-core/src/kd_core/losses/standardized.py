@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.losses.closed_form import Gradients, first_order
+from kd_core.device.first_order import Gradients, first_order
 from kd_core.losses.reduction import over_batch
 from kd_core.losses.registry import LOSSES
 from kd_core.losses.tensors import same_rows, same_shape

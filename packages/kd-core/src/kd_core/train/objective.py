@@ -171,7 +171,10 @@ class Term(nn.Module):
         return loss
 
     def _input(self, key: str, value: Any) -> Any:
-        return map_tensors(detached_float if key in self.plan.detach else as_float, value)
+        kept = getattr(self.function, "takes_half", False)
+        if key in self.plan.detach:
+            return map_tensors(Tensor.detach if kept else detached_float, value)
+        return value if kept else map_tensors(as_float, value)
 
 
 class Objective(nn.Module):

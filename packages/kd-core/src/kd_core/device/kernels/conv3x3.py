@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from kd_core.device.first_order import first_order
 from kd_core.device.kernels.library import address, library
 
 CHANNELS = 16
@@ -51,7 +51,7 @@ class _Conv3x3(torch.autograd.Function):
         return F.conv2d(images, half, padding=1)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of images and weight, each None where it is not needed."""
         images, weight = ctx.saved_tensors

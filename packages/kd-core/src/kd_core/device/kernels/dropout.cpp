@@ -54,31 +54,6 @@ template <class T> void drop(const T* in, T* out, int64_t count, const Rate& rat
     }
 }
 
-// exp(x) of x <= 0, to about one unit in the last place; 0 below -87. What is no number stays so. The compiler may take
-// it that there is none and no infinity either, so both are told by their bits.
-constexpr float LOWEST = -87, MASKED = -1e30;
-inline Floats exponential(Floats x) {
-    const Ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, Ints);
-    const Floats whole = __builtin_convertvector(n, Floats);
-    const Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    power = power * rest + 8.3334519073e-3f;
-    power = power * rest + 4.1665795894e-2f;
-    power = power * rest + 1.6666665459e-1f;
-    power = power * rest + 5.0000001201e-1f;
-    power = power * rest * rest + rest + 1.0f;
-    const Words bits = (Words)x;
-    const Floats lowest = Floats{} + LOWEST;
-    return where((bits <= (Words)lowest) | (bits > 0xff800000u), (Floats)((Ints)power + (n << 23)));
-}
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-inline float largest(Floats v) { return *std::max_element((float*)&v, (float*)&v + LANES); }
-inline float sum(Floats v) {
-    float total = 0;
-    for (int64_t lane = 0; lane < LANES; ++lane) total += v[lane];
-    return total;
-}
-
 // Scores (groups, rows, columns), a group for each sequence and head; steps between sequences, heads and rows of a mask.
 struct Scores {
     int64_t sequences, heads, rows, columns, by_sequence, by_head, by_row;

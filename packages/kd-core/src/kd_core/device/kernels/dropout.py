@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from kd_core.device.first_order import first_order
 from kd_core.device.kernels.library import address, library
 
 WORDS = 2**32
@@ -109,7 +109,7 @@ class _Softmax(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """The gradient of the scores."""
         (weights,) = ctx.saved_tensors

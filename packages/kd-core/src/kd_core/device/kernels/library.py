@@ -26,13 +26,27 @@ def can_build() -> bool:
 
 
 def gains(model: nn.Module) -> bool:
-    """Whether a model learns faster with the kernels: it has norms for images, and no activation but ReLU.
+    """Whether a model learns faster with kernels in its graph: it has norms for images, and no activation but ReLU.
 
-    Where norms are followed by others, as in MobileNets, PyTorch's own were measured to be as fast.
+    Elsewhere, as in MobileNets, norms alone are kernels, for which no graph is needed.
     """
-    modules = {type(module) for module in model.modules()}
-    others = {kind for kind in modules if kind.__module__ == nn.ReLU.__module__} - {nn.ReLU}
-    return nn.BatchNorm2d in modules and not others
+    kinds = {type(module) for module in model.modules()}
+    others = {kind for kind in kinds if kind.__module__ == nn.ReLU.__module__} - {nn.ReLU}
+    return any(issubclass(kind, nn.BatchNorm2d) for kind in kinds) and not others
+
+
+def use(on: bool) -> None:
+    """Have the losses of this process use kernels, or not: what belongs to no model has no other switch."""
+    _Switch.on = on
+
+
+def in_use() -> bool:
+    """Whether losses may use kernels."""
+    return _Switch.on
+
+
+class _Switch:
+    on = False
 
 
 @cache

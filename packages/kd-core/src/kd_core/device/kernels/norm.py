@@ -6,10 +6,10 @@ import ctypes
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_core.device.first_order import first_order
 from kd_core.device.kernels.library import address, library
 
 
@@ -34,6 +34,28 @@ def batch_norm(
     out = F.batch_norm(maps, running_mean, running_var, weight, bias, True, momentum, eps)
     out = out if added is None else out + added
     return F.relu(out) if relu else out
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d``, by the kernel in training."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (B, C, H, W), normalised."""
+        usual = self.weight is None or not (self.training and self.track_running_stats)
+        if usual or self.momentum is None or torch.compiler.is_compiling():
+            return super().forward(input)
+        self._check_input_dim(input)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        running = (self.running_mean, self.running_var)
+        return batch_norm(input, *running, self.weight, self.bias, self.momentum, self.eps)
+
+
+def patch_norms(model: nn.Module) -> None:
+    """Make the batch norms of a model, in place, :class:`BatchNorm2d`. What derives from them is left alone."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = BatchNorm2d
 
 
 def _fits(maps: Tensor, *parameters: Tensor | None) -> bool:
@@ -88,7 +110,7 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of the maps, weight, bias and what is added; None for the rest."""
         maps, weight, bias, mean, rstd, out = ctx.saved_tensors
