@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.device.kernels import cross_entropy as kernels
+from kd_core.device.kernels import logits as kernels
 from kd_core.errors import KDError
 from kd_core.losses.reduction import UNLABELLED, labelled, mean_over, mean_over_samples, takes_half, unmasked
 from kd_core.losses.registry import LOSSES
@@ -81,6 +81,7 @@ def _labelled(student: Tensor, target: Tensor, weights: Tensor | None, label_smo
 
 
 @LOSSES("kd")
+@takes_half
 @mean_over(unmasked)
 def kd(
     student: Tensor,
@@ -101,6 +102,10 @@ def kd(
     Hinton, Vinyals & Dean, 2015, section 2 (arXiv 1503.02531); checked against HobbitLong/RepDistiller,
     megvii-research/mdistiller and szagoruyko/attention-transfer.
     """
+    kernel = dim == 1 and not standardize and kernels.fits(student, teacher) and student.shape == teacher.shape
+    if kernel and student.shape[1] > 1:
+        counts = None if mask is None else valid_mask(mask, student, dim)
+        return kernels.divergence(student, teacher, counts, temperature)
     student, teacher = same_shape(student, teacher, dim=dim)
     if student.shape[dim] == 1:
         hint = "take multilabel_kd for a yes/no output, else mse"

@@ -1,19 +1,21 @@
-"""Cross-entropy of maps by a kernel, beside PyTorch's in double precision."""
+"""Cross-entropy and divergence of maps by kernels, beside PyTorch's in double precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_core.device.kernels import cross_entropy as kernels
 from kd_core.device.kernels import library
+from kd_core.device.kernels import logits as kernels
 from kd_core.device.kernels.library import can_build
 from kd_core.errors import KDError
-from kd_core.losses.logits import cross_entropy
+from kd_core.losses.logits import cross_entropy, kd
+from kd_core.losses.softened import soft_divergence
 
 pytestmark = pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
 NONE = -100
@@ -96,9 +98,11 @@ def test_the_mean_does_not_depend_on_threads() -> None:
         torch.set_num_threads(threads)
 
 
-def test_a_gradient_of_the_gradient_is_refused() -> None:
+@pytest.mark.parametrize("loss", [cross_entropy, kd])
+def test_a_gradient_of_the_gradient_is_refused(loss: Any) -> None:
     maps = logits(1, 3, 4, 4)
-    (gradient,) = torch.autograd.grad(cross_entropy(maps, labels(1, 3, 4, 4)), maps, create_graph=True)
+    other = labels(1, 3, 4, 4) if loss is cross_entropy else maps.detach() * 2
+    (gradient,) = torch.autograd.grad(loss(maps, other), maps, create_graph=True)
     with pytest.raises(KDError, match="has no gradient itself"):
         (gradient**2).sum().backward()
 
@@ -125,3 +129,72 @@ def test_what_has_no_kernel_is_pytorchs(case: str, monkeypatch: pytest.MonkeyPat
     else:
         library.use(False)
     assert cross_entropy(maps, target, **options).isfinite()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtypes", ["float32", "bfloat16", "mixed"])
+@pytest.mark.parametrize("classes", [2, 15, 16, 17, 21, 40])
+@pytest.mark.parametrize(("masked", "temperature"), [(False, 1.0), (True, 4.0)])
+def test_the_divergence_and_its_gradient_are_pytorchs(
+    classes: int, masked: bool, temperature: float, dtypes: str
+) -> None:
+    kind = torch.bfloat16 if dtypes == "bfloat16" else torch.float32
+    student = logits(2, classes, 37, 30, dtype=kind)
+    teacher = (logits(2, classes, 37, 30).detach().flip(1, 2) * 2).to(
+        torch.float32 if dtypes == "float32" else torch.bfloat16
+    )
+    mask = labels(2, 2, 37, 30) == 1 if masked else None
+    exact = student.detach().double().requires_grad_()
+    expected = soft_divergence(exact, teacher.double(), mask, temperature, 1)
+    (wanted,) = torch.autograd.grad(expected * 3, exact)
+    assert kernels.fits(student, teacher)
+    loss = kd(student, teacher, mask, temperature=temperature)
+    (gradient,) = torch.autograd.grad(loss * 3, student)
+    assert loss.dtype is torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=1e-7)
+    assert gradient.dtype is kind
+    assert (gradient.double() - wanted).norm() <= (2e-6 if kind is torch.float32 else 4e-3) * wanted.norm()
+    if mask is not None:
+        assert not gradient.movedim(1, -1)[~mask].any()
+
+
+def test_divergences_of_masked_classes_are_as_without_kernels() -> None:
+    student, teacher = logits(1, 20, 2, 3).detach(), logits(1, 20, 2, 3).detach().flip(1)
+    student[0, 4] = teacher[0, 4] = teacher[0, 5] = -torch.inf
+    student[0, :, 0, 0] = torch.nan
+    mask = torch.ones(1, 2, 3)
+    mask[0, 0, 0] = 0
+    teacher = teacher.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(kd(student, teacher, mask), kd(student.contiguous(), teacher.contiguous(), mask))
+    assert kd(student, teacher).isnan()
+    student[0, 6, 1, 1] = -torch.inf
+    assert kd(student, teacher, mask).item() == torch.inf
+    assert kd(student, teacher, torch.zeros(1, 2, 3)).item() == 0
+
+
+@pytest.mark.parametrize("case", ["dim", "standardize", "teacher learns", "three dimensions"])
+def test_divergences_without_a_kernel_are_pytorchs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*inputs: object) -> None:
+        raise AssertionError("the kernel")
+
+    monkeypatch.setattr(kernels, "divergence", called)
+    student, teacher, options = logits(2, 5, 4, 4), logits(2, 5, 4, 4).detach() * 2, {}
+    if case == "dim":
+        options = {"dim": 2}
+    elif case == "standardize":
+        options = {"standardize": True}
+    elif case == "teacher learns":
+        teacher.requires_grad_()
+    else:
+        student, teacher = student.detach()[..., 0], teacher[..., 0]
+    assert kd(student, teacher, **options).isfinite()  # type: ignore[arg-type]
+
+
+def test_wrong_shapes_are_the_same_errors() -> None:
+    for student, teacher, mask, message in [
+        (logits(2, 5, 4, 4), logits(2, 6, 4, 4), None, "must have the same shape"),
+        (logits(2, 5, 4, 4), torch.zeros(2, 4, 4), None, "must have the same shape"),
+        (logits(2, 1, 4, 4), logits(2, 1, 4, 4), None, "kd of one class"),
+        (logits(2, 5, 4, 4), logits(2, 5, 4, 4), torch.ones(2, 4), "does not fit student"),
+    ]:
+        with pytest.raises(KDError, match=message):
+            kd(student, teacher.detach(), mask)
