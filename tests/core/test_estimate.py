@@ -80,7 +80,7 @@ def test_the_disk_is_what_a_run_takes(config: Path) -> None:
 
 def test_fast_is_measured_where_it_chooses_something_else(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = RuntimeSpec(channels_last=True)
-    monkeypatch.setattr("kd_core.estimate.fast", lambda models, steps: spec)
+    monkeypatch.setattr("kd_core.estimate.fast", lambda models, steps, fixed_shapes: spec)
     _, fast = estimate(config, seconds=0)
     assert fast is not None
     assert fast.runtime == spec

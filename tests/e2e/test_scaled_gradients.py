@@ -22,8 +22,8 @@ def test_a_killed_run_goes_on_with_the_scale_that_it_had(
     made: list[Runtime] = []
     plain: Callable[..., None] = Runtime.__init__
 
-    def scaled(self: Runtime, *given: Any) -> None:
-        plain(self, *given)
+    def scaled(self: Runtime, *given: Any, **named: Any) -> None:
+        plain(self, *given, **named)
         self._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
         made.append(self)
 

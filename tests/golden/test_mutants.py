@@ -29,6 +29,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "fsp": {"ours - theirs": "torchdistill's lengths of columns: compared in tests/golden/test_boxes.py and by hand"},
     "hidden_mse": {"reduction='none').mean(-1)": NO_REFERENCE},
     "ifvd": {"+ COUNT_EPSILON": ROUNDED},
+    "kd": {"kernels.divergence": "kernels are off: tests/core/device/kernels/test_logits.py compares them"},
     "kdsvd": {"k + MORE": "less than none takes all but a few, the nearest among them"},
     "multilabel_kd": {"* temperatur": NO_REFERENCE, "tensor / temperature": NO_REFERENCE},
     "ofa": {"argmax(1)": NO_REFERENCE},
