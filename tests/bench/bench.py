@@ -19,6 +19,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,19 @@ from bench_growth import measure
 from bench_hooks import TAPS, made
 from bench_overhead import raced
 from ratios import Ratio, in_turn, machine, read_baseline, verdict, write_baseline
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.data.batch import Batch
+from kd_core.device.kernels import library
 from kd_core.device.kernels.conv3x3 import conv3x3
+from kd_core.device.kernels.dropout import Dropout, attention
 from kd_core.device.kernels.library import can_build
 from kd_core.device.kernels.norm import batch_norm
 from kd_core.losses.contrastive import CRD
 from kd_core.losses.dense import cwd
 from kd_core.losses.logits import kd
+from kd_core.losses.registry import LOSSES
 from kd_core.taps.wrappers import ForwardWrapper
 from kd_core.train.output_store import Layout, OutputStore
 from kd_core.train.output_store import Part as Column
@@ -159,8 +163,51 @@ def convolutions(rounds: int) -> list[float]:
     return in_turn(lambda: passes(conv3x3), lambda: passes(lambda x, w: F.conv2d(x, w, padding=1)), rounds)
 
 
-def _maps(channels: int, size: int) -> Tensor:
-    maps = torch.randn(128, channels, size, size).to(torch.bfloat16)
+def attentions(rounds: int) -> list[float]:
+    """Attention of 32 texts of 64 tokens in bfloat16, 12 heads, a tenth of its weights dropped, over PyTorch's."""
+    inputs = [torch.randn(32, 12, 64, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    mask, gradient = torch.ones(32, 1, 64, 64, dtype=torch.bool), torch.randn(32, 12, 64, 32, dtype=torch.bfloat16)
+
+    def passes(attention: Callable[..., Tensor]) -> None:
+        torch.autograd.grad(attention(*inputs), inputs, gradient)
+
+    pytorch = partial(F.scaled_dot_product_attention, attn_mask=mask, dropout_p=0.1)
+    return in_turn(lambda: passes(partial(attention, mask=mask, dropout=0.1)), lambda: passes(pytorch), rounds)
+
+
+def dropouts(rounds: int) -> list[float]:
+    """Dropout of 32 x 64 x 384 numbers in bfloat16 over PyTorch's, both passes."""
+    values = torch.randn(32, 64, 384, dtype=torch.bfloat16, requires_grad=True)
+    ours, pytorch = Dropout(0.1), nn.Dropout(0.1)
+    return in_turn(lambda: _both(ours(values), values), lambda: _both(pytorch(values), values), rounds)
+
+
+def map_losses(name: str) -> Bench:
+    """A loss of maps of logits 4 x 21 x 256 x 256 by a kernel over the same loss without, both passes."""
+
+    def bench(rounds: int) -> list[float]:
+        student, teacher = (_maps(21, 256, 4).float() for _ in range(2))
+        student.requires_grad_()
+        other = teacher if name == "kd" else torch.randint(0, 21, (4, 256, 256))
+
+        def passes(*, kernels: bool) -> None:
+            library.use(kernels)
+            _both(LOSSES.get(name)(student, other), student)
+
+        try:
+            return in_turn(lambda: passes(kernels=True), lambda: passes(kernels=False), rounds)
+        finally:
+            library.use(False)
+
+    return bench
+
+
+def _both(out: Tensor, inputs: Tensor) -> None:
+    torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+
+def _maps(channels: int, size: int, batch: int = 128) -> Tensor:
+    maps = torch.randn(batch, channels, size, size).to(torch.bfloat16)
     return maps.contiguous(memory_format=torch.channels_last)
 
 
@@ -174,13 +221,20 @@ def growth(part: str) -> Bench:
     return bench
 
 
+KERNELS: dict[str, Bench] = {
+    "norm, sum and ReLU, PyTorch's": norms,
+    "convolution 3 x 3, PyTorch's": convolutions,
+    "attention with dropout, PyTorch's": attentions,
+    "dropout, PyTorch's": dropouts,
+    **{f"{name} of maps, without its kernel": map_losses(name) for name in ("cross_entropy", "kd")},
+}
 BENCHES: dict[str, Bench] = {
     "the loop, by hand": loop,
     **{f"taps of {name}, none": taps(name) for name in TAPS},
     "kd, by hand": soft_targets,
     "cwd, by hand": channels,
     "crd, its products": contrast,
-    **({"norm, sum and ReLU, PyTorch's": norms, "convolution 3 x 3, PyTorch's": convolutions} if can_build() else {}),
+    **(KERNELS if can_build() else {}),
     "metrics, by hand": scoring,
     "a teacher's outputs, a plain file": reading,
     **{f"{part} of 1,000,000, of 100,000": growth(part) for part in GROWING},
