@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from kd_core import experiment
+from kd_core.device.kernels.library import can_build
 from kd_core.errors import ConfigError, KDError
 from kd_core.experiment import Experiment
 from kd_core.observers import Observer, StepEvent
@@ -90,7 +91,10 @@ def test_it_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_other_weights_or_samples_are_other_outputs() -> None:
-    for number, change in enumerate(("seed=1", "data.limit=200", "models.teacher.width=16")):
+    changes = ["seed=1", "data.limit=200", "models.teacher.width=16"]
+    if can_build():
+        changes.append("runtime={cpu_kernels: [teacher]}")
+    for number, change in enumerate(changes):
         train(f"run{number}", change)
         assert len(list(Path("cache/outputs").iterdir())) == number + 1
 

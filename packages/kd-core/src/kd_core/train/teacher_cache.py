@@ -305,6 +305,7 @@ def _facts(components: Components, stage: StagePlan, name: str, group: int) -> t
         {key: value for key, value in dict(data).items() if key not in ELSEWHERE},
         components.plan.inputs[name],
         (runtime.precision, runtime.channels_last, runtime.fuse_bn, components.runtime.device.type),
+        name in runtime.cpu_kernels,
         fixed or (name in runtime.compile, group),
         model,
         state_digest(model.state_dict()),
