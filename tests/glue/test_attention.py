@@ -125,3 +125,8 @@ def test_a_saved_model_says_nothing_of_the_kernels(tmp_path: Any) -> None:
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "patched").iterdir()}
     again = BertForSequenceClassification.from_pretrained(tmp_path / "patched")
     assert again.config._attn_implementation == "sdpa"
+
+
+def test_all_weights_may_be_dropped() -> None:
+    out = patched(bert(attention_probs_dropout_prob=1.0)).train()(TOKENS).logits
+    assert out.isfinite().all()

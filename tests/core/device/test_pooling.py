@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
+from kd_core.config.schema import RuntimeSpec
+from kd_core.device.folding import folded
+from kd_core.device.kernels.library import can_build
 from kd_core.device.pooling import AdaptiveAvgPool2d, patch_pools
+from kd_core.device.runtime import Runtime
 
 
 @pytest.mark.parametrize("size", [1, (1, 1), 2, (None, 1)])
@@ -39,3 +44,10 @@ def test_a_map_that_is_scaled_by_what_is_pooled_keeps_its_layout() -> None:
     maps = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
     (gradient,) = torch.autograd.grad((maps * pool(maps).sigmoid()).square().sum(), maps)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
+def test_a_placed_model_is_folded_as_before() -> None:
+    runtime = Runtime(RuntimeSpec(device="cpu", channels_last=True, cpu_kernels=["student"]))
+    model = runtime.place(resnet18(), "student").eval()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(model, ()).modules())

@@ -175,3 +175,24 @@ def test_large_scores_are_as_exact_as_small_ones() -> None:
     query, key, value = (drawn(1, 2, 30, 8, seed=seed) for seed in range(3))
     exact = F.scaled_dot_product_attention(*(each.double() for each in (query * 40, key, value)))
     torch.testing.assert_close(attention(query * 40, key, value, None).double(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_maps_keep_their_layout_and_so_do_their_gradients() -> None:
+    maps = drawn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(0)
+    out = Dropout(0.5)(maps)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    (gradient,) = torch.autograd.grad(out, maps, torch.ones(2, 8, 5, 5))
+    assert torch.equal(gradient != 0, out != 0)
+
+
+def test_nearly_all_and_all_are_dropped() -> None:
+    assert not Dropout(1 - 1e-10)(torch.ones(10_000)).any()
+    assert not Dropout(1.0)(torch.ones(100)).any()
+
+
+def test_transforms_of_functions_and_proxies_are_pytorchs() -> None:
+    gradient = torch.func.grad(lambda values: Dropout(0.5)(values).sum())(torch.ones(10))
+    assert set(gradient.tolist()) <= {0.0, 2.0}
+    traced = torch.fx.symbolic_trace(nn.Sequential(Dropout(0.5)).eval())
+    assert torch.equal(traced(torch.ones(3)), torch.ones(3))

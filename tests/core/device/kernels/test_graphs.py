@@ -52,6 +52,36 @@ class Changing(nn.Module):
         return F.relu(out) + shortcut
 
 
+class SeenSum(nn.Module):
+    """A map that is seen under two names when a norm's output is added to it in place."""
+
+    def __init__(self, *, view: bool = False) -> None:
+        super().__init__()
+        self.stem, self.conv, self.norm, self.view = (
+            nn.Conv2d(16, 16, 1),
+            nn.Conv2d(16, 16, 1),
+            nn.BatchNorm2d(16),
+            view,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.stem(x)
+        seen = total.flatten(2) if self.view else total
+        total += self.norm(self.conv(x))
+        return F.relu(total) + seen.reshape(total.shape)
+
+
+class Siamese(nn.Module):
+    """A norm that sees two maps, whose statistics move in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(x) + self.norm(3 * x + 2))
+
+
 def traced(model: nn.Module, images: Tensor) -> tuple[list[GraphModule], Tensor]:
     """The graphs that a forward pass of a model gave, with kernels, and what it gave."""
     torch._dynamo.reset()
@@ -103,6 +133,21 @@ def test_a_block_is_three_norms_of_which_two_go_on() -> None:
 def test_a_norm_is_not_moved_over_a_change_in_place() -> None:
     (graph,), _ = traced(Changing().train(), images())
     assert calls(graph, batch_norm) == [(True, False)]
+
+
+@pytest.mark.parametrize("model", [SeenSum(), SeenSum(view=True), Siamese(), Changing(), Block()])
+def test_names_of_one_map_and_of_one_norm_see_the_same_as_without(model: nn.Module) -> None:
+    usual, ours = copy.deepcopy(model).train(), copy.deepcopy(model).train()
+    shown = images().requires_grad_()
+    torch._dynamo.reset()
+    expected, out = usual(shown), torch.compile(ours, backend=partial(backend, inductor=False))(shown)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    wanted = torch.autograd.grad(expected.square().sum(), [shown, *usual.parameters()])
+    found = torch.autograd.grad(out.square().sum(), [shown, *ours.parameters()])
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine - theirs).norm() <= 5e-3 * (theirs.norm() + 1)
+    for name, value in usual.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), value, rtol=1e-4, atol=1e-5)
 
 
 def test_norms_in_evaluation_stay() -> None:

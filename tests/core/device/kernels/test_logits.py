@@ -198,3 +198,30 @@ def test_wrong_shapes_are_the_same_errors() -> None:
     ]:
         with pytest.raises(KDError, match=message):
             kd(student, teacher.detach(), mask)
+
+
+@pytest.mark.parametrize("value", [torch.finfo(torch.float32).min, -2e30, 1e4, torch.finfo(torch.float32).max])
+def test_large_logits_are_as_exact_as_small_ones(value: float) -> None:
+    maps = torch.full((1, 21, 2, 3), value).contiguous(memory_format=torch.channels_last).requires_grad_()
+    target = torch.zeros(1, 2, 3, dtype=torch.int64)
+    loss = cross_entropy(maps, target)
+    (gradient,) = torch.autograd.grad(loss, maps)
+    torch.testing.assert_close(loss, torch.tensor(21.0).log())
+    torch.testing.assert_close(gradient[0, 1], torch.full((2, 3), 1 / 21 / 6))
+    small = logits(1, 21, 2, 3).detach()
+    divergence = kd(small, maps.detach(), temperature=1.0)
+    torch.testing.assert_close(divergence, kd(small.contiguous(), maps.detach().contiguous(), temperature=1.0))
+
+
+def test_probabilities_are_compared_in_float32_whatever_the_logits_are() -> None:
+    maps = logits(2, 21, 8, 8, dtype=torch.bfloat16).detach()
+    target = logits(2, 21, 8, 8).detach().softmax(1)
+    loss = cross_entropy(maps, target)
+    assert loss.dtype is torch.float32
+    torch.testing.assert_close(loss, cross_entropy(maps.float().contiguous(), target))
+
+
+def test_no_pixels_are_as_without_kernels() -> None:
+    maps = torch.zeros(0, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert kd(maps, maps).isnan()
+    assert cross_entropy(maps, torch.zeros(0, 4, 4, dtype=torch.int64)) == 0

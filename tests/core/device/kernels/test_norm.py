@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from kd_core.device.kernels import norm
@@ -143,3 +144,40 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
     (gradient,) = torch.autograd.grad(out.sum(), images, create_graph=True)
     with pytest.raises(KDError, match="has no gradient itself"):
         gradient.sum().backward()
+
+
+def test_what_a_kernel_cannot_read_is_pytorchs() -> None:
+    images, row = maps(4, 16, 5, 5), torch.ones(16)
+    norm = nn.BatchNorm2d(32)
+    patch_norms(norm)
+    with pytest.raises(RuntimeError, match="16 elements not 32"):
+        norm(images)
+    norm = nn.BatchNorm2d(16)
+    norm.bias = None  # type: ignore[assignment]  # as an option of PyTorch 2.14 makes it
+    patch_norms(norm)
+    assert norm(images).isfinite().all()
+    norm = nn.BatchNorm2d(16)
+    patch_norms(norm)
+    norm.running_var = torch.ones(16, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"[Dd]ouble"):
+        norm(images)
+    stretched = (torch.arange(1.0, 33)[::2], torch.zeros(1).expand(16))
+    torch.testing.assert_close(
+        batch_norm(images, None, None, *stretched, MOMENTUM, EPS),
+        batch_norm(images, None, None, stretched[0].contiguous(), torch.zeros(16), MOMENTUM, EPS),
+    )
+    with pytest.raises(RuntimeError, match="elements"):
+        batch_norm(images, None, None, torch.ones(1), row, MOMENTUM, EPS)
+
+
+def test_fake_tensors_are_pytorchs() -> None:
+    norm = nn.BatchNorm2d(16)
+    patch_norms(norm)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert norm(torch.empty(2, 16, 4, 4).to(memory_format=torch.channels_last)).shape == (2, 16, 4, 4)
+
+
+def test_numbers_that_are_none_stay_so_in_bfloat16() -> None:
+    wrong = torch.full((16,), -1, dtype=torch.int32).view(torch.float32)
+    images = maps(4, 16, 5, 5, dtype=torch.bfloat16)
+    assert batch_norm(images, None, None, wrong, torch.zeros(16), MOMENTUM, EPS).isnan().all()

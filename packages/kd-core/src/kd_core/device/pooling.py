@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_core.device.kernels.library import readable
+
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """``nn.AdaptiveAvgPool2d``; of an output of 1 x 1 the gradient is one number of each channel, expanded."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (B, C, H, W), pooled."""
-        whole = self.output_size in (1, (1, 1), [1, 1]) and input.dim() == 4 and not torch.compiler.is_compiling()
+        whole = self.output_size in (1, (1, 1), [1, 1]) and readable(input) and input.dim() == 4
         return _Mean.apply(input) if whole else super().forward(input)
 
 

@@ -38,7 +38,8 @@ def cross_entropy(
     (C numbers) the mean over integer labels is weighted. KDError where shapes do not fit, there is one class,
     or a label is not below C.
     """
-    kernel = class_weights is None and not label_smoothing and kernels.fits(student, target)
+    plain = class_weights is None and not label_smoothing and not target.is_floating_point()
+    kernel = plain and kernels.fits(student, target)
     student = student if kernel else as_float32(student)
     classes = student.shape[1] if student.ndim > 1 else 0
     weights = None if class_weights is None else constant(class_weights, student)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.device.kernels.dropout import KINDS, attention
+from kd_core.device.kernels.library import readable
 
 NAME = "kd_core"
 """What the attention is called among transformers' (``attn_implementation``)."""
@@ -51,6 +52,7 @@ def forward(
 ) -> tuple[Tensor, None]:
     """What transformers calls for (B, H, N, D): (B, N, H, D), and no weights; PyTorch's where there is no kernel."""
     plain = all(others.get(name) is None for name in MORE)
+    plain &= readable(query, key, value, attention_mask)
     if plain and _fits(module, query, key, attention_mask, dropout, others.get("is_causal")):
         out = attention(query, key, value, attention_mask, dropout=dropout, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
@@ -65,11 +67,10 @@ def _fits(
 ) -> bool:
     causal = getattr(module, "is_causal", True) if causal is None else causal
     return (
-        query.device.type == "cpu"
-        and query.dtype in KINDS
+        query.dtype in KINDS
         and query.dim() == 4
         and query.shape[:2] == key.shape[:2]
         and (not causal if mask is None else mask.dtype == torch.bool)
+        and dropout < 1
         and (dropout > 0 or key.shape[2] <= LONGEST)
-        and not torch.compiler.is_compiling()
     )

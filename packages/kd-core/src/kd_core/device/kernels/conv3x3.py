@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_core.device.first_order import first_order
-from kd_core.device.kernels.library import address, library
+from kd_core.device.kernels.library import address, library, readable
 
 CHANNELS = 16
 """What the numbers of channels are multiples of: the rows of an AMX tile."""
@@ -26,7 +26,7 @@ def conv3x3(images: Tensor, weight: Tensor) -> Tensor:
     if not (_amx() and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16):
         return F.conv2d(images, weight, padding=1)
     images = images.to(torch.bfloat16)
-    if images.device.type != "cpu" or not images.is_contiguous(memory_format=torch.channels_last):
+    if not (readable(images, weight) and images.is_contiguous(memory_format=torch.channels_last)):
         return F.conv2d(images, weight, padding=1)
     return _Conv3x3.apply(images, weight)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kd_core.device.kernels.library import address, library
+from kd_core.device.kernels.library import address, library, readable
 
 COLUMNS = (3, 5, 7)
 """The widths of kernels that there is code for."""
@@ -17,7 +17,7 @@ COLUMNS = (3, 5, 7)
 def fits(maps: Tensor, weight: Tensor) -> bool:
     """Whether there is code for maps (B, C, H, W) and weight (C, 1, k, k): bfloat16, channels-last, on the CPU."""
     return (
-        maps.device.type == "cpu"
+        readable(maps, weight)
         and maps.dtype == torch.bfloat16
         and weight.shape[3] in COLUMNS
         and maps.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.device.first_order import first_order
-from kd_core.device.kernels.library import address, library
+from kd_core.device.kernels.library import address, library, readable
 
 WORDS = 2**32
 KINDS = (torch.float32, torch.bfloat16)
@@ -27,7 +27,12 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """An array of any shape; what is kept of it is divided by the probability of being kept."""
-        if not (self.training and 0.0 < self.p < 1.0) or self.inplace or not _fits(input):
+        if (
+            not (self.training and 0.0 < self.p < 1.0)
+            or self.inplace
+            or not readable(input)
+            or input.dtype not in KINDS
+        ):
             return super().forward(input)
         return _Dropout.apply(input, _Rate.drawn(self.p))
 
@@ -55,10 +60,6 @@ def attention(
     return torch.matmul(weights, value)
 
 
-def _fits(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype in KINDS and not torch.compiler.is_compiling()
-
-
 class _Rate(NamedTuple):
     """What is dropped: with which probability, and by which seed."""
 
@@ -72,7 +73,8 @@ class _Rate(NamedTuple):
 
     def values(self, dtype: torch.dtype) -> tuple[Any, ...]:
         """The last arguments of the kernels."""
-        dropped, scale = ctypes.c_uint32(round(self.p * WORDS)), ctypes.c_float(1 / (1 - self.p))
+        dropped = ctypes.c_uint32(min(round(self.p * WORDS), WORDS - 1))
+        scale = ctypes.c_float(1 / (1 - self.p))
         return ctypes.c_uint64(self.seed), dropped, scale, int(dtype == torch.bfloat16)
 
 
@@ -80,15 +82,19 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, rate: _Rate) -> Tensor:
         ctx.rate = rate
-        values = values.contiguous()
+        if not values.is_contiguous(memory_format=torch.channels_last):
+            values = values.contiguous()
         out = torch.empty_like(values)
+        ctx.strides = out.stride()
         arrays = map(address, (values, out))
         library("dropout").dropout(*arrays, ctypes.c_int64(values.numel()), *rate.values(values.dtype))
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """What was kept is kept of the gradient."""
+        """What was kept is kept of the gradient, which is laid out as the values were."""
+        if gradient.stride() != ctx.strides:
+            gradient = torch.empty_strided(gradient.shape, ctx.strides, dtype=gradient.dtype).copy_(gradient)
         return _Dropout.apply(gradient, ctx.rate), None
 
 

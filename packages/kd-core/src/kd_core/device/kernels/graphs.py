@@ -17,9 +17,16 @@ from kd_core.device.kernels.norm import batch_norm
 
 SUMS = (operator.add, operator.iadd, torch.add)
 RELUS = (F.relu, torch.relu, torch.relu_)
+NORMS = (F.batch_norm, batch_norm)
 NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+CHANGES = {
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow),
+    *(operator.imatmul, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift),
+    *(operator.setitem, operator.delitem),
+}
+"""Operators that change their first operand."""
 ONES = (1, (1, 1))
 WITHOUT_GAIN = {
     *(*SUMS, *RELUS, batch_norm, conv3x3, torch.conv2d, torch.cat, torch.flatten, operator.getitem, F.pad),
@@ -87,10 +94,12 @@ def _chain(norm: Node) -> tuple[list[Node], Node | None, bool]:
     follower = _follower(norm)
     if follower is not None and follower.target in SUMS and not follower.kwargs and len(follower.args) == 2:
         others = [value for value in follower.args if value is not norm]
-        if len(others) == 1 and isinstance(others[0], Node) and _still(norm, follower):
+        # What is changed in place may be seen under another name, but for a norm's own output.
+        fits = follower.target is not operator.iadd or follower.args[0] is norm
+        if fits and len(others) == 1 and isinstance(others[0], Node) and _still(norm, norm, follower):
             chain, added = [norm, follower], others[0]
             follower = _follower(follower)
-    relu = follower is not None and follower.target in RELUS and _still(chain[-1], follower)
+    relu = follower is not None and follower.target in RELUS and _still(norm, chain[-1], follower)
     return [*chain, follower] if relu else chain, added, relu  # type: ignore[list-item]
 
 
@@ -100,22 +109,31 @@ def _follower(node: Node) -> Node | None:
     return users[0] if len(users) == 1 and users[0].op == "call_function" else None
 
 
-def _still(first: Node, last: Node) -> bool:
-    """Whether nothing is changed in place between two nodes: the first can then be computed at the second's place."""
+def _still(norm: Node, first: Node, last: Node) -> bool:
+    """Whether nothing is changed between two nodes behind a norm, which can then be computed at the second's place."""
     node = first.next
     while node is not last:
-        if _in_place(node):
+        if _in_place(node) or _running(node) & _running(norm):
             return False
         node = node.next
     return True
+
+
+def _running(node: Node) -> set[Node]:
+    """The running statistics that a norm moves."""
+    if node.target not in NORMS:
+        return set()
+    values = _named(node, NORM)
+    return {values[name] for name in ("running_mean", "running_var") if isinstance(values.get(name), Node)}
 
 
 def _in_place(node: Node) -> bool:
     """Whether a call changes a value; the counters of norms, which are the graph's inputs, do not matter."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     changes = name.endswith("_") and not name.endswith("__")
-    changes |= node.target in (operator.iadd, operator.imul, operator.setitem)
-    changes |= node.kwargs.get("inplace") is True or True in node.args[1:]
+    changes |= node.target in CHANGES
+    flags = [] if node.target in NORMS else [*node.args[1:], node.kwargs.get("inplace")]
+    changes |= any(flag is True for flag in flags)
     counter = bool(node.args) and isinstance(node.args[0], Node) and node.args[0].op == "placeholder"
     return node.op.startswith("call_") and changes and not counter
 

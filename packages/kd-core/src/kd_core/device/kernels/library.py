@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from importlib import resources
 
+import torch
 from torch import Tensor, nn
 
 from kd_core.errors import KDError
@@ -18,6 +19,7 @@ FLAGS = ("-ffp-contract=fast",)
 
 VECTORS = "vectors.h"
 """What the kernels have in common."""
+PLAIN = (Tensor, nn.Parameter)
 
 
 def can_build() -> bool:
@@ -68,6 +70,19 @@ def library(name: str) -> ctypes.CDLL:
             "install a C++ compiler with OpenMP (CXX may name it), or give `runtime` as a mapping without `cpu_kernels`"
         )
         raise KDError(f"{name}.cpp cannot be compiled here: {reason}", path="runtime.cpu_kernels", hint=hint) from error
+
+
+def readable(*values: Tensor | None) -> bool:
+    """Whether all that are not None are plain tensors on the CPU, whose memory a kernel can read at this moment.
+
+    Fake and distributed tensors, those of torch.func and the proxies of torch.fx hold no numbers of their own.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    tensors = [value for value in values if value is not None]
+    return all(type(each) in PLAIN and each.device.type == "cpu" for each in tensors) and not any(
+        map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)
+    )
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -18,6 +18,8 @@ template <class Body> void share(int64_t pixels, Body body) {
         for (int64_t pixel = block * BLOCK; pixel < std::min(pixels, (block + 1) * BLOCK); ++pixel) body(block, pixel);
 }
 
+struct LogSum { float top, more; };
+
 template <class T> struct Map {
     const T* const logits;
     const int64_t pixels, classes, vectors, lanes;
@@ -36,14 +38,16 @@ template <class T> struct Map {
         const Floats values = pixel < pixels - LANES ? load(place) : load(place, lanes);
         return inside ? values * factor : Floats{} + MASKED;
     }
-    float log_sum(int64_t pixel) const {
+    // The logarithm of the sum of exponentials, in two parts: the largest logit, and what is to be added to it.
+    LogSum log_sum(int64_t pixel) const {
         Floats most = Floats{} + MASKED, total = {};
         for (int64_t i = 0; i < vectors; ++i) most = larger(at(pixel, i), most);
         const float top = largest(most);
         for (int64_t i = 0; i < vectors - 1; ++i) total += exponential(at(pixel, i) - top);
         total += where(inside, exponential(at(pixel, vectors - 1) - top));
-        return top + std::log(sum(total));
+        return {top, std::log(sum(total))};
     }
+    Floats log_share(int64_t pixel, int64_t i, LogSum all) const { return at(pixel, i) - all.top - all.more; }
     // Write values(i) for each vector of a pixel; what goes too far is the next pixel's, which follows in this block.
     template <class Values> void write(void* out, int64_t pixel, Values values) const {
         T* place = (T*)out + pixel * classes;
@@ -74,46 +78,48 @@ struct Sums {
 
 // The mean over labelled pixels; returns their number, or -1 where a label is no class.
 template <class T>
-int64_t entropy(const Map<T>& map, const int64_t* labels, int64_t none, float* log_sums, float* mean) {
+int64_t entropy(const Map<T>& map, const int64_t* labels, int64_t none, LogSum* log_sums, float* mean) {
     Sums sums(map.pixels);
     std::vector<int64_t> wrong(sums.totals.size());
     share(map.pixels, [&](int64_t block, int64_t pixel) {
         const int64_t label = labels[pixel];
         if (label == none) return;
         if (label < 0 || label >= map.classes) { wrong[block] = 1; return; }
-        log_sums[pixel] = map.log_sum(pixel);
-        sums.add(block, log_sums[pixel] - single(map.logits + pixel * map.classes + label));
+        const LogSum all = log_sums[pixel] = map.log_sum(pixel);
+        sums.add(block, all.more + (all.top - single(map.logits + pixel * map.classes + label)));
     });
     const int64_t count = sums.mean(mean);
     return std::find(wrong.begin(), wrong.end(), 1) == wrong.end() ? count : -1;
 }
 
 template <class T>
-void entropy_gradient(const Map<T>& map, const int64_t* labels, int64_t none, const float* log_sums, void* out, float factor) {
+void entropy_gradient(const Map<T>& map, const int64_t* labels, int64_t none, const LogSum* log_sums, void* out, float factor) {
     Ints lane;
     for (int64_t i = 0; i < LANES; ++i) lane[i] = i;
     share(map.pixels, [&](int64_t, int64_t pixel) {
         if (labels[pixel] == none) return map.clear(out, pixel);
         map.write(out, pixel, [&](int64_t i) {
             const Floats own = where(lane == (int32_t)(labels[pixel] - i * LANES), Floats{} + 1.0f);
-            return (exponential(map.at(pixel, i) - log_sums[pixel]) - own) * factor;
+            return (exponential(map.log_share(pixel, i, log_sums[pixel])) - own) * factor;
         });
     });
 }
 
 // The mean over the pixels that count, all without a mask, of the sum over classes of p log(p / q), of which 0 log 0 is 0;
-// the student's logarithms of sums and the teacher's in turn. Returns the number of pixels.
+// the student's logarithms of sums, then the teacher's. Returns the number of pixels.
 template <class T>
-int64_t divergence(const Map<T>& student, const Map<T>& teacher, const uint8_t* counts, float* log_sums, float* mean) {
+int64_t divergence(const Map<T>& student, const Map<T>& teacher, const uint8_t* counts, LogSum* log_sums, float* mean) {
     Sums sums(student.pixels);
     share(student.pixels, [&](int64_t block, int64_t pixel) {
         if (counts && !counts[pixel]) return;
-        const float own = log_sums[2 * pixel] = student.log_sum(pixel);
-        const float theirs = log_sums[2 * pixel + 1] = teacher.log_sum(pixel);
+        const LogSum own = log_sums[pixel] = student.log_sum(pixel);
+        const LogSum theirs = log_sums[student.pixels + pixel] = teacher.log_sum(pixel);
         Floats total = {};
         for (int64_t i = 0; i < student.vectors; ++i) {
-            const Floats log_p = teacher.at(pixel, i) - theirs, p = exponential(log_p);
-            total += where((Words)p != 0, p * (log_p - (student.at(pixel, i) - own)));
+            const Floats log_p = teacher.log_share(pixel, i, theirs), p = exponential(log_p);
+            const Ints counted = (Words)p != 0;
+            const Floats parts = p * (log_p - student.log_share(pixel, i, own));
+            total += where(i < student.vectors - 1 ? counted : counted & student.inside, parts);
         }
         sums.add(block, sum(total));
     });
@@ -122,12 +128,12 @@ int64_t divergence(const Map<T>& student, const Map<T>& teacher, const uint8_t* 
 
 template <class T>
 void divergence_gradient(
-    const Map<T>& student, const Map<T>& teacher, const uint8_t* counts, const float* log_sums, void* out, float factor) {
+    const Map<T>& student, const Map<T>& teacher, const uint8_t* counts, const LogSum* log_sums, void* out, float factor) {
     share(student.pixels, [&](int64_t, int64_t pixel) {
         if (counts && !counts[pixel]) return student.clear(out, pixel);
         student.write(out, pixel, [&](int64_t i) {
-            const Floats q = exponential(student.at(pixel, i) - log_sums[2 * pixel]);
-            return (q - exponential(teacher.at(pixel, i) - log_sums[2 * pixel + 1])) * factor;
+            const Floats q = exponential(student.log_share(pixel, i, log_sums[pixel]));
+            return (q - exponential(teacher.log_share(pixel, i, log_sums[student.pixels + pixel]))) * factor;
         });
     });
 }
@@ -135,26 +141,26 @@ void divergence_gradient(
 }  // namespace
 
 extern "C" int64_t entropy_forward(
-    const void* logits, const int64_t* labels, float* log_sums, float* mean, int64_t pixels, int64_t classes, int half,
+    const void* logits, const int64_t* labels, LogSum* log_sums, float* mean, int64_t pixels, int64_t classes, int half,
     int64_t none) {
     if (half) return entropy(Map<Half>(logits, pixels, classes, 1), labels, none, log_sums, mean);
     return entropy(Map<float>(logits, pixels, classes, 1), labels, none, log_sums, mean);
 }
 extern "C" void entropy_backward(
-    const void* logits, const int64_t* labels, const float* log_sums, void* out, int64_t pixels, int64_t classes, int half,
+    const void* logits, const int64_t* labels, const LogSum* log_sums, void* out, int64_t pixels, int64_t classes, int half,
     int64_t none, float factor) {
     if (half) entropy_gradient(Map<Half>(logits, pixels, classes, 1), labels, none, log_sums, out, factor);
     else entropy_gradient(Map<float>(logits, pixels, classes, 1), labels, none, log_sums, out, factor);
 }
 extern "C" int64_t divergence_forward(
-    const void* student, const void* teacher, const uint8_t* counts, float* log_sums, float* mean, int64_t pixels,
+    const void* student, const void* teacher, const uint8_t* counts, LogSum* log_sums, float* mean, int64_t pixels,
     int64_t classes, int half, float softening) {
     const auto run = [&](auto s, auto t) { return divergence(s, t, counts, log_sums, mean); };
     if (half) return run(Map<Half>(student, pixels, classes, softening), Map<Half>(teacher, pixels, classes, softening));
     return run(Map<float>(student, pixels, classes, softening), Map<float>(teacher, pixels, classes, softening));
 }
 extern "C" void divergence_backward(
-    const void* student, const void* teacher, const uint8_t* counts, const float* log_sums, void* out, int64_t pixels,
+    const void* student, const void* teacher, const uint8_t* counts, const LogSum* log_sums, void* out, int64_t pixels,
     int64_t classes, int half, float softening, float factor) {
     const auto run = [&](auto s, auto t) { divergence_gradient(s, t, counts, log_sums, out, factor); };
     if (half) run(Map<Half>(student, pixels, classes, softening), Map<Half>(teacher, pixels, classes, softening));

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_core.device.first_order import Gradients, first_order
-from kd_core.device.kernels.library import address, in_use, library
+from kd_core.device.kernels.library import address, in_use, library, readable
 
 KINDS = (torch.float32, torch.bfloat16)
 
@@ -22,12 +22,12 @@ def fits(logits: Tensor, *others: Tensor) -> bool:
     shapes = (logits.shape, logits.shape[:1] + logits.shape[2:])
     return (
         in_use()
+        and readable(logits, *others)
         and logits.dim() == 4
+        and logits.numel() > 0
         and logits.dtype in KINDS
         and logits.is_contiguous(memory_format=torch.channels_last)
-        and all(tensor.device.type == "cpu" for tensor in (logits, *others))
         and all(other.shape in shapes and not other.requires_grad for other in others)
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -61,7 +61,7 @@ def _sizes(logits: Tensor) -> tuple[Any, ...]:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, unlabelled: int) -> Tensor:
-        log_sums, mean, none = torch.empty(labels.shape), torch.empty(()), ctypes.c_int64(unlabelled)
+        log_sums, mean, none = torch.empty(*labels.shape, 2), torch.empty(()), ctypes.c_int64(unlabelled)
         run = library("logits").entropy_forward
         run.restype = ctypes.c_int64
         count = run(*map(address, (logits, labels, log_sums, mean)), *_sizes(logits), none)
@@ -87,7 +87,7 @@ class _CrossEntropy(torch.autograd.Function):
 class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, counts: Tensor | None, temperature: float) -> Tensor:
-        log_sums, mean = torch.empty(student.numel() // student.shape[1], 2), torch.empty(())
+        log_sums, mean = torch.empty(2, student.numel() // student.shape[1], 2), torch.empty(())
         run = library("logits").divergence_forward
         run.restype = ctypes.c_int64
         arrays = map(address, (student, teacher, counts, log_sums, mean))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.device.first_order import first_order
-from kd_core.device.kernels.library import address, library
+from kd_core.device.kernels.library import address, library, readable
 
 
 def batch_norm(
@@ -29,7 +29,7 @@ def batch_norm(
     ``maps`` and ``added`` are (B, C, H, W), the others (C,). In one kernel where the maps are channels-last, on the
     CPU and of one type, float32 or bfloat16; the sum is then rounded once instead of twice. Elsewhere by PyTorch.
     """
-    if _fits(maps, weight, bias, running_mean) and (added is None or _alike(maps, added)):
+    if _fits(maps, weight, bias, running_mean, running_var) and (added is None or _alike(maps, added)):
         return _BatchNorm.apply(maps, running_mean, running_var, weight, bias, momentum, eps, added, relu)
     out = F.batch_norm(maps, running_mean, running_var, weight, bias, True, momentum, eps)
     out = out if added is None else out + added
@@ -42,7 +42,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Maps (B, C, H, W), normalised."""
         usual = self.weight is None or not (self.training and self.track_running_stats)
-        if usual or self.momentum is None or torch.compiler.is_compiling():
+        if usual or self.momentum is None or self.bias is None or not readable(input):
             return super().forward(input)
         self._check_input_dim(input)
         if self.num_batches_tracked is not None:
@@ -60,18 +60,22 @@ def patch_norms(model: nn.Module) -> None:
 
 def _fits(maps: Tensor, *parameters: Tensor | None) -> bool:
     return (
-        maps.device.type == "cpu"
+        readable(maps, *parameters)
         and maps.dim() == 4
         and maps.dtype in (torch.float32, torch.bfloat16)
         and maps.is_contiguous(memory_format=torch.channels_last)
         and maps.numel() > maps.shape[1]
-        and all(values is None or values.dtype == torch.float32 for values in parameters)
+        and all(values is None or _is_row(values, maps.shape[1]) for values in parameters)
         and library("norm").norm_fits(*_size(maps)) == 1
     )
 
 
+def _is_row(values: Tensor, channels: int) -> bool:
+    return values.dtype == torch.float32 and values.shape == (channels,) and values.is_contiguous()
+
+
 def _alike(maps: Tensor, added: Tensor) -> bool:
-    return added.dtype == maps.dtype and added.shape == maps.shape and added.device == maps.device
+    return readable(added) and added.dtype == maps.dtype and added.shape == maps.shape and added.device == maps.device
 
 
 def _size(maps: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:

@@ -16,10 +16,10 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 struct Half { uint16_t bits; };
 
 inline Floats widened(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
-inline Halves narrowed(Floats v) {  // to nearest, ties to even
-    Words bits = (Words)v;
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return __builtin_convertvector(bits, Halves);
+inline Halves narrowed(Floats v) {  // to nearest, ties to even; what is no number stays so, whatever its other bits
+    const Words bits = (Words)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Ints number = (bits & 0x7fffffffu) <= 0x7f800000u;
+    return __builtin_convertvector(number ? rounded : (bits >> 16) | 0x40u, Halves);
 }
 
 inline Floats load(const float* place) { Floats v; std::memcpy(&v, place, sizeof v); return v; }
@@ -45,7 +45,7 @@ inline Floats where(Ints mask, Floats v) { return (Floats)(mask & (Ints)v); }
 
 // exp(x) of x <= 0, to about one unit in the last place; 0 below -87. What is no number stays so. The compiler may take
 // it that there is none and no infinity either, so both are told by their bits.
-constexpr float LOWEST = -87, MASKED = -1e30;
+constexpr float LOWEST = -87, MASKED = -3.402823466e38f;
 inline Floats exponential(Floats x) {
     const Ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, Ints);
     const Floats whole = __builtin_convertvector(n, Floats);
