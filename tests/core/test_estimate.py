@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from kd_core.cli.plan import plan as command
 from kd_core.cli.plan import seconds_text
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.estimate import Estimate, StageEstimate, estimate
 from kd_core.experiment import Experiment
 

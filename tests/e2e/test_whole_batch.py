@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from tests.e2e.test_processes import launch
 from torch import Tensor, nn
 
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.data.batch import SHARED, Batch, DatasetInfo, Split
 from kd_core.device.runtime import Runtime
 from kd_core.errors import KDError
 from kd_core.experiment import Experiment
-from kd_core.plan.plan import RuntimeSpec
 from kd_core.task import Metrics, Task
 from kd_core.train import evaluate
 

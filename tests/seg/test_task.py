@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.data.batch import SHARED, Batch, Splits
 from kd_core.data.scenes import CLASSES
 from kd_core.device.runtime import Runtime

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.device.depthwise import DepthwiseConv2d, patch_depthwise_convs
 from kd_core.device.folding import folded
 from kd_core.device.kernels import depthwise as kernel
 from kd_core.device.kernels.library import can_build
 from kd_core.device.runtime import Runtime
+from kd_core.errors import KDError
 
 with_compiler = pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
 CHANNELS = 6
@@ -192,7 +193,7 @@ def test_other_precisions_have_pytorchs() -> None:
 FAULTS = """
 import resource, torch
 from kd_core.device.runtime import Runtime
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 
 Runtime(RuntimeSpec(device="cpu"))
 pages = []
@@ -210,3 +211,15 @@ def test_memory_is_kept_from_step_to_step() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     first, *_, last = map(int, done.stdout.split())
     assert last < first / 20, done.stdout
+
+
+@pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")
+def test_a_gradient_of_the_kernels_gradient_is_refused() -> None:
+    model = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    patch_depthwise_convs(model, kernels=True)
+    maps = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(maps)
+    (gradient,) = torch.autograd.grad(out.sum(), maps, create_graph=True)
+    with pytest.raises(KDError, match="has no gradient itself"):
+        gradient.sum().backward()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.device.folding import folded
 from kd_core.device.kernels.library import can_build
 from kd_core.device.pooling import AdaptiveAvgPool2d, patch_pools

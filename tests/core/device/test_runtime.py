@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.device import runtime
 from kd_core.device.kernels.library import can_build
 from kd_core.device.runtime import Runtime, reproducible_errors, set_arithmetic

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kd_core.config import Policy, loads
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.errors import ConfigError
 from kd_core.plan.plan import Plan
 from kd_core.plan.planner import Planner, plan

@@ -20,7 +20,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.config.validation import locate_errors
 from kd_core.data.batch import STUDENT, Batch, Split
 from kd_core.device.runtime import Runtime, fast

@@ -23,7 +23,6 @@ from kd_core.plan.plan import Plan
 from kd_core.taps.inference import know_landmarks
 from kd_core.taps.landmarks import Landmarks, declared, keep
 from kd_core.taps.nested import map_tensors
-from kd_core.taps.pooled import pooled
 from kd_core.taps.wires import Tap
 from kd_core.taps.wrappers import Capture
 from kd_core.train.probe import PROBE, forward, probe_model, restored
@@ -146,7 +145,6 @@ class DryModels:
     def forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
         """What a model gives at some taps, on the meta device."""
         capture = forward(name, self.built[name], taps, self.plan, batch.to(META))
-        capture = pooled(capture, self.plan.models[name].pool, name)
         if name != STUDENT:
             map_tensors(self._note_width, capture.output)
         return capture
@@ -173,7 +171,7 @@ class DryModels:
 
     def real_forward(self, name: str, taps: list[Tap], batch: Batch) -> Capture:
         """The same with random weights on the CPU, whose errors say what is wrong."""
-        return pooled(forward(name, self.real(name), taps, self.plan, batch), self.plan.models[name].pool, name)
+        return forward(name, self.real(name), taps, self.plan, batch)
 
     def real(self, name: str) -> nn.Module:
         """The model with random weights on the CPU, in the mode of the one on the meta device."""

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from kd_core.config import schema
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.config.sampler import SamplerSpec
 from kd_core.errors import did_you_mean, nearest, same_word
 from kd_core.synonyms import ELSEWHERE, NO_KEY, REMARKS, STAGE, SYNONYMS, TERM, listed
@@ -18,7 +19,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     TERM: schema.TermSpec,
     "models.*": schema.ModelSpec,
     "adapters.*": schema.AdapterSpec,
-    "runtime": schema.RuntimeSpec,
+    "runtime": RuntimeSpec,
     "checkpoint": schema.CheckpointSpec,
     "stages.*.optimizer": schema.OptimizerSpec,
     "stages.*.optimizer.groups.*": schema.GroupSpec,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_core.device.first_order import Gradients, first_order
 from kd_core.device.kernels.depthwise import fits, gradients
 from kd_core.device.kernels.library import library
 
@@ -51,16 +52,20 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of images, weight and bias, each None where it is not needed; None for the geometry."""
         images, weight = ctx.saved_tensors
-        wants_images, _, wants_bias, *_ = ctx.needs_input_grad
-        by_images: Tensor | None
-        by_weight: Tensor | None
         if ctx.kernels and fits(images, weight):
-            by_images, by_weight = gradients(images, weight, gradient, ctx.geometry, images=wants_images)
-            by_bias = gradient.float().sum((0, 2, 3)) if wants_bias else None
+            found = _by_kernel(ctx, gradient)
         else:
-            by_images, by_weight, by_bias = _in_float32(images, weight, gradient, ctx.geometry, ctx.needs_input_grad)
-        made = (grad if grad is None else grad.to(weight.dtype) for grad in (by_images, by_weight, by_bias))
+            found = _in_float32(images, weight, gradient, ctx.geometry, ctx.needs_input_grad)
+        made = (grad if grad is None else grad.to(weight.dtype) for grad in found)
         return *made, None, None, None, None
+
+
+@first_order
+def _by_kernel(ctx: Any, gradient: Tensor) -> Gradients:
+    """The gradients of images, weight and bias by our kernel."""
+    (images, weight), (wants_images, _, wants_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
+    by_images, by_weight = gradients(images, weight, gradient, ctx.geometry, images=wants_images)
+    return by_images, by_weight, gradient.float().sum((0, 2, 3)) if wants_bias else None
 
 
 def _in_float32(

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kd_core.config.schema import RuntimeSpec
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve, has_norms

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 
 from kd_core.adapters import ADAPTERS
 from kd_core.config.kinds import STUDY_KEYS
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.config.schema import (
     AdapterSpec,
     ExperimentSpec,
     ModelSpec,
     OptimizerSpec,
-    RuntimeSpec,
     SchedulerSpec,
     StageSpec,
     TermSpec,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_core.config import Document, Lazy
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.config.schedules import Schedule
-from kd_core.config.schema import AdapterSpec, CheckpointSpec, ModelSpec, Path, RuntimeSpec, StageSpec
+from kd_core.config.schema import AdapterSpec, CheckpointSpec, ModelSpec, Path, StageSpec
 from kd_core.data.batch import Batch
 from kd_core.data.views import identity
 from kd_core.errors import KDError

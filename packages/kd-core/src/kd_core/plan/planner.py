@@ -9,10 +9,10 @@ from pathlib import Path as FilePath
 from typing import Any, cast
 
 from kd_core.config import RUN_NAMES, Document, Lazy, Policy
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.config.schema import (
     ExperimentSpec,
     Path,
-    RuntimeSpec,
 )
 from kd_core.config.validation import Validator, show_value
 from kd_core.errors import ConfigError, ConfigProblem, KDError, did_you_mean

@@ -86,12 +86,12 @@ def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def forward(name: str, model: nn.Module, taps: Iterable[Tap], plan: Plan, batch: Batch) -> Capture:
-    """One pass of a model, in the mode it is in, without gradients and without a trace in it."""
+    """One pass of a model, in the mode it is in, without gradients or a trace in it; maps as losses see them."""
     with restored([model]), torch.no_grad():
         wrapper = ForwardWrapper(model, taps, name=name, call=plan.task.call)
         try:
             with batch_norm_errors(len(batch)):
-                return wrapper(batch.for_model(name))
+                return pooled(wrapper(batch.for_model(name)), plan.models[name].pool, name)
         finally:
             wrapper.release()
 
@@ -150,7 +150,6 @@ def _probed(
         shapes = describe_shapes(batch.for_model(name))
         with foreign_errors(f"the forward pass on training samples of shape {shapes}", "models", name):
             captures[name] = forward(name, models[name], taps, plan, batch)
-        captures[name] = pooled(captures[name], plan.models[name].pool, name)
     values = WireResolver(captures, batch, adapters)
     with torch.no_grad(), batch_norm_errors(len(batch)):
         for name in stage.adapters:

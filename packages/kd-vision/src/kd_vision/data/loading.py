@@ -339,6 +339,5 @@ def as_tensor(image: Any, *, strided: bool = False) -> Tensor:
     if array.ndim not in (2, 3):
         raise KDError(f"an image is a PIL image, an array (H, W, C) or a tensor (C, H, W), not {type(image).__name__}")
     planes = (array[:, :, None] if array.ndim == 2 else array).transpose(2, 0, 1)
-    return torch.from_numpy(
-        planes if strided else np.ascontiguousarray(planes)
-    )  # torch's permute and contiguous take twice as long
+    # torch's permute and contiguous take twice as long
+    return torch.from_numpy(planes if strided else np.ascontiguousarray(planes))

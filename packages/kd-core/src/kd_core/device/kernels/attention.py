@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_core.device.kernels.dropout import KINDS, attention
-from kd_core.device.kernels.library import readable
+from kd_core.device.kernels.dropout import attention
+from kd_core.device.kernels.library import KINDS, readable
 
 NAME = "kd_core"
 """What the attention is called among transformers' (``attn_implementation``)."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from kd_core.device.first_order import first_order
-from kd_core.device.kernels.library import address, library, readable
+from kd_core.device.kernels.library import KINDS, address, library, readable
 
 WORDS = 2**32
-KINDS = (torch.float32, torch.bfloat16)
+"""Numbers that are drawn, all as likely."""
 
 
 class Dropout(nn.Dropout):

@@ -20,6 +20,9 @@ FLAGS = ("-ffp-contract=fast",)
 VECTORS = "vectors.h"
 """What the kernels have in common."""
 PLAIN = (Tensor, nn.Parameter)
+"""Tensors that hold their own numbers."""
+KINDS = (torch.float32, torch.bfloat16)
+"""What kernels of norms, dropout, attention and losses compute with."""
 
 
 def can_build() -> bool:

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_core.device.first_order import Gradients, first_order
-from kd_core.device.kernels.library import address, in_use, library, readable
-
-KINDS = (torch.float32, torch.bfloat16)
+from kd_core.device.kernels.library import KINDS, address, in_use, library, readable
 
 
 def fits(logits: Tensor, *others: Tensor) -> bool:

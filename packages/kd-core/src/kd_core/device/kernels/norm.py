@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_core.device.first_order import first_order
-from kd_core.device.kernels.library import address, library, readable
+from kd_core.device.kernels.library import KINDS, address, library, readable
 
 
 def batch_norm(
@@ -62,7 +62,7 @@ def _fits(maps: Tensor, *parameters: Tensor | None) -> bool:
     return (
         readable(maps, *parameters)
         and maps.dim() == 4
-        and maps.dtype in (torch.float32, torch.bfloat16)
+        and maps.dtype in KINDS
         and maps.is_contiguous(memory_format=torch.channels_last)
         and maps.numel() > maps.shape[1]
         and all(values is None or _is_row(values, maps.shape[1]) for values in parameters)
@@ -75,7 +75,7 @@ def _is_row(values: Tensor, channels: int) -> bool:
 
 
 def _alike(maps: Tensor, added: Tensor) -> bool:
-    return readable(added) and added.dtype == maps.dtype and added.shape == maps.shape and added.device == maps.device
+    return readable(added) and added.dtype == maps.dtype and added.shape == maps.shape
 
 
 def _size(maps: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
