@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_docs.py"
 PAGES = {page: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))}
 GENERATED = sorted({target for text in PAGES.values() for target in re.findall(r"<!-- generated: (\S+) -->", text)})
-BASES = (schema.StrictModel, schema.ExtraModel, schema.StudentSpec)
+BASES = (BaseModel, schema.StrictModel, schema.ExtraModel, schema.StudentSpec)
 SCHEMAS = [StudySpec] + [
     item
     for item in vars(schema).values()
-    if isinstance(item, type) and issubclass(item, schema.StrictModel) and item not in BASES
+    if isinstance(item, type) and issubclass(item, BaseModel) and item not in BASES
 ]
 
 
