@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from kd_core.config import schema
+from kd_core.config.runtime import RuntimeSpec
 from kd_core.config.syntax.methods import METHODS
 from kd_core.study.spec import StudySpec
 
@@ -22,7 +23,7 @@ SCRIPT = ROOT / "scripts" / "make_docs.py"
 PAGES = {page: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))}
 GENERATED = sorted({target for text in PAGES.values() for target in re.findall(r"<!-- generated: (\S+) -->", text)})
 BASES = (BaseModel, schema.StrictModel, schema.ExtraModel, schema.StudentSpec)
-SCHEMAS = [StudySpec] + [
+SCHEMAS = [StudySpec, RuntimeSpec] + [
     item
     for item in vars(schema).values()
     if isinstance(item, type) and issubclass(item, BaseModel) and item not in BASES
