@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -20,5 +22,13 @@ def sharding(self: Accelerator, **options: Any) -> None:
 
 Accelerator.__init__ = sharding  # type: ignore[method-assign]
 
+
+def threads_of_gloo() -> list[str]:
+    """The threads of this process that communicate with the others."""
+    names = [(each / "comm").read_text().strip() for each in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
+
+
 if __name__ == "__main__":
+    atexit.register(lambda: print("threads that communicate:", threads_of_gloo(), flush=True))
     main(prog_name="kd-vision")

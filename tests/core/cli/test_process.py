@@ -230,3 +230,30 @@ def test_an_error_that_all_processes_have_waits(
     assert ended.value.code == 2
     assert str(error) in capsys.readouterr().err
     assert len(calls) == waits
+
+
+ENDING = """
+import atexit, sys
+from kd_core.cli import group
+from kd_core.errors import RunInterrupted
+
+main = group.make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
+atexit.register(lambda: print("the interpreter's own ending"))
+
+@main.command()
+def fail():
+    print("an answer")
+    raise RunInterrupted("one process has it")
+
+main(["fail"])
+"""
+
+
+@pytest.mark.parametrize(("processes", "ending"), [("1", "the interpreter's own ending\n"), ("2", "")])
+def test_a_launched_process_ends_at_once_after_an_error(processes: str, ending: str) -> None:
+    environment = {**os.environ, "WORLD_SIZE": processes}
+    command = [sys.executable, "-c", ENDING]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == "an answer\n" + ending
+    assert done.stderr.endswith("one process has it\n")

@@ -21,7 +21,13 @@ from kd_core.cli.listing import REGISTRIES, Models, list_command
 from kd_core.cli.migrate import migrate
 from kd_core.cli.output import echo
 from kd_core.cli.plan import plan
-from kd_core.cli.process import lack_of_memory, open_streams, tell_launcher, wait_for_first_process
+from kd_core.cli.process import (
+    end_at_once_if_launched,
+    lack_of_memory,
+    open_streams,
+    tell_launcher,
+    wait_for_first_process,
+)
 from kd_core.cli.prune import prune
 from kd_core.cli.report import report
 from kd_core.cli.schema import schema
@@ -93,26 +99,31 @@ class Commands(click.Group):
             if not isinstance(error, RunInterrupted):  # which may be of one process only
                 wait_for_first_process()
             _say(str(error))
-            ctx.exit(2)
+            _end(ctx, 2)
         except Stopped as stop:
             _say(str(stop))
-            ctx.exit(stop.exit_code)
+            _end(ctx, stop.exit_code)
         except KeyboardInterrupt:
             _say("interrupted")
-            ctx.exit(INTERRUPTED)
+            _end(ctx, INTERRUPTED)
         except BrokenPipeError:
             raise  # click ends quietly: whoever read the output has seen enough
         except OSError as error:
             prefix = f"{error.filename}: " if error.filename else ""
             _say(f"error: {prefix}{error.strerror or error}")
-            ctx.exit(2)
+            _end(ctx, 2)
         except (MemoryError, RuntimeError, ImportError, SystemError) as error:
             reason = lack_of_memory(error)
             if reason is None:
                 raise
             hint = "a smaller batch_size (accumulation_steps: N then keeps the batch), fewer data.workers, more memory"
             _say(f"memory ran out: {reason}\n    hint: {hint}")
-            ctx.exit(2)
+            _end(ctx, 2)
+
+
+def _end(ctx: click.Context, code: int) -> None:
+    end_at_once_if_launched(code)
+    ctx.exit(code)
 
 
 def _say(text: str) -> None:

@@ -81,3 +81,16 @@ def wait_for_first_process(seconds: float = 10.0) -> None:
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
     time.sleep(seconds)
+
+
+def end_at_once_if_launched(code: int) -> None:
+    """End a process that a launcher started with ``code``, without the interpreter's own ending.
+
+    After an error or a signal it is still joined to the others. A thread that communicates with them and still holds a
+    tensor would abort it there (SIGABRT), and the launcher would report that instead of ``code``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)

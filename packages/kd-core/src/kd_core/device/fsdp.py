@@ -5,6 +5,7 @@ Where nothing is sharded, every function here does what plain PyTorch does.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,3 +75,13 @@ def shard_like(value: Any, like: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def release_process_groups() -> None:
+    """Have every device mesh let go of its process groups; none can communicate after it.
+
+    DTensor's caches keep the meshes, and with them the groups' threads, until the interpreter ends.
+    """
+    if meshes := sys.modules.get("torch.distributed.device_mesh"):
+        for mesh in [each for each in gc.get_objects() if type(each) is meshes.DeviceMesh]:
+            getattr(mesh, "_pg_registry", {}).clear()

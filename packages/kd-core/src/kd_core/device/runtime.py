@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import warnings
@@ -22,7 +23,7 @@ from kd_core.config.runtime import RuntimeSpec
 from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
 from kd_core.device.folding import folded, halve, has_norms
-from kd_core.device.fsdp import full_state_dict
+from kd_core.device.fsdp import full_state_dict, release_process_groups
 from kd_core.device.kernels.attention import patch_attention
 from kd_core.device.kernels.dropout import patch_dropouts
 from kd_core.device.kernels.library import can_build, gains, library
@@ -88,9 +89,15 @@ def join(device: str) -> None:
 
 
 def leave() -> None:
-    """Leave the process group of a run that has ended."""
+    """Leave the process group of a run that has ended, and end its threads.
+
+    A thread of gloo may hold the tensors of its last operation for a while. If the interpreter ended meanwhile, it
+    would be stopped while it frees them, which aborts the process (SIGABRT).
+    """
     if torch.distributed.is_initialized():
         PartialState().destroy_process_group()
+        release_process_groups()
+        gc.collect()  # models that were shared or sharded refer to themselves; the last reference ends the threads
 
 
 def keep_memory() -> None:
