@@ -141,7 +141,7 @@ def norms(rounds: int) -> list[float]:
     running = [torch.zeros(16), torch.ones(16)]
 
     def ours() -> None:
-        out = batch_norm(maps, *running, *parameters, 0.1, 1e-5, added, True)
+        out = batch_norm(maps, *running, *parameters, 0.1, 1e-5, added, "relu")
         torch.autograd.grad(out, inputs, gradient)
 
     def by_hand() -> None:

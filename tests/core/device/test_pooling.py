@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torchvision.models import resnet18
 from kd_core.config.runtime import RuntimeSpec
 from kd_core.device.folding import folded
 from kd_core.device.kernels.library import can_build
-from kd_core.device.pooling import AdaptiveAvgPool2d, patch_pools
+from kd_core.device.pooling import AdaptiveAvgPool2d, PointwiseConv2d, patch_pools
 from kd_core.device.runtime import Runtime
 
 
@@ -44,6 +45,39 @@ def test_a_map_that_is_scaled_by_what_is_pooled_keeps_its_layout() -> None:
     maps = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
     (gradient,) = torch.autograd.grad((maps * pool(maps).sigmoid()).square().sum(), maps)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}, {"padding": "valid"}, {"padding": "same"}])
+@pytest.mark.parametrize("shape", [(3, 5, 1, 1), (3, 5, 4, 1), (5, 1, 1)])
+def test_convolutions_of_pooled_maps_are_products(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    ours = nn.Conv2d(5, 7, 1, **options).double()
+    usual = copy.deepcopy(ours)
+    patch_pools(ours)
+    assert type(ours) is PointwiseConv2d
+    maps = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    outcomes = []
+    for conv in (ours, usual):
+        out = conv(maps)
+        outcomes.append([out, *torch.autograd.grad(out.square().sum(), [maps, *conv.parameters()])])
+    torch.testing.assert_close(*outcomes)
+
+
+def test_other_convolutions_are_left_alone() -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    others = [nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1, padding=1), Own(4, 4, 1)]
+    model = nn.Sequential(*others)
+    patch_pools(model)
+    assert not any(isinstance(module, PointwiseConv2d) for module in model)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pooled_convolution_has_the_precision_of_the_run(precision: str) -> None:
+    conv = nn.Conv2d(5, 7, 1)
+    patch_pools(conv)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        assert conv(torch.randn(3, 5, 1, 1)).dtype is (torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 @pytest.mark.skipif(not can_build(), reason="there is no C++ compiler")

@@ -1,7 +1,9 @@
-"""Batch normalisation with the sum and the ReLU behind it, beside PyTorch's in double precision."""
+"""Batch normalisation with the sum and the activation behind it, beside PyTorch's in double precision."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torchvision.ops.misc import Conv2dNormActivation
 
 from kd_core.device.kernels import norm
 from kd_core.device.kernels.library import can_build
@@ -24,7 +27,7 @@ def maps(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
     return drawn.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def outcome(images: Tensor, added: Tensor | None, relu: bool, *, plain: bool) -> list[Tensor]:
+def outcome(images: Tensor, added: Tensor | None, activation: str | None, *, plain: bool) -> list[Tensor]:
     """Output, gradients and running statistics: of the kernel, or of PyTorch in double."""
     kind = torch.float64 if plain else images.dtype
     channels = images.shape[1]
@@ -37,20 +40,22 @@ def outcome(images: Tensor, added: Tensor | None, relu: bool, *, plain: bool) ->
         used = [each.to(kind) for each in inputs]
         out = F.batch_norm(used[0], *running, used[1], used[2], True, MOMENTUM, EPS)
         out = out + used[3] if added is not None else out
-        out = F.relu(out) if relu else out
+        out = out if activation is None else norm.FUNCTIONS[activation](out)
     else:
-        out = batch_norm(
-            inputs[0], *running, inputs[1], inputs[2], MOMENTUM, EPS, inputs[3] if added is not None else None, relu
-        )
+        added = inputs[3] if added is not None else None
+        out = batch_norm(inputs[0], *running, *inputs[1:3], MOMENTUM, EPS, added, activation)
     gradients = torch.autograd.grad(out, inputs, maps(*images.shape, seed=9).to(out.dtype))
     return [out.detach(), *gradients, *running]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("relu", "adds"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("activation", "adds"),
+    [(None, False), ("relu", False), ("relu6", False), ("hardswish", False), (None, True), ("relu", True)],
+)
 @pytest.mark.parametrize("channels", [3, 16, 24, 64, 80])
 def test_output_gradients_and_statistics_are_pytorchs(
-    channels: int, relu: bool, adds: bool, dtype: torch.dtype
+    channels: int, activation: str | None, adds: bool, dtype: torch.dtype
 ) -> None:
     images = maps(8, channels, 8, 4, dtype=dtype)
     added = maps(*images.shape, dtype=dtype, seed=1) - 4 if adds else None
@@ -58,14 +63,14 @@ def test_output_gradients_and_statistics_are_pytorchs(
     assert norm._fits(images)
     tolerance = 1e-5 if dtype is torch.float32 else 2e-2
     for got, wanted in zip(
-        outcome(images, added, relu, plain=False), outcome(images, added, relu, plain=True), strict=True
+        outcome(images, added, activation, plain=False), outcome(images, added, activation, plain=True), strict=True
     ):
         assert float((got.double() - wanted.double()).abs().max() / wanted.double().abs().max()) < tolerance
 
 
 def test_a_large_mean_costs_no_digits() -> None:
     images = (maps(8, 16, 8, 8) + 1e4).contiguous(memory_format=torch.channels_last)
-    got, wanted = (outcome(images, None, False, plain=plain)[0].double() for plain in (False, True))
+    got, wanted = (outcome(images, None, None, plain=plain)[0].double() for plain in (False, True))
     assert (got - wanted).abs().max() < 5e-3  # the numbers themselves have steps of 1e-3
 
 
@@ -82,8 +87,8 @@ def test_other_maps_are_left_to_pytorch(images: Tensor) -> None:
     assert not norm._fits(images)
     if images.dtype is torch.float32:
         for got, wanted in zip(
-            outcome(images, images * 0.5, True, plain=False),
-            outcome(images, images * 0.5, True, plain=True),
+            outcome(images, images * 0.5, "relu", plain=False),
+            outcome(images, images * 0.5, "relu", plain=True),
             strict=True,
         ):
             torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-4, atol=1e-4)
@@ -91,20 +96,21 @@ def test_other_maps_are_left_to_pytorch(images: Tensor) -> None:
 
 def test_one_value_a_channel_is_pytorchs_error() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        outcome(maps(1, 64, 1, 1), None, False, plain=False)
+        outcome(maps(1, 64, 1, 1), None, None, plain=False)
 
 
-def test_what_is_not_finite_stays_so() -> None:
+@pytest.mark.parametrize("activation", norm.FUNCTIONS)
+def test_what_is_not_finite_stays_so(activation: str) -> None:
     images = maps(4, 16, 4, 4)
     images[1, 3, 0, 0] = torch.nan
-    out = outcome(images, None, True, plain=False)[0]
+    out = outcome(images, None, activation, plain=False)[0]
     assert out[:, 3].isnan().all()
     assert out[:, :3].isfinite().all()
 
 
 def test_the_bits_are_the_same_every_time() -> None:
     images = maps(8, 16, 8, 8, dtype=torch.bfloat16)
-    first, again = (outcome(images, None, True, plain=False) for _ in range(2))
+    first, again = (outcome(images, None, "relu", plain=False) for _ in range(2))
     assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
 
 
@@ -181,3 +187,66 @@ def test_numbers_that_are_none_stay_so_in_bfloat16() -> None:
     wrong = torch.full((16,), -1, dtype=torch.int32).view(torch.float32)
     images = maps(4, 16, 5, 5, dtype=torch.bfloat16)
     assert batch_norm(images, None, None, wrong, torch.zeros(16), MOMENTUM, EPS).isnan().all()
+
+
+def test_an_activation_behind_a_sum_that_has_no_kernel_is_pytorchs() -> None:
+    images = maps(4, 16, 5, 5)
+    got, wanted = (outcome(images, images * 0.5, "hardswish", plain=plain) for plain in (False, True))
+    for left, right in zip(got, wanted, strict=True):
+        torch.testing.assert_close(left.double(), right.double(), rtol=1e-4, atol=1e-4)
+
+
+def sequence(activation: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), activation, nn.BatchNorm2d(16), nn.Sigmoid(), nn.BatchNorm2d(16)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardswish(inplace=True)])
+def test_a_norm_and_the_activation_behind_it_are_one_kernel(
+    activation: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, ours = sequence(activation), sequence(activation)
+    patch_norms(ours)
+    images, called = maps(4, 8, 6, 6), list[str | None]()
+    run = norm.batch_norm
+    monkeypatch.setattr(norm, "batch_norm", lambda *a, **k: called.append(k["activation"]) or run(*a, **k))
+    for each in (usual, ours):
+        each(images).square().mean().backward()
+    assert called == [norm.LAYERS[type(activation)], None, None]
+    torch.testing.assert_close(ours(images), usual(images), rtol=1e-3, atol=1e-4)
+    for left, right in zip(ours.parameters(), usual.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.eval()(images), usual.eval()(images), rtol=1e-3, atol=1e-4)
+    assert ours.state_dict().keys() == usual.state_dict().keys()
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_hooks_see_what_the_two_layers_give(place: int) -> None:
+    usual, ours = sequence(nn.ReLU()), sequence(nn.ReLU())
+    patch_norms(ours)
+    seen: list[Tensor] = []
+    for each in (usual, ours):
+        each[place].register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+        each(maps(4, 8, 6, 6))
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-3, atol=1e-4)
+    assert bool((seen[1] < 0).any()) is (place == 1)
+
+
+def test_sequences_with_a_class_of_their_own_are_fused_and_stay_of_that_class() -> None:
+    class Pass(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + 1
+
+    block = Conv2dNormActivation(8, 16)
+    model = nn.Sequential(block, Pass(nn.BatchNorm2d(16), nn.ReLU()), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(16)))
+    patch_norms(model)
+    assert [issubclass(type(each), norm.Sequential) for each in model.modules() if isinstance(each, nn.Sequential)] == [
+        *(False, True, False, False)
+    ]
+    assert isinstance(block, Conv2dNormActivation)
+    assert type(block).__name__ == "Conv2dNormActivation"
+    images = maps(4, 8, 6, 6)
+    for again in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert type(again) is type(block)
+        torch.testing.assert_close(again(images), block(images), rtol=1e-3, atol=1e-4)

@@ -1,7 +1,8 @@
-"""Pooling of whole channels-last maps, whose gradient PyTorch lays out otherwise than the map.
+"""Pooling of whole channels-last maps, and the 1 x 1 convolutions of what is pooled, as in squeeze and excitation.
 
-In a block that scales a map by what it pools of it (squeeze and excitation), the two gradients of the map are added,
-which takes ten times as long where they are laid out differently.
+PyTorch lays out the gradient of a pooled map otherwise than the map. In a block that scales a map by what it pools of
+it, the two gradients of the map are added, which takes ten times as long where they are laid out differently. And a
+convolution of maps of one pixel takes several times as long as the product of matrices that it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         return _Mean.apply(input) if whole else super().forward(input)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` of 1 x 1, which multiplies matrices where the maps have one pixel."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dim() != 4 or input.shape[2:] != (1, 1) or not readable(input):
+            return super()._conv_forward(input, weight, bias)
+        return F.linear(input.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+
+
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
@@ -37,7 +47,16 @@ class _Mean(torch.autograd.Function):
 
 
 def patch_pools(model: nn.Module) -> None:
-    """Make the adaptive pools of a model, in place, those of :class:`AdaptiveAvgPool2d`."""
+    """Make the adaptive pools and the 1 x 1 convolutions of a model, in place, those of this module.
+
+    What only derives from PyTorch's is left alone.
+    """
     for module in model.modules():
         if type(module) is nn.AdaptiveAvgPool2d:
             module.__class__ = AdaptiveAvgPool2d
+        elif type(module) is nn.Conv2d and _is_pointwise(module):
+            module.__class__ = PointwiseConv2d
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding in ((0, 0), "valid", "same")

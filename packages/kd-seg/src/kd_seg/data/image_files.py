@@ -30,15 +30,16 @@ GREY = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one value: of a palette picture its index, whatever its colour."""
 
 
-def read_values(path: Path) -> NDArray[np.int64]:
-    """The values (H, W) in a mask file: KDError for a picture of colours."""
+def read_values(path: Path) -> NDArray[Any]:
+    """The values (H, W), whole numbers, in a mask file: KDError for a picture of colours."""
     return values_of(open_image(path), path)
 
 
-def values_of(picture: Image, path: Path) -> NDArray[np.int64]:
-    """The values (H, W) in a mask that was read from ``path``: KDError for a picture of colours."""
+def values_of(picture: Image, path: Path) -> NDArray[Any]:
+    """The values (H, W), whole numbers, in a mask that was read from ``path``: KDError for a picture of colours."""
     if picture.mode in GREY:
-        return np.asarray(picture).astype(np.int64)
+        values = np.asarray(picture)
+        return values.astype(np.uint8) if values.dtype == bool else values
     hint = "save masks with a palette, or in grey: a pixel's value is its class"
     if picture.mode == "F":
         raise KDError(f"{path}: holds floats, and masks hold class ids", hint=hint)
@@ -47,7 +48,7 @@ def values_of(picture: Image, path: Path) -> NDArray[np.int64]:
         picture.mode in ("RGB", "RGBA", "LA")
         and (channels[..., :1] == channels[..., : 1 if picture.mode == "LA" else 3]).all()
     ):
-        return channels[..., 0].astype(np.int64)
+        return channels[..., 0]
     raise KDError(f"{path}: is a colour image ({picture.mode}), not a mask of class ids", hint=hint)
 
 
@@ -58,11 +59,15 @@ class ClassTable:
     table: NDArray[np.int16]
     """(N,): the class of each value, :data:`UNKNOWN` for one that has none."""
 
-    def of(self, values: NDArray[np.int64], path: Path) -> NDArray[np.int16]:
-        """Classes (H, W); KDError naming the file and the first value without a class."""
+    def of(self, values: NDArray[Any], path: Path) -> NDArray[np.int16]:
+        """Classes (H, W) of whole numbers; KDError naming the file and the first value without a class."""
         last = len(self.table) - 1
-        mask = self.table[np.clip(values, 0, last)]
-        wrong = (mask == UNKNOWN) | (values < 0) | (values > last)
+        if values.dtype == np.uint8:
+            mask = self._of_bytes.take(values)
+            wrong = mask == UNKNOWN
+        else:
+            mask = self.table[np.clip(values, 0, last)]
+            wrong = (mask == UNKNOWN) | (values < 0) | (values > last)
         if wrong.any():
             value = int(values[wrong].min())
             known = np.flatnonzero(self.table >= 0).tolist()
@@ -72,6 +77,13 @@ class ClassTable:
             classes = ", ".join(map(str, known)) if gaps else f"{known[0]} .. {known[-1]}"
             raise KDError(f"{path}: holds the value {value}, which is not a class; there are {classes}{listed}")
         return mask
+
+    @cached_property
+    def _of_bytes(self) -> NDArray[np.int16]:
+        """(256,): the class of each value of a byte."""
+        table = np.full(256, UNKNOWN, np.int16)
+        table[: len(self.table)] = self.table[:256]
+        return table
 
 
 UNKNOWN = np.int16(-1)

@@ -83,7 +83,7 @@ def _replace_norm(graph: Graph, node: Node) -> None:
         return
     chain, added, relu = _chain(node)
     arguments = [values[name] for name in NORM if name != "training"]
-    _put(graph, chain[-1], batch_norm, (*arguments, added, relu))
+    _put(graph, chain[-1], batch_norm, (*arguments, added, "relu" if relu else None))
     for spent in reversed(chain[:-1]):
         graph.erase_node(spent)
 

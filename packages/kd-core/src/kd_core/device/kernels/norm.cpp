@@ -1,6 +1,6 @@
-// Batch normalisation of a channels-last map in training, with a map added to it and a ReLU where they follow. Each
-// pass reads the maps twice, once for the sums over rows and once for the result; all arithmetic is in float, sums of
-// many numbers in double.
+// Batch normalisation of a channels-last map in training, with a map added to it and an activation where they follow.
+// Each pass reads the maps twice, once for the sums over rows and once for the result; all arithmetic is in float, sums
+// of many numbers in double.
 #include <cmath>
 #include <numeric>
 #include <type_traits>
@@ -73,7 +73,28 @@ template <class Body> void each(const Map& m, Body body) {
     });
 }
 
-template <class T, bool RELU, bool OTHER> struct Norm {
+enum Activation { NONE, RELU, RELU6, HARDSWISH };
+
+template <Activation A> Floats activated(Floats v) {  // what is no number stays so
+    if constexpr (A == RELU || A == RELU6) v = where(~(v < 0), v);
+    if constexpr (A == RELU6) v = v > 6 ? Floats{} + 6 : v;
+    if constexpr (A == HARDSWISH) {
+        const Floats inner = v * (v + 3.0f) * (1.0f / 6);
+        v = v >= 3 ? v : where(~(v <= -3), inner);
+    }
+    return v;
+}
+template <Activation A> Floats slope(Floats v, Floats gradient) {  // the gradient before an activation of v
+    if constexpr (A == RELU) return v > 0 ? gradient : Floats{};
+    if constexpr (A == RELU6) return v < 6 ? (v > 0 ? gradient : Floats{}) : Floats{};
+    if constexpr (A == HARDSWISH) {
+        const Floats inner = v > -3 ? gradient * (v * (1.0f / 3) + 0.5f) : Floats{};
+        return v >= 3 ? gradient : inner;
+    }
+    return gradient;
+}
+
+template <class T, Activation A, bool OTHER> struct Norm {
     Map m;
     const float* weight;
 
@@ -106,8 +127,7 @@ template <class T, bool RELU, bool OTHER> struct Norm {
         each(m, [=](int64_t i, int64_t j) {
             Floats v = load(x + i) * load(w + j) + load(b + j);
             if constexpr (OTHER) v += load(other + i);
-            if constexpr (RELU) v = where(~(v < 0), v);
-            store(out + i, v);
+            store(out + i, activated<A>(v));
         });
     }
 
@@ -119,16 +139,16 @@ template <class T, bool RELU, bool OTHER> struct Norm {
         for (int64_t j = 0; j < c; ++j) scale[j] = weight[j] * rstd[j], shift[j] = bias[j] - mean[j] * scale[j];
         Values means = repeat(m, mean), scales = repeat(m, scale.data()), shifts = repeat(m, shift.data());
         const float *mu = means.data(), *w = scales.data(), *b0 = shifts.data();
-        // the gradient before the ReLU; without a second map its sign is cheaper to compute again than to read
+        // the gradient before the activation; without a second map its input is cheaper to compute again than to read
         auto behind = [=](int64_t i, int64_t j) {
-            Floats g = load(grad + i);
-            if constexpr (RELU && OTHER) g = where(load(out + i) > 0, g);
-            else if constexpr (RELU) g = where(load(x + i) * load(w + j) + load(b0 + j) > 0, g);
-            return g;
+            const Floats g = load(grad + i);
+            if constexpr (A == NONE) return g;
+            else if constexpr (OTHER) return slope<A>(load(out + i), g);
+            else return slope<A>(load(x + i) * load(w + j) + load(b0 + j), g);
         };
         sums(m, first, second, [=](int64_t i, int64_t j, Floats& a, Floats& b) {
             Floats g = behind(i, j);
-            if constexpr (RELU && OTHER) store(dother + i, g);
+            if constexpr (A != NONE && OTHER) store(dother + i, g);
             a += g;
             b += g * (load(x + i) - load(mu + j));
         });
@@ -142,19 +162,22 @@ template <class T, bool RELU, bool OTHER> struct Norm {
         Values xs = repeat(m, by_x.data()), ks = repeat(m, constant.data());
         const float *h = xs.data(), *k = ks.data();
         each(m, [=](int64_t i, int64_t j) {
-            Floats v = RELU && OTHER ? load(dother + i) : behind(i, j);
+            Floats v = A != NONE && OTHER ? load(dother + i) : behind(i, j);
             store(dx + i, v * load(w + j) + load(x + i) * load(h + j) + load(k + j));
         });
     }
 };
 
-template <class F> void dispatch(bool half, bool relu, bool other, F f) {
+// A sum is followed by a ReLU or nothing: what stands behind those can be told from the output.
+template <class F> void dispatch(bool half, int activation, bool other, F f) {
     auto with = [&](auto type) {
         using T = decltype(type);
-        if (relu && other) f((Norm<T, true, true>*)nullptr, type);
-        else if (relu) f((Norm<T, true, false>*)nullptr, type);
-        else if (other) f((Norm<T, false, true>*)nullptr, type);
-        else f((Norm<T, false, false>*)nullptr, type);
+        if (other && activation == RELU) f((Norm<T, RELU, true>*)nullptr, type);
+        else if (other) f((Norm<T, NONE, true>*)nullptr, type);
+        else if (activation == RELU) f((Norm<T, RELU, false>*)nullptr, type);
+        else if (activation == RELU6) f((Norm<T, RELU6, false>*)nullptr, type);
+        else if (activation == HARDSWISH) f((Norm<T, HARDSWISH, false>*)nullptr, type);
+        else f((Norm<T, NONE, false>*)nullptr, type);
     };
     if (half) with(Half{});
     else with(float{});
@@ -171,19 +194,19 @@ extern "C" int norm_fits(int64_t rows, int64_t channels) {
 // mean holds a value of each channel, about which sums are taken; it and rstd are written
 extern "C" void norm_forward(const void* x, const void* other, void* out, const float* weight, const float* bias,
                              float* mean, float* rstd, float* running_mean, float* running_var, int64_t rows,
-                             int64_t channels, float momentum, float eps, int relu, int half) {
-    dispatch(half, relu, other, [&](auto* kind, auto type) {
+                             int64_t channels, float momentum, float eps, int activation, int half) {
+    dispatch(half, activation, other, [&](auto* kind, auto type) {
         using T = decltype(type);
         std::remove_pointer_t<decltype(kind)> norm{Map(rows, channels), weight};
         norm.forward((const T*)x, (const T*)other, (T*)out, bias, mean, rstd, running_mean, running_var, momentum, eps);
     });
 }
 
-// dother may be null, and is written only behind a ReLU
+// dother may be null, and is written only behind an activation
 extern "C" void norm_backward(const void* grad, const void* x, const void* out, void* dx, void* dother,
                               const float* weight, const float* bias, const float* mean, const float* rstd,
-                              float* dweight, float* dbias, int64_t rows, int64_t channels, int relu, int half) {
-    dispatch(half, relu, dother, [&](auto* kind, auto type) {
+                              float* dweight, float* dbias, int64_t rows, int64_t channels, int activation, int half) {
+    dispatch(half, activation, dother, [&](auto* kind, auto type) {
         using T = decltype(type);
         std::remove_pointer_t<decltype(kind)> norm{Map(rows, channels), weight};
         norm.backward((const T*)grad, (const T*)x, (const T*)out, (T*)dx, (T*)dother, bias, mean, rstd, dweight, dbias);

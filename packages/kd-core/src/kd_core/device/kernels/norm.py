@@ -1,8 +1,10 @@
-"""Batch normalisation in training, with the sum and the ReLU that follow it (``norm.cpp``)."""
+"""Batch normalisation in training, with the sum and the activation that follow it (``norm.cpp``)."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -11,6 +13,10 @@ from torch.nn import functional as F
 
 from kd_core.device.first_order import first_order
 from kd_core.device.kernels.library import KINDS, address, library, readable
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish}
+"""Activations that the kernel knows, in its order. Behind a sum it knows a ReLU only."""
+LAYERS = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardswish: "hardswish"}
 
 
 def batch_norm(
@@ -22,40 +28,94 @@ def batch_norm(
     momentum: float,
     eps: float,
     added: Tensor | None = None,
-    relu: bool = False,
+    activation: str | None = None,
 ) -> Tensor:
-    """``relu(batch_norm(maps) + added)`` with the statistics of the batch, which move the running ones.
+    """``activation(batch_norm(maps) + added)`` with the statistics of the batch, which move the running ones.
 
     ``maps`` and ``added`` are (B, C, H, W), the others (C,). In one kernel where the maps are channels-last, on the
-    CPU and of one type, float32 or bfloat16; the sum is then rounded once instead of twice. Elsewhere by PyTorch.
+    CPU and of one type, float32 or bfloat16, and is then rounded once, at the end. Elsewhere by PyTorch.
+    ``activation`` is one of :data:`FUNCTIONS`, with ``added`` a ReLU.
     """
-    if _fits(maps, weight, bias, running_mean, running_var) and (added is None or _alike(maps, added)):
-        return _BatchNorm.apply(maps, running_mean, running_var, weight, bias, momentum, eps, added, relu)
+    known = added is None or (_alike(maps, added) and activation in (None, "relu"))
+    if known and _fits(maps, weight, bias, running_mean, running_var):
+        return _BatchNorm.apply(maps, running_mean, running_var, weight, bias, momentum, eps, added, activation)
     out = F.batch_norm(maps, running_mean, running_var, weight, bias, True, momentum, eps)
     out = out if added is None else out + added
-    return F.relu(out) if relu else out
+    return out if activation is None else FUNCTIONS[activation](out)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d``, by the kernel in training."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps (B, C, H, W), normalised."""
+    def forward(self, input: Tensor, activation: str | None = None) -> Tensor:
+        """Maps (B, C, H, W), normalised, and behind an ``activation`` if one is named."""
         usual = self.weight is None or not (self.training and self.track_running_stats)
         if usual or self.momentum is None or self.bias is None or not readable(input):
-            return super().forward(input)
+            out = super().forward(input)
+            return out if activation is None else FUNCTIONS[activation](out)
         self._check_input_dim(input)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         running = (self.running_mean, self.running_var)
-        return batch_norm(input, *running, self.weight, self.bias, self.momentum, self.eps)
+        return batch_norm(input, *running, self.weight, self.bias, self.momentum, self.eps, activation=activation)
+
+
+class Sequential(nn.Sequential):
+    """``nn.Sequential`` in which a norm and the activation behind it are one kernel, unless a hook looks at either."""
+
+    def forward(self, input: Any) -> Any:
+        """What the last module gives."""
+        out, fused, modules = input, None, list(self)
+        for module, follower in zip_longest(modules, modules[1:]):
+            if module is fused:
+                fused = None
+                continue
+            plain = type(module) is not BatchNorm2d or follower is None or _hooked(module) or _hooked(follower)
+            activation = None if plain else LAYERS.get(type(follower))
+            out = module(out) if activation is None else module(out, activation)
+            fused = None if activation is None else follower
+        return out
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Classes of :func:`_fusing` have no name by which pickle could find them."""
+        kind = type(self).__mro__[2 if type(self) is not Sequential else 1]
+        return _blank, (kind,), self.__dict__
+
+
+_CLASSES: dict[type[nn.Sequential], type[Sequential]] = {nn.Sequential: Sequential}
+
+
+def _fusing(kind: type[nn.Sequential]) -> type[Sequential]:
+    """``kind``, which runs its modules one after another, as a class that fuses them."""
+    if kind not in _CLASSES:
+        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        _CLASSES[kind] = type(kind.__name__, (Sequential, kind), names)
+    return _CLASSES[kind]
+
+
+def _blank(kind: type[nn.Sequential]) -> Sequential:
+    fusing = _fusing(kind)
+    return fusing.__new__(fusing)
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 def patch_norms(model: nn.Module) -> None:
-    """Make the batch norms of a model, in place, :class:`BatchNorm2d`. What derives from them is left alone."""
+    """Make the batch norms of a model, in place, :class:`BatchNorm2d`, and one kernel with what follows them in turn.
+
+    What derives from a norm is left alone, and so is a sequence with a pass of its own.
+    """
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = BatchNorm2d
+    for module in model.modules():
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+            kinds = [type(each) for each in module]
+            if any(left is BatchNorm2d and right in LAYERS for left, right in pairwise(kinds)):
+                module.__class__ = _fusing(type(module))
 
 
 def _fits(maps: Tensor, *parameters: Tensor | None) -> bool:
@@ -78,6 +138,11 @@ def _alike(maps: Tensor, added: Tensor) -> bool:
     return readable(added) and added.dtype == maps.dtype and added.shape == maps.shape
 
 
+def _code(activation: str | None) -> int:
+    """The kernel's number of an activation."""
+    return 0 if activation is None else 1 + list(FUNCTIONS).index(activation)
+
+
 def _size(maps: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
     return ctypes.c_int64(maps.numel() // maps.shape[1]), ctypes.c_int64(maps.shape[1])
 
@@ -94,7 +159,7 @@ class _BatchNorm(torch.autograd.Function):
         momentum: float,
         eps: float,
         added: Tensor | None,
-        relu: bool,
+        activation: str | None,
     ) -> Tensor:
         if added is not None:
             added = added.contiguous(memory_format=torch.channels_last)
@@ -106,11 +171,11 @@ class _BatchNorm(torch.autograd.Function):
             *_size(maps),
             ctypes.c_float(momentum),
             ctypes.c_float(eps),
-            int(relu),
+            _code(activation),
             int(maps.dtype == torch.bfloat16),
         )
-        ctx.save_for_backward(maps, weight, bias, mean, rstd, out if relu and added is not None else None)
-        ctx.adds, ctx.relu = added is not None, relu
+        ctx.save_for_backward(maps, weight, bias, mean, rstd, out if activation and added is not None else None)
+        ctx.adds, ctx.activation = added is not None, activation
         return out
 
     @staticmethod
@@ -120,12 +185,12 @@ class _BatchNorm(torch.autograd.Function):
         maps, weight, bias, mean, rstd, out = ctx.saved_tensors
         gradient = gradient.to(maps.dtype).contiguous(memory_format=torch.channels_last)
         by_maps, by_weight, by_bias = torch.empty_like(maps), torch.empty_like(weight), torch.empty_like(weight)
-        by_added = None if not ctx.adds else torch.empty_like(maps) if ctx.relu else gradient
+        by_added = None if not ctx.adds else torch.empty_like(maps) if ctx.activation else gradient
         library("norm").norm_backward(
-            *map(address, (gradient, maps, out, by_maps, by_added if ctx.relu else None)),
+            *map(address, (gradient, maps, out, by_maps, by_added if ctx.activation else None)),
             *map(address, (weight, bias, mean, rstd, by_weight, by_bias)),
             *_size(maps),
-            int(ctx.relu),
+            _code(ctx.activation),
             int(maps.dtype == torch.bfloat16),
         )
         return by_maps, None, None, by_weight, by_bias, None, None, by_added, None
