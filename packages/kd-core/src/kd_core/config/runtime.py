@@ -27,8 +27,9 @@ class RuntimeSpec(BaseModel):
     """Names of the models to compile with `torch.compile`."""
     cpu_kernels: list[str] = []
     """Names of models that, on a CPU with Linux, have kernels of this package where they have such layers: of maps,
-    with `channels_last`, BatchNorm2d in training and the sum and the ReLU that follow it and, in bf16, depthwise
-    convolutions and (with AMX) weights of 3 x 3 convolutions; Dropout; attention in models of transformers. The
+    with `channels_last`, BatchNorm2d in training and the sum and the activation (ReLU, ReLU6, hardswish) that follow it
+    and, in bf16, depthwise convolutions and (with AMX) weights of 3 x 3 convolutions; Dropout; attention in models of
+    transformers, whose classifiers compute their last layer for the first token alone if nothing else is looked at. The
     losses `cross_entropy` and `kd` of maps have kernels then, too. A C++ compiler builds them when first used."""
     cuda_graphs: bool = False
     """Record the compiled models as CUDA graphs, which are launched as a whole. Stages with micro-batches and runs of

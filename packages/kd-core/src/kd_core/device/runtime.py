@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from kd_core.config.runtime import RuntimeSpec
 from kd_core.data.batch import Batch
 from kd_core.device.depthwise import patch_depthwise_convs
+from kd_core.device.first_token import patch_classifiers
 from kd_core.device.folding import folded, halve, has_norms
 from kd_core.device.fsdp import full_state_dict, release_process_groups
 from kd_core.device.kernels.attention import patch_attention
@@ -189,6 +190,7 @@ class Runtime:
             patch_pools(model)
             patch_dropouts(model)
             patch_attention(model)
+            patch_classifiers(model)
         if self.spec.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)

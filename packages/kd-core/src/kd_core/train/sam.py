@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,7 +90,12 @@ class SAM(Optimizer):
 
 def needs_closure(optimizer: Optimizer) -> bool:
     """Whether an optimiser evaluates a batch several times in a step, by the closure that its ``step`` takes."""
-    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return _wants_closure(type(optimizer).step)
+
+
+@cache
+def _wants_closure(step: Callable[..., Any]) -> bool:
+    parameter = inspect.signature(step).parameters.get("closure")
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 

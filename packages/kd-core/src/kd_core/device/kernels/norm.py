@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kd_core.device.derived import Derived, derive, is_hooked
 from kd_core.device.first_order import first_order
 from kd_core.device.kernels.library import KINDS, address, library, readable
 
@@ -60,47 +61,22 @@ class BatchNorm2d(nn.BatchNorm2d):
         return batch_norm(input, *running, self.weight, self.bias, self.momentum, self.eps, activation=activation)
 
 
-class Sequential(nn.Sequential):
+class FusedSequential(Derived):
     """``nn.Sequential`` in which a norm and the activation behind it are one kernel, unless a hook looks at either."""
 
     def forward(self, input: Any) -> Any:
         """What the last module gives."""
-        out, fused, modules = input, None, list(self)
+        out, fused = input, None
+        modules: list[Any] = list(self._modules.values())
         for module, follower in zip_longest(modules, modules[1:]):
             if module is fused:
                 fused = None
                 continue
-            plain = type(module) is not BatchNorm2d or follower is None or _hooked(module) or _hooked(follower)
+            plain = type(module) is not BatchNorm2d or follower is None or is_hooked(module) or is_hooked(follower)
             activation = None if plain else LAYERS.get(type(follower))
             out = module(out) if activation is None else module(out, activation)
             fused = None if activation is None else follower
         return out
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Classes of :func:`_fusing` have no name by which pickle could find them."""
-        kind = type(self).__mro__[2 if type(self) is not Sequential else 1]
-        return _blank, (kind,), self.__dict__
-
-
-_CLASSES: dict[type[nn.Sequential], type[Sequential]] = {nn.Sequential: Sequential}
-
-
-def _fusing(kind: type[nn.Sequential]) -> type[Sequential]:
-    """``kind``, which runs its modules one after another, as a class that fuses them."""
-    if kind not in _CLASSES:
-        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
-        _CLASSES[kind] = type(kind.__name__, (Sequential, kind), names)
-    return _CLASSES[kind]
-
-
-def _blank(kind: type[nn.Sequential]) -> Sequential:
-    fusing = _fusing(kind)
-    return fusing.__new__(fusing)
-
-
-def _hooked(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
 
 
 def patch_norms(model: nn.Module) -> None:
@@ -115,7 +91,7 @@ def patch_norms(model: nn.Module) -> None:
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             kinds = [type(each) for each in module]
             if any(left is BatchNorm2d and right in LAYERS for left, right in pairwise(kinds)):
-                module.__class__ = _fusing(type(module))
+                derive(module, FusedSequential)
 
 
 def _fits(maps: Tensor, *parameters: Tensor | None) -> bool:
