@@ -238,7 +238,13 @@ from kd_core.cli import group
 from kd_core.errors import RunInterrupted
 
 main = group.make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
-atexit.register(lambda: print("the interpreter's own ending"))
+atexit.register(lambda: print("registered"))
+
+class Last:
+    def __del__(self):
+        print("the interpreter's own ending")
+
+last = Last()
 
 @main.command()
 def fail():
@@ -255,5 +261,5 @@ def test_a_launched_process_ends_at_once_after_an_error(processes: str, ending: 
     command = [sys.executable, "-c", ENDING]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stdout == "an answer\n" + ending
+    assert done.stdout == "an answer\nregistered\n" + ending
     assert done.stderr.endswith("one process has it\n")

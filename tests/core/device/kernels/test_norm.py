@@ -250,3 +250,14 @@ def test_sequences_with_a_class_of_their_own_are_fused_and_stay_of_that_class() 
     for again in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
         assert type(again) is type(block)
         torch.testing.assert_close(again(images), block(images), rtol=1e-3, atol=1e-4)
+
+
+def test_a_fused_sequence_can_be_cut_and_derived_from_in_turn() -> None:
+    model = sequence(nn.ReLU())
+    patch_norms(model)
+    images = maps(4, 8, 6, 6)
+    torch.testing.assert_close(model[2:](model[:2](images)), model(images), rtol=1e-3, atol=1e-4)
+    model.__class__ = type("Sharded", (type(model),), {})  # as FSDP does
+    again = copy.deepcopy(model)
+    assert type(again) is type(model)
+    torch.testing.assert_close(again(images), model(images), rtol=1e-3, atol=1e-4)

@@ -5,6 +5,7 @@ Nothing but the standard library is imported here.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -84,12 +85,13 @@ def wait_for_first_process(seconds: float = 10.0) -> None:
 
 
 def end_at_once_if_launched(code: int) -> None:
-    """End a process that a launcher started with ``code``, without the interpreter's own ending.
+    """End a process that a launcher started with ``code``, after what is registered to be run at its exit.
 
-    After an error or a signal it is still joined to the others. A thread that communicates with them and still holds a
-    tensor would abort it there (SIGABRT), and the launcher would report that instead of ``code``.
+    After an error or a signal it is still joined to the others. While the interpreter ends, a thread that communicates
+    with them and still holds a tensor would abort the process (SIGABRT), and the launcher would report that instead.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

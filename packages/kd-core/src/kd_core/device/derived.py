@@ -12,7 +12,8 @@ class Derived(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copied and pickled by its two bases: the class itself has no name by which pickle could find it."""
-        return _blank, type(self).__bases__, self.__dict__
+        bases = type(self).__bases__  # others where torch has derived from it in turn, as for FSDP
+        return (_blank, bases, self.__dict__) if bases in _CLASSES else super().__reduce_ex__(protocol)
 
 
 def derive(module: nn.Module, before: type[Derived]) -> None:
@@ -26,7 +27,7 @@ def is_hooked(module: nn.Module) -> bool:
     return any(hooks)
 
 
-_CLASSES: dict[tuple[type, type], Any] = {}
+_CLASSES: dict[tuple[type, ...], Any] = {}
 
 
 def _class(before: type[Derived], kind: type[nn.Module]) -> Any:
