@@ -18,6 +18,13 @@ from kd_core.device.kernels.library import can_build
 from kd_core.device.runtime import Runtime
 
 SIZES = {
+    "dim": 32,
+    "n_heads": 4,
+    "n_layers": 2,
+    "hidden_dim": 48,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "seq_classif_dropout": 0.0,
     "hidden_size": 32,
     "embedding_size": 32,
     "num_attention_heads": 4,
@@ -49,7 +56,8 @@ def texts() -> dict[str, Tensor]:
 
 
 def last_layer(model: Any) -> Any:
-    return getattr(model, model.base_model_prefix).encoder.layer[-1]
+    base = getattr(model, model.base_model_prefix)
+    return getattr(base, CLASSIFIERS[type(model).__name__][0]).layer[-1]
 
 
 def fused(model: Any, *, kernels: bool = False) -> Any:
