@@ -155,6 +155,7 @@ def tried(config: Path, override: str) -> str:
     try:
         experiment = Experiment.load(config, overrides=[override])
         experiment.check()
+        experiment.check_data()
     except KDError as error:
         return "refused" if all(problem.path and problem.message for problem in error.problems) else str(error)
     try:

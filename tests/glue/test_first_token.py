@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from kd_core.config.runtime import RuntimeSpec
 from kd_core.device.first_token import CLASSIFIERS, FirstTokenLayer, patch_classifiers
@@ -57,7 +59,7 @@ def texts() -> dict[str, Tensor]:
 
 def last_layer(model: Any) -> Any:
     base = getattr(model, model.base_model_prefix)
-    return getattr(base, CLASSIFIERS[type(model).__name__][0]).layer[-1]
+    return getattr(base, CLASSIFIERS[type(model).__name__]).layer[-1]
 
 
 def fused(model: Any, *, kernels: bool = False) -> Any:
@@ -113,7 +115,10 @@ def test_only_the_first_token_is_computed(monkeypatch: pytest.MonkeyPatch) -> No
     assert widths[:12] == [*[9] * 6, 1, 9, 9, 1, 1, 1]
 
 
-@pytest.mark.parametrize("place", ["bert", "bert.encoder", "bert.encoder.layer.1", "bert.encoder.layer.1.output.dense"])
+PLACES = ["bert", "bert.encoder", "bert.encoder.layer.1", "bert.encoder.layer.1.output.dense"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_hook_sees_all_tokens(place: str) -> None:
     model = fused(classifier())
     assert shapes(model, model.get_submodule(place)) == [(3, 9, 32)]
@@ -151,7 +156,6 @@ def test_copies_stay_what_they_are() -> None:
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         layer = last_layer(again)
         assert type(layer) is type(last_layer(model))
-        assert layer.outer == (again.bert, again.bert.encoder)
         torch.testing.assert_close(again(**texts()).logits, model(**texts()).logits)
 
 
@@ -160,3 +164,125 @@ def test_a_model_that_is_placed_with_kernels_is_patched() -> None:
     runtime = Runtime(RuntimeSpec(device="cpu", cpu_kernels=["student"]))
     assert isinstance(last_layer(runtime.place(classifier(), "student")), FirstTokenLayer)
     assert not isinstance(last_layer(runtime.place(classifier(), "teacher")), FirstTokenLayer)
+
+
+def same_logits(usual: Any, ours: Any, **options: Any) -> None:
+    torch.testing.assert_close(ours(**texts(), **options).logits, usual(**texts(), **options).logits)
+
+
+@pytest.mark.parametrize("name", ["RobertaForSequenceClassification", "BertForSequenceClassification"])
+def test_what_the_head_takes_is_whole_for_a_tap(name: str) -> None:
+    model = fused(classifier(name))
+    head = model.bert.pooler if name.startswith("Bert") else model.classifier
+    seen: list[Any] = []
+    with head.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape))):
+        model(**texts())
+    assert seen == [(3, 9, 32)]
+    handle = register_module_forward_hook(
+        lambda module, inputs, output: seen.append(tuple(output.shape)) if module is last_layer(model) else None
+    )
+    with handle:
+        model(**texts())
+    assert seen == [(3, 9, 32)] * 2
+
+
+def test_the_base_model_by_itself_gives_all_tokens() -> None:
+    model = fused(classifier())
+    model(**texts())
+    assert model.bert(**texts()).last_hidden_state.shape == (3, 9, 32)
+
+
+class MeanHead(nn.Module):
+    def forward(self, features: Tensor, **options: Any) -> Tensor:
+        return features.mean(1)[:, :3]
+
+
+class OwnLayer(transformers.models.bert.modeling_bert.BertLayer):
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return super().forward(*inputs, **options) * 2
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.inside(*inputs, **options)
+
+
+def mean_head(model: Any) -> None:
+    model.bert.pooler = MeanHead()
+    model.classifier = nn.Identity()
+
+
+def own_layer(model: Any) -> None:
+    model.bert.encoder.layer[-1].__class__ = OwnLayer
+
+
+def own_pass(model: Any) -> None:
+    attention = model.bert.encoder.layer[-1].attention
+    run = attention.forward
+    attention.forward = lambda *inputs, **options: (run(*inputs, **options)[0] * 2, None)
+
+
+def wrapped_layer(model: Any) -> None:
+    model.bert.encoder.layer[-1] = Wrapped(model.bert.encoder.layer[-1])
+
+
+def wrapped_query(model: Any) -> None:
+    attention = model.bert.encoder.layer[-1].attention.self
+    attention.query = Wrapped(attention.query)
+
+
+def tied(model: Any) -> None:
+    model.bert.encoder.layer[0] = model.bert.encoder.layer[1]
+
+
+def longer(model: Any) -> None:
+    model.bert.encoder.layer.append(copy.deepcopy(model.bert.encoder.layer[0]))
+
+
+def turned(model: Any) -> None:
+    model.bert.encoder.layer = nn.ModuleList(list(model.bert.encoder.layer)[::-1])
+
+
+def checkpointed(model: Any) -> None:
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+
+
+CHANGES = [mean_head, own_layer, own_pass, wrapped_layer, wrapped_query, tied, longer, turned, checkpointed]
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_models_that_were_changed_give_what_they_gave(change: Callable[[Any], None], before: bool) -> None:
+    if before is False and change is own_layer:
+        pytest.skip("sets the class that was changed")
+    usual = classifier()
+    ours = copy.deepcopy(usual)
+    for model in (usual, ours):
+        if before:
+            change(model)
+    patch_classifiers(ours)
+    for model in (usual, ours):
+        if not before:
+            change(model)
+    same_logits(usual, ours)
+    for model in (usual, ours):
+        model(**texts()).logits.square().sum().backward()
+    for left, right in zip(ours.parameters(), usual.parameters(), strict=True):
+        assert (left.grad is None) == (right.grad is None)
+        if left.grad is not None:
+            torch.testing.assert_close(left.grad, right.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_options_that_are_not_known_are_not_lost() -> None:
+    usual = classifier()
+    same_logits(usual, fused(usual), is_causal=True)
+
+
+def test_a_model_without_layers_is_left_alone() -> None:
+    model = classifier(num_hidden_layers=0)
+    patch_classifiers(model)
+    assert model(**texts()).logits.shape == (3, 3)

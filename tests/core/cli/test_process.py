@@ -234,11 +234,14 @@ def test_an_error_that_all_processes_have_waits(
 
 ENDING = """
 import atexit, sys
+import torch.distributed as distributed
 from kd_core.cli import group
 from kd_core.errors import RunInterrupted
 
 main = group.make_cli("kd-x", package="kd-core", tasks=(), help="", registries={})
 atexit.register(lambda: print("registered"))
+if sys.argv[1] == "joined":
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
 
 class Last:
     def __del__(self):
@@ -255,11 +258,10 @@ main(["fail"])
 """
 
 
-@pytest.mark.parametrize(("processes", "ending"), [("1", "the interpreter's own ending\n"), ("2", "")])
-def test_a_launched_process_ends_at_once_after_an_error(processes: str, ending: str) -> None:
-    environment = {**os.environ, "WORLD_SIZE": processes}
-    command = [sys.executable, "-c", ENDING]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+@pytest.mark.parametrize(("how", "ending"), [("alone", "the interpreter's own ending\n"), ("joined", "")])
+def test_a_process_that_is_joined_to_others_ends_at_once_after_an_error(how: str, ending: str) -> None:
+    command = [sys.executable, "-c", ENDING, how]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == "an answer\nregistered\n" + ending
     assert done.stderr.endswith("one process has it\n")

@@ -85,3 +85,10 @@ def test_a_placed_model_is_folded_as_before() -> None:
     runtime = Runtime(RuntimeSpec(device="cpu", channels_last=True, cpu_kernels=["student"]))
     model = runtime.place(resnet18(), "student").eval()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(model, ()).modules())
+
+
+def test_a_convolution_of_one_pixel_can_be_traced() -> None:
+    model = nn.Sequential(nn.Conv2d(5, 7, 1))
+    patch_pools(model)
+    maps = torch.randn(2, 5, 3, 3)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(maps), model(maps))

@@ -87,3 +87,18 @@ def test_odd_texts_are_no_files(project: Path) -> None:
     for text in ("x" * 5000, "~nobody/x"):
         document = loads(f"data: {{tokenizer: {text}}}")
         assert with_absolute_paths(document, {}).data == {"data": {"tokenizer": text}} == document.data
+
+
+@pytest.mark.parametrize("root", ["below", None])
+@pytest.mark.parametrize("key", ["images", "files.train"])
+def test_images_and_files_below_a_root_stay_what_they_are(
+    project: Path, monkeypatch: pytest.MonkeyPatch, key: str, root: str | None
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "mine").mkdir()
+    value = "mine" if key == "images" else "{train: mine}"
+    name = key.split(".")[0]
+    (project / "d.yaml").write_text(f"data: {{root: {root or 'null'}, {name}: {value}}}\n")
+    placed = with_absolute_paths(load(project / "d.yaml"), {}).data["data"]
+    expected = "mine" if root else str(project / "mine")
+    assert placed[name] == (expected if key == "images" else {"train": expected})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -261,3 +262,56 @@ def test_a_fused_sequence_can_be_cut_and_derived_from_in_turn() -> None:
     again = copy.deepcopy(model)
     assert type(again) is type(model)
     torch.testing.assert_close(again(images), model(images), rtol=1e-3, atol=1e-4)
+
+
+class Turned(nn.Sequential):
+    def __iter__(self) -> Any:
+        return iter(list(self._modules.values())[::-1])
+
+
+class Locked(nn.Sequential):
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lock": None}
+
+
+def test_the_order_and_the_state_of_a_sequence_are_its_own() -> None:
+    layers = [nn.ReLU(), nn.BatchNorm2d(8)]
+    usual, ours = Turned(*copy.deepcopy(layers)), Turned(*layers)
+    patch_norms(ours)
+    images = maps(4, 8, 6, 6)
+    torch.testing.assert_close(ours(images), usual(images), rtol=1e-4, atol=1e-4)
+    locked = Locked(nn.BatchNorm2d(8), nn.ReLU())
+    patch_norms(locked)
+    again = copy.deepcopy(locked)
+    assert again.lock is None
+    torch.testing.assert_close(again(images), locked(images))
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_pass_of_one_module_alone_is_run(place: int) -> None:
+    usual, ours = sequence(nn.ReLU()), sequence(nn.ReLU())
+    patch_norms(ours)
+    for model in (usual, ours):
+        model[place].forward = torch.tanh  # type: ignore[method-assign]
+    images = maps(4, 8, 6, 6)
+    torch.testing.assert_close(ours(images), usual(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", norm.FUNCTIONS)
+def test_gradients_of_what_is_no_number_are_not_hidden(activation: str) -> None:
+    images, bias = maps(4, 16, 4, 4), torch.zeros(16)
+    bias[3] = torch.nan
+    bias.requires_grad_()
+    weight = torch.ones(16, requires_grad=True)
+    outcomes = []
+    for run in (batch_norm, lambda *a: norm.FUNCTIONS[activation](F.batch_norm(*a[:5], True, *a[5:7]))):
+        out = run(images, None, None, weight, bias, MOMENTUM, EPS, None, activation)  # type: ignore[operator]
+        outcomes.append(torch.autograd.grad(out.sum(), (weight, bias)))
+    for got, wanted in zip(*outcomes, strict=True):
+        others = torch.arange(16) != 3
+        torch.testing.assert_close(got[others], wanted[others], rtol=1e-4, atol=1e-3)
+        assert bool(got[3] == 0) <= bool(wanted[3] == 0)

@@ -22,7 +22,7 @@ from kd_core.cli.migrate import migrate
 from kd_core.cli.output import echo
 from kd_core.cli.plan import plan
 from kd_core.cli.process import (
-    end_at_once_if_launched,
+    end_at_once_if_joined,
     lack_of_memory,
     open_streams,
     tell_launcher,
@@ -122,7 +122,7 @@ class Commands(click.Group):
 
 
 def _end(ctx: click.Context, code: int) -> None:
-    end_at_once_if_launched(code)
+    end_at_once_if_joined(code)
     ctx.exit(code)
 
 

@@ -83,7 +83,7 @@ def class_table(figures: ClassFigures) -> str:
 
 def shutdown_distributed() -> None:
     """Part from the other processes that a launcher started, if any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         from kd_core.device.runtime import leave
 
         leave()

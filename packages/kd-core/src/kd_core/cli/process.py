@@ -84,13 +84,14 @@ def wait_for_first_process(seconds: float = 10.0) -> None:
     time.sleep(seconds)
 
 
-def end_at_once_if_launched(code: int) -> None:
-    """End a process that a launcher started with ``code``, after what is registered to be run at its exit.
+def end_at_once_if_joined(code: int) -> None:
+    """End a process that is joined to others with ``code``, after what is registered to be run at its exit.
 
-    After an error or a signal it is still joined to the others. While the interpreter ends, a thread that communicates
-    with them and still holds a tensor would abort the process (SIGABRT), and the launcher would report that instead.
+    While the interpreter ends, a thread that communicates with the others and still holds a tensor would abort the
+    process (SIGABRT), and a launcher would report that instead of an error, or of a signal that stopped it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as hooks
 
 
 class Derived(nn.Module):
@@ -12,8 +15,10 @@ class Derived(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copied and pickled by its two bases: the class itself has no name by which pickle could find it."""
+        reduced = super().__reduce_ex__(protocol)
         bases = type(self).__bases__  # others where torch has derived from it in turn, as for FSDP
-        return (_blank, bases, self.__dict__) if bases in _CLASSES else super().__reduce_ex__(protocol)
+        usual = bases in _CLASSES and reduced[0] is getattr(copyreg, "__newobj__")  # noqa: B009  (typeshed lacks it)
+        return (_blank, bases, *reduced[2:]) if usual else reduced
 
 
 def derive(module: nn.Module, before: type[Derived]) -> None:
@@ -21,10 +26,24 @@ def derive(module: nn.Module, before: type[Derived]) -> None:
     module.__class__ = _class(before, type(module))
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a hook looks at what a module takes or gives, or at its gradients."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+def original(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before :func:`derive`, its own where it had not been changed."""
+    bases = type(module).__bases__
+    return bases[1] if bases in _CLASSES else type(module)
+
+
+def are_plain(modules: Iterable[nn.Module]) -> bool:
+    """Whether nothing but their classes says what modules do, and nobody looks on: no hooks, no ``forward`` of one."""
+    if any((hooks._global_forward_hooks, hooks._global_forward_pre_hooks, hooks._global_backward_hooks)):
+        return False
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        for module in modules
+    )
 
 
 _CLASSES: dict[tuple[type, ...], Any] = {}

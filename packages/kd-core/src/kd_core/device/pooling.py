@@ -29,7 +29,7 @@ class PointwiseConv2d(nn.Conv2d):
     """``nn.Conv2d`` of 1 x 1, which multiplies matrices where the maps have one pixel."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if input.dim() != 4 or input.shape[2:] != (1, 1) or not readable(input):
+        if not readable(input) or input.dim() != 4 or input.shape[2:] != (1, 1):
             return super()._conv_forward(input, weight, bias)
         return F.linear(input.flatten(1), weight.flatten(1), bias)[:, :, None, None]
 

@@ -85,7 +85,7 @@ def on_cpu(device: str) -> bool:
 
 def join(device: str) -> None:
     """Meet the other processes of this run, if a launcher (torchrun, accelerate launch) started any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         PartialState(cpu=on_cpu(device))
 
 

@@ -23,8 +23,8 @@ FILES = (
 """Keys of files and folders, in the top level's and in a stage's ``data:`` and in models."""
 NAMES = ("data.tokenizer", "data.hub", "models.*.hub", "models.*.timm", "models.*.input.tokenizer")
 """Keys of names on a hub, or folders."""
-BELOW_ROOT = "data.files.*"
-"""Keys of files below ``data.root``, where that is given."""
+BELOW_ROOT = ("data.files.*", "data.images")
+"""Keys of files and folders below ``data.root``, where that is given."""
 
 
 def found_beside(document: Document) -> None:
@@ -89,7 +89,7 @@ def _rewrite(
     for path, holder, value in list(_texts(data, ())):
         if not matches(path, patterns) or not is_relative(value):
             continue
-        if matches(path, (BELOW_ROOT,)) and _data_of(data, path).get("root") is not None:
+        if matches(path, BELOW_ROOT) and _data_of(data, path).get("root") is not None:
             continue
         changed = change(path, value)
         if changed is not None:

@@ -85,11 +85,11 @@ template <Activation A> Floats activated(Floats v) {  // what is no number stays
     return v;
 }
 template <Activation A> Floats slope(Floats v, Floats gradient) {  // the gradient before an activation of v
-    if constexpr (A == RELU) return v > 0 ? gradient : Floats{};
-    if constexpr (A == RELU6) return v < 6 ? (v > 0 ? gradient : Floats{}) : Floats{};
+    if constexpr (A == RELU) return where(~(v <= 0), gradient);
+    if constexpr (A == RELU6) return where(~((v <= 0) | (v >= 6)), gradient);
     if constexpr (A == HARDSWISH) {
-        const Floats inner = v > -3 ? gradient * (v * (1.0f / 3) + 0.5f) : Floats{};
-        return v >= 3 ? gradient : inner;
+        const Floats inner = gradient * (v * (1.0f / 3) + 0.5f);
+        return v >= 3 ? gradient : where(~(v <= -3), inner);
     }
     return gradient;
 }

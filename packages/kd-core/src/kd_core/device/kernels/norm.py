@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_core.device.derived import Derived, derive, is_hooked
+from kd_core.device.derived import Derived, are_plain, derive
 from kd_core.device.first_order import first_order
 from kd_core.device.kernels.library import KINDS, address, library, readable
 
@@ -67,13 +67,13 @@ class FusedSequential(Derived):
     def forward(self, input: Any) -> Any:
         """What the last module gives."""
         out, fused = input, None
-        modules: list[Any] = list(self._modules.values())
+        modules: list[Any] = list(self)  # type: ignore[call-overload]  # it is a Sequential
         for module, follower in zip_longest(modules, modules[1:]):
             if module is fused:
                 fused = None
                 continue
-            plain = type(module) is not BatchNorm2d or follower is None or is_hooked(module) or is_hooked(follower)
-            activation = None if plain else LAYERS.get(type(follower))
+            fits = type(module) is BatchNorm2d and follower is not None and are_plain((module, follower))
+            activation = LAYERS.get(type(follower)) if fits else None
             out = module(out) if activation is None else module(out, activation)
             fused = None if activation is None else follower
         return out
