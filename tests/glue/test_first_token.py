@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_full_backward_pre_hook
 
 from kd_core.config.runtime import RuntimeSpec
+from kd_core.device import first_token
 from kd_core.device.first_token import CLASSIFIERS, FirstTokenLayer, patch_classifiers
 from kd_core.device.kernels.attention import patch_attention
 from kd_core.device.kernels.library import can_build
@@ -251,7 +254,39 @@ def checkpointed(model: Any) -> None:
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
-CHANGES = [mean_head, own_layer, own_pass, wrapped_layer, wrapped_query, tied, longer, turned, checkpointed]
+class MeanEmbeddingPooler(nn.Module):
+    def forward(self, states: Tensor) -> Tensor:
+        return states.mean(1)
+
+
+def mean_pooler(model: Any) -> None:
+    model.bert.pooler = MeanEmbeddingPooler()
+
+
+def torch_pooler(model: Any) -> None:
+    model.bert.pooler = nn.Sequential(nn.AdaptiveAvgPool2d((1, None)), nn.Flatten(1))
+
+
+def mixing_activation(model: Any) -> None:
+    model.bert.encoder.layer[-1].intermediate.intermediate_act_fn = nn.Softmax(1)
+
+
+def mixing_norm(model: Any) -> None:
+    model.bert.encoder.layer[-1].output.LayerNorm = nn.GroupNorm(3, 9)
+
+
+def inside_another(model: Any) -> None:
+    model.bert.encoder.layer[0] = Wrapped(model.bert.encoder.layer[1])
+
+
+def causal(model: Any) -> None:
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = True
+
+
+MORE = [mean_pooler, torch_pooler, mixing_activation, mixing_norm, inside_another, causal]
+CHANGES = [*MORE, mean_head, own_layer, own_pass, wrapped_layer, wrapped_query, tied, longer, turned, checkpointed]
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -269,6 +304,8 @@ def test_models_that_were_changed_give_what_they_gave(change: Callable[[Any], No
         if not before:
             change(model)
     same_logits(usual, ours)
+    ids = {"input_ids": texts()["input_ids"]}
+    torch.testing.assert_close(ours(**ids).logits, usual(**ids).logits)
     for model in (usual, ours):
         model(**texts()).logits.square().sum().backward()
     for left, right in zip(ours.parameters(), usual.parameters(), strict=True):
@@ -286,3 +323,84 @@ def test_a_model_without_layers_is_left_alone() -> None:
     model = classifier(num_hidden_layers=0)
     patch_classifiers(model)
     assert model(**texts()).logits.shape == (3, 3)
+
+
+def short_passes(model: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> int:
+    calls: list[Any] = []
+    run = first_token._gathered
+    monkeypatch.setattr(first_token, "_gathered", lambda *a: calls.append(None) or run(*a))
+    model(**texts(), **options)
+    return len(calls)
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS))
+def test_what_an_encoder_does_not_use_changes_nothing(
+    name: str, use_cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fused(classifier(name))
+    model.config.use_cache = use_cache
+    types = {} if name.startswith("DistilBert") else {"token_type_ids": torch.zeros_like(texts()["input_ids"])}
+    assert short_passes(model, monkeypatch, **types) == 1
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "DistilBertForSequenceClassification"])
+def test_layers_that_work_in_chunks(name: str) -> None:
+    usual = classifier(name, chunk_size_feed_forward=3)
+    same_logits(usual, fused(usual))
+
+
+def test_a_class_that_was_changed_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, pooler = classifier(), transformers.models.bert.modeling_bert.BertPooler
+    ours = fused(usual)
+    monkeypatch.setattr(pooler, "forward", lambda self, states: self.activation(self.dense(states.mean(1))))
+    same_logits(usual, ours)
+
+
+def test_the_config_of_the_base_is_asked() -> None:
+    model = fused(classifier())
+    model.bert.config = copy.deepcopy(model.bert.config)
+    model.bert.config.output_hidden_states = True
+    assert [tuple(each.shape) for each in model(**texts()).hidden_states] == [(3, 9, 32)] * 3
+
+
+def test_other_threads_and_copies_see_all_tokens() -> None:
+    model, stop = fused(classifier()).eval(), threading.Event()
+    copies: list[Any] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            model(**texts())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert {model.bert(**texts()).last_hidden_state.shape[1] for _ in range(50)} == {9}
+        copies += [copy.deepcopy(model) for _ in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    assert {each.bert(**texts()).last_hidden_state.shape[1] for each in copies} == {9}
+
+
+def test_an_error_in_a_pass_leaves_nothing_behind() -> None:
+    model = fused(classifier())
+    with pytest.raises(IndexError):
+        model(input_ids=torch.full((1, 4), 1000))
+    assert model.bert(**texts()).last_hidden_state.shape == (3, 9, 32)
+
+
+def test_signatures_stay_what_they_were() -> None:
+    usual = classifier()
+    assert inspect.signature(fused(usual).forward) == inspect.signature(usual.forward)
+
+
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called")
+def test_hooks_of_all_modules_see_all_tokens() -> None:
+    model, seen = fused(classifier()), list[tuple[str, tuple[int, ...]]]()
+    with register_module_full_backward_pre_hook(
+        lambda module, gradients: seen.append((type(module).__name__, tuple(gradients[0].shape)))
+    ):
+        model(**texts()).logits.sum().backward()
+    assert ("BertLayer", (3, 9, 32)) in seen
+    assert ("BertLayer", (3, 1, 32)) not in seen

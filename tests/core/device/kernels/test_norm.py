@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torchvision.ops.misc import Conv2dNormActivation
 
@@ -315,3 +316,15 @@ def test_gradients_of_what_is_no_number_are_not_hidden(activation: str) -> None:
         others = torch.arange(16) != 3
         torch.testing.assert_close(got[others], wanted[others], rtol=1e-4, atol=1e-3)
         assert bool(got[3] == 0) <= bool(wanted[3] == 0)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_derivatives_forwards_are_pytorchs() -> None:
+    usual, ours = (nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()) for _ in range(2))
+    patch_norms(ours)
+    images, way = maps(4, 8, 6, 6), maps(4, 8, 6, 6, seed=1)
+    tangents = []
+    for model in (usual, ours):
+        with forward_ad.dual_level():
+            tangents.append(forward_ad.unpack_dual(model(forward_ad.make_dual(images, way))).tangent)
+    torch.testing.assert_close(*tangents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Iterable
+from functools import wraps
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,7 @@ def original(module: nn.Module) -> type[nn.Module]:
 
 def are_plain(modules: Iterable[nn.Module]) -> bool:
     """Whether nothing but their classes says what modules do, and nobody looks on: no hooks, no ``forward`` of one."""
-    if any((hooks._global_forward_hooks, hooks._global_forward_pre_hooks, hooks._global_backward_hooks)):
+    if hooks._has_any_global_hook():
         return False
     return not any(
         module._forward_hooks
@@ -51,7 +52,12 @@ _CLASSES: dict[tuple[type, ...], Any] = {}
 
 def _class(before: type[Derived], kind: type[nn.Module]) -> Any:
     if (before, kind) not in _CLASSES:
-        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+
+        @wraps(kind.forward)  # whose signature some ask for
+        def forward(self: Any, *inputs: Any, **options: Any) -> Any:
+            return before.forward(self, *inputs, **options)
+
+        names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "forward": forward}
         _CLASSES[before, kind] = type(kind.__name__, (before, kind), names)
     return _CLASSES[before, kind]
 

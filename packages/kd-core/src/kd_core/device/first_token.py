@@ -1,63 +1,79 @@
 """Text classifiers whose head reads the first token: their last layer is computed for that one alone.
 
 Of a last layer only the keys and values of the other tokens matter then, a sixth of its arithmetic. Logits are the same
-but for rounding. This is done while the classifier itself runs, and only if it is made of transformers' own modules,
-nobody looks at what the layer or the head takes or gives, and nothing but texts and their masks is given.
+but for rounding. This is done while the classifier itself runs, and only if all of it is as transformers made it, no
+hook looks at any of its modules, and nothing but texts and their masks is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kd_core.device.derived import Derived, are_plain, derive, original
 from kd_core.device.kernels.attention import NAME, REPLACED, forward
+from kd_core.device.kernels.dropout import Dropout
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "labels", "return_dict")
+CLASSIFIERS = {
+    "BertForSequenceClassification": "encoder",
+    "RobertaForSequenceClassification": "encoder",
+    "XLMRobertaForSequenceClassification": "encoder",
+    "CamembertForSequenceClassification": "encoder",
+    "ElectraForSequenceClassification": "encoder",
+    "DistilBertForSequenceClassification": "transformer",
+}
+"""Classes of transformers whose head reads the first token, and where in the base model their layers are."""
+INPUTS = {
+    *("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "labels", "return_dict"),
+    "use_cache",  # which an encoder has none of
+}
 """What a classifier may be given; with anything else its last layer is whole."""
-OWN = ("transformers.", "torch.nn.", "kd_core.device.")
-"""Where the classes of modules come from whose passes are known."""
+PARTS = {nn.Linear, nn.LayerNorm, nn.Dropout, Dropout, nn.Embedding, nn.ModuleList, nn.Tanh, nn.GELU, nn.ReLU}
+"""Modules of PyTorch in a classifier: what they do to a token depends on no other. (Of a list none is run.)"""
+ACTIVATIONS = "transformers.activations"
+
+_alone: ContextVar[nn.Module | None] = ContextVar("alone", default=None)
+"""The last layer of the classifier that runs, if nobody but its head looks at what it gives."""
 
 
 class FirstTokenClassifier(Derived):
-    """A classifier that tells its last layer that nobody but the head looks at it."""
+    """A classifier that says, while it runs, whether its last layer is alone with the head."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The classifier's output."""
-        layer = None if inputs else _only_for_the_head(self)
-        if layer is None or any(value is not None for name, value in options.items() if name not in INPUTS):
-            return super().forward(*inputs, **options)
-        layer.alone = True
+        known = not inputs and all(name in INPUTS for name, value in options.items() if value is not None)
+        token = _alone.set(_last_layer(self) if known and not torch.compiler.is_compiling() else None)
         try:
-            return super().forward(**options)
+            return super().forward(*inputs, **options)
         finally:
-            layer.alone = False
+            _alone.reset(token)
 
 
 class FirstTokenLayer(Derived):
-    """The last layer of a classifier. Without being told that it is alone with the head, it is the whole layer."""
-
-    alone: bool = False
+    """The last layer of a classifier. Unless it is alone with the head, it is the whole layer."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **options: Any
     ) -> Tensor:
         """Hidden states (B, N, D) to those of the first token, (B, 1, D), or of all."""
-        given = any(value is not None for value in (*others, *options.values()))
-        if not self.alone or given or (attention_mask is not None and attention_mask.dim() != 4):
-            whole: Tensor = super().forward(hidden_states, attention_mask, *others, **options)
-            return whole
+        unknown = [*others, *(value for name, value in options.items() if name not in INPUTS)]
+        fits = attention_mask is None or attention_mask.dim() == 4
+        out: Tensor
+        if torch.compiler.is_compiling() or _alone.get() is not self or not fits or any(x is not None for x in unknown):
+            out = super().forward(hidden_states, attention_mask, *others, **options)
+            return out
         layer: Any = self
         inner, first = _attention_of(layer), hidden_states[:, :1]
         gathered = _gathered(inner, hidden_states, attention_mask)
         if hasattr(layer.attention, "output"):
-            given_first: Tensor = layer.feed_forward_chunk(layer.attention.output(gathered, first))
-            return given_first
-        attended = layer.sa_layer_norm(inner.out_lin(gathered) + first)  # DistilBERT's
-        normed: Tensor = layer.output_layer_norm(layer.ffn(attended) + attended)
-        return normed
+            out = layer.feed_forward_chunk(layer.attention.output(gathered, first))
+        else:  # DistilBERT's
+            attended = layer.sa_layer_norm(inner.out_lin(gathered) + first)
+            out = layer.output_layer_norm(layer.ffn(attended) + attended)
+        return out
 
 
 def _attention_of(layer: Any) -> Any:
@@ -78,64 +94,54 @@ def _gathered(inner: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     return context.flatten(2)
 
 
-CLASSIFIERS = {
-    "BertForSequenceClassification": "encoder",
-    "RobertaForSequenceClassification": "encoder",
-    "XLMRobertaForSequenceClassification": "encoder",
-    "CamembertForSequenceClassification": "encoder",
-    "ElectraForSequenceClassification": "encoder",
-    "DistilBertForSequenceClassification": "transformer",
-}
-"""Classes of transformers whose head reads the first token, and where in the base model their layers are."""
-
-
 def patch_classifiers(model: nn.Module) -> None:
     """Have the classifiers in a model, in place, compute their last layer by :class:`FirstTokenLayer`."""
     for classifier in list(model.modules()):
-        parts = _parts(classifier)
-        if parts is not None and not isinstance(parts[-1], Derived) and all(map(_is_own, _seen(classifier, parts))):
-            derive(parts[-1], FirstTokenLayer)
+        layers = _layers(classifier)
+        last = layers[-1] if layers else None
+        if last is not None and not isinstance(last, Derived) and _is_own(classifier) and not _is_decoder(last):
+            derive(last, FirstTokenLayer)
             derive(classifier, FirstTokenClassifier)
 
 
-def _parts(classifier: Any) -> tuple[Any, Any, Any] | None:
-    """The base model of a classifier, the stack of its layers and the last of them; None where there are none."""
+def _layers(classifier: Any) -> list[Any]:
+    """The layers of a classifier; none of other modules."""
     kind = original(classifier)
     if kind.__name__ not in CLASSIFIERS or not kind.__module__.startswith("transformers."):
-        return None
+        return []
     base = getattr(classifier, classifier.base_model_prefix)
-    stack = getattr(base, CLASSIFIERS[kind.__name__], None)
-    layers = list(getattr(stack, "layer", ()))
-    if not layers or any(each is layers[-1] for each in layers[:-1]) or getattr(layers[-1], "is_decoder", False):
+    return list(getattr(getattr(base, CLASSIFIERS[kind.__name__], None), "layer", ()))
+
+
+def _last_layer(classifier: Any) -> Any:
+    """The last layer of a classifier, None where its hidden states must be whole."""
+    layers = _layers(classifier)
+    last = layers[-1] if layers else None
+    if not isinstance(last, FirstTokenLayer) or any(each is last for each in layers[:-1]):
         return None
-    return base, stack, layers[-1]
-
-
-def _seen(classifier: nn.Module, parts: tuple[Any, Any, Any]) -> Iterator[nn.Module]:
-    """The modules that take or give what the last layer gives, and those in them: all but embeddings and layers."""
-    base, stack, last = parts
-    yield from (base, stack)
-    yield from last.modules()
-    for parent, inside in ((classifier, base), (base, stack)):
-        for child in parent.children():
-            if child is not inside and "mbedding" not in type(child).__name__:
-                yield from child.modules()
-
-
-def _is_own(module: nn.Module) -> bool:
-    return original(module).__module__.startswith(OWN)
-
-
-def _only_for_the_head(classifier: Any) -> Any:
-    """The last layer of a classifier if none but its head looks at it, else None."""
-    parts = _parts(classifier)
-    if parts is None or not isinstance(parts[-1], FirstTokenLayer):
+    if not are_plain(classifier.modules()) or not _is_own(classifier):
         return None
-    config, seen = classifier.config, list(_seen(classifier, parts))
+    part: Any = last
+    inner = _attention_of(part)
+    configs = (classifier.config, getattr(classifier, classifier.base_model_prefix).config, inner.config)
     whole = (
-        config._attn_implementation not in (NAME, REPLACED)
-        or config.output_hidden_states
-        or config.output_attentions
-        or getattr(parts[-1], "gradient_checkpointing", False)  # which runs the layer again when nobody tells it
+        inner.config._attn_implementation not in (NAME, REPLACED)
+        or any(each.output_hidden_states or each.output_attentions for each in configs)
+        or getattr(part, "gradient_checkpointing", False)  # which runs the layer again when the classifier has ended
+        or _is_decoder(part)
+        or getattr(part, "ffn", part).chunk_size_feed_forward
     )
-    return parts[-1] if not whole and are_plain(seen) and all(map(_is_own, seen)) else None
+    return None if whole else last
+
+
+def _is_decoder(layer: Any) -> bool:
+    """Whether a token of a layer sees no later one."""
+    both = (layer, _attention_of(layer))
+    return any(getattr(each, "is_decoder", False) or getattr(each, "is_causal", False) for each in both)
+
+
+def _is_own(classifier: nn.Module) -> bool:
+    """Whether all modules of a classifier are of its own file in transformers, or :data:`PARTS`."""
+    files = (original(classifier).__module__, ACTIVATIONS)
+    kinds = {original(module) for module in classifier.modules()} - PARTS
+    return all(kind.__module__ in files and kind.forward.__module__ == kind.__module__ for kind in kinds)

@@ -11,6 +11,7 @@ from importlib import resources
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from kd_core.errors import KDError
 
@@ -78,9 +79,10 @@ def library(name: str) -> ctypes.CDLL:
 def readable(*values: Tensor | None) -> bool:
     """Whether all that are not None are plain tensors on the CPU, whose memory a kernel can read at this moment.
 
-    Fake and distributed tensors, those of torch.func and the proxies of torch.fx hold no numbers of their own.
+    Fake and distributed tensors, those of torch.func and the proxies of torch.fx hold no numbers of their own, and
+    kernels have no derivatives forwards.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:  # type: ignore[attr-defined]
         return False
     tensors = [value for value in values if value is not None]
     return all(type(each) in PLAIN and each.device.type == "cpu" for each in tensors) and not any(
