@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from kd_core.cli.process import is_joined
 from kd_core.errors import ConfigProblem, Mark
 from kd_core.escapes import for_terminal
 from kd_core.files import json_text
@@ -82,8 +83,8 @@ def class_table(figures: ClassFigures) -> str:
 
 
 def shutdown_distributed() -> None:
-    """Part from the other processes that a launcher started, if any."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    """Part from the other processes that this one is joined to, if any."""
+    if is_joined():
         from kd_core.device.runtime import leave
 
         leave()

@@ -84,14 +84,19 @@ def wait_for_first_process(seconds: float = 10.0) -> None:
     time.sleep(seconds)
 
 
+def is_joined() -> bool:
+    """Whether this process is in a process group of PyTorch, which only one that a launcher started joins."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
 def end_at_once_if_joined(code: int) -> None:
     """End a process that is joined to others with ``code``, after what is registered to be run at its exit.
 
     While the interpreter ends, a thread that communicates with the others and still holds a tensor would abort the
     process (SIGABRT), and a launcher would report that instead of an error, or of a signal that stopped it.
     """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    if is_joined():
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
